@@ -1,0 +1,26 @@
+"""Pretrain an encoder: ``python -m espnet2_birq.bin.ssl_train --help``.
+
+Options are those of ESPnet's training commands; birq.sh calls this in its stages 6, 7.
+"""
+
+import sys
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def get_parser():
+    """The parser of SSLTask."""
+    return SSLTask.get_parser()
+
+
+def main(cmd=None):
+    """Run SSLTask; a wrong setting is one line on stderr and exit status 1."""
+    try:
+        SSLTask.main(cmd=cmd)
+    except ConfigError as error:
+        sys.exit(f"ssl_train: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

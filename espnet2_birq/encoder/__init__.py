@@ -1,0 +1,1 @@
+"""What is needed around ESPnet's own encoders."""

@@ -1,0 +1,108 @@
+"""A look inside ESPnet's encoders that changes neither their names nor their output.
+
+It serves every encoder built as ``embed`` (input layer), ``encoders`` (the blocks) and
+an optional final normalisation: ConformerEncoder and EBranchformerEncoder.
+"""
+
+from contextlib import contextmanager
+from typing import List, Tuple
+
+import torch
+
+from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
+
+
+def time_convolutions(encoder: torch.nn.Module) -> List[Tuple[int, int]]:
+    """Kernel size and stride, along time, of the input layer's convolutions.
+
+    Args:
+        encoder: An ESPnet encoder. Its input layer is one of ESPnet's
+            ConvXdSubsampling classes, or has no convolution (``linear``, ``null``).
+
+    Returns:
+        ``[(kernel, stride), ...]`` in order; empty without subsampling.
+    """
+    convolutions = getattr(encoder.embed, "conv", None)
+    if convolutions is None:
+        return []
+    return [
+        (layer.kernel_size[0], layer.stride[0])
+        for layer in convolutions
+        if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d))
+    ]
+
+
+def subsampling_factor(encoder: torch.nn.Module) -> int:
+    """Input frames per encoder frame, e.g. 4 for ``input_layer: conv2d``."""
+    factor = 1
+    for _, stride in time_convolutions(encoder):
+        factor *= stride
+    return factor
+
+
+def encoder_lengths(encoder: torch.nn.Module, lengths: torch.Tensor) -> torch.Tensor:
+    """How many frames the encoder makes of each utterance.
+
+    Known before the encoder runs, so the mask can be drawn at the encoder's rate.
+
+    Args:
+        encoder: An ESPnet encoder.
+        lengths: (B,) input frames.
+
+    Returns:
+        (B,) encoder frames.
+    """
+    for kernel, stride in time_convolutions(encoder):
+        lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+    return lengths.clamp(min=0)
+
+
+def encode_up_to(
+    encoder: torch.nn.Module, xs: torch.Tensor, lengths: torch.Tensor, layers: List[int]
+) -> List[torch.Tensor]:
+    """Outputs of some blocks; no block beyond the last one asked for is run.
+
+    The same numbers as ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, for
+    the price of max(layers) blocks: this is what makes a BiRQ step cost 1 + k/K
+    BEST-RQ steps instead of 2.
+
+    Args:
+        encoder: An ESPnet encoder.
+        xs: (B, T, D) input frames.
+        lengths: (B,) input frames of each utterance.
+        layers: Blocks to return, counted from 1.
+
+    Returns:
+        One (B, T', E) tensor for each of ``layers``, in their order.
+    """
+    masks = ~make_pad_mask(lengths, maxlen=xs.size(1))[:, None, :].to(xs.device)
+    if time_convolutions(encoder):
+        xs, masks = encoder.embed(xs, masks)
+    else:
+        xs = encoder.embed(xs)
+    outputs = {}
+    for number, block in enumerate(encoder.encoders[: max(layers)], start=1):
+        xs, masks = block(xs, masks)
+        # With relative positions a block's output is (hidden states, positions).
+        outputs[number] = xs[0] if isinstance(xs, tuple) else xs
+    return [outputs[layer] for layer in layers]
+
+
+@contextmanager
+def dropout_off(module: torch.nn.Module):
+    """Switch every dropout layer inside ``module`` off, and nothing else.
+
+    ``module.eval()`` would also make BatchNorm use its running statistics.
+    """
+    switched = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, torch.nn.modules.dropout._DropoutNd) and layer.training
+    ]
+    for layer in switched:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in switched:
+            layer.training = True

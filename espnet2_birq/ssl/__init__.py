@@ -1,0 +1,1 @@
+"""The method: masking, targets, quantizers, loss and statistics."""

@@ -1,0 +1,1 @@
+"""ESPnet tasks: arguments and class choices in, a model out."""

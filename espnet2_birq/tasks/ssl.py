@@ -1,0 +1,206 @@
+"""The ESPnet2 task behind ``python -m espnet2_birq.bin.ssl_train``."""
+
+import argparse
+import logging
+from typing import Callable, Collection, Dict, List, Optional, Tuple
+
+import humanfriendly
+import numpy as np
+import torch
+from typeguard import typechecked
+
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.asr.specaug.specaug import SpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.torch_utils.initialize import initialize
+from espnet2.train.class_choices import ClassChoices
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.ssl.model import BiRQModel
+from espnet2_birq.ssl.target import BIRQ, parse_targets
+
+# Names and classes are those of ESPnet's ASR task, into which the encoder goes.
+frontend_choices = ClassChoices(
+    name="frontend",
+    classes=dict(default=DefaultFrontend),
+    type_check=AbsFrontend,
+    default="default",
+)
+specaug_choices = ClassChoices(
+    name="specaug",
+    classes=dict(specaug=SpecAug),
+    type_check=AbsSpecAug,
+    default=None,
+    optional=True,
+)
+normalize_choices = ClassChoices(
+    name="normalize",
+    classes=dict(global_mvn=GlobalMVN, utterance_mvn=UtteranceMVN),
+    type_check=AbsNormalize,
+    default="utterance_mvn",
+    optional=True,
+)
+encoder_choices = ClassChoices(
+    name="encoder",
+    classes=dict(conformer=ConformerEncoder, e_branchformer=EBranchformerEncoder),
+    type_check=AbsEncoder,
+    default="conformer",
+)
+
+
+def _build(choices: ClassChoices, name: str, **conf):
+    """Make the object that ``--<choice> name --<choice>_conf ...`` asks for.
+
+    Raises:
+        ConfigError: The name or an argument is unknown.
+    """
+    if name not in choices.classes:
+        raise ConfigError(
+            f"unknown {choices.name} {name!r}, use one of {sorted(choices.classes)}"
+        )
+    try:
+        return choices.classes[name](**conf)
+    except TypeError as error:
+        raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
+
+
+class SSLTask(AbsTask):
+    """Self-supervised pretraining from waveforms alone: no text, no token list."""
+
+    num_optimizers: int = 1
+    class_choices_list = [
+        frontend_choices,
+        specaug_choices,
+        normalize_choices,
+        encoder_choices,
+    ]
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        """Add this task's options to ESPnet's."""
+        group = parser.add_argument_group("Task related")
+        group.add_argument(
+            "--targets",
+            action=NestedDictAction,
+            default=BIRQ,
+            help="What is predicted at masked frames: a list of {name, source, layer, "
+            "quantizer, quantizer_conf, weight}, best given in the YAML file. The "
+            "names 'anchor' (the input's nearest code: BEST-RQ) and 'enhanced' (a soft "
+            "code of encoder layer k: with the anchor, BiRQ) stand for a whole row.",
+        )
+        group.add_argument(
+            "--masking_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="mask_prob (probability that a span starts at a 10 ms frame, 0.01), "
+            "mask_length_ms (400), noise_std (standard deviation of the noise that "
+            "replaces masked frames, 0.1)",
+        )
+        group.add_argument(
+            "--model_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="cpu_bfloat16 (bfloat16 autocast when training on a CPU, false), "
+            "extract_feats_in_collect_stats (true)",
+        )
+        group.add_argument(
+            "--init",
+            type=lambda x: str_or_none(x.lower()),
+            default=None,
+            choices=[
+                "xavier_uniform",
+                "xavier_normal",
+                "kaiming_uniform",
+                "kaiming_normal",
+                None,
+            ],
+            help="The initialization method",
+        )
+        for class_choices in cls.class_choices_list:
+            class_choices.add_arguments(group)
+
+    @classmethod
+    @typechecked
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
+        [Collection[Tuple[str, Dict[str, np.ndarray]]]],
+        Tuple[List[str], Dict[str, torch.Tensor]],
+    ]:
+        """Pad waveforms with zeros."""
+        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    @classmethod
+    @typechecked
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Optional[Callable[[str, Dict[str, np.ndarray]], Dict[str, np.ndarray]]]:
+        """Waveforms go in as they are."""
+        return None
+
+    @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> Tuple[str, ...]:
+        """Waveforms, and nothing else."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> Tuple[str, ...]:
+        """No other data."""
+        return ()
+
+    @classmethod
+    @typechecked
+    def build_model(cls, args: argparse.Namespace) -> BiRQModel:
+        """Build the model that the arguments describe.
+
+        Raises:
+            ConfigError: A name, target or label layer is unknown.
+        """
+        frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
+        specaug = normalize = None
+        if args.specaug is not None:
+            specaug = _build(specaug_choices, args.specaug, **args.specaug_conf)
+        if args.normalize is not None:
+            normalize = _build(normalize_choices, args.normalize, **args.normalize_conf)
+        encoder = _build(
+            encoder_choices,
+            args.encoder,
+            input_size=frontend.output_size(),
+            **args.encoder_conf,
+        )
+        fs = args.frontend_conf.get("fs", 16000)
+        fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+        targets = parse_targets(args.targets, num_blocks=len(encoder.encoders))
+        for target in targets:
+            logging.info(f"Target: {target}")
+        try:
+            model = BiRQModel(
+                frontend=frontend,
+                specaug=specaug,
+                normalize=normalize,
+                encoder=encoder,
+                targets=targets,
+                masking_conf=args.masking_conf,
+                frame_shift_ms=1000.0 * frontend.hop_length / fs,
+                **args.model_conf,
+            )
+        except TypeError as error:  # an unknown key of one of the *_conf
+            raise ConfigError(
+                f"masking_conf, model_conf or a quantizer_conf: {error}"
+            ) from error
+        if args.init is not None:
+            initialize(model, args.init)
+        return model
