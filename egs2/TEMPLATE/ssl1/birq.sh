@@ -1,0 +1,301 @@
+#!/usr/bin/env bash
+# Self-supervised pretraining, stage by stage, as ESPnet's ssl.sh does it: same stage
+# numbers, option names, folders and file formats. Audio only: no text is read.
+set -e
+set -u
+set -o pipefail
+
+log() {
+    local fname=${BASH_SOURCE[1]##*/}
+    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+}
+fail() { echo "birq.sh: error: $*" >&2; exit 1; }
+SECONDS=0
+
+# General configuration
+stage=1              # First stage to run.
+stop_stage=10000     # Last stage to run.
+skip_data_prep=false # Skip stages 1 to 4.
+skip_train=false     # Skip stages 6 and 7.
+skip_packing=true    # Skip stage 8.
+skip_upload_hf=true  # Skip stage 9.
+ngpu=1               # Number of GPUs of each node; 0 trains on the CPU.
+num_nodes=1          # Number of nodes.
+nj=32                # Number of parallel jobs in data preparation.
+dumpdir=dump         # Where formatted audio goes.
+expdir=exp           # Where experiments go.
+python=python3       # The Python to use.
+
+# Data
+local_data_opts=       # Options for local/data.sh.
+train_set=             # Name of the training set, a folder of data/ (required).
+valid_set=             # Name of the validation set (required).
+speed_perturb_factors= # For example "0.9 1.0 1.1".
+audio_format=flac      # wav, flac, wav.ark or flac.ark.
+fs=16k                 # Sampling rate of the model.
+resample=false         # Accept audio of another rate and resample it.
+min_wav_duration=0.5   # Shorter utterances are left out (seconds).
+max_wav_duration=30    # Longer utterances are left out (seconds).
+
+# Training
+train_config=            # Configuration (required from stage 6 on).
+ssl_tag=                 # Suffix of the experiment's folder; default: from train_config.
+ssl_args=                # Further options, e.g. "--max_epoch 10"; they win.
+feats_normalize=         # global_mvn collects statistics of the training set first;
+                         # otherwise what train_config says holds.
+speech_fold_length=800   # For batch_type folded (x 100 samples).
+num_threads=             # CPU threads of training with ngpu 0; default: all.
+inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
+hf_repo=                 # Hugging Face repository for stage 9.
+
+help_message=$(cat << EOF
+Usage: $0 --train_set <name> --valid_set <name> --train_config conf/train_birq.yaml
+
+Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 6 statistics,
+        7 training (resumes where it stopped), 8 pack, 9 upload to Hugging Face.
+
+Options (defaults):
+$(sed -n '/^# General configuration/,/^hf_repo=/s/^\([a-z_]*\)=\([^#]*\)# \(.*\)/    --\1 (\2) \3/p' "$0" | sed 's/ *) /) /')
+EOF
+)
+
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then echo "${help_message}"; exit 0; fi
+. ./path.sh
+log "$0 $*"
+run_args=$(scripts/utils/print_args.sh "$0" "$@")
+. utils/parse_options.sh
+. ./cmd.sh
+
+[ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
+[ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
+[ -n "${valid_set}" ] || fail "--valid_set is required; see $0 --help"
+
+data_feats=${dumpdir}/raw
+
+run_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+need() {  # need FILE STAGE: the file that stage makes is there
+    [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
+}
+
+# ------------------------------------------------------------------ data preparation
+if ! "${skip_data_prep}"; then
+    if run_stage 1; then
+        log "Stage 1: Data preparation for data/${train_set}, data/${valid_set}"
+        # shellcheck disable=SC2086
+        local/data.sh ${local_data_opts}
+    fi
+
+    if run_stage 2 && [ -n "${speed_perturb_factors}" ]; then
+        log "Stage 2: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
+        need "data/${train_set}/wav.scp" 1
+        _dirs=
+        for factor in ${speed_perturb_factors}; do
+            if ${python} -c "assert ${factor} != 1.0" 2>/dev/null; then
+                scripts/utils/perturb_data_dir_speed.sh "${factor}" \
+                    "data/${train_set}" "data/${train_set}_sp${factor}"
+                _dirs+="data/${train_set}_sp${factor} "
+            else
+                _dirs+="data/${train_set} "
+            fi
+        done
+        # shellcheck disable=SC2086
+        utils/combine_data.sh "data/${train_set}_sp" ${_dirs}
+    fi
+fi
+if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
+
+if ! "${skip_data_prep}"; then
+    if run_stage 3; then
+        log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
+        for dset in "${train_set}" "${valid_set}"; do
+            need "data/${dset}/wav.scp" 1
+        done
+        _opts=
+        if "${resample}"; then _opts=--resample; fi
+        # shellcheck disable=SC2086
+        ${python} -m espnet2_birq.bin.check_data --nj "${nj}" ${_opts} \
+            --fs "$(${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))")" \
+            "data/${train_set}" "data/${valid_set}"
+        for dset in "${train_set}" "${valid_set}"; do
+            _dir=${data_feats}/org/${dset}
+            rm -rf "${_dir}"
+            utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
+                "data/${dset}" "${_dir}"
+            rm -f "${_dir}"/{segments,wav.scp,reco2file_and_channel,reco2dur}
+            _opts=
+            if [ -e "data/${dset}/segments" ]; then
+                _opts="--segments data/${dset}/segments"
+            fi
+            # shellcheck disable=SC2086
+            scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
+                --audio-format "${audio_format}" --fs "${fs}" ${_opts} \
+                "data/${dset}/wav.scp" "${_dir}"
+            echo raw > "${_dir}/feats_type"
+        done
+    fi
+
+    if run_stage 4; then
+        log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
+        for dset in "${train_set}" "${valid_set}"; do
+            _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}
+            need "${_from}/feats_type" 3
+            rm -rf "${_to}"
+            utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
+                "${_from}" "${_to}"
+            cp "${_from}/feats_type" "${_to}/feats_type"
+            ${python} -c "
+import sys, humanfriendly
+fs = humanfriendly.parse_size('${fs}')
+for line in sys.stdin:
+    if ${min_wav_duration} * fs < int(line.split()[1]) < ${max_wav_duration} * fs:
+        print(line, end='')
+" < "${_from}/utt2num_samples" > "${_to}/utt2num_samples"
+            utils/filter_scp.pl "${_to}/utt2num_samples" "${_from}/wav.scp" \
+                > "${_to}/wav.scp"
+            _all=$(wc -l < "${_from}/wav.scp") _kept=$(wc -l < "${_to}/wav.scp")
+            log "${dset}: ${_kept} of ${_all} utterances are longer than" \
+                "${min_wav_duration} s and shorter than ${max_wav_duration} s"
+            [ "${_kept}" -gt 0 ] || fail "${dset}: no utterance is left, see" \
+                "--min_wav_duration and --max_wav_duration"
+            utils/fix_data_dir.sh "${_to}"
+        done
+    fi
+fi
+
+# -------------------------------------------------------------------------- training
+if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_raw; fi
+ssl_stats_dir=${expdir}/ssl_stats_raw
+ssl_exp=${expdir}/ssl_${ssl_tag}
+_train_dir=${data_feats}/${train_set}
+_valid_dir=${data_feats}/${valid_set}
+case "${audio_format}" in
+    *ark*) _type=kaldi_ark ;;
+    *) _type=sound ;;
+esac
+
+if ! "${skip_train}"; then
+    if run_stage 6 || run_stage 7; then
+        [ -f "${train_config}" ] ||
+            fail "--train_config '${train_config}': no such file; see conf/"
+        for dir in "${_train_dir}" "${_valid_dir}"; do need "${dir}/wav.scp" 4; done
+        log "Checking ${train_config}"
+        # shellcheck disable=SC2086
+        ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
+            --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
+            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args}
+        rm -r "${ssl_exp}/check"
+    fi
+
+    if run_stage 6; then
+        log "Stage 6: Statistics: ${ssl_stats_dir}"
+        if [ "${feats_normalize}" != global_mvn ]; then
+            # The shapes are known since stage 3: no need to read the audio again.
+            for x in train valid; do
+                mkdir -p "${ssl_stats_dir}/${x}"
+                _dir=_${x}_dir
+                cp "${!_dir}/utt2num_samples" "${ssl_stats_dir}/${x}/speech_shape"
+            done
+        else
+            _logdir=${ssl_stats_dir}/logdir
+            mkdir -p "${_logdir}"
+            _nj=$(wc -l < "${_valid_dir}/wav.scp")
+            if [ "${_nj}" -gt "${nj}" ]; then _nj=${nj}; fi
+            for x in train valid; do
+                _dir=_${x}_dir
+                _scps=
+                for n in $(seq "${_nj}"); do _scps+=" ${_logdir}/${x}.${n}.scp"; done
+                # shellcheck disable=SC2086
+                utils/split_scp.pl "${!_dir}/wav.scp" ${_scps}
+            done
+            # shellcheck disable=SC2086
+            ${train_cmd} JOB=1:"${_nj}" "${_logdir}"/stats.JOB.log \
+                ${python} -m espnet2_birq.bin.ssl_train \
+                    --collect_stats true \
+                    --config "${train_config}" \
+                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
+                    --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_type}" \
+                    --train_shape_file "${_logdir}/train.JOB.scp" \
+                    --valid_shape_file "${_logdir}/valid.JOB.scp" \
+                    --output_dir "${_logdir}/stats.JOB" \
+                    --frontend_conf "fs=${fs}" ${ssl_args} --normalize none ||
+                { tail -n 3 "${_logdir}"/stats.1.log; fail "see ${_logdir}/stats.*.log"; }
+            _opts=
+            for n in $(seq "${_nj}"); do _opts+="--input_dir ${_logdir}/stats.${n} "; done
+            # shellcheck disable=SC2086
+            ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
+                --output_dir "${ssl_stats_dir}"
+        fi
+    fi
+
+    if run_stage 7; then
+        for x in train valid; do need "${ssl_stats_dir}/${x}/speech_shape" 6; done
+        log "Stage 7: Training, log: '${ssl_exp}/train.log'"
+        _opts=
+        if [ "${feats_normalize}" = global_mvn ]; then
+            need "${ssl_stats_dir}/train/feats_stats.npz" 6
+            _opts+="--normalize global_mvn "
+            _opts+="--normalize_conf stats_file=${ssl_stats_dir}/train/feats_stats.npz "
+        fi
+        mkdir -p "${ssl_exp}"
+        echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
+        chmod +x "${ssl_exp}/run.sh"
+        log "'${ssl_exp}/run.sh' resumes from here"
+        case "${cuda_cmd}" in
+            *queue*.pl*) jobname=$(basename "${ssl_exp}") ;;  # SGE: no "/" in a name
+            *) jobname=${ssl_exp}/train.log ;;
+        esac
+        if [ "${ngpu}" -eq 0 ]; then
+            export OMP_NUM_THREADS=${num_threads:-$(getconf _NPROCESSORS_ONLN)}
+        fi
+        # shellcheck disable=SC2086
+        ${python} -m espnet2.bin.launch \
+            --cmd "${cuda_cmd} --name ${jobname}" \
+            --log "${ssl_exp}"/train.log \
+            --ngpu "${ngpu}" \
+            --num_nodes "${num_nodes}" \
+            --init_file_prefix "${ssl_exp}"/.dist_init_ \
+            --multiprocessing_distributed true -- \
+            ${python} -m espnet2_birq.bin.ssl_train \
+                --config "${train_config}" \
+                --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
+                --train_shape_file "${ssl_stats_dir}/train/speech_shape" \
+                --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_type}" \
+                --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
+                --resume true \
+                --fold_length "$((speech_fold_length * 100))" \
+                --output_dir "${ssl_exp}" \
+                --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
+        log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
+    fi
+fi
+
+# ------------------------------------------------------------------------- publishing
+packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
+if ! "${skip_packing}" && run_stage 8; then
+    log "Stage 8: Pack model: ${packed_model}"
+    need "${ssl_exp}/${inference_ssl_model}" 7
+    _opts=
+    if [ "${feats_normalize}" = global_mvn ]; then
+        _opts="--option ${ssl_stats_dir}/train/feats_stats.npz"
+    fi
+    # shellcheck disable=SC2086
+    ${python} -m espnet2.bin.pack ssl \
+        --ssl_train_config "${ssl_exp}"/config.yaml \
+        --ssl_model_file "${ssl_exp}/${inference_ssl_model}" \
+        ${_opts} \
+        --option "${ssl_exp}"/images \
+        --outpath "${packed_model}"
+fi
+
+if ! "${skip_upload_hf}" && run_stage 9; then
+    [ -n "${hf_repo}" ] || fail "--hf_repo is required, e.g. <your name>/<model name>"
+    log "Stage 9: Upload to Hugging Face: ${hf_repo}"
+    need "${packed_model}" 8
+    _dir=${expdir}/hf_${hf_repo//\//_}
+    rm -rf "${_dir}" && mkdir -p "${_dir}"
+    ${python} -c "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])" \
+        "${packed_model}" "${_dir}"
+    hf upload "${hf_repo}" "${_dir}" .
+fi
+
+log "Successfully finished. [elapsed=${SECONDS}s]"

@@ -1,0 +1,27 @@
+# Sourced by every script of a recipe, from the recipe's folder egs2/<corpus>/<task>.
+# The place of ESPnet's path.sh: same variables, but scripts come from tools/espnet.
+MAIN_ROOT=$(cd "${PWD}/../../.." && pwd)
+if [ ! -e "${MAIN_ROOT}/tools/espnet/egs2" ]; then
+    echo "error: no ESPnet tree in ${MAIN_ROOT}/tools/espnet: run" \
+        "${MAIN_ROOT}/local/setup.sh (see --help for an ESPnet of your own)" >&2
+    exit 1
+fi
+if [ -e "${MAIN_ROOT}/.venv/bin/python3" ]; then
+    export PATH="${MAIN_ROOT}/.venv/bin:${PATH}"
+elif [ -f "${MAIN_ROOT}/tools/espnet/tools/activate_python.sh" ]; then
+    . "${MAIN_ROOT}/tools/espnet/tools/activate_python.sh"
+fi
+. "${MAIN_ROOT}/tools/espnet/tools/extra_path.sh"
+export PATH="${PWD}/utils:${PATH}"
+# Scoring takes NIST's sclite where there is one (Debian hides it in /usr/lib/sctk/bin),
+# else the stand-in that computes the same table with jiwer.
+export PATH="${PATH}:/usr/lib/sctk/bin:${MAIN_ROOT}/local/sclite_jiwer"
+export PYTHONPATH="${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
+export PYTHONIOENCODING=UTF-8
+export LC_ALL=C
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Keep freed memory in the process: without, training on a CPU spends a good part of
+# its time on page faults (bench/README.md).
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
+export MALLOC_TOP_PAD_=268435456
+if [ -f local/path.sh ]; then . local/path.sh; fi

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# LibriSpeech parts -> data/{train,valid,test,test_other}, speakers disjoint.
+#   --librispeech DIR   true LibriSpeech layout (default: downloads; OpenSLR 31's mini
+#                       LibriSpeech, or any parts of the full corpus)
+#   --train PART,PART   parts to train on (default: train-clean-5)
+#   --dev PART          part whose last speakers are held out: half of them become
+#                       valid, half test; the others join train (default: dev-clean-2)
+#   --held_out N        how many speakers (default: 4)
+#   --test_other PART   second test set (default: none)
+set -e
+set -u
+set -o pipefail
+librispeech=downloads train=train-clean-5 dev=dev-clean-2 held_out=4 test_other=
+. ./path.sh
+. utils/parse_options.sh
+
+set_of() { echo "${1//-/_}"; }  # train-clean-5 -> train_clean_5
+join=
+for part in ${train//,/ }; do join+="$(set_of "${part}")+"; done
+# shellcheck disable=SC2086
+python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
+    --dest data --parts ${train//,/ } "${dev}" ${test_other} --nj "$(nproc)" \
+    --split "${dev}:${held_out}" --combine "train=${join}$(set_of "${dev}")_train"
+ln -sfn "$(set_of "${dev}")_valid" data/valid
+ln -sfn "$(set_of "${dev}")_test" data/test
+if [ -n "${test_other}" ]; then ln -sfn "$(set_of "${test_other}")" data/test_other; fi

@@ -1,0 +1,1 @@
+"""Commands, to be run as python -m espnet2_birq.bin.<name>."""

@@ -1,0 +1,90 @@
+"""Prepare ESPnet's mini AN4 as Kaldi data directories."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.data.an4 import read_an4, unpack_an4
+from espnet2_birq.data.audio import probe_many
+from espnet2_birq.data.errors import DataError
+from espnet2_birq.data.kaldi import write_data_dir
+
+SAMPLE_RATE = 16000  # Hz
+DESCRIPTION = """\
+Prepare mini AN4, which every ESPnet source tree holds, as Kaldi data directories.
+
+It has seven transcribed utterances: enough to try a recipe from end to end, too few to
+learn from. Writes DEST/train_dev (the first training utterance), DEST/train_nodev (the
+other four) and DEST/test (two), split as in ESPnet's own recipe. wav.scp names the .sph
+files themselves: no sph2pipe is needed."""
+
+EPILOG = """\
+example:
+  python -m espnet2_birq.bin.prepare_an4 --dest data \\
+      --tarball /espnet/egs2/mini_an4/asr1/downloads.tar.gz"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet2_birq.bin.prepare_an4",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--tarball",
+        required=True,
+        type=Path,
+        help="egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet source tree",
+    )
+    parser.add_argument(
+        "--downloads",
+        default=Path("downloads"),
+        type=Path,
+        help="folder to unpack it as; reused if it is there (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dest", required=True, type=Path, help="where to write; data in a recipe"
+    )
+    return parser
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        args: What get_parser() parsed.
+
+    Raises:
+        DataError: The tar file or what is unpacked is wrong.
+    """
+    corpus = unpack_an4(args.tarball, args.downloads)
+    train = read_an4(corpus, "train")
+    sets = {
+        "train_nodev": train[1:],
+        "train_dev": train[:1],
+        "test": read_an4(corpus, "test"),
+    }
+    for name, utterances in sets.items():
+        infos = probe_many([u.path for u in utterances], SAMPLE_RATE)
+        write_data_dir(args.dest / name, utterances)
+        print(
+            f"{args.dest / name}: {len(utterances)} utterances, "
+            f"{len({u.speaker for u in utterances})} speakers, "
+            f"{sum(info.seconds for info in infos):.1f} seconds"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    args = get_parser().parse_args(argv)
+    try:
+        prepare(args)
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Corpora on disk: reading audio headers, writing and checking Kaldi data."""

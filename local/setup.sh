@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Sets up .venv (the Python packages, at the versions of constraints.txt) and
+# tools/espnet (the ESPnet tree whose scripts the recipes call). Does only what is
+# missing, so repeating it is quick.
+#
+#   local/setup.sh                       everything
+#   ESPNET_ROOT=/path local/setup.sh     use that ESPnet checkout's scripts
+#   local/setup.sh --espnet-tree         only tools/espnet, with the python3 on the PATH
+#                                        (for an ESPnet environment you already have)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+espnet_version=202611
+
+fail() { echo "setup: error: $*" >&2; exit 1; }
+step() { echo "setup: $*" >&2; }
+
+case "${1:-}" in
+    ""|--espnet-tree) ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
+
+case "${PWD}" in
+    *[[:space:]]*) fail "'${PWD}' has a space in it, which Kaldi's and ESPnet's scripts" \
+        "cannot handle: move the checkout" ;;
+esac
+
+find_uv() {  # prints the path of a uv that runs, fetching one into tools/uv if need be
+    local uv
+    for uv in uv tools/uv/bin/uv; do
+        if "${uv}" --version >/dev/null 2>&1; then echo "${uv}"; return; fi
+    done
+    step "fetching uv into tools/uv"
+    python3 -m pip install --quiet --target tools/uv uv >&2 ||
+        fail "could not install uv: install it (package 'uv') or pip for python3"
+    echo tools/uv/bin/uv
+}
+
+find_python() {  # prints a Python that ESPnet accepts; $1 is uv
+    local python
+    for python in python3.12 python3.13 python3 \
+        "${PYENV_ROOT:-${HOME}/.pyenv}"/versions/3.1[23].*/bin/python3 \
+        "$("$1" python find --no-python-downloads '>=3.12,<3.14' 2>/dev/null || true)"
+    do
+        # A pyenv shim may be on the PATH and yet refuse to run: try each.
+        if [ -n "${python}" ] && "${python}" -c \
+            'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' \
+            2>/dev/null
+        then
+            echo "${python}"; return
+        fi
+    done
+    fail "no Python 3.12 or 3.13 on the PATH, in pyenv or in uv: install one" \
+        "(for example 'uv python install 3.12' or 'pyenv install 3.12')"
+}
+
+make_venv() {
+    # The stamp names what was installed: other requirements, another installation.
+    local stamp=.venv/.birq_setup want uv python
+    want=$(cat setup.cfg constraints.txt | cksum)
+    [ "$(cat "${stamp}" 2>/dev/null)" != "${want}" ] || return 0
+    uv=$(find_uv)
+    if ! .venv/bin/python -c '' 2>/dev/null; then
+        python=$(find_python "${uv}")
+        step "creating .venv with ${python}"
+        "${uv}" venv --quiet --clear --seed --python "${python}" .venv
+    fi
+    step "installing the Python packages (a first time takes minutes: about 5 GB)"
+    "${uv}" pip install --quiet --python .venv/bin/python \
+        --constraint constraints.txt --editable '.[demo,test]'
+    echo "${want}" > "${stamp}"
+}
+
+# The source distribution lost its links to directories: without them no recipe of the
+# tree runs. TEMPLATE/asr1 holds the originals.
+restore_links() {
+    local dir name
+    for dir in "$1"/egs2/*/*/; do
+        [ -e "${dir}path.sh" ] || continue
+        for name in utils steps scripts pyscripts; do
+            [ -e "${dir}${name}" ] || ln -s "../../TEMPLATE/asr1/${name}" "${dir}${name}"
+        done
+    done
+}
+
+make_espnet_tree() {
+    local python=$1 tmp=tools/espnet.tmp
+    if [ -n "${ESPNET_ROOT:-}" ]; then
+        [ -e "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/asr.sh" ] || fail "ESPNET_ROOT=" \
+            "${ESPNET_ROOT} has no egs2/TEMPLATE/asr1/asr.sh: give an ESPnet checkout"
+        mkdir -p tools
+        if [ -L tools/espnet ] || [ ! -e tools/espnet ]; then
+            ln -sfn "$(cd "${ESPNET_ROOT}" && pwd)" tools/espnet
+        elif [ ! tools/espnet -ef "${ESPNET_ROOT}" ]; then
+            fail "tools/espnet is an unpacked ESPnet: remove it to use ${ESPNET_ROOT}"
+        fi
+        return
+    fi
+    [ ! -e tools/espnet ] || return 0
+    step "fetching the ESPnet ${espnet_version} source distribution into tools/espnet"
+    rm -rf "${tmp}" && mkdir -p "${tmp}"
+    "${python}" -m pip download --quiet --no-deps --no-binary espnet \
+        --dest "${tmp}" "espnet==${espnet_version}" || fail "could not download it: set" \
+        "ESPNET_ROOT to an ESPnet ${espnet_version} checkout"
+    tar -xzf "${tmp}"/espnet-*.tar.gz -C "${tmp}"
+    restore_links "${tmp}/espnet-${espnet_version}"
+    mv "${tmp}/espnet-${espnet_version}" tools/espnet
+    rm -rf "${tmp}"
+}
+
+if [ "${1:-}" = --espnet-tree ]; then
+    make_espnet_tree python3
+else
+    make_venv
+    make_espnet_tree .venv/bin/python
+fi

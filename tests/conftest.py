@@ -1,0 +1,27 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the excerpts of real corpora; it is not part of the project."""
+    folder = Path(os.environ.get("BIRQ_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not there, set BIRQ_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def an4_tarball() -> Path:
+    """Mini AN4 as it lies in an ESPnet source tree."""
+    espnet = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
+    tarball = espnet / "egs2" / "mini_an4" / "asr1" / "downloads.tar.gz"
+    if not tarball.is_file():
+        pytest.skip(f"no mini AN4: {tarball} is not there, set ESPNET_ROOT")
+    return tarball
