@@ -112,7 +112,9 @@ def split_readers(
     Raises:
         DataError: `number` is odd, not positive or leaves no reader for training.
     """
-    readers = sorted({reader_of(u.utt_id) for u in whole.utterances}, key=int)
+    # Readers of whom all is skipped count too: a bad file must not move the others.
+    utt_ids = [*(u.utt_id for u in whole.utterances), *whole.skipped]
+    readers = sorted({reader_of(utt_id) for utt_id in utt_ids}, key=int)
     if number <= 0 or number % 2 or number >= len(readers):
         raise DataError(
             f"--split: cannot hold out {number} of {len(readers)} readers; "

@@ -59,10 +59,14 @@ class RandomProjectionQuantizer(torch.nn.Module):
         codebook_size: int = 8192,
         codebook_dim: int = 16,
         layer_norm: bool = False,
+        batch_norm: bool = False,
         seed: int = 0,
     ):
         super().__init__()
         self.layer_norm = layer_norm
+        self.batch_norm = None
+        if batch_norm:
+            self.batch_norm = torch.nn.BatchNorm1d(codebook_dim, affine=False)
         # The identity of the codebook: targets that share it share a prediction head.
         self.codebook_id = f"v{codebook_size}_d{codebook_dim}_s{seed}"
         generator = torch.Generator().manual_seed(seed)
@@ -87,7 +91,10 @@ class RandomProjectionQuantizer(torch.nn.Module):
             vectors = vectors.to(self.projection.dtype)
             if self.layer_norm:
                 vectors = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:])
-            return code_scores(vectors @ self.projection, self.codebook)
+            vectors = vectors @ self.projection
+            if self.batch_norm is not None:
+                vectors = self.batch_norm(vectors)
+            return code_scores(vectors, self.codebook)
 
     @torch.no_grad()
     def forward(self, vectors: torch.Tensor) -> Labels:

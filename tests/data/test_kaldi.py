@@ -1,5 +1,7 @@
 """Kaldi data directories."""
 
+from pathlib import Path
+
 import pytest
 
 from espnet2_birq.data.errors import DataError
@@ -53,6 +55,23 @@ def test_a_failure_leaves_the_old_directory(tmp_path):
     write_data_dir(dest, UTTERANCES[:1])
     with pytest.raises(FileNotFoundError):
         write_data_dir(dest, UTTERANCES, {"no/such/folder": ""})
+    assert (dest / "utt2spk").read_text() == "b-1 b\n"
+    assert names(tmp_path) == ["train"]
+
+
+def test_a_failure_at_the_last_step_puts_the_old_directory_back(tmp_path, monkeypatch):
+    dest = tmp_path / "train"
+    write_data_dir(dest, UTTERANCES[:1])
+    rename = Path.rename
+
+    def rename_unless_new(path, target):
+        if ".new" in path.name:
+            raise OSError("disk trouble")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_unless_new)
+    with pytest.raises(OSError, match="disk trouble"):
+        write_data_dir(dest, UTTERANCES)
     assert (dest / "utt2spk").read_text() == "b-1 b\n"
     assert names(tmp_path) == ["train"]
 

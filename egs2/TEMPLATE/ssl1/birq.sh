@@ -110,10 +110,8 @@ if ! "${skip_data_prep}"; then
         for dset in "${train_set}" "${valid_set}"; do
             need "data/${dset}/wav.scp" 1
         done
-        _opts=
-        if "${resample}"; then _opts=--resample; fi
         # shellcheck disable=SC2086
-        ${python} -m espnet2_birq.bin.check_data --nj "${nj}" ${_opts} \
+        ${python} -m espnet2_birq.bin.check_data --nj "${nj}" --resample "${resample}" \
             --fs "$(${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))")" \
             "data/${train_set}" "data/${valid_set}"
         for dset in "${train_set}" "${valid_set}"; do

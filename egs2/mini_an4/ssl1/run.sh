@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Pretrains on eight real utterances, in seconds. Options: ./birq.sh --help
+set -e
+set -u
+set -o pipefail
+./birq.sh --train_set train_nodev --valid_set train_dev --ngpu 0 --nj 2 \
+    --train_config conf/train_birq.yaml "$@"
