@@ -133,10 +133,12 @@ class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
         temperature: float = 0.5,
         score_scale: float = 1.0,
         layer_norm: bool = True,
+        keep_gradient: bool = True,
         **codebook,
     ):
         super().__init__(input_size, layer_norm=layer_norm, **codebook)
         self.temperature = temperature
+        self.keep_gradient = keep_gradient
         self.score_scale = score_scale
 
     def forward(self, vectors: torch.Tensor) -> Labels:
@@ -148,6 +150,8 @@ class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
         Returns:
             Soft labels.
         """
+        if not self.keep_gradient:
+            vectors = vectors.detach()
         scores = self.score_scale * self.scores(vectors)  # (M, V)
         # An exponential draw E gives a Gumbel draw -log E; it is never 0 on CPU, and
         # the smallest positive number keeps the logarithm finite elsewhere.
