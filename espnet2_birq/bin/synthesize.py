@@ -118,16 +118,18 @@ def make_corpus(args: argparse.Namespace) -> None:
     }
     options = {
         "dest": args.dest,
+        "audio": args.audio,
         "minutes": minutes,
         "seed": args.seed,
         "version": espnet2_birq.__version__,
         "espeakng_loader": version("espeakng-loader"),
     }
-    dest, audio = Path(args.dest), Path(args.audio)
+    # Replace the folder that a link points at, not the link.
+    dest, audio = Path(args.dest), Path(os.path.realpath(args.audio))
     if _is_complete(audio, options) and all(
         (dest / name / "wav.scp").is_file() for name in minutes
     ):
-        print(f"{audio}: the same corpus is already there")
+        print(f"{args.audio}: the same corpus is already there")
         return
 
     _check_replaceable(audio)
@@ -146,7 +148,7 @@ def make_corpus(args: argparse.Namespace) -> None:
         for number, name in enumerate(VOICES_OF):
             jobs = _plan(name, (args.seed, number), seen)
             corpus[name], seconds[name] = _make_set(
-                name, minutes[name] * 60, jobs, run, part, audio
+                name, minutes[name] * 60, jobs, run, part, Path(args.audio)
             )
     elapsed = time.perf_counter() - start
 
@@ -180,9 +182,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _minutes(value: str) -> float:
-    minutes = float(value)
+    try:
+        minutes = float(value)
+    except ValueError:
+        minutes = math.nan
     if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive length")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a positive number")
     return minutes
 
 
@@ -242,7 +247,7 @@ def _make_set(
     batches: Iterator[list[tuple[str, Job]]],
     run: Callable,
     part: Path,
-    audio: Path,
+    shown: Path,
 ) -> tuple[list[Utterance], float]:
     (part / name).mkdir()
     utterances: list[Utterance] = []
@@ -253,7 +258,7 @@ def _make_set(
             soundfile.write(part / file, signal, SAMPLE_RATE)
             text = None if name == UNLABELLED else job.text
             utterances.append(
-                Utterance(utt_id, job.voice.speaker, os.fspath(audio / file), text)
+                Utterance(utt_id, job.voice.speaker, os.fspath(shown / file), text)
             )
             frames += len(signal)
             progress.update(round(frames / SAMPLE_RATE) - progress.n)

@@ -41,7 +41,7 @@ ACCENTS = {"us": "en-us", "gb": "en", "rp": "en-gb-x-rp"}
 # linda and belinda) are on the same side of the split.
 _TRAIN_VARIANTS = """
     f1 f4 Annie aunty shelby steph steph2 steph3 m1 m5 m7 m8 Alex Andy AnxiousAndy Diogo
-    Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Nguyen adam benjamin boris
+    Gene Gene2 Henrique Hugo Jacky Lee Mario Michael Nguyen adam benjamin boris
     david ed edward edward2 grandpa iven iven3 john klatt3 klatt4 klatt6 michel miguel
     mike2 norbert pablo travis
 """
@@ -109,9 +109,7 @@ def check_available() -> None:
         DataError: The wheel is not installed, or is one without these voices.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise DataError(
-            "synthetic speech needs eSpeak NG: pip install espeakng-loader"
-        )
+        raise DataError("synthetic speech needs eSpeak NG: pip install espeakng-loader")
     import espeakng_loader
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"

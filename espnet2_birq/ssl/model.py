@@ -160,8 +160,13 @@ class BiRQModel(AbsESPnetModel):
         sources = {None: stacked[mask]}  # (M, r D)
         layers = sorted({target.layer for target in self.targets} - {None})
         if layers:
+            keep_gradient = torch.is_grad_enabled() and any(
+                self.quantizers[target.name].keep_gradient
+                for target in self.targets
+                if target.layer is not None
+            )
             # Without dropout: the label is what the layer says, not a draw of it.
-            with dropout_off(self.encoder):
+            with dropout_off(self.encoder), torch.set_grad_enabled(keep_gradient):
                 outputs = encode_up_to(self.encoder, xs, xs_lengths, layers)
             for layer, output in zip(layers, outputs):
                 sources[layer] = output[mask]  # (M, E)

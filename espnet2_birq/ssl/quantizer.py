@@ -44,6 +44,10 @@ class RandomProjectionQuantizer(torch.nn.Module):
         layer_norm: Normalise each vector over its D values first, without affine
             parameters. Hidden states want it (their scale drifts in training); input
             frames come normalised.
+        batch_norm: Give each of the d projected dimensions mean 0 and variance 1, by
+            the batch in training and by running statistics in evaluation. On real
+            speech a plain projection of hidden states spends most labels on a few
+            dozen codes, a standardised one on several hundred.
         seed: Decides projection and codebook. The codebook does not depend on
             ``input_size``: quantizers of the same seed and shape share it.
 
@@ -52,6 +56,8 @@ class RandomProjectionQuantizer(torch.nn.Module):
         >>> quantizer(torch.randn(5, 320)).codes.shape
         torch.Size([5])
     """
+
+    keep_gradient = False  # the nearest code has none
 
     def __init__(
         self,
@@ -123,6 +129,9 @@ class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
         score_scale: Factor on the squared distance. Gumbel noise has a standard
             deviation of 1.28, so this decides how often the nearest code wins
             (reported as ``hit``).
+        keep_gradient: Let the loss change the layers that made the label, as the paper
+            does. Cut, the label pass costs no backward pass and labels move only with
+            what the other targets teach the encoder.
         layer_norm: See RandomProjectionQuantizer.
         **codebook: See RandomProjectionQuantizer.
     """
@@ -145,13 +154,13 @@ class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
         """Draw soft labels for M vectors.
 
         Args:
-            vectors: (M, D); gradients flow back to them.
+            vectors: (M, D); gradients flow back to them if they carry any.
 
         Returns:
             Soft labels.
         """
         if not self.keep_gradient:
-            vectors = vectors.detach()
+            vectors = vectors.detach()  # another target may have kept it
         scores = self.score_scale * self.scores(vectors)  # (M, V)
         # An exponential draw E gives a Gumbel draw -log E; it is never 0 on CPU, and
         # the smallest positive number keeps the logarithm finite elsewhere.

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Fine-tunes on five labelled minutes of synthetic speech, decodes and scores.
+#   ./run.sh --method birq      or best_rq, or scratch: without pretraining
+# Other options: ./finetune.sh --help
+set -e
+set -u
+set -o pipefail
+method=birq
+opts=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help|-h) sed -n '2,4s/^# \{0,1\}//p' "$0"; exec ./finetune.sh --help ;;
+        --method) method=$2 ;;
+        *) opts+=("$1" "$2") ;;
+    esac
+    shift 2
+done
+ssl_model=none
+if [ "${method}" != scratch ]; then
+    ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
+fi
+./finetune.sh --asr_tag "${method}" --asr_config conf/train_asr.yaml \
+    --ssl_model "${ssl_model}" --ngpu 0 --nj "$(nproc)" --inference_nj "$(nproc)" \
+    --lang en --token_type char --use_lm false --max_wav_duration 30 \
+    --train_set train --valid_set valid --test_sets test \
+    --inference_config conf/decode_asr.yaml --inference_asr_model valid.loss.ave.pth \
+    "${opts[@]}"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Synthesises the corpus: data/pretrain without text, data/{train,valid,test} with.
+set -e
+set -u
+set -o pipefail
+. ./path.sh
+audio=$(cd ../ssl1 && pwd)/downloads/audio
+python3 -m espnet2_birq.bin.synthesize --dest data --audio "${audio}" --nj "$(nproc)"

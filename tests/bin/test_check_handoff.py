@@ -1,0 +1,124 @@
+"""The hand-off check: complete, partial, empty, and with other features."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet2.tasks.asr import ASRTask
+
+from espnet2_birq.bin import check_handoff
+from espnet2_birq.tasks.ssl import SSLTask
+
+COMMON = {
+    "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20},
+    "normalize": "utterance_mvn",
+    "normalize_conf": {"norm_vars": True},
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 2,
+        "rel_pos_type": "latest",
+    },
+}
+
+
+def write_experiment(folder: Path, task, options, name="model.pth") -> Path:
+    """A model and its config.yaml, as a training run leaves them."""
+    folder.mkdir()
+    config = folder / "given.yaml"
+    config.write_text(yaml.safe_dump(options))
+    args = task.get_parser().parse_args(
+        ["--config", str(config), "--output_dir", str(folder)]
+    )
+    torch.manual_seed(len(folder.name))
+    torch.save(task.build_model(args).state_dict(), folder / name)
+    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    return folder / name
+
+
+@pytest.fixture
+def ssl_model(tmp_path):
+    return write_experiment(tmp_path / "ssl", SSLTask, COMMON)
+
+
+def write_asr(tmp_path, init_param, **changes) -> Path:
+    options = {
+        **COMMON,
+        "decoder": None,
+        "model_conf": {"ctc_weight": 1.0},
+        "token_type": "char",
+        "token_list": ["<blank>", "<unk>", "a", "<sos/eos>"],
+        "init_param": init_param,
+        **changes,
+    }
+    return write_experiment(tmp_path / "asr", ASRTask, options)
+
+
+def test_complete_handoff(tmp_path, ssl_model, capsys):
+    asr = write_asr(tmp_path, [f"{ssl_model}:encoder:encoder"])
+    check_handoff.main([str(ssl_model), str(asr)])
+    output = capsys.readouterr().out
+    number = len(
+        [k for k in torch.load(ssl_model, weights_only=True) if k[:8] == "encoder."]
+    )
+    assert f"encoder tensors from pretraining: {number} of {number} " in output
+    assert "frontend and normalize are the same" in output
+    check_handoff.main([str(ssl_model), str(asr.parent / "config.yaml")])
+
+
+def fails(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as error:
+        check_handoff.main([str(argument) for argument in arguments])
+    assert error.value.code not in (0, None)
+    return capsys.readouterr().out + str(error.value.code)
+
+
+def test_wrong_key_that_espnet_swallows(tmp_path, ssl_model, capsys):
+    asr = write_asr(tmp_path, [f"{ssl_model}:encodr:encoder"])
+    output = fails(capsys, ssl_model, asr)
+    assert "encoder tensors from pretraining: 0 of" in output
+    assert "encoder.after_norm.weight" in output
+
+
+def test_no_init_param(tmp_path, ssl_model, capsys):
+    assert "0 of" in fails(capsys, ssl_model, write_asr(tmp_path, []))
+
+
+def test_part_of_the_encoder_is_named(tmp_path, ssl_model, capsys):
+    spec = f"{ssl_model}:encoder:encoder:encoder.after_norm"
+    output = fails(capsys, ssl_model, write_asr(tmp_path, [spec]))
+    assert "not from pretraining: 2" in output
+    assert "encoder.after_norm.bias" in output
+
+
+def test_other_features_are_named(tmp_path, ssl_model, capsys):
+    asr = write_asr(
+        tmp_path,
+        [f"{ssl_model}:encoder:encoder"],
+        normalize_conf={"norm_vars": False},
+        frontend_conf={**COMMON["frontend_conf"], "hop_length": 128},
+    )
+    output = fails(capsys, ssl_model, asr)
+    assert "  frontend" in output and "  normalize" in output
+
+
+def test_deeper_asr_encoder(tmp_path, ssl_model, capsys):
+    conf = {**COMMON["encoder_conf"], "num_blocks": 3}
+    asr = write_asr(
+        tmp_path,
+        [f"{ssl_model}:encoder:encoder"],
+        encoder_conf=conf,
+        ignore_init_mismatch=True,
+    )
+    assert "encoder.encoders.2." in fails(capsys, ssl_model, asr)
+
+
+def test_missing_files_are_one_line(tmp_path, ssl_model, capsys):
+    output = fails(capsys, tmp_path / "no.pth", tmp_path / "x.pth")
+    assert "no.pth: no such file" in output and "\n" not in output
+    asr = write_asr(tmp_path, [f"{tmp_path}/gone.pth:encoder:encoder"])
+    assert "gone.pth: init_param of" in fails(capsys, ssl_model, asr)

@@ -1,0 +1,60 @@
+"""Every configuration builds; user errors are one line and exit status 1."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet2_birq.bin import ssl_train
+from espnet2_birq.tasks.ssl import SSLTask
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "conf").glob("*/train_b*.yaml"))
+
+
+def test_there_are_configurations():
+    assert len(CONFIGS) >= 5
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}")
+def test_configuration_builds(config):
+    args = SSLTask.get_parser().parse_args(
+        ["--config", str(config), "--output_dir", "unused"]
+    )
+    assert SSLTask.build_model(args).targets[0].name == "anchor"
+
+
+@pytest.mark.parametrize("corpus", ["mini_librispeech", "mini_synth"])
+def test_best_rq_and_birq_differ_in_targets_alone(corpus):
+    one, two = (
+        yaml.safe_load((ROOT / "conf" / corpus / f"train_{name}.yaml").read_text())
+        for name in ("best_rq", "birq")
+    )
+    assert one.pop("targets") != two.pop("targets")
+    assert one == two
+
+
+def test_wrong_target_is_one_line(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"targets": [{"name": "anchr"}]}))
+    done = subprocess.run(
+        [sys.executable, "-m", "espnet2_birq.bin.ssl_train", "--config", str(config)]
+        + ["--dry_run", "true", "--iterator_type", "none"]
+        + ["--output_dir", str(tmp_path / "out"), "--log_level", "WARNING"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match("ssl_train: error: unknown target 'anchr': use one of", last)
+
+
+def test_get_parser():
+    assert ssl_train.get_parser() is not None
+    with pytest.raises(SystemExit):
+        ssl_train.main([])

@@ -1,0 +1,173 @@
+"""The model on random waveforms: what is predicted, what is learned, what is invariant."""
+
+import pytest
+import torch
+
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.utterance_mvn import UtteranceMVN
+
+from espnet2_birq.ssl.masking import stack_frames
+from espnet2_birq.ssl.model import BiRQModel
+from espnet2_birq.ssl.target import BEST_RQ, parse_targets
+
+SMALL = {"codebook_size": 32, "codebook_dim": 4}
+ANCHOR = dict(name="anchor", quantizer_conf=SMALL)
+ENHANCED = dict(name="enhanced", layer=2, quantizer_conf=SMALL)
+
+
+def make_model(targets, encoder=ConformerEncoder, input_layer="conv2d", **conf):
+    torch.manual_seed(0)
+    encoder = encoder(
+        input_size=20,
+        output_size=16,
+        attention_heads=2,
+        linear_units=32,
+        num_blocks=3,
+        input_layer=input_layer,
+        dropout_rate=0.0,
+        positional_dropout_rate=0.0,
+        **({"rel_pos_type": "latest"} if encoder is ConformerEncoder else {}),
+    )
+    return BiRQModel(
+        frontend=DefaultFrontend(n_fft=512, win_length=400, hop_length=160, n_mels=20),
+        specaug=None,
+        normalize=UtteranceMVN(norm_vars=True),
+        encoder=encoder,
+        targets=parse_targets(targets, num_blocks=3),
+        masking_conf=dict(mask_prob=0.03),
+        **conf,
+    )
+
+
+def make_batch(seconds=(1.6, 1.1, 0.7), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([int(16000 * s) for s in seconds])
+    speech = torch.randn(len(seconds), int(lengths.max()), generator=generator)
+    for row, length in zip(speech, lengths):
+        row[length:] = 0
+    return 0.1 * speech, lengths
+
+
+@pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
+@pytest.mark.parametrize("input_layer", ["conv2d", "conv2d2"])
+@pytest.mark.parametrize("targets", [[ANCHOR], [ANCHOR, ENHANCED]])
+def test_forward_and_backward(encoder, input_layer, targets):
+    model = make_model(targets, encoder, input_layer)
+    loss, stats, weight = model(*make_batch())
+    loss.backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+    total = sum(t.weight * stats[f"loss_{t.name}"] for t in model.targets)
+    assert torch.allclose(loss.detach(), total, atol=1e-5)
+    assert 0 < stats["mask_share"] < 1 and weight > 0
+
+
+def test_gradient_reaches_the_label_path_unless_cut():
+    """Only the enhanced target, and the masked side frozen out of the graph."""
+
+    def label_gradient(**conf):
+        enhanced = {**ENHANCED, "quantizer_conf": {**SMALL, **conf}}
+        model = make_model([enhanced])
+        # Both sides share the encoder: watch the vectors the labels are made of.
+        seen = []
+        quantizer = model.quantizers["enhanced"]
+        quantizer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        loss, _, _ = model(*make_batch())
+        (vectors,) = seen
+        if not vectors.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(loss, vectors)
+        return gradient
+
+    assert label_gradient().abs().max() > 0
+    assert label_gradient(keep_gradient=False) is None
+
+
+def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
+    model = make_model([ANCHOR]).eval()
+    seen = {}
+    quantizer = model.quantizers["anchor"]
+    quantizer.register_forward_pre_hook(lambda _, args: seen.update(vectors=args[0]))
+    draw = model.masking.draw
+
+    def spy(*args):
+        seen["mask"] = draw(*args)
+        return seen["mask"]
+
+    model.masking.draw = spy
+    speech, lengths = make_batch()
+    model(speech, lengths)
+    feats, _ = model._extract_feats(speech, lengths)
+    stacked = stack_frames(feats, 4, seen["mask"].size(1))
+    assert torch.equal(seen["vectors"], stacked[seen["mask"]])
+    _, expected, _ = model.encoder(feats, torch.tensor([161, 111, 71]))
+    assert not seen["mask"][torch.arange(3), expected.clamp(max=38)][1:].any()
+
+
+def test_prediction_sees_the_masked_input_only():
+    """Changing what lies under the mask changes labels, never predictions."""
+    model = make_model([ANCHOR]).eval()
+    feats, lengths = model._extract_feats(*make_batch())
+    mask = model.masking.draw(torch.tensor([39, 26, 16]), 39)
+    hidden = mask.repeat_interleave(4, dim=1)
+    hidden = torch.nn.functional.pad(hidden, (0, feats.size(1) - hidden.size(1)))
+    changed = feats + 5.0 * hidden[:, :, None]
+    outputs = []
+    for xs in (feats, changed):
+        torch.manual_seed(1)  # the same noise
+        outputs.append(model._encode_masked(xs, lengths, mask))
+    assert torch.equal(*outputs)
+
+
+def test_evaluation_is_repeatable_and_leaves_the_random_state_alone():
+    model = make_model([ANCHOR, ENHANCED]).eval()
+    state = torch.get_rng_state()
+    one, two = model(*make_batch())[0], model(*make_batch())[0]
+    assert torch.equal(one, two)
+    assert torch.equal(state, torch.get_rng_state())
+    model.train()
+    assert not torch.equal(model(*make_batch())[0], model(*make_batch())[0])
+
+
+def test_a_shared_codebook_means_a_shared_head():
+    other = {**ENHANCED, "quantizer_conf": {**SMALL, "seed": 1}}
+    assert len(make_model([ANCHOR, ENHANCED]).heads) == 1
+    assert len(make_model([ANCHOR, other]).heads) == 2
+
+
+def test_no_attribute_shadows_the_names_that_are_handed_over():
+    names = {key.split(".")[0] for key in make_model([ANCHOR, ENHANCED]).state_dict()}
+    for word in ("frontend", "normalize", "encoder", "preencoder", "specaug"):
+        assert not [name for name in names if name.startswith(word) and name != word]
+
+
+def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
+    model = make_model([ANCHOR]).eval()
+    loss, stats, _ = model(*make_batch())
+    model.cpu_bfloat16 = True
+    low, low_stats, _ = model(*make_batch())
+    assert loss.dtype == low.dtype == torch.float32
+    assert torch.allclose(loss, low, rtol=2e-2) and not torch.equal(loss, low)
+    assert torch.equal(stats["label_ppl_anchor"], low_stats["label_ppl_anchor"])
+
+
+@pytest.mark.parametrize("targets", [BEST_RQ, [ANCHOR, ENHANCED]])
+def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(targets):
+    targets = [{**target, "quantizer_conf": SMALL} for target in targets]
+    model = make_model(targets)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = make_batch()
+    history = []
+    for _ in range(60):
+        loss, stats, _ = model(*batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(stats["loss_anchor"].item())
+    assert abs(history[0] - torch.tensor(32.0).log()) < 0.6
+    assert sum(history[-10:]) / 10 < history[0] - 0.3

@@ -1,0 +1,57 @@
+"""Arguments in, a model out; wrong arguments are one line."""
+
+import argparse
+
+import pytest
+import yaml
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def parse(*options) -> argparse.Namespace:
+    small = ["output_size=16", "linear_units=16", "num_blocks=2", "rel_pos_type=latest"]
+    options = [*options, "--output_dir", "unused"]
+    for conf in small:
+        options += ["--encoder_conf", conf]
+    return SSLTask.get_parser().parse_args(options)
+
+
+def test_defaults_are_birq_on_a_stock_conformer():
+    model = SSLTask.build_model(parse())
+    assert [target.name for target in model.targets] == ["anchor", "enhanced"]
+    assert type(model.encoder).__name__ == "ConformerEncoder"
+    assert model.specaug is None
+    assert model.quantizers["anchor"].codebook.shape == (8192, 16)
+
+
+def test_frame_shift_comes_from_the_frontend():
+    # 128 samples at 16 kHz: 8 ms frames, 32 ms after conv2d, 400 ms are 12.5 of them
+    assert SSLTask.build_model(parse()).masking.span == 12
+    ten = parse("--frontend_conf", "hop_length=160", "--frontend_conf", "fs=16k")
+    assert SSLTask.build_model(ten).masking.span == 10
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--masking_conf", "mask_probb=0.1"], "mask_probb"),
+        (["--encoder_conf", "num_blokcs=3"], "num_blokcs"),
+        (["--model_conf", "bf16=true"], "bf16"),
+    ],
+)
+def test_unknown_keys(options, words):
+    with pytest.raises(ConfigError, match=words):
+        SSLTask.build_model(parse(*options))
+
+
+def test_unknown_class_in_yaml(tmp_path):
+    # ESPnet does not check names that come from a YAML file.
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"encoder": "konformer"}))
+    with pytest.raises(ConfigError, match="unknown encoder 'konformer', use one of"):
+        SSLTask.build_model(parse("--config", str(tmp_path / "c.yaml")))
+
+
+def test_waveforms_alone_are_asked_for():
+    assert SSLTask.required_data_names() == ("speech",)
+    assert SSLTask.optional_data_names() == ()
