@@ -4,6 +4,6 @@
 setup:
 	local/setup.sh
 demo: setup
-	cd egs2/mini_synth/asr1 && ./demo.sh
+	egs2/mini_synth/demo.sh
 test: setup
 	.venv/bin/python -m pytest -q tests

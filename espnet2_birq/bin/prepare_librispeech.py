@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from espnet2_birq.data.audio import AudioInfo
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.data.librispeech import (
     SpeechSet,
     find_corpus,

@@ -19,7 +19,7 @@ import soundfile
 from tqdm import tqdm
 
 import espnet2_birq
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 from espnet2_birq.data.sentences import random_sentence
 from espnet2_birq.data.synth import (

@@ -8,7 +8,7 @@ import zlib
 from gzip import BadGzipFile
 from pathlib import Path
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance
 
 AUDIO_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from espnet2_birq.data.errors import DataError, LfsPointerError
+from espnet2_birq.errors import DataError, LfsPointerError
 
 LFS_MAGIC = b"version https://git-lfs"
 HEADER_BYTES = 1024

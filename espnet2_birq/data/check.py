@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet2_birq.data.audio import AudioInfo, probe_many
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import read_scp
 
 SAMPLE_SIZE = 200

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet2_birq.data.audio import AudioInfo, probe_many
-from espnet2_birq.data.errors import DataError, LfsPointerError
+from espnet2_birq.errors import DataError, LfsPointerError
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 
 

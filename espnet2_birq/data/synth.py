@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 
 SAMPLE_RATE = 16000
 

@@ -8,7 +8,7 @@ from string import ascii_lowercase, ascii_uppercase
 import jiwer
 import numpy as np
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 
 # NIST sclite ignores the case of ASCII letters, and of no others.
 _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.score.error_rate import (
     AlignedPair,
     Counts,

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from espnet2_birq.data.audio import AudioInfo, probe, probe_many
-from espnet2_birq.data.errors import DataError, LfsPointerError
+from espnet2_birq.errors import DataError, LfsPointerError
 
 FS = 16000
 FORMATS = {"flac": "FLAC", "wav": "WAV", "sph": "NIST"}

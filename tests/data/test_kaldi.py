@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance, read_scp, write_data_dir
 
 # Byte order: capitals come before small letters, "é" after both.

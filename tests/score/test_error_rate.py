@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from espnet2_birq.bin import score as command
-from espnet2_birq.data.errors import DataError
+from espnet2_birq.errors import DataError
 from espnet2_birq.score.error_rate import (
     Counts,
     align,

@@ -61,9 +61,7 @@ def test_what_is_hidden_is_what_the_label_is_made_of(subsampling):
     stacked = stack_frames(masked, subsampling, frames)
     assert (stacked[mask] < 5).all()  # every input frame of a masked frame is noise
     assert torch.equal(stacked[~mask], stack_frames(xs, subsampling, frames)[~mask])
-    assert torch.equal(
-        masked[:, frames * subsampling :], xs[:, frames * subsampling :]
-    )
+    assert torch.equal(masked[:, frames * subsampling :], xs[:, frames * subsampling :])
     assert abs(stacked[mask].std() - 0.1) < 0.01
 
 

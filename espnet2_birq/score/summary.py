@@ -1,0 +1,76 @@
+"""Pretraining, hand-off and error rates of several systems, side by side."""
+
+import re
+from pathlib import Path
+from typing import Optional, Sequence, Tuple
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.score.experiments import score_experiments
+from espnet2_birq.score.training_log import read_training_log
+
+HEADER = (
+    "system",
+    "anchor loss, first and last",
+    "masked acc. %",
+    "perplexity of labels / predictions",
+    "enhanced label perplexity",
+    "tensors handed off",
+    "CER % [95 %]",
+    "WER % [95 %]",
+    "pretraining, fine-tuning s",
+)
+
+
+def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
+    """Make a Markdown table of systems.
+
+    Args:
+        systems: Name, pretraining experiment (None: from scratch) and ASR experiment
+            of each, decoded and scored.
+
+    Returns:
+        The table; a system with several test sets has a row for each.
+
+    Raises:
+        DataError: A file that a stage should have left is missing.
+    """
+    rows = []
+    for name, ssl_exp, asr_exp in systems:
+        pretraining, ssl_seconds = _pretraining(ssl_exp, asr_exp)
+        times = f"{ssl_seconds}, {read_training_log(asr_exp).seconds}"
+        for number, scores in enumerate(score_experiments([asr_exp], False)):
+            rates = [
+                "{percent:.1f} [{low:.1f}, {high:.1f}]".format(**scores[kind])
+                for kind in ("cer", "wer")
+            ]
+            if number == 0:
+                first = [name, *pretraining]
+            else:
+                first = [""] * (1 + len(pretraining))
+            label = (
+                f"{first[0]} ({scores['set']})" if first[0] else f"({scores['set']})"
+            )
+            rows.append([label, *first[1:], *rates, times if number == 0 else ""])
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _pretraining(ssl_exp: Optional[Path], asr_exp: Path) -> Tuple[Sequence[str], int]:
+    """Columns 2 to 6 of a row, and the seconds of pretraining."""
+    if ssl_exp is None:
+        return ["-"] * 5, 0
+    log = read_training_log(ssl_exp)
+    first, last, epoch = log.intervals[0], log.intervals[-1], log.train[-1]
+    enhanced = epoch.get("label_ppl_enhanced")
+    handoff = asr_exp / "handoff.txt"
+    if not handoff.is_file():
+        raise DataError(f"{handoff}: no such file; run stage 11 of finetune.sh")
+    counts = re.search(r"pretraining: (\d+ of \d+)", handoff.read_text())
+    columns = [
+        f"{first['loss_anchor']:.2f}, {last['loss_anchor']:.2f}",
+        f"{100 * epoch['acc_anchor']:.1f}",
+        f"{epoch['label_ppl_anchor']:.0f} / {epoch['pred_ppl_anchor']:.0f}",
+        "-" if enhanced is None else f"{enhanced:.0f}",
+        counts[1],
+    ]
+    return columns, log.seconds
