@@ -217,7 +217,7 @@ def synthesize(job: Job) -> np.ndarray:
         job.text.lower(),
         job.voice.espeak_name,
         rate=int(rng.integers(130, 191)),
-        pitch=int(rng.integers(35, 66)),
+        pitch=int(rng.integers(40, 61)),
         pitch_range=int(rng.integers(35, 66)),
     )
     speech = soxr.resample(_trim(speech), sample_rate, SAMPLE_RATE)
@@ -233,7 +233,7 @@ def synthesize(job: Job) -> np.ndarray:
     turn = np.exp(-1j * np.linspace(0, np.pi, len(noise) // 2 + 1))
     spectrum = np.fft.rfft(noise) / (1 - darkness * turn)
     noise = np.fft.irfft(spectrum, len(noise))
-    snr = rng.uniform(15, 35)
+    snr = rng.uniform(25, 45)
     signal = signal + noise * (level / _rms(noise) * 10 ** (-snr / 20))
 
     # Some voices are very peaky.

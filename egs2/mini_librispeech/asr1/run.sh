@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
         --help|-h) sed -n '2,5s/^# \{0,1\}//p' "$0"; exec ./finetune.sh --help ;;
         --method) method=$2 ;;
         --test_other) data_opts+=("$1" "$2"); tests="test test_other" ;;
-        --librispeech|--train|--dev|--held_out) data_opts+=("$1" "$2") ;;
+        --librispeech|--train|--dev|--held_out|--resample) data_opts+=("$1" "$2") ;;
         *) opts+=("$1" "$2") ;;
     esac
     shift 2

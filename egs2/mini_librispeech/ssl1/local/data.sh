@@ -7,10 +7,12 @@
 #                       valid, half test; the others join train (default: dev-clean-2)
 #   --held_out N        how many speakers (default: 4)
 #   --test_other PART   second test set (default: none)
+#   --resample true     accept audio of another rate than 16 kHz (default: false)
 set -e
 set -u
 set -o pipefail
 librispeech=downloads train=train-clean-5 dev=dev-clean-2 held_out=4 test_other=
+resample=false
 . ./path.sh
 . utils/parse_options.sh
 
@@ -19,7 +21,8 @@ join=
 for part in ${train//,/ }; do join+="$(set_of "${part}")+"; done
 # shellcheck disable=SC2086
 python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
-    --dest data --parts ${train//,/ } "${dev}" ${test_other} --nj "$(nproc)" \
+    --dest data --parts ${train//,/ } "${dev}" ${test_other} \
+    --nj "$(nproc)" --resample "${resample}" \
     --split "${dev}:${held_out}" --combine "train=${join}$(set_of "${dev}")_train"
 ln -sfn "$(set_of "${dev}")_valid" data/valid
 ln -sfn "$(set_of "${dev}")_test" data/test
