@@ -43,7 +43,7 @@ def main(cmd=None):
     figure, axes = plt.subplots(
         1, len(args.keys), figsize=(5 * len(args.keys), 3.4), squeeze=False
     )
-    for experiment in args.experiments:
+    for number, experiment in enumerate(args.experiments):
         name, _, folder = experiment.rpartition("=")
         try:
             log = read_training_log(Path(folder))
@@ -56,7 +56,7 @@ def main(cmd=None):
                 if key in values
             ]
             if points:
-                axis.plot(*zip(*points), label=name, linewidth=1)
+                axis.plot(*zip(*points), f"C{number}", label=name, linewidth=1)
     for axis, key in zip(axes[0], args.keys):
         axis.set_xlabel("updates")
         axis.set_title(key)
