@@ -1,6 +1,7 @@
 """What ESPnet's train.log says of a training run."""
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
@@ -8,9 +9,9 @@ from espnet2_birq.errors import DataError
 
 # ESPnet sometimes leaves out the comma between two values, so numbers end by themselves.
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
-STEPS = re.compile(r"INFO: (\d+)epoch:train:(\d+)-(\d+)batch: (.*)")
+STEPS = re.compile(r"INFO: (\d+)epoch:train:\d+-(\d+)batch: (.*)")
 EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")
-ELAPSED = re.compile(r"^# Ended \(code \d+\).* elapsed time (\d+) seconds")
+STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
 
 
 class TrainingLog(NamedTuple):
@@ -20,7 +21,7 @@ class TrainingLog(NamedTuple):
     intervals: List[Dict[str, float]]  # means over these intervals
     train: List[Dict[str, float]]  # means over each epoch
     valid: List[Dict[str, float]]  # of the validation set, after each epoch
-    seconds: int  # wall time of the runs that ended
+    seconds: int  # wall time from the first line to the last, over all runs
 
 
 def read_training_log(folder: Path) -> TrainingLog:
@@ -42,26 +43,27 @@ def read_training_log(folder: Path) -> TrainingLog:
     steps, train, valid = {}, {}, {}
     seconds = 0
     for file in files:
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if stamps := STAMP.findall(text):
+            first, last = map(datetime.fromisoformat, (stamps[0], stamps[-1]))
+            seconds += int((last - first).total_seconds())
+        for line in text.splitlines():
             if match := STEPS.search(line):
-                epoch, first, last = map(int, match.groups()[:3])
-                steps[epoch, last] = (first, _values(match[4]))
+                epoch, update = int(match[1]), int(match[2])
+                steps[epoch, update] = _values(match[3])
             elif match := EPOCH.search(line):
                 train[int(match[1])] = _values(match[2])
                 valid[int(match[1])] = _values(match[3] or "")
-            elif match := ELAPSED.search(line):
-                seconds += int(match[1])
     if not steps:
         raise DataError(f"{files[-1]}: tells of no update; see what stopped it there")
-    done = 0
-    updates, lengths = [], {}
-    for epoch, last in sorted(steps):
-        lengths[epoch] = max(lengths.get(epoch, 0), last)
-        done = sum(length for e, length in lengths.items() if e < epoch)
-        updates.append(done + last)
+    updates, before, epoch_so_far = [], 0, 1
+    for epoch, update in sorted(steps):
+        if epoch > epoch_so_far:  # what the epoch before came to
+            before, epoch_so_far = updates[-1], epoch
+        updates.append(before + update)
     return TrainingLog(
         updates=updates,
-        intervals=[steps[key][1] for key in sorted(steps)],
+        intervals=[steps[key] for key in sorted(steps)],
         train=[train[epoch] for epoch in sorted(train)],
         valid=[valid[epoch] for epoch in sorted(valid)],
         seconds=seconds,

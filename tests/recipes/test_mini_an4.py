@@ -34,7 +34,9 @@ def run(command, cwd, check=True):
         text=True,
     )
     if check and done.returncode:
-        pytest.fail(f"{command} in {cwd}: exit {done.returncode}\n{done.stdout[-6000:]}")
+        pytest.fail(
+            f"{command} in {cwd}: exit {done.returncode}\n{done.stdout[-6000:]}"
+        )
     return done
 
 
@@ -55,7 +57,12 @@ def recipes(tmp_path_factory, an4_tarball):
 
 def test_pretraining_leaves_what_espnet_leaves(recipes):
     exp = recipes / "ssl1" / "exp" / "ssl_train_birq_raw"
-    for name in ("config.yaml", "checkpoint.pth", "valid.total_count.ave.pth", "run.sh"):
+    for name in (
+        "config.yaml",
+        "checkpoint.pth",
+        "valid.total_count.ave.pth",
+        "run.sh",
+    ):
         assert (exp / name).exists(), name
     assert list(exp.glob("*.zip"))
     assert not list((recipes / "ssl1" / "dump" / "raw").glob("*/text"))
