@@ -60,9 +60,10 @@ if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/handoff/config.yaml"
     fi
-    threads=1
-    if [ "${ngpu}" -eq 0 ]; then threads=${num_threads}; fi
-    OMP_NUM_THREADS=${threads} run_asr 11 11
+    (
+        if [ "${ngpu}" -eq 0 ]; then cpu_training "${num_threads}"; fi
+        run_asr 11 11
+    )
     if [ "${ssl_model}" != none ]; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/config.yaml" | tee "${asr_exp}/handoff.txt"

@@ -243,7 +243,7 @@ if ! "${skip_train}"; then
             *) jobname=${ssl_exp}/train.log ;;
         esac
         if [ "${ngpu}" -eq 0 ]; then
-            export OMP_NUM_THREADS=${num_threads:-$(getconf _NPROCESSORS_ONLN)}
+            cpu_training "${num_threads:-$(getconf _NPROCESSORS_ONLN)}"
         fi
         # shellcheck disable=SC2086
         ${python} -m espnet2.bin.launch \
