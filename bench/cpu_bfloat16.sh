@@ -44,5 +44,5 @@ for name in ("float32", "bfloat16"):
     )
 print(f"float32 / bfloat16: {times['float32'] / times['bfloat16']:.2f}")
 EOF
-python3 -m espnet2_birq.bin.plot_training --out "${figure}" --keys loss_anchor \
+python3 -m espnet2_birq.bin.plot_training --keys loss_anchor --out "${figure}" \
     float32=exp/ssl_bench_float32 bfloat16=exp/ssl_bench_bfloat16

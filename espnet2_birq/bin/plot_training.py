@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--keys",
         nargs="+",
         default=["loss_anchor"],
-        help="names in train.log, one panel each",
+        help="names in train.log, one panel each (put another option behind them)",
     )
     parser.add_argument("--out", type=Path, required=True, help="PNG or PDF to write")
     parser.add_argument("--log_scale", action="store_true", help="logarithmic y axis")
