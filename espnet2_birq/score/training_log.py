@@ -54,16 +54,20 @@ def read_training_log(folder: Path) -> TrainingLog:
             elif match := EPOCH.search(line):
                 train[int(match[1])] = _values(match[2])
                 valid[int(match[1])] = _values(match[3] or "")
-    if not steps:
+    if not train and not steps:
         raise DataError(f"{files[-1]}: tells of no update; see what stopped it there")
     updates, before, epoch_so_far = [], 0, 1
     for epoch, update in sorted(steps):
         if epoch > epoch_so_far:  # what the epoch before came to
             before, epoch_so_far = updates[-1], epoch
         updates.append(before + update)
+    intervals = [steps[key] for key in sorted(steps)]
+    if not steps:  # epochs of fewer updates than log_interval: there are only means
+        intervals = [train[epoch] for epoch in sorted(train)]
+        updates = [int(values["total_count"]) for values in intervals]
     return TrainingLog(
         updates=updates,
-        intervals=[steps[key] for key in sorted(steps)],
+        intervals=intervals,
         train=[train[epoch] for epoch in sorted(train)],
         valid=[valid[epoch] for epoch in sorted(valid)],
         seconds=seconds,

@@ -60,6 +60,14 @@ def test_missing_and_empty_logs(tmp_path):
         read_training_log(tmp_path)
 
 
+def test_epochs_too_short_for_intervals(tmp_path):
+    lines = [line for line in FIRST.splitlines() if "epoch results" in line]
+    (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
+    log = read_training_log(tmp_path)
+    assert log.updates == [20]
+    assert log.intervals[0]["loss_anchor"] == 8.9
+
+
 def test_plot(experiment, tmp_path):
     out = tmp_path / "sub" / "loss.png"
     plot_training.main(
