@@ -88,6 +88,8 @@ if ! "${skip_data_prep}"; then
     if run_stage 2 && [ -n "${speed_perturb_factors}" ]; then
         log "Stage 2: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
         need "data/${train_set}/wav.scp" 1
+        command -v sox >/dev/null ||
+            fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
         _dirs=
         for factor in ${speed_perturb_factors}; do
             if ${python} -c "assert ${factor} != 1.0" 2>/dev/null; then
