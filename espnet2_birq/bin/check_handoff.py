@@ -19,9 +19,9 @@ def get_parser() -> argparse.ArgumentParser:
     """Parser of this command."""
     parser = argparse.ArgumentParser(
         description="Prove which tensors of an ASR model came from pretraining: repeat "
-        "the loading its configuration asks for, into a model full of NaN, and compare. "
-        "Exit status 0 and counts if every encoder tensor came over and both models see "
-        "the same features; 1 and the names otherwise.",
+        "the loading its configuration asks for, into a model full of NaN, and "
+        "compare. Exit status 0 and counts if every encoder tensor came over and both "
+        "models see the same features; 1 and the names otherwise.",
         epilog="Run it from the folder the ASR model was trained in: paths in its "
         "configuration are relative to that.",
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from espnet2_birq.data.an4 import read_an4, unpack_an4
 from espnet2_birq.data.audio import probe_many
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import write_data_dir
+from espnet2_birq.errors import DataError
 
 SAMPLE_RATE = 16000  # Hz
 DESCRIPTION = """\

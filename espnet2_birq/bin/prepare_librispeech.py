@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from espnet2_birq.data.audio import AudioInfo
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.librispeech import (
     SpeechSet,
     find_corpus,
@@ -18,6 +17,7 @@ from espnet2_birq.data.librispeech import (
     reader_of,
     write_set,
 )
+from espnet2_birq.errors import DataError
 
 _Value = TypeVar("_Value")
 

@@ -19,7 +19,6 @@ import soundfile
 from tqdm import tqdm
 
 import espnet2_birq
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 from espnet2_birq.data.sentences import random_sentence
 from espnet2_birq.data.synth import (
@@ -32,6 +31,7 @@ from espnet2_birq.data.synth import (
     check_available,
     synthesize,
 )
+from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\
 Make a synthetic demo corpus with eSpeak NG: sentences from a small English grammar, by

@@ -8,8 +8,8 @@ import zlib
 from gzip import BadGzipFile
 from pathlib import Path
 
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance
+from espnet2_birq.errors import DataError
 
 AUDIO_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 # "<s> YES </s> (an251-fash-b)" or, in the test part, "YES (an251-fash-b)"

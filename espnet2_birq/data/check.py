@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet2_birq.data.audio import AudioInfo, probe_many
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.errors import DataError
 
 SAMPLE_SIZE = 200
 # A segment's end is often rounded to 10 ms; that much beyond the audio is no error.

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet2_birq.data.audio import AudioInfo, probe_many
-from espnet2_birq.errors import DataError, LfsPointerError
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
+from espnet2_birq.errors import DataError, LfsPointerError
 
 
 @dataclass

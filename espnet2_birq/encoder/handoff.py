@@ -1,8 +1,8 @@
 """Proof that a pretrained encoder reached an ASR model.
 
-ESPnet's ``--init_param`` matches names by prefix and loads nothing, without a word, when
-none matches. Here its own loading is repeated into a model full of NaN: what is equal to
-the pretrained tensors afterwards was loaded, and nothing else was.
+ESPnet's ``--init_param`` matches names by prefix and loads nothing, without a word,
+when none matches. Here its own loading is repeated into a model full of NaN: what is
+equal to the pretrained tensors afterwards was loaded, and nothing else was.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from typing import List, NamedTuple
 
 import torch
 import yaml
-
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.torch_utils.safe_torch_load import safe_torch_load

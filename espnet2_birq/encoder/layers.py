@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import List, Tuple
 
 import torch
-
 from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 
 

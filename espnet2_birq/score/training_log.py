@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple
 
 from espnet2_birq.errors import DataError
 
-# ESPnet sometimes leaves out the comma between two values, so numbers end by themselves.
+# ESPnet sometimes leaves out the comma between two values: numbers end by themselves.
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
 STEPS = re.compile(r"INFO: (\d+)epoch:train:\d+-(\d+)batch: (.*)")
 EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")

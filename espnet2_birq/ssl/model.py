@@ -8,23 +8,22 @@
                                                    |                         v
                                                 quantizers --> labels --> cross-entropy
 
-With the anchor target alone this is BEST-RQ (arXiv 2202.01855); with the enhanced target
-beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through the
-prediction and through the layers that made the label.
+With the anchor target alone this is BEST-RQ (arXiv 2202.01855); with the enhanced
+target beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through
+the prediction and through the layers that made the label.
 """
 
 from contextlib import nullcontext
 from typing import Dict, List, Optional, Tuple
 
 import torch
-from typeguard import typechecked
-
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.layers.abs_normalize import AbsNormalize
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
+from typeguard import typechecked
 
 from espnet2_birq.encoder.layers import (
     dropout_off,

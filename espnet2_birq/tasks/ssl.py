@@ -7,8 +7,6 @@ from typing import Callable, Collection, Dict, List, Optional, Tuple
 import humanfriendly
 import numpy as np
 import torch
-from typeguard import typechecked
-
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
@@ -25,6 +23,7 @@ from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
+from typeguard import typechecked
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.ssl.model import BiRQModel

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-
 from espnet2.tasks.asr import ASRTask
 
 from espnet2_birq.bin import check_handoff

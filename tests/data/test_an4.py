@@ -9,8 +9,8 @@ import pytest
 from espnet2_birq.bin.prepare_an4 import main
 from espnet2_birq.data.an4 import read_an4, unpack_an4
 from espnet2_birq.data.audio import probe
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.errors import DataError
 
 
 def make_tar(path, files):

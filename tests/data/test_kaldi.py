@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet2_birq.errors import DataError
 from espnet2_birq.data.kaldi import Utterance, read_scp, write_data_dir
+from espnet2_birq.errors import DataError
 
 # Byte order: capitals come before small letters, "é" after both.
 UTTERANCES = [

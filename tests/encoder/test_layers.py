@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 

@@ -10,12 +10,12 @@ from espnet2_birq.score.training_log import read_training_log
 
 FIRST = """\
 # Started at Sat Nov 21 05:16:10 UTC 2026
-[h] 2026-11-21 05:16:45,236 (trainer:810) INFO: 1epoch:train:1-10batch: iter_time=0.015, \
-loss_anchor=9.075, label_entropy_anchor=0.000e+00hit_anchor=1.000, loss=22.698
-[h] 2026-11-21 05:17:00,561 (trainer:810) INFO: 1epoch:train:11-20batch: iter_time=0.004, \
-loss_anchor=8.696, pred_cov_anchor=1.221e-04
-[h] 2026-11-21 05:18:53,330 (trainer:392) INFO: 1epoch results: [train] iter_time=0.004, \
-loss_anchor=8.9, time=4 minutes and 12.9 seconds, total_count=20, [valid] \
+[h] 2026-11-21 05:16:45,236 (trainer:810) INFO: 1epoch:train:1-10batch: \
+iter_time=0.015, loss_anchor=9.075, label_entropy_anchor=0.000e+00hit_anchor=1.000, loss=22.698
+[h] 2026-11-21 05:17:00,561 (trainer:810) INFO: 1epoch:train:11-20batch: \
+iter_time=0.004, loss_anchor=8.696, pred_cov_anchor=1.221e-04
+[h] 2026-11-21 05:18:53,330 (trainer:392) INFO: 1epoch results: [train] \
+iter_time=0.004, loss_anchor=8.9, time=4 minutes and 12.9 seconds, total_count=20, [valid] \
 mask_share=0.372, loss_anchor=6.524
 [h] 2026-11-21 05:19:00,561 (trainer:810) INFO: 2epoch:train:1-10batch: loss_anchor=7.5
 # Accounting: time=180 threads=1

@@ -1,8 +1,7 @@
-"""The model on random waveforms: what is predicted, what is learned, what is invariant."""
+"""The model on random waveforms: what is predicted, learned and invariant."""
 
 import pytest
 import torch
-
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.frontend.default import DefaultFrontend

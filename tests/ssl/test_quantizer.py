@@ -71,3 +71,24 @@ def test_low_temperature_gives_one_hot_labels():
     torch.manual_seed(0)
     quantizer = GumbelSoftmaxQuantizer(6, codebook_size=50, temperature=1e-3)
     assert quantizer(torch.randn(100, 6)).probs.max(dim=1).values.mean() > 0.99
+
+
+def test_batch_norm_standardises_the_projection_and_spreads_the_labels():
+    torch.manual_seed(0)
+    # Vectors that differ little from one another, as an untrained layer's do.
+    vectors = torch.randn(40) * 5 + 0.1 * torch.randn(2000, 40)
+    plain = RandomProjectionQuantizer(40, codebook_size=256)
+    normed = RandomProjectionQuantizer(40, codebook_size=256, batch_norm=True)
+    assert len(plain(vectors).codes.unique()) < 30
+    labels = normed(vectors).codes
+    assert len(labels.unique()) > 100
+    projected = (vectors @ normed.projection).double()
+    standard = (projected - projected.mean(0)) / projected.std(0, unbiased=False)
+    distances = torch.cdist(standard, normed.codebook.double())
+    assert (distances.argmin(dim=1) == labels).float().mean() > 0.99
+    # In evaluation a frame's label does not depend on what is in its batch.
+    for _ in range(200):
+        normed(vectors)
+    normed.eval()
+    assert torch.equal(normed(vectors).codes[:5], normed(vectors[:5]).codes)
+    assert (normed(vectors).codes == labels).float().mean() > 0.9

@@ -1,4 +1,4 @@
-"""Targets from the configuration: defaults, and one-line errors that name the remedy."""
+"""Targets from the configuration: defaults, and errors that name the remedy."""
 
 import pytest
 
