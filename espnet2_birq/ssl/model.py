@@ -186,7 +186,6 @@ class BiRQModel(AbsESPnetModel):
 
     def _extract_feats(self, speech, speech_lengths):
         """Normalised features (B, T, D) and their lengths (B,), in single precision."""
-        speech = speech[:, : int(speech_lengths.max())]
         with torch.autocast(speech.device.type, enabled=False):
             feats, lengths = self.frontend(speech.float(), speech_lengths)
             if self.normalize is not None:

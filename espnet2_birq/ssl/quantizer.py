@@ -45,9 +45,8 @@ class RandomProjectionQuantizer(torch.nn.Module):
             parameters. Hidden states want it (their scale drifts in training); input
             frames come normalised.
         batch_norm: Give each of the d projected dimensions mean 0 and variance 1, by
-            the batch in training and by running statistics in evaluation. On real
-            speech a plain projection of hidden states spends most labels on a few
-            dozen codes, a standardised one on several hundred.
+            the batch in training and by running statistics in evaluation. Hidden
+            states differ little from one another: without, most fall to few codes.
         seed: Decides projection and codebook. The codebook does not depend on
             ``input_size``: quantizers of the same seed and shape share it.
 

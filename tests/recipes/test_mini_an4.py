@@ -137,7 +137,6 @@ def test_stock_espnet_without_this_package(recipes, tmp_path):
             ["--stage", "7", "--ssl_args", "--encoder konformer"],
             "invalid choice: 'konformer'",
         ),
-        # the last: it leaves no data behind
         (["--min_wav_duration", "500", "--stage", "4"], "no utterance is left"),
     ],
 )

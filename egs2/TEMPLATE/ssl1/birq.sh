@@ -137,7 +137,8 @@ if ! "${skip_data_prep}"; then
     if run_stage 4; then
         log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
         for dset in "${train_set}" "${valid_set}"; do
-            _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}
+            # Made beside its place and moved there whole: stage 6 looks for wav.scp.
+            _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}.part
             need "${_from}/feats_type" 3
             rm -rf "${_to}"
             utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
@@ -158,6 +159,8 @@ for line in sys.stdin:
             [ "${_kept}" -gt 0 ] || fail "${dset}: no utterance is left, see" \
                 "--min_wav_duration and --max_wav_duration"
             utils/fix_data_dir.sh "${_to}"
+            rm -rf "${_to%.part}"
+            mv "${_to}" "${_to%.part}"
         done
     fi
 fi
@@ -193,7 +196,9 @@ if ! "${skip_train}"; then
             for x in train valid; do
                 mkdir -p "${ssl_stats_dir}/${x}"
                 _dir=_${x}_dir
-                cp "${!_dir}/utt2num_samples" "${ssl_stats_dir}/${x}/speech_shape"
+                _shape=${ssl_stats_dir}/${x}/speech_shape
+                cp "${!_dir}/utt2num_samples" "${_shape}.part"
+                mv "${_shape}.part" "${_shape}"
             done
         else
             _logdir=${ssl_stats_dir}/logdir
