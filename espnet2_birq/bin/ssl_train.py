@@ -5,7 +5,8 @@ Options are those of ESPnet's training commands; birq.sh calls this in its stage
 
 import sys
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.ssl.collapse import CollapseError
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -18,7 +19,7 @@ def main(cmd=None):
     """Run SSLTask; a wrong setting is one line on stderr and exit status 1."""
     try:
         SSLTask.main(cmd=cmd)
-    except ConfigError as error:
+    except (ConfigError, DataError, CollapseError) as error:
         sys.exit(f"ssl_train: error: {error}")
 
 

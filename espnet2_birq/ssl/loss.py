@@ -1,21 +1,256 @@
-"""Cross-entropy at masked frames, to hard or to soft labels."""
+"""Cross-entropy at masked frames to any mix of hard and soft labels of one codebook.
+
+    hs (M, E) -> head -> logits s (C, V)   one product for all labels of the codebook
+                                 |
+    codes (M,) ------------------+--> losses, their gradients, statistics
+    points (M, d) -> scores a (C, V) -> softmax((a + gumbel) / tau) = y
+
+M masked frames times V codes is the largest thing in a step (half a GiB for 16,384
+frames and 8192 codes in single precision, and a plain implementation keeps six to
+eight of them until the backward pass). So frames are taken in chunks of C, and since
+this is the end of the graph the gradients of a chunk are computed while its logits are
+there: nothing of size (frames, codes) survives, and no noise is drawn twice.
+With p = softmax(s), for one frame and one label:
+
+    grad_s = p - onehot(code)             hard label
+    grad_s = p - y                        soft label
+    grad_a = -(1 / tau) y (log p - sum(y log p))    ... through the label
+
+Straight-through labels take loss and grad_s of the likeliest code of y, grad_a of y.
+"""
+
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from espnet2_birq.ssl.quantizer import Labels
+# Numbers in a chunk's (C, V) tensors, 32 MiB in single precision. Some five of them
+# live at once; smaller chunks make the products slower.
+CHUNK_NUMBERS = 2**23
+
+# What is summed over frames for each label, in the order of Tally.sums.
+SUMS = ("loss", "acc", "hit", "label_entropy", "score_std", "grad_square", "agree")
 
 
-def cross_entropy(logits: torch.Tensor, labels: Labels) -> torch.Tensor:
-    """Mean cross-entropy over masked frames (F and G of BiRQ, Algorithm 1).
+class Labels(NamedTuple):
+    """What M frames are labelled with: codes, or points to be drawn codes for."""
+
+    codes: Optional[torch.Tensor] = None  # (M,) int64 hard labels, -1: no label
+    points: Optional[torch.Tensor] = None  # (M, d) soft labels, may carry a gradient
+    code_weight: Optional[torch.Tensor] = None  # (V, d) scores are
+    code_bias: Optional[torch.Tensor] = None  # (V,) points @ code_weight.T + code_bias
+    temperature: float = 1.0
+    straight_through: bool = False
+
+
+class Tally(NamedTuple):
+    """Statistics of L labels of one codebook, summed over frames; no gradients."""
+
+    frames: torch.Tensor  # (L,) labelled frames
+    sums: torch.Tensor  # (L, len(SUMS))
+    label_counts: torch.Tensor  # (L, V) frames of each code: the label's likeliest
+    predicted_counts: torch.Tensor  # (L, V) ... and the prediction's
+
+
+def gumbel_like(scores: torch.Tensor) -> torch.Tensor:
+    """Independent standard Gumbel draws of the shape and type of ``scores``."""
+    # -log of an exponential draw, which is never 0 on a CPU; elsewhere the smallest
+    # positive number keeps the logarithm finite.
+    draws = torch.empty_like(scores).exponential_()
+    return draws.clamp_min_(torch.finfo(scores.dtype).tiny).log_().neg_()
+
+
+# Not traced: a loop over data-dependent chunks with random draws gains nothing from it.
+@torch.compiler.disable
+def masked_cross_entropy(
+    hs: torch.Tensor,
+    head_weight: torch.Tensor,
+    head_bias: torch.Tensor,
+    present: torch.Tensor,
+    labels: List[Labels],
+    weights: List[float],
+    chunk_numbers: int = CHUNK_NUMBERS,
+) -> Tuple[torch.Tensor, Tally]:
+    """Weighted sum of the mean cross-entropies to L labels (BiRQ Eq. 9: F and G).
 
     Args:
-        logits: (M, V) float32 predictions at the masked frames.
-        labels: Labels of the same frames. Gradients flow into soft labels too: F
-            depends on theta through the prediction and through the label.
+        hs: (M, E) hidden states of masked frames. Under autocast the products with the
+            head run in its precision; logits, labels and sums never do.
+        head_weight: (V, E) and
+        head_bias: (V,) of the prediction head.
+        present: (M,) 1 where a row is a masked frame, 0 where it fills up.
+        labels: Labels of the frames, from one codebook. Gradients flow into the
+            ``points`` of soft labels too.
+        weights: L factors, one for each of ``labels``.
+        chunk_numbers: Size of the largest temporary tensors, in numbers.
 
     Returns:
-        () mean over the M frames, in nats.
+        () the loss in nats, and the statistics.
     """
-    if labels.probs is None:
-        return torch.nn.functional.cross_entropy(logits, labels.codes)
-    return -(labels.probs * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    points = [label.points for label in labels]
+    if torch.is_autocast_enabled(hs.device.type):
+        hs = hs.to(torch.get_autocast_dtype(hs.device.type))
+    total, *tally = _MaskedCrossEntropy.apply(
+        hs,
+        head_weight,
+        head_bias,
+        present,
+        labels,
+        weights,
+        (chunk_numbers, torch.is_grad_enabled()),
+        *points,
+    )
+    return total, Tally(*tally)
+
+
+class _MaskedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass; the backward pass scales them."""
+
+    @staticmethod
+    def forward(
+        ctx, hs, head_weight, head_bias, present, labels, weights, options, *points
+    ):
+        chunk_numbers, grad_enabled = options
+        with torch.autocast(hs.device.type, enabled=False):
+            pass_ = _Pass(hs, head_weight, head_bias, present, labels, weights)
+            pass_.needs = grad_enabled and any(ctx.needs_input_grad)
+            size = max(1, chunk_numbers // len(head_weight))
+            for start in range(0, len(hs), size):
+                pass_.chunk(slice(start, start + size))
+        ctx.dtypes = [x.dtype for x in (hs, head_weight, head_bias)]
+        ctx.point_needs = ctx.needs_input_grad[7:]
+        ctx.save_for_backward(*pass_.gradients())
+        tally = (
+            pass_.frames,
+            pass_.sums,
+            pass_.label_counts,
+            pass_.predicted_counts,
+        )
+        ctx.mark_non_differentiable(*tally)
+        return (pass_.total(), *tally)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total, *_):
+        grad_hs, grad_weight, grad_bias, *grad_points = ctx.saved_tensors
+        # Scaled in single precision, then rounded: a GradScaler's factor comes in time.
+        first = [
+            (grad_total * grad).to(dtype)
+            for grad, dtype in zip((grad_hs, grad_weight, grad_bias), ctx.dtypes)
+        ]
+        last = [
+            grad_total * grad if needed else None
+            for grad, needed in zip(grad_points, ctx.point_needs)
+        ]
+        return (*first, None, None, None, None, *last)
+
+
+class _Pass:
+    """One pass over the frames: what is summed up, and the step for a chunk."""
+
+    def __init__(self, hs, head_weight, head_bias, present, labels, weights):
+        self.hs, self.labels, self.weights = hs.detach(), labels, weights
+        self.head_weight = head_weight.detach().to(hs.dtype)
+        self.head_bias = head_bias.detach()
+        dtype = torch.promote_types(hs.dtype, torch.float32)
+        num_labels, num_codes = len(labels), len(head_weight)
+        # (L, M): frames that have each label; their mean is the loss
+        self.present = torch.stack(
+            [
+                present.to(dtype) * (1.0 if x.codes is None else x.codes >= 0)
+                for x in labels
+            ]
+        )
+        self.frames = self.present.sum(dim=1)
+        # A gradient is (sum over frames of `step` ...) / most: with 1 / frames inside,
+        # the products in half precision would round small numbers to nothing.
+        self.most = self.frames.max().clamp(min=1.0)
+        self.steps = [
+            weight * self.most / count.clamp(min=1.0) * row
+            for weight, count, row in zip(weights, self.frames, self.present)
+        ]
+        zeros = torch.zeros
+        options = dict(dtype=dtype, device=hs.device)
+        self.sums = zeros(num_labels, len(SUMS), **options)
+        self.label_counts = zeros(num_labels, num_codes, **options)
+        self.predicted_counts = zeros(num_labels, num_codes, **options)
+        self.grad_hs = zeros(hs.shape, **options)
+        self.grad_weight = zeros(head_weight.shape, **options)
+        self.grad_bias = zeros(head_bias.shape, **options)
+        self.grad_points = [
+            None if x.points is None else torch.zeros_like(x.points) for x in labels
+        ]
+        self.needs = True
+
+    def gradients(self):
+        """Of the weighted sum of means, for hs, head and points."""
+        points = [
+            None if grad is None else grad / self.most for grad in self.grad_points
+        ]
+        heads = (self.grad_hs, self.grad_weight, self.grad_bias)
+        return (*(grad / self.most for grad in heads), *points)
+
+    def total(self):
+        means = self.sums[:, 0] / self.frames.clamp(min=1.0)
+        return sum(weight * mean for weight, mean in zip(self.weights, means))
+
+    def chunk(self, rows: slice):
+        hs = self.hs[rows]  # (C, E)
+        logp = (hs @ self.head_weight.T).to(self.sums.dtype) + self.head_bias
+        logp = logp - logp.logsumexp(dim=1, keepdim=True)  # (C, V)
+        predicted = logp.argmax(dim=1)
+        p = logp.exp()
+        if self.needs:
+            p_head = (p.to(hs.dtype) @ self.head_weight).to(p.dtype)  # (C, E)
+            grad_s = torch.zeros_like(p)
+        first_codes = None
+        for index, label in enumerate(self.labels):
+            present = self.present[index, rows]
+            step = self.steps[index][rows, None]
+            if label.points is None:
+                codes = label.codes[rows].clamp(min=0)
+                loss = -logp.gather(1, codes[:, None]).squeeze(1)
+                y, extra = None, (torch.ones_like(loss), loss * 0, loss * 0)
+            else:
+                codes, loss, y, extra = self._soft(index, label, rows, logp, step)
+            grad_square = torch.zeros_like(loss)
+            if self.needs:
+                # Gradients of this label alone: at the logits (p - y), at hs (x W)
+                if y is None:
+                    towards = self.head_weight[codes].to(p.dtype)
+                    grad_s.addcmul_(p, step)
+                    grad_s.scatter_add_(1, codes[:, None], -step)
+                else:
+                    towards = (y.to(hs.dtype) @ self.head_weight).to(p.dtype)
+                    grad_s.addcmul_(p - y, step)
+                grad_hs = step * (p_head - towards)
+                self.grad_hs[rows] += grad_hs
+                grad_square = (grad_hs / self.most).square().sum(dim=1)
+            first_codes = codes if first_codes is None else first_codes
+            columns = (loss, predicted == codes, *extra, grad_square)
+            columns = (*columns, codes == first_codes)
+            self.sums[index] += torch.stack(
+                [(present * column).sum() for column in columns]
+            )
+            self.label_counts[index].index_add_(0, codes, present)
+            self.predicted_counts[index].index_add_(0, predicted, present)
+        if self.needs:
+            self.grad_bias += grad_s.sum(dim=0)
+            self.grad_weight += (grad_s.to(hs.dtype).T @ hs).to(p.dtype)
+
+    def _soft(self, index, label, rows, logp, step):
+        """Draw a chunk's soft labels: codes, loss, y, (hit, entropy, score_std)."""
+        points = label.points.detach()[rows]
+        scores = points @ label.code_weight.T + label.code_bias  # (C, V)
+        nearest = scores.argmax(dim=1)
+        score_std = scores.std(dim=1)
+        y = ((scores + gumbel_like(scores)) / label.temperature).softmax(dim=1)
+        codes = y.argmax(dim=1)
+        soft_loss = -(y * logp).sum(dim=1)
+        if self.needs and label.points.requires_grad:
+            grad_a = y * (logp + soft_loss[:, None]) * (-step / label.temperature)
+            self.grad_points[index][rows] = grad_a @ label.code_weight
+        extra = (codes == nearest, torch.special.entr(y).sum(dim=1), score_std)
+        if not label.straight_through:
+            return codes, soft_loss, y, extra
+        return codes, -logp.gather(1, codes[:, None]).squeeze(1), None, extra

@@ -14,7 +14,7 @@ the prediction and through the layers that made the label.
 """
 
 from contextlib import nullcontext
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -25,15 +25,20 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
+from espnet2_birq.encoder.frontend import mirror_ends
 from espnet2_birq.encoder.layers import (
     dropout_off,
     encode_up_to,
     encoder_lengths,
     subsampling_factor,
 )
-from espnet2_birq.ssl.loss import cross_entropy
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.ssl.collapse import CollapseWatch
+from espnet2_birq.ssl.frame_statistics import FrameStatistics
+from espnet2_birq.ssl.loss import masked_cross_entropy
 from espnet2_birq.ssl.masking import SpanMasking, stack_frames
-from espnet2_birq.ssl.statistics import target_statistics
+from espnet2_birq.ssl.quantizer import fit_labels
+from espnet2_birq.ssl.statistics import BookTally, target_statistics
 from espnet2_birq.ssl.target import QUANTIZERS, Target
 
 
@@ -51,8 +56,15 @@ class BiRQModel(AbsESPnetModel):
         normalize: Normalisation of the features.
         encoder: The encoder to pretrain.
         targets: What to predict.
-        masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, noise_std).
+        masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
+            noise_std).
+        frame_statistics: Statistics of the input frames, for targets whose projection
+            is made from them.
         frame_shift_ms: Shift of a feature frame.
+        accum_grad: Steps that make an update; schedules count updates.
+        label_dropout: Keep dropout on where a layer makes labels.
+        stop_at_collapse: Stop training when a target's labels have become a few codes;
+            without, a collapse is a warning in the log. See CollapseWatch.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
             in single precision.
@@ -67,8 +79,12 @@ class BiRQModel(AbsESPnetModel):
         normalize: Optional[AbsNormalize],
         encoder: AbsEncoder,
         targets: List[Target],
-        masking_conf: Dict,
+        masking_conf: Dict[str, Any],
+        frame_statistics: Optional[FrameStatistics] = None,
         frame_shift_ms: float = 10.0,
+        accum_grad: int = 1,
+        label_dropout: bool = False,
+        stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
         extract_feats_in_collect_stats: bool = True,
     ):
@@ -78,29 +94,49 @@ class BiRQModel(AbsESPnetModel):
         self.normalize = normalize
         self.encoder = encoder
         self.targets = targets
+        self.accum_grad = accum_grad
+        self.label_dropout = label_dropout
+        self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
         self.cpu_bfloat16 = cpu_bfloat16
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
         self.masking = SpanMasking(
-            subsampling=self.subsampling, frame_shift_ms=frame_shift_ms, **masking_conf
+            input_size=frontend.output_size(),
+            subsampling=self.subsampling,
+            frame_shift_ms=frame_shift_ms,
+            **masking_conf,
         )
         self.quantizers = torch.nn.ModuleDict()
         self.heads = torch.nn.ModuleDict()
         for target in targets:
-            input_size = (
-                frontend.output_size() * self.subsampling
-                if target.layer is None
-                else encoder.output_size()
-            )
-            quantizer = QUANTIZERS[target.quantizer](
-                input_size, **target.quantizer_conf
-            )
+            quantizer = self._quantizer(target, frame_statistics)
             self.quantizers[target.name] = quantizer
             # The paper predicts both labels with one head: same codebook, same head.
             if quantizer.codebook_id not in self.heads:
-                self.heads[quantizer.codebook_id] = torch.nn.Linear(
-                    encoder.output_size(), len(quantizer.codebook)
+                self.heads[quantizer.codebook_id] = torch.nn.ModuleList(
+                    torch.nn.Linear(encoder.output_size(), quantizer.codebook_size)
+                    for _ in range(quantizer.num_codebooks)
                 )
+        # Training steps so far, for schedules; in floating point since ESPnet sums
+        # integers when it averages checkpoints.
+        self.register_buffer("steps", torch.zeros(()))
+        self._step_number = None  # its copy on this side, read once
+
+    def _quantizer(self, target: Target, statistics: Optional[FrameStatistics]):
+        conf = dict(target.quantizer_conf)
+        if target.source == "input":
+            conf["input_size"] = self.frontend.output_size() * self.subsampling
+            if conf.get("projection", "xavier") != "xavier":
+                if statistics is None:
+                    raise ConfigError(
+                        f"target '{target.name}': projection {conf['projection']!r} of "
+                        "the input wants --frame_statistics FILE, made by python -m "
+                        "espnet2_birq.bin.frame_statistics"
+                    )
+                conf["statistics"] = statistics
+        elif target.source != "disk":
+            conf["input_size"] = self.encoder.output_size()
+        return QUANTIZERS[target.quantizer](**conf)
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
@@ -113,65 +149,79 @@ class BiRQModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms, padded with zeros.
             speech_lengths: (B,) samples.
+            **kwargs: ``labels``: (B, T') integers for targets from disk, padded with
+                -1, one for each encoder frame.
 
         Returns:
             Loss, statistics, and the number of masked frames as the weight by which
             ESPnet averages over batches and ranks (the loss is a mean over them).
         """
         if self.training:
-            return self._step(speech, speech_lengths)
+            result = self._step(speech, speech_lengths, kwargs.get("labels"))
+            self.steps += 1
+            self._step_number += 1
+            return result
         devices = [speech.device] if speech.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
-            return self._step(speech, speech_lengths)
+            return self._step(speech, speech_lengths, kwargs.get("labels"))
 
-    def _step(self, speech, speech_lengths):
+    def _step(self, speech, speech_lengths, given):
         # x, and the mask at the encoder's rate
         xs, xs_lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
         frames = encoder_lengths(self.encoder, xs_lengths)  # (B,)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
         mask = self.masking.draw(frames, padded)  # (B, T')
+        index, present = self.masking.gather_index(mask)  # (M,), (M,)
+        update = self._update()
         with self._autocast(xs.device):
-            # Clean side: what the labels are made of
-            sources = self._sources(xs, xs_lengths, mask)
+            # Clean side: y(x) and y^(k)(theta; x)
+            sources = self._sources(xs, xs_lengths, index, padded, given)
+            labels = {
+                target.name: self.quantizers[target.name](
+                    sources[target.source], present, update
+                )
+                for target in self.targets
+            }
             # Masked side: theta(x~)
-            hs = self._encode_masked(xs, xs_lengths, mask)  # (M, E)
-            logits = {key: head(hs).float() for key, head in self.heads.items()}
-        total = 0.0
-        stats = {"mask_share": mask.sum() / frames.sum()}
-        for target in self.targets:
-            quantizer = self.quantizers[target.name]
-            labels = quantizer(sources[target.layer])  # y(x) or y^(k)(theta; x)
-            predictions = logits[quantizer.codebook_id]  # (M, V)
-            loss = cross_entropy(predictions, labels)  # G(theta) or F(theta)
-            total = total + target.weight * loss
-            for key, value in target_statistics(loss, predictions, labels).items():
-                stats[f"{key}_{target.name}"] = value
+            hs = self._encode_masked(xs, xs_lengths, mask, index)  # (M, E)
+            # w1 F(theta) + w2 G(theta)
+            total, books = self._loss(hs, present, labels, update)
+        stats = target_statistics(books, gradients=torch.is_grad_enabled())
+        stats["mask_share"] = mask.sum() / frames.sum()
         stats["loss"] = total.detach()
-        return force_gatherable((total, stats, mask.sum()), total.device)
+        if self.training:
+            self.collapse.watch(stats)
+        return force_gatherable((total, stats, present.sum()), total.device)
 
-    def _sources(self, xs, xs_lengths, mask) -> Dict[Optional[int], torch.Tensor]:
-        """The vectors that become labels, at masked frames: (M, D) for each source.
-
-        Keys are the targets' ``layer``: a label layer k, or None for the input.
-        """
-        stacked = stack_frames(xs, self.subsampling, mask.size(1))
-        sources = {None: stacked[mask]}  # (M, r D)
-        layers = sorted({target.layer for target in self.targets} - {None})
+    def _sources(self, xs, xs_lengths, index, padded, given):
+        """What becomes labels, at masked frames: (M, D) for each source of a target."""
+        wanted = {target.source for target in self.targets}
+        sources = {}
+        if "input" in wanted:
+            stacked = stack_frames(xs, self.subsampling, padded)  # (B, T', r D)
+            sources["input"] = stacked.flatten(0, 1)[index]
+        if "disk" in wanted:
+            sources["disk"] = fit_labels(given, padded).flatten()[index]  # (M,)
+        layers = sorted(wanted - {"input", "disk"})
         if layers:
             keep_gradient = torch.is_grad_enabled() and any(
                 self.quantizers[target.name].keep_gradient
                 for target in self.targets
-                if target.layer is not None
+                if target.source in layers
             )
-            # Without dropout: the label is what the layer says, not a draw of it.
-            with dropout_off(self.encoder), torch.set_grad_enabled(keep_gradient):
+            with self._label_pass(), torch.set_grad_enabled(keep_gradient):
                 outputs = encode_up_to(self.encoder, xs, xs_lengths, layers)
             for layer, output in zip(layers, outputs):
-                sources[layer] = output[mask]  # (M, E)
+                sources[layer] = output.flatten(0, 1)[index]  # (M, E)
         return sources
 
-    def _encode_masked(self, xs, xs_lengths, mask) -> torch.Tensor:
+    def _label_pass(self):
+        """How the encoder runs where it makes labels."""
+        # Without dropout: the label is what the layer says, not a draw of it.
+        return nullcontext() if self.label_dropout else dropout_off(self.encoder)
+
+    def _encode_masked(self, xs, xs_lengths, mask, index) -> torch.Tensor:
         """Last layer's output at masked frames, from the masked input: (M, E)."""
         if self.specaug is not None and self.training:
             xs, xs_lengths = self.specaug(xs, xs_lengths)
@@ -182,12 +232,45 @@ class BiRQModel(AbsESPnetModel):
                 f"encoder made {tuple(hs.shape[:2])} frames, the mask has "
                 f"{tuple(mask.shape)}: its input layer is not understood"
             )
-        return hs[mask]
+        return hs.flatten(0, 1)[index]
+
+    def _loss(self, hs, present, labels, update):
+        """The weighted sum over targets, one product for each head; and its tallies."""
+        total, books = 0.0, []
+        for codebook_id, heads in self.heads.items():
+            targets = [
+                target
+                for target in self.targets
+                if self.quantizers[target.name].codebook_id == codebook_id
+            ]
+            for book, head in enumerate(heads):
+                loss, tally = masked_cross_entropy(
+                    hs,
+                    head.weight,
+                    head.bias,
+                    present,
+                    [labels[target.name][book] for target in targets],
+                    [target.weight.at(update) / len(heads) for target in targets],
+                )
+                total = total + loss
+                books.append(BookTally([target.name for target in targets], tally))
+        return total, books
+
+    def _update(self) -> int:
+        """Updates so far, counting accumulated steps as one."""
+        if self._step_number is None:
+            self._step_number = int(self.steps)  # once: this waits for a GPU
+        return self._step_number // self.accum_grad
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._step_number = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _extract_feats(self, speech, speech_lengths):
         """Normalised features (B, T, D) and their lengths (B,), in single precision."""
         with torch.autocast(speech.device.type, enabled=False):
-            feats, lengths = self.frontend(speech.float(), speech_lengths)
+            speech = mirror_ends(speech.float(), speech_lengths, self.frontend)
+            feats, lengths = self.frontend(speech, speech_lengths)
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
         return feats, lengths

@@ -1,58 +1,58 @@
-"""Random-projection quantizers: vectors in, labels over a fixed codebook out.
+"""Random-projection quantizers: vectors in, labels over fixed codebooks out.
 
-    vectors (M, D) -> projection -> (M, d) -> distance to the V codes -> labels
+    vectors (M, D) -> projection -> points (N, M, d) -> scores of the V codes -> labels
 
-Neither the projection nor the codebook is trained, averaged or stored: both are rebuilt
-from a seed in the configuration, so every checkpoint and every rank holds the same.
+N codebooks label independently of one another. Neither projection nor codebook is
+trained, averaged or stored: both are rebuilt from a seed (and, for the input, a file of
+statistics) in the configuration, so every checkpoint and every rank holds the same.
 """
 
-from typing import NamedTuple, Optional
+from typing import List, Optional, Union
 
 import torch
 
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.ssl.frame_statistics import FrameStatistics
+from espnet2_birq.ssl.loss import CHUNK_NUMBERS, Labels
+from espnet2_birq.ssl.schedule import Schedule
+from espnet2_birq.ssl.whitening import RunningWhitening
 
-class Labels(NamedTuple):
-    """What a quantizer says of M frames."""
-
-    codes: torch.Tensor  # (M,) int64, the label; for soft labels its likeliest code
-    probs: Optional[torch.Tensor]  # (M, V) soft labels, rows sum to 1; None if hard
-    nearest: torch.Tensor  # (M,) int64, the code nearest to the projected vector
-
-
-def code_scores(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Closeness of vectors to codes: -|v - c|^2 + |v|^2 = 2 v.c - |c|^2.
-
-    |v|^2 is the same for all codes, so neither argmax nor softmax needs it.
-
-    Args:
-        vectors: (M, d).
-        codebook: (V, d).
-
-    Returns:
-        (M, V), the larger the closer.
-    """
-    return 2.0 * vectors @ codebook.T - codebook.square().sum(dim=1)
+PROJECTIONS = ("xavier", "whitened", "pca", "pca_whitened")
+SCORES = ("distance", "cosine")
 
 
 class RandomProjectionQuantizer(torch.nn.Module):
-    """Nearest code after a random projection (BEST-RQ, arXiv 2202.01855; BiRQ Eq. 2).
+    """Nearest code after a fixed projection (BEST-RQ, arXiv 2202.01855; BiRQ Eq. 2).
 
     Args:
         input_size: D, size of the vectors.
+        num_codebooks: N. Several books stabilise BEST-RQ (arXiv 2501.16131); each has a
+            prediction head of its own, and the target's loss is the mean over books.
         codebook_size: V.
         codebook_dim: d, size of a code.
+        projection: ``xavier``: random, as in the papers; on real speech it leaves most
+            codes without use. ``whitened``: the same, then to unit covariance: by exact
+            statistics for the input, by running ones for a layer. ``pca``: the d first
+            principal components, by one common factor of mean variance 1 (arXiv
+            2606.30671), and ``pca_whitened``: each of variance 1; for the input only.
+        score: ``distance``: the squared Euclidean; ``cosine``: the same between points
+            and codes of length 1.
         layer_norm: Normalise each vector over its D values first, without affine
             parameters. Hidden states want it (their scale drifts in training); input
             frames come normalised.
-        batch_norm: Give each of the d projected dimensions mean 0 and variance 1, by
-            the batch in training and by running statistics in evaluation. Hidden
-            states differ little from one another: without, most fall to few codes.
-        seed: Decides projection and codebook. The codebook does not depend on
-            ``input_size``: quantizers of the same seed and shape share it.
+        seed: Decides projection and codebooks. The codebooks do not depend on
+            ``input_size``: quantizers of the same seed and shape share them.
+        statistics: Mean and covariance of the vectors; None: ``whitened`` keeps running
+            statistics.
+
+    Raises:
+        ConfigError: Unknown projection or score; ``pca`` and ``pca_whitened`` without
+            statistics.
 
     Example:
         >>> quantizer = RandomProjectionQuantizer(320, codebook_size=8192)
-        >>> quantizer(torch.randn(5, 320)).codes.shape
+        >>> (labels,) = quantizer(torch.randn(5, 320))
+        >>> labels.codes.shape
         torch.Size([5])
     """
 
@@ -61,58 +61,123 @@ class RandomProjectionQuantizer(torch.nn.Module):
     def __init__(
         self,
         input_size: int,
+        num_codebooks: int = 1,
         codebook_size: int = 8192,
         codebook_dim: int = 16,
+        projection: str = "xavier",
+        score: str = "distance",
         layer_norm: bool = False,
-        batch_norm: bool = False,
         seed: int = 0,
+        statistics: Optional[FrameStatistics] = None,
     ):
         super().__init__()
+        _check("projection", projection, PROJECTIONS)
+        _check("score", score, SCORES)
+        self.score = score
         self.layer_norm = layer_norm
-        self.batch_norm = None
-        if batch_norm:
-            self.batch_norm = torch.nn.BatchNorm1d(codebook_dim, affine=False)
-        # The identity of the codebook: targets that share it share a prediction head.
-        self.codebook_id = f"v{codebook_size}_d{codebook_dim}_s{seed}"
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        # The identity of the books: targets that share them share prediction heads.
+        self.codebook_id = f"n{num_codebooks}_v{codebook_size}_d{codebook_dim}_s{seed}"
         generator = torch.Generator().manual_seed(seed)
-        codebook = torch.randn(codebook_size, codebook_dim, generator=generator)
-        projection = torch.nn.init.xavier_uniform_(
-            torch.empty(input_size, codebook_dim), generator=generator
+        codebook = torch.randn(
+            num_codebooks, codebook_size, codebook_dim, generator=generator
         )
+        matrix = torch.empty(num_codebooks, input_size, codebook_dim)
+        for book in matrix:
+            torch.nn.init.xavier_uniform_(book, generator=generator)
+        mean = torch.zeros(input_size)
+        self.whitening = None
+        if projection != "xavier" and statistics is not None:
+            statistics.check(input_size)
+            mean = torch.tensor(statistics.mean, dtype=torch.float32)
+            if projection == "whitened":
+                matrix = torch.stack([statistics.whiten(book) for book in matrix])
+            else:  # the same for all books: what tells them apart are their codes
+                components = statistics.principal_components(
+                    codebook_dim, whiten=projection == "pca_whitened"
+                )
+                matrix = components.repeat(num_codebooks, 1, 1)
+        elif projection == "whitened":
+            self.whitening = RunningWhitening(num_codebooks, codebook_dim)
+        elif projection != "xavier":
+            raise ConfigError(
+                f"projection {projection!r} is for the input, with --frame_statistics; "
+                "for a layer use 'whitened'"
+            )
+        if score == "cosine":
+            codebook = torch.nn.functional.normalize(codebook, dim=-1)
         self.register_buffer("codebook", codebook, persistent=False)
-        self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("projection", matrix, persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
 
-    def scores(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Closeness of M vectors to every code, in single precision.
+    def points(
+        self, vectors: torch.Tensor, present: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """Project M vectors to where the codes are, in single precision.
 
         Args:
             vectors: (M, D), any floating type.
+            present: (M,) 1 where a row counts, 0 where it fills up; None: all count.
 
         Returns:
-            (M, V) float32.
+            (N, M, d).
         """
         # Not under autocast: rounding to bfloat16 would change labels.
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.to(self.projection.dtype)
             if self.layer_norm:
                 vectors = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:])
-            vectors = vectors @ self.projection
-            if self.batch_norm is not None:
-                vectors = self.batch_norm(vectors)
-            return code_scores(vectors, self.codebook)
+            points = (vectors - self.mean) @ self.projection
+            if self.whitening is not None:
+                points = self.whitening(points, present)
+            if self.score == "cosine":
+                points = torch.nn.functional.normalize(points, dim=-1)
+        return points
+
+    def code_layer(self, book: int, scale: float = 1.0):
+        """Scores as a linear layer: -scale |v - c|^2 = 2 scale v.c - scale |c|^2 + ...
+
+        |v|^2 is the same for all codes, so neither argmax nor softmax needs it.
+
+        Returns:
+            (V, d) weight and (V,) bias.
+        """
+        codes = self.codebook[book]
+        return 2.0 * scale * codes, -scale * codes.square().sum(dim=1)
 
     @torch.no_grad()
-    def forward(self, vectors: torch.Tensor) -> Labels:
+    def nearest(self, points: torch.Tensor) -> torch.Tensor:
+        """The nearest codes of points (N, M, d): (N, M) int64."""
+        nearest = torch.empty(points.shape[:2], dtype=torch.long, device=points.device)
+        size = max(1, CHUNK_NUMBERS // self.codebook_size)
+        with torch.autocast(points.device.type, enabled=False):
+            for book in range(self.num_codebooks):
+                weight, bias = self.code_layer(book)
+                for start in range(0, points.size(1), size):
+                    rows = slice(start, start + size)
+                    scores = torch.addmm(bias, points[book, rows], weight.T)
+                    nearest[book, rows] = scores.argmax(dim=1)
+        return nearest
+
+    @torch.no_grad()
+    def forward(
+        self,
+        vectors: torch.Tensor,
+        present: Optional[torch.Tensor] = None,
+        step: int = 0,
+    ) -> List[Labels]:
         """Label M vectors by their nearest codes.
 
         Args:
             vectors: (M, D).
+            present: (M,) 1 where a row counts, 0 where it fills up; None: all count.
+            step: Updates done so far, for schedules.
 
         Returns:
-            Hard labels.
+            Hard labels, one for each codebook.
         """
-        nearest = self.scores(vectors).argmax(dim=1)
-        return Labels(codes=nearest, probs=None, nearest=nearest)
+        return [Labels(codes=x) for x in self.nearest(self.points(vectors, present))]
 
 
 class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
@@ -124,53 +189,122 @@ class GumbelSoftmaxQuantizer(RandomProjectionQuantizer):
 
     Args:
         input_size: D, size of the vectors.
-        temperature: The paper's 0.5. Towards 0 labels become one-hot.
+        temperature: The paper's 0.5. Towards 0 labels become one-hot. A number or a
+            schedule.
         score_scale: Factor on the squared distance. Gumbel noise has a standard
             deviation of 1.28, so this decides how often the nearest code wins
             (reported as ``hit``).
         keep_gradient: Let the loss change the layers that made the label, as the paper
             does. Cut, the label pass costs no backward pass and labels move only with
             what the other targets teach the encoder.
+        straight_through: Labels are the one code drawn; the gradient is the soft one's.
         layer_norm: See RandomProjectionQuantizer.
-        **codebook: See RandomProjectionQuantizer.
+        **projection: See RandomProjectionQuantizer.
     """
 
     def __init__(
         self,
         input_size: int,
-        temperature: float = 0.5,
+        temperature: Union[float, List] = 0.5,
         score_scale: float = 1.0,
-        layer_norm: bool = True,
         keep_gradient: bool = True,
-        **codebook,
+        straight_through: bool = False,
+        layer_norm: bool = True,
+        **projection,
     ):
-        super().__init__(input_size, layer_norm=layer_norm, **codebook)
-        self.temperature = temperature
-        self.keep_gradient = keep_gradient
+        super().__init__(input_size, layer_norm=layer_norm, **projection)
+        self.temperature = Schedule(temperature)
         self.score_scale = score_scale
+        self.keep_gradient = keep_gradient
+        self.straight_through = straight_through
 
-    def forward(self, vectors: torch.Tensor) -> Labels:
-        """Draw soft labels for M vectors.
+    def forward(
+        self,
+        vectors: torch.Tensor,
+        present: Optional[torch.Tensor] = None,
+        step: int = 0,
+    ) -> List[Labels]:
+        """Prepare soft labels for M vectors; they are drawn where the loss is made.
 
         Args:
             vectors: (M, D); gradients flow back to them if they carry any.
+            present: (M,) 1 where a row counts, 0 where it fills up; None: all count.
+            step: Updates done so far, for schedules.
 
         Returns:
-            Soft labels.
+            Soft labels, one for each codebook.
         """
         if not self.keep_gradient:
             vectors = vectors.detach()  # another target may have kept it
-        scores = self.score_scale * self.scores(vectors)  # (M, V)
-        # An exponential draw E gives a Gumbel draw -log E; it is never 0 on CPU, and
-        # the smallest positive number keeps the logarithm finite elsewhere.
-        gumbel = (
-            torch.empty_like(scores)
-            .exponential_()
-            .clamp_min_(torch.finfo(scores.dtype).tiny)
-            .log()
-            .neg()
+        points = self.points(vectors, present)
+        labels = []
+        for book in range(self.num_codebooks):
+            weight, bias = self.code_layer(book, self.score_scale)
+            labels.append(
+                Labels(
+                    points=points[book],
+                    code_weight=weight,
+                    code_bias=bias,
+                    temperature=self.temperature.at(step),
+                    straight_through=self.straight_through,
+                )
+            )
+        return labels
+
+
+class GivenLabels(torch.nn.Module):
+    """Labels that another model made, read from disk with the speech.
+
+    Args:
+        codebook_size: V, how many different labels there are.
+    """
+
+    keep_gradient = False
+    num_codebooks = 1
+
+    def __init__(self, codebook_size: int):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.codebook_id = f"given_v{codebook_size}"
+
+    def forward(
+        self,
+        vectors: torch.Tensor,
+        present: Optional[torch.Tensor] = None,
+        step: int = 0,
+    ) -> List[Labels]:
+        """Hand labels (M,) through; -1 is a frame without one."""
+        return [Labels(codes=vectors)]
+
+
+def fit_labels(labels: Optional[torch.Tensor], frames: int) -> torch.Tensor:
+    """Make labels from disk as long as the encoder's output.
+
+    Args:
+        labels: (B, L) integers, padded with -1.
+        frames: T', encoder frames of the padded batch.
+
+    Returns:
+        (B, T'), cut or filled up with -1 by a frame or two.
+
+    Raises:
+        DataError: No labels, or of another rate.
+    """
+    if labels is None:
+        raise DataError(
+            "a target has source 'disk': give its labels to training and validation, "
+            "e.g. --train_data_path_and_name_and_type labels.scp,labels,kaldi_ark"
         )
-        probs = torch.softmax((scores + gumbel) / self.temperature, dim=1)
-        return Labels(
-            codes=probs.argmax(dim=1), probs=probs, nearest=scores.argmax(dim=1)
+    if abs(labels.size(1) - frames) > 2:
+        raise DataError(
+            f"{labels.size(1)} labels for {frames} encoder frames in the longest "
+            "utterance of a batch: these labels are of another rate or of other audio"
         )
+    missing = max(0, frames - labels.size(1))
+    labels = torch.nn.functional.pad(labels, (0, missing), value=-1)
+    return labels[:, :frames].long()
+
+
+def _check(name, value, known):
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}, use one of {list(known)}")

@@ -1,69 +1,104 @@
-"""What tells a learning model from a collapsed one, computed per batch.
+"""What tells a learning model from a collapsed one, over the batches of all ranks.
 
-All values are tensors: nothing here waits for a GPU.
+All values are tensors made from the loss's own sums: no second look at the codes, and
+nothing waits for a GPU.
 """
 
-from typing import Dict
+from typing import Dict, List, NamedTuple
 
 import torch
 
-from espnet2_birq.ssl.quantizer import Labels
+from espnet2_birq.ssl.loss import SUMS, Tally
+
+
+class BookTally(NamedTuple):
+    """The tally of one codebook and the targets that its labels belong to."""
+
+    names: List[str]  # L targets
+    tally: Tally
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of code use: the number of codes in equal use.
 
     Args:
-        counts: (V,) how often each code occurs.
+        counts: (..., V) how often each code occurs.
 
     Returns:
-        () between 1 and V.
+        (...) between 1 and V.
     """
-    shares = counts / counts.sum()
-    return torch.special.entr(shares).sum().exp()
+    shares = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1.0)
+    return torch.special.entr(shares).sum(dim=-1).exp()
 
 
 def coverage(counts: torch.Tensor) -> torch.Tensor:
-    """Share of the codebook that occurs at all; () between 0 and 1."""
-    return (counts > 0).float().mean()
+    """Share of the codebook that occurs at all; (..., V) to (...) between 0 and 1."""
+    return (counts > 0).float().mean(dim=-1)
+
+
+def sum_over_ranks(tallies: List[Tally]) -> List[Tally]:
+    """Add up the tallies of all ranks, in one message."""
+    if not torch.distributed.is_initialized():
+        return tallies
+    parts = [part for tally in tallies for part in tally]
+    message = torch.cat([part.flatten() for part in parts])
+    torch.distributed.all_reduce(message)
+    summed = [
+        total.view_as(part)
+        for total, part in zip(message.split([part.numel() for part in parts]), parts)
+    ]
+    width = len(Tally._fields)
+    return [Tally(*summed[i : i + width]) for i in range(0, len(summed), width)]
 
 
 @torch.no_grad()
 def target_statistics(
-    loss: torch.Tensor, logits: torch.Tensor, labels: Labels
+    books: List[BookTally], gradients: bool = True
 ) -> Dict[str, torch.Tensor]:
-    """Statistics of one target at the M masked frames of a batch.
+    """Statistics of every target at the masked frames of a step.
 
-    Perplexity and coverage are those of the batch: M frames cannot use more than M
+    Perplexity and coverage are those of the step: M frames cannot use more than M
     codes, so compare them at equal batch sizes only.
 
     Args:
-        loss: () the target's own loss, without its weight.
-        logits: (M, V) predictions.
-        labels: Labels of the same frames.
+        books: Sums over frames; those of one target are averaged.
+        gradients: Whether gradients were made, so that ``grad_share`` says something.
 
     Returns:
-        ``loss`` (nats), ``acc`` (share of frames whose likeliest prediction is the
-        label), ``label_ppl``, ``label_cov``, ``pred_ppl``, ``pred_cov`` (codebook
-        perplexity and coverage of labels and predictions), ``label_entropy`` (nats, of
-        the label given the frame: 0 for hard labels) and ``hit`` (share of frames whose
-        label is the nearest code).
+        For each target: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
+        frames whose likeliest prediction is the label), ``hit`` (share whose label is
+        the nearest code), ``label_entropy`` (nats, of the label given the frame),
+        ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
+        1.28), ``label_ppl``, ``label_cov``, ``pred_ppl``, ``pred_cov`` (codebook
+        perplexity and coverage of labels and predictions), and with several targets
+        ``grad_share`` (the norm of the target's gradient at the encoder's output, as a
+        share of the targets' sum) and ``agree`` (share of frames with the label of the
+        first target that shares the codebook).
     """
-    num_codes = logits.size(1)
-    predicted = logits.argmax(dim=1)
-    label_counts = torch.bincount(labels.codes, minlength=num_codes).float()
-    predicted_counts = torch.bincount(predicted, minlength=num_codes).float()
-    if labels.probs is None:
-        label_entropy = loss.new_zeros(())
-    else:
-        label_entropy = torch.special.entr(labels.probs).sum(dim=1).mean()
-    return {
-        "loss": loss.detach(),
-        "acc": (predicted == labels.codes).float().mean(),
-        "label_ppl": perplexity(label_counts),
-        "label_cov": coverage(label_counts),
-        "pred_ppl": perplexity(predicted_counts),
-        "pred_cov": coverage(predicted_counts),
-        "label_entropy": label_entropy,
-        "hit": (labels.codes == labels.nearest).float().mean(),
-    }
+    tallies = sum_over_ranks([book.tally for book in books])
+    values: Dict[str, List[torch.Tensor]] = {}
+    squares: Dict[str, torch.Tensor] = {}
+
+    def add(key, name, value):
+        values.setdefault(f"{key}_{name}", []).append(value)
+
+    for book, tally in zip(books, tallies):
+        means = tally.sums / tally.frames.clamp(min=1.0)[:, None]
+        for row, name in enumerate(book.names):
+            sums = dict(zip(SUMS, tally.sums[row]))
+            squares[name] = squares.get(name, 0.0) + sums["grad_square"]
+            mean = dict(zip(SUMS, means[row]))
+            for key in ("loss", "acc", "hit", "label_entropy", "score_std"):
+                add(key, name, mean[key])
+            if row > 0:
+                add("agree", name, mean["agree"])
+            add("label_ppl", name, perplexity(tally.label_counts[row]))
+            add("label_cov", name, coverage(tally.label_counts[row]))
+            add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
+            add("pred_cov", name, coverage(tally.predicted_counts[row]))
+    stats = {key: torch.stack(several).mean() for key, several in values.items()}
+    if gradients and len(squares) > 1:
+        norms = {name: square.sqrt() for name, square in squares.items()}
+        total = sum(norms.values()).clamp(min=torch.finfo(torch.float32).tiny)
+        stats.update({f"grad_share_{name}": x / total for name, x in norms.items()})
+    return stats

@@ -7,20 +7,28 @@ BEST-RQ and BiRQ are lists of targets; the model's forward pass knows no method 
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, NamedTuple, Union
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.quantizer import GumbelSoftmaxQuantizer, RandomProjectionQuantizer
+from espnet2_birq.ssl.quantizer import (
+    GivenLabels,
+    GumbelSoftmaxQuantizer,
+    RandomProjectionQuantizer,
+)
+from espnet2_birq.ssl.schedule import Schedule
 
+SOURCES = ("input", "layer", "disk")
 QUANTIZERS = {
     "random_projection": RandomProjectionQuantizer,
     "gumbel_softmax": GumbelSoftmaxQuantizer,
+    "given": GivenLabels,
 }
 
 # What `name` alone stands for; any key can be given another value beside it.
 PRESETS = {
     "anchor": dict(source="input", quantizer="random_projection", weight=2.4),
     "enhanced": dict(source="layer", quantizer="gumbel_softmax", weight=0.1),
+    "given": dict(source="disk", quantizer="given", weight=1.0),
 }
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
@@ -31,10 +39,10 @@ class Target(NamedTuple):
     """One row of the configuration's ``targets``, checked and completed."""
 
     name: str  # in statistics: loss_<name>, acc_<name>, ...
-    layer: Optional[int]  # the label layer k, counted from 1; None: the input frame
+    source: Union[str, int]  # "input", "disk" or the label layer k, counted from 1
     quantizer: str  # a key of QUANTIZERS
     quantizer_conf: Dict[str, Any]
-    weight: float
+    weight: Schedule
 
 
 def default_label_layer(num_blocks: int) -> int:
@@ -47,9 +55,10 @@ def parse_targets(targets: List[Dict[str, Any]], num_blocks: int) -> List[Target
 
     Args:
         targets: Dictionaries with ``name`` (``anchor``, ``enhanced``, or any other with
-            ``source`` and ``quantizer`` given) and optionally ``source`` (``input`` or
-            ``layer``), ``layer`` (k, from 1; default 70 % of the depth),
-            ``quantizer``, ``quantizer_conf`` and ``weight``.
+            ``source`` and ``quantizer`` given) and optionally ``source`` (``input``,
+            ``layer``, or ``disk``: the data named ``labels``), ``layer`` (k, from 1;
+            default 70 % of the depth), ``quantizer``, ``quantizer_conf`` and ``weight``
+            (a number or a schedule).
         num_blocks: K, depth of the encoder.
 
     Returns:
@@ -83,32 +92,36 @@ def _parse_target(target: Dict[str, Any], num_blocks: int) -> Target:
             "one its 'source' and 'quantizer'"
         )
     row = {"weight": 1.0, **PRESETS.get(name, {}), **target}
-    if row["source"] not in ("input", "layer"):
+    _check(name, "source", row["source"], SOURCES)
+    _check(name, "quantizer", row["quantizer"], sorted(QUANTIZERS))
+    if (row["source"] == "disk") != (row["quantizer"] == "given"):
         raise ConfigError(
-            f"target '{name}': unknown source {row['source']!r}, use 'input' or 'layer'"
-        )
-    if row["quantizer"] not in QUANTIZERS:
-        raise ConfigError(
-            f"target '{name}': unknown quantizer {row['quantizer']!r}, "
-            f"use one of {sorted(QUANTIZERS)}"
+            f"target '{name}': source 'disk' and quantizer 'given' go together"
         )
     return Target(
         name=name,
-        layer=_label_layer(row, num_blocks),
+        source=_source(row, num_blocks),
         quantizer=row["quantizer"],
         quantizer_conf=dict(row.get("quantizer_conf") or {}),
-        weight=float(row["weight"]),
+        weight=Schedule(row["weight"]),
     )
 
 
-def _label_layer(row: Dict[str, Any], num_blocks: int) -> Optional[int]:
+def _check(name: str, key: str, value: Any, known: Iterable[str]):
+    if value not in known:
+        raise ConfigError(
+            f"target '{name}': unknown {key} {value!r}, use one of {list(known)}"
+        )
+
+
+def _source(row: Dict[str, Any], num_blocks: int) -> Union[str, int]:
     layer = row.get("layer")
-    if row["source"] == "input":
+    if row["source"] != "layer":
         if layer is not None:
             raise ConfigError(
                 f"target '{row['name']}': 'layer' goes with source 'layer' only"
             )
-        return None
+        return row["source"]
     if layer is None:
         return default_label_layer(num_blocks)
     if not isinstance(layer, int) or not 1 <= layer <= num_blocks:

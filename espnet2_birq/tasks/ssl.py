@@ -26,6 +26,7 @@ from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.ssl.target import BIRQ, parse_targets
 
@@ -95,23 +96,34 @@ class SSLTask(AbsTask):
             default=BIRQ,
             help="What is predicted at masked frames: a list of {name, source, layer, "
             "quantizer, quantizer_conf, weight}, best given in the YAML file. The "
-            "names 'anchor' (the input's nearest code: BEST-RQ) and 'enhanced' (a soft "
-            "code of encoder layer k: with the anchor, BiRQ) stand for a whole row.",
+            "names 'anchor' (the input's nearest code: BEST-RQ), 'enhanced' (a soft "
+            "code of encoder layer k: with the anchor, BiRQ) and 'given' (labels from "
+            "disk, the data named 'labels') stand for a whole row. docs/targets.md "
+            "explains every key.",
+        )
+        group.add_argument(
+            "--frame_statistics",
+            type=str_or_none,
+            default=None,
+            help="File of python -m espnet2_birq.bin.frame_statistics, for targets of "
+            "the input with a projection other than 'xavier'",
         )
         group.add_argument(
             "--masking_conf",
             action=NestedDictAction,
             default=dict(),
             help="mask_prob (probability that a span starts at a 10 ms frame, 0.01), "
-            "mask_length_ms (400), noise_std (standard deviation of the noise that "
-            "replaces masked frames, 0.1)",
+            "mask_length_ms (400), replacement (of a masked frame: noise, zero or "
+            "learned; noise), noise_std (the noise's standard deviation, 0.1)",
         )
         group.add_argument(
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="cpu_bfloat16 (bfloat16 autocast when training on a CPU, false), "
-            "extract_feats_in_collect_stats (true)",
+            help="label_dropout (keep dropout on where labels are made, false), "
+            "stop_at_collapse (stop when a target's labels have become a few codes; "
+            "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
+            "on a CPU, false), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
             "--init",
@@ -157,8 +169,8 @@ class SSLTask(AbsTask):
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        """No other data."""
-        return ()
+        """Labels, for targets from disk."""
+        return ("labels",)
 
     @classmethod
     @typechecked
@@ -182,6 +194,9 @@ class SSLTask(AbsTask):
         )
         fs = args.frontend_conf.get("fs", 16000)
         fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+        statistics = None
+        if args.frame_statistics is not None:
+            statistics = FrameStatistics.load(args.frame_statistics)
         targets = parse_targets(args.targets, num_blocks=len(encoder.encoders))
         for target in targets:
             logging.info(f"Target: {target}")
@@ -193,7 +208,9 @@ class SSLTask(AbsTask):
                 encoder=encoder,
                 targets=targets,
                 masking_conf=args.masking_conf,
+                frame_statistics=statistics,
                 frame_shift_ms=1000.0 * frontend.hop_length / fs,
+                accum_grad=args.accum_grad,
                 **args.model_conf,
             )
         except TypeError as error:  # an unknown key of one of the *_conf

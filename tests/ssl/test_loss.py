@@ -1,40 +1,280 @@
-"""The loss against its definition, and its gradient through soft labels."""
+"""The chunked loss against a plain one by autograd, and under what surrounds it."""
 
+import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from espnet2_birq.ssl.loss import cross_entropy
-from espnet2_birq.ssl.quantizer import Labels
-
-
-def test_hard_labels():
-    torch.manual_seed(0)
-    logits = torch.randn(7, 5, dtype=torch.float64)
-    codes = torch.randint(5, (7,))
-    expected = -sum(logits[m].log_softmax(0)[codes[m]] for m in range(7)) / 7
-    loss = cross_entropy(logits, Labels(codes, None, codes))
-    assert torch.allclose(loss, expected)
+from espnet2_birq.ssl.loss import Labels, gumbel_like, masked_cross_entropy
+from espnet2_birq.ssl.statistics import BookTally, target_statistics
 
 
-def test_soft_labels_and_both_gradients():
-    torch.manual_seed(0)
-    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    scores = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+def plain(hs, weight, bias, present, labels, weights, noises):
+    """The definition, all frames at once, gradients by autograd."""
+    logp = torch.nn.functional.linear(hs, weight, bias).log_softmax(dim=1)
+    total = 0.0
+    for label, factor, noise in zip(labels, weights, noises):
+        rows = present.bool()
+        if label.points is None:
+            rows = rows & (label.codes >= 0)
+            losses = -logp.gather(1, label.codes.clamp(min=0)[:, None])[:, 0]
+        else:
+            scores = label.points @ label.code_weight.T + label.code_bias
+            y = torch.softmax((scores + noise) / label.temperature, dim=1)
+            losses = -(y * logp).sum(dim=1)
+            if label.straight_through:
+                hard = torch.nn.functional.one_hot(y.argmax(dim=1), y.size(1))
+                losses = -((hard - y.detach() + y) * logp).sum(dim=1)
+        if rows.any():
+            total = total + factor * losses[rows].mean()
+    return total
 
-    def loss_of(logits, scores):
-        probs = torch.softmax(scores, dim=1)
-        return cross_entropy(logits, Labels(probs.argmax(1), probs, probs.argmax(1)))
 
-    probs = torch.softmax(scores, dim=1)
-    expected = 0.0
-    for m in range(7):
-        for v in range(5):
-            expected -= probs[m, v] * logits[m].log_softmax(0)[v] / 7
-    assert torch.allclose(loss_of(logits, scores), expected)
-    assert torch.autograd.gradcheck(loss_of, (logits, scores))
-    # One-hot soft labels are hard labels.
-    codes = torch.randint(5, (7,))
-    one_hot = torch.nn.functional.one_hot(codes, 5).double()
-    assert torch.allclose(
-        cross_entropy(logits, Labels(codes, one_hot, codes)),
-        cross_entropy(logits, Labels(codes, None, codes)),
+def make_case(seed, dtype=torch.float64, frames=None, codes=None):
+    """Random sizes and a random mix of hard, soft, cut and straight-through labels."""
+    torch.manual_seed(seed)
+    draw = lambda low, high: int(torch.randint(low, high + 1, ()))  # noqa: E731
+    frames, codes, size, dim = (
+        frames or draw(1, 60),
+        codes or draw(2, 40),
+        draw(2, 20),
+        draw(1, 6),
     )
+    leaves = dict(
+        hs=torch.randn(frames, size, dtype=dtype),
+        weight=torch.randn(codes, size, dtype=dtype),
+        bias=torch.randn(codes, dtype=dtype),
+    )
+    present = (torch.rand(frames) < 0.8).to(dtype)
+    labels, weights = [], []
+    for number in range(draw(1, 4)):
+        weights.append(float(torch.rand(())) * 3)
+        if draw(0, 2) == 0:
+            labels.append(Labels(codes=torch.randint(-1, codes, (frames,))))
+            continue
+        points = torch.randn(frames, dim, dtype=dtype)
+        if draw(0, 3) > 0:
+            leaves[f"points{number}"] = points
+        labels.append(
+            Labels(
+                points=points,
+                code_weight=torch.randn(codes, dim, dtype=dtype),
+                code_bias=torch.randn(codes, dtype=dtype),
+                temperature=0.3 + float(torch.rand(())),
+                straight_through=draw(0, 1) == 1,
+            )
+        )
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    return leaves, present, labels, weights
+
+
+def draw_noises(seed, labels, frames, codes, chunk):
+    """The noise of the chunked loss: chunk by chunk, label by label."""
+    torch.manual_seed(seed)
+    noises = [[] for _ in labels]
+    for start in range(0, frames, chunk):
+        for noise, label in zip(noises, labels):
+            if label.points is not None:
+                rows = min(chunk, frames - start)
+                noise.append(gumbel_like(label.points.new_empty(rows, codes)))
+    return [torch.cat(noise) if noise else None for noise in noises]
+
+
+def head(leaves):
+    return leaves["hs"], leaves["weight"], leaves["bias"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_loss_and_gradients_equal_those_of_autograd(seed):
+    leaves, present, labels, weights = make_case(seed)
+    frames, codes = len(present), len(leaves["bias"])
+    chunk = 1 + seed % 17
+    noises = draw_noises(seed, labels, frames, codes, chunk)
+    expected = plain(*head(leaves), present, labels, weights, noises)
+    torch.manual_seed(seed)
+    total, _ = masked_cross_entropy(
+        *head(leaves), present, labels, weights, chunk_numbers=chunk * codes
+    )
+    assert torch.allclose(total, torch.as_tensor(expected), rtol=0, atol=1e-8)
+    if not torch.is_tensor(expected):
+        return  # not one labelled frame
+    upstream = 1.7
+    ours = torch.autograd.grad(upstream * total, list(leaves.values()))
+    theirs = torch.autograd.grad(upstream * expected, list(leaves.values()))
+    for name, one, other in zip(leaves, ours, theirs):
+        assert torch.allclose(one, other, rtol=0, atol=1e-8), name
+
+
+def test_finite_differences_through_prediction_and_label():
+    """Both paths at once, with w1 and w2 of the paper and its temperature."""
+    torch.manual_seed(0)
+    frames, codes, size, dim = 7, 11, 5, 3
+    double = dict(dtype=torch.float64)
+    inputs = [
+        torch.randn(*shape, **double).requires_grad_()
+        for shape in ((frames, size), (codes, size), (codes,), (frames, dim))
+    ]
+    code_weight, code_bias = torch.randn(codes, dim, **double), torch.randn(codes)
+    hard = torch.randint(codes, (frames,))
+
+    def loss(hs, weight, bias, points):
+        torch.manual_seed(1)  # the same noise at every evaluation
+        soft = Labels(None, points, code_weight, code_bias.double(), 0.5)
+        labels = [Labels(codes=hard), soft]
+        present = torch.ones(frames)
+        return masked_cross_entropy(hs, weight, bias, present, labels, [2.4, 0.1])[0]
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_straight_through_has_the_loss_of_the_code_drawn():
+    leaves, present, _, _ = make_case(3, frames=20, codes=9)
+    points = torch.randn(20, 4, dtype=torch.float64)
+    book = torch.randn(9, 4).double(), torch.randn(9).double()
+    label = Labels(None, points, *book, temperature=0.5, straight_through=True)
+    torch.manual_seed(0)
+    total, _ = masked_cross_entropy(*head(leaves), present, [label], [1.0])
+    (noise,) = draw_noises(0, [label], 20, 9, 20)
+    codes = (points @ book[0].T + book[1] + noise).argmax(dim=1)
+    hard, _ = masked_cross_entropy(*head(leaves), present, [Labels(codes=codes)], [1.0])
+    assert torch.allclose(total, hard)
+
+
+def run(case, **options):
+    leaves, present, labels, weights = case
+    torch.manual_seed(5)
+    return masked_cross_entropy(*head(leaves), present, labels, weights, **options)
+
+
+def grads(total, leaves):
+    return torch.autograd.grad(total, list(leaves.values()))
+
+
+def test_in_bfloat16_under_autocast():
+    case = make_case(0, torch.float32, frames=50, codes=30)
+    leaves = case[0]
+    total, tally = run(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, low_tally = run(case)
+    assert low.dtype == torch.float32 and tally.sums.dtype == torch.float32
+    assert torch.allclose(total, low, rtol=2e-2) and not torch.equal(total, low)
+    # Labels are not made in bfloat16.
+    assert torch.equal(tally.label_counts, low_tally.label_counts)
+    for one, other in zip(grads(total, leaves), grads(low, leaves)):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() < 0.03 * one.norm() + 1e-6
+
+
+def test_a_gradient_scaler_s_factor_only_scales():
+    leaves, present, labels, weights = make_case(1, torch.float32, 300, 40)
+    half = {**leaves, "hs": leaves["hs"].detach().half().requires_grad_()}
+    torch.manual_seed(0)
+    total, _ = masked_cross_entropy(*head(leaves), present, labels, weights)
+    torch.manual_seed(0)
+    low, _ = masked_cross_entropy(*head(half), present, labels, weights)
+    scale = 2.0**16
+    for one, other in zip(grads(total, leaves), grads(low * scale, half)):
+        other = other.float() / scale
+        assert (one - other).norm() < 1e-2 * one.norm() + 1e-7
+
+
+def test_under_activation_checkpointing():
+    case = make_case(2, frames=30, codes=20)
+    leaves, present, labels, weights = case
+    expected = grads(run(case)[0], leaves)
+
+    def loss(hs, weight, bias):
+        return masked_cross_entropy(hs, weight, bias, present, labels, weights)[0]
+
+    torch.manual_seed(5)
+    # Labels' own points are not arguments here: only the head's side is compared.
+    total = checkpoint(loss, *head(leaves), use_reentrant=False)
+    ours = torch.autograd.grad(total, head(leaves))
+    for one, other in zip(ours, expected):
+        assert torch.equal(one, other)
+
+
+def test_inside_a_compiled_function():
+    case = make_case(4, frames=30, codes=20)
+    leaves, present, labels, weights = case
+    loss = lambda hs, weight, bias: masked_cross_entropy(  # noqa: E731
+        hs * 2.0, weight, bias, present, labels, weights
+    )[0]
+    compiled = torch.compile(loss, backend="aot_eager")
+    results = []
+    for function in (loss, compiled):
+        torch.manual_seed(0)
+        total = function(*head(leaves))
+        results.append((total, *torch.autograd.grad(total, head(leaves))))
+    for one, other in zip(*results):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_statistics_equal_plain_ones():
+    torch.manual_seed(0)
+    frames, codes, dim = 60, 13, 4
+    hs, weight, bias = torch.randn(frames, 8), torch.randn(codes, 8), torch.randn(codes)
+    present = (torch.rand(frames) < 0.7).float()
+    book = torch.randn(codes, dim), torch.randn(codes)
+    hard = torch.randint(codes, (frames,))
+    soft = Labels(None, torch.randn(frames, dim), *book, temperature=0.5)
+    hs.requires_grad_()
+    torch.manual_seed(1)
+    total, tally = masked_cross_entropy(
+        hs, weight, bias, present, [Labels(codes=hard), soft], [2.4, 0.1], 70
+    )
+    stats = target_statistics([BookTally(["anchor", "enhanced"], tally)])
+    _, noise = draw_noises(1, [Labels(codes=hard), soft], frames, codes, 70 // codes)
+    rows = present.bool()
+    logits = hs @ weight.T + bias
+    scores = soft.points @ book[0].T + book[1]
+    y = ((scores + noise) / 0.5).softmax(dim=1)
+    drawn, predicted = y.argmax(dim=1)[rows], logits.argmax(dim=1)[rows]
+
+    def ppl(labels):
+        shares = torch.bincount(labels, minlength=codes) / len(labels)
+        return torch.distributions.Categorical(shares).entropy().exp()
+
+    losses = [
+        torch.nn.functional.cross_entropy(logits[rows], x)
+        for x in (hard[rows], y[rows])
+    ]
+    norms = [
+        torch.autograd.grad(w * loss, hs, retain_graph=True)[0].norm()
+        for w, loss in zip((2.4, 0.1), losses)
+    ]
+    expected = {
+        "loss_anchor": losses[0],
+        "loss_enhanced": losses[1],
+        "acc_anchor": (predicted == hard[rows]).float().mean(),
+        "acc_enhanced": (predicted == drawn).float().mean(),
+        "hit_anchor": torch.tensor(1.0),
+        "hit_enhanced": (scores.argmax(dim=1)[rows] == drawn).float().mean(),
+        "agree_enhanced": (hard[rows] == drawn).float().mean(),
+        "label_entropy_anchor": torch.tensor(0.0),
+        "label_entropy_enhanced": torch.special.entr(y[rows]).sum(dim=1).mean(),
+        "score_std_enhanced": scores[rows].std(dim=1).mean(),
+        "label_ppl_anchor": ppl(hard[rows]),
+        "label_ppl_enhanced": ppl(drawn),
+        "pred_ppl_anchor": ppl(predicted),
+        "label_cov_enhanced": torch.tensor(len(drawn.unique()) / codes),
+        "pred_cov_anchor": torch.tensor(len(predicted.unique()) / codes),
+        "grad_share_anchor": norms[0] / sum(norms),
+        "grad_share_enhanced": norms[1] / sum(norms),
+    }
+    for key, value in expected.items():
+        assert torch.allclose(stats[key], value, atol=1e-5), key
+    assert torch.allclose(total, 2.4 * losses[0] + 0.1 * losses[1], atol=1e-5)
+
+
+def test_nothing_of_size_frames_by_codes_is_kept():
+    """What autograd saves, in numbers, against the product of the two."""
+    leaves, present, labels, weights = make_case(7, torch.float32, 2000, 3000)
+    saved = []
+    pack = lambda x: saved.append(x.numel()) or x  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        total, _ = masked_cross_entropy(
+            *head(leaves), present, labels, weights, chunk_numbers=3000 * 100
+        )
+    grads(total, leaves)
+    assert 0 < sum(saved) < 2000 * 3000 / 10

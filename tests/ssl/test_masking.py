@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.ssl.masking import SpanMasking, stack_frames
 
 
@@ -20,7 +21,7 @@ def plain_mask(draws, lengths, start_prob, span):
 
 @pytest.mark.parametrize("mask_prob", [0.0, 0.01, 0.1, 1.0])
 def test_draw_equals_the_plain_rule(mask_prob):
-    masking = SpanMasking(mask_prob=mask_prob)
+    masking = SpanMasking(5, mask_prob=mask_prob)
     lengths = torch.tensor([60, 41, 7, 1])
     for seed in range(20):
         torch.manual_seed(seed)
@@ -35,7 +36,7 @@ def test_draw_equals_the_plain_rule(mask_prob):
 
 def test_span_and_probability_follow_the_frame_rate():
     for subsampling, span in [(4, 10), (2, 20), (1, 40)]:
-        masking = SpanMasking(subsampling=subsampling)
+        masking = SpanMasking(5, subsampling=subsampling)
         assert masking.span == span  # 400 ms
         torch.manual_seed(0)
         mask = masking.draw(torch.full((200,), 600), 600)
@@ -45,14 +46,14 @@ def test_span_and_probability_follow_the_frame_rate():
 
 def test_utterances_have_masks_of_their_own():
     torch.manual_seed(0)
-    mask = SpanMasking().draw(torch.full((8,), 200), 200)
+    mask = SpanMasking(5).draw(torch.full((8,), 200), 200)
     assert len({tuple(row.tolist()) for row in mask}) == 8
 
 
 @pytest.mark.parametrize("subsampling", [1, 2, 4])
 def test_what_is_hidden_is_what_the_label_is_made_of(subsampling):
     torch.manual_seed(0)
-    masking = SpanMasking(subsampling=subsampling, mask_prob=0.05)
+    masking = SpanMasking(5, subsampling=subsampling, mask_prob=0.05)
     frames = 200 // subsampling - 1
     xs = torch.rand(3, 203, 5) + 10.0  # far from the noise
     mask = masking.draw(torch.full((3,), frames), frames)
@@ -70,3 +71,56 @@ def test_stack_frames_puts_neighbours_side_by_side():
     assert stack_frames(xs, 3, 2).tolist() == [
         [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
     ]
+
+
+@pytest.mark.parametrize("mask_prob", [0.0, 0.02, 0.3, 1.0])
+def test_masked_frames_are_gathered_in_order_without_asking_how_many(mask_prob):
+    torch.manual_seed(0)
+    masking = SpanMasking(5, mask_prob=mask_prob)
+    for lengths in ([50, 33, 2], [7], [90] * 20):
+        lengths = torch.tensor(lengths)
+        mask = masking.draw(lengths, int(lengths.max()) + 1)
+        index, present = masking.gather_index(mask)
+        assert len(index) == len(present) == masking.capacity(*mask.shape)
+        count = int(mask.sum())
+        assert torch.equal(index[:count], mask.flatten().nonzero()[:, 0])
+        assert present[:count].all() and not present[count:].any()
+
+
+def test_capacity_is_enough_and_not_much_more():
+    torch.manual_seed(0)
+    for utterances, frames in ((16, 300), (2, 40)):
+        masking = SpanMasking(5)
+        lengths = torch.full((utterances,), frames)
+        counts = torch.tensor(
+            [int(masking.draw(lengths, frames).sum()) for _ in range(2000)]
+        )
+        assert counts.max() <= masking.capacity(utterances, frames)
+    assert masking.capacity(64, 600) < 1.25 * 0.331 * 64 * 600 + 64 * masking.span
+
+
+def test_what_does_not_fit_is_left_out_and_nothing_else():
+    masking = SpanMasking(5, mask_prob=0.001, mask_length_ms=40)
+    mask = torch.ones(4, 100, dtype=torch.bool)
+    size = masking.capacity(4, 100)
+    assert size < 400
+    index, present = masking.gather_index(mask)
+    assert torch.equal(index, torch.arange(size)) and present.all()
+
+
+def test_replacements():
+    torch.manual_seed(0)
+    xs = torch.ones(1, 40, 5)
+    mask = torch.zeros(1, 10, dtype=torch.bool)
+    mask[0, 2:4] = True
+    zero = SpanMasking(5, replacement="zero").apply_to(xs, mask)
+    assert not zero[0, 8:16].any() and zero[0, 16:].all() and zero[0, :8].all()
+    masking = SpanMasking(5, replacement="learned")
+    learned = masking.apply_to(xs, mask)
+    assert torch.equal(learned[0, 9], masking.embedding)
+    learned.sum().backward()
+    assert torch.equal(masking.embedding.grad, torch.full((5,), 8.0))
+    with pytest.raises(ConfigError, match="unknown replacement 'nosie', use one of"):
+        SpanMasking(5, replacement="nosie")
+    with pytest.raises(ConfigError, match="mask_prob is a probability"):
+        SpanMasking(5, mask_prob=1.5)

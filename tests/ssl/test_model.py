@@ -7,6 +7,8 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
+from espnet2_birq.encoder.layers import encoder_lengths
+from espnet2_birq.errors import DataError
 from espnet2_birq.ssl.masking import stack_frames
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.ssl.target import BEST_RQ, parse_targets
@@ -61,7 +63,7 @@ def test_forward_and_backward(encoder, input_layer, targets):
         for parameter in model.parameters()
         if parameter.requires_grad
     )
-    total = sum(t.weight * stats[f"loss_{t.name}"] for t in model.targets)
+    total = sum(t.weight.at(0) * stats[f"loss_{t.name}"] for t in model.targets)
     assert torch.allclose(loss.detach(), total, atol=1e-5)
     assert 0 < stats["mask_share"] < 1 and weight > 0
 
@@ -103,7 +105,8 @@ def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
     model(speech, lengths)
     feats, _ = model._extract_feats(speech, lengths)
     stacked = stack_frames(feats, 4, seen["mask"].size(1))
-    assert torch.equal(seen["vectors"], stacked[seen["mask"]])
+    clean = stacked[seen["mask"]]
+    assert torch.equal(seen["vectors"][: len(clean)], clean)
     _, expected, _ = model.encoder(feats, torch.tensor([161, 111, 71]))
     assert not seen["mask"][torch.arange(3), expected.clamp(max=38)][1:].any()
 
@@ -117,9 +120,10 @@ def test_prediction_sees_the_masked_input_only():
     hidden = torch.nn.functional.pad(hidden, (0, feats.size(1) - hidden.size(1)))
     changed = feats + 5.0 * hidden[:, :, None]
     outputs = []
+    index, _ = model.masking.gather_index(mask)
     for xs in (feats, changed):
         torch.manual_seed(1)  # the same noise
-        outputs.append(model._encode_masked(xs, lengths, mask))
+        outputs.append(model._encode_masked(xs, lengths, mask, index))
     assert torch.equal(*outputs)
 
 
@@ -153,6 +157,80 @@ def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
     assert loss.dtype == low.dtype == torch.float32
     assert torch.allclose(loss, low, rtol=2e-2) and not torch.equal(loss, low)
     assert torch.equal(stats["label_ppl_anchor"], low_stats["label_ppl_anchor"])
+
+
+BOOKS = {**SMALL, "num_codebooks": 2}
+MANY = [
+    dict(name="anchor", quantizer_conf=BOOKS),
+    {**ENHANCED, "quantizer_conf": {**BOOKS, "projection": "whitened"}},
+    {**ENHANCED, "name": "other", "source": "layer", "quantizer": "gumbel_softmax"},
+]
+
+
+def fix_draws(model, mask, monkeypatch):
+    """No random number left: this mask, no masking noise, no Gumbel noise."""
+    monkeypatch.setattr(model.masking, "draw", lambda lengths, frames: mask)
+    monkeypatch.setattr(model.masking, "capacity", lambda *_: int(mask.sum()))
+    model.masking.noise_std = 0.0
+    monkeypatch.setattr("espnet2_birq.ssl.loss.gumbel_like", torch.zeros_like)
+
+
+@pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
+def test_an_utterance_alone_equals_itself_in_a_padded_batch(encoder, monkeypatch):
+    """The same labels and the same loss at the same masked frames."""
+    model = make_model(MANY, encoder).eval()
+    speech, lengths = make_batch()
+    for place in (0, 1, 2):
+        alone = speech[place : place + 1, : lengths[place]]
+        frames = int(encoder_lengths(model.encoder, lengths[place] // 160 + 1))
+        mask = torch.zeros(3, 39, dtype=torch.bool)
+        mask[place, 3:9] = mask[place, frames - 4 : frames] = True
+        results = []
+        for batch, one in (
+            ((speech, lengths), mask),
+            ((alone, lengths[place : place + 1]), mask[place : place + 1, :frames]),
+        ):
+            with monkeypatch.context() as patch, torch.no_grad():
+                fix_draws(model, one, patch)
+                results.append(model(*batch))
+        (loss, stats, _), (other_loss, other_stats, _) = results
+        assert torch.allclose(loss, other_loss, rtol=0, atol=1e-5)
+        for key in stats:
+            if key != "mask_share":
+                assert torch.allclose(stats[key], other_stats[key], atol=1e-5), key
+
+
+def test_schedules_count_updates_and_survive_a_resume():
+    enhanced = {**ENHANCED, "weight": [[0, 0.0], [2, 1.0]]}
+    model = make_model([ANCHOR, enhanced], accum_grad=2)
+    weights = []
+    for _ in range(5):
+        _, stats, _ = model(*make_batch())
+        rest = stats["loss"] - 2.4 * stats["loss_anchor"]
+        weights.append((rest / stats["loss_enhanced"]).item())
+    assert weights == pytest.approx([0.0, 0.0, 0.5, 0.5, 1.0], abs=1e-4)
+    resumed = make_model([ANCHOR, enhanced], accum_grad=2)
+    resumed(*make_batch())
+    resumed.load_state_dict(model.state_dict())
+    assert resumed._update() == 2
+
+
+def test_labels_from_disk():
+    """They are predicted where they are; a wrong rate and none at all are named."""
+    given = dict(name="given", quantizer_conf=dict(codebook_size=7))
+    model = make_model([given])
+    speech, lengths = make_batch()
+    labels = torch.randint(7, (3, 40))
+    labels[0] = -1
+    _, stats, _ = model(speech, lengths, labels=labels, labels_lengths=None)
+    assert 0 < stats["loss_given"] and stats["hit_given"] == 1.0
+    same = torch.full((3, 40), 5)
+    _, stats, _ = model(speech, lengths, labels=same)
+    assert stats["label_ppl_given"] == pytest.approx(1.0)
+    with pytest.raises(DataError, match="80 labels for 39 encoder frames"):
+        model(speech, lengths, labels=torch.zeros(3, 80))
+    with pytest.raises(DataError, match="a target has source 'disk'"):
+        model(speech, lengths)
 
 
 @pytest.mark.parametrize("targets", [BEST_RQ, [ANCHOR, ENHANCED]])

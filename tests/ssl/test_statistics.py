@@ -4,32 +4,43 @@ import math
 
 import torch
 
-from espnet2_birq.ssl.quantizer import Labels
-from espnet2_birq.ssl.statistics import coverage, perplexity, target_statistics
+from espnet2_birq.ssl.loss import SUMS, Tally
+from espnet2_birq.ssl.statistics import (
+    BookTally,
+    coverage,
+    perplexity,
+    target_statistics,
+)
 
 
 def test_perplexity_and_coverage():
     assert math.isclose(perplexity(torch.tensor([5.0, 5, 5, 0])), 3, rel_tol=1e-6)
     assert math.isclose(perplexity(torch.tensor([9.0, 0, 0, 0])), 1, rel_tol=1e-6)
     assert math.isclose(coverage(torch.tensor([5.0, 1, 0, 0])), 0.5)
+    both = perplexity(torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
+    assert torch.allclose(both, torch.tensor([2.0, 3.0]))
 
 
-def test_statistics_of_a_known_batch():
-    logits = torch.eye(4)[[0, 1, 2, 2]] * 10.0  # predictions 0 1 2 2
-    codes = torch.tensor([0, 1, 2, 3])
-    stats = target_statistics(torch.tensor(1.5), logits, Labels(codes, None, codes))
-    assert stats["acc"] == 0.75
-    assert math.isclose(stats["label_ppl"], 4, rel_tol=1e-6)
-    assert stats["label_cov"] == 1.0
-    assert math.isclose(stats["pred_ppl"], 2**1.5, rel_tol=1e-6)
-    assert stats["pred_cov"] == 0.75
-    assert stats["label_entropy"] == 0.0 and stats["hit"] == 1.0
-    assert stats["loss"] == 1.5
+def test_targets_of_several_books_are_averaged():
+    def tally(loss, agree, codes):
+        sums = torch.zeros(2, len(SUMS))
+        sums[:, SUMS.index("loss")] = torch.tensor([loss, 2 * loss])
+        sums[:, SUMS.index("grad_square")] = torch.tensor([9.0, 1.0])
+        sums[1, SUMS.index("agree")] = agree
+        counts = torch.zeros(2, 4)
+        counts[:, :codes] = 2.0
+        return Tally(torch.tensor([4.0, 2.0]), sums, counts, counts)
 
-
-def test_soft_labels_have_an_entropy_and_can_miss():
-    probs = torch.full((2, 4), 0.25)
-    labels = Labels(torch.tensor([0, 1]), probs, torch.tensor([0, 2]))
-    stats = target_statistics(torch.tensor(0.0), torch.randn(2, 4), labels)
-    assert math.isclose(stats["label_entropy"], math.log(4), rel_tol=1e-6)
-    assert stats["hit"] == 0.5
+    books = [
+        BookTally(["anchor", "enhanced"], tally(4.0, 1.0, 2)),
+        BookTally(["anchor", "enhanced"], tally(8.0, 2.0, 4)),
+    ]
+    stats = target_statistics(books)
+    assert stats["loss_anchor"] == 1.5  # (4 / 4 + 8 / 4) / 2
+    assert stats["loss_enhanced"] == 6.0  # (8 / 2 + 16 / 2) / 2
+    assert stats["agree_enhanced"] == 0.75 and "agree_anchor" not in stats
+    assert math.isclose(stats["label_ppl_anchor"], 3.0, rel_tol=1e-6)
+    assert math.isclose(stats["label_cov_anchor"], 0.75, rel_tol=1e-6)
+    # roots of 18 and 2: three to one
+    assert math.isclose(stats["grad_share_anchor"], 0.75, rel_tol=1e-6)
+    assert "grad_share_anchor" not in target_statistics(books, gradients=False)

@@ -8,14 +8,14 @@ from espnet2_birq.ssl.target import BEST_RQ, BIRQ, parse_targets
 
 def test_presets():
     (anchor,) = parse_targets(BEST_RQ, num_blocks=10)
-    assert (anchor.layer, anchor.quantizer, anchor.weight) == (
-        None,
-        "random_projection",
-        1.0,
-    )
+    assert (anchor.source, anchor.quantizer) == ("input", "random_projection")
+    assert anchor.weight.at(0) == 1.0
     anchor, enhanced = parse_targets(BIRQ, num_blocks=10)
-    assert (anchor.weight, enhanced.weight) == (2.4, 0.1)  # the paper's w2 and w1
-    assert (enhanced.layer, enhanced.quantizer) == (7, "gumbel_softmax")
+    assert (anchor.weight.at(0), enhanced.weight.at(0)) == (
+        2.4,
+        0.1,
+    )  # the paper's w2 and w1
+    assert (enhanced.source, enhanced.quantizer) == (7, "gumbel_softmax")
 
 
 def test_a_target_of_ones_own():
@@ -31,7 +31,7 @@ def test_a_target_of_ones_own():
         ],
         num_blocks=4,
     )
-    assert target.layer == 3 and target.weight == 1.0
+    assert target.source == 3 and target.weight.at(7) == 1.0
     assert target.quantizer_conf == {"seed": 5}
 
 
@@ -42,7 +42,9 @@ def test_a_target_of_ones_own():
         ([dict(name="anchr")], "unknown target 'anchr'"),
         ([dict(weight=1)], "needs a 'name'"),
         ([dict(name="anchor", quantizer="kmeans")], "unknown quantizer 'kmeans'"),
-        ([dict(name="anchor", source="disk")], "unknown source 'disk'"),
+        ([dict(name="anchor", source="tape")], "unknown source 'tape'"),
+        ([dict(name="anchor", source="disk")], "'disk' and quantizer 'given' go toge"),
+        ([dict(name="anchor", weight="3e-3")], "a schedule is a number or"),
         ([dict(name="anchor", wieght=1)], "unknown key 'wieght'"),
         ([dict(name="anchor", layer=2)], "'layer' goes with source 'layer' only"),
         ([dict(name="enhanced", layer=9)], "label layer 9 is not among the encoder's"),

@@ -22,7 +22,7 @@ def test_defaults_are_birq_on_a_stock_conformer():
     assert [target.name for target in model.targets] == ["anchor", "enhanced"]
     assert type(model.encoder).__name__ == "ConformerEncoder"
     assert model.specaug is None
-    assert model.quantizers["anchor"].codebook.shape == (8192, 16)
+    assert model.quantizers["anchor"].codebook.shape == (1, 8192, 16)
 
 
 def test_frame_shift_comes_from_the_frontend():
@@ -54,4 +54,4 @@ def test_unknown_class_in_yaml(tmp_path):
 
 def test_waveforms_alone_are_asked_for():
     assert SSLTask.required_data_names() == ("speech",)
-    assert SSLTask.optional_data_names() == ()
+    assert SSLTask.optional_data_names() == ("labels",)  # for targets from disk

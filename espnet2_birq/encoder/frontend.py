@@ -1,0 +1,32 @@
+"""What ESPnet's frontend needs for features that do not depend on the batch."""
+
+import torch
+
+
+def mirror_ends(
+    speech: torch.Tensor, lengths: torch.Tensor, frontend: torch.nn.Module
+) -> torch.Tensor:
+    """Continue each utterance by its mirror image, as torch.stft does with the longest.
+
+    A centred STFT reflects the signal at its ends. In a padded batch the last frame of
+    a shorter utterance sees zeros instead: on white noise it differs by three standard
+    deviations, and through the normalisation over the utterance all frames do by 0.1.
+    With this, features are those of the utterance alone, as in recognition.
+
+    Args:
+        speech: (B, N) waveforms, padded with zeros.
+        lengths: (B,) samples.
+        frontend: With an ESPnet ``stft`` inside, centred or not; if not, or if there is
+            none, the waveforms come back as they are.
+
+    Returns:
+        (B, N + n_fft // 2).
+    """
+    stft = getattr(frontend, "stft", None)
+    if not getattr(stft, "center", False):
+        return speech
+    half = stft.n_fft // 2
+    speech = torch.nn.functional.pad(speech, (0, half))
+    steps = torch.arange(half, device=speech.device)
+    inside = (lengths[:, None] - 2 - steps).clamp(min=0)
+    return speech.scatter(1, lengths[:, None] + steps, speech.gather(1, inside))

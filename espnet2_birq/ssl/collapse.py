@@ -1,0 +1,57 @@
+"""A collapse is named in the log, and stops training when asked."""
+
+import logging
+from typing import Dict, List
+
+import torch
+
+EVERY = 50  # updates between two looks: the only time a value is waited for
+FEWEST = 4.0  # perplexity, of any codebook, that no useful label has
+
+
+class CollapseError(RuntimeError):
+    """A target's labels have become a few codes."""
+
+
+class CollapseWatch:
+    """Looks at the mean label perplexity of the last 50 steps, every 50 steps.
+
+    Labels that a layer makes can become the one code that the head predicts anyway: the
+    loss is then 0 and nothing is learned. Every 50 steps, all ranks alike since the
+    statistics are theirs in common, a target whose labels' perplexity was below 4 on
+    average is reported.
+
+    Args:
+        targets: Names to watch, with a ``name`` each.
+        stop: Raise instead of warning.
+    """
+
+    def __init__(self, targets: List, stop: bool = False):
+        self.names = [target.name for target in targets]
+        self.stop = stop
+        self.seen = 0
+        self.sums = None
+
+    def watch(self, stats: Dict[str, torch.Tensor]):
+        """Take in one training step's statistics.
+
+        Raises:
+            CollapseError: A target has collapsed, and ``stop`` is set.
+        """
+        now = torch.stack([stats[f"label_ppl_{name}"] for name in self.names])
+        self.sums = now if self.sums is None else self.sums + now
+        self.seen += 1
+        if self.seen < EVERY:
+            return
+        means, self.seen, self.sums = (self.sums / self.seen).tolist(), 0, None
+        for name, mean in zip(self.names, means):
+            if mean < FEWEST:
+                message = (
+                    f"target '{name}' has collapsed: codebook perplexity of its labels "
+                    f"{mean:.1f} over the last {EVERY} steps; cut its gradient "
+                    "(keep_gradient: false), whiten it (projection: whitened) or raise "
+                    "its weight later (weight: [[0, 0.0], [10000, 0.1]])"
+                )
+                if self.stop:
+                    raise CollapseError(message)
+                logging.warning(message)

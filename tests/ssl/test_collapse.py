@@ -1,0 +1,36 @@
+"""A collapse is named within 100 steps, and stops what asked for it."""
+
+import logging
+
+import pytest
+import torch
+
+from espnet2_birq.ssl.collapse import CollapseError, CollapseWatch
+from espnet2_birq.ssl.target import BIRQ, parse_targets
+
+
+def watch_for(steps, perplexity, **options):
+    watch = CollapseWatch(parse_targets(BIRQ, num_blocks=4), **options)
+    for _ in range(steps):
+        watch.watch(
+            {
+                "label_ppl_anchor": torch.tensor(100.0),
+                "label_ppl_enhanced": torch.tensor(perplexity),
+            }
+        )
+
+
+def test_a_collapse_is_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        watch_for(100, 1.2)
+    assert len(caplog.messages) == 2
+    assert "target 'enhanced' has collapsed" in caplog.messages[0]
+    caplog.clear()
+    watch_for(200, 30.0)
+    assert not caplog.messages
+
+
+def test_or_an_error():
+    with pytest.raises(CollapseError, match="perplexity of its labels 1.2"):
+        watch_for(100, 1.2, stop=True)
+    watch_for(100, 30.0, stop=True)
