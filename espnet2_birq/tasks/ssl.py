@@ -25,6 +25,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.model import BiRQModel
@@ -197,6 +198,10 @@ class SSLTask(AbsTask):
         statistics = None
         if args.frame_statistics is not None:
             statistics = FrameStatistics.load(args.frame_statistics)
+        elif args.dry_run or args.collect_stats:  # there are none yet; labels not used
+            statistics = FrameStatistics.identity(
+                frontend.output_size() * subsampling_factor(encoder)
+            )
         targets = parse_targets(args.targets, num_blocks=len(encoder.encoders))
         for target in targets:
             logging.info(f"Target: {target}")

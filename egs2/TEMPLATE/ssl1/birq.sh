@@ -175,6 +175,15 @@ case "${audio_format}" in
     *ark*) _type=kaldi_ark ;;
     *) _type=sound ;;
 esac
+_normalize_opts=
+if [ "${feats_normalize}" = global_mvn ]; then
+    _normalize_opts="--normalize global_mvn "
+    _normalize_opts+="--normalize_conf stats_file=${ssl_stats_dir}/train/feats_stats.npz "
+fi
+# Targets whose projection is whitened or of principal components start from these.
+_frame_statistics=${ssl_stats_dir}/train/frame_statistics.npz
+_whitens=false
+if grep -qsE '^[^#]*projection: *(whitened|pca)' "${train_config}"; then _whitens=true; fi
 
 if ! "${skip_train}"; then
     if run_stage 6 || run_stage 7; then
@@ -230,16 +239,28 @@ if ! "${skip_train}"; then
             ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
                 --output_dir "${ssl_stats_dir}"
         fi
+        if "${_whitens}"; then
+            # shellcheck disable=SC2086
+            ${train_cmd} "${ssl_stats_dir}"/frame_statistics.log \
+                ${python} -m espnet2_birq.bin.frame_statistics \
+                    --config "${train_config}" \
+                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
+                    --statistics "${_frame_statistics}" \
+                    --frontend_conf "fs=${fs}" ${_normalize_opts} ${ssl_args} ||
+                fail "see ${ssl_stats_dir}/frame_statistics.log"
+        fi
     fi
 
     if run_stage 7; then
         for x in train valid; do need "${ssl_stats_dir}/${x}/speech_shape" 6; done
         log "Stage 7: Training, log: '${ssl_exp}/train.log'"
-        _opts=
+        _opts=${_normalize_opts}
         if [ "${feats_normalize}" = global_mvn ]; then
             need "${ssl_stats_dir}/train/feats_stats.npz" 6
-            _opts+="--normalize global_mvn "
-            _opts+="--normalize_conf stats_file=${ssl_stats_dir}/train/feats_stats.npz "
+        fi
+        if "${_whitens}"; then
+            need "${_frame_statistics}" 6
+            _opts+="--frame_statistics ${_frame_statistics} "
         fi
         mkdir -p "${ssl_exp}"
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
@@ -280,9 +301,11 @@ if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
     _opts=
-    if [ "${feats_normalize}" = global_mvn ]; then
-        _opts="--option ${ssl_stats_dir}/train/feats_stats.npz"
-    fi
+    for _file in feats_stats.npz frame_statistics.npz; do
+        if [ -e "${ssl_stats_dir}/train/${_file}" ]; then
+            _opts+="--option ${ssl_stats_dir}/train/${_file} "
+        fi
+    done
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.pack ssl \
         --ssl_train_config "${ssl_exp}"/config.yaml \
