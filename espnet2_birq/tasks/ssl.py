@@ -25,6 +25,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.ssl.target import BIRQ, parse_targets
@@ -52,7 +53,11 @@ normalize_choices = ClassChoices(
 )
 encoder_choices = ClassChoices(
     name="encoder",
-    classes=dict(conformer=ConformerEncoder, e_branchformer=EBranchformerEncoder),
+    classes=dict(
+        conformer=ConformerEncoder,
+        e_branchformer=EBranchformerEncoder,
+        shaw_conformer=ShawConformerEncoder,  # ours: in ASR, espnet2_birq.tasks.asr
+    ),
     type_check=AbsEncoder,
     default="conformer",
 )
