@@ -129,7 +129,7 @@ class ShawAttention(torch.nn.Module):
         queries = self._split(self.query(xs)) * (size // self.heads) ** -0.5
         keys, values = map(self._split, self.key_value(xs).chunk(2, dim=-1))
         bias = relative_logits(queries, self.positions.weight)  # (N, H, W, W)
-        # Not -inf: blocks of nothing but padding would become NaN.
+        # Not -inf: where all of a block is padding, some kernels make NaN of it.
         bias = bias.masked_fill(~masks, torch.finfo(bias.dtype).min / 2)
         dropout = self.attention_dropout
         xs = F.scaled_dot_product_attention(
