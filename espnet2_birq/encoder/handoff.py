@@ -11,11 +11,11 @@ from typing import List, NamedTuple
 
 import torch
 import yaml
-from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 ENCODER = "encoder."

@@ -1,7 +1,8 @@
 """A look inside ESPnet's encoders that changes neither their names nor their output.
 
 It serves every encoder built as ``embed`` (input layer), ``encoders`` (the blocks) and
-an optional final normalisation: ConformerEncoder and EBranchformerEncoder.
+an optional final normalisation: ConformerEncoder, EBranchformerEncoder and our
+ShawConformerEncoder.
 """
 
 from contextlib import contextmanager

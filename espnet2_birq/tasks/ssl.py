@@ -26,6 +26,7 @@ from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
 from espnet2_birq.encoder.layers import subsampling_factor
+from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.model import BiRQModel
@@ -54,7 +55,11 @@ normalize_choices = ClassChoices(
 )
 encoder_choices = ClassChoices(
     name="encoder",
-    classes=dict(conformer=ConformerEncoder, e_branchformer=EBranchformerEncoder),
+    classes=dict(
+        conformer=ConformerEncoder,
+        e_branchformer=EBranchformerEncoder,
+        shaw_conformer=ShawConformerEncoder,  # ours: in ASR, espnet2_birq.tasks.asr
+    ),
     type_check=AbsEncoder,
     default="conformer",
 )

@@ -69,6 +69,15 @@ def test_complete_handoff(tmp_path, ssl_model, capsys):
     check_handoff.main([str(ssl_model), str(asr.parent / "config.yaml")])
 
 
+def test_complete_handoff_of_our_encoder(tmp_path, capsys):
+    shape = {"output_size": 16, "linear_units": 16, "num_blocks": 2}
+    ours = {"encoder": "shaw_conformer", "encoder_conf": shape}
+    model = write_experiment(tmp_path / "ssl", SSLTask, {**COMMON, **ours})
+    asr = write_asr(tmp_path, [f"{model}:encoder:encoder"], **ours)
+    check_handoff.main([str(model), str(asr)])
+    assert "from pretraining: 68 of 68 " in capsys.readouterr().out
+
+
 def fails(capsys, *arguments) -> str:
     with pytest.raises(SystemExit) as error:
         check_handoff.main([str(argument) for argument in arguments])
