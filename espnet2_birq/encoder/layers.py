@@ -106,3 +106,24 @@ def dropout_off(module: torch.nn.Module):
     finally:
         for layer in switched:
             layer.training = True
+
+
+@contextmanager
+def batch_norm_frozen(module: torch.nn.Module):
+    """Let every BatchNorm inside ``module`` use the batch's statistics, and keep none.
+
+    Running statistics stay as they are; ``module.eval()`` would use them.
+    """
+    norms = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(norms, momenta):
+            layer.momentum = momentum

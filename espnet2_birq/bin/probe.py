@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""How much of the text do the frozen encoder's layers hold? An answer in two minutes.
+
+The layers' outputs on a few hours of transcribed speech are computed once; a learned
+weighted sum of them, a small bidirectional LSTM and CTC on characters are trained on it
+and decode the test sets greedily (the ASR task of SUPERB, arXiv 2105.01051, made small).
+An untrained encoder is the yardstick.
+
+  python -m espnet2_birq.bin.probe --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
+      --train dump/raw/train --test dump/raw/test dump/raw/test_other --out exp/probe_birq
+  python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
+
+Data directories have wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn and
+OUT/probe.json: error rates with 95 % intervals, losses, weights of the layers.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+import soundfile
+import torch
+import yaml
+
+from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.score.experiments import score_set
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+class Utterance(NamedTuple):
+    """Frozen features and text."""
+
+    name: str
+    feats: torch.Tensor  # (K, T', E) float16, outputs of all layers
+    text: str
+
+
+class Probe(torch.nn.Module):
+    """Weighted sum of layers, BiLSTM, linear layer.
+
+    Args:
+        layers: K.
+        size: E, the encoder's output size.
+        hidden: Units of the LSTM in each direction.
+        tokens: Output classes, the blank among them.
+    """
+
+    def __init__(self, layers: int, size: int, hidden: int, tokens: int):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.zeros(layers))
+        self.lstm = torch.nn.LSTM(size, hidden, bidirectional=True, batch_first=True)
+        self.output = torch.nn.Linear(2 * hidden, tokens)
+
+    def forward(self, feats: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (B, T', tokens) of features (B, K, T', E)."""
+        # Layers have scales of their own; without this the largest would win.
+        feats = torch.nn.functional.layer_norm(feats, feats.shape[-1:])
+        hs = torch.einsum("k,bkte->bte", self.weights.softmax(dim=0), feats)
+        return self.output(self.lstm(hs)[0]).log_softmax(dim=-1)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Parser of this command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, help="pretrained model, in its folder")
+    source.add_argument(
+        "--config", type=Path, help="a pretraining's config.yaml: an untrained encoder"
+    )
+    parser.add_argument("--train", type=Path, required=True, help="data directory")
+    parser.add_argument("--test", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--max_seconds", type=float, default=16.0, help="of training")
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--batch_frames", type=int, default=800, help="an update")
+    parser.add_argument("--hidden", type=int, default=64, help="LSTM units a direction")
+    parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def load_encoder(args: argparse.Namespace) -> Tuple[torch.nn.Module, Dict]:
+    """Build the SSL model and load it; None of its targets is needed."""
+    config = args.config or args.model.parent / "config.yaml"
+    for path in filter(None, (config, args.model)):
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    conf = yaml.safe_load(config.read_text(encoding="utf-8"))
+    conf.update(targets=[dict(name="anchor")], frame_statistics=None)
+    torch.manual_seed(args.seed)
+    model = SSLTask.build_model(argparse.Namespace(**conf)).eval()
+    if args.model is not None:
+        state = torch.load(args.model, map_location="cpu", weights_only=True)
+        parts = ("encoder.", "normalize.")
+        state = {key: value for key, value in state.items() if key.startswith(parts)}
+        missing = model.load_state_dict(state, strict=False).missing_keys
+        missing = [key for key in missing if key.startswith(parts)]
+        if missing:
+            raise DataError(f"{args.model}: no tensor {missing[0]}")
+    return model
+
+
+def read_table(path: Path) -> Dict[str, str]:
+    """Read a Kaldi file: utterance id to the rest of its line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    pairs = (line.split(maxsplit=1) for line in path.open(encoding="utf-8"))
+    return {pair[0]: (pair[1:] or [""])[0].strip() for pair in pairs if pair}
+
+
+@torch.no_grad()
+def extract(model, folder: Path, max_seconds: float = 1e9) -> List[Utterance]:
+    """Run the encoder over a data directory, utterances of like lengths at once."""
+    texts, files = read_table(folder / "text"), read_table(folder / "wav.scp")
+    # Paths of a dump are relative to its recipe.
+    recipe = folder.resolve().parents[2]
+    files = {name: recipe / file for name, file in files.items()}
+    lengths = {name: soundfile.info(file).duration for name, file in files.items()}
+    names = sorted(texts.keys() & files.keys(), key=lengths.get)
+    names = [name for name in names if lengths[name] <= max_seconds]
+    layers = list(range(1, len(model.encoder.encoders) + 1))
+    found = []
+    for start in range(0, len(names), 8):
+        batch = names[start : start + 8]
+        waves = [
+            torch.from_numpy(soundfile.read(files[name], dtype="float32")[0])
+            for name in batch
+        ]
+        speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        samples = torch.tensor([len(wave) for wave in waves])
+        xs, xs_lengths = model._extract_feats(speech, samples)
+        hs = torch.stack(encode_up_to(model.encoder, xs, xs_lengths, layers), dim=1)
+        frames = encoder_lengths(model.encoder, xs_lengths).tolist()
+        for name, feats, length in zip(batch, hs.half(), frames):
+            found.append(Utterance(name, feats[:, :length].clone(), texts[name]))
+    return found
+
+
+def make_batches(utterances: List[Utterance], frames: int) -> List[List[Utterance]]:
+    """Batches of about as many frames, padding included, of like lengths."""
+    batches, batch = [], []
+    for one in sorted(utterances, key=lambda one: one.feats.size(1)):
+        if batch and (len(batch) + 1) * one.feats.size(1) > frames:
+            batches.append(batch)
+            batch = []
+        batch.append(one)
+    return batches + [batch]
+
+
+def pad(batch: List[Utterance]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Features (B, K, T', E) and frames (B,)."""
+    rows = [one.feats.transpose(0, 1) for one in batch]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded.transpose(1, 2).float(), torch.tensor([len(row) for row in rows])
+
+
+def train(args, utterances: List[Utterance], tokens: Dict[str, int]):
+    """Train a probe; returns it and the mean loss of the last 100 updates."""
+    torch.manual_seed(args.seed)
+    layers, _, size = utterances[0].feats.shape
+    probe = Probe(layers, size, args.hidden, len(tokens) + 1)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=args.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=args.updates, pct_start=0.1
+    )
+    batches, order, last = make_batches(utterances, args.batch_frames), [], []
+    for update in range(1, args.updates + 1):
+        order = order or torch.randperm(len(batches)).tolist()
+        batch = batches[order.pop()]
+        feats, frames = pad(batch)
+        targets = [torch.tensor([tokens[c] for c in one.text]) for one in batch]
+        loss = torch.nn.functional.ctc_loss(
+            probe(feats).transpose(0, 1),
+            torch.cat(targets),
+            frames,
+            torch.tensor([len(target) for target in targets]),
+            zero_infinity=True,
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(probe.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        last = [*last[-99:], loss.item()]
+        if update % 250 == 0:
+            logging.info(f"update {update}: CTC loss {sum(last) / len(last):.3f}")
+    return probe.eval(), sum(last) / len(last)
+
+
+@torch.no_grad()
+def decode(probe: Probe, utterances: List[Utterance], letters: str) -> Dict[str, str]:
+    """Likeliest letters, repeats and blanks removed."""
+    texts = {}
+    for batch in make_batches(utterances, 4000):
+        feats, frames = pad(batch)
+        for one, codes, length in zip(batch, probe(feats).argmax(dim=-1), frames):
+            codes = torch.unique_consecutive(codes[:length]).tolist()
+            texts[one.name] = "".join(letters[c - 1] for c in codes if c > 0)
+    return texts
+
+
+def write_trn(path: Path, texts: Dict[str, str], names: List[str], kind: str) -> None:
+    """Write a trn file of words or characters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        for name in names:
+            tokens = texts[name].split()
+            if kind == "cer":
+                tokens = " <space> ".join(" ".join(word) for word in tokens).split()
+            print(*tokens, f"({name}-{name})", file=stream)
+
+
+def run(args: argparse.Namespace) -> Dict:
+    """Extract, train, decode and score."""
+    start = time.monotonic()
+    model = load_encoder(args)
+    utterances = extract(model, args.train, args.max_seconds)
+    logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
+    letters = "".join(sorted(set("".join(one.text for one in utterances))))
+    probe, loss = train(args, utterances, {c: n for n, c in enumerate(letters, 1)})
+    result = dict(train_loss=round(loss, 4), cer={}, wer={})
+    for folder in args.test:
+        utterances = extract(model, folder)
+        texts = decode(probe, utterances, letters)
+        refs = {one.name: one.text for one in utterances}
+        for kind in ("cer", "wer"):
+            out = args.out / folder.name / f"score_{kind}"
+            write_trn(out / "ref.trn", refs, sorted(refs), kind)
+            write_trn(out / "hyp.trn", texts, sorted(refs), kind)
+            result[kind][folder.name] = score_set(out.parent, kind, False)
+        logging.info(f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %")
+    shares = probe.weights.softmax(dim=0).tolist()
+    result["layer_weights"] = [round(share, 3) for share in shares]
+    result["seconds"] = round(time.monotonic() - start)
+    part = args.out / "probe.json.part"
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.rename(args.out / "probe.json")
+    return result
+
+
+def main(cmd=None):
+    """Run the command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = get_parser().parse_args(cmd)
+    try:
+        run(args)
+    except (ConfigError, DataError, OSError) as error:
+        sys.exit(f"probe: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
