@@ -156,26 +156,27 @@ def data_options(data: Path, kind: str) -> List[str]:
     return options
 
 
-def run_step(folder: Path, name: str, commands: List[List[str]], key: str) -> None:
-    """Run a step's commands unless it is done; the output goes to folder/<name>.log.
+def run_step(folder: Path, log: Path, commands: List[List[str]], key: str) -> None:
+    """Run a step's commands unless it is done.
 
     Args:
         folder: The step's own; emptied before the step begins.
-        name: Of the step.
+        log: Where the output goes, below the folder.
         commands: Each a list of arguments for Python.
         key: What the step depends on. A step done with another is an error.
 
     Raises:
         DataError: A command failed, or the key has changed.
     """
-    done, log = folder / "done.json", folder / f"{name}.log"
-    title = f"{folder.parent.name} {name}"
+    done = folder / "done.json"
+    title = f"{folder.parent.name} {folder.name}"
     if done.is_file():
         if json.loads(done.read_text())["key"] != key:
             raise DataError(
                 f"{folder}: made with another configuration; remove it, or give "
                 "another --out"
             )
+        say(f"{title}: already done")
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -226,7 +227,9 @@ def run_system(
         key += config.read_text() + context["ssl_args"]
         train = ["-m", "espnet2_birq.bin.ssl_train", "--config", config, "--ngpu", "0"]
         train += ["--output_dir", ssl, *data_options(data, "ssl")]
-        run_step(ssl, "train", [train + shlex.split(context["ssl_args"])], key)
+        run_step(
+            ssl, ssl / "train.log", [train + shlex.split(context["ssl_args"])], key
+        )
         model = ssl / SSL_MODEL
         handoff = ["--init_param", f"{model}:encoder:encoder"]
         check = [["-m", "espnet2_birq.bin.check_handoff", model]]
@@ -237,11 +240,11 @@ def run_system(
     train += ["--output_dir", asr, "--token_type", "char", *handoff]
     train += ["--token_list", data / "tokens.txt", *data_options(data, "asr")]
     check = [command + [asr / ASR_MODEL] for command in check]
-    run_step(asr, "train", [train, *check], key)
+    run_step(asr, asr / "train.log", [train, *check], key)
     out = folder / "greedy"
     decode = [ROOT / "bench" / "greedy_ctc.py", "--asr_model", asr / ASR_MODEL]
     decode += ["--out", out, *(data / name for name in context["tests"])]
-    run_step(out, "decode", [decode], key)
+    run_step(out, out / "decode.log", [decode], key)
 
 
 def results(folder: Path, tests: List[str]) -> Optional[Dict]:
@@ -352,7 +355,8 @@ def run(args: argparse.Namespace) -> int:
             for name, system in systems.items()
             if group in system["groups"] and found[name]
         ]
-        tables.append(f"{title}\n\n{make_table(rows, tests)}\n")
+        if rows:
+            tables.append(f"{title}\n\n{make_table(rows, tests)}\n")
     (args.out / "tables.md").write_text("\n".join(tables), encoding="utf-8")
     say(f"tables: {args.out / 'tables.md'}")
     for failure in failures:

@@ -1,7 +1,10 @@
 """Decode sets greedily with a CTC model, in batches: one process, seconds a set.
 
-What it finds is what espnet2.bin.asr_inference finds with beam_size 1 and ctc_weight 1
-(conf/*/decode_asr.yaml), but that takes one utterance at a time through a beam search.
+The likeliest code of each frame, repeats and blanks removed. espnet2.bin.asr_inference
+with beam_size 1 and ctc_weight 1 (conf/*/decode_asr.yaml) is a prefix search and finds
+other texts: CER 62.1 and 60.6 % there, 59.7 and 61.1 % here, on the model "from scratch"
+of the README's first result. Batches change nothing there: 24 of 24 texts are the same
+one by one.
 
 Example:
     python bench/greedy_ctc.py --asr_model exp/asr/valid.loss.ave.pth \\
