@@ -2,7 +2,7 @@
 
 The likeliest code of each frame, repeats and blanks removed. espnet2.bin.asr_inference
 with beam_size 1 and ctc_weight 1 (conf/*/decode_asr.yaml) is a prefix search and finds
-other texts: CER 62.1 and 60.6 % there, 59.7 and 61.1 % here, on the model "from scratch"
+other texts: CER 61.9 and 60.5 % there, 59.7 and 61.1 % here, on the model "from scratch"
 of the README's first result. Batches change nothing there: 24 of 24 texts are the same
 one by one.
 
