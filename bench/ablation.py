@@ -1,8 +1,9 @@
-"""Pretrain, fine-tune and score many systems that differ in their targets.
+"""Pretrain, probe and score many systems that differ in their targets.
 
-For every system and seed: pretraining, CTC fine-tuning of the encoder it made, proof of
-the hand-off, greedy decoding, error rates; then Markdown tables. A finished step is not
-repeated: run the same command again after an interruption.
+For every system and seed: pretraining, a probe of the frozen encoder (bin/probe.py), and
+with --finetune CTC fine-tuning, proof of the hand-off and greedy decoding; then Markdown
+tables. A finished step is not repeated: run the same command again after an
+interruption.
 
 Example:
     python bench/ablation.py --out exp/ablation --jobs 2 --seeds 0 1
@@ -43,6 +44,8 @@ STATISTICS = [
     ("enhanced label ppl", "label_ppl_enhanced", "train", 1, ".0f"),
     ("hit rate %", "hit_enhanced", "train", 100, ".0f"),
     ("label entropy", "label_entropy_enhanced", "train", 1, ".2f"),
+    ("score std", "score_std_enhanced", "train", 1, ".2f"),
+    ("enhanced loss", "loss_enhanced", "train", 1, ".2f"),
 ]
 
 
@@ -71,6 +74,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="of one thread each")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these systems, not all of the list"
+    )
+    parser.add_argument(
+        "--finetune", action="store_true", help="fine-tune the encoders, too"
     )
     parser.add_argument(
         "--ssl_args", default="", help="further options of ssl_train, in one string"
@@ -143,6 +149,16 @@ def prepare_all(args: argparse.Namespace, limits: Dict, tests: List[str]) -> Pat
     return data
 
 
+def frame_statistics(data: Path, config: Path, ssl_args: str) -> None:
+    """Make the statistics that whitened and PCA projections of the input need."""
+    if (data / "frame_statistics.npz").is_file():
+        return
+    command = ["-m", "espnet2_birq.bin.frame_statistics", "--config", config]
+    command += ["--statistics", data / "frame_statistics.npz", *shlex.split(ssl_args)]
+    command += data_options(data, "ssl")[:2]
+    run_step(data / "statistics", data / "statistics" / "log", [command], "")
+
+
 def data_options(data: Path, kind: str) -> List[str]:
     """Return the data options of ssl_train (kind ssl) or asr_train (kind asr)."""
     options = []
@@ -206,53 +222,66 @@ def say(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
-def run_system(
-    folder: Path, pretrain: Optional[Dict], finetune: Dict, context: Dict
-) -> None:
+def run_system(folder: Path, pretrain: Dict, finetune: Dict, context: Dict) -> None:
     """Go through all steps of one system and seed.
 
     Args:
         folder: OUT/<name>_seed<seed>.
-        pretrain: Configuration of pretraining; None: from scratch.
+        pretrain: Configuration of pretraining.
         finetune: Configuration of fine-tuning.
-        context: data, tests, ssl_args and limits (of the data, as text).
+        context: data, tests, ssl_args, limits (of the data, as text), finetune (whether
+            to) and scratch (the encoder stays as it is initialised).
     """
-    data = context["data"]
+    data, tests = context["data"], context["tests"]
     folder.mkdir(parents=True, exist_ok=True)
-    key = context["limits"]
-    handoff, check = [], []
-    if pretrain is not None:
-        ssl, config = folder / "ssl", folder / "pretrain.yaml"
-        config.write_text(yaml.safe_dump(pretrain, sort_keys=False))
-        key += config.read_text() + context["ssl_args"]
-        train = ["-m", "espnet2_birq.bin.ssl_train", "--config", config, "--ngpu", "0"]
-        train += ["--output_dir", ssl, *data_options(data, "ssl")]
-        run_step(
-            ssl, ssl / "train.log", [train + shlex.split(context["ssl_args"])], key
-        )
-        model = ssl / SSL_MODEL
-        handoff = ["--init_param", f"{model}:encoder:encoder"]
-        check = [["-m", "espnet2_birq.bin.check_handoff", model]]
+    ssl, config = folder / "ssl", folder / "pretrain.yaml"
+    config.write_text(yaml.safe_dump(pretrain, sort_keys=False))
+    key = context["limits"] + config.read_text() + context["ssl_args"]
+    train = ["-m", "espnet2_birq.bin.ssl_train", "--config", config, "--ngpu", "0"]
+    train += ["--output_dir", ssl, *data_options(data, "ssl")]
+    train += ["--frame_statistics", data / "frame_statistics.npz"]
+    train += shlex.split(context["ssl_args"])
+    if context["scratch"]:
+        train += ["--dry_run", "true", "--iterator_type", "none"]
+    run_step(ssl, ssl / "train.log", [train], key)
+    model = ssl / SSL_MODEL
+    encoder = ["--config", ssl / "config.yaml"]
+    if not context["scratch"]:
+        encoder = ["--model", model]
+    probe = ["-m", "espnet2_birq.bin.probe", *encoder, "--seed", str(pretrain["seed"])]
+    probe += ["--train", data / "asr_train", "--out", folder / "probe", "--test"]
+    probe += [data / name for name in tests]
+    run_step(folder / "probe", folder / "probe" / "probe.log", [probe], key)
+    if not context["finetune"]:
+        return
     asr, config = folder / "asr", folder / "finetune.yaml"
     config.write_text(yaml.safe_dump(finetune, sort_keys=False))
     key += config.read_text()
+    handoff, check = [], []
+    if not context["scratch"]:
+        handoff = ["--init_param", f"{model}:encoder:encoder"]
+        check = [["-m", "espnet2_birq.bin.check_handoff", model, asr / ASR_MODEL]]
     train = ["-m", "espnet2.bin.asr_train", "--config", config, "--ngpu", "0"]
     train += ["--output_dir", asr, "--token_type", "char", *handoff]
     train += ["--token_list", data / "tokens.txt", *data_options(data, "asr")]
-    check = [command + [asr / ASR_MODEL] for command in check]
     run_step(asr, asr / "train.log", [train, *check], key)
     out = folder / "greedy"
     decode = [ROOT / "bench" / "greedy_ctc.py", "--asr_model", asr / ASR_MODEL]
-    decode += ["--out", out, *(data / name for name in context["tests"])]
+    decode += ["--out", out, *(data / name for name in tests)]
     run_step(out, out / "decode.log", [decode], key)
 
 
 def results(folder: Path, tests: List[str]) -> Optional[Dict]:
     """Collect what one system and seed came to; None if it is not finished."""
-    if not (folder / "greedy" / "done.json").is_file():
+    if not (folder / "probe" / "done.json").is_file():
         return None
-    found = {name: score_set(folder / "greedy" / name, "cer", False) for name in tests}
-    if (folder / "ssl" / "done.json").is_file():
+    probe = json.loads((folder / "probe" / "probe.json").read_text())
+    found = {"probe": probe["cer"], "probe_loss": probe["train_loss"]}
+    if (folder / "greedy" / "done.json").is_file():
+        found["finetune"] = {
+            name: score_set(folder / "greedy" / name, "cer", False) for name in tests
+        }
+    if (folder / "ssl" / SSL_MODEL).exists():
         log = read_training_log(folder / "ssl")
         found["train"], found["valid"] = log.train[-1], log.valid[-1]
         done = json.loads((folder / "ssl" / "done.json").read_text())
@@ -278,13 +307,19 @@ def make_table(rows: List, tests: List[str]) -> str:
         rows: For each system, label and what results() gave for each finished seed.
         tests: Names of the test sets.
     """
-    titles = ["system", *(f"CER % {name} [95 %]" for name in tests)]
+    kinds = [
+        (kind, title)
+        for kind, title in (("probe", "probe CER"), ("finetune", "fine-tuned CER"))
+        if any(kind in one for _, found in rows for one in found)
+    ]
+    titles = ["system"]
+    titles += [f"{title} % {name} [95 %]" for _, title in kinds for name in tests]
     titles += [column[0] for column in STATISTICS] + ["pretraining s"]
     lines = [titles, ["---"] * len(titles)]
     for label, found in rows:
         cells = [label]
-        for name in tests:
-            scores = [one[name] for one in found]
+        for kind, name in ((kind, name) for kind, _ in kinds for name in tests):
+            scores = [one[kind][name] for one in found if kind in one]
             notes = [" [{low:.1f}, {high:.1f}]".format(**score) for score in scores]
             cells.append(cell([score["percent"] for score in scores], ".1f", notes))
         for _, key, part, factor, form in STATISTICS:
@@ -318,18 +353,23 @@ def run(args: argparse.Namespace) -> int:
     }
     tests = setup["tests"]
     data = prepare_all(args, setup["data"], tests)
+    frame_statistics(data, ROOT / setup["pretrain"], args.ssl_args)
     context = {"data": data, "tests": tests, "ssl_args": args.ssl_args}
+    context["finetune"] = args.finetune
     context["limits"] = json.dumps(setup["data"])
     failures = []
 
     def one(name: str, seed: int) -> None:
         changes = systems[name].get("pretrain", {})
-        pretrain = None
-        if changes is not None:
-            pretrain = {**merge(base["pretrain"], changes), "seed": seed}
+        pretrain = {**merge(base["pretrain"], changes or {}), "seed": seed}
         finetune = {**base["finetune"], "seed": seed}
         try:
-            run_system(folder_of(args.out, name, seed), pretrain, finetune, context)
+            run_system(
+                folder_of(args.out, name, seed),
+                pretrain,
+                finetune,
+                {**context, "scratch": changes is None},
+            )
         except (DataError, OSError) as error:
             failures.append(str(error))
             say(f"error: {error}")

@@ -15,7 +15,7 @@ labels that are the same and the last validation losses (made in evaluation mode
 import argparse
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,38 +23,36 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch  # noqa: E402
 
 from espnet2_birq.encoder.layers import (  # noqa: E402
-    batch_norm_frozen,
-    dropout_off,
+    BATCH_NORM,
+    DROPOUT,
     encode_up_to,
+    evaluating,
 )
 from espnet2_birq.ssl.model import BiRQModel  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
 @contextmanager
-def running_statistics(encoder):
-    """BatchNorm as in evaluation, all else as it is."""
-    norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm1d)]
-    states = [norm.training for norm in norms]
+def frozen(encoder):
+    """BatchNorm by the batch's statistics, which leave the running ones alone."""
+    norms = [layer for layer in encoder.modules() if isinstance(layer, BATCH_NORM)]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.training = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, state in zip(norms, states):
-            norm.training = state
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
 
 
 @contextmanager
 def label_pass(encoder, mode):
     """How the encoder runs where it makes labels."""
-    inner = dict(frozen=batch_norm_frozen, running=running_statistics).get(mode)
-    with dropout_off(encoder):
-        if inner is None or not encoder.training:
+    kinds = (DROPOUT, BATCH_NORM) if mode == "running" else (DROPOUT,)
+    with evaluating(encoder, *kinds):
+        with frozen(encoder) if mode == "frozen" else nullcontext():
             yield
-        else:
-            with inner(encoder):
-                yield
 
 
 def joint_sources(self, xs, xs_lengths, index, padded, given):

@@ -46,22 +46,28 @@ class Probe(torch.nn.Module):
     Args:
         layers: K.
         size: E, the encoder's output size.
-        hidden: Units of the LSTM in each direction.
+        hidden: Units of the LSTM in each direction; 0: no LSTM.
         tokens: Output classes, the blank among them.
     """
 
     def __init__(self, layers: int, size: int, hidden: int, tokens: int):
         super().__init__()
         self.weights = torch.nn.Parameter(torch.zeros(layers))
-        self.lstm = torch.nn.LSTM(size, hidden, bidirectional=True, batch_first=True)
-        self.output = torch.nn.Linear(2 * hidden, tokens)
+        self.lstm = None
+        if hidden > 0:
+            self.lstm = torch.nn.LSTM(
+                size, hidden, bidirectional=True, batch_first=True
+            )
+        self.output = torch.nn.Linear(2 * hidden or size, tokens)
 
     def forward(self, feats: torch.Tensor) -> torch.Tensor:
         """Log-probabilities (B, T', tokens) of features (B, K, T', E)."""
         # Layers have scales of their own; without this the largest would win.
         feats = torch.nn.functional.layer_norm(feats, feats.shape[-1:])
         hs = torch.einsum("k,bkte->bte", self.weights.softmax(dim=0), feats)
-        return self.output(self.lstm(hs)[0]).log_softmax(dim=-1)
+        if self.lstm is not None:
+            hs, _ = self.lstm(hs)
+        return self.output(hs).log_softmax(dim=-1)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -80,7 +86,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_seconds", type=float, default=16.0, help="of training")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--batch_frames", type=int, default=800, help="an update")
-    parser.add_argument("--hidden", type=int, default=64, help="LSTM units a direction")
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        default=64,
+        help="LSTM units a direction; 0: the sum of layers goes straight to CTC",
+    )
     parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -235,7 +246,9 @@ def run(args: argparse.Namespace) -> Dict:
             write_trn(out / "ref.trn", refs, sorted(refs), kind)
             write_trn(out / "hyp.trn", texts, sorted(refs), kind)
             result[kind][folder.name] = score_set(out.parent, kind, False)
-        logging.info(f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %")
+        logging.info(
+            f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %"
+        )
     shares = probe.weights.softmax(dim=0).tolist()
     result["layer_weights"] = [round(share, 3) for share in shares]
     result["seconds"] = round(time.monotonic() - start)

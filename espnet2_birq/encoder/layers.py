@@ -6,7 +6,7 @@ ShawConformerEncoder.
 """
 
 from contextlib import contextmanager
-from typing import List, Tuple
+from typing import List, Tuple, Type
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
@@ -88,16 +88,22 @@ def encode_up_to(
     return [outputs[layer] for layer in layers]
 
 
-@contextmanager
-def dropout_off(module: torch.nn.Module):
-    """Switch every dropout layer inside ``module`` off, and nothing else.
+DROPOUT = torch.nn.modules.dropout._DropoutNd
+BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
-    ``module.eval()`` would also make BatchNorm use its running statistics.
+
+@contextmanager
+def evaluating(module: torch.nn.Module, *kinds: Type[torch.nn.Module]):
+    """Put the layers of some kinds inside ``module`` in evaluation mode for a while.
+
+    Args:
+        module: E.g. an encoder.
+        *kinds: ``DROPOUT``, ``BATCH_NORM``, or other classes.
     """
     switched = [
         layer
         for layer in module.modules()
-        if isinstance(layer, torch.nn.modules.dropout._DropoutNd) and layer.training
+        if isinstance(layer, kinds) and layer.training
     ]
     for layer in switched:
         layer.training = False
@@ -106,24 +112,3 @@ def dropout_off(module: torch.nn.Module):
     finally:
         for layer in switched:
             layer.training = True
-
-
-@contextmanager
-def batch_norm_frozen(module: torch.nn.Module):
-    """Let every BatchNorm inside ``module`` use the batch's statistics, and keep none.
-
-    Running statistics stay as they are; ``module.eval()`` would use them.
-    """
-    norms = [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
-    ]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(norms, momenta):
-            layer.momentum = momentum

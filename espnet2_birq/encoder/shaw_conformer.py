@@ -114,7 +114,7 @@ class ShawAttention(torch.nn.Module):
         torch.nn.init.normal_(self.positions.weight, std=0.02)
         self.output = torch.nn.Linear(size, size)
         self.dropout = torch.nn.Dropout(dropout_rate)
-        # A module, for layers.dropout_off to find.
+        # A module, for layers.evaluating to find.
         self.attention_dropout = torch.nn.Dropout(attention_dropout_rate)
 
     def forward(self, xs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,11 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 
 from espnet2_birq.encoder.layers import (
-    dropout_off,
+    BATCH_NORM,
+    DROPOUT,
     encode_up_to,
     encoder_lengths,
+    evaluating,
     subsampling_factor,
 )
 
@@ -62,10 +64,25 @@ def test_no_block_beyond_the_label_layer_runs():
 def test_dropout_off_makes_training_mode_repeatable_and_is_undone():
     encoder = make_encoder(dropout=0.5).train()
     xs = torch.randn(3, 97, 20)
-    with dropout_off(encoder):
+    with evaluating(encoder, DROPOUT):
         one = encode_up_to(encoder, xs, LENGTHS, [2])[0]
         two = encode_up_to(encoder, xs, LENGTHS, [2])[0]
     assert torch.equal(one, two)
     assert all(module.training for module in encoder.modules())
     three = encode_up_to(encoder, xs, LENGTHS, [2])[0]
     assert not torch.equal(one, three)
+
+
+def test_evaluating_switches_the_kinds_asked_for_and_switches_back():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    module[1].eval()  # stays as it is
+    xs = torch.randn(50, 4) * 3 + 1
+    with evaluating(module, BATCH_NORM):
+        assert torch.equal(module[0](xs), xs / (1 + 1e-5) ** 0.5)
+        assert module.training and not module[0].training
+    assert module[0].training and not module[1].training
+    module.train()
+    with evaluating(module, BATCH_NORM, DROPOUT):
+        assert torch.equal(module(xs), module(xs))
+    assert not torch.equal(module(xs), module(xs))

@@ -5,9 +5,10 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
 from espnet2_birq.encoder.layers import (
-    dropout_off,
+    DROPOUT,
     encode_up_to,
     encoder_lengths,
+    evaluating,
     subsampling_factor,
 )
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder, relative_logits
@@ -144,7 +145,7 @@ def test_three_frames_can_be_stacked():
 def test_dropout_off_reaches_every_dropout(kind):
     encoder = make_encoder(**{"dropout_rate": 0.0, kind: 0.5}).train()
     xs = torch.randn(3, 61, 6)
-    with dropout_off(encoder):
+    with evaluating(encoder, DROPOUT):
         one, two = (encode_up_to(encoder, xs, LENGTHS, [2])[0] for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, encode_up_to(encoder, xs, LENGTHS, [2])[0])
