@@ -89,6 +89,42 @@ def test_gradient_reaches_the_label_path_unless_cut():
     assert label_gradient(keep_gradient=False) is None
 
 
+def directional_derivatives(keep_gradient):
+    """By finite differences and by autograd, along layers below the label layer."""
+    conf = {**SMALL, "keep_gradient": keep_gradient, "seed": 1}
+    enhanced = {**ENHANCED, "weight": 1.0, "quantizer_conf": conf}
+    model = make_model([ANCHOR, enhanced])
+    speech, lengths = make_batch()
+    feats, frames = model._extract_feats(speech, lengths)
+    model = model.double().eval()  # the same mask and noise at every call
+    model._extract_feats = lambda *_: (feats.double(), frames)
+    generator = torch.Generator().manual_seed(0)
+    chosen = list(model.encoder.encoders[:2].parameters())
+    direction = [
+        torch.randn(x.shape, generator=generator, dtype=torch.float64) for x in chosen
+    ]
+    loss = model(speech, lengths)[0].sum()
+    gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
+    slope = sum((g * v).sum() for g, v in zip(gradients, direction) if g is not None)
+    step, values = 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, v in zip(chosen, direction):
+                parameter += sign * step * v
+            values.append(model(speech, lengths)[0].item())
+            for parameter, v in zip(chosen, direction):
+                parameter -= sign * step * v
+    return (values[0] - values[1]) / (2 * step), slope.item()
+
+
+def test_finite_differences_through_the_label_layer():
+    measured, slope = directional_derivatives(keep_gradient=True)
+    assert measured == pytest.approx(slope, rel=1e-5)
+    # Labels move with the parameters all the same; cut, the gradient leaves that out.
+    measured, slope = directional_derivatives(keep_gradient=False)
+    assert measured != pytest.approx(slope, rel=1e-2)
+
+
 def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
     model = make_model([ANCHOR]).eval()
     seen = {}

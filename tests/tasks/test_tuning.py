@@ -36,8 +36,8 @@ def test_pretraining_of_the_paper(name):
     assert count / 1e6 == pytest.approx(millions, rel=0.005)
     assert encoder.encoders[0].attention.window == window
     anchor, enhanced = parse_targets(args.targets, len(encoder.encoders))
-    assert (anchor.layer, anchor.weight) == (None, 2.4)
-    assert (enhanced.layer, enhanced.weight) == (label_layer, 0.1)
+    assert (anchor.source, anchor.weight.at(0)) == ("input", 2.4)
+    assert (enhanced.source, enhanced.weight.at(0)) == (label_layer, 0.1)
     # ESPnet's YAML reader takes 1e-4 without a dot for a string.
     assert args.optim == "adamw" and args.optim_conf["lr"] == 1e-4
     # Utterances of 12.3 s, LibriSpeech's mean, in an update.
