@@ -1,8 +1,7 @@
 """Pretrain, probe and score many systems that differ in their targets.
 
 For every system and seed: pretraining, a probe of the frozen encoder (bin/probe.py), and
-with --finetune CTC fine-tuning, proof of the hand-off and greedy decoding; then Markdown
-tables. A finished step is not repeated: run the same command again after an
+with --finetune fine-tuning of all of it; then Markdown tables. A finished step is not repeated: run the same command again after an
 interruption.
 
 Example:
@@ -18,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -26,13 +24,11 @@ from typing import Dict, List, Optional
 import yaml
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.experiments import score_set
 from espnet2_birq.score.training_log import read_training_log
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "egs2" / "mini_librispeech"
 SSL_MODEL = "valid.total_count.ave.pth"
-ASR_MODEL = "valid.loss.ave.pth"
 
 # Columns of the tables: title, key of the last epoch's means, set, factor, format.
 STATISTICS = [
@@ -76,7 +72,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="NAME", help="these systems, not all of the list"
     )
     parser.add_argument(
-        "--finetune", action="store_true", help="fine-tune the encoders, too"
+        "--finetune",
+        type=int,
+        default=0,
+        metavar="UPDATES",
+        help="fine-tune the encoders, too, for so many updates",
     )
     parser.add_argument(
         "--ssl_args", default="", help="further options of ssl_train, in one string"
@@ -131,21 +131,16 @@ def prepare(source: Path, target: Path, limit: Optional[float], count: Optional[
 
 
 def prepare_all(args: argparse.Namespace, limits: Dict, tests: List[str]) -> Path:
-    """Make all data directories and the token list, below OUT/data."""
+    """Make all data directories, below OUT/data."""
     data = args.out.resolve() / "data"
-    for kind, dump in (("ssl", args.ssl_dump), ("asr", args.asr_dump)):
-        for name in ("train", "valid"):
-            limit = limits.get(f"{kind}_{name}", {})
-            source = dump.resolve() / name
-            target = data / f"{kind}_{name}"
-            prepare(source, target, limit.get("max_seconds"), limit.get("utterances"))
+    for name in ("ssl_train", "ssl_valid", "asr_train"):
+        kind, part = name.split("_")
+        dump = args.ssl_dump if kind == "ssl" else args.asr_dump
+        limit = limits.get(name, {})
+        limit = limit.get("max_seconds"), limit.get("utterances")
+        prepare(dump.resolve() / part, data / name, *limit)
     for name in tests:
         prepare(args.asr_dump.resolve() / name, data / name, None, None)
-    lines = (args.asr_dump / "train" / "text").read_text(encoding="utf-8").splitlines()
-    letters = Counter("".join(line.partition(" ")[2] for line in lines))
-    tokens = [x.replace(" ", "<space>") for x in sorted(letters)]
-    tokens = ["<blank>", "<unk>", *tokens, "<sos/eos>"]
-    (data / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return data
 
 
@@ -155,19 +150,17 @@ def frame_statistics(data: Path, config: Path, ssl_args: str) -> None:
         return
     command = ["-m", "espnet2_birq.bin.frame_statistics", "--config", config]
     command += ["--statistics", data / "frame_statistics.npz", *shlex.split(ssl_args)]
-    command += data_options(data, "ssl")[:2]
+    command += data_options(data)[:2]
     run_step(data / "statistics", data / "statistics" / "log", [command], "")
 
 
-def data_options(data: Path, kind: str) -> List[str]:
-    """Return the data options of ssl_train (kind ssl) or asr_train (kind asr)."""
+def data_options(data: Path) -> List[str]:
+    """Return the data options of ssl_train."""
     options = []
     for name in ("train", "valid"):
-        folder = data / f"{kind}_{name}"
+        folder = data / f"ssl_{name}"
         option = f"--{name}_data_path_and_name_and_type"
         options += [option, f"{folder}/wav.scp,speech,sound"]
-        if kind == "asr":
-            options += [option, f"{folder}/text,text,text"]
         options += [f"--{name}_shape_file", f"{folder}/speech_shape"]
     return options
 
@@ -222,13 +215,12 @@ def say(line: str) -> None:
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
-def run_system(folder: Path, pretrain: Dict, finetune: Dict, context: Dict) -> None:
+def run_system(folder: Path, pretrain: Dict, context: Dict) -> None:
     """Go through all steps of one system and seed.
 
     Args:
         folder: OUT/<name>_seed<seed>.
         pretrain: Configuration of pretraining.
-        finetune: Configuration of fine-tuning.
         context: data, tests, ssl_args, limits (of the data, as text), finetune (whether
             to) and scratch (the encoder stays as it is initialised).
     """
@@ -238,7 +230,7 @@ def run_system(folder: Path, pretrain: Dict, finetune: Dict, context: Dict) -> N
     config.write_text(yaml.safe_dump(pretrain, sort_keys=False))
     key = context["limits"] + config.read_text() + context["ssl_args"]
     train = ["-m", "espnet2_birq.bin.ssl_train", "--config", config, "--ngpu", "0"]
-    train += ["--output_dir", ssl, *data_options(data, "ssl")]
+    train += ["--output_dir", ssl, *data_options(data)]
     train += ["--frame_statistics", data / "frame_statistics.npz"]
     train += shlex.split(context["ssl_args"])
     if context["scratch"]:
@@ -252,35 +244,21 @@ def run_system(folder: Path, pretrain: Dict, finetune: Dict, context: Dict) -> N
     probe += ["--train", data / "asr_train", "--out", folder / "probe", "--test"]
     probe += [data / name for name in tests]
     run_step(folder / "probe", folder / "probe" / "probe.log", [probe], key)
-    if not context["finetune"]:
-        return
-    asr, config = folder / "asr", folder / "finetune.yaml"
-    config.write_text(yaml.safe_dump(finetune, sort_keys=False))
-    key += config.read_text()
-    handoff, check = [], []
-    if not context["scratch"]:
-        handoff = ["--init_param", f"{model}:encoder:encoder"]
-        check = [["-m", "espnet2_birq.bin.check_handoff", model, asr / ASR_MODEL]]
-    train = ["-m", "espnet2.bin.asr_train", "--config", config, "--ngpu", "0"]
-    train += ["--output_dir", asr, "--token_type", "char", *handoff]
-    train += ["--token_list", data / "tokens.txt", *data_options(data, "asr")]
-    run_step(asr, asr / "train.log", [train, *check], key)
-    out = folder / "greedy"
-    decode = [ROOT / "bench" / "greedy_ctc.py", "--asr_model", asr / ASR_MODEL]
-    decode += ["--out", out, *(data / name for name in tests)]
-    run_step(out, out / "decode.log", [decode], key)
+    if context["finetune"]:
+        probe[probe.index("--out") + 1] = folder / "finetune"
+        probe += ["--finetune_updates", str(context["finetune"])]
+        run_step(folder / "finetune", folder / "finetune" / "probe.log", [probe], key)
 
 
 def results(folder: Path, tests: List[str]) -> Optional[Dict]:
     """Collect what one system and seed came to; None if it is not finished."""
     if not (folder / "probe" / "done.json").is_file():
         return None
-    probe = json.loads((folder / "probe" / "probe.json").read_text())
-    found = {"probe": probe["cer"], "probe_loss": probe["train_loss"]}
-    if (folder / "greedy" / "done.json").is_file():
-        found["finetune"] = {
-            name: score_set(folder / "greedy" / name, "cer", False) for name in tests
-        }
+    found = {}
+    for kind in ("probe", "finetune"):
+        if (folder / kind / "done.json").is_file():
+            probe = json.loads((folder / kind / "probe.json").read_text())
+            found[kind] = probe["cer"]
     if (folder / "ssl" / SSL_MODEL).exists():
         log = read_training_log(folder / "ssl")
         found["train"], found["valid"] = log.train[-1], log.valid[-1]
@@ -347,10 +325,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.only or []) - set(systems))
     if unknown:
         raise DataError(f"--only {unknown[0]}: no such system in {args.systems}")
-    base = {
-        stage: yaml.safe_load((ROOT / setup[stage]).read_text(encoding="utf-8"))
-        for stage in ("pretrain", "finetune")
-    }
+    base = yaml.safe_load((ROOT / setup["pretrain"]).read_text(encoding="utf-8"))
     tests = setup["tests"]
     data = prepare_all(args, setup["data"], tests)
     frame_statistics(data, ROOT / setup["pretrain"], args.ssl_args)
@@ -361,13 +336,11 @@ def run(args: argparse.Namespace) -> int:
 
     def one(name: str, seed: int) -> None:
         changes = systems[name].get("pretrain", {})
-        pretrain = {**merge(base["pretrain"], changes or {}), "seed": seed}
-        finetune = {**base["finetune"], "seed": seed}
+        pretrain = {**merge(base, changes or {}), "seed": seed}
         try:
             run_system(
                 folder_of(args.out, name, seed),
                 pretrain,
-                finetune,
                 {**context, "scratch": changes is None},
             )
         except (DataError, OSError) as error:

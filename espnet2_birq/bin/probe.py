@@ -4,7 +4,9 @@
 The layers' outputs on a few hours of transcribed speech are computed once; a learned
 weighted sum of them, a small bidirectional LSTM and CTC on characters are trained on it
 and decode the test sets greedily (the ASR task of SUPERB, arXiv 2105.01051, made small).
-An untrained encoder is the yardstick.
+An untrained encoder is the yardstick. With --finetune_updates, all of it is then trained
+on, the encoder with the rest: what the frozen encoder's head learned makes CTC's slow
+beginning unnecessary.
 
   python -m espnet2_birq.bin.probe --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
       --train dump/raw/train --test dump/raw/test dump/raw/test_other --out exp/probe_birq
@@ -36,6 +38,7 @@ class Utterance(NamedTuple):
     """Frozen features and text."""
 
     name: str
+    file: Path
     feats: torch.Tensor  # (K, T', E) float16, outputs of all layers
     text: str
 
@@ -93,12 +96,14 @@ def get_parser() -> argparse.ArgumentParser:
         help="LSTM units a direction; 0: the sum of layers goes straight to CTC",
     )
     parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate")
+    parser.add_argument("--finetune_updates", type=int, default=0, help="0: none")
+    parser.add_argument("--finetune_lr", type=float, default=1e-3, help="highest")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
-def load_encoder(args: argparse.Namespace) -> Tuple[torch.nn.Module, Dict]:
-    """Build the SSL model and load it; None of its targets is needed."""
+def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
+    """Build the SSL model, without its targets, and load its encoder."""
     config = args.config or args.model.parent / "config.yaml"
     for path in filter(None, (config, args.model)):
         if not path.is_file():
@@ -136,22 +141,25 @@ def extract(model, folder: Path, max_seconds: float = 1e9) -> List[Utterance]:
     lengths = {name: soundfile.info(file).duration for name, file in files.items()}
     names = sorted(texts.keys() & files.keys(), key=lengths.get)
     names = [name for name in names if lengths[name] <= max_seconds]
-    layers = list(range(1, len(model.encoder.encoders) + 1))
     found = []
     for start in range(0, len(names), 8):
         batch = names[start : start + 8]
-        waves = [
-            torch.from_numpy(soundfile.read(files[name], dtype="float32")[0])
-            for name in batch
-        ]
-        speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        samples = torch.tensor([len(wave) for wave in waves])
-        xs, xs_lengths = model._extract_feats(speech, samples)
-        hs = torch.stack(encode_up_to(model.encoder, xs, xs_lengths, layers), dim=1)
-        frames = encoder_lengths(model.encoder, xs_lengths).tolist()
-        for name, feats, length in zip(batch, hs.half(), frames):
-            found.append(Utterance(name, feats[:, :length].clone(), texts[name]))
+        hs, frames = encode(model, [files[name] for name in batch])
+        for name, feats, length in zip(batch, hs.half(), frames.tolist()):
+            feats = feats[:, :length].clone()
+            found.append(Utterance(name, files[name], feats, texts[name]))
     return found
+
+
+def encode(model, files: List[Path]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Outputs of all layers (B, K, T', E) and frames (B,) of some sound files."""
+    waves = [torch.from_numpy(soundfile.read(x, dtype="float32")[0]) for x in files]
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    samples = torch.tensor([len(wave) for wave in waves])
+    xs, lengths = model._extract_feats(speech, samples)
+    layers = list(range(1, len(model.encoder.encoders) + 1))
+    hs = torch.stack(encode_up_to(model.encoder, xs, lengths, layers), dim=1)
+    return hs, encoder_lengths(model.encoder, lengths)
 
 
 def make_batches(utterances: List[Utterance], frames: int) -> List[List[Utterance]]:
@@ -172,37 +180,46 @@ def pad(batch: List[Utterance]) -> Tuple[torch.Tensor, torch.Tensor]:
     return padded.transpose(1, 2).float(), torch.tensor([len(row) for row in rows])
 
 
-def train(args, utterances: List[Utterance], tokens: Dict[str, int]):
-    """Train a probe; returns it and the mean loss of the last 100 updates."""
-    torch.manual_seed(args.seed)
-    layers, _, size = utterances[0].feats.shape
-    probe = Probe(layers, size, args.hidden, len(tokens) + 1)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=args.lr)
+def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
+    """Train with CTC; returns the mean loss of the last 100 updates.
+
+    Args:
+        utterances: What to train on.
+        tokens: Letter to output class.
+        probe: The layers on top of the encoder.
+        feats_of: Makes features (B, K, T', E) and frames (B,) of some utterances.
+        parameters: What is trained.
+        updates: How many.
+        lr: Highest learning rate, of one cycle.
+        frames: Of a batch.
+    """
+    parameters = list(parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.updates, pct_start=0.1
+        optimizer, lr, total_steps=updates, pct_start=0.1
     )
-    batches, order, last = make_batches(utterances, args.batch_frames), [], []
-    for update in range(1, args.updates + 1):
+    batches, order, last = make_batches(utterances, frames), [], []
+    for update in range(1, updates + 1):
         order = order or torch.randperm(len(batches)).tolist()
         batch = batches[order.pop()]
-        feats, frames = pad(batch)
+        feats, lengths = feats_of(batch)
         targets = [torch.tensor([tokens[c] for c in one.text]) for one in batch]
         loss = torch.nn.functional.ctc_loss(
             probe(feats).transpose(0, 1),
             torch.cat(targets),
-            frames,
+            lengths,
             torch.tensor([len(target) for target in targets]),
             zero_infinity=True,
         )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(probe.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         schedule.step()
         last = [*last[-99:], loss.item()]
-        if update % 250 == 0:
+        if update % 100 == 0:
             logging.info(f"update {update}: CTC loss {sum(last) / len(last):.3f}")
-    return probe.eval(), sum(last) / len(last)
+    return sum(last) / len(last)
 
 
 @torch.no_grad()
@@ -235,11 +252,26 @@ def run(args: argparse.Namespace) -> Dict:
     utterances = extract(model, args.train, args.max_seconds)
     logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
-    probe, loss = train(args, utterances, {c: n for n, c in enumerate(letters, 1)})
+    tokens = {letter: number for number, letter in enumerate(letters, start=1)}
+    torch.manual_seed(args.seed)
+    layers, _, size = utterances[0].feats.shape
+    probe = Probe(layers, size, args.hidden, len(tokens) + 1)
+    common = (utterances, tokens, probe)
+    budget = (args.updates, args.lr, args.batch_frames)
+    loss = train(*common, pad, probe.parameters(), *budget)
+    if args.finetune_updates:
+        every = [*probe.parameters(), *model.encoder.parameters()]
+        budget = (args.finetune_updates, args.finetune_lr, args.batch_frames)
+        loss = train(
+            *common,
+            lambda batch: encode(model, [x.file for x in batch]),
+            every,
+            *budget,
+        )
     result = dict(train_loss=round(loss, 4), cer={}, wer={})
     for folder in args.test:
         utterances = extract(model, folder)
-        texts = decode(probe, utterances, letters)
+        texts = decode(probe.eval(), utterances, letters)
         refs = {one.name: one.text for one in utterances}
         for kind in ("cer", "wer"):
             out = args.out / folder.name / f"score_{kind}"

@@ -146,7 +146,11 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 
 
 class _Pass:
-    """One pass over the frames: what is summed up, and the step for a chunk."""
+    """One pass over the frames: what is summed up, and the step for a chunk.
+
+    ``present`` (L, M) says which frames have which label, ``steps`` (L, M) is the factor
+    of a frame's gradient for a label, ``most`` what all gradients are divided by.
+    """
 
     def __init__(self, hs, head_weight, head_bias, present, labels, weights):
         self.hs, self.labels, self.weights = hs.detach(), labels, weights
@@ -154,7 +158,6 @@ class _Pass:
         self.head_bias = head_bias.detach()
         dtype = torch.promote_types(hs.dtype, torch.float32)
         num_labels, num_codes = len(labels), len(head_weight)
-        # (L, M): frames that have each label; their mean is the loss
         self.present = torch.stack(
             [
                 present.to(dtype) * (1.0 if x.codes is None else x.codes >= 0)
@@ -191,10 +194,12 @@ class _Pass:
         return (*(grad / self.most for grad in heads), *points)
 
     def total(self):
+        """() the weighted sum of mean losses."""
         means = self.sums[:, 0] / self.frames.clamp(min=1.0)
         return sum(weight * mean for weight, mean in zip(self.weights, means))
 
     def chunk(self, rows: slice):
+        """Add up losses, gradients and statistics of some rows (C of M)."""
         hs = self.hs[rows]  # (C, E)
         logp = (hs @ self.head_weight.T).to(self.sums.dtype) + self.head_bias
         logp = logp - logp.logsumexp(dim=1, keepdim=True)  # (C, V)

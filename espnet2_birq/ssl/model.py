@@ -264,7 +264,9 @@ class BiRQModel(AbsESPnetModel):
                     [target.weight.at(update) / len(heads) for target in targets],
                 )
                 total = total + loss
-                books.append(BookTally([target.name for target in targets], tally))
+                names = [target.name for target in targets]
+                soft = [labels[name][book].points is not None for name in names]
+                books.append(BookTally(names, soft, tally))
         return total, books
 
     def _update(self) -> int:

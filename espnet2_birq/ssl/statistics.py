@@ -15,6 +15,7 @@ class BookTally(NamedTuple):
     """The tally of one codebook and the targets that its labels belong to."""
 
     names: List[str]  # L targets
+    soft: List[bool]  # whether their labels are soft
     tally: Tally
 
 
@@ -66,11 +67,12 @@ def target_statistics(
 
     Returns:
         For each target: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
-        frames whose likeliest prediction is the label), ``hit`` (share whose label is
-        the nearest code), ``label_entropy`` (nats, of the label given the frame),
+        frames whose likeliest prediction is the label), ``label_ppl``, ``label_cov``,
+        ``pred_ppl``, ``pred_cov`` (codebook perplexity and coverage of labels and
+        predictions); for soft labels ``hit`` (share of frames whose label is the
+        nearest code), ``label_entropy`` (nats, of the label given the frame) and
         ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
-        1.28), ``label_ppl``, ``label_cov``, ``pred_ppl``, ``pred_cov`` (codebook
-        perplexity and coverage of labels and predictions), and with several targets
+        1.28); and with several targets
         ``grad_share`` (the norm of the target's gradient at the encoder's output, as a
         share of the targets' sum) and ``agree`` (share of frames with the label of the
         first target that shares the codebook).
@@ -88,7 +90,8 @@ def target_statistics(
             sums = dict(zip(SUMS, tally.sums[row]))
             squares[name] = squares.get(name, 0.0) + sums["grad_square"]
             mean = dict(zip(SUMS, means[row]))
-            for key in ("loss", "acc", "hit", "label_entropy", "score_std"):
+            keys = ("loss", "acc", "hit", "label_entropy", "score_std")
+            for key in keys if book.soft[row] else keys[:2]:
                 add(key, name, mean[key])
             if row > 0:
                 add("agree", name, mean["agree"])

@@ -223,7 +223,7 @@ def test_statistics_equal_plain_ones():
     total, tally = masked_cross_entropy(
         hs, weight, bias, present, [Labels(codes=hard), soft], [2.4, 0.1], 70
     )
-    stats = target_statistics([BookTally(["anchor", "enhanced"], tally)])
+    stats = target_statistics([BookTally(["anchor", "enhanced"], [False, True], tally)])
     _, noise = draw_noises(1, [Labels(codes=hard), soft], frames, codes, 70 // codes)
     rows = present.bool()
     logits = hs @ weight.T + bias
@@ -248,10 +248,8 @@ def test_statistics_equal_plain_ones():
         "loss_enhanced": losses[1],
         "acc_anchor": (predicted == hard[rows]).float().mean(),
         "acc_enhanced": (predicted == drawn).float().mean(),
-        "hit_anchor": torch.tensor(1.0),
         "hit_enhanced": (scores.argmax(dim=1)[rows] == drawn).float().mean(),
         "agree_enhanced": (hard[rows] == drawn).float().mean(),
-        "label_entropy_anchor": torch.tensor(0.0),
         "label_entropy_enhanced": torch.special.entr(y[rows]).sum(dim=1).mean(),
         "score_std_enhanced": scores[rows].std(dim=1).mean(),
         "label_ppl_anchor": ppl(hard[rows]),

@@ -259,7 +259,7 @@ def test_labels_from_disk():
     labels = torch.randint(7, (3, 40))
     labels[0] = -1
     _, stats, _ = model(speech, lengths, labels=labels, labels_lengths=None)
-    assert 0 < stats["loss_given"] and stats["hit_given"] == 1.0
+    assert 0 < stats["loss_given"] and "hit_given" not in stats
     same = torch.full((3, 40), 5)
     _, stats, _ = model(speech, lengths, labels=same)
     assert stats["label_ppl_given"] == pytest.approx(1.0)

@@ -64,7 +64,7 @@ def test_a_step_around_the_encoder(replacement):
             loss, tally = masked_cross_entropy(
                 hs, head.weight, head.bias, present, list(labels), [2.4, 0.1]
             )
-            books.append(BookTally(["anchor", "enhanced"], tally))
+            books.append(BookTally(["anchor", "enhanced"], [False, True], tally))
             total = total + loss
         total.backward()
         assert target_statistics(books)["loss_anchor"].shape == ()

@@ -32,8 +32,8 @@ def test_targets_of_several_books_are_averaged():
         return Tally(torch.tensor([4.0, 2.0]), sums, counts, counts)
 
     books = [
-        BookTally(["anchor", "enhanced"], tally(4.0, 1.0, 2)),
-        BookTally(["anchor", "enhanced"], tally(8.0, 2.0, 4)),
+        BookTally(["anchor", "enhanced"], [False, True], tally(4.0, 1.0, 2)),
+        BookTally(["anchor", "enhanced"], [False, True], tally(8.0, 2.0, 4)),
     ]
     stats = target_statistics(books)
     assert stats["loss_anchor"] == 1.5  # (4 / 4 + 8 / 4) / 2
@@ -43,4 +43,5 @@ def test_targets_of_several_books_are_averaged():
     assert math.isclose(stats["label_cov_anchor"], 0.75, rel_tol=1e-6)
     # roots of 18 and 2: three to one
     assert math.isclose(stats["grad_share_anchor"], 0.75, rel_tol=1e-6)
+    assert "hit_enhanced" in stats and "hit_anchor" not in stats
     assert "grad_share_anchor" not in target_statistics(books, gradients=False)
