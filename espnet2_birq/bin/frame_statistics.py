@@ -93,10 +93,8 @@ def frame_statistics(args: argparse.Namespace, max_utterances: int) -> FrameStat
             square = square + frames.T @ frames
             if number % 500 == 0:
                 logging.info(f"{number} of {len(ids)} utterances, {count} frames")
-    if count <= len(mean):
-        raise DataError(
-            f"{scp}: {count} frames are too few for a covariance of {len(mean)} numbers"
-        )
+    if count == 0:
+        raise DataError(f"{scp}: not one frame in these utterances")
     mean = mean / count
     covariance = square / count - torch.outer(mean, mean)
     return FrameStatistics(mean.numpy(), covariance.numpy().astype(np.float64), count)

@@ -67,9 +67,14 @@ class FrameStatistics(NamedTuple):
 
         Returns:
             (D, d) with the same span.
+
+        Raises:
+            DataError: The frames have fewer than d independent directions.
         """
         matrix = projection.double().numpy()
-        factor = np.linalg.cholesky(matrix.T @ self.covariance @ matrix)
+        covariance = matrix.T @ self.covariance @ matrix
+        self._check_rank(np.linalg.eigvalsh(covariance))
+        factor = np.linalg.cholesky(covariance)
         return torch.tensor(np.linalg.solve(factor, matrix.T).T, dtype=torch.float32)
 
     def principal_components(self, dim: int, whiten: bool) -> torch.Tensor:
@@ -82,11 +87,22 @@ class FrameStatistics(NamedTuple):
 
         Returns:
             (D, d) projection.
+
+        Raises:
+            DataError: The frames have fewer than d independent directions.
         """
         variances, vectors = np.linalg.eigh(self.covariance)
         variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
+        self._check_rank(variances)
         # An eigenvector's sign is free; labels must not depend on the library's choice.
         largest = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
         scale = variances if whiten else np.full(dim, variances.mean())
         return torch.tensor(vectors / np.sqrt(scale), dtype=torch.float32)
+
+    def _check_rank(self, variances: np.ndarray):
+        if variances.min() < 1e-8 * variances.max():
+            raise DataError(
+                f"frame statistics of {self.frames} frames have fewer than "
+                f"{len(variances)} independent directions: make them of more speech"
+            )

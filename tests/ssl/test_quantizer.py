@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.loss import gumbel_like
 from espnet2_birq.ssl.quantizer import GumbelSoftmaxQuantizer, RandomProjectionQuantizer
@@ -232,11 +232,19 @@ def test_a_layer_is_whitened_by_running_statistics():
         (dict(projection="lda"), "unknown projection 'lda', use one of"),
         (dict(score="dot"), "unknown score 'dot', use one of"),
         (
+            dict(projection="whitened", statistics=statistics_of(torch.randn(9, 40))),
+            "frame statistics of 9 frames have fewer than 16 independent directions",
+        ),
+        (
+            dict(projection="pca", statistics=statistics_of(torch.randn(9, 40))),
+            "frame statistics of 9 frames have fewer than 16 independent directions",
+        ),
+        (
             dict(projection="pca", statistics=statistics_of(torch.randn(99, 7))),
             "statistics are of 7 numbers a frame, the model's frames have 40",
         ),
     ],
 )
 def test_errors(conf, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, DataError), match=words):
         RandomProjectionQuantizer(40, **conf)
