@@ -90,6 +90,11 @@ class RandomProjectionQuantizer(torch.nn.Module):
         self.whitening = None
         if projection != "xavier" and statistics is not None:
             statistics.check(input_size)
+            if layer_norm:
+                raise ConfigError(
+                    f"layer_norm and projection {projection!r}: the statistics are of "
+                    "frames without it, leave one out"
+                )
             mean = torch.tensor(statistics.mean, dtype=torch.float32)
             if projection == "whitened":
                 matrix = torch.stack([statistics.whiten(book) for book in matrix])

@@ -232,6 +232,14 @@ def test_a_layer_is_whitened_by_running_statistics():
         (dict(projection="lda"), "unknown projection 'lda', use one of"),
         (dict(score="dot"), "unknown score 'dot', use one of"),
         (
+            dict(
+                projection="pca",
+                layer_norm=True,
+                statistics=statistics_of(torch.randn(99, 40)),
+            ),
+            "layer_norm and projection 'pca'",
+        ),
+        (
             dict(projection="whitened", statistics=statistics_of(torch.randn(9, 40))),
             "frame statistics of 9 frames have fewer than 16 independent directions",
         ),
