@@ -105,7 +105,7 @@ def get_parser() -> argparse.ArgumentParser:
 def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
     """Build the SSL model, without its targets, and load its encoder."""
     config = args.config or args.model.parent / "config.yaml"
-    for path in filter(None, (config, args.model)):
+    for path in filter(None, (args.model, config)):
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     conf = yaml.safe_load(config.read_text(encoding="utf-8"))
