@@ -1,8 +1,8 @@
 """Pretrain, probe and score many systems that differ in their targets.
 
-For every system and seed: pretraining, a probe of the frozen encoder (bin/probe.py), and
-with --finetune fine-tuning of all of it; then Markdown tables. A finished step is not repeated: run the same command again after an
-interruption.
+For every system and seed: pretraining, a probe of the frozen encoder (bin/probe.py),
+with --finetune fine-tuning of all of it; then Markdown tables. A finished step is not
+repeated: run the same command again after an interruption.
 
 Example:
     python bench/ablation.py --out exp/ablation --jobs 2 --seeds 0 1

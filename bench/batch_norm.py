@@ -7,7 +7,7 @@ with the last model, as in training and as in evaluation, and prints both the sh
 labels that are the same and the last validation losses (made in evaluation mode):
 
     updating   statistics of the clean batch, which also move the running ones
-    frozen     statistics of the clean batch; only the masked copy moves the running ones
+    frozen     statistics of the clean batch; the masked copy moves the running ones
     running    running statistics, as in evaluation
     joint      clean and masked copies in one call up to layer k, one set of statistics
 """

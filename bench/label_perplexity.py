@@ -4,8 +4,8 @@
         --config CONF --train_data_path_and_name_and_type wav.scp,speech,sound ...
 
 Options of ssl_train say what features and encoder are; FILE is what
-espnet2_birq.bin.frame_statistics made of them. Every 20th utterance is read, labels are of
-4,000 of its frames, for the input and for encoder layer 70 % (untrained, or of --model).
+espnet2_birq.bin.frame_statistics made of them. Every 20th utterance is read; labels are
+of 4,000 frames, of the input and of the label layer (untrained, or of --model).
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the labels that a pretrained model gives to speech, for the next model to learn.
+"""Write a pretrained model's labels of speech, for the next model to learn.
 
-Offline relabelling, HuBERT's way: train, label all data with one of the model's targets,
-train anew on these labels.
+Offline relabelling, HuBERT's way: train, label all data with one of the model's
+targets, train anew on these labels.
 
   python -m espnet2_birq.bin.dump_labels --target enhanced \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
@@ -10,9 +10,9 @@ train anew on these labels.
   python -m espnet2_birq.bin.ssl_train ... \\
       --train_data_path_and_name_and_type dump/labels/train/labels.scp,labels,kaldi_ark
 
-with `targets: [{name: given, quantizer_conf: {codebook_size: 8192}}]`, and the same for the
-validation set. A label is the code nearest to the clean frame. A model without the wanted
-target learns one along with weight 0: {name: enhanced, layer: 7, weight: 0.0,
+with `targets: [{name: given, quantizer_conf: {codebook_size: 8192}}]`, and the same for
+the validation set. A label is the code nearest to the clean frame. A model without the
+wanted target learns one along with weight 0: {name: enhanced, layer: 7, weight: 0.0,
 quantizer_conf: {projection: whitened, keep_gradient: false}}.
 """
 

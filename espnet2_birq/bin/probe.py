@@ -3,17 +3,17 @@
 
 The layers' outputs on a few hours of transcribed speech are computed once; a learned
 weighted sum of them, a small bidirectional LSTM and CTC on characters are trained on it
-and decode the test sets greedily (the ASR task of SUPERB, arXiv 2105.01051, made small).
-An untrained encoder is the yardstick. With --finetune_updates, all of it is then trained
-on, the encoder with the rest: what the frozen encoder's head learned makes CTC's slow
+and decode the test sets greedily (the ASR task of SUPERB, arXiv 2105.01051, in small).
+An untrained encoder is the yardstick. With --finetune_updates, all of it is trained on,
+the encoder with the rest: what the frozen encoder's head learned makes CTC's slow
 beginning unnecessary.
 
-  python -m espnet2_birq.bin.probe --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
-      --train dump/raw/train --test dump/raw/test dump/raw/test_other --out exp/probe_birq
+  python -m espnet2_birq.bin.probe --train dump/raw/train --test dump/raw/test \\
+      --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
   python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
 
-Data directories have wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn and
-OUT/probe.json: error rates with 95 % intervals, losses, weights of the layers.
+Data directories have wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn
+and OUT/probe.json: error rates with 95 % intervals, loss, weights of the layers.
 """
 
 import argparse

@@ -56,7 +56,7 @@ class FrameStatistics(NamedTuple):
         if self.mean.shape != (input_size,):
             raise ConfigError(
                 f"frame statistics are of {len(self.mean)} numbers a frame, the "
-                f"model's frames have {input_size}: make them again with this configuration"
+                f"model's frames have {input_size}: make them again for this model"
             )
 
     def whiten(self, projection: torch.Tensor) -> torch.Tensor:

@@ -148,8 +148,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 class _Pass:
     """One pass over the frames: what is summed up, and the step for a chunk.
 
-    ``present`` (L, M) says which frames have which label, ``steps`` (L, M) is the factor
-    of a frame's gradient for a label, ``most`` what all gradients are divided by.
+    ``present`` (L, M) says which frames have which label, ``steps`` (L, M) are factors
+    of a frame's gradient for a label, ``most`` is what all gradients are divided by.
     """
 
     def __init__(self, hs, head_weight, head_bias, present, labels, weights):
