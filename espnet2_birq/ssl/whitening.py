@@ -9,8 +9,8 @@ class RunningWhitening(torch.nn.Module):
     """Gives points mean 0 and unit covariance, by a running estimate of both.
 
     Hidden states of a layer share most of their variance along few directions: after a
-    random projection they crowd at a few codes (perplexity 37 to 66 of 8192 for an
-    untrained layer on 4,000 frames of real speech; whitened, 1750: docs/targets.md).
+    random projection they crowd at a few codes (perplexity 36 to 63 of 8192 for an
+    untrained layer on 4,000 frames of real speech; whitened, 1800: docs/targets.md).
     The estimate includes the present batch but is an average over 1 / momentum of them,
     so a frame's label depends little on its company and no gradient passes through the
     statistics; the Cholesky factor is a smooth function of the covariance, so labels
