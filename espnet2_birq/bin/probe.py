@@ -28,6 +28,7 @@ import soundfile
 import torch
 import yaml
 
+from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.score.experiments import score_set
@@ -123,24 +124,19 @@ def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
     return model
 
 
-def read_table(path: Path) -> Dict[str, str]:
-    """Read a Kaldi file: utterance id to the rest of its line."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    pairs = (line.split(maxsplit=1) for line in path.open(encoding="utf-8"))
-    return {pair[0]: (pair[1:] or [""])[0].strip() for pair in pairs if pair}
-
-
 @torch.no_grad()
 def extract(model, folder: Path, max_seconds: float = 1e9) -> List[Utterance]:
     """Run the encoder over a data directory, utterances of like lengths at once."""
-    texts, files = read_table(folder / "text"), read_table(folder / "wav.scp")
+    texts = read_scp(folder / "text", allow_empty_values=True)
+    files = read_scp(folder / "wav.scp")
     # Paths of a dump are relative to its recipe.
     recipe = folder.resolve().parents[2]
     files = {name: recipe / file for name, file in files.items()}
     lengths = {name: soundfile.info(file).duration for name, file in files.items()}
     names = sorted(texts.keys() & files.keys(), key=lengths.get)
     names = [name for name in names if lengths[name] <= max_seconds]
+    if not names:
+        raise DataError(f"{folder}: no utterance with text and up to {max_seconds} s")
     found = []
     for start in range(0, len(names), 8):
         batch = names[start : start + 8]
