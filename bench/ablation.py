@@ -247,10 +247,11 @@ def run_system(folder: Path, pretrain: Dict, context: Dict) -> None:
     if context["finetune"]:
         probe[probe.index("--out") + 1] = folder / "finetune"
         probe += ["--finetune_updates", str(context["finetune"])]
+        key += f"finetune {context['finetune']}"
         run_step(folder / "finetune", folder / "finetune" / "probe.log", [probe], key)
 
 
-def results(folder: Path, tests: List[str]) -> Optional[Dict]:
+def results(folder: Path) -> Optional[Dict]:
     """Collect what one system and seed came to; None if it is not finished."""
     if not (folder / "probe" / "done.json").is_file():
         return None
@@ -356,7 +357,7 @@ def run(args: argparse.Namespace) -> int:
         name: [
             {"seed": seed, **result}
             for seed in args.seeds
-            if (result := results(folder_of(args.out, name, seed), tests))
+            if (result := results(folder_of(args.out, name, seed)))
         ]
         for name in systems
     }
