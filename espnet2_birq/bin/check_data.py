@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from espnet2_birq.bin.command import add_shared_options, make_parser, wanted_rate
 from espnet2_birq.data.check import Report, check_data_dir
 
 DESCRIPTION = """\
@@ -21,46 +22,23 @@ example:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet2_birq.bin.check_data",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("check_data", DESCRIPTION, EPILOG)
     parser.add_argument("folders", nargs="+", metavar="DIR", help="data directory")
-    parser.add_argument(
-        "--fs", type=int, required=True, help="the wanted sample rate in Hz"
-    )
-    parser.add_argument(
-        "--resample",
-        choices=("true", "false"),
-        default="false",
-        help="accept other rates than --fs, because a later stage of the recipe "
-        "converts them (default: %(default)s)",
-    )
     parser.add_argument(
         "--full",
         action="store_true",
         help="open all audio files, not just 200 drawn at random with a fixed seed",
     )
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=4,
-        choices=range(1, 129),
-        metavar="N",
-        help="threads that read, 1 to 128 (default: %(default)s)",
-    )
+    add_shared_options(parser, "--fs", "--resample", "--nj")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 if anything is wrong."""
     args = get_parser().parse_args(argv)
-    fs = None if args.resample == "true" else args.fs
     wrong = False
     for folder in args.folders:
-        report = check_data_dir(folder, fs, args.full, args.nj)
+        report = check_data_dir(folder, wanted_rate(args), args.full, args.nj)
         wrong = wrong or bool(report.problems)
         print("\n".join(_describe(folder, report)))
     if wrong:

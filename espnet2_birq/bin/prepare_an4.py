@@ -1,14 +1,13 @@
 """Prepare ESPnet's mini AN4 as Kaldi data directories."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.data.an4 import read_an4, unpack_an4
 from espnet2_birq.data.audio import probe_many
 from espnet2_birq.data.kaldi import write_data_dir
-from espnet2_birq.errors import DataError
 
 SAMPLE_RATE = 16000  # Hz
 DESCRIPTION = """\
@@ -27,12 +26,7 @@ example:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet2_birq.bin.prepare_an4",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("prepare_an4", DESCRIPTION, EPILOG)
     parser.add_argument(
         "--tarball",
         required=True,
@@ -45,9 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder to unpack it as; reused if it is there (default: %(default)s)",
     )
-    parser.add_argument(
-        "--dest", required=True, type=Path, help="where to write; data in a recipe"
-    )
+    add_shared_options(parser, "--dest")
     return parser
 
 
@@ -79,11 +71,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
-    args = get_parser().parse_args(argv)
-    try:
-        prepare(args)
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(prepare, get_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

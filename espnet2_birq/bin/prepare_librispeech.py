@@ -1,11 +1,16 @@
 """Prepare LibriSpeech as Kaldi data directories."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from espnet2_birq.bin.command import (
+    add_shared_options,
+    make_parser,
+    run,
+    wanted_rate,
+)
 from espnet2_birq.data.audio import AudioInfo
 from espnet2_birq.data.librispeech import (
     SpeechSet,
@@ -45,21 +50,14 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet2_birq.bin.prepare_librispeech",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("prepare_librispeech", DESCRIPTION, EPILOG)
     parser.add_argument(
         "--librispeech",
         required=True,
         metavar="DIR",
         help="the folder LibriSpeech/, or the one that holds it",
     )
-    parser.add_argument(
-        "--dest", required=True, type=Path, help="where to write; data in a recipe"
-    )
+    add_shared_options(parser, "--dest")
     parser.add_argument(
         "--parts", nargs="+", metavar="PART", help="default: all that are there"
     )
@@ -80,32 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME=SET+SET...",
         help="also write a set NAME that joins these sets; may be given several times",
     )
-    parser.add_argument(
-        "--fs", type=int, default=16000, help="sample rate in Hz (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--resample",
-        choices=("true", "false"),
-        default="false",
-        help="accept other rates than --fs, because a later stage of the recipe "
-        "converts them (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out bad audio files and list them, rather than stop at the first",
-    )
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=4,
-        choices=range(1, 129),
-        metavar="N",
-        help="threads that read, 1 to 128 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and count all, but write nothing"
-    )
+    add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
     return parser
 
 
@@ -124,8 +97,7 @@ def prepare(args: argparse.Namespace) -> None:
     splits = _unique("--split", args.split)
     combinations = _unique("--combine", args.combine)
     sets = make_sets(corpus, parts, splits, combinations)
-    fs = None if args.resample == "true" else args.fs
-    sets, infos = probe_sets(sets, fs, args.nj, args.skip_bad)
+    sets, infos = probe_sets(sets, wanted_rate(args), args.nj, args.skip_bad)
     genders = read_genders(corpus)
     if not genders:
         print(f"{corpus}/SPEAKERS.TXT is not there: no spk2gender is written")
@@ -139,11 +111,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
-    args = get_parser().parse_args(argv)
-    try:
-        prepare(args)
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(prepare, get_parser().parse_args(argv))
 
 
 def _split(value: str) -> tuple[str, int]:

@@ -8,7 +8,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -19,6 +18,7 @@ import soundfile
 from tqdm import tqdm
 
 import espnet2_birq
+from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 from espnet2_birq.data.sentences import random_sentence
 from espnet2_birq.data.synth import (
@@ -43,6 +43,10 @@ of pretrain and train are the same; those of valid and test are others. No sente
 in two sets. The result depends on the lengths and the seed alone. A repetition with the
 same options finds everything there and does nothing."""
 
+EPILOG = """\
+example:
+  python -m espnet2_birq.bin.synthesize --dest data --audio downloads/audio"""
+
 # Utterances that are planned together. It is fixed, and not a function of --nj, since
 # what is planned has an influence on the sentences that follow.
 BATCH = 64
@@ -61,11 +65,7 @@ UNLABELLED = "pretrain"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet2_birq.bin.synthesize",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("synthesize", DESCRIPTION, EPILOG)
     parser.add_argument(
         "--dest", required=True, help="where the data directories go; data in a recipe"
     )
@@ -89,14 +89,7 @@ def get_parser() -> argparse.ArgumentParser:
             help="(default: %(default)s)",
         )
     parser.add_argument("--seed", type=_seed, default=0, help="(default: %(default)s)")
-    parser.add_argument(
-        "--nj",
-        type=int,
-        default=2,
-        choices=range(1, 129),
-        metavar="N",
-        help="processes, 1 to 128 (default: %(default)s)",
-    )
+    add_shared_options(parser, "--nj")
     return parser
 
 
@@ -174,11 +167,7 @@ def make_corpus(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
-    args = get_parser().parse_args(argv)
-    try:
-        make_corpus(args)
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(make_corpus, get_parser().parse_args(argv))
 
 
 def _minutes(value: str) -> float:

@@ -1,13 +1,28 @@
-"""Kaldi data directories: wav.scp, utt2spk, spk2utt and text."""
+"""Kaldi data directories: wav.scp, segments, utt2spk, spk2utt and text."""
 
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where in a recording an utterance is.
+
+    Attributes:
+        recording: Unique name of the recording, without whitespace.
+        start: Begin in seconds.
+        end: End in seconds.
+    """
+
+    recording: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -20,12 +35,14 @@ class Utterance:
         speaker: Speaker name without whitespace.
         path: Audio file, as it is to stand in wav.scp.
         text: Transcript in one line; None where there is none.
+        segment: The part of the audio file that it is; None if it is the whole.
     """
 
     utt_id: str
     speaker: str
     path: str
     text: str | None = None
+    segment: Segment | None = None
 
 
 def write_data_dir(
@@ -36,7 +53,8 @@ def write_data_dir(
     """Write a data directory, complete or not at all.
 
     The files are sorted in byte order (the C locale) and are UTF-8. `text` is written
-    only if every utterance has one. An existing data directory is replaced.
+    only if every utterance has one, `segments` if every utterance is a segment; times
+    are written to 10 ms. An existing data directory is replaced.
 
     Args:
         dest: Directory to write.
@@ -44,8 +62,8 @@ def write_data_dir(
         extra_files: Further files: name to whole content.
 
     Raises:
-        DataError: An utterance cannot be represented, there is none, or `dest` exists
-            and is not a data directory.
+        DataError: An utterance cannot be represented, there is none, only some are
+            segments, or `dest` exists and is not a data directory.
     """
     # Replace the folder that a link points at, not the link.
     dest = Path(os.path.realpath(dest))
@@ -58,10 +76,18 @@ def write_data_dir(
         )
 
     files = {
-        "wav.scp": _lines((u.utt_id, u.path) for u in ordered),
+        "wav.scp": _lines(sorted(_audio_files(dest, ordered).items())),
         "utt2spk": _lines((u.utt_id, u.speaker) for u in ordered),
         "spk2utt": _lines(_utterances_of_speakers(ordered)),
     }
+    if ordered[0].segment:
+        files["segments"] = _lines(
+            (
+                u.utt_id,
+                f"{u.segment.recording} {u.segment.start:.2f} {u.segment.end:.2f}",
+            )
+            for u in ordered
+        )
     if all(u.text is not None for u in ordered):
         files["text"] = _lines((u.utt_id, u.text) for u in ordered)
     files.update(extra_files or {})
@@ -96,45 +122,67 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
         Key to value, in the order of the file.
 
     Raises:
+        DataError: As iter_scp.
+    """
+    return dict(iter_scp(path, allow_empty_values))
+
+
+def iter_scp(
+    path: str | Path, allow_empty_values: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Read a file of `key value` lines one by one: it may be larger than the memory.
+
+    Args:
+        path: The file.
+        allow_empty_values: Accept a key alone in its line, as "" (text may have it).
+
+    Yields:
+        Key and value, in the order of the file.
+
+    Raises:
         DataError: The file is missing or empty, or a line is blank, is not UTF-8, ends
             as in Windows, lacks a value, repeats a key, or is out of order.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; run the data preparation first")
-    values: dict[str, str] = {}
-    line_of: dict[str, int] = {}
     previous = ""
-    for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        where = f"{path}: line {number}"
-        try:
-            line = raw.decode("utf-8").removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where} is not UTF-8; convert the file with iconv -t UTF-8"
-            ) from error
-        if line.endswith("\r"):
-            raise DataError(f"{where} has a Windows line end; convert it with dos2unix")
-        fields = line.split(maxsplit=1)
-        if not fields:
-            raise DataError(f"{where} is blank; remove it")
-        key, value = fields[0], fields[1].rstrip() if len(fields) == 2 else ""
-        if not value and not allow_empty_values:
-            raise DataError(f"{where}: {key} has no value; complete or remove the line")
-        if key in values:
-            raise DataError(
-                f"{where} repeats {key} of line {line_of[key]}; remove one of them"
-            )
-        # Code point order is the byte order of UTF-8, which is that of LC_ALL=C.
-        if key < previous:
-            raise DataError(
-                f"{where}: {key} comes after {previous}; "
-                f"sort it with LC_ALL=C sort -o {path} {path}"
-            )
-        values[key], line_of[key], previous = value, number, key
-    if not values:
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            where = f"{path}: line {number}"
+            try:
+                line = raw.decode("utf-8").removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where} is not UTF-8; convert the file with iconv -t UTF-8"
+                ) from error
+            if line.endswith("\r"):
+                raise DataError(
+                    f"{where} has a Windows line end; convert it with dos2unix"
+                )
+            fields = line.split(maxsplit=1)
+            if not fields:
+                raise DataError(f"{where} is blank; remove it")
+            key, value = fields[0], fields[1].rstrip() if len(fields) == 2 else ""
+            if not value and not allow_empty_values:
+                raise DataError(
+                    f"{where}: {key} has no value; complete or remove the line"
+                )
+            # In a sorted file equal keys are neighbours.
+            if key == previous:
+                raise DataError(
+                    f"{where} repeats {key} of line {number - 1}; remove one of them"
+                )
+            # Code point order is the byte order of UTF-8, which is that of LC_ALL=C.
+            if key < previous:
+                raise DataError(
+                    f"{where}: {key} comes after {previous}; "
+                    f"sort it with LC_ALL=C sort -o {path} {path}"
+                )
+            yield key, value
+            previous = key
+    if not previous:
         raise DataError(f"{path}: empty file; run the data preparation again")
-    return values
 
 
 def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
@@ -148,10 +196,10 @@ def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
                 f"{previous.path} and {utterance.path}; leave one of them out"
             )
         previous = utterance
-        for what, name in (
-            ("utterance id", utterance.utt_id),
-            ("speaker", utterance.speaker),
-        ):
+        names = [("utterance id", utterance.utt_id), ("speaker", utterance.speaker)]
+        if utterance.segment:
+            names.append(("recording", utterance.segment.recording))
+        for what, name in names:
             if not name or _has_space(name):
                 raise DataError(
                     f"{utterance.path}: {what} {name!r} is empty or has whitespace in "
@@ -167,6 +215,21 @@ def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
             raise DataError(
                 f"{utterance.path}: its transcript has several lines; join them"
             )
+
+
+def _audio_files(dest: Path, utterances: Iterable[Utterance]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    segmented = {u.segment is not None for u in utterances}
+    if len(segmented) > 1:
+        raise DataError(f"{dest}: only some utterances are segments of a recording")
+    for u in utterances:
+        name = u.segment.recording if u.segment else u.utt_id
+        if files.setdefault(name, u.path) != u.path:
+            raise DataError(
+                f"{dest}: recording {name} is both {files[name]} and {u.path}; "
+                "leave one of them out"
+            )
+    return files
 
 
 def _has_space(name: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet2_birq.data.kaldi import Utterance, read_scp, write_data_dir
+from espnet2_birq.data.kaldi import Segment, Utterance, read_scp, write_data_dir
 from espnet2_birq.errors import DataError
 
 # Byte order: capitals come before small letters, "é" after both.
@@ -34,6 +34,22 @@ def test_files_are_written_sorted_by_bytes(tmp_path):
     assert (dest / "spk2utt").read_text("utf-8") == "B B-1\nb b-0 b-1\né é-1\n"
     assert (dest / "text").read_text("utf-8").splitlines()[3] == "é-1 DREI ÉÉ"
     assert (dest / "skipped").read_text() == "x\ty\n"
+
+
+def test_segments(tmp_path):
+    whole = Utterance("s-2", "s", "/a.wav", "x")
+    one = Utterance("s-1", "s", "/a.wav", "y", Segment("a", 0.104, 2))
+    two = Utterance("s-0", "s", "/b.wav", "z", Segment("b", 10, 11.5))
+    write_data_dir(tmp_path / "d", [one, two])
+    assert (tmp_path / "d" / "wav.scp").read_text() == "a /a.wav\nb /b.wav\n"
+    assert (tmp_path / "d" / "segments").read_text() == (
+        "s-0 b 10.00 11.50\ns-1 a 0.10 2.00\n"
+    )
+    with pytest.raises(DataError, match="only some utterances are segments"):
+        write_data_dir(tmp_path / "d", [whole, one])
+    other = Utterance("s-3", "s", "/b.wav", "z", Segment("a", 10, 11.5))
+    with pytest.raises(DataError, match="a is both /a.wav and /b.wav"):
+        write_data_dir(tmp_path / "d", [one, other])
 
 
 def test_no_text_unless_all_have_one(tmp_path):
@@ -134,7 +150,7 @@ def test_read_scp_empty_values(tmp_path):
     "content, words",
     [
         (b"", "empty file"),
-        (b"a 1\nb 2\na 3\n", "line 3 repeats a of line 1"),
+        (b"a 1\nb 2\nb 3\n", "line 3 repeats b of line 2"),
         (b"b 1\na 2\n", "line 2: a comes after b; sort it with LC_ALL=C"),
         (b"a 1\nb \xe9\n", "line 2 is not UTF-8"),
         (b"a 1\r\n", "line 1 has a Windows line end"),

@@ -6,18 +6,10 @@
 set -e
 set -u
 set -o pipefail
-method=birq
-data_opts=() opts=() tests=test
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help|-h) sed -n '2,5s/^# \{0,1\}//p' "$0"; exec ./finetune.sh --help ;;
-        --method) method=$2 ;;
-        --test_other) data_opts+=("$1" "$2"); tests="test test_other" ;;
-        --librispeech|--train|--dev|--held_out|--resample) data_opts+=("$1" "$2") ;;
-        *) opts+=("$1" "$2") ;;
-    esac
-    shift 2
-done
+. ../../../local/run_options.sh
+method=birq test_other=
+sort_options "method test_other" "librispeech train dev held_out test_other resample" \
+    ./finetune.sh "$@"
 ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
@@ -25,6 +17,6 @@ fi
 ./finetune.sh --asr_tag "${method}" --asr_config conf/train_asr.yaml \
     --ssl_model "${ssl_model}" --ngpu 0 --nj "$(nproc)" --inference_nj "$(nproc)" \
     --lang en --token_type char --use_lm false --max_wav_duration 30 \
-    --train_set train --valid_set valid --test_sets "${tests}" \
+    --train_set train --valid_set valid --test_sets "test ${test_other:+test_other}" \
     --inference_config conf/decode_asr.yaml --inference_asr_model valid.loss.ave.pth \
     --local_data_opts "${data_opts[*]}" "${opts[@]}"

@@ -8,19 +8,10 @@
 set -e
 set -u
 set -o pipefail
-method=birq
-data_opts=() opts=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help|-h) sed -n '2,7s/^# \{0,1\}//p' "$0"; exec ./birq.sh --help ;;
-        --method) method=$2 ;;
-        --librispeech|--train|--dev|--held_out|--test_other)
-            data_opts+=("$1" "$2") ;;
-        --resample) data_opts+=("$1" "$2") opts+=("$1" "$2") ;;
-        *) opts+=("$1" "$2") ;;
-    esac
-    shift 2
-done
+. ../../../local/run_options.sh
+method=birq resample=false
+sort_options "method resample" "librispeech train dev held_out test_other resample" \
+    ./birq.sh "$@"
 ./birq.sh --train_set train --valid_set valid --ngpu 0 --nj "$(nproc)" \
-    --train_config "conf/train_${method}.yaml" \
+    --train_config "conf/train_${method}.yaml" --resample "${resample}" \
     --local_data_opts "${data_opts[*]}" "${opts[@]}"

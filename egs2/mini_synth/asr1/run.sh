@@ -5,16 +5,9 @@
 set -e
 set -u
 set -o pipefail
+. ../../../local/run_options.sh
 method=birq
-opts=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help|-h) sed -n '2,4s/^# \{0,1\}//p' "$0"; exec ./finetune.sh --help ;;
-        --method) method=$2 ;;
-        *) opts+=("$1" "$2") ;;
-    esac
-    shift 2
-done
+sort_options method "" ./finetune.sh "$@"
 ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth

@@ -1,0 +1,120 @@
+"""What the data commands share: the look of their help, options, and errors."""
+
+import argparse
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from espnet2_birq.errors import ConfigError, DataError
+
+_SHARED_OPTIONS = {
+    "--dest": {
+        "required": True,
+        "type": Path,
+        "metavar": "DIR",
+        "help": "where to write; data in a recipe",
+    },
+    "--fs": {
+        "type": int,
+        "default": 16000,
+        "metavar": "HZ",
+        "help": "sample rate in Hz (default: %(default)s)",
+    },
+    "--resample": {
+        "choices": ("true", "false"),
+        "default": "false",
+        "help": "accept other rates than --fs, because a later stage of the recipe "
+        "converts them (default: %(default)s)",
+    },
+    "--skip-bad": {
+        "action": "store_true",
+        "help": "leave out bad audio files and list them, rather than stop at the first",
+    },
+    "--nj": {
+        "type": int,
+        "default": 4,
+        "choices": range(1, 129),
+        "metavar": "N",
+        "help": "how many work in parallel, 1 to 128 (default: %(default)s)",
+    },
+    "--dry-run": {
+        "action": "store_true",
+        "help": "check and count all, but write nothing",
+    },
+}
+
+
+def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Make the parser of a command, with description and examples kept as written.
+
+    Args:
+        name: Name of the command's module in espnet2_birq.bin.
+        description: What it does.
+        epilog: Examples.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m espnet2_birq.bin.{name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options that mean the same in every data command.
+
+    Args:
+        parser: Where to add them.
+        names: Some of --dest, --fs, --resample, --skip-bad, --nj, --dry-run.
+    """
+    for name in names:
+        parser.add_argument(name, **_SHARED_OPTIONS[name])
+
+
+def wanted_rate(args: argparse.Namespace) -> int | None:
+    """Return the rate that audio must have, in Hz; None if any will do."""
+    return None if args.resample == "true" else args.fs
+
+
+def run(
+    command: Callable[[argparse.Namespace], None], args: argparse.Namespace
+) -> None:
+    """Run a command; what the user can mend is one line on stderr and status 1.
+
+    Args:
+        command: What to run.
+        args: Its parsed options.
+    """
+    try:
+        command(args)
+    except (ConfigError, DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def summary_lines(
+    dest: Path,
+    utterances: int,
+    speakers: str,
+    seconds: float,
+    skipped: Mapping[str, Collection[str]],
+) -> list[str]:
+    """Tell what a set holds, and what was left out and why.
+
+    Args:
+        dest: The set's folder.
+        utterances: How many there are.
+        speakers: How many speakers, as "5 speakers".
+        seconds: Duration of all utterances.
+        skipped: Reason to the names of what was left out for it.
+
+    Returns:
+        A line for the set and one for each reason, with its first example.
+    """
+    total = sum(len(names) for names in skipped.values())
+    lines = [
+        f"{dest}: {utterances} utterances, {speakers}, {seconds / 3600:.2f} hours, "
+        f"{total} skipped"
+    ]
+    for reason, names in sorted(skipped.items()):
+        lines.append(f"{dest}: skipped {len(names)} x {reason}; first: {min(names)}")
+    return lines
