@@ -25,6 +25,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
+from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.encoder.frontend import mirror_ends
 from espnet2_birq.encoder.layers import (
     BATCH_NORM,
@@ -70,6 +71,8 @@ class BiRQModel(AbsESPnetModel):
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
             in single precision.
+        accelerate: Compute the encoder on a CPU in faster ways than ESPnet's, to the
+            same numbers; see encoder/acceleration.py.
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
     """
 
@@ -88,13 +91,14 @@ class BiRQModel(AbsESPnetModel):
         label_dropout: bool = False,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
+        accelerate: bool = True,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
         self.frontend = frontend
         self.specaug = specaug
         self.normalize = normalize
-        self.encoder = encoder
+        self.encoder = accelerate_encoder(encoder) if accelerate else encoder
         self.targets = targets
         self.accum_grad = accum_grad
         self.label_dropout = label_dropout
