@@ -221,9 +221,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         ("--min-level", float, "leave out quieter utterances (dB below full scale)"),
     ):
         setting = option.removeprefix("--").replace("-", "_")
-        parser.add_argument(
-            option, type=kind, metavar="N", help=_help(text, setting)
-        )
+        parser.add_argument(option, type=kind, metavar="N", help=_help(text, setting))
 
 
 def _settle(args: argparse.Namespace, head: dict) -> dict:
@@ -272,7 +270,9 @@ def _candidates(source: Source, settings: dict, lines: list[dict]) -> list[Shard
             )
         shards += [s for s in there if not numbers or s.number in numbers]
     if not shards:
-        raise DataError(f"{source}: none of --parts has a shard with audio; download it")
+        raise DataError(
+            f"{source}: none of --parts has a shard with audio; download it"
+        )
     # Languages one after the other, each in the order that the seed gives.
     return sorted(seeded_order(shards, settings["seed"]), key=lambda s: s.language)
 

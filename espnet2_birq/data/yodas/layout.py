@@ -79,7 +79,9 @@ def parse_segment(name: str) -> SegmentName | None:
     if match is None:
         return None
     video, index, start, end = match.groups()
-    return SegmentName(video, f"{index}-{start}-{end}", int(start) / 100, int(end) / 100)
+    return SegmentName(
+        video, f"{index}-{start}-{end}", int(start) / 100, int(end) / 100
+    )
 
 
 def is_video(name: str) -> bool:
@@ -133,7 +135,9 @@ def find_subsets(root: Path) -> list[str]:
 
 def find_shards(root: Path, subset: str) -> list[Shard]:
     """List a subset's shards whose audio is there, sorted."""
-    return shards_of(subset, (path.name for path in (root / subset / "audio").iterdir()))
+    return shards_of(
+        subset, (path.name for path in (root / subset / "audio").iterdir())
+    )
 
 
 def tar_path(root: Path, shard: Shard) -> Path:
@@ -168,9 +172,7 @@ def wanted_subsets(parts: Sequence[str], there: Sequence[str]) -> dict[str, set[
     wanted: dict[str, set[str]] = {}
     for part in parts:
         subset, _, number = part.partition("/")
-        found = [
-            name for name in there if subset in (name, SUBSET.fullmatch(name)[1])
-        ]
+        found = [name for name in there if subset in (name, SUBSET.fullmatch(name)[1])]
         if not found or (number and found != [subset]):
             raise DataError(
                 f"--parts {part}: not there; give languages (en), subsets (en000) or "

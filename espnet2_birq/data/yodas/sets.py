@@ -119,7 +119,9 @@ class _SetWriter:
         names = ["wav.scp", "utt2num_samples", "utt2spk", "spk2utt"]
         names += ["text"] if self._store.options.text else []
         names += ["category2utt"] if self._categories else []
-        self._to = {n: self._files.enter_context(_create(self.folder / n)) for n in names}
+        self._to = {
+            n: self._files.enter_context(_create(self.folder / n)) for n in names
+        }
         for name, value in (
             ("feats_type", "raw"),
             ("audio_format", self._store.options.audio_format),
