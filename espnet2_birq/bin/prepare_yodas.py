@@ -57,7 +57,7 @@ examples:
 
   # At most 100 hours of each of three languages, one of them with manual captions only
   python -m espnet2_birq.bin.prepare_yodas --yodas /corpora/yodas2 --dest dump/raw \\
-      --parts de000 fr ja --hours 100 --text --characters "fr=a-zàâçéèêëîïôùûüÿœ' "
+      --parts de000 fr ja --hours 100 --text --characters "fr=a-zàâçéèêëîïôùûüÿœ'"
 
 files in DEST/<name>: wav.scp, utt2num_samples, utt2spk, spk2utt, feats_type,
   audio_format, manifest.jsonl, skipped; text with --text; category2utt (language to
@@ -253,7 +253,7 @@ def _settle(args: argparse.Namespace, head: dict) -> dict:
 def _open_source(args: argparse.Namespace, dest: Path, head: dict) -> Source:
     if args.yodas:
         return FolderSource(args.yodas)
-    folder = dest / "shards" / "downloads"
+    folder = dest / "shards" / f"downloads_{args.hub}"
     return HubSource(args.hub, folder, args.keep_downloads, head.get("revision"))
 
 

@@ -85,6 +85,12 @@ def write_sets(
                 f"{path}: no utterance would be in it; see what is skipped above, or "
                 "give another --valid-hours"
             )
+    languages = {code for code, samples in chosen.samples.items() if samples}
+    if missing := sorted(languages - writers[train].languages):
+        raise DataError(
+            f"{train}: all videos of {missing[0]} would be held out for validation; "
+            "give a smaller --valid-hours, or leave it out of --parts"
+        )
     manifest.rename(writers[train].folder / MANIFEST)
     for path, writer in writers.items():
         _replace(path, writer.folder)
@@ -108,6 +114,7 @@ class _SetWriter:
 
     def __init__(self, folder: Path, store: ShardStore, categories: bool):
         self.folder, self.size = folder, SetSize()
+        self.languages: set[str] = set()
         self._store, self._categories = store, categories
         self._speaker = self._language = None
         self._files = ExitStack()
@@ -150,6 +157,7 @@ class _SetWriter:
             self._group("category2utt", self._language, shard.language, utt_id)
         self.size.speakers += speaker != self._speaker
         self._speaker, self._language = speaker, shard.language
+        self.languages.add(shard.language)
         self.size.utterances += 1
         self.size.samples += int(samples)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
+    XetDownloadError,
 )
 
 from espnet2_birq.data.yodas import layout
@@ -79,7 +79,7 @@ class HubSource:
     def __init__(self, release: str, folder: Path, keep: bool, revision: str | None):
         self.release, self.keep = release, keep
         self._repository = f"espnet/{release}"
-        self._folder = folder / release
+        self._folder = folder
         info = self._ask(
             HfApi().dataset_info, self._repository, revision=revision, timeout=60
         )
@@ -160,7 +160,7 @@ class HubSource:
             raise self._unreachable(error) from error
         except EntryNotFoundError as error:
             raise FileNotFoundError(f"{self._repository}: {error}") from error
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        except (HTTPError, XetDownloadError, OSError) as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> DataError:

@@ -123,7 +123,8 @@ class ShardStore:
                 if now not in (None, then):
                     raise DataError(
                         f"{shard}: its tar file has another size than when it was "
-                        f"prepared; remove {folder} to prepare it again"
+                        f"prepared; remove {folder} to prepare it again, or choose "
+                        "another --dest for the other release"
                     )
                 return True
         return False

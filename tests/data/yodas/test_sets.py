@@ -192,6 +192,23 @@ def test_valid_set_is_of_other_videos(release, prepare):
     assert not (out / "b").exists()
 
 
+def test_no_language_is_held_out_as_a_whole(release, prepare):
+    release.add("de000/00000000", {"onlyonlyonl": ONE})
+    release.add("en000/00000000", {f"video{number}": ONE for number in range(4)})
+    options = ["--parts", "en", "de", "--seed", 3, "--valid-hours"]
+    refused = used = 0
+    for seconds in (2, 4, 6, 8):
+        try:
+            out = prepare(release, *options, seconds / 3600)
+        except SystemExit as error:
+            assert "all videos of de would be held out" in str(error.code)
+            refused += 1
+        else:
+            used += 1
+            assert "de" in read_scp(out / "yodas" / "category2utt")
+    assert refused and used
+
+
 def test_held_out_videos_do_not_depend_on_the_order():
     videos = [(f"v{number}", 100 + number) for number in range(200)]
     chosen = set()
