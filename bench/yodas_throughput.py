@@ -1,7 +1,7 @@
 """How fast a YODAS shard is prepared by one core.
 
-Makes one large shard of copies of a sample shard's videos, under other ids, and prepares
-it with both archive formats. Prints a line of JSON for each; the rates are by CPU time,
+Makes one large shard of copies of a sample's videos, under other ids, and prepares it
+with both archive formats. Prints a line of JSON for each; the rates are by CPU time,
 so that other work on the machine does not count.
 
   python bench/yodas_throughput.py --sample /corpora/yodas --folder DIR
@@ -72,9 +72,7 @@ def main() -> None:
         row |= {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1)}
         row["utterances_per_cpu_s"] = round(summary["utterances"] / cpu)
         row["hours_per_cpu_s"] = round(hours / cpu, 2)
-        row["gb_per_hour"] = round(
-            (dest / "audio.ark").stat().st_size / hours / 1e9, 3
-        )
+        row["gb_per_hour"] = round((dest / "audio.ark").stat().st_size / hours / 1e9, 3)
         row["peak_mib"] = kib // 1024
         print(json.dumps(row), flush=True)
 

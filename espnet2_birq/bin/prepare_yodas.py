@@ -2,12 +2,10 @@
 
 import argparse
 import hashlib
-import json
 import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -16,13 +14,9 @@ from tqdm import tqdm
 from espnet2_birq import __version__
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.data.yodas import selection
-from espnet2_birq.data.yodas.layout import Shard, seeded_order, wanted_subsets
-from espnet2_birq.data.yodas.sets import (
-    MANIFEST,
-    SetSize,
-    check_replaceable,
-    write_sets,
-)
+from espnet2_birq.data.yodas.corpus import Request, candidates, make_sets
+from espnet2_birq.data.yodas.layout import Shard
+from espnet2_birq.data.yodas.sets import MANIFEST, SetSize, check_replaceable
 from espnet2_birq.data.yodas.source import FolderSource, HubSource
 from espnet2_birq.data.yodas.store import ShardStore, Source
 from espnet2_birq.data.yodas.writer import ShardOptions, allowed_captions
@@ -116,34 +110,36 @@ def prepare(args: argparse.Namespace) -> None:
     Raises:
         DataError: The request or the corpus is wrong. Prepared shards stay.
     """
-    dest = Path(args.dest).absolute()
-    if any(character.isspace() for character in str(dest / args.name)):
-        raise DataError(f"{dest / args.name}: give a --dest and --name without spaces")
-    head, lines = {}, []
-    if args.manifest:
-        head, lines = selection.read_manifest(args.manifest)
+    train = Path(args.dest).absolute() / args.name
+    if any(character.isspace() for character in str(train)):
+        raise DataError(f"{train}: give a --dest and a --name without spaces")
+    head, lines = selection.read_manifest(args.manifest) if args.manifest else ({}, [])
     settings = _settle(args, head)
     options = ShardOptions(**{f.name: settings[f.name] for f in fields(ShardOptions)})
-    source = _open_source(args, dest, head)
-    shards = _candidates(source, settings, lines)
+    store = train.with_name("shards")
+    source = _open_source(args, store, head)
+    request = Request(
+        *(settings[key] for key in ("parts", "hours", "valid_hours", "seed")),
+        head=head or _head(source, settings),
+        lines=lines,
+    )
+    shards = candidates(source, request)
     if args.dry_run:
-        _print_plan(source, shards, settings)
+        _print_plan(source, shards, request)
         return
-    train, valid = dest / args.name, None
-    if settings["valid_hours"]:
-        valid = dest / f"{args.name}_valid"
+    valid = train.with_name(f"{args.name}_valid") if request.valid_hours else None
     for path in filter(None, (train, valid)):
         check_replaceable(path)
-    with ShardStore(dest / "shards", options) as store:
-        head = head or {
-            "corpus": "YODAS",
-            "version": __version__,
-            "revision": source.revision,
-            **{key: _finite(value) for key, value in settings.items()},
-        }
-        _make(store, source, shards, settings, (head, lines), (train, valid), args.nj)
-    if args.hub:
-        source.close()
+    with (
+        ShardStore(store, options) as opened,
+        tqdm(total=len(shards), unit="shard", disable=None) as bar,
+    ):
+        report = _reporter(bar, 3600 * options.fs)
+        chosen, sizes = make_sets(
+            opened, source, shards, request, train, valid, args.nj, report
+        )
+    source.close()
+    _print_summary(chosen, sizes, request, 3600 * options.fs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -250,94 +246,30 @@ def _settle(args: argparse.Namespace, head: dict) -> dict:
     return settings
 
 
-def _open_source(args: argparse.Namespace, dest: Path, head: dict) -> Source:
+def _open_source(args: argparse.Namespace, store: Path, head: dict) -> Source:
     if args.yodas:
         return FolderSource(args.yodas)
-    folder = dest / "shards" / f"downloads_{args.hub}"
+    folder = store / f"downloads_{args.hub}"
     return HubSource(args.hub, folder, args.keep_downloads, head.get("revision"))
 
 
-def _candidates(source: Source, settings: dict, lines: list[dict]) -> list[Shard]:
-    if lines:
-        return [Shard(*line["shard"].split("/")) for line in lines if line["used"]]
-    shards: list[Shard] = []
-    for subset, numbers in wanted_subsets(settings["parts"], source.subsets()).items():
-        there = source.shards(subset)
-        if missing := sorted(numbers - {shard.number for shard in there}):
-            raise DataError(
-                f"--parts {subset}/{missing[0]}: no such shard in {source}; correct it "
-                "or download the shard"
-            )
-        shards += [s for s in there if not numbers or s.number in numbers]
-    if not shards:
-        raise DataError(
-            f"{source}: none of --parts has a shard with audio; download it"
-        )
-    # Languages one after the other, each in the order that the seed gives.
-    return sorted(seeded_order(shards, settings["seed"]), key=lambda s: s.language)
+def _head(source: Source, settings: dict) -> dict:
+    head = {"corpus": "YODAS", "version": __version__, "revision": source.revision}
+    for key, value in settings.items():
+        head[key] = None if value == math.inf else value
+    return head
 
 
-def _print_plan(source: Source, shards: list[Shard], settings: dict) -> None:
+def _print_plan(source: Source, shards: list[Shard], request: Request) -> None:
     hours: dict[str, float] = {}
-    limit = settings["hours"] + settings["valid_hours"]
     for shard in shards:
-        before = hours.setdefault(shard.language, 0.0)
-        if before < limit:
-            seconds = source.seconds(shard)
-            hours[shard.language] += seconds / 3600
-            print(f"{shard}: {seconds / 3600:.2f} hours by its duration file")
+        if hours.setdefault(shard.language, 0.0) < request.limit:
+            of_shard = source.seconds(shard) / 3600
+            hours[shard.language] += of_shard
+            print(f"{shard}: {of_shard:.2f} hours by its duration file")
     for language, sum_of in hours.items():
         print(f"{language}: {sum_of:.2f} hours before filters, of {source}")
     print("dry run: nothing was written")
-
-
-def _make(
-    store: ShardStore,
-    source: Source,
-    shards: list[Shard],
-    settings: dict,
-    manifest: tuple[dict, list[dict]],
-    paths: tuple[Path, Path | None],
-    nj: int,
-) -> None:
-    head, lines = manifest
-    hour = 3600 * store.options.fs
-    limit = (settings["hours"] + settings["valid_hours"]) * hour
-    wanted = {line["shard"]: line for line in lines}
-    held_out = selection.HeldOut(
-        math.ceil(settings["valid_hours"] * hour), settings["seed"]
-    )
-    owners = selection.VideoOwners(store.work)
-    part = store.work / MANIFEST
-    with closing(owners), part.open("w", encoding="utf-8", newline="\n") as stream:
-
-        def record(entry: dict) -> None:
-            if entry["shard"] in wanted:
-                selection.check_repeated(entry, wanted[entry["shard"]])
-            else:
-                stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-        for line in (head, *lines):
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        with tqdm(total=len(shards), unit="shard", disable=None) as bar:
-            chosen = selection.select(
-                store,
-                source,
-                shards,
-                owners,
-                held_out,
-                math.inf if lines else limit,
-                nj,
-                record,
-                _reporter(bar, hour),
-            )
-        for line in lines:
-            if not line["used"]:
-                chosen.add_unusable(Shard(*line["shard"].split("/")), line["reason"])
-        stream.close()
-        _print_skipped(chosen)
-        sizes = write_sets(store, chosen, owners, part, *paths)
-    _print_summary(chosen, sizes, limit, hour, paths[0])
 
 
 def _reporter(bar: tqdm, hour: int) -> Callable[[Shard, int], None]:
@@ -356,39 +288,27 @@ def _reporter(bar: tqdm, hour: int) -> Callable[[Shard, int], None]:
     return report
 
 
-def _print_skipped(chosen: selection.Selection) -> None:
+def _print_summary(
+    chosen: selection.Selection, sizes: dict[Path, SetSize], request: Request, hour: int
+) -> None:
     for reason, sums in sorted(chosen.skipped.items()):
         print(
             f"skipped {sums['count']} x {reason} ({sums['seconds'] / 3600:.2f} hours); "
             f"first: {sums['first']}"
         )
-
-
-def _print_summary(
-    chosen: selection.Selection,
-    sizes: dict[Path, SetSize],
-    limit: float,
-    hour: int,
-    train: Path,
-) -> None:
     for language, samples in sorted(chosen.samples.items()):
-        if samples < limit < math.inf:
+        if samples / hour < request.limit < math.inf:
             print(f"{language}: there are only {samples / hour:.2f} hours")
     for path, size in sizes.items():
         print(
             f"{path}: {size.utterances} utterances, {size.speakers} speakers (videos), "
             f"{size.samples / hour:.2f} hours"
         )
-    total = sum(sums["count"] for sums in chosen.skipped.values())
+    train = next(iter(sizes))
     digest = hashlib.sha256((train / MANIFEST).read_bytes()).hexdigest()
     print(
-        f"{train}: {len(chosen.shards)} shards used, {total} things skipped; "
-        f"manifest.jsonl has SHA-256 {digest[:16]}"
+        f"{train}: of {len(chosen.shards)} shards; {MANIFEST} has SHA-256 {digest[:16]}"
     )
-
-
-def _finite(value: object) -> object:
-    return None if value == math.inf else value
 
 
 def _positive(value: str) -> float:

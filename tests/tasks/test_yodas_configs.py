@@ -25,7 +25,10 @@ def test_size(name):
     with torch.device("meta"):
         encoder = encoder_class(args.frontend_conf["n_mels"], **args.encoder_conf)
     count = sum(parameter.numel() for parameter in encoder.parameters())
-    assert f"about {round(count / 1e6)} M parameters" in (CONF / f"{name}.yaml").read_text()
+    assert (
+        f"about {round(count / 1e6)} M parameters"
+        in (CONF / f"{name}.yaml").read_text()
+    )
     assert len(args.best_model_criterion) == 1 and args.keep_nbest_models == 1
 
 

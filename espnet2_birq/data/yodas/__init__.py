@@ -2,8 +2,11 @@
 
 layout: where things are, and how they are named
 audio: one sample rate, one channel; cutting long recordings
-shard: one shard of the corpus -> one archive with its lists
+writer: what a prepared shard holds
+shard: a shard's tar file -> a prepared shard
+source: shards from a folder, or from the Hugging Face hub
 store: all prepared shards, made in parallel, resumable
-sets: which shards and videos make a set; its files and its manifest
-hub: shards from the Hugging Face hub
+selection: which shards and videos make a set
+sets: the files of a set
+corpus: all of it, for a request
 """

@@ -82,8 +82,8 @@ def write_sets(
     for path, writer in writers.items():
         if not writer.size.utterances:
             raise DataError(
-                f"{path}: no utterance would be in it; see what is skipped above, or "
-                "give another --valid-hours"
+                f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
+                "other --parts, filters or --valid-hours"
             )
     languages = {code for code, samples in chosen.samples.items() if samples}
     if missing := sorted(languages - writers[train].languages):
@@ -190,6 +190,14 @@ def _add_shard(
             writers[path].add(shard, row, ark)
     for name, reason in read_table(folder / SKIPPED):
         skipped.write(f"{shard.key}-{name}\t{reason}\n")
+
+
+def _most_skipped(chosen: Selection) -> str:
+    counts = {reason: sums["count"] for reason, sums in chosen.skipped.items()}
+    if not counts:
+        return ""
+    reason = max(counts, key=counts.get)
+    return f", skipped {counts[reason]} x {reason}"
 
 
 def _create(path: Path):

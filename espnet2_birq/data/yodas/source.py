@@ -62,6 +62,9 @@ class FolderSource:
     def discard(self, shard: Shard) -> None:
         """Do nothing: the folder is the user's."""
 
+    def close(self) -> None:
+        """Do nothing: the folder is the user's."""
+
 
 class HubSource:
     """A release on the Hugging Face hub; shards are downloaded one by one.

@@ -84,7 +84,9 @@ def hub(make_release, monkeypatch):
     # The address is read from HF_ENDPOINT when huggingface_hub is imported: too early.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template
+    )
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
     yield release, server
     server.shutdown()
@@ -118,7 +120,9 @@ def test_downloaded_shards_are_those_of_a_copy(hub, prepare, tmp_path):
 def test_manifest_names_the_revision(hub, tmp_path):
     _, server = hub
     download(tmp_path / "one", "--parts", "en", "--hours", "0.0005", "--keep-downloads")
-    assert list((tmp_path / "one/shards/downloads_yodas2").glob("data/en000/audio/*.gz"))
+    assert list(
+        (tmp_path / "one/shards/downloads_yodas2").glob("data/en000/audio/*.gz")
+    )
     manifest = tmp_path / "one/yodas/manifest.jsonl"
     server.asked.clear()
     main(

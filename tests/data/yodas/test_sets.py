@@ -186,7 +186,7 @@ def test_valid_set_is_of_other_videos(release, prepare):
         for name in ("yodas", "yodas_valid")
     )
     assert len(train) == 12 and len(valid) == 3 and not train & valid
-    assert "give another --valid-hours" in error_of(
+    assert "other --parts, filters or --valid-hours" in error_of(
         prepare, release, "--parts", "en", "--name", "b"
     )
     assert not (out / "b").exists()

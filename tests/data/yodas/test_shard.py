@@ -85,7 +85,8 @@ def test_nothing_usable_is_an_error(two, prepare, tmp_path):
     for name in (GOOD, BAD):
         two.path(name, "text").unlink()
     call = ("--parts", "en", "--valid-hours", 0)
-    assert "no utterance would be in it" in error_of(prepare, two, *call)
+    message = error_of(prepare, two, *call)
+    assert "no utterance would be in it, skipped 2 x shard: its text file" in message
     assert not (tmp_path / "out" / "yodas").exists()
 
 
