@@ -7,9 +7,10 @@
 #   ./run.sh --yodas DIR --train_config ../../../conf/tuning/train_birq_c3.yaml
 #                                       the paper's encoder
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
-# local/data.sh, which is stage 1 and all of data preparation. --set_name names the set (default:
-# by language and hours); its experiments are in exp/<set name>. All other options (--stage, ...)
-# go to birq.sh. With a single language, --num_splits_ssl 8 saves memory of the trainer.
+# local/data.sh, which is stage 1 and all of data preparation. --set_name names the set
+# (default: by language and hours); its experiments are in exp/<set name>. All other
+# options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8 saves
+# memory of the trainer.
 set -e
 set -u
 set -o pipefail
