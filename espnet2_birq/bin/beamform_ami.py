@@ -17,11 +17,11 @@ from espnet2_birq.errors import DataError
 DESCRIPTION = """\
 Make one recording of the eight of a meeting's array: DEST/<meeting>/<meeting>_MDM8.wav.
 
-By the program BeamformIt if it is on PATH, as in the published benchmarks. Otherwise by a
-delay-and-sum beamformer in Python: the same idea without BeamformIt's search, so do not
-compare its error rates with published mdm8 ones. DEST/method tells which of the two it
-was. What is there already is not made again. Meetings with fewer than eight recordings
-are skipped."""
+By the program BeamformIt if it is on PATH, as in the published benchmarks. Otherwise by
+a delay-and-sum beamformer in Python: the same idea without BeamformIt's search, so do
+not compare its error rates with published mdm8 ones. DEST/method tells which of
+the two it was. What is there already is not made again. Meetings with fewer than
+eight recordings are skipped."""
 
 EPILOG = """\
 example:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.prepare_ami import set_names
 from espnet2_birq.data.ami.annotation import find_annotation, read_meetings
 from espnet2_birq.data.ami.corpus import MICROPHONES, list_recordings
 from espnet2_birq.data.ami.partitions import FULL_CORPUS_ASR, SETS, read_partition
@@ -32,7 +33,13 @@ def get_parser() -> argparse.ArgumentParser:
         help="where ami_public_manual_1.6.2.zip was unpacked",
     )
     parser.add_argument("--mic", choices=MICROPHONES, default="ihm")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="SET")
+    parser.add_argument(
+        "--sets",
+        type=set_names,
+        default=SETS,
+        metavar="SET,SET",
+        help="some of train,dev,eval (default: all)",
+    )
     parser.add_argument("--partition", default=FULL_CORPUS_ASR, metavar="NAME")
     return parser
 

@@ -29,15 +29,15 @@ from espnet2_birq.data.ami.statistics import measure
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\
-Prepare the AMI meeting corpus as Kaldi data directories, from its manual annotation 1.6.2
-as it is published and its audio as it is distributed.
+Prepare the AMI meeting corpus as Kaldi data directories, from its manual annotation
+1.6.2 as it is published and its audio as it is distributed.
 
 Utterances, their ids, words and set names are those of Kaldi's and ESPnet's recipes:
 DATA_DIR/{ihm,sdm1,mdm8}_{train,dev,eval} with wav.scp, segments, text, utt2spk and
 spk2utt, and stm and glm for scoring. Recordings that are not there, and utterances that
 end after their recording, are skipped and counted. In each set, words.tsv tells what
-became of all words of the annotation, statistics.tsv how much is said in each meeting and
-how much of it at the same time, skipped what was left out and why.
+became of all words of the annotation, statistics.tsv how much is said in each meeting
+and how much of it at the same time, skipped what was left out and why.
 
 Microphones: ihm (each participant's headset), sdm1 (the first of the array), mdm8 (the
 array's eight, which espnet2_birq.bin.beamform_ami makes one), mix (the sum of the
@@ -51,7 +51,19 @@ examples:
 
   # Headsets, two sets.
   python -m espnet2_birq.bin.prepare_ami --annotations downloads/annotations \\
-      --audio downloads/amicorpus --mic ihm --sets train dev data"""
+      --audio downloads/amicorpus --mic ihm --sets train,dev data"""
+
+
+def set_names(value: str) -> tuple[str, ...]:
+    """Parse an option's value such as train,dev.
+
+    Raises:
+        argparse.ArgumentTypeError: There is no such set.
+    """
+    names = tuple(value.split(","))
+    if wrong := [name for name in names if name not in SETS]:
+        raise argparse.ArgumentTypeError(f"no set {wrong[0]!r}, only {','.join(SETS)}")
+    return names
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -81,11 +93,10 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--sets",
-        nargs="+",
-        choices=SETS,
+        type=set_names,
         default=SETS,
-        metavar="SET",
-        help="train, dev, eval (default: all)",
+        metavar="SET,SET",
+        help="some of train,dev,eval (default: all)",
     )
     parser.add_argument(
         "--partition",
@@ -131,7 +142,7 @@ def prepare(args: argparse.Namespace) -> None:
         if not args.dry_run:
             write_set(dest, one, microphone, audio)
         print("\n".join(_summary(dest, one, microphone)))
-    print("\n".join(_remarks(root, partition)))
+    print(_others(root, partition))
     _tell_speed(sets, time.monotonic() - begun)
     if args.dry_run:
         print("dry run: nothing was written")
@@ -150,7 +161,7 @@ def _demand_utterances(
             example = microphone.path(audio, one.meetings[0], 0)
             raise DataError(
                 f"{audio}: no recording with an utterance of {one.name}, for instance "
-                f"{example}; correct --audio and --mic, or leave the set out with --sets"
+                f"{example}; correct --audio and --mic, or leave it out with --sets"
             )
 
 
@@ -176,8 +187,7 @@ def _summary(dest: Path, one: MeetingSet, microphone: Microphone) -> list[str]:
         names = sorted(Path(path).stem for path in one.missing)
         lines.append(
             f"{dest}: {len(names)} recordings are not there (missing_recordings): "
-            + ", ".join(names[:10])
-            + (", ..." if len(names) > 10 else "")
+            + _some(names)
         )
     counts = one.word_counts()
     lines.append(
@@ -187,13 +197,19 @@ def _summary(dest: Path, one: MeetingSet, microphone: Microphone) -> list[str]:
     return lines
 
 
-def _remarks(root: Path, partition: dict[str, list[str]]) -> list[str]:
+def _others(root: Path, partition: dict[str, list[str]]) -> str:
     used = {meeting for meetings in partition.values() for meeting in meetings}
-    return [
-        f"{root}: {meeting} with {count_words(root, meeting)} words and punctuation "
-        "marks is in no set"
-        for meeting in sorted(set(read_meetings(root)) - used)
-    ]
+    participants = read_meetings(root)
+    others = sorted(set(participants) - used)
+    words = sum(count_words(root, name, participants[name]) for name in others)
+    return (
+        f"{root}: {len(others)} meetings with {words} words and punctuation marks are "
+        f"in no set{': ' if others else ''}{_some(others)}"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _tell_speed(sets: dict[str, MeetingSet], seconds: float) -> None:

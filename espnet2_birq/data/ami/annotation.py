@@ -1,9 +1,9 @@
 """AMI's manual annotation 1.6.2 as it is published: NXT XML, read without Java.
 
 words/<meeting>.<letter>.words.xml holds what a participant said, in order: words,
-punctuation marks, vocal sounds, gaps. segments/<meeting>.<letter>.segments.xml divides it
-into segments. corpusResources/meetings.xml tells whom the letter stands for and which
-headset was worn; the channel in segments.xml is not always that headset.
+punctuation marks, vocal sounds, gaps. segments/<meeting>.<letter>.segments.xml divides
+it into segments. corpusResources/meetings.xml tells whom the letter stands for and
+which headset was worn; the channel in segments.xml is not always that headset.
 """
 
 import math

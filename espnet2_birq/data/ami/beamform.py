@@ -1,9 +1,9 @@
 """Eight microphones -> one: the beamformed recordings of the microphone mdm8.
 
-BeamformIt (C++) makes those of the published benchmarks. Without it, beamform() does the
-same in outline: delays by GCC-PHAT against a reference channel in windows of 500 ms every
-250 ms, which are held where the correlation is weak, and a weighted sum. It is not
-BeamformIt: no n-best delays, no Viterbi search. Error rates of the two may differ.
+BeamformIt (C++) makes those of the published benchmarks. Without it, beamform() does
+the same in outline: delays by GCC-PHAT against a reference channel in windows of 500 ms
+every 250 ms, which are held where the correlation is weak, and a weighted sum. It is
+not BeamformIt: no n-best delays, no Viterbi search. Error rates of the two may differ.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""AMI as sets of utterances, with the ids, speakers and recordings of Kaldi's recipe."""
+"""AMI as sets of utterances, with ids and speakers as in Kaldi's recipe."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -200,11 +200,11 @@ def cut_sets(
     return made
 
 
-def count_words(root: Path, meeting: str) -> int:
+def count_words(root: Path, meeting: str, participants: Sequence[Participant]) -> int:
     """Count the words and punctuation marks of a meeting's annotation."""
     return sum(
         token.is_word
-        for participant in read_meetings(root)[meeting]
+        for participant in participants
         for token in read_words(root, meeting, participant.letter)
     )
 

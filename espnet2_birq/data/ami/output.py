@@ -12,10 +12,10 @@ from espnet2_birq.data.kaldi import Segment, Utterance, write_data_dir
 def write_set(dest: Path, one: MeetingSet, microphone: Microphone, audio: Path) -> None:
     """Write a set as a Kaldi data directory.
 
-    Beside Kaldi's files there are stm and glm for scoring (dev and eval), statistics.tsv,
-    words.tsv (what became of the annotation's words, with numbers), unused_words (each
-    word that is in no utterance), skipped (each utterance that is left out), and, if
-    there are any, missing_recordings.
+    Beside Kaldi's files there are stm and glm for scoring (dev and eval),
+    statistics.tsv, words.tsv (how many of the annotation's words became what),
+    unused_words (each word that is in no utterance), skipped (each utterance that is
+    left out), and, if there are any, missing_recordings.
 
     Args:
         dest: Directory to write.

@@ -1,6 +1,6 @@
 """Scoring of AMI with NIST's tools: reference in stm format, word map in glm format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from espnet2_birq.data.ami.corpus import Microphone, Turn
 
@@ -40,18 +40,25 @@ def make_stm(turns: Sequence[Turn], microphone: Microphone) -> str:
 
 
 def make_glm() -> str:
-    """Write the map that csrfilt.sh applies to reference and hypothesis alike."""
+    """Write the map that csrfilt.sh applies to reference (stm) and hypothesis (ctm)."""
     head = [
         ";; Hesitations may be missing, and are all one word; spellings of one answer",
-        ";; are all one word. Apply it to both sides: csrfilt.sh -i stm glm < stm",
+        ";; are all one word. csrfilt.sh applies it to both sides, by -i stm and -i ctm;",
+        ";; that words in brackets may be missing, sclite heeds with -D.",
         '* name "ami"',
         '* desc "hesitations and spellings of AMI"',
         "* format = 'NIST1'",
         "* copy_no_hit = 'T'",
         "* case_sensitive = 'F'",
     ]
-    rules = [f"{word} => (%HESITATION)" for word in HESITATIONS]
-    rules += [f"{word} => {other}" for word, other in SAME_WORDS.items()]
-    return "".join(f"{line}\n" for line in head) + "".join(
-        f"{rule} / [ ] __ [ ]\n" for rule in rules
-    )
+    lines = head + _rules(SAME_WORDS)
+    # csrfilt.sh applies what follows such a line to that side only. A word in brackets
+    # may be missing, which can be said of the reference alone.
+    for side, word in (("stm", "(%HESITATION)"), ("ctm", "%HESITATION")):
+        lines.append(f';; INPUT_DEPENDENT_APPLICATION = "{side}"')
+        lines += _rules(dict.fromkeys(HESITATIONS, word))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rules(words: Mapping[str, str]) -> list[str]:
+    return [f"{word} => {other} / [ ] __ [ ]" for word, other in words.items()]

@@ -79,7 +79,7 @@ class _Span(NamedTuple):
     last: int
 
 
-# Begin and end, in hundredths of a second, of a stretch: a later one with the same times
+# Begin and end of a stretch, in hundredths of a second: a later one with the same times
 # replaces an earlier one.
 _Spans = dict[tuple[int, int], _Span]
 
@@ -92,7 +92,7 @@ def split_segment(tokens: Sequence[Token]) -> Cut:
             the last, be they words or not.
 
     Returns:
-        The utterances, and what is in none of them. If there is no word, both are empty.
+        The utterances, and what is in none of them. Without words, both are empty.
     """
     words = [token for token in tokens if token.is_word and token.text]
     cut = Cut()
@@ -145,7 +145,7 @@ def _label(
         None if marks and times do not pair.
     """
     fields = [(part, i) for i, word in enumerate(words) for part in word.text.split()]
-    # Kaldi's script sees texts and times in one line: a word such as 8.5 is a time there.
+    # Kaldi's script has texts and times in one line: a word such as 8.5 is a time.
     times = [float(part) for part, _ in fields if _TIME.match(part)]
     times += sorted(w.start for w in words if w.is_punctuation and w.start == w.start)
     fields = [(part, i) for part, i in fields if not _TIME.match(part)]

@@ -69,7 +69,7 @@ def spoken_and_overlapped(
     """Measure how long at least one and how long at least two speak.
 
     Args:
-        intervals: Speaker, begin and end, in any order; those of one speaker may overlap.
+        intervals: Speaker, begin and end, in any order; one speaker's may overlap.
 
     Returns:
         Both, in the unit of the intervals.
