@@ -43,7 +43,7 @@ def make_glm() -> str:
     """Write the map that csrfilt.sh applies to reference (stm) and hypothesis (ctm)."""
     head = [
         ";; Hesitations may be missing, and are all one word; spellings of one answer",
-        ";; are all one word. csrfilt.sh applies it to both sides, by -i stm and -i ctm;",
+        ";; are all one word. csrfilt.sh applies it to both, by -i stm and -i ctm;",
         ";; that words in brackets may be missing, sclite heeds with -D.",
         '* name "ami"',
         '* desc "hesitations and spellings of AMI"',
