@@ -105,6 +105,11 @@ def test_lost_words_have_reasons():
     parts, lost = cut("well um,I think")
     assert parts == [(1000, 1150, "WELL THINK")]
     assert lost == {"w1": "nothing of it is left by the normalisation"}
+    # A full stop inside a word has no time: what is after it is lost, here after the
+    # last full stop that has one.
+    split = split_segment(tokens("we go now.Then home"))
+    assert [part.text for part in split.parts] == ["WE GO NOW"]
+    assert split.halved == ["w2"] and set(split.lost) == {"w3"}
     # A mark without time: the whole segment is lost.
     words = tokens("yes . no")
     words[1] = words[1]._replace(start=float("nan"))
@@ -387,6 +392,8 @@ def test_every_word_is_used_once_or_has_a_reason(annotation, sets):
         "another part of the segment has the same times": 1,
         "its utterance is there twice": 1,
     }
+    halved = set().union(*(one.halved for one in sets.values()))
+    assert halved == {"EN2006b.C.words771", "ES2010c.A.words613"}  # line.I, now.I'm
 
 
 def test_one_overlap_within_a_speaker(sets):

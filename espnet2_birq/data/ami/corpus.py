@@ -26,6 +26,7 @@ PUNCTUATION = "it is a punctuation mark"
 NO_SEGMENT = "it is in no segment"
 TWICE = "its utterance is there twice"
 DROPPED = "its utterance is skipped"
+HALVED = "it has a full stop inside, and one part of it is in no utterance"
 # Why an utterance is skipped.
 NO_RECORDING = "there is no recording"
 LOST = "its array's recording is lost"
@@ -139,6 +140,7 @@ class MeetingSet:
         turns: The utterances.
         words: How many words and punctuation marks the annotation of the meetings has.
         unused: Token id of each word that is in no utterance, to the reason.
+        halved: Token ids of words of which only a part is in an utterance.
         skipped: The utterances that are left out, by reason.
         moved: Utterances of which the begin or end was moved, by reason.
         missing: Path of each recording that is not there, to its utterances.
@@ -149,6 +151,7 @@ class MeetingSet:
     turns: list[Turn] = field(default_factory=list)
     words: int = 0
     unused: dict[str, str] = field(default_factory=dict)
+    halved: set[str] = field(default_factory=set)
     skipped: dict[str, list[Turn]] = field(default_factory=dict)
     moved: dict[str, list[Turn]] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
@@ -161,7 +164,10 @@ class MeetingSet:
     def word_counts(self) -> dict[str, int]:
         """Count what became of the words: reason to number; "used" is one of them."""
         counts = dict(Counter(self.unused.values()).most_common())
-        return {"used": self.words - len(self.unused), **counts}
+        halved = len(self.halved - self.unused.keys())
+        if halved:
+            counts[HALVED] = halved
+        return {"used": self.words - len(self.unused) - halved, **counts}
 
 
 def cut_sets(
@@ -341,6 +347,7 @@ def _cut(root: Path, meeting: str, participant: Participant, one: MeetingSet) ->
     for segment in read_segments(root, meeting, participant.letter, tokens):
         cut = split_segment(segment)
         reasons.update(cut.lost)
+        one.halved.update(cut.halved)
         for part in cut.parts:
             for token_id in part.word_ids:
                 reasons.pop(token_id, None)

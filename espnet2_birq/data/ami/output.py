@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet2_birq.data.ami.corpus import PUNCTUATION, MeetingSet, Microphone, Turn
+from espnet2_birq.data.ami.corpus import (
+    HALVED,
+    PUNCTUATION,
+    MeetingSet,
+    Microphone,
+    Turn,
+)
 from espnet2_birq.data.ami.scoring import make_glm, make_stm
 from espnet2_birq.data.ami.statistics import make_table, measure
 from espnet2_birq.data.kaldi import Segment, Utterance, write_data_dir
@@ -31,6 +37,7 @@ def write_set(dest: Path, one: MeetingSet, microphone: Microphone, audio: Path) 
         "words.tsv": _lines(one.word_counts()),
         "unused_words": _lines(
             {word: why for word, why in one.unused.items() if why != PUNCTUATION}
+            | dict.fromkeys(sorted(one.halved - one.unused.keys()), HALVED)
         ),
         "skipped": _lines(
             {

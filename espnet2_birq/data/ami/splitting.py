@@ -66,10 +66,13 @@ class Cut:
     Attributes:
         parts: The utterances, in order of time.
         lost: Token id of each other word, without punctuation marks, to the reason.
+        halved: Token id of each word with a full stop inside (line.I) of which a part
+            is in an utterance and another in none.
     """
 
     parts: list[Part] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
+    halved: list[str] = field(default_factory=list)
 
 
 class _Span(NamedTuple):
@@ -126,6 +129,14 @@ def split_segment(tokens: Sequence[Token]) -> Cut:
         reason.update(dict.fromkeys((inside - kept) & reason.keys(), ERASED))
     for owner, why in reason.items():
         cut.lost[words[owner].token_id] = why
+    used = [span for (first, last), span in spans.items() if first < last]
+    for owner in sorted(spoken - reason.keys()):
+        if _FULL_STOP.search(words[owner].text) and any(
+            not any(span.first <= i < span.last for span in used)
+            for i, (o, c) in enumerate(zip(owners, text))
+            if o == owner and c.isalnum()
+        ):
+            cut.halved.append(words[owner].token_id)
     return cut
 
 
