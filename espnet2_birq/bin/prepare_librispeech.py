@@ -174,7 +174,8 @@ def _summary(
     )
     found, size = len(one.utterances) + len(one.skipped), official_size(dest.name)
     if size is not None and found != size:
-        lines.append(f"{dest}: partial: {found} of the {size} utterances of the corpus")
+        what = "partial" if found < size else "too many"
+        lines.append(f"{dest}: {what}: {found} of the {size} utterances of the corpus")
     if genders and (unknown := sorted(readers - genders.keys(), key=int)):
         lines.append(
             f"{dest}: no spk2gender: SPEAKERS.TXT has no gender of {len(unknown)} "

@@ -312,7 +312,7 @@ def _numbered(folder: Path) -> list[Path]:
 def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     texts = _read_transcripts(chapter / f"{speaker}.trans.txt")
-    for utt_id in audio.keys() | texts.keys():
+    for utt_id in sorted(audio.keys() | texts.keys()):
         if not utt_id.startswith(f"{speaker}-"):
             raise DataError(
                 f"{audio.get(utt_id, chapter)}: utterance {utt_id} is not of chapter "
