@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from espnet2_birq.data.audio import AudioInfo, probe_many
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError, LfsPointerError
@@ -115,7 +117,8 @@ def scan_part(corpus: Path, part: str) -> SpeechSet:
     if part not in (there := find_parts(corpus)):
         raise DataError(f"{corpus}: no part {part} there, only {', '.join(there)}")
     found = SpeechSet()
-    for reader in _numbered(corpus / part):
+    readers = _numbered(corpus / part)
+    for reader in tqdm(readers, part, unit="reader", leave=False, disable=None):
         for chapter in _numbered(reader):
             _scan_chapter(chapter, f"{reader.name}-{chapter.name}", found)
     return found
