@@ -103,6 +103,9 @@ def test_fine_tuning_options(recipe, method, config, model):
         "--need",
         "train_clean_100,dev,test_clean,test_other,dev_clean,dev_other",
     ]
+    given = options_of(recipe / "asr1", "finetune.sh", "--dry_run", "true")
+    assert given["--local_data_opts"].endswith("--dry_run true")
+    assert given["--stop_stage"] == "1" and given["--ssl_model"] == "none"
 
 
 @pytest.fixture
