@@ -136,8 +136,8 @@ def test_summary_tells_what_the_files_hold(shared_data, part, tmp_path, capsys):
     hours = sum(soundfile.info(path).duration for path in audio) / 3600
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(
-        f": {len(audio)} utterances, {len(chapters)} speakers ({len(readers)} readers), "
-        f"{hours:.2f} hours, 0 skipped"
+        f": {len(audio)} utterances, {len(chapters)} speakers "
+        f"({len(readers)} readers), {hours:.2f} hours, 0 skipped"
     )
     assert lines[1].endswith(
         f"partial: {len(audio)} of the {UTTERANCES_OF_PART[part]} utterances of the "
