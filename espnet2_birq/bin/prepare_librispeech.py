@@ -109,6 +109,8 @@ def prepare(args: argparse.Namespace) -> None:
     splits = _unique("--split", args.split)
     combinations = _unique("--combine", args.combine)
     sets = make_sets(corpus, parts, splits, combinations)
+    if not args.parts:
+        _refuse_leftovers(args.dest, sets)
     sets, infos = probe_sets(sets, wanted_rate(args), args.nj, args.skip_bad)
     genders = read_genders(corpus)
     if not genders:
@@ -182,6 +184,15 @@ def _summary(
             f"readers; first: {unknown[0]}"
         )
     return lines
+
+
+def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:
+    for name, members in JOINT_SETS.items():
+        if name not in sets and (dest / name).exists():
+            raise DataError(
+                f"{dest / name}: is there from an earlier preparation, but not all of "
+                f"{' '.join(members)} are now; remove it or add the parts"
+            )
 
 
 def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str]:

@@ -193,6 +193,15 @@ def test_partial_corpus_says_what_is_missing(corpus, tmp_path, capsys):
     assert f"{dest}/dev: partial: 12 of the 5567 utterances of the corpus" in lines
 
 
+def test_joint_set_of_an_earlier_fuller_corpus(corpus, tmp_path):
+    options = ["--librispeech", str(corpus), "--dest", str(tmp_path / "data")]
+    main(options)
+    (corpus / "train-other-500").rename(tmp_path / "elsewhere")
+    with pytest.raises(SystemExit, match="train_960: is there from an earlier"):
+        main(options)
+    main([*options, "--parts", "dev-clean"])  # says nothing of the others
+
+
 def test_whole_corpus_has_nothing_to_say(corpus, tmp_path, capsys, monkeypatch):
     for part in UTTERANCES_OF_PART:
         monkeypatch.setitem(UTTERANCES_OF_PART, part, 8)
