@@ -1,14 +1,16 @@
-"""Time and memory of check_data, and of taking over a formatted set, against size.
+"""Time and memory of what goes through whole data directories, against their size.
 
-Makes directories of 1, 10 and 100 times 20,000 utterances that share 50 short audio
-files: one that lists a file for each utterance, one with thirty segments a recording, one
-with its audio in an ark. Runs every command in a process of its own.
+Makes directories of 1, 10 and 100 times 20,000 utterances that share 50 audio files of
+a minute: one that lists a file for each utterance, one with thirty segments a recording,
+one with its audio in an ark. Runs every command in a process of its own.
 
   python bench/check_data_scale.py --scales 1 10 100
+  python bench/check_data_scale.py --scales 1 10 --full
+  python bench/check_data_scale.py --scales 1 10 100 --espnet
 """
 
 import argparse
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,14 +82,71 @@ def make_set(folder: Path, number: int, kind: str, entries: list[str]) -> None:
         file.close()
 
 
+# What an ESPnet training holds of a formatted set, for data and for batches
+ESPNET_READS = """
+import sys
+from espnet2.fileio.read_text import load_num_sequence_text
+from espnet2.fileio.sound_scp import SoundScpReader
+from espnet2.samplers.num_elements_batch_sampler import NumElementsBatchSampler
+folder = sys.argv[1]
+reader = SoundScpReader(folder + "/wav.scp")
+sampler = NumElementsBatchSampler(10**8, [folder + "/utt2num_samples"])
+"""
+# What ESPnet's stages 3 and 4 do with the lists of a Kaldi data directory
+ESPNET_COPIES = """
+set -e
+cd tools/espnet/egs2/TEMPLATE/asr1
+PATH=$PWD/utils:$PATH
+utils/copy_data_dir.sh --validate_opts "--non-print --no-text" "$0" "$1"
+utils/filter_scp.pl "$0/utt2num_samples" "$0/wav.scp" > "$1/wav.scp"
+utils/fix_data_dir.sh "$1"
+"""
+
+
+def commands(kind: str, folder: Path, dest: Path, args) -> dict[str, list[str]]:
+    """Return what to measure on a directory, by name."""
+    if args.espnet:
+        if kind != "files":
+            return {}
+        return {
+            "ESPnet's training, lists": [sys.executable, "-c", ESPNET_READS, folder],
+            "ESPnet's stages 3 and 4, lists": [
+                "bash",
+                "-c",
+                ESPNET_COPIES,
+                folder,
+                dest,
+            ],
+        }
+    python = [sys.executable, "-m"]
+    check = [*python, "espnet2_birq.bin.check_data", "--fs", str(FS)]
+    if args.full:
+        return {f"check_data --full, {kind}": [*check, "--full", folder]}
+    adopt = [*python, "espnet2_birq.bin.adopt_data", "--fs", str(FS)]
+    return {
+        f"check_data, {kind}": [*check, folder],
+        f"adopt_data, {kind}": [*adopt, folder, dest],
+    }
+
+
+# A process's peak counts the memory of the one that started it: let that be small.
+LAUNCHER = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=2)
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def measure(command: list[str]) -> tuple[float, float]:
     """Run a command; return its seconds and its largest resident memory in MiB."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)}: failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True
+    )
+    status, kib = done.stdout.split()
+    if status != "0":
+        sys.exit(f"{command}: failed: {done.stderr[-1000:]}")
+    return time.perf_counter() - start, int(kib) / 1024
 
 
 def main() -> None:
@@ -96,32 +155,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scales", type=int, nargs="+", default=[1, 10, 100])
-    parser.add_argument("--full", action="store_true", help="open all audio, too")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--full", action="store_true", help="check_data with all audio")
+    what.add_argument("--espnet", action="store_true", help="ESPnet's own part")
     args = parser.parse_args()
     print("| command | utterances | seconds | us an utterance | MiB |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as scratch:
         top = Path(scratch)
         paths, arks = make_audio(top)
-        check = [sys.executable, "-m", "espnet2_birq.bin.check_data", "--fs", str(FS)]
-        adopt = [sys.executable, "-m", "espnet2_birq.bin.adopt_data", "--fs", str(FS)]
         for kind, entries in (("files", paths), ("segments", paths), ("ark", arks)):
-            for scale in args.scales:
-                number = UNIT * scale
-                folder = top / f"{kind}{scale}"
+            for number in (UNIT * scale for scale in args.scales):
+                folder, dest = top / "set", top / "dest"
                 make_set(folder, number, kind, entries)
-                rows = {f"check_data, {kind}": [*check, str(folder)]}
-                if args.full:
-                    rows[f"check_data --full, {kind}"] = [*check, "--full", str(folder)]
-                rows[f"adopt_data, {kind}"] = [*adopt, str(folder), str(top / "dest")]
-                for name, command in rows.items():
+                for name, command in commands(kind, folder, dest, args).items():
                     seconds, memory = measure(command)
                     print(
                         f"| {name} | {number:,} | {seconds:.1f} | "
                         f"{seconds / number * 1e6:.1f} | {memory:.0f} |",
                         flush=True,
                     )
-                subprocess.run(["rm", "-r", str(folder), str(top / "dest")], check=True)
+                for used in (folder, dest):
+                    shutil.rmtree(used, ignore_errors=True)
 
 
 if __name__ == "__main__":

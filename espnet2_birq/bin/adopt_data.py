@@ -8,12 +8,14 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.data.adopt import adopt
 
 DESCRIPTION = """\
-Take over a Kaldi data directory, or a set that ESPnet has formatted (dump/raw/NAME), of
-another recipe: birq.sh does it in stage 1 for a --train_set or --valid_set given by path.
+Take over another recipe's Kaldi data directory, or set that ESPnet has formatted
+(dump/raw/NAME): birq.sh does it in stage 1 for a --train_set or --valid_set given by
+path.
 
-Writes lists of our own into DEST; audio is neither copied nor opened, and nothing is ever
-written into SOURCE. Paths relative to the other recipe's folder become absolute. Speakers
-and transcripts are left behind. DEST is replaced only if it was made from SOURCE."""
+Writes lists of our own into DEST; audio is neither copied nor opened, and nothing is
+ever written into SOURCE. Paths relative to the other recipe's folder become absolute.
+Speakers and transcripts are left behind. DEST is replaced only if it was made from
+SOURCE."""
 
 EPILOG = """\
 example:
@@ -48,9 +50,7 @@ def adopt_data(args: argparse.Namespace) -> None:
     Raises:
         DataError: The source cannot be used, or DEST is something else.
     """
-    adopted = adopt(
-        args.source, args.dest, args.fs, args.min_seconds, args.max_seconds
-    )
+    adopted = adopt(args.source, args.dest, args.fs, args.min_seconds, args.max_seconds)
     print(
         f"{args.dest}: {adopted.utterances} utterances of {args.source}, "
         f"{adopted.left_out} left out that are not between {args.min_seconds:g} and "

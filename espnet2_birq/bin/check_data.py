@@ -8,15 +8,15 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, wanted_rat
 from espnet2_birq.data.check import Report, check_data_dir
 
 DESCRIPTION = """\
-Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before a
-training depends on them.
+Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before
+a training depends on them.
 
 Checks that wav.scp and utt2spk, and segments, text, spk2utt and utt2num_samples if they
 are there, are sorted, have no id twice and agree with each other; that the audio, in
 files or in ark files, opens, is whole and has the wanted rate and length; that segments
-lie inside their recordings. Commands in wav.scp are not run. Prints a line for each kind
-of problem, with its remedy and the first example: a screen at most. Exits with 1 if there
-is any error; warnings are no errors.
+lie inside their recordings. Commands in wav.scp are not run. Prints a line for each
+kind of problem, with its remedy and the first example: a screen at most. Exits with 1
+if there is any error; warnings are no errors.
 
 Millions of utterances are read as a stream, in memory that does not grow with them;
 segments are sorted on disk, in TMPDIR."""
@@ -24,7 +24,7 @@ segments are sorted on disk, in TMPDIR."""
 EPILOG = """\
 examples:
   python -m espnet2_birq.bin.check_data --fs 16000 data/train data/valid
-  python -m espnet2_birq.bin.check_data --full --nj 16 /espnet/egs2/x/asr1/dump/raw/train"""
+  python -m espnet2_birq.bin.check_data --full --nj 16 /espnet/x/asr1/dump/raw/train"""
 MAX_KINDS = 20  # lines for one directory, so that it fits on a screen
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,7 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
     return adopted
 
 
-def _adopt_formatted(
-    source: Path, part: Path, limits: tuple[float, float]
-) -> Adopted:
+def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> Adopted:
     feats_type = (source / "feats_type").read_text().strip()
     if feats_type != "raw":
         raise DataError(
@@ -157,11 +156,14 @@ def _adopt_formatted(
 
 def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
     """Yield utterance, resolved entry of wav.scp, and length in samples."""
-    names = ("wav.scp", "utt2num_samples")
+    tables = {name: iter_scp(source / name) for name in ("wav.scp", "utt2num_samples")}
     resolver = PathResolver(source)
-    for utt_id, row in merge({name: iter_scp(source / name) for name in names}):
-        for name in names:
+    for utt_id, row in merge(tables):
+        for name in tables:
             if name not in row:
+                # If one of them is not sorted, that is what is to be said.
+                for table in tables.values():
+                    deque(table, maxlen=0)
                 raise DataError(
                     f"{source}/{name}: no {utt_id}; run the recipe's stages 3 and 4 "
                     "again"

@@ -105,9 +105,7 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
     if not match:
         return probe(entry, fs)
     if not Path(match[1]).is_file():
-        raise DataError(
-            f"{entry}: no such ark file; correct wav.scp or write it again"
-        )
+        raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
     with open(match[1], "rb") as stream:
         data = _read_ark(entry, stream, int(match[2]))
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)

@@ -1,8 +1,8 @@
 """Check Kaldi data directories before hours of training depend on them.
 
-All is read as a stream, so memory does not grow with the directory: the files are sorted
-and can be walked through side by side. `segments`, which need not be in the order of
-its recordings, is sorted on disk.
+All is read as a stream, so memory does not grow with the directory: the files are
+sorted and can be walked through side by side. `segments`, which need not be in the
+order of its recordings, is sorted on disk.
 """
 
 import os
@@ -256,7 +256,9 @@ class _Check:
             no_recording(head[1][0])
             head = next_segment()
 
-    def _parse_segment(self, utt_id: str, value: str) -> tuple[str, float, float] | None:
+    def _parse_segment(
+        self, utt_id: str, value: str
+    ) -> tuple[str, float, float] | None:
         try:
             recording, start, end = value.split()
             start, end = float(start), float(end)

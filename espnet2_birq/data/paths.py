@@ -1,4 +1,4 @@
-"""Paths in somebody else's wav.scp: relative to a folder that is not the current one."""
+"""Paths in somebody else's wav.scp, relative to a folder other than the current one."""
 
 import os
 import shlex

@@ -3,9 +3,9 @@
 import os
 import random
 import subprocess
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from collections import deque
 from pathlib import Path
 from typing import TypeVar
 

@@ -219,9 +219,7 @@ def test_good_segments(segmented):
 def test_bad_segments(segmented, segment, words):
     edit(segmented / "segments", "s0-0 r 0 0.5", f"s0-0 {segment}")
     report = check_data_dir(segmented, FS)
-    found = [
-        kind for kind, case in report.problems.items() if case.first == "s0-0"
-    ]
+    found = [kind for kind, case in report.problems.items() if case.first == "s0-0"]
     assert any(words in kind for kind in found), dict(report.problems)
 
 
@@ -311,7 +309,9 @@ def test_paths_relative_to_the_recipe(folder, tmp_path, monkeypatch):
         shutil.copy(tmp_path / f"{index}.flac", recipe / "dump")
     report = check_data_dir(data, FS)
     assert not report.problems and report.opened == 4
-    assert list(report.warnings) == [f"path in wav.scp is not from here but from {recipe}"]
+    assert list(report.warnings) == [
+        f"path in wav.scp is not from here but from {recipe}"
+    ]
     monkeypatch.chdir(recipe)
     assert not check_data_dir("dump/raw/train", FS).warnings
 

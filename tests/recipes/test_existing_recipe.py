@@ -156,7 +156,10 @@ def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
     assert tree_hash(recipe) == before
     lengths = read_scp(folder / "dump" / "raw" / "train" / "utt2num_samples")
     assert lengths == read_scp(recipe / "dump/raw/train_nodev/utt2num_samples")
-    assert list(read_scp(folder / "dump" / "raw" / "valid" / "wav.scp")) == ["fcaw-cen8-b", "mmxg-cen8-b"]
+    assert list(read_scp(folder / "dump" / "raw" / "valid" / "wav.scp")) == [
+        "fcaw-cen8-b",
+        "mmxg-cen8-b",
+    ]
     assert "valid: 2 of 2 utterances are longer" in done.stdout
 
 
@@ -216,7 +219,12 @@ def test_arks_and_limits(places, five_commands):
             ["--speed_perturb_factors", "0.9 1.0"],
             "wants a Kaldi data directory",
         ),
-        ("{raw}/train_nodev", "{raw}/train_dev", ["--fs", "8k"], "sample rate is 16000"),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
+            ["--fs", "8k"],
+            "sample rate is 16000",
+        ),
         (
             "{raw}/train_nodev",
             "{raw}/train_dev",
