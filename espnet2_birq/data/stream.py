@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 SORT_MEMORY = "32M"
-PIECE = 1 << 16  # characters of a line that are in memory at a time
+PIECE = 1 << 12  # characters of a line that are in memory at a time
 IN_FLIGHT = 16  # calls that wait or run, for each thread
 
 

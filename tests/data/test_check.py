@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,30 @@ def test_at_most_a_screen():
     lines = _describe("data", report)
     assert len(lines) == MAX_KINDS + 2
     assert lines[-2] == "data: and 80 more kinds; mend these first"
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_memory_does_not_grow_with_the_directory(tmp_path, segments):
+    soundfile.write(tmp_path / "r.flac", np.zeros(FS), FS)
+    peaks = []
+    for number in (1000, 10000):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ids = [f"s{index:06d}" for index in range(number)]
+        wav = "".join(f"{key} {tmp_path}/r.flac\n" for key in ids)
+        (folder / "wav.scp").write_text(wav)
+        (folder / "utt2spk").write_text("".join(f"{key} s\n" for key in ids))
+        (folder / "text").write_text("".join(f"{key} A\n" for key in ids))
+        (folder / "spk2utt").write_text(f"s {' '.join(ids)}\n")
+        if segments:
+            lines = "".join(f"{key} {key} 0 1\n" for key in ids)
+            (folder / "segments").write_text(lines)
+        tracemalloc.start()
+        assert not check_data_dir(folder, FS).problems
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Of the ids alone there are half a megabyte more.
+    assert peaks[1] - peaks[0] < 200_000, peaks
 
 
 def kaldi_says(folder):

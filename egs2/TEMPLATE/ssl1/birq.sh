@@ -28,8 +28,7 @@ python=python3       # The Python to use.
 
 # Data
 local_data_opts=       # Options for local/data.sh.
-train_set=             # Training set (required): a folder of data/, or the path of any
-                       # Kaldi data directory or of a formatted set, dump/raw/<name>.
+train_set=             # Training set: a folder of data/, or a path (required).
 valid_set=             # Validation set, likewise (required).
 speed_perturb_factors= # For example "0.9 1.0 1.1".
 audio_format=flac      # wav, flac, wav.ark or flac.ark.
@@ -107,7 +106,8 @@ adopt() {  # adopt SOURCE DEST
 }
 check() {  # check RESAMPLE DIR...
     # shellcheck disable=SC2086
-    ${python} -m espnet2_birq.bin.check_data --nj "${nj}" --fs "$(rate)" --resample "$@"
+    ${python} -m espnet2_birq.bin.check_data --nj "$((nj < 128 ? nj : 128))" \
+        --fs "$(rate)" --resample "$@"
 }
 rate() {
     ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"
@@ -118,6 +118,8 @@ if ! "${skip_data_prep}"; then
     if run_stage 1; then
         log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
         if [ -z "${train_source}" ] || [ -z "${valid_source}" ]; then
+            [ -e local/data.sh ] || fail "there is no local/data.sh that would make" \
+                "data/<name>: give both sets by their paths"
             # shellcheck disable=SC2086
             local/data.sh ${local_data_opts}
         fi
