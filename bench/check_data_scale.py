@@ -133,20 +133,24 @@ def commands(kind: str, folder: Path, dest: Path, args) -> dict[str, list[str]]:
 LAUNCHER = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[1:], stdout=2)
-print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 """
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Run a command; return its seconds and its largest resident memory in MiB."""
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Run a command; return its seconds, CPU seconds, and peak of memory in MiB.
+
+    The peak is that of its largest process.
+    """
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-S", "-c", LAUNCHER, *command], capture_output=True, text=True
     )
-    status, kib = done.stdout.split()
+    status, cpu, kib = done.stdout.split()
     if status != "0":
         sys.exit(f"{command}: failed: {done.stderr[-1000:]}")
-    return time.perf_counter() - start, int(kib) / 1024
+    return time.perf_counter() - start, float(cpu), int(kib) / 1024
 
 
 def main() -> None:
@@ -159,7 +163,7 @@ def main() -> None:
     what.add_argument("--full", action="store_true", help="check_data with all audio")
     what.add_argument("--espnet", action="store_true", help="ESPnet's own part")
     args = parser.parse_args()
-    print("| command | utterances | seconds | us an utterance | MiB |")
+    print("| command | utterances | seconds | CPU seconds | MiB |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as scratch:
         top = Path(scratch)
@@ -169,10 +173,10 @@ def main() -> None:
                 folder, dest = top / "set", top / "dest"
                 make_set(folder, number, kind, entries)
                 for name, command in commands(kind, folder, dest, args).items():
-                    seconds, memory = measure(command)
+                    seconds, cpu, memory = measure(command)
                     print(
                         f"| {name} | {number:,} | {seconds:.1f} | "
-                        f"{seconds / number * 1e6:.1f} | {memory:.0f} |",
+                        f"{cpu:.1f} | {memory:.0f} |",
                         flush=True,
                     )
                 for used in (folder, dest):
