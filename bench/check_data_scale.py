@@ -1,8 +1,8 @@
 """Time and memory of what goes through whole data directories, against their size.
 
 Makes directories of 1, 10 and 100 times 20,000 utterances that share 50 audio files of
-a minute: one that lists a file for each utterance, one with thirty segments a recording,
-one with its audio in an ark. Runs every command in a process of its own.
+a minute: one that lists a file for each utterance, one with thirty segments a
+recording, one with its audio in an ark. Runs every command in a process of its own.
 
   python bench/check_data_scale.py --scales 1 10 100
   python bench/check_data_scale.py --scales 1 10 --full

@@ -1,4 +1,4 @@
-"""Taking over directories of other recipes: what comes out, and that they stay as is."""
+"""Taking over directories of other recipes: what comes out; they stay as they are."""
 
 import subprocess
 

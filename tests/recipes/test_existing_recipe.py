@@ -34,7 +34,7 @@ sys.stdout.buffer.write(buffer.getvalue())
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, an4_tarball):
-    """Make a checkout of ours without tools/, and an ESPnet with the recipe mini_an4."""
+    """Make a checkout of ours without tools/, and an ESPnet with mini_an4."""
     top = tmp_path_factory.mktemp("existing")
     generated = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
     for folder in ("egs2", "conf", "local"):
