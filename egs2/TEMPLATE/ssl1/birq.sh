@@ -44,6 +44,7 @@ ssl_args=                # Further options, e.g. "--max_epoch 10"; they win.
 feats_normalize=         # global_mvn collects statistics of the training set first;
                          # otherwise what train_config says holds.
 speech_fold_length=800   # For batch_type folded (x 100 samples).
+num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
 inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
 hf_repo=                 # Hugging Face repository for stage 9.
@@ -323,6 +324,22 @@ if ! "${skip_train}"; then
         if "${_whitens}" && [ -e "${_frame_statistics}" ]; then
             _opts+="--frame_statistics ${_frame_statistics} "
         fi
+        _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
+        if [ "${num_splits_ssl}" -gt 1 ]; then
+            ! grep -qsE '^ *iterator_type: *category' "${train_config}" ||
+                fail "--num_splits_ssl and iterator_type category exclude each other:" \
+                    "ESPnet's category sampler wants the whole set"
+            _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
+            # Anew whenever the set's lists are: a resumed training reads the same.
+            if [ ! "${_split_dir}/.done" -nt "${_train_shape}" ]; then
+                rm -rf "${_split_dir}"
+                ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
+                    --scps "${_train_scp}" "${_train_shape}" --output_dir "${_split_dir}"
+                touch "${_split_dir}/.done"
+            fi
+            _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
+            _opts+="--multiple_iterator true "
+        fi
         mkdir -p "${ssl_exp}"
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
         chmod +x "${ssl_exp}/run.sh"
@@ -344,8 +361,8 @@ if ! "${skip_train}"; then
             --multiprocessing_distributed true -- \
             ${python} -m espnet2_birq.bin.ssl_train \
                 --config "${train_config}" \
-                --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
-                --train_shape_file "${ssl_stats_dir}/train/speech_shape" \
+                --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
+                --train_shape_file "${_train_shape}" \
                 --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                 --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
                 --resume true \
