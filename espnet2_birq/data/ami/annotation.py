@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 from espnet2_birq.errors import DataError
 
-# The zip has no top folder; ESPnet unpacks it into annotations/.
-SUBFOLDERS = (".", "annotations", "ami_public_manual_1.6.2")
 _NITE = "{http://nite.sourceforge.net/}"
 _ID_IN_HREF = re.compile(r"id\(([^)]*)\)")
 
@@ -60,7 +58,8 @@ def find_annotation(folder: str | Path) -> Path:
     """Find the folder that holds words/, segments/ and corpusResources/.
 
     Args:
-        folder: That folder, or the one that holds it.
+        folder: That folder, or one that holds it, two levels up at most: archives of
+            the annotation differ in their top folders.
 
     Returns:
         The folder.
@@ -68,8 +67,8 @@ def find_annotation(folder: str | Path) -> Path:
     Raises:
         DataError: There is no such folder.
     """
-    for name in SUBFOLDERS:
-        root = Path(folder) / name
+    folder = Path(folder)
+    for root in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))):
         if (root / "words").is_dir() and (root / "segments").is_dir():
             return root
     raise DataError(
