@@ -3,36 +3,57 @@
 # fetched again, what is there in part is continued, and a file gets its own name only
 # when it is complete and its checksum is right.
 #
-# Usage: local/download.sh LIST DEST
-#   LIST  a file of lines `MD5 URL PATH`: PATH is the file's place in DEST, MD5 is - if
-#         no checksum is published
-#   DEST  folder
+# Usage: local/download.sh [--dry-run] LIST DEST
+#   --dry-run  only say what would be fetched
+#   LIST       a file of lines `CHECKSUM URL PATH`: PATH is the file's place in DEST,
+#              CHECKSUM is its MD5 (32 digits) or SHA-256 (64), or - if none is
+#              published; then a .gz must at least be a whole one. # begins a comment.
+#   DEST       folder
 set -euo pipefail
 fail() { echo "download.sh: error: $*" >&2; exit 1; }
+dry_run=false
+if [ "${1:-}" = --dry-run ]; then dry_run=true; shift; fi
 case "${1:-}" in
-    --help|-h|"") sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help|-h|"") sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 [ $# -eq 2 ] || fail "wants LIST and DEST, see --help"
 list=$1 dest=$2
 [ -s "${list}" ] || fail "${list}: no such list, or it is empty"
-command -v wget >/dev/null || fail "downloads want the program wget (package wget)"
+"${dry_run}" || command -v wget >/dev/null ||
+    fail "downloads want the program wget (package wget)"
 
-right() {  # right FILE MD5
-    [ "$2" = - ] || [ "$(md5sum < "$1" | cut -d' ' -f1)" = "$2" ]
+right() {  # right FILE CHECKSUM NAME
+    case "${#2} $3" in
+        "32 "*) [ "$(md5sum < "$1" | cut -d' ' -f1)" = "$2" ] ;;
+        "64 "*) [ "$(sha256sum < "$1" | cut -d' ' -f1)" = "$2" ] ;;
+        *.gz|*.tgz) gzip --test < "$1" ;;
+    esac
 }
 
-total=$(grep -c . "${list}") number=0
-while read -r md5 url path; do
+total=$(grep -c '^[^#]' "${list}") number=0 fetched=0
+while read -r sum url path || [ -n "${sum}" ]; do
+    case "${sum}" in
+        ""|"#"*) continue ;;
+        -) ;;
+        *) [[ ${sum} =~ ^([0-9a-f]{32}|[0-9a-f]{64})$ ]] || fail "${list}: ${sum} is no" \
+            "checksum: give 32 or 64 hexadecimal digits, or - if there is none" ;;
+    esac
     number=$((number + 1)) file=${dest}/${path}
     if [ -s "${file}" ]; then continue; fi
+    fetched=$((fetched + 1))
     echo "download.sh: ${number} of ${total}: ${url}" >&2
+    if "${dry_run}"; then continue; fi
     mkdir -p "$(dirname "${file}")"
     wget --continue --no-verbose --show-progress --tries=10 --timeout=60 \
         --output-document="${file}.part" "${url}" </dev/null ||
         fail "${url}: not downloaded; repeat the command to continue where it stopped"
-    if ! right "${file}.part" "${md5}"; then
+    if ! right "${file}.part" "${sum}" "${path}"; then
         rm "${file}.part"
-        fail "${url}: its checksum is not ${md5}, the file was removed; repeat the command"
+        fail "${url}: not what its checksum (${sum}) or its format says, the file was" \
+            "removed; repeat the command"
     fi
     mv "${file}.part" "${file}"
 done < "${list}"
+verb=fetched
+if "${dry_run}"; then verb="to fetch"; fi
+echo "download.sh: ${dest}: ${fetched} ${verb}, $((number - fetched)) of ${total} there" >&2

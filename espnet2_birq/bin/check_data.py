@@ -8,16 +8,24 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, wanted_rat
 from espnet2_birq.data.check import Report, check_data_dir
 
 DESCRIPTION = """\
-Check Kaldi data directories before a training depends on them.
+Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before
+a training depends on them.
 
-Checks that wav.scp and utt2spk, and segments, text and spk2utt if they are there, are
-sorted, have no id twice and agree with each other; that the audio opens, is whole and
-has the wanted rate; that segments lie inside their recordings. Prints a line for each
-kind of problem, with its remedy and the first example. Exits with 1 if there is any."""
+Checks that wav.scp and utt2spk, and segments, text, spk2utt and utt2num_samples if they
+are there, are sorted, have no id twice and agree with each other; that the audio, in
+files or in ark files, opens, is whole and has the wanted rate and length; that segments
+lie inside their recordings. Commands in wav.scp are not run. Prints a line for each
+kind of problem, with its remedy and the first example: a screen at most. Exits with 1
+if there is any error; warnings are no errors.
+
+Millions of utterances are read as a stream, in memory that does not grow with them;
+segments are sorted on disk, in TMPDIR."""
 
 EPILOG = """\
-example:
-  python -m espnet2_birq.bin.check_data --fs 16000 --full data/train data/valid"""
+examples:
+  python -m espnet2_birq.bin.check_data --fs 16000 data/train data/valid
+  python -m espnet2_birq.bin.check_data --full --nj 16 /espnet/x/asr1/dump/raw/train"""
+MAX_KINDS = 20  # lines for one directory, so that it fits on a screen
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -27,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="open all audio files, not just 200 drawn at random with a fixed seed",
+        help="open all audio, not just 200 files drawn at random with a fixed seed",
     )
     add_shared_options(parser, "--fs", "--resample", "--nj")
     return parser
@@ -48,16 +56,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _describe(folder: str, report: Report) -> list[str]:
     lines = []
     for level, found in (("error", report.problems), ("warning", report.warnings)):
-        for kind, affected in found.items():
+        for kind, finding in found.items():
             lines.append(
-                f"{folder}: {level}: {len(affected)} x {kind}; first: {affected[0]}"
+                f"{folder}: {level}: {finding.count} x {kind}; first: {finding.first}"
             )
-    lines.append(
+    if len(lines) > MAX_KINDS:
+        hidden = len(lines) - MAX_KINDS
+        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; mend these first"]
+    speakers = "?" if report.speakers is None else report.speakers
+    last = (
         f"{folder}: {'NOT ok' if report.problems else 'ok'}: "
-        f"{report.utterances} utterances, {report.speakers} speakers; opened "
+        f"{report.utterances} utterances, {speakers} speakers; opened "
         f"{report.opened} audio files, {report.seconds / 3600:.2f} hours"
     )
-    return lines
+    if report.longest:
+        last += f"; utterances of {report.shortest:.2f} to {report.longest:.2f} s"
+    return [*lines, last]
 
 
 if __name__ == "__main__":

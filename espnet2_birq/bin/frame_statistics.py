@@ -2,6 +2,7 @@
 """Mean and covariance of the input frames that labels are made of.
 
 Targets of the input with `projection: pca` or `projection: whitened` start from these.
+Where the configuration has no such target, nothing is read or written.
 Takes the options of ssl_train, so that features are those of training:
 
   python -m espnet2_birq.bin.frame_statistics --config conf/train_birq.yaml \\
@@ -14,7 +15,6 @@ Takes the options of ssl_train, so that features are those of training:
 
 import argparse
 import logging
-import random
 import sys
 import tempfile
 from pathlib import Path
@@ -22,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from espnet2_birq.data.stream import draw
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.masking import stack_frames
+from espnet2_birq.ssl.target import parse_targets
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -49,15 +51,17 @@ def get_parser() -> argparse.ArgumentParser:
 def draw_utterances(scp: Path, number: int):
     """Ids of `number` utterances of an scp file, in the file's order."""
     with open(scp, encoding="utf-8") as lines:
-        ids = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
-    if not ids:
+        ids = (line.split(maxsplit=1)[0] for line in lines if line.strip())
+        drawn = draw(ids, number)
+    if not drawn:
         raise DataError(f"{scp}: no utterance in it")
-    drawn = set(random.Random(0).sample(range(len(ids)), min(number, len(ids))))
-    return [ids[place] for place in sorted(drawn)]
+    return drawn
 
 
 @torch.no_grad()
-def frame_statistics(args: argparse.Namespace, max_utterances: int) -> FrameStatistics:
+def frame_statistics(
+    args: argparse.Namespace, max_utterances: int
+) -> FrameStatistics | None:
     """Go through utterances of the training data.
 
     Args:
@@ -65,10 +69,15 @@ def frame_statistics(args: argparse.Namespace, max_utterances: int) -> FrameStat
         max_utterances: How many utterances to use.
 
     Returns:
-        Statistics of their normalised frames, stacked as the encoder joins them.
+        Statistics of their normalised frames, stacked as the encoder joins them; None
+        if no target of the configuration wants any.
     """
+    wanted = args.targets
     args.targets = [dict(name="anchor")]  # what is to be computed cannot be asked for
     model = SSLTask.build_model(args).eval()
+    targets = parse_targets(wanted, len(model.encoder.encoders))
+    if not any(target.wants_frame_statistics for target in targets):
+        return None
     factor = subsampling_factor(model.encoder)
     scp = Path(args.train_data_path_and_name_and_type[0][0])
     ids = draw_utterances(scp, max_utterances)
@@ -107,6 +116,9 @@ def main(cmd=None):
     args = SSLTask.get_parser().parse_args(rest)
     try:
         statistics = frame_statistics(args, own.max_utterances)
+        if statistics is None:
+            logging.info("no target starts from frame statistics: none are made")
+            return
         Path(own.statistics).parent.mkdir(parents=True, exist_ok=True)
         statistics.save(own.statistics)
     except (ConfigError, DataError, OSError) as error:

@@ -4,18 +4,23 @@ FLAC, WAV and NIST SPHERE (.sph) are read directly through libsndfile, so no sox
 flac or sph2pipe has to be installed.
 """
 
+import io
 import re
 import struct
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
 from tqdm import tqdm
 
+from espnet2_birq.data.stream import map_parallel
 from espnet2_birq.errors import DataError, LfsPointerError
 
+# "file.ark:123": audio that begins at a byte offset
+ARK_ENTRY = re.compile(r"^(.+\.ark):(\d+)$")
+ARK_MARKER = b"AUDIO"
 LFS_MAGIC = b"version https://git-lfs"
 HEADER_BYTES = 1024
 # How many frames at the end of a file are decoded to see that they are there.
@@ -68,44 +73,46 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
         raise DataError(f"{path}: no such audio file; correct the path or restore it")
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES)
-    if not head:
-        raise DataError(f"{path}: zero-length audio file; download or copy it again")
-    if head.startswith(LFS_MAGIC):
-        raise LfsPointerError(
-            f"{path}: a git-LFS pointer, not audio; run `git lfs pull` in that clone"
-        )
-    try:
-        audio = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        raise DataError(
-            f"{path}: not readable as audio ({error.error_string.strip()}); "
-            "download it again or convert it to FLAC or WAV"
-        ) from error
-    with audio:
-        info = AudioInfo(audio.samplerate, audio.frames, audio.channels)
-        if info.frames == UNKNOWN_FRAMES:
+        if not head:
             raise DataError(
-                f"{path}: its header does not tell its length, without which soundfile "
-                "cannot read it; write it again from a file, not a pipe"
+                f"{path}: zero-length audio file; download or copy it again"
             )
-        cut = _is_cut_short(path, head, audio)
-    if cut:
-        raise DataError(
-            f"{path}: truncated, its header promises more samples than the file "
-            "holds; download or copy it again"
-        )
-    if info.frames == 0:
-        raise DataError(f"{path}: holds no samples; remove it or copy it again")
-    if fs is not None and info.sample_rate != fs:
-        raise DataError(
-            f"{path}: sample rate is {info.sample_rate} Hz, wanted {fs} Hz; "
-            "pass --resample true to have it converted"
-        )
-    return info
+        if head.startswith(LFS_MAGIC):
+            raise LfsPointerError(
+                f"{path}: a git-LFS pointer, not audio; run `git lfs pull` in that "
+                "clone"
+            )
+        return _probe_stream(str(path), path, stream, head, fs)
+
+
+def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
+    """Probe what stands in wav.scp: an audio file, or `file.ark:offset`.
+
+    In an archive, audio is a whole WAV file, as Kaldi writes it, or, as ESPnet's
+    formats flac.ark and wav.ark, a file behind a header with its length.
+
+    Args:
+        entry: Path, or path, colon and byte offset.
+        fs: The wanted sample rate in Hz; None accepts any.
+
+    Returns:
+        The audio's sample rate, length and channels.
+
+    Raises:
+        DataError: As probe(), or there is no such archive or no audio at the offset.
+    """
+    match = ARK_ENTRY.match(entry)
+    if not match:
+        return probe(entry, fs)
+    if not Path(match[1]).is_file():
+        raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
+    with open(match[1], "rb") as stream:
+        data = _read_ark(entry, stream, int(match[2]))
+    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
 
 
 def probe_many(
-    paths: Sequence[str],
+    paths: Iterable[str],
     fs: int | None = None,
     nj: int = 4,
     fatal: tuple[type[DataError], ...] = (DataError,),
@@ -113,7 +120,7 @@ def probe_many(
     """Probe many files in parallel, with a progress line when stderr is a terminal.
 
     Args:
-        paths: Audio files.
+        paths: Audio files, or entries of wav.scp as probe_entry() takes them.
         fs: The wanted sample rate in Hz; None accepts any.
         nj: Number of threads.
         fatal: The errors to raise as soon as one is met. Other ones are returned.
@@ -124,28 +131,106 @@ def probe_many(
     Raises:
         DataError: One of the `fatal` errors.
     """
+    return list(iter_probe(paths, fs, nj, fatal))
+
+
+def iter_probe(
+    paths: Iterable[str],
+    fs: int | None = None,
+    nj: int = 4,
+    fatal: tuple[type[DataError], ...] = (DataError,),
+) -> Iterator[AudioInfo | DataError]:
+    """As probe_many(), one by one: `paths` is read only as fast as they are done."""
 
     def probe_or_error(path: str) -> AudioInfo | DataError:
         try:
-            return probe(path, fs)
+            return probe_entry(path, fs)
         except fatal:
             raise
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(nj) as pool:
-        # map() cancels what has not started when a call raises.
-        results = pool.map(probe_or_error, paths)
-        return list(
-            tqdm(results, "audio", len(paths), unit="file", leave=False, disable=None)
+    total = len(paths) if isinstance(paths, Sized) else None
+    yield from tqdm(
+        map_parallel(probe_or_error, paths, nj),
+        "audio",
+        total,
+        unit="file",
+        leave=False,
+        disable=None,
+    )
+
+
+def _probe_stream(
+    name: str,
+    source: Path | BinaryIO,
+    stream: BinaryIO,
+    head: bytes,
+    fs: int | None,
+) -> AudioInfo:
+    # `source` is for libsndfile, `stream` the same bytes again for our own look.
+    try:
+        audio = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            f"{name}: not readable as audio ({error.error_string.strip()}); "
+            "download it again or convert it to FLAC or WAV"
+        ) from error
+    with audio:
+        info = AudioInfo(audio.samplerate, audio.frames, audio.channels)
+        if info.frames == UNKNOWN_FRAMES:
+            raise DataError(
+                f"{name}: its header does not tell its length, without which soundfile "
+                "cannot read it; write it again from a file, not a pipe"
+            )
+        cut = _is_cut_short(stream, head, audio)
+    if cut:
+        raise DataError(
+            f"{name}: truncated, its header promises more samples than the file "
+            "holds; download or copy it again"
         )
+    if info.frames == 0:
+        raise DataError(f"{name}: holds no samples; remove it or copy it again")
+    if fs is not None and info.sample_rate != fs:
+        raise DataError(
+            f"{name}: sample rate is {info.sample_rate} Hz, wanted {fs} Hz; "
+            "pass --resample true to have it converted"
+        )
+    return info
 
 
-def _is_cut_short(path: Path, head: bytes, audio: soundfile.SoundFile) -> bool:
+def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
+    stream.seek(offset)
+    head = stream.read(len(ARK_MARKER))
+    if head == ARK_MARKER:
+        # The width of the length, the length, the file
+        width = int.from_bytes(stream.read(1))
+        length = int.from_bytes(stream.read(width), "little")
+        before = b""
+    elif head.startswith(b"RIFF"):
+        before = head + stream.read(8 - len(head))
+        length = struct.unpack("<I", before[4:8])[0] if len(before) == 8 else 1
+        # A WAV file that was written into a pipe is taken to go on to the end.
+        if length >= UNKNOWN_WAV_SIZE:
+            return before + stream.read()
+    else:
+        raise DataError(
+            f"{entry}: no audio at this place of the ark; correct wav.scp or write the "
+            "ark again"
+        )
+    data = stream.read(length)
+    if len(data) < length:
+        raise DataError(
+            f"{entry}: truncated, the ark ends inside of this audio; copy it again"
+        )
+    return before + data
+
+
+def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> bool:
     # libsndfile silently adapts the length of a cut WAV or SPHERE file to what is
     # there, so for these two the header has to be compared here.
     if head.startswith(b"RIFF"):
-        return _wav_is_cut_short(path)
+        return _wav_is_cut_short(stream)
     if head.startswith(b"NIST_1A"):
         return _sphere_sample_count(head) > audio.frames
     tail = min(audio.frames, TAIL_FRAMES)
@@ -156,15 +241,14 @@ def _is_cut_short(path: Path, head: bytes, audio: soundfile.SoundFile) -> bool:
         return True
 
 
-def _wav_is_cut_short(path: Path) -> bool:
-    file_size = path.stat().st_size
-    with path.open("rb") as stream:
-        stream.seek(len(b"RIFFsizeWAVE"))
-        while len(chunk_head := stream.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk_head)
-            if name == b"data":
-                return size < UNKNOWN_WAV_SIZE and stream.tell() + size > file_size
-            stream.seek(size + size % 2, 1)
+def _wav_is_cut_short(stream: BinaryIO) -> bool:
+    file_size = stream.seek(0, io.SEEK_END)
+    stream.seek(len(b"RIFFsizeWAVE"))
+    while len(chunk_head := stream.read(8)) == 8:
+        name, size = struct.unpack("<4sI", chunk_head)
+        if name == b"data":
+            return size < UNKNOWN_WAV_SIZE and stream.tell() + size > file_size
+        stream.seek(size + size % 2, 1)
     return True
 
 

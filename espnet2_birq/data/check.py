@@ -1,21 +1,42 @@
-"""Check Kaldi data directories before hours of training depend on them."""
+"""Check Kaldi data directories before hours of training depend on them.
 
-import random
-import re
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+All is read as a stream, so memory does not grow with the directory: the files are
+sorted and can be walked through side by side. `segments`, which need not be in the
+order of its recordings, is sorted on disk.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from espnet2_birq.data.audio import AudioInfo, probe_many
-from espnet2_birq.data.kaldi import read_scp
+from tqdm import tqdm
+
+from espnet2_birq.data.audio import AudioInfo, iter_probe
+from espnet2_birq.data.kaldi import iter_scp
+from espnet2_birq.data.paths import PathResolver
+from espnet2_birq.data.stream import ExternalSort, draw, iter_spk2utt, merge
 from espnet2_birq.errors import DataError
 
 SAMPLE_SIZE = 200
 # A segment's end is often rounded to 10 ms; that much beyond the audio is no error.
 END_TOLERANCE = 0.01  # seconds
-# "file.ark:123", which Kaldi and ESPnet read at a byte offset.
-ARK_ENTRY = re.compile(r"^(.+):\d+(\[.*\])?$")
+SHORT, LONG = 0.1, 3600.0  # seconds: an utterance beyond these is worth a warning
+FIX = "run utils/fix_data_dir.sh"
+
+
+@dataclass
+class Finding:
+    """One kind of error or warning.
+
+    Attributes:
+        count: How often it was met.
+        first: What it was met in first: an id, or a file.
+    """
+
+    count: int
+    first: str
 
 
 @dataclass
@@ -23,20 +44,53 @@ class Report:
     """What is found in one data directory.
 
     Attributes:
-        problems: Kind of error, with its remedy, to what is affected.
+        problems: Kind of error, with its remedy, to its number and first case.
         warnings: The same for what need not be wrong.
         utterances: Number of utterances.
-        speakers: Number of speakers.
+        speakers: Number of speakers; None if it is not known.
         opened: Number of audio files that were opened and are whole.
         seconds: Total duration of these files in seconds.
+        shortest: Duration of the shortest utterance known, in seconds: segments, and
+            audio files that were opened.
+        longest: Duration of the longest one.
     """
 
-    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    warnings: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    problems: dict[str, Finding] = field(default_factory=dict)
+    warnings: dict[str, Finding] = field(default_factory=dict)
     utterances: int = 0
-    speakers: int = 0
+    speakers: int | None = 0
     opened: int = 0
     seconds: float = 0.0
+    shortest: float = float("inf")
+    longest: float = 0.0
+
+    def error(self, kind: str, where: str) -> None:
+        """Count an error."""
+        _count(self.problems, kind, where)
+
+    def warn(self, kind: str, where: str) -> None:
+        """Count something that need not be wrong."""
+        _count(self.warnings, kind, where)
+
+    def length(self, seconds: float, where: str) -> None:
+        """Take in an utterance's duration."""
+        self.shortest = min(self.shortest, seconds)
+        self.longest = max(self.longest, seconds)
+        if seconds < SHORT:
+            self.warn(f"utterance is shorter than {SHORT} s", where)
+        if seconds > LONG:
+            self.warn(
+                f"utterance is longer than {LONG / 3600:.0f} h; segments would cut it",
+                where,
+            )
+
+
+@dataclass(frozen=True)
+class _Audio:
+    name: str
+    entry: str  # as in wav.scp
+    samples: int | None = None  # as in utt2num_samples
+    segments: tuple[tuple[str, float, float], ...] | None = None  # utterance, s, s
 
 
 def check_data_dir(
@@ -49,7 +103,8 @@ def check_data_dir(
     """Check a data directory: its lists, that they agree, and its audio.
 
     Args:
-        folder: Directory with wav.scp and utt2spk, and maybe segments, text, spk2utt.
+        folder: Directory with wav.scp and utt2spk, and maybe segments, text, spk2utt,
+            utt2num_samples.
         fs: The wanted sample rate in Hz; None accepts any.
         full: Open all audio rather than a random sample of 200 files.
         nj: Number of threads.
@@ -58,132 +113,229 @@ def check_data_dir(
     Returns:
         What is found. The problems are collected, none is raised.
     """
-    folder, report = Path(folder), Report()
-    wavs = _read(folder / "wav.scp", report)
-    utt2spk = _read(folder / "utt2spk", report)
-    if wavs is None or utt2spk is None:
-        return report
-    report.utterances, report.speakers = len(utt2spk), len(set(utt2spk.values()))
-
-    segments = None
-    if (folder / "segments").exists():
-        segments = _parse_segments(folder / "segments", wavs, report)
-        _compare("segments", segments, "utt2spk", utt2spk, report)
-    else:
-        _compare("wav.scp", wavs, "utt2spk", utt2spk, report)
-    if (folder / "text").exists():
-        text = _read(folder / "text", report, allow_empty_values=True)
-        if text is not None:
-            _compare("text", text, "utt2spk", utt2spk, report)
-            if empty := [utt_id for utt_id, words in text.items() if not words]:
-                report.warnings["empty transcript in text"] = empty
-    if (folder / "spk2utt").exists():
-        _check_spk2utt(folder / "spk2utt", utt2spk, report)
-
-    infos = _check_audio(wavs, fs, full, nj, seed, report)
-    _check_segment_ends(segments or {}, infos, report)
-    return report
+    return _Check(Path(folder)).run(fs, full, nj, seed)
 
 
-def _read(
-    path: Path, report: Report, allow_empty_values: bool = False
-) -> dict[str, str] | None:
-    try:
-        return read_scp(path, allow_empty_values)
-    except DataError as error:
-        report.problems[str(error).removeprefix(f"{path}: ")].append(str(path))
-        return None
+class _Check:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.report = Report()
+        self.broken: set[str] = set()  # files that could not be read to their end
+        # Kind of mismatch to its cases and the two files. Of a file that is unsorted
+        # further down all this would be nonsense: it counts once both are read.
+        self.mismatches: dict[str, tuple[Finding, set[str]]] = {}
+        self.resolver = PathResolver(folder)
 
+    def run(self, fs: int | None, full: bool, nj: int, seed: int) -> Report:
+        feats_type = self.folder / "feats_type"
+        if feats_type.exists() and (kind := feats_type.read_text().strip()) != "raw":
+            self.report.error(
+                f"feats_type is {kind}: features, not audio; give a set of audio (raw)",
+                str(feats_type),
+            )
+            return self.report
+        if (self.folder / "segments").exists():
+            audio = self._segmented_audio()
+        else:
+            audio = self._audio()
+        audio = audio if full else iter(draw(audio, SAMPLE_SIZE, seed))
+        self._open(audio, fs, nj)
+        if (self.folder / "spk2utt").exists():
+            self._compare_spk2utt()
+        for kind, (finding, files) in self.mismatches.items():
+            if not files & self.broken:
+                self.report.problems[kind] = finding
+        for name in sorted(self.broken):
+            if (self.folder / name).exists():
+                kind = "not compared with the other files; mend it and check again"
+                self.report.warn(kind, str(self.folder / name))
+        root = self.resolver.root
+        if root and not os.path.samefile(root, os.curdir):
+            kind = f"path in wav.scp is not from here but from {root}"
+            self.report.warn(kind, str(self.folder / "wav.scp"))
+        return self.report
 
-def _compare(
-    name: str, ids: Collection[str], other: str, others: Collection[str], report: Report
-) -> None:
-    for here, there, missing in (
-        (name, other, set(ids) - set(others)),
-        (other, name, set(others) - set(ids)),
-    ):
-        if missing:
-            kind = f"utterance of {here} is not in {there}; run utils/fix_data_dir.sh"
-            report.problems[kind] = sorted(missing)
+    def _mismatch(self, kind: str, where: str, *files: str) -> None:
+        if kind in self.mismatches:
+            self.mismatches[kind][0].count += 1
+        else:
+            self.mismatches[kind] = (Finding(1, where), set(files))
 
+    def _read(self, name: str, may_be_empty: bool = False) -> Iterator[tuple[str, str]]:
+        path = self.folder / name
+        try:
+            yield from iter_scp(path, may_be_empty)
+        except DataError as error:
+            self.broken.add(name)
+            self.report.error(str(error).removeprefix(f"{path}: "), str(path))
 
-def _check_spk2utt(path: Path, utt2spk: Mapping[str, str], report: Report) -> None:
-    spk2utt = _read(path, report)
-    if spk2utt is None:
-        return
-    pairs = {(utt, spk) for spk, utts in spk2utt.items() for utt in utts.split()}
-    if differing := sorted(pairs ^ set(utt2spk.items())):
-        kind = "speaker differs between spk2utt and utt2spk; run utils/fix_data_dir.sh"
-        report.problems[kind] = sorted({utt_id for utt_id, _ in differing})
+    def _utterances(self, name: str) -> Iterator[tuple[str, str]]:
+        """Compare all that is listed by utterance; yield the lines of one list."""
+        tables = {"utt2spk": self._read("utt2spk"), name: self._read(name)}
+        for other in ("text", "utt2num_samples"):
+            if (self.folder / other).exists():
+                tables[other] = self._read(other, may_be_empty=other == "text")
+        speaker, sorted_by_speaker = "", True
+        rows = tqdm(merge(tables), "lists", unit="utt", leave=False, disable=None)
+        for utt_id, row in rows:
+            if len(row) < len(tables):
+                self._report_missing(utt_id, row, tables)
+            if (own := row.get("utt2spk")) is not None:
+                self.report.utterances += 1
+                if own < speaker and sorted_by_speaker:
+                    sorted_by_speaker = False
+                    self.report.error(
+                        "utt2spk is not sorted by speaker, as Kaldi wants; begin "
+                        "utterance ids with the speaker's name",
+                        utt_id,
+                    )
+                self.report.speakers += own != speaker
+                speaker = own
+                if " " in own or "\t" in own:
+                    kind = "utt2spk has more than `utterance speaker`; correct it"
+                    self.report.error(kind, utt_id)
+            if row.get("text") == "":
+                self.report.warn("empty transcript in text", utt_id)
+            if (samples := row.get("utt2num_samples")) and not samples.isdecimal():
+                self.report.error(
+                    "utt2num_samples has no number; format the set again", utt_id
+                )
+            if name in row:
+                yield utt_id, row[name], samples
+        if not sorted_by_speaker:
+            self.report.speakers = None
 
+    def _report_missing(self, utt_id: str, row: dict, tables: dict) -> None:
+        for name in tables:
+            if name in row and "utt2spk" not in row:
+                kind = f"utterance of {name} is not in utt2spk; {FIX}"
+            elif name not in row and "utt2spk" in row:
+                kind = f"utterance of utt2spk is not in {name}; {FIX}"
+            else:
+                continue
+            self._mismatch(kind, utt_id, name, "utt2spk")
 
-def _parse_segments(
-    path: Path, wavs: Mapping[str, str], report: Report
-) -> dict[str, tuple[str, float, float]]:
-    segments = {}
-    for utt_id, value in (_read(path, report) or {}).items():
+    def _audio(self) -> Iterator[_Audio]:
+        for utt_id, entry, samples in self._utterances("wav.scp"):
+            samples = int(samples) if samples and samples.isdecimal() else None
+            yield _Audio(utt_id, entry, samples)
+
+    def _segmented_audio(self) -> Iterator[_Audio]:
+        with ExternalSort() as by_recording:
+            for utt_id, value, _ in self._utterances("segments"):
+                if segment := self._parse_segment(utt_id, value):
+                    recording, start, end = segment
+                    by_recording.write(f"{recording}\t{start!r}\t{end!r}\t{utt_id}")
+            yield from self._recordings(iter(by_recording))
+
+    def _recordings(self, lines: Iterator[str]) -> Iterator[_Audio]:
+        def next_segment():
+            if line := next(lines, None):
+                recording, start, end, utt_id = line.split("\t")
+                return recording, (utt_id, float(start), float(end))
+            return None
+
+        def no_recording(utt_id: str) -> None:
+            kind = f"segment's recording is not in wav.scp; {FIX}"
+            self._mismatch(kind, utt_id, "segments", "wav.scp")
+
+        head = next_segment()
+        for recording, entry in self._read("wav.scp"):
+            while head and head[0] < recording:
+                no_recording(head[1][0])
+                head = next_segment()
+            segments = []
+            while head and head[0] == recording:
+                segments.append(head[1])
+                head = next_segment()
+            if not segments:
+                kind = f"recording of wav.scp has no segment; {FIX}"
+                self._mismatch(kind, recording, "segments", "wav.scp")
+            yield _Audio(recording, entry, segments=tuple(segments))
+        while head:
+            no_recording(head[1][0])
+            head = next_segment()
+
+    def _parse_segment(
+        self, utt_id: str, value: str
+    ) -> tuple[str, float, float] | None:
         try:
             recording, start, end = value.split()
-            segments[utt_id] = (recording, float(start), float(end))
+            start, end = float(start), float(end)
         except ValueError:
             kind = "segment is not `recording start end`; correct segments"
-            report.problems[kind].append(utt_id)
-            continue
-        if recording not in wavs:
-            kind = "segment's recording is not in wav.scp; run utils/fix_data_dir.sh"
-            report.problems[kind].append(utt_id)
+            self.report.error(kind, utt_id)
+            return None
         # An end of -1 means the end of the recording.
-        if float(start) < 0 or not (float(end) > float(start) or float(end) == -1):
+        if start < 0 or not (end > start or end == -1):
             kind = "segment starts before 0 or ends before it starts; correct segments"
-            report.problems[kind].append(utt_id)
-    return segments
+            self.report.error(kind, utt_id)
+        elif end != -1:
+            self.report.length(end - start, utt_id)
+        return recording, start, end
 
+    def _open(self, audio: Iterator[_Audio], fs: int | None, nj: int) -> None:
+        asked: deque[tuple[_Audio, str]] = deque()  # what is being probed
 
-def _check_audio(
-    wavs: Mapping[str, str],
-    fs: int | None,
-    full: bool,
-    nj: int,
-    seed: int,
-    report: Report,
-) -> dict[str, AudioInfo]:
-    names = sorted(wavs)
-    if not full and len(names) > SAMPLE_SIZE:
-        names = random.Random(seed).sample(names, SAMPLE_SIZE)
-    files = {}
-    for name in names:
-        entry = wavs[name]
-        if entry.endswith("|"):
-            report.warnings["audio is a pipe: not opened"].append(name)
-        elif match := ARK_ENTRY.match(entry):
-            report.warnings["audio is in an ark: not opened"].append(name)
-            if not Path(match[1]).is_file():
-                kind = "no such ark file; correct wav.scp or write it again"
-                report.problems[kind].append(match[1])
-        else:
-            files[name] = entry
+        def entries() -> Iterator[str]:
+            for item in audio:
+                if item.entry.endswith("|"):
+                    self.report.warn("audio is a pipe: not opened", item.name)
+                    continue
+                try:
+                    entry = self.resolver(item.entry)
+                except DataError:
+                    entry = item.entry  # probing it says what is wrong
+                asked.append((item, entry))
+                yield entry
 
-    infos = {}
-    for name, result in zip(files, probe_many(list(files.values()), fs, nj, fatal=())):
-        if isinstance(result, DataError):
-            # Without the file's name the message is that of all such files.
-            kind = str(result).removeprefix(f"{Path(files[name])}: ")
-            report.problems[kind].append(files[name])
-        else:
-            infos[name] = result
-    report.opened = len(infos)
-    report.seconds = sum(info.seconds for info in infos.values())
-    return infos
+        for info in iter_probe(entries(), fs, nj, fatal=()):
+            item, entry = asked.popleft()
+            if isinstance(info, DataError):
+                # Without the file's name the message is that of all such files.
+                kind = str(info).removeprefix(f"{entry}: ")
+                self.report.error(kind.removeprefix(f"{Path(entry)}: "), entry)
+            else:
+                self.report.opened += 1
+                self.report.seconds += info.seconds
+                self._compare_length(item, info)
 
-
-def _check_segment_ends(
-    segments: Mapping[str, tuple[str, float, float]],
-    infos: Mapping[str, AudioInfo],
-    report: Report,
-) -> None:
-    for utt_id, (recording, start, end) in segments.items():
-        if recording in infos:
-            limit = infos[recording].seconds + END_TOLERANCE
+    def _compare_length(self, item: _Audio, info: AudioInfo) -> None:
+        if item.segments is None:
+            self.report.length(info.seconds, item.name)
+        if item.samples is not None and item.samples != info.frames:
+            kind = "utt2num_samples differs from the audio; format the set again"
+            self.report.error(kind, item.name)
+        limit = info.seconds + END_TOLERANCE
+        for utt_id, start, end in item.segments or ():
             if start >= limit or end > limit:
                 kind = "segment reaches beyond its recording; correct segments"
-                report.problems[kind].append(utt_id)
+                self.report.error(kind, utt_id)
+
+    def _compare_spk2utt(self) -> None:
+        path = self.folder / "spk2utt"
+        if self.broken & {"utt2spk"} or self.report.speakers is None:
+            theirs = None
+        else:
+            theirs = self._read("utt2spk")
+        first = None
+        try:
+            # Both are sorted by speaker, then by utterance: the pairs are the same.
+            for pair in iter_spk2utt(path):
+                if theirs and not first and (other := next(theirs, None)) != pair:
+                    first = other[0] if other else pair[0]
+        except DataError as error:
+            self.report.error(str(error).removeprefix(f"{path}: "), str(path))
+            return
+        if theirs and not first and (other := next(theirs, None)):
+            first = other[0]
+        if first:
+            kind = f"spk2utt is not what utt2spk says, from here on; {FIX}"
+            self.report.error(kind, first)
+
+
+def _count(found: dict[str, Finding], kind: str, where: str) -> None:
+    if kind in found:
+        found[kind].count += 1
+    else:
+        found[kind] = Finding(1, where)

@@ -10,9 +10,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from espnet2_birq.data.audio import AudioInfo, probe_many
 from espnet2_birq.data.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError, LfsPointerError
+
+# The parts of the whole corpus (OpenSLR 12) and how many utterances each has.
+UTTERANCES_OF_PART = {
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+}
+# ESPnet's names for sets that join others.
+JOINT_SETS = {
+    "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
+    "dev": ("dev_clean", "dev_other"),
+}
 
 
 @dataclass
@@ -70,6 +88,14 @@ def set_name(part: str) -> str:
     return part.replace("-", "_")
 
 
+def official_size(name: str) -> int | None:
+    """Return how many utterances a set has in the whole corpus; None if unknown."""
+    sizes = {set_name(part): size for part, size in UTTERANCES_OF_PART.items()}
+    if name in JOINT_SETS:
+        return sum(sizes[member] for member in JOINT_SETS[name])
+    return sizes.get(name)
+
+
 def reader_of(utt_id: str) -> str:
     """Take the reader's number from an utterance id or a speaker name."""
     return utt_id.split("-", 1)[0]
@@ -91,7 +117,8 @@ def scan_part(corpus: Path, part: str) -> SpeechSet:
     if part not in (there := find_parts(corpus)):
         raise DataError(f"{corpus}: no part {part} there, only {', '.join(there)}")
     found = SpeechSet()
-    for reader in _numbered(corpus / part):
+    readers = _numbered(corpus / part)
+    for reader in tqdm(readers, part, unit="reader", leave=False, disable=None):
         for chapter in _numbered(reader):
             _scan_chapter(chapter, f"{reader.name}-{chapter.name}", found)
     return found
@@ -146,6 +173,8 @@ def make_sets(
 ) -> dict[str, SpeechSet]:
     """Make all sets that are asked for, without opening any audio.
 
+    ESPnet's train_960 and dev are made, too, where all the sets they join are.
+
     Args:
         corpus: The folder LibriSpeech/.
         parts: The parts to use.
@@ -171,6 +200,9 @@ def make_sets(
             sets.update(zip(names, split_readers(whole, splits[part])))
         else:
             sets[name] = whole
+    for name, members in JOINT_SETS.items():
+        if name not in combinations and all(member in sets for member in members):
+            sets[name] = combine_sets(sets[member] for member in members)
     for name, members in combinations.items():
         if name in sets:
             raise DataError(f"--combine {name}: there is a set of this name; rename it")
@@ -194,32 +226,29 @@ def probe_sets(
         skip_bad: Move utterances with bad audio to `skipped` rather than give up.
 
     Returns:
-        The sets without bad audio, and utterance id to header.
+        The sets without bad audio, and path to header.
 
     Raises:
         DataError: An audio file is bad and `skip_bad` is false.
         LfsPointerError: An audio file is a git-LFS pointer: then no file of the clone
             is audio, which skipping would hide.
     """
-    paths = {u.utt_id: u.path for one in sets.values() for u in one.utterances}
+    # Not by utterance id: mini LibriSpeech's are those of the whole corpus.
+    paths = list({u.path: None for one in sets.values() for u in one.utterances})
     fatal = (LfsPointerError,) if skip_bad else (DataError,)
-    results = probe_many(list(paths.values()), fs, nj, fatal)
     infos: dict[str, AudioInfo] = {}
     reasons: dict[str, str] = {}
-    for utt_id, result in zip(paths, results):
+    for path, result in zip(paths, probe_many(paths, fs, nj, fatal)):
         if isinstance(result, DataError):
-            reasons[utt_id] = str(result)
+            # Without the file's name the reason is that of all such files.
+            reasons[path] = str(result).removeprefix(f"{path}: ")
         else:
-            infos[utt_id] = result
+            infos[path] = result
     good = {
         name: SpeechSet(
-            [u for u in one.utterances if u.utt_id in infos],
+            [u for u in one.utterances if u.path in infos],
             one.skipped
-            | {
-                u.utt_id: reasons[u.utt_id]
-                for u in one.utterances
-                if u.utt_id in reasons
-            },
+            | {u.utt_id: reasons[u.path] for u in one.utterances if u.path in reasons},
         )
         for name, one in sets.items()
     }
@@ -233,7 +262,8 @@ def read_genders(corpus: Path) -> dict[str, str]:
         corpus: The folder LibriSpeech/.
 
     Returns:
-        Reader's number to "f" or "m"; empty if there is no such file.
+        Reader's number to "f" or "m"; empty if there is no such file. A reader with
+        another gender is left out.
     """
     path = corpus / "SPEAKERS.TXT"
     if not path.is_file():
@@ -243,7 +273,8 @@ def read_genders(corpus: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.strip() and not line.startswith(";"):
             reader, gender = [*line.split("|"), ""][:2]
-            genders[reader.strip()] = gender.strip().lower()
+            if gender.strip() in ("F", "M"):
+                genders[reader.strip()] = gender.strip().lower()
     return genders
 
 
@@ -284,16 +315,16 @@ def _numbered(folder: Path) -> list[Path]:
 def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     texts = _read_transcripts(chapter / f"{speaker}.trans.txt")
-    for utt_id in audio.keys() | texts.keys():
+    for utt_id in sorted(audio.keys() | texts.keys()):
         if not utt_id.startswith(f"{speaker}-"):
             raise DataError(
                 f"{audio.get(utt_id, chapter)}: utterance {utt_id} is not of chapter "
                 f"{speaker}; restore the folder from the corpus' tar file"
             )
         if utt_id not in audio:
-            found.skipped[utt_id] = f"no audio {chapter / utt_id}.flac"
+            found.skipped[utt_id] = "in the chapter's trans.txt, but no .flac file"
         elif not texts.get(utt_id):
-            found.skipped[utt_id] = f"no transcript in {chapter}/{speaker}.trans.txt"
+            found.skipped[utt_id] = "no transcript in the chapter's trans.txt"
         else:
             path = str(audio[utt_id])
             found.utterances.append(Utterance(utt_id, speaker, path, texts[utt_id]))

@@ -132,7 +132,7 @@ class BiRQModel(AbsESPnetModel):
         conf = dict(target.quantizer_conf)
         if target.source == "input":
             conf["input_size"] = self.frontend.output_size() * self.subsampling
-            if conf.get("projection", "xavier") != "xavier":
+            if target.wants_frame_statistics:
                 if statistics is None:
                     raise ConfigError(
                         f"target '{target.name}': projection {conf['projection']!r} of "

@@ -44,6 +44,12 @@ class Target(NamedTuple):
     quantizer_conf: Dict[str, Any]
     weight: Schedule
 
+    @property
+    def wants_frame_statistics(self) -> bool:
+        """Whether its projection starts from statistics of the input frames."""
+        projection = self.quantizer_conf.get("projection", "xavier")
+        return self.source == "input" and projection != "xavier"
+
 
 def default_label_layer(num_blocks: int) -> int:
     """The label layer at about 70 % of the depth, the paper's choice (7 of 10)."""

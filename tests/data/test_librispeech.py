@@ -154,11 +154,13 @@ def test_skipped_of_a_set(corpus, tmp_path, capsys):
     prepare(corpus, tmp_path / "data")
     dest = tmp_path / "data" / "dev_clean_2"
     assert (dest / "skipped").read_text() == (
-        f"84-121-0000\tno audio {chapter}/84-121-0000.flac\n"
-        f"84-121-0001\tno transcript in {chapter}/84-121.trans.txt\n"
+        "84-121-0000\tin the chapter's trans.txt, but no .flac file\n"
+        "84-121-0001\tno transcript in the chapter's trans.txt\n"
     )
     assert len(read_scp(dest / "wav.scp")) == len(read_scp(dest / "text")) == 6
-    assert "2 skipped; first: 84-121-0000: no audio" in capsys.readouterr().out
+    summary = capsys.readouterr().out
+    assert "0.00 hours, 2 skipped\n" in summary
+    assert "skipped 1 x no transcript in the chapter's trans.txt; first: 84" in summary
 
 
 def test_bad_audio_stops_or_is_skipped(corpus, tmp_path, capsys):
@@ -169,9 +171,9 @@ def test_bad_audio_stops_or_is_skipped(corpus, tmp_path, capsys):
     assert str(bad) in message and "truncated" in message
     prepare(corpus, dest, "--skip-bad")
     skipped = (dest / "dev_clean_2" / "skipped").read_text()
-    assert skipped.startswith(f"84-121-0001\t{bad}: truncated")
+    assert skipped.startswith("84-121-0001\ttruncated, its header promises more")
     assert "84-121-0001" not in read_scp(dest / "dev_clean_2" / "text")
-    assert "1 skipped" in capsys.readouterr().out
+    assert "skipped 1 x truncated" in capsys.readouterr().out
 
 
 def test_other_rate(corpus, tmp_path):

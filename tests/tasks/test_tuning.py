@@ -1,16 +1,20 @@
-"""conf/tuning: the paper's experiments, as ESPnet reads them, and their sizes."""
+"""conf/tuning and conf/librispeech, as ESPnet reads them, and their sizes."""
 
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from espnet2.tasks.asr import ASRTask as StockASRTask
 
+from espnet2_birq.bin import ssl_train
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.target import parse_targets
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 
-TUNING = Path(__file__).resolve().parents[2] / "conf" / "tuning"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 PAPER = {  # millions of parameters, label layer, attention window, utterances a batch
     "c1": (137.4, 4, None, 64),
     "c2": (154.9, 7, None, 64),
@@ -18,8 +22,11 @@ PAPER = {  # millions of parameters, label layer, attention window, utterances a
 }
 
 
-def read(name: str, task):
-    config = str(TUNING / f"train_{name}.yaml")
+METHODS = ["birq", "best_rq", "birq_paper"]  # of conf/librispeech
+
+
+def read(name: str, task, folder: str = "tuning"):
+    config = str(CONF / folder / f"train_{name}.yaml")
     return task.get_parser().parse_args(["--config", config, "--output_dir", "x"])
 
 
@@ -61,17 +68,73 @@ def test_pretraining_starts(name):
     assert optimizer.param_groups[0]["lr"] == 1e-4
 
 
-def test_fine_tuning_of_c2_fits_its_pretraining():
-    ssl, asr = read("birq_c2", SSLTask), read("asr_c2", ASRTask)
+def check_fine_tuning(ssl, asr, task):
+    """Settings are those of pretraining; a small model of them trains."""
     for key in ("frontend", "frontend_conf", "normalize", "normalize_conf"):
         assert getattr(ssl, key) == getattr(asr, key), key
     assert (ssl.encoder, ssl.encoder_conf) == (asr.encoder, asr.encoder_conf)
     assert asr.max_epoch == 30 and asr.model_conf["ctc_weight"] == 1.0
     assert len(asr.best_model_criterion) == 1
     assert asr.keep_nbest_models == 5
+    # The schedule ends with the training: train-clean-100 has 100.6 hours.
+    seconds = asr.batch_bins * asr.accum_grad / 16000
+    updates = asr.max_epoch * 100.6 * 3600 / seconds
+    assert asr.scheduler_conf["max_steps"] == pytest.approx(updates, rel=0.02)
     asr.encoder_conf.update(output_size=16, linear_units=32)
     asr.token_list, asr.token_type = ["<blank>", "<unk>", "a", "<sos/eos>"], "char"
-    model = ASRTask.build_model(asr).train()
+    model = task.build_model(asr).train()
     one = torch.tensor([1])
     loss, _, _ = model(torch.randn(1, 32000), 32000 * one, 2 * one[None], one)
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("name", ["c1", "c2"])
+def test_fine_tuning_of_the_paper_fits_its_pretraining(name):
+    ssl, asr = read(f"birq_{name}", SSLTask), read(f"asr_{name}", ASRTask)
+    check_fine_tuning(ssl, asr, ASRTask)
+
+
+def test_fine_tuning_of_librispeech_fits_its_pretraining():
+    ssl = read("birq", SSLTask, "librispeech")
+    # ESPnet's own task: nothing of ours is needed.
+    check_fine_tuning(ssl, read("asr", StockASRTask, "librispeech"), StockASRTask)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_librispeech_is_espnets_conformer(method, tmp_path):
+    # The whole command, with nothing replaced: birq.sh does the same before stage 6.
+    config = CONF / "librispeech" / f"train_{method}.yaml"
+    ssl_train.main(
+        ["--config", str(config), "--output_dir", str(tmp_path), "--dry_run", "true"]
+        + ["--iterator_type", "none", "--ngpu", "0", "--log_level", "WARNING"]
+    )
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert written["encoder_conf"]["num_blocks"] == 12
+    targets = parse_targets(written["targets"], 12)
+    layers = [target.source for target in targets if target.source != "input"]
+    assert layers == ([] if method == "best_rq" else [8])
+    # 40 GB GPUs were reckoned with 700 s each.
+    assert written["batch_bins"] == 4 * 700 * 16000
+    assert len(written["best_model_criterion"]) == 1
+
+
+def test_librispeech_methods_differ_in_targets_alone():
+    settings = [vars(read(name, SSLTask, "librispeech")) for name in METHODS]
+    targets = [one.pop("targets") for one in settings]
+    for one in settings:
+        del one["config"]
+        assert one == settings[0]
+    assert targets[0] != targets[1] != targets[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_librispeech_starts(method, tmp_path):
+    args = read(method, SSLTask, "librispeech")
+    # Four frames of 80 values become one.
+    FrameStatistics.identity(320).save(tmp_path / "statistics.npz")
+    args.frame_statistics = tmp_path / "statistics.npz"
+    args.encoder_conf.update(output_size=16, linear_units=32)
+    model = SSLTask.build_model(args).train()
+    loss, stats, _ = model(torch.randn(2, 32000), torch.tensor([32000, 20000]))
+    loss.backward()
+    assert torch.isfinite(loss) and stats["loss_anchor"] > 0

@@ -28,8 +28,8 @@ python=python3       # The Python to use.
 
 # Data
 local_data_opts=       # Options for local/data.sh.
-train_set=             # Name of the training set, a folder of data/ (required).
-valid_set=             # Name of the validation set (required).
+train_set=             # Training set: a folder of data/, or a path (required).
+valid_set=             # Validation set, likewise (required).
 speed_perturb_factors= # For example "0.9 1.0 1.1".
 audio_format=flac      # wav, flac, wav.ark or flac.ark.
 fs=16k                 # Sampling rate of the model.
@@ -44,12 +44,17 @@ ssl_args=                # Further options, e.g. "--max_epoch 10"; they win.
 feats_normalize=         # global_mvn collects statistics of the training set first;
                          # otherwise what train_config says holds.
 speech_fold_length=800   # For batch_type folded (x 100 samples).
+num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
 inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
 Usage: $0 --train_set <name> --valid_set <name> --train_config conf/train_birq.yaml
+
+A set is a folder of data/, or the path of a Kaldi data directory anywhere, or of a set
+that ESPnet has formatted (dump/raw/<name>), which skips stages 2 to 4. Nothing is written
+into either.
 
 Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 6 statistics,
         7 training (resumes where it stopped), 8 pack, 9 upload to Hugging Face.
@@ -77,16 +82,65 @@ need() {  # need FILE STAGE: the file that stage makes is there
     [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
 }
 
+# A set given by path is taken over in stage 1, under the last part of the path: a Kaldi
+# data directory into data/, a formatted set into dump/raw/ itself.
+given_by_path() { [[ $1 == */* ]] || [ -e "$1/wav.scp" ]; }
+train_source= valid_source=
+for x in train valid; do
+    _set=${x}_set
+    if given_by_path "${!_set}"; then
+        [ -d "${!_set}" ] || fail "--${_set} '${!_set}': no such directory"
+        printf -v "${x}_source" %s "${!_set%/}"
+        printf -v "${_set}" %s "$(basename "${!_set}")"
+        [[ ${!_set} =~ ^[[:alnum:]._-]+$ ]] || fail "'${!_set}' cannot be the name of a" \
+            "set: give --${_set} by a link whose name has letters, digits, . _ - only"
+    fi
+done
+if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" ]; then
+    fail "both sets would be called '${train_set}': give one by a link of another name"
+fi
+formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
+adopt() {  # adopt SOURCE DEST
+    # shellcheck disable=SC2086
+    ${python} -m espnet2_birq.bin.adopt_data --fs "$(rate)" \
+        --min-seconds "${min_wav_duration}" --max-seconds "${max_wav_duration}" "$1" "$2"
+}
+check() {  # check RESAMPLE DIR...
+    # shellcheck disable=SC2086
+    ${python} -m espnet2_birq.bin.check_data --nj "$((nj < 128 ? nj : 128))" \
+        --fs "$(rate)" --resample "$@"
+}
+rate() {
+    ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"
+}
+
 # ------------------------------------------------------------------ data preparation
 if ! "${skip_data_prep}"; then
     if run_stage 1; then
-        log "Stage 1: Data preparation for data/${train_set}, data/${valid_set}"
-        # shellcheck disable=SC2086
-        local/data.sh ${local_data_opts}
+        log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
+        if [ -z "${train_source}" ] || [ -z "${valid_source}" ]; then
+            [ -e local/data.sh ] || fail "there is no local/data.sh that would make" \
+                "data/<name>: give both sets by their paths"
+            # shellcheck disable=SC2086
+            local/data.sh ${local_data_opts}
+        fi
+        for x in train valid; do
+            _set=${x}_set _source=${x}_source
+            if formatted "${!_source}"; then
+                adopt "${!_source}" "${data_feats}/${!_set}"
+                check false "${data_feats}/${!_set}" || fail "${!_source}: if its rate is" \
+                    "another one, give the Kaldi data directory that it was made of"
+            elif [ -n "${!_source}" ]; then
+                adopt "${!_source}" "data/${!_set}"
+            fi
+        done
     fi
 
     if run_stage 2 && [ -n "${speed_perturb_factors}" ]; then
         log "Stage 2: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
+        if formatted "${train_source}"; then
+            fail "--speed_perturb_factors wants a Kaldi data directory as --train_set"
+        fi
         need "data/${train_set}/wav.scp" 1
         command -v sox >/dev/null ||
             fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
@@ -105,18 +159,17 @@ if ! "${skip_data_prep}"; then
     fi
 fi
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
+to_format=()
+formatted "${train_source}" || to_format+=("${train_set}")
+formatted "${valid_source}" || to_format+=("${valid_set}")
+if [ ${#to_format[@]} -eq 0 ]; then skip_data_prep=true; fi
 
 if ! "${skip_data_prep}"; then
     if run_stage 3; then
         log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
-        for dset in "${train_set}" "${valid_set}"; do
-            need "data/${dset}/wav.scp" 1
-        done
-        # shellcheck disable=SC2086
-        ${python} -m espnet2_birq.bin.check_data --nj "${nj}" --resample "${resample}" \
-            --fs "$(${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))")" \
-            "data/${train_set}" "data/${valid_set}"
-        for dset in "${train_set}" "${valid_set}"; do
+        for dset in "${to_format[@]}"; do need "data/${dset}/wav.scp" 1; done
+        check "${resample}" "${to_format[@]/#/data/}"
+        for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
             rm -rf "${_dir}"
             utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
@@ -131,19 +184,20 @@ if ! "${skip_data_prep}"; then
                 --audio-format "${audio_format}" --fs "${fs}" ${_opts} \
                 "data/${dset}/wav.scp" "${_dir}"
             echo raw > "${_dir}/feats_type"
+            echo "${audio_format}" > "${_dir}/audio_format"
         done
     fi
 
     if run_stage 4; then
         log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
-        for dset in "${train_set}" "${valid_set}"; do
+        for dset in "${to_format[@]}"; do
             # Made beside its place and moved there whole: stage 6 looks for wav.scp.
             _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}.part
             need "${_from}/feats_type" 3
             rm -rf "${_to}"
             utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
                 "${_from}" "${_to}"
-            cp "${_from}/feats_type" "${_to}/feats_type"
+            cp "${_from}"/{feats_type,audio_format} "${_to}"
             ${python} -c "
 import sys, humanfriendly
 fs = humanfriendly.parse_size('${fs}')
@@ -171,10 +225,14 @@ ssl_stats_dir=${expdir}/ssl_stats_raw
 ssl_exp=${expdir}/ssl_${ssl_tag}
 _train_dir=${data_feats}/${train_set}
 _valid_dir=${data_feats}/${valid_set}
-case "${audio_format}" in
-    *ark*) _type=kaldi_ark ;;
-    *) _type=sound ;;
-esac
+audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
+    case "$(cat "$1/audio_format" 2>/dev/null || echo "${audio_format}")" in
+        *ark*) echo kaldi_ark ;;
+        *) echo sound ;;
+    esac
+}
+_train_type=$(audio_type "${_train_dir}")
+_valid_type=$(audio_type "${_valid_dir}")
 _normalize_opts=
 if [ "${feats_normalize}" = global_mvn ]; then
     _normalize_opts="--normalize global_mvn "
@@ -189,7 +247,11 @@ if ! "${skip_train}"; then
     if run_stage 6 || run_stage 7; then
         [ -f "${train_config}" ] ||
             fail "--train_config '${train_config}': no such file; see conf/"
-        for dir in "${_train_dir}" "${_valid_dir}"; do need "${dir}/wav.scp" 4; done
+        for x in train valid; do
+            _dir=_${x}_dir _source=${x}_source _stage=4
+            if formatted "${!_source}"; then _stage=1; fi
+            need "${!_dir}/wav.scp" "${_stage}"
+        done
         log "Checking ${train_config}"
         # shellcheck disable=SC2086
         ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
@@ -226,8 +288,8 @@ if ! "${skip_train}"; then
                 ${python} -m espnet2_birq.bin.ssl_train \
                     --collect_stats true \
                     --config "${train_config}" \
-                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
-                    --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_type}" \
+                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
+                    --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                     --train_shape_file "${_logdir}/train.JOB.scp" \
                     --valid_shape_file "${_logdir}/valid.JOB.scp" \
                     --output_dir "${_logdir}/stats.JOB" \
@@ -244,7 +306,7 @@ if ! "${skip_train}"; then
             ${train_cmd} "${ssl_stats_dir}"/frame_statistics.log \
                 ${python} -m espnet2_birq.bin.frame_statistics \
                     --config "${train_config}" \
-                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
+                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
                     --statistics "${_frame_statistics}" \
                     --frontend_conf "fs=${fs}" ${_normalize_opts} ${ssl_args} ||
                 fail "see ${ssl_stats_dir}/frame_statistics.log"
@@ -258,9 +320,25 @@ if ! "${skip_train}"; then
         if [ "${feats_normalize}" = global_mvn ]; then
             need "${ssl_stats_dir}/train/feats_stats.npz" 6
         fi
-        if "${_whitens}"; then
-            need "${_frame_statistics}" 6
+        # Stage 6 made none if only targets of layers are whitened.
+        if "${_whitens}" && [ -e "${_frame_statistics}" ]; then
             _opts+="--frame_statistics ${_frame_statistics} "
+        fi
+        _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
+        if [ "${num_splits_ssl}" -gt 1 ]; then
+            ! grep -qsE '^ *iterator_type: *category' "${train_config}" ||
+                fail "--num_splits_ssl and iterator_type category exclude each other:" \
+                    "ESPnet's category sampler wants the whole set"
+            _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
+            # Anew whenever the set's lists are: a resumed training reads the same.
+            if [ ! "${_split_dir}/.done" -nt "${_train_shape}" ]; then
+                rm -rf "${_split_dir}"
+                ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
+                    --scps "${_train_scp}" "${_train_shape}" --output_dir "${_split_dir}"
+                touch "${_split_dir}/.done"
+            fi
+            _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
+            _opts+="--multiple_iterator true "
         fi
         mkdir -p "${ssl_exp}"
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
@@ -283,9 +361,9 @@ if ! "${skip_train}"; then
             --multiprocessing_distributed true -- \
             ${python} -m espnet2_birq.bin.ssl_train \
                 --config "${train_config}" \
-                --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_type}" \
-                --train_shape_file "${ssl_stats_dir}/train/speech_shape" \
-                --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_type}" \
+                --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
+                --train_shape_file "${_train_shape}" \
+                --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                 --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
                 --resume true \
                 --fold_length "$((speech_fold_length * 100))" \

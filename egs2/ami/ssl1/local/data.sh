@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# AMI -> data/<mic>_{train,dev,eval}, as in ESPnet's recipe.
+#   --mic MIC           ihm, sdm1, mdm8 or mix (default: ihm)
+#   --ami DIR           holds amicorpus/ (default: downloads; local/download.sh fills it)
+#   --annotations DIR   the annotation (default: DIR of --ami, in annotations/)
+#   --partition NAME    full-corpus-asr, or a folder of lists (default: full-corpus-asr)
+#   --beamformed DIR    where beamformed recordings are or go, for mdm8 (default:
+#                       downloads/beamformed)
+#   --resample true     accept audio of another rate than 16 kHz (default: false)
+set -e
+set -u
+set -o pipefail
+mic=ihm ami=downloads annotations= partition=full-corpus-asr beamformed=downloads/beamformed
+resample=false
+. ./path.sh
+. utils/parse_options.sh
+
+audio=${ami}
+if [ "${mic}" = mdm8 ]; then
+    python3 -m espnet2_birq.bin.beamform_ami --audio "${ami}" --dest "${beamformed}" \
+        --nj "$(nproc)"
+    audio=${beamformed}
+fi
+python3 -m espnet2_birq.bin.prepare_ami --annotations "${annotations:-${ami}/annotations}" \
+    --audio "${audio}" --mic "${mic}" --partition "${partition}" \
+    --nj "$(nproc)" --resample "${resample}" data

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Downloads AMI's manual annotation 1.6.2 and the recordings of a microphone. Repeat the
+# command to continue where it stopped. ihm is about 46 GB, sdm1 12 GB, mdm8 92 GB.
+#
+# Usage: local/download.sh MIC [DEST]
+#   MIC   ihm, sdm1, mdm8 or mix
+#   DEST  folder (default: downloads); recordings go to DEST/amicorpus, the annotation
+#         to DEST/annotations
+set -e
+set -u
+set -o pipefail
+case "${1:-}" in
+    --help|-h|"") sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+esac
+mic=$1 dest=${2:-downloads}
+. ./path.sh
+fetch=../../../local/download.sh
+mkdir -p "${dest}"
+name=ami_public_manual_1.6.2.zip
+echo "- http://groups.inf.ed.ac.uk/ami/AMICorpusAnnotations/${name} ${name}" \
+    > "${dest}/annotations.list"
+"${fetch}" "${dest}/annotations.list" "${dest}"
+if [ ! -d "${dest}/annotations" ]; then
+    # Unpacked beside its place: what is there is whole.
+    rm -rf "${dest}/annotations.part"
+    python3 -m zipfile -e "${dest}/${name}" "${dest}/annotations.part"
+    mv "${dest}/annotations.part" "${dest}/annotations"
+fi
+python3 -m espnet2_birq.bin.list_ami --annotations "${dest}/annotations" \
+    --mic "${mic}" > "${dest}/${mic}.list"
+"${fetch}" "${dest}/${mic}.list" "${dest}"

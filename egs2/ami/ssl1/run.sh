@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Pretrains on AMI's training meetings. First get the corpus: local/download.sh ihm
+#   ./run.sh --method birq --mic ihm --ngpu 1      or best_rq; sdm1, mdm8, mix
+# --mic, --ami, --annotations, --partition, --beamformed go to local/data.sh, all other
+# options (--stage, --ngpu, ...) to birq.sh. Not tried at full size yet.
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+method=birq mic=ihm resample=false
+sort_options "method mic resample" \
+    "mic ami annotations partition beamformed resample" ./birq.sh "$@"
+./birq.sh --train_set "${mic}_train" --valid_set "${mic}_dev" --ngpu 1 \
+    --train_config "conf/train_${method}.yaml" --ssl_tag "${method}" \
+    --expdir "exp/${mic}" --resample "${resample}" \
+    --local_data_opts "${data_opts[*]}" "${opts[@]}"

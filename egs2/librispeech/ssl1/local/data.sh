@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# LibriSpeech -> data/<set>: train_clean_100, train_clean_360, train_other_500, train_960,
+# dev_clean, dev_other, dev, test_clean, test_other, as ESPnet names them. A set whose
+# parts are not all there is not made; the summary says so.
+#   --librispeech DIR   where the corpus is (default: it is downloaded into
+#                       ../ssl1/downloads, 60 GB and as much again unpacked)
+#   --parts PART,PART   use (and download) these alone: train-clean-100,dev-clean,...
+#                       (default: all that are there, or all seven to download)
+#   --lm true           also download the official 4-gram to ../ssl1/downloads/
+#                       4-gram.arpa.gz, for decoding; no stage uses it yet
+#   --need SET,SET      stop with an error if one of these is not made; run.sh gives it
+#   --resample true     accept audio of another rate than 16 kHz (default: false)
+#   --skip_bad true     leave out bad audio files and list them (default: false)
+#   --dry_run true      say what would be downloaded, check all, write nothing
+#   --list FILE         addresses and checksums, see local/download.sh
+set -e
+set -u
+set -o pipefail
+here=$(dirname "$(readlink -f "$0")")
+librispeech= parts= lm=false need= resample=false skip_bad=false dry_run=false
+list=${here}/openslr.txt
+help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
+. ./path.sh
+. utils/parse_options.sh
+downloads=../ssl1/downloads
+fail() { echo "data.sh: error: $*" >&2; exit 1; }
+
+_dry_run=
+if "${dry_run}"; then _dry_run=--dry-run; fi
+fetch() {
+    # shellcheck disable=SC2086
+    "${here}/download.sh" ${_dry_run} --list "${list}" "${downloads}" "$@"
+}
+if "${lm}"; then fetch 4-gram; fi
+if [ -z "${librispeech}" ]; then
+    _all=train-clean-100,train-clean-360,train-other-500
+    _all+=,dev-clean,dev-other,test-clean,test-other
+    _parts=${parts:-${_all}}
+    # shellcheck disable=SC2086
+    fetch ${_parts//,/ }
+    librispeech=${downloads}
+    if "${dry_run}" && [ ! -d "${downloads}/LibriSpeech" ]; then exit 0; fi
+fi
+
+_opts=
+if [ -n "${parts}" ]; then _opts+="--parts ${parts//,/ } "; fi
+if "${skip_bad}"; then _opts+="--skip-bad "; fi
+# shellcheck disable=SC2086
+python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
+    --dest data --nj "$(nproc)" --resample "${resample}" ${_opts} ${_dry_run}
+if "${dry_run}"; then exit 0; fi
+for _set in ${need//,/ }; do
+    [ -s "data/${_set}/wav.scp" ] || fail "data/${_set} was not made: not all its parts" \
+        "are in ${librispeech}. Add them, or name sets that are there: --train_set" \
+        "train_clean_100, --valid_set dev_clean, ..."
+done

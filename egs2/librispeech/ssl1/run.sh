@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Pretrains on the 960 hours of LibriSpeech, with four GPUs.
+#   ./run.sh --method birq      or best_rq, or birq_paper, or birq_c1, birq_c2: the
+#                               paper's encoders (conf/tuning), of which ESPnet alone
+#                               knows nothing
+#   ./run.sh --librispeech /corpora                the corpus is there: no download
+#   ./run.sh --librispeech /corpora --train_set train_clean_100 --valid_set dev_clean
+#                               a part of the corpus is enough
+#   ./run.sh --ngpu 1 --ssl_args "--batch_bins 11200000 --accum_grad 4"
+#                               the same batch on one GPU
+# --librispeech, --parts, --lm, --skip_bad, --resample, --dry_run, --list go to
+# local/data.sh (its --help explains them), all other options (--stage, --ngpu, ...) to
+# birq.sh.
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+method=birq train_set=train_960 valid_set=dev resample=false dry_run=false
+sort_options "method train_set valid_set resample dry_run" \
+    "librispeech parts lm skip_bad resample dry_run list" ./birq.sh "$@"
+case "${method}" in
+    birq_c[12]) train_config=conf/tuning/train_${method}.yaml ;;
+    *) train_config=conf/train_${method}.yaml ;;
+esac
+if "${dry_run}"; then opts+=(--stop_stage 1); fi
+./birq.sh --train_set "${train_set}" --valid_set "${valid_set}" --ngpu 4 \
+    --nj "$(nproc)" --train_config "${train_config}" --resample "${resample}" \
+    --local_data_opts "--need ${train_set},${valid_set} ${data_opts[*]}" "${opts[@]}"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Pretrains on data that you have: Kaldi data directories, or sets that an ESPnet recipe
+# has formatted, anywhere on the disk and never written to (docs/own_data.md).
+#   ./run.sh --train_set /espnet/egs2/x/asr1/dump/raw/train \
+#       --valid_set /espnet/egs2/x/asr1/dump/raw/dev
+#   ./run.sh --method best_rq --train_set /kaldi/data/train --valid_set /kaldi/data/dev
+# --method is birq (the default) or best_rq; --train_config takes another configuration.
+# All options but --method go to birq.sh.
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+method=birq
+sort_options "method" "" ./birq.sh "$@"
+./birq.sh --nj "$(nproc)" --train_config "conf/train_${method}.yaml" "${opts[@]}"

@@ -1,0 +1,1 @@
+../../TEMPLATE/ssl1/birq.sh

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Pretrains on YODAS: 5,000 hours of English, if not told otherwise.
+#   ./run.sh --yodas /corpora/yodas --ngpu 8               a copy on disk, either release
+#   ./run.sh --hub yodas --ngpu 8                          from the Hugging Face hub
+#   ./run.sh --yodas DIR --lang "de en fr" --hours 500     at most 500 hours of each, mixed
+#                                       by temperature: conf/train_birq_multilingual.yaml
+#   ./run.sh --yodas DIR --train_config ../../../conf/tuning/train_birq_c3.yaml
+#                                       the paper's encoder
+# --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
+# local/data.sh, which is stage 1 and all of data preparation. --set_name names the set
+# (default: by language and hours); its experiments are in exp/<set name>. All other
+# options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8 saves
+# memory of the trainer.
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+lang=en hours=5000 set_name= stage=1 stop_stage=10000 nj=$(nproc)
+sort_options "lang hours set_name stage stop_stage nj" \
+    "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
+if [ -z "${set_name}" ]; then set_name=${lang// /_}_${hours}h set_name=${set_name//\//-}; fi
+if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
+    local/data.sh --set_name "${set_name}" "${data_opts[@]}"
+fi
+case "${lang}" in
+    *" "*) config=conf/train_birq_multilingual.yaml ;;
+    *) config=conf/train_birq.yaml ;;
+esac
+# The archives are what stages 2 to 4 would make.
+./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
+    --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \
+    --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"

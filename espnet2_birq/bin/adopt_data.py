@@ -1,0 +1,67 @@
+"""Take over a data directory of another recipe."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import add_shared_options, make_parser, run
+from espnet2_birq.data.adopt import adopt
+
+DESCRIPTION = """\
+Take over another recipe's Kaldi data directory, or set that ESPnet has formatted
+(dump/raw/NAME): birq.sh does it in stage 1 for a --train_set or --valid_set given by
+path.
+
+Writes lists of our own into DEST; audio is neither copied nor opened, and nothing is
+ever written into SOURCE. Paths relative to the other recipe's folder become absolute.
+Speakers and transcripts are left behind. DEST is replaced only if it was made from
+SOURCE."""
+
+EPILOG = """\
+example:
+  python -m espnet2_birq.bin.adopt_data --max-seconds 30 \\
+      /espnet/egs2/x/asr1/dump/raw/train dump/raw/train"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("adopt_data", DESCRIPTION, EPILOG)
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="what to take over")
+    parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
+    add_shared_options(parser, "--fs")
+    for limit, default in (("min", 0.0), ("max", float("inf"))):
+        parser.add_argument(
+            f"--{limit}-seconds",
+            type=float,
+            default=default,
+            metavar="S",
+            help=f"{limit}imal length of a formatted set's utterances; others are left "
+            "out (default: %(default)s)",
+        )
+    return parser
+
+
+def adopt_data(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        args: What get_parser() parsed.
+
+    Raises:
+        DataError: The source cannot be used, or DEST is something else.
+    """
+    adopted = adopt(args.source, args.dest, args.fs, args.min_seconds, args.max_seconds)
+    print(
+        f"{args.dest}: {adopted.utterances} utterances of {args.source}, "
+        f"{adopted.left_out} left out that are not between {args.min_seconds:g} and "
+        f"{args.max_seconds:g} s"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(adopt_data, get_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""List the files of AMI that are to be downloaded."""
+
+import argparse
+from collections.abc import Sequence
+
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.prepare_ami import set_names
+from espnet2_birq.data.ami.annotation import find_annotation, read_meetings
+from espnet2_birq.data.ami.corpus import MICROPHONES, list_recordings
+from espnet2_birq.data.ami.partitions import FULL_CORPUS_ASR, SETS, read_partition
+
+DESCRIPTION = """\
+List the recordings of a microphone that AMI's sets need, as lines `- URL PATH` for
+local/download.sh: of headsets those that somebody wears, of the array not those of
+IS1003b and IS1007d, which are lost."""
+
+EPILOG = """\
+example:
+  python -m espnet2_birq.bin.list_ami --annotations downloads/annotations --mic sdm1 \\
+      > data/local/sdm1.list
+  ../../../local/download.sh data/local/sdm1.list downloads"""
+
+URL = "http://groups.inf.ed.ac.uk/ami/AMICorpusMirror"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("list_ami", DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="DIR",
+        help="where ami_public_manual_1.6.2.zip was unpacked",
+    )
+    parser.add_argument("--mic", choices=MICROPHONES, default="ihm")
+    parser.add_argument(
+        "--sets",
+        type=set_names,
+        default=SETS,
+        metavar="SET,SET",
+        help="some of train,dev,eval (default: all)",
+    )
+    parser.add_argument("--partition", default=FULL_CORPUS_ASR, metavar="NAME")
+    return parser
+
+
+def list_files(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        args: What get_parser() parsed.
+
+    Raises:
+        DataError: The annotation or the request is wrong.
+    """
+    participants = read_meetings(find_annotation(args.annotations))
+    partition = read_partition(args.partition)
+    for name in SETS:
+        for meeting in partition[name] if name in args.sets else ():
+            for path in list_recordings(
+                MICROPHONES[args.mic], meeting, participants[meeting]
+            ):
+                print(f"- {URL}/{path} {path}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(list_files, get_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

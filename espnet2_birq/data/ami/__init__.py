@@ -1,0 +1,1 @@
+"""The AMI meeting corpus: annotation, utterances, scoring files, statistics."""

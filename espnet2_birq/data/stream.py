@@ -1,0 +1,214 @@
+"""Go through the files of a data directory, however long, in little memory."""
+
+import os
+import random
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from espnet2_birq.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+SORT_MEMORY = "32M"
+PIECE = 1 << 12  # characters of a line that are in memory at a time
+IN_FLIGHT = 16  # calls that wait or run, for each thread
+
+
+def merge(
+    tables: Mapping[str, Iterator[tuple[str, str]]],
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Walk through sorted tables side by side.
+
+    Args:
+        tables: Name to (key, value) pairs, sorted by key without repetition.
+
+    Yields:
+        Each key that any table has, in order, and its value in those that have it.
+    """
+    tables = {name: iter(table) for name, table in tables.items()}
+    heads = {}
+
+    def advance(name: str) -> None:
+        head = next(tables[name], None)
+        if head is None:
+            heads.pop(name, None)
+        else:
+            heads[name] = head
+
+    for name in tables:
+        advance(name)
+    while heads:
+        key = min(head[0] for head in heads.values())
+        row = {name: head[1] for name, head in heads.items() if head[0] == key}
+        yield key, row
+        for name in row:
+            advance(name)
+
+
+class ExternalSort:
+    """Sorts more lines than fit into memory, in byte order, by the program `sort`.
+
+    Temporary files go to TMPDIR. Use it in a `with`: write all lines, then iterate.
+    """
+
+    def __enter__(self) -> "ExternalSort":
+        """Start the program."""
+        self._process = subprocess.Popen(
+            ["sort", "-S", SORT_MEMORY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        return self
+
+    def write(self, line: str) -> None:
+        """Take a line, given without its line feed."""
+        self._process.stdin.write(line.encode("utf-8") + b"\n")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines, sorted.
+
+        Raises:
+            DataError: The program failed, most likely for want of disk space.
+        """
+        self._process.stdin.close()
+        for line in self._process.stdout:
+            yield line.decode("utf-8").removesuffix("\n")
+        if self._process.wait():
+            raise DataError(
+                f"sort ended with status {self._process.returncode}; is the disk of "
+                f"{os.environ.get('TMPDIR', '/tmp')} full? Set TMPDIR to a larger one"
+            )
+
+    def __exit__(self, *exception) -> None:
+        """End the program, whether all was read or not."""
+        self._process.stdout.close()
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # `sort` has ended and said why
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+
+def draw(items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
+    """Draw a random sample in one pass, each item with the same chance.
+
+    Args:
+        items: What to draw from, of any length.
+        number: How many to draw.
+        seed: The same seed and items give the same sample.
+
+    Returns:
+        The sample, in the order of `items`; all of them if there are no more.
+    """
+    generator = random.Random(seed)
+    sample: list[tuple[int, Item]] = []
+    for place, item in enumerate(items):
+        if place < number:
+            sample.append((place, item))
+        elif (slot := int(generator.random() * (place + 1))) < number:
+            sample[slot] = (place, item)
+    return [item for _, item in sorted(sample, key=lambda drawn: drawn[0])]
+
+
+def map_parallel(
+    function: Callable[[Item], Result], items: Iterable[Item], nj: int
+) -> Iterator[Result]:
+    """Like ThreadPoolExecutor.map(), but reads `items` only as fast as they are done.
+
+    Args:
+        function: What to call. What it raises ends the iteration.
+        items: Arguments, of any number.
+        nj: Number of threads.
+
+    Yields:
+        The results, in the order of `items`.
+    """
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(nj) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= nj * IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Read spk2utt one utterance at a time: a single line may be most of a corpus.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Utterance and speaker, in the order of the file.
+
+    Raises:
+        DataError: The file is missing, empty or not UTF-8, or a speaker is out of
+            order, repeated, or has no utterance.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; run utils/fix_data_dir.sh")
+    previous, number = "", 0
+    for number, words in enumerate(_lines_of_words(path), 1):
+        speaker = next(words, "")
+        if not speaker:
+            raise DataError(f"{path}: line {number} is blank; remove it")
+        if speaker == previous:
+            raise DataError(
+                f"{path}: line {number} repeats {speaker}; run utils/fix_data_dir.sh"
+            )
+        if speaker < previous:
+            raise DataError(
+                f"{path}: line {number}: {speaker} comes after {previous}; "
+                f"sort it with LC_ALL=C sort -o {path} {path}"
+            )
+        utterance = None
+        for utterance in words:
+            yield utterance, speaker
+        if utterance is None:
+            raise DataError(
+                f"{path}: line {number}: {speaker} has no utterance; remove the line"
+            )
+        previous = speaker
+    if not number:
+        raise DataError(f"{path}: empty file; run utils/fix_data_dir.sh")
+
+
+def _lines_of_words(path: Path) -> Iterator[Iterator[str]]:
+    # Each line's words have to be used up before the next line is asked for.
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        try:
+            while piece := stream.readline(PIECE):
+                yield _words(piece, stream)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: is not UTF-8; convert the file with iconv -t UTF-8"
+            ) from error
+
+
+def _words(piece: str, stream) -> Iterator[str]:
+    rest = ""
+    while piece:
+        words = (rest + piece).split()
+        if piece.endswith("\n"):
+            yield from words
+            return
+        # A word may go on in the next piece.
+        rest = "" if piece[-1].isspace() or not words else words.pop()
+        yield from words
+        piece = stream.readline(PIECE)
+    if rest:
+        yield rest

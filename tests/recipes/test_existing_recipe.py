@@ -1,0 +1,252 @@
+"""docs/own_data.md: pretraining on what an ESPnet recipe has, then that recipe itself.
+
+The recipe is a copy of ESPnet's mini_an4/asr1 as it ships, in an ESPnet tree that is
+otherwise links to the real one.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from omniio import kaldi as kaldi_io
+
+from espnet2_birq.data.kaldi import read_scp
+
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN = ["./run.sh", "--ngpu", "0", "--nj", "2"]
+PRETRAIN += ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
+# Stands in for sph2pipe, which ESPnet's recipe wants and few machines have.
+SPH2PIPE = """#!{python}
+import io, sys
+import soundfile
+buffer = io.BytesIO()
+soundfile.write(buffer, *soundfile.read(sys.argv[-1], dtype="int16"), format="WAV")
+sys.stdout.buffer.write(buffer.getvalue())
+"""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, an4_tarball):
+    """Make a checkout of ours without tools/, and an ESPnet with mini_an4."""
+    top = tmp_path_factory.mktemp("existing")
+    generated = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
+    for folder in ("egs2", "conf", "local"):
+        source = ROOT / folder
+        shutil.copytree(source, top / "birq" / folder, symlinks=True, ignore=generated)
+    (top / "birq" / "espnet2_birq").symlink_to(ROOT / "espnet2_birq")
+    espnet, real = top / "espnet", an4_tarball.parents[3].resolve()
+    (espnet / "egs2" / "mini_an4").mkdir(parents=True)
+    (espnet / "tools").symlink_to(real / "tools")
+    (espnet / "egs2" / "TEMPLATE").symlink_to(real / "egs2" / "TEMPLATE")
+    recipe = espnet / "egs2" / "mini_an4" / "asr1"
+    shutil.copytree(an4_tarball.parent, recipe, symlinks=True, ignore=generated)
+    (top / "bin").mkdir()
+    (top / "bin" / "sph2pipe").write_text(SPH2PIPE.format(python=sys.executable))
+    (top / "bin" / "sph2pipe").chmod(0o755)
+    return top / "birq", recipe
+
+
+def run(command, cwd, places, check=True):
+    """Run a command; show its output if it fails."""
+    path = [Path(sys.executable).parent, os.environ["PATH"], places[0].parent / "bin"]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PATH": ":".join(map(str, path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check and done.returncode:
+        pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout[-6000:]}")
+    return done
+
+
+def commands():
+    """Return the page's commands, each in one line, without the two assignments."""
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    (block,) = re.findall(r"^```\n(birq=.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = block.replace("\\\n", " ").splitlines()
+    assert lines[:3] == [
+        "birq=/path/to/espnet2_birq",
+        "recipe=/path/to/espnet/egs2/mini_an4/asr1",
+        "",
+    ]
+    return lines[3:]
+
+
+def tree_hash(folder):
+    """Hash of all names and contents below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(str(path.relative_to(folder)).encode())
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def five_commands(places):
+    """Run the page's five commands; return what each printed, and the tree's hashes."""
+    birq, recipe = places
+    given = commands()
+    assert len(given) == 5
+    # The small ones for seconds on a CPU; sclite, for stage 13, need not be there.
+    given[2] += " --ngpu 0 --nj 2 --train_config ../../../conf/mini_an4/train_birq.yaml"
+    given[3] = given[3].replace("/conf/own/", "/conf/mini_an4/")
+    given[3] += " --ngpu 0 --stop_stage 12 --test_sets test"
+    printed, hashes = [], []
+    for command in given:
+        script = f"birq={birq}\nrecipe={recipe}\nset -e\n{command}"
+        printed.append(run(["bash", "-c", script], "/", places).stdout)
+        hashes.append(tree_hash(recipe))
+    return printed, hashes
+
+
+def test_the_five_commands(places, five_commands):
+    birq, recipe = places
+    printed, hashes = five_commands
+    assert hashes[0] == hashes[1] == hashes[2], "pretraining changed the recipe"
+    assert hashes[3] != hashes[2]
+    for text in ("Stage 2:", "Stage 3:", "Stage 4:"):
+        assert text not in printed[2]
+    loaded, total = re.search(r"pretraining: (\d+) of (\d+)", printed[4]).groups()
+    assert loaded == total and int(total) > 50
+    assert "frontend and normalize are the same" in printed[4]
+    decoded = list((recipe / "exp" / "asr_birq").glob("*/test/text"))
+    assert len(decoded) == 1
+    ssl = birq / "egs2" / "own" / "ssl1" / "exp" / "ssl_train_birq_raw"
+    log = (ssl / "train.log").read_text()
+    assert "loss_anchor=" in log
+    assert not (birq / "egs2" / "own" / "ssl1" / "data").exists()
+
+
+def own(places, name):
+    """Make a recipe folder of its own: no test sees what another one has left."""
+    folder = places[0] / "egs2" / name / "ssl1"
+    shutil.copytree(places[0] / "egs2" / "own" / "ssl1", folder, symlinks=True)
+    for generated in ("dump", "exp", "data"):
+        shutil.rmtree(folder / generated, ignore_errors=True)
+    return folder
+
+
+def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
+    """data/ of the recipe: pipes of paths relative to it; read-only, in a path with a
+    space, without spk2utt and text, and segments for the validation set."""
+    folder = own(places, "kaldi")
+    recipe = places[1]
+    source = recipe / "with space" / "data"
+    for name, made_of in (("train", "train_nodev"), ("valid", "test_seg")):
+        shutil.copytree(recipe / "data" / made_of, source / name)
+        for useless in ("spk2utt", "text"):
+            (source / name / useless).unlink()
+    assert "./downloads" in (source / "train" / "wav.scp").read_text()
+    for path in [*source.rglob("*"), source]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = tree_hash(recipe)
+    options = ["--train_set", source / "train", "--valid_set", f"{source}/valid/"]
+    done = run([*PRETRAIN, *options, "--stop_stage", "4"], folder, places)
+    assert tree_hash(recipe) == before
+    lengths = read_scp(folder / "dump" / "raw" / "train" / "utt2num_samples")
+    assert lengths == read_scp(recipe / "dump/raw/train_nodev/utt2num_samples")
+    assert list(read_scp(folder / "dump" / "raw" / "valid" / "wav.scp")) == [
+        "fcaw-cen8-b",
+        "mmxg-cen8-b",
+    ]
+    assert "valid: 2 of 2 utterances are longer" in done.stdout
+
+
+def test_arks_and_limits(places, five_commands):
+    """One set in an ark, the other in files; the longest utterance is left out.
+
+    Only a layer's target is whitened: no frame statistics are made for it.
+    """
+    folder = own(places, "arks")
+    raw = places[1] / "dump" / "raw"
+    source = folder / "arks" / "dump" / "raw" / "train_nodev"
+    shutil.copytree(raw / "train_nodev", source, ignore=shutil.ignore_patterns("data"))
+    (source / "audio_format").write_text("flac.ark\n")
+    audio = read_scp(source / "wav.scp")
+    (folder / "arks" / "audio").mkdir()
+    with (source / "wav.scp").open("w") as scp:
+        for utt_id, path in audio.items():
+            with (folder / "arks" / "audio" / f"{utt_id}.ark").open("wb") as ark:
+                kaldi_io.save_ark(
+                    ark,
+                    {utt_id: soundfile.read(places[1] / path, dtype="int16")},
+                    write_function="soundfile",
+                    write_kwargs={"format": "flac", "subtype": None},
+                )
+            scp.write(f"{utt_id} audio/{utt_id}.ark:{len(utt_id) + 1}\n")
+    lengths = {k: int(v) for k, v in read_scp(source / "utt2num_samples").items()}
+    limit = (max(lengths.values()) - 1) / 16000
+    options = ["--train_set", str(source), "--valid_set", str(raw / "train_dev")]
+    options += ["--max_wav_duration", str(limit), "--train_config", "layer.yaml"]
+    config = (places[0] / "conf" / "mini_an4" / "train_birq.yaml").read_text()
+    assert config.count(", projection: whitened") == 2
+    config = config.replace(", projection: whitened", "", 1)
+    (folder / "layer.yaml").write_text(config)
+    done = run([*PRETRAIN, *options], folder, places)
+    assert "3 utterances of" in done.stdout and "1 left out" in done.stdout
+    shape = read_scp(folder / "exp" / "ssl_stats_raw" / "train" / "speech_shape")
+    kept = {k for k, v in lengths.items() if v < max(lengths.values())}
+    assert set(shape) == kept == set(read_scp(folder / "dump/raw/train_nodev/wav.scp"))
+    config = (folder / "exp" / "ssl_layer_raw" / "config.yaml").read_text()
+    assert "- kaldi_ark\n" in config and "- sound\n" in config
+    model = torch.load(folder / "exp/ssl_layer_raw/valid.total_count.ave.pth")
+    assert all(torch.isfinite(value).all() for value in model.values())
+    stats = folder / "exp" / "ssl_stats_raw"
+    assert "none are made" in (stats / "frame_statistics.log").read_text()
+    assert not (stats / "train" / "frame_statistics.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "train, valid, more, words",
+    [
+        ("{raw}/nowhere", "{raw}/train_dev", [], "no such directory"),
+        ("{raw}/train_dev", "{raw}/org/train_dev", [], "both sets would be called"),
+        ("{raw}", "{raw}/train_dev", [], "no wav.scp in it"),
+        ("train", "{raw}/train_dev", [], "give both sets by their paths"),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
+            ["--speed_perturb_factors", "0.9 1.0"],
+            "wants a Kaldi data directory",
+        ),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
+            ["--fs", "8k"],
+            "sample rate is 16000",
+        ),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
+            ["--max_wav_duration", "0.6"],
+            "no utterance is left",
+        ),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
+            ["--stage", "6"],
+            "run stage 1 first",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(
+    places, five_commands, tmp_path, train, valid, more, words
+):
+    folder = own(places, tmp_path.name)
+    raw = places[1] / "dump" / "raw"
+    options = ["--train_set", train.format(raw=raw), "--valid_set"]
+    options += [valid.format(raw=raw), "--stop_stage", "6", *more]
+    done = run([*PRETRAIN, *options], folder, places, check=False)
+    assert done.returncode != 0 and words in done.stdout
+    assert "Traceback" not in done.stdout

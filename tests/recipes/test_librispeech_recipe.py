@@ -1,0 +1,194 @@
+"""egs2/librispeech: what its run.sh asks for, and its data.sh on small corpora."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_birq.data.librispeech import UTTERANCES_OF_PART
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "egs2" / "librispeech"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Where the recipe's folders lie side by side, as in a checkout; empty yet."""
+    for folder in ("local", "espnet2_birq", "conf"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for task in ("ssl1", "asr1"):
+        folder = tmp_path / "egs2" / "librispeech" / task
+        folder.mkdir(parents=True)
+        for name in ("run.sh", "local", "conf"):
+            (folder / name).symlink_to(RECIPE / task / name)
+    return tmp_path / "egs2" / "librispeech"
+
+
+def run(folder, *command):
+    """Run a command with this Python first on the PATH; return status and output."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+def options_of(folder, script, *arguments):
+    """What run.sh gives to a script: option to its value; the last one holds."""
+    (folder / script).write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (folder / script).chmod(0o755)
+    status, said = run(folder, "./run.sh", *arguments)
+    assert status == 0, said
+    given = said.splitlines()
+    return dict(zip(given[::2], given[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    "method, config",
+    [("birq", "train_birq"), ("birq_c2", "tuning/train_birq_c2")],
+)
+def test_pretraining_options(recipe, method, config):
+    given = options_of(recipe / "ssl1", "birq.sh", "--method", method)
+    assert given["--train_set"] == "train_960" and given["--valid_set"] == "dev"
+    assert given["--local_data_opts"].split() == ["--need", "train_960,dev"]
+    assert given["--train_config"] == f"conf/{config}.yaml"
+    assert (recipe / "ssl1" / given["--train_config"]).is_file()
+    given = options_of(
+        recipe / "ssl1",
+        "birq.sh",
+        *("--train_set", "train_clean_100", "--librispeech", "/corpora"),
+        *("--resample", "true", "--dry_run", "true", "--ngpu", "1"),
+    )
+    assert (
+        given["--local_data_opts"].split()
+        == (
+            "--need train_clean_100,dev --librispeech /corpora --resample true "
+            "--dry_run true"
+        ).split()
+    )
+    assert given["--ngpu"] == "1" and given["--stop_stage"] == "1"
+    assert given["--resample"] == "true" and "--librispeech" not in given
+
+
+@pytest.mark.parametrize(
+    "method, config, model",
+    [
+        ("best_rq", "train_asr", "ssl_train_best_rq_raw"),
+        ("scratch", "train_asr", None),
+        ("birq_c1", "tuning/train_asr_c1", "ssl_train_birq_c1_raw"),
+        ("scratch_c2", "tuning/train_asr_c2", None),
+    ],
+)
+def test_fine_tuning_options(recipe, method, config, model):
+    given = options_of(recipe / "asr1", "finetune.sh", "--method", method)
+    assert given["--asr_config"] == f"conf/{config}.yaml"
+    assert (recipe / "asr1" / given["--asr_config"]).is_file()
+    expected = f"../ssl1/exp/{model}/valid.total_count.ave.pth" if model else "none"
+    assert given["--ssl_model"] == expected
+    assert given["--train_set"] == "train_clean_100" and given["--valid_set"] == "dev"
+    assert given["--test_sets"] == "test_clean test_other dev_clean dev_other"
+    assert given["--local_data_opts"].split() == [
+        "--need",
+        "train_clean_100,dev,test_clean,test_other,dev_clean,dev_other",
+    ]
+    given = options_of(recipe / "asr1", "finetune.sh", "--dry_run", "true")
+    assert given["--local_data_opts"].endswith("--dry_run true")
+    assert given["--stop_stage"] == "1" and given["--ssl_model"] == "none"
+
+
+@pytest.fixture
+def prepared(recipe):
+    """The recipe with what data.sh needs of ESPnet."""
+    tree = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
+    if not (tree / "egs2" / "TEMPLATE").is_dir():
+        pytest.skip(f"no ESPnet tree: {tree} is not there, set ESPNET_ROOT")
+    (recipe.parents[1] / "tools").mkdir()
+    (recipe.parents[1] / "tools" / "espnet").symlink_to(tree.resolve())
+    for task in ("ssl1", "asr1"):
+        (recipe / task / "utils").symlink_to(tree / "egs2/TEMPLATE/asr1/utils")
+        path = ROOT / "egs2" / "TEMPLATE" / "ssl1" / "path.sh"
+        (recipe / task / "path.sh").symlink_to(path)
+    return recipe
+
+
+def make_corpus(top, parts):
+    """Write parts with one utterance each."""
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 1600)
+    for number, part in enumerate(parts):
+        folder = top / "LibriSpeech" / part / f"{number}" / "7"
+        folder.mkdir(parents=True)
+        soundfile.write(folder / f"{number}-7-0000.flac", noise, 16000)
+        (folder / f"{number}-7.trans.txt").write_text(f"{number}-7-0000 A\n")
+    speakers = "".join(f"{n} | F | {part}\n" for n, part in enumerate(parts))
+    (top / "LibriSpeech" / "SPEAKERS.TXT").write_text(speakers)
+    return str(top)
+
+
+def test_whole_corpus_makes_all_sets(prepared, tmp_path):
+    corpus = make_corpus(tmp_path / "c", UTTERANCES_OF_PART)
+    need = "train_clean_100,dev,test_clean,test_other,dev_clean,dev_other,train_960"
+    status, said = run(
+        prepared / "asr1", "local/data.sh", "--librispeech", corpus, "--need", need
+    )
+    assert status == 0, said
+    for name in need.split(","):
+        assert (prepared / "asr1" / "data" / name / "wav.scp").is_file()
+
+
+def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):
+    corpus = make_corpus(tmp_path / "c", ["train-clean-100", "dev-clean"])
+    command = ["local/data.sh", "--librispeech", corpus]
+    status, said = run(prepared / "ssl1", *command, "--need", "train_clean_100")
+    assert status == 0, said
+    assert (prepared / "ssl1" / "data" / "dev_clean" / "wav.scp").is_file()
+    status, said = run(prepared / "ssl1", *command, "--need", "train_960,dev")
+    assert status == 1
+    last = said.splitlines()[-1]
+    assert last.startswith("data.sh: error: data/train_960 was not made")
+    assert f"{corpus}" in last and "--train_set" in last
+
+
+def test_download_and_preparation(prepared, tmp_path):
+    # The archives are there already: their addresses are never asked.
+    downloads = prepared / "ssl1" / "downloads"
+    downloads.mkdir()
+    lines = []
+    for part in ("dev-clean", "dev-other"):
+        top = tmp_path / part
+        make_corpus(top, ["x", part] if part == "dev-other" else [part])
+        shutil.rmtree(top / "LibriSpeech" / "x", ignore_errors=True)
+        with tarfile.open(downloads / f"{part}.tar.gz", "w:gz") as tar:
+            tar.add(top / "LibriSpeech", "LibriSpeech")
+        checksum = hashlib.md5(b"").hexdigest()
+        lines.append(f"{checksum} http://127.0.0.1:9/{part}.tar.gz {part}.tar.gz\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    command = ["local/data.sh", "--list", str(tmp_path / "list.txt")]
+    command += ["--parts", "dev-clean,dev-other", "--need", "dev"]
+    status, said = run(prepared / "asr1", *command, "--dry_run", "true")
+    assert status == 0 and "to fetch" in said, said
+    assert not (downloads / "LibriSpeech").exists()
+    # From asr1, into ssl1's downloads: the corpus is there once.
+    status, said = run(prepared / "asr1", *command)
+    assert status == 0, said
+    assert (
+        f"{prepared}/ssl1/downloads"
+        in (prepared / "asr1" / "data" / "dev" / "wav.scp").read_text()
+    )
+    assert len(list((downloads / "LibriSpeech").rglob("*.flac"))) == 2
+
+
+def test_help_of_data_sh(prepared):
+    status, said = run(prepared / "ssl1", "local/data.sh", "--help")
+    assert status == 0 and "--need SET,SET" in said and "set -e" not in said
