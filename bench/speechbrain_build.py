@@ -46,11 +46,18 @@ class SpeechBrainBestRQ(torch.nn.Module):
         args: The configuration that our model is built from; its encoder is a conformer
             with ``input_layer: conv2d``.
         equal_front_end: Convolutions as wide as ESPnet's.
+
+    Raises:
+        ConfigError: Another encoder.
     """
 
     def __init__(self, args: argparse.Namespace, equal_front_end: bool = False):
         super().__init__()
         conf, features = args.encoder_conf, args.frontend_conf
+        if args.encoder != "conformer" or conf.get("input_layer") != "conv2d":
+            raise ConfigError(
+                "--build speechbrain: wants encoder: conformer with input_layer: conv2d"
+            )
         width, bins = conf["output_size"], features["n_mels"]
         channels = (width, width) if equal_front_end else (128, 32)
         book = dict(args.targets[0].get("quantizer_conf") or {})

@@ -309,7 +309,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main():
     """Measure and print."""
-    args = get_parser().parse_args()
+    parser = get_parser()
+    args = parser.parse_args()
+    if min(args.steps, args.warmup, args.batch, args.threads) < 1:
+        parser.error("--steps, --warmup, --batch and --threads are at least 1")
     torch.set_num_threads(args.threads)
     try:
         result = measure(args)
