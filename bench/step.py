@@ -10,7 +10,7 @@ birq_detached all without a gradient through the labels. Builds:
 
     ours               what ssl_train trains
     plain              ESPnet's encoder and a loss as one would write it: bench/plain.py
-    speechbrain        SpeechBrain's BEST-RQ at the same sizes: bench/speechbrain_build.py
+    speechbrain        SpeechBrain's BEST-RQ, same sizes: bench/speechbrain_build.py
     speechbrain_equal  the same with a front end as wide as ESPnet's
 
 Every step draws new masks, the same for ours and plain. FLOPs are those of the plain
@@ -55,9 +55,8 @@ class Build(NamedTuple):
     """A model and how to take its loss."""
 
     model: torch.nn.Module
-    forward: Callable[
-        [int], Tuple[torch.Tensor, torch.Tensor]
-    ]  # step: loss, mask share
+    # Of a step's number: its loss and its share of masked frames.
+    forward: Callable[[int], Tuple[torch.Tensor, torch.Tensor]]
     encoder_parameters: int
     flops: int  # of a step; 0 where they are counted in the first
 
@@ -72,9 +71,7 @@ def read_config(path: str, method: str) -> argparse.Namespace:
         for target in targets:
             target["weight"] = 1.0
     elif len(targets) < 2:
-        raise ConfigError(
-            f"{path}: --method {method} wants a second target, 'enhanced'"
-        )
+        raise ConfigError(f"{path}: --method {method} wants an 'enhanced' target too")
     for target in targets:
         if target["name"] == "enhanced":
             conf = target["quantizer_conf"] = dict(target.get("quantizer_conf") or {})
@@ -247,9 +244,10 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
         name: round(statistics.median(column), 4)
         for name, column in zip(PHASES, zip(*result.seconds))
     }
-    options = ("method", "build", "config", "device", "dtype", "threads")
+    options = ("method", "build", "device", "dtype", "threads")
     return dict(
         {name: getattr(args, name) for name in options},
+        config=os.path.relpath(args.config, BENCH.parent),
         batch=args.batch,
         seconds_of_audio=args.seconds,
         seconds=round(median, 4),
@@ -313,6 +311,8 @@ def main():
     args = parser.parse_args()
     if min(args.steps, args.warmup, args.batch, args.threads) < 1:
         parser.error("--steps, --warmup, --batch and --threads are at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU here")
     torch.set_num_threads(args.threads)
     try:
         result = measure(args)
