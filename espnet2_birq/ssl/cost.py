@@ -148,8 +148,7 @@ class FakeModel:
             meter = _Meter([*self.model.parameters(), *self.model.buffers()])
             if accumulate:
                 meter.know(parameter.grad for parameter in self.model.parameters())
-            if self.gpu:
-                stack.enter_context(_AsOnGPU())
+            stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
             stack.enter_context(meter)
             self._step(utterances, samples)
         for parameter in self.model.parameters():
@@ -181,7 +180,16 @@ class _FakeMode(FakeTensorMode):
         return super().may_turn_const(t)
 
 
-class _AsOnGPU(TorchFunctionMode):
+class _NoLayerDrop(TorchFunctionMode):
+    """ESPnet's encoders draw a number for each layer: here no layer is left out."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.item and args[0].constant is None:
+            return 1.0
+        return func(*args, **(kwargs or {}))
+
+
+class _AsOnGPU(_NoLayerDrop):
     """Where a GPU keeps other tensors for the backward pass than a CPU does."""
 
     SINGLE = (  # what CUDA's autocast computes in single precision and CPU's does not
@@ -202,7 +210,7 @@ class _AsOnGPU(TorchFunctionMode):
             return _dropout(*args, **kwargs)
         elif func is F.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _dropout(x, p=0.5, training=True, inplace=False):
@@ -244,7 +252,9 @@ class _Meter(TorchDispatchMode):
         formula = FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=out)
-        elif not func.is_view and func._overloadpacket not in EMPTY:
+        elif not (func.is_view or func.namespace == "prim") and (
+            func._overloadpacket not in EMPTY
+        ):  # of "prim" are questions like a tensor's device
             inputs = tree_leaves((args, kwargs))
             for x in (*inputs, *outputs):
                 if isinstance(x, torch.Tensor):

@@ -5,8 +5,11 @@ or taken from a step that somebody has measured.
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
+
+from humanfriendly import parse_size
 
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
@@ -119,8 +122,6 @@ class Plan(NamedTuple):
 
 def sampling_rate(args: argparse.Namespace) -> int:
     """Samples a second, as the frontend has it."""
-    from humanfriendly import parse_size
-
     fs = args.frontend_conf.get("fs", 16000)
     return parse_size(fs) if isinstance(fs, str) else fs
 
@@ -183,17 +184,27 @@ def plan_memory(args, model, batch, longest, gpus, memory):
     kept += sum(buffer.nbytes for buffer in model.model.buffers())
     limit = memory * (1 - MARGIN) - CONTEXT
 
-    def peak(utterances):
+    @cache
+    def used(utterances):
         samples = round(longest * sampling_rate(args))
-        return model.count_step(utterances, samples, accumulate).peak
+        return kept + model.count_step(utterances, samples, accumulate).peak
 
-    configured = peak(max(1, int(batch.share / longest)))
-    fits, slope = 0, (peak(16) - peak(8)) / 8
-    if kept + peak(1) <= limit:
-        fits = max(1, int((limit - kept - peak(16)) / slope) + 16)
-        while fits > 1 and kept + peak(fits) > limit:  # not quite a straight line
-            fits -= 1
+    configured = used(max(1, int(batch.share / longest))) - kept
+    fits = _largest(used, limit) if used(1) <= limit else 0
     return Memory(kept, configured, limit), fits * longest
+
+
+def _largest(used, limit) -> int:
+    """The largest argument of a nearly linear function up to a limit, within 1 %."""
+    low, high = 16, 64
+    for _ in range(2):
+        slope = (used(high) - used(low)) / (high - low)
+        low, high = high, max(1, int(high + (limit - used(high)) / slope))
+        if low == high:
+            break
+    while high > 1 and used(high) > limit:
+        high = min(high - 1, int(0.99 * high))
+    return high
 
 
 def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: Optional[float]):
