@@ -11,7 +11,8 @@
 
 All in single precision, on noise. Memory and FLOPs are those of ESPnet's operations,
 times those of training as it is here, with `accelerate`. Models take turns, and the
-fastest of their steps counts: other work on the machine only makes steps slower. Exit status 1 if a number is farther off.
+fastest of their steps counts: other work on the machine only makes steps slower. Exit
+status 1 if a number is farther off.
 """
 
 import argparse
