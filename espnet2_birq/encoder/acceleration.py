@@ -52,7 +52,7 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _runs_here(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu"
 
 
 class FastLinear(torch.nn.Linear):
@@ -102,9 +102,10 @@ class FastConv2dSubsampling(Conv2dSubsampling):
         if not _runs_here(x) or prefix_embeds is not None:
             return super().forward(x, x_mask, prefix_embeds)
         first, _, second, _ = self.conv
-        hs = _TwoConvolutions.apply(
-            x, first.weight, first.bias, second.weight, second.bias
-        )
+        inputs = (x, first.weight, first.bias, second.weight, second.bias)
+        if torch.is_autocast_enabled("cpu"):
+            inputs = [i.to(torch.get_autocast_dtype("cpu")) for i in inputs]
+        hs = _TwoConvolutions.apply(*inputs)
         batch, frames, bins, channels = hs.shape  # (B, T/4, F/4, C)
         # ESPnet's layer takes channels before bins: turn its weight, not the frames.
         weight = self.out.weight.view(-1, channels, bins).transpose(1, 2).flatten(1)
