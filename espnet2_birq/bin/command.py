@@ -28,7 +28,7 @@ _SHARED_OPTIONS = {
     },
     "--skip-bad": {
         "action": "store_true",
-        "help": "leave out bad audio files and list them, rather than stop at the first",
+        "help": "leave out bad audio files and list them, not stop at the first",
     },
     "--nj": {
         "type": int,
