@@ -116,13 +116,12 @@ class FastConv2dSubsampling(Conv2dSubsampling):
 
 
 class _TwoConvolutions(torch.autograd.Function):
-    """Two 3 x 3 convolutions of stride 2, each with a ReLU: (B, 1, T, F) to (B, T/4,
-    F/4, C), channels last throughout.
+    """Two 3 x 3 convolutions of stride 2, each with a ReLU, channels last throughout:
+    (B, T, F) to (B, T/4, F/4, C).
 
-    oneDNN is fast with channels last but for the gradient of the second's weight. That
-    is nine products, one for each of its places, of the output's gradient with what
-    this place has seen: every second row and column of its input. As one function, the
-    two can do without fresh memory for what is as large as the first one's output.
+    The first, which sees nine numbers, is a product. For the second, oneDNN is fast but
+    for the gradient of its weight. That is nine products, one for each of its places,
+    of the output's gradient with what this place has seen: every second row and column.
     """
 
     @staticmethod
@@ -148,16 +147,25 @@ class _TwoConvolutions(torch.autograd.Function):
                 seen = hs[:, :, i : i + 2 * rows : 2, j : j + 2 * columns : 2]
                 seen = seen.permute(0, 2, 3, 1).flatten(0, 2)
                 grad_weight2[:, :, i, j] = matmul(flat, seen)
-        grad_hs, _, _ = torch.ops.aten.convolution_backward(
-            *(grad, hs, _channels_last(weight2), None, [2, 2], [0, 0], [1, 1]),
-            *(False, [0, 0], 1, [True, False, False]),
-        )
+        grad_hs = _input_gradient(grad, hs, _channels_last(weight2))
         grad_hs = torch.ops.aten.threshold_backward(grad_hs, hs, 0)
+        grad_x = None
+        if ctx.needs_input_grad[0]:  # a learned replacement of masked frames is in it
+            grad_x = _input_gradient(grad_hs, x[:, None], weight1)[:, 0]
         grad_hs = grad_hs.permute(0, 2, 3, 1).flatten(0, 2)  # (B T/2 F/2, C)
         # In this order the product's long side stays the inner one: 8 times faster.
         grad_weight1 = (_patches(x).t() @ grad_hs).t().reshape(weight1.shape)
         grad_bias2 = grad.sum((0, 2, 3))
-        return None, grad_weight1, grad_hs.sum(0), grad_weight2, grad_bias2
+        return grad_x, grad_weight1, grad_hs.sum(0), grad_weight2, grad_bias2
+
+
+def _input_gradient(grad, x, weight):
+    """Gradient of a convolution of stride 2 at its input x, both (B, C, T, F)."""
+    grad_x, _, _ = torch.ops.aten.convolution_backward(
+        *(grad, x, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1),
+        [True, False, False],
+    )
+    return grad_x
 
 
 def _halves(x):
@@ -196,7 +204,7 @@ class FastRelPositionMultiHeadedAttention(RelPositionMultiHeadedAttention):
         if not _runs_here(query) or self.zero_triu or mask is None:
             return super().forward(query, key, value, pos_emb, mask)
         q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, D)
-        p = self.linear_pos(pos_emb).view(1, -1, self.h, self.d_k)
+        p = self.linear_pos(pos_emb).view(len(pos_emb), -1, self.h, self.d_k)
         scale = 1 / math.sqrt(self.d_k)
         q_u = (q + self.pos_bias_u[:, None]) * scale
         q_v = (q + self.pos_bias_v[:, None]) * scale

@@ -54,13 +54,14 @@ def library(request, monkeypatch):
 
 
 def outcome(encoder, xs, lengths):
-    """Output at real frames, all parameters' gradients, all running statistics."""
+    """Output at real frames, all gradients (the input's, too), running statistics."""
     encoder.zero_grad()
+    xs = xs.clone().requires_grad_()
     ys, frames, _ = encoder(xs, lengths)
     real = torch.arange(ys.size(1))[None] < frames[:, None]
     weights = torch.linspace(-1, 1, ys.size(2))
     (ys.square() * weights)[real].sum().backward()
-    gradients = [p.grad.flatten() for p in encoder.parameters()]
+    gradients = [x.grad.flatten() for x in (xs, *encoder.parameters())]
     # E-Branchformer has no running statistics.
     statistics = torch.cat([torch.zeros(1), *(b.flatten() for b in encoder.buffers())])
     return ys[real].detach(), torch.cat(gradients), statistics
