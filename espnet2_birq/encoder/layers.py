@@ -5,11 +5,12 @@ an optional final normalisation: ConformerEncoder, EBranchformerEncoder and our
 ShawConformerEncoder.
 """
 
-from contextlib import contextmanager
-from typing import List, Tuple, Type
+from contextlib import contextmanager, nullcontext
+from typing import Callable, ContextManager, List, Optional, Tuple, Type
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
+from torch.utils.checkpoint import checkpoint
 
 
 def time_convolutions(encoder: torch.nn.Module) -> List[Tuple[int, int]]:
@@ -58,7 +59,11 @@ def encoder_lengths(encoder: torch.nn.Module, lengths: torch.Tensor) -> torch.Te
 
 
 def encode_up_to(
-    encoder: torch.nn.Module, xs: torch.Tensor, lengths: torch.Tensor, layers: List[int]
+    encoder: torch.nn.Module,
+    xs: torch.Tensor,
+    lengths: torch.Tensor,
+    layers: List[int],
+    recompute_in: Optional[Callable[[], ContextManager]] = None,
 ) -> List[torch.Tensor]:
     """Outputs of some blocks; no block beyond the last one asked for is run.
 
@@ -71,6 +76,9 @@ def encode_up_to(
         xs: (B, T, D) input frames.
         lengths: (B,) input frames of each utterance.
         layers: Blocks to return, counted from 1.
+        recompute_in: Activation checkpointing: a block's activations are not kept but
+            computed again in the backward pass, inside of what this returns, which has
+            to bring back the modes (training or evaluation) of this call.
 
     Returns:
         One (B, T', E) tensor for each of ``layers``, in their order.
@@ -82,7 +90,14 @@ def encode_up_to(
         xs = encoder.embed(xs)
     outputs = {}
     for number, block in enumerate(encoder.encoders[: max(layers)], start=1):
-        xs, masks = block(xs, masks)
+        if recompute_in is None:
+            xs, masks = block(xs, masks)
+        else:
+            xs, masks = checkpoint(
+                *(block, xs, masks),
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), recompute_in()),
+            )
         # With relative positions a block's output is (hidden states, positions).
         outputs[number] = xs[0] if isinstance(xs, tuple) else xs
     return [outputs[layer] for layer in layers]
@@ -112,3 +127,31 @@ def evaluating(module: torch.nn.Module, *kinds: Type[torch.nn.Module]):
     finally:
         for layer in switched:
             layer.training = True
+
+
+def running_statistics(module: torch.nn.Module) -> Callable[[], ContextManager]:
+    """Remember BatchNorm's running statistics.
+
+    Args:
+        module: E.g. an encoder.
+
+    Returns:
+        What makes a context in which they are as they were when this was called.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
+    then = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+
+    def put(statistics):
+        for norm, (mean, variance) in zip(norms, statistics):
+            norm.running_mean, norm.running_var = mean, variance
+
+    @contextmanager
+    def as_they_were():
+        now = [(norm.running_mean, norm.running_var) for norm in norms]
+        put(then)
+        try:
+            yield
+        finally:
+            put(now)
+
+    return as_they_were

@@ -24,6 +24,8 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from espnet2_birq.products import matmul
+
 # Numbers in a chunk's (C, V) tensors, 32 MiB in single precision. Some five of them
 # live at once; smaller chunks make the products slower.
 CHUNK_NUMBERS = 2**23
@@ -201,12 +203,12 @@ class _Pass:
     def chunk(self, rows: slice):
         """Add up losses, gradients and statistics of some rows (C of M)."""
         hs = self.hs[rows]  # (C, E)
-        logp = (hs @ self.head_weight.T).to(self.sums.dtype) + self.head_bias
+        logp = matmul(hs, self.head_weight.T).to(self.sums.dtype) + self.head_bias
         logp = logp - logp.logsumexp(dim=1, keepdim=True)  # (C, V)
         predicted = logp.argmax(dim=1)
         p = logp.exp()
         if self.needs:
-            p_head = (p.to(hs.dtype) @ self.head_weight).to(p.dtype)  # (C, E)
+            p_head = matmul(p.to(hs.dtype), self.head_weight).to(p.dtype)  # (C, E)
             grad_s = torch.zeros_like(p)
         first_codes = None
         for index, label in enumerate(self.labels):
@@ -226,7 +228,7 @@ class _Pass:
                     grad_s.addcmul_(p, step)
                     grad_s.scatter_add_(1, codes[:, None], -step)
                 else:
-                    towards = (y.to(hs.dtype) @ self.head_weight).to(p.dtype)
+                    towards = matmul(y.to(hs.dtype), self.head_weight).to(p.dtype)
                     grad_s.addcmul_(p - y, step)
                 grad_hs = step * (p_head - towards)
                 self.grad_hs[rows] += grad_hs
@@ -241,7 +243,7 @@ class _Pass:
             self.predicted_counts[index].index_add_(0, predicted, present)
         if self.needs:
             self.grad_bias += grad_s.sum(dim=0)
-            self.grad_weight += (grad_s.to(hs.dtype).T @ hs).to(p.dtype)
+            self.grad_weight += matmul(grad_s.to(hs.dtype).T, hs).to(p.dtype)
 
     def _soft(self, index, label, rows, logp, step):
         """Draw a chunk's soft labels: codes, loss, y, (hit, entropy, score_std)."""

@@ -13,7 +13,7 @@ target beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient 
 the prediction and through the layers that made the label.
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -25,6 +25,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
+from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.encoder.frontend import mirror_ends
 from espnet2_birq.encoder.layers import (
     BATCH_NORM,
@@ -32,6 +33,7 @@ from espnet2_birq.encoder.layers import (
     encode_up_to,
     encoder_lengths,
     evaluating,
+    running_statistics,
     subsampling_factor,
 )
 from espnet2_birq.errors import ConfigError
@@ -70,6 +72,11 @@ class BiRQModel(AbsESPnetModel):
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
             in single precision.
+        accelerate: Compute the encoder on a CPU in faster ways than ESPnet's, to the
+            same numbers; see encoder/acceleration.py.
+        checkpoint_labels: Keep no activations of the layers that make labels, compute
+            them again in the backward pass: less memory for more time. It matters for
+            targets whose gradient is kept.
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
     """
 
@@ -88,18 +95,21 @@ class BiRQModel(AbsESPnetModel):
         label_dropout: bool = False,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
+        accelerate: bool = True,
+        checkpoint_labels: bool = False,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
         self.frontend = frontend
         self.specaug = specaug
         self.normalize = normalize
-        self.encoder = encoder
+        self.encoder = accelerate_encoder(encoder) if accelerate else encoder
         self.targets = targets
         self.accum_grad = accum_grad
         self.label_dropout = label_dropout
         self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
         self.cpu_bfloat16 = cpu_bfloat16
+        self.checkpoint_labels = checkpoint_labels
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
         self.masking = SpanMasking(
@@ -212,14 +222,16 @@ class BiRQModel(AbsESPnetModel):
                 for target in self.targets
                 if target.source in layers
             )
-            with self._label_pass(), torch.set_grad_enabled(keep_gradient):
-                outputs = encode_up_to(self.encoder, xs, xs_lengths, layers)
+            label_pass = self._label_pass()
+            with label_pass(), torch.set_grad_enabled(keep_gradient):
+                again = label_pass if self.checkpoint_labels else None
+                outputs = encode_up_to(self.encoder, xs, xs_lengths, layers, again)
             for layer, output in zip(layers, outputs):
                 sources[layer] = output.flatten(0, 1)[index]  # (M, E)
         return sources
 
     def _label_pass(self):
-        """How the encoder runs where it makes labels.
+        """How the encoder runs where it makes labels: makes contexts for that.
 
         BatchNorm takes its running statistics: a frame's label is then the same alone,
         in any batch, on any rank, and in evaluation. With the batch's own, 35 % of the
@@ -227,10 +239,18 @@ class BiRQModel(AbsESPnetModel):
         ones; losses were the same within 0.1 (bench/batch_norm.py, bench/README.md).
         For the same reason there is no dropout, unless asked for. So the masked copy is
         another call, whose statistics, with the masking noise in them, are the ones
-        that are kept.
+        that are kept. The backward pass needs the statistics of the forward pass, which
+        the masked copy will have moved by then: hence a copy of them.
         """
         kinds = (BATCH_NORM,) if self.label_dropout else (BATCH_NORM, DROPOUT)
-        return evaluating(self.encoder, *kinds)
+        as_they_are = running_statistics(self.encoder)
+
+        @contextmanager
+        def label_pass():
+            with as_they_are(), evaluating(self.encoder, *kinds):
+                yield
+
+        return label_pass
 
     def _encode_masked(self, xs, xs_lengths, mask, index) -> torch.Tensor:
         """Last layer's output at masked frames, from the masked input: (M, E)."""

@@ -129,7 +129,9 @@ class SSLTask(AbsTask):
             help="label_dropout (keep dropout on where labels are made, false), "
             "stop_at_collapse (stop when a target's labels have become a few codes; "
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
-            "on a CPU, false), extract_feats_in_collect_stats (true)",
+            "on a CPU, false), accelerate (faster encoder on a CPU, same numbers; true), "
+            "checkpoint_labels (compute the label pass again rather than keep its "
+            "activations, false), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
             "--init",

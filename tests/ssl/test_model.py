@@ -125,6 +125,31 @@ def test_finite_differences_through_the_label_layer():
     assert measured != pytest.approx(slope, rel=1e-2)
 
 
+@pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
+def test_checkpointed_label_pass_keeps_less_and_has_the_same_gradients(encoder):
+    outcomes = []
+    for checkpointed in (False, True):
+        model = make_model(
+            [ANCHOR, ENHANCED], encoder, checkpoint_labels=checkpointed
+        ).train()
+        kept = {}  # storage to bytes
+
+        def pack(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss, _, _ = model(*make_batch())
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        statistics = [b for b in model.encoder.buffers() if b.is_floating_point()]
+        outcomes.append(([loss, *gradients, *statistics], sum(kept.values())))
+    (plain, much), (checkpointed, little) = outcomes
+    torch.testing.assert_close(plain, checkpointed)
+    assert little < 0.8 * much
+
+
 def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
     model = make_model([ANCHOR]).eval()
     seen = {}

@@ -1,0 +1,75 @@
+"""What a machine is, what it can do, and how much memory a process took."""
+
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import torch
+
+SIZES = {
+    "cpu": 2048,
+    "cuda": 8192,
+}  # sides of the matrices that rates are measured with
+
+
+def describe(device: str) -> Dict[str, Any]:
+    """Processor, cores in use, memory, versions and how busy the machine is."""
+    machine = dict(
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_gib=round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        ),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        load=round(os.getloadavg()[0], 1),
+    )
+    if device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [x.split(":")[1].strip() for x in lines if x.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def peak_memory_mib(device: str) -> Dict[str, int]:
+    """The highest memory so far: of the process, imports included, and of the GPU."""
+    peak = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
+    if device == "cuda":
+        peak["peak_cuda_mib"] = torch.cuda.max_memory_allocated() // 2**20
+    return peak
+
+
+def matrix_rate(device: str, dtype: torch.dtype, repeat: int = 5) -> float:
+    """The best rate of a large matrix product, in FLOP a second.
+
+    On a CPU through both of PyTorch's libraries (espnet2_birq/products.py); in single
+    precision on a GPU as ``torch.backends`` allows, that is, without TF32 unless set.
+    """
+    size = SIZES[device]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    products = [lambda: a @ b]
+    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        products.append(
+            lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        )
+    best = float("inf")
+    for product in products * (repeat + 1):
+        _synchronize(device)
+        start = time.perf_counter()
+        product()
+        _synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _synchronize(device: str):
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,325 @@
+"""Times whole training steps: features, mask, labels, forward, backward, optimizer.
+
+    python bench/step.py --method birq                    a line to read
+    python bench/step.py --method best_rq --build plain --json
+    python bench/step.py --method birq --device cuda --dtype bfloat16 --batch 32 \
+        --config conf/tuning/train_birq_c2.yaml
+
+Methods keep targets of the configuration: best_rq the input's (weight 1), birq all, and
+birq_detached all without a gradient through the labels. Builds:
+
+    ours               what ssl_train trains
+    plain              ESPnet's encoder and a loss as one would write it: bench/plain.py
+    speechbrain        SpeechBrain's BEST-RQ, same sizes: bench/speechbrain_build.py
+    speechbrain_equal  the same with a front end as wide as ESPnet's
+
+Every step draws new masks, the same for ours and plain. FLOPs are those of the plain
+build, since torch.utils.flop_counter does not know the products of oneDNN that ours
+calls (SpeechBrain's are counted in its first warm-up step); they are of products and
+convolutions, without feature extraction. Their rate is compared with that of a large
+matrix product measured after the steps, with as many threads and in the same precision.
+To compare several, in turn: bench/compare.py.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+
+import torch  # noqa: E402
+from machine import describe, matrix_rate, peak_memory_mib  # noqa: E402
+from plain import PlainModel  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from espnet2_birq.errors import ConfigError  # noqa: E402
+from espnet2_birq.ssl.masking import SpanMasking  # noqa: E402
+from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
+
+METHODS = ("best_rq", "birq", "birq_detached")
+BUILDS = ("ours", "plain", "speechbrain", "speechbrain_equal")
+DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
+PHASES = ("forward", "backward", "optimizer")
+SAMPLING_RATE = 16000
+
+
+class Build(NamedTuple):
+    """A model and how to take its loss."""
+
+    model: torch.nn.Module
+    # Of a step's number: its loss and its share of masked frames.
+    forward: Callable[[int], Tuple[torch.Tensor, torch.Tensor]]
+    encoder_parameters: int
+    flops: int  # of a step; 0 where they are counted in the first
+
+
+def read_config(path: str, method: str) -> argparse.Namespace:
+    """The training configuration, with the targets that the method keeps."""
+    command = ["--config", path, "--output_dir", "unused"]
+    args = SSLTask.get_parser().parse_args(command)
+    targets = copy.deepcopy(args.targets)
+    if method == "best_rq":
+        targets = [t for t in targets if t["name"] == "anchor"]
+        for target in targets:
+            target["weight"] = 1.0
+    elif len(targets) < 2:
+        raise ConfigError(f"{path}: --method {method} wants an 'enhanced' target too")
+    for target in targets:
+        if target["name"] == "enhanced":
+            conf = target["quantizer_conf"] = dict(target.get("quantizer_conf") or {})
+            conf["keep_gradient"] = method == "birq"
+    args.targets = targets
+    return args
+
+
+def random_speech(args) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms (B, N) of equal length, and their lengths (B,)."""
+    samples = int(args.seconds * SAMPLING_RATE)
+    generator = torch.Generator().manual_seed(args.seed)
+    speech = 0.1 * torch.randn(args.batch, samples, generator=generator)
+    return speech.to(args.device), torch.full((args.batch,), samples).to(args.device)
+
+
+def make_build(args: argparse.Namespace) -> Build:
+    """Build the model that the options ask for, in training mode."""
+    conf = read_config(args.config, args.method)
+    dtype, on_cpu = DTYPES[args.dtype], args.device == "cpu"
+    speech, lengths = random_speech(args)
+    torch.manual_seed(args.seed)
+    if args.build.startswith("speechbrain"):
+        return make_speechbrain(args, conf, speech)
+    conf.model_conf = dict(
+        conf.model_conf,
+        cpu_bfloat16=on_cpu and dtype == torch.bfloat16,
+        accelerate=args.build == "ours",
+    )
+    model = SSLTask.build_model(conf)
+    flops = count_flops(PlainModel(copy.deepcopy(model)), speech.cpu(), lengths.cpu())
+    model = model.to(args.device)
+    encoder_parameters = count_parameters(model.encoder)
+    if args.build == "plain":
+        model = PlainModel(model, dtype)
+
+    def forward(step):
+        if args.build == "plain":
+            return model(speech, lengths)
+        # On a CPU the model's own switch; on a GPU what ESPnet's use_amp does.
+        with nullcontext() if on_cpu else autocast(args.device, dtype):
+            loss, stats, _ = model(speech, lengths)
+        return loss, stats["mask_share"]
+
+    return Build(model.train(), forward, encoder_parameters, flops)
+
+
+def make_speechbrain(args, conf, speech) -> Build:
+    """SpeechBrain's model, its mask as large as ours is on average."""
+    if args.method != "best_rq":
+        raise ConfigError("--build speechbrain: it has BEST-RQ alone, --method best_rq")
+    from speechbrain_build import STACK, SpeechBrainBestRQ, batches
+
+    equal = args.build == "speechbrain_equal"
+    model = SpeechBrainBestRQ(conf, equal_front_end=equal).to(args.device).train()
+    hop = conf.frontend_conf["hop_length"]
+    frames = speech.size(1) // hop // STACK
+    masking = SpanMasking(input_size=1, subsampling=STACK, **conf.masking_conf)
+    share = float(masking.draw(torch.full((1000,), frames), frames).float().mean())
+    ready = batches(speech, share, hop, args.warmup + args.steps)
+
+    def forward(step):
+        # As SpeechBrain's trainer does: around the whole forward pass.
+        with autocast(args.device, DTYPES[args.dtype]):
+            return model(ready[step])
+
+    return Build(model, forward, model.encoder_parameters(), 0)
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Trained numbers of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def autocast(device: str, dtype: torch.dtype):
+    """Autocast in half precision; nothing in single."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device, dtype=dtype)
+
+
+def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) -> int:
+    """FLOPs of forward and backward pass, on tensors that have a shape only."""
+    with torch.no_grad():
+        xs, masked, xs_lengths, mask = plain.inputs(speech, lengths)
+    index = mask.flatten().nonzero().squeeze(1)
+    plain = plain.train().to("meta")
+    with FlopCounterMode(display=False) as counter:
+        loss = plain.loss(
+            xs.to("meta"), masked.to("meta"), xs_lengths, index.to("meta")
+        )
+        loss.backward()
+    return counter.get_total_flops()
+
+
+class Watch:
+    """Time between marks: of the clock, or on a GPU of its queue, without waiting."""
+
+    def __init__(self, device: str):
+        self.on_gpu = device == "cuda"
+        self.marks = []
+
+    def mark(self):
+        """Note the time."""
+        if self.on_gpu:
+            self.marks.append(torch.cuda.Event(enable_timing=True))
+            self.marks[-1].record()
+        else:
+            self.marks.append(time.perf_counter())
+
+    def seconds(self) -> List[float]:
+        """Seconds between marks; waits for the GPU."""
+        pairs = list(zip(self.marks, self.marks[1:]))
+        if not self.on_gpu:
+            return [end - start for start, end in pairs]
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1000 for start, end in pairs]
+
+
+class Result(NamedTuple):
+    """What some steps took and gave."""
+
+    seconds: List[List[float]]  # of a step: of each phase
+    losses: List[float]
+    mask_shares: List[float]
+    flops: int  # of a step
+
+
+def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
+    """Take warm-up steps, then those that are timed."""
+    seconds, losses, mask_shares, flops = [], [], [], build.flops
+    parameters = list(build.model.parameters())
+    for step in range(args.warmup + args.steps):
+        torch.manual_seed(args.seed + step)
+        counts = step == 0 and not flops
+        counter = FlopCounterMode(display=False) if counts else nullcontext()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        watch = Watch(args.device)
+        with counter:
+            watch.mark()
+            loss, mask_share = build.forward(step)
+            watch.mark()
+            loss.backward()
+            watch.mark()
+            torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            watch.mark()
+        if counts:
+            flops = counter.get_total_flops()
+        if step >= args.warmup:
+            seconds.append(watch.seconds())
+            losses.append(float(loss.detach()))
+            mask_shares.append(float(mask_share))
+    return Result(seconds, losses, mask_shares, flops)
+
+
+def measure(args: argparse.Namespace) -> Dict[str, Any]:
+    """Take the steps, then the machine's rate, and put the numbers together."""
+    build = make_build(args)
+    conf = read_config(args.config, args.method)
+    (optimizer,) = SSLTask.build_optimizers(conf, build.model)
+    result = run_steps(build, optimizer, args, conf.grad_clip)
+    peak = peak_memory_mib(args.device)  # before what follows
+    rate = matrix_rate(args.device, DTYPES[args.dtype])
+    totals = [sum(phases) for phases in result.seconds]
+    median = statistics.median(totals)
+    phases = {
+        name: round(statistics.median(column), 4)
+        for name, column in zip(PHASES, zip(*result.seconds))
+    }
+    options = ("method", "build", "device", "dtype", "threads")
+    return dict(
+        {name: getattr(args, name) for name in options},
+        config=os.path.relpath(args.config, BENCH.parent),
+        batch=args.batch,
+        seconds_of_audio=args.seconds,
+        seconds=round(median, 4),
+        seconds_min=round(min(totals), 4),
+        seconds_max=round(max(totals), 4),
+        phases=phases,
+        audio_per_second=round(args.batch * args.seconds / median, 2),
+        **peak,
+        gflop=round(result.flops / 1e9, 1),
+        matrix_gflop_per_second=round(rate / 1e9, 1),
+        share_of_matrix_rate=round(result.flops / median / rate, 4),
+        mask_share=round(statistics.mean(result.mask_shares), 3),
+        encoder_parameters=build.encoder_parameters,
+        parameters=count_parameters(build.model),
+        loss=round(result.losses[0], 4),
+        machine=describe(args.device),
+    )
+
+
+def readable(result: Dict[str, Any]) -> str:
+    """The line for people."""
+    phases = ", ".join(f"{name} {x:.3f}" for name, x in result["phases"].items())
+    memory = result.get("peak_cuda_mib", result["peak_rss_mib"])
+    return (
+        f"{result['method']} {result['build']} {result['dtype']}: "
+        f"{result['seconds']:.3f} s [{result['seconds_min']:.3f}, "
+        f"{result['seconds_max']:.3f}] a step ({phases}), "
+        f"{result['audio_per_second']:.1f} s of audio a second, peak {memory} MiB, "
+        f"{result['gflop']:.0f} GFLOP, {100 * result['share_of_matrix_rate']:.0f} % of "
+        f"{result['matrix_gflop_per_second']:.0f} GFLOP/s, "
+        f"mask {result['mask_share']:.2f}, loss {result['loss']:.3f}, "
+        f"{result['encoder_parameters'] / 1e6:.1f} M parameters in the encoder"
+    )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--method", choices=METHODS, required=True)
+    add("--build", choices=BUILDS, default="ours", help="default: %(default)s")
+    add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--dtype", choices=sorted(DTYPES), default="float32", help="bfloat16: autocast")
+    add("--batch", type=int, default=8, help="utterances (%(default)s)")
+    add("--seconds", type=float, default=10.0, help="of each (%(default)s)")
+    add("--steps", type=int, default=5, help="that are timed (%(default)s)")
+    add("--warmup", type=int, default=2, help="steps before (%(default)s)")
+    cores = len(os.sched_getaffinity(0))
+    add("--threads", type=int, default=cores, help="default: the cores, %(default)s")
+    add("--seed", type=int, default=0)
+    add("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def main():
+    """Measure and print."""
+    parser = get_parser()
+    args = parser.parse_args()
+    if min(args.steps, args.warmup, args.batch, args.threads) < 1:
+        parser.error("--steps, --warmup, --batch and --threads are at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU here")
+    torch.set_num_threads(args.threads)
+    try:
+        result = measure(args)
+    except ConfigError as error:
+        sys.exit(f"bench/step.py: {error}")
+    print(json.dumps(result) if args.json else readable(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The planner's arithmetic and its errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from espnet2_birq.bin.plan import main
+from espnet2_birq.errors import DataError
+from espnet2_birq.ssl.plan import Data
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SMALL = CONF / "mini_librispeech" / "train_birq.yaml"
+C2 = CONF / "tuning" / "train_birq_c2.yaml"
+
+
+def plan(capsys, *options, config=SMALL) -> dict:
+    if "--memory" not in options:  # a small one is quicker to fill
+        options = (*options, "--memory", 4)
+    main(["--config", str(config), "--json", *map(str, options)])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_papers_encoder(capsys):
+    options = ("--hours", 960, "--gpus", 8, "--batch_bins", 51200000)
+    numbers = plan(capsys, *options, config=C2)
+    assert numbers["encoder_parameters"] == pytest.approx(154.9e6, rel=1e-3)
+    frames = numbers["batch_seconds_per_gpu"] * 50
+    # By hand 1.73 GFLOP, which leaves out position terms and recomputed attention.
+    assert 1.73e9 < numbers["step_flops_per_gpu"] / frames < 1.85e9
+    assert numbers["steps_per_epoch"] == pytest.approx(960 * 3600 / 3200)
+    # Weights, their gradients of the steps before, AdamW's two, and buckets
+    kept = numbers["memory_kept_bytes"] / numbers["parameters"]
+    assert kept == pytest.approx(5 * 4, rel=0.02)
+
+
+def test_days_follow_from_a_measured_step(capsys):
+    options = ("--hours", 64, "--step-seconds", 0.5, "--max_epoch", 3)
+    numbers = plan(capsys, *options)
+    steps = 64 * 3600 / 64  # 64 s of speech a step
+    assert numbers["days"] == pytest.approx(3 * steps * 0.5 / 86400)
+    assert numbers["gpu_hours"] == pytest.approx(24 * numbers["days"])
+    flops = numbers["step_flops_per_gpu"]
+    assert numbers["effective_flops_per_second"] == pytest.approx(flops / 0.5)
+    tflops = flops / 0.5e12
+    same = plan(capsys, "--hours", 64, "--tflops", tflops, "--max_epoch", 3)
+    assert same["days"] == pytest.approx(numbers["days"])
+
+
+def test_the_batch_that_fits_fits_and_no_more(capsys):
+    options = ("--hours", 1, "--memory", 5, "--longest-seconds", 12.3)
+    seconds = plan(capsys, *options)["fits_seconds_per_gpu"]
+
+    def used(seconds):
+        numbers = plan(capsys, *options, "--batch_bins", round(16000 * seconds))
+        assert numbers["fits_seconds_per_gpu"] == pytest.approx(seconds, rel=0.1)
+        used = numbers["memory_kept_bytes"] + numbers["memory_step_bytes"]
+        return used / numbers["memory_limit_bytes"]
+
+    assert 0.95 < used(seconds + 1e-3) <= 1 < used(1.02 * seconds + 12.4)
+
+
+def test_too_small_a_gpu(capsys):
+    main(["--config", str(C2), "--hours", "960", "--memory", "4"])
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT" in out and "not one of the longest utterances" in out
+
+
+def test_lengths_of_the_data(tmp_path, capsys):
+    (tmp_path / "utt2num_samples").write_text("a 160000\nb 480000\n")
+    data = Data.read(tmp_path, 16000)
+    # 10 s and 30 s: of 40 seconds 30 are in the long one
+    assert data == Data(total=40.0, utterance=25.0, longest=30.0)
+    numbers = plan(capsys, "--data", tmp_path, "--batch_bins", 16000 * 40)
+    assert numbers["steps_per_epoch"] == 1
+    (tmp_path / "utt2num_samples").write_text("a many\n")
+    with pytest.raises(DataError, match="not a number of samples"):
+        Data.read(tmp_path, 16000)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], "give --hours or --data"),
+        (["--hours", "9", "--data", "x"], "give --hours or --data"),
+        (["--hours", "9", "--gpus", "0"], "--gpus 0: must be more than 0"),
+        (["--hours", "-1"], "--hours -1.0: must be more than 0"),
+        (["--data", "nowhere"], "nowhere/utt2num_samples: no such file"),
+        (["--hours", "9", "--gpus", "64"], "give at least --batch_bins 12595200"),
+    ],
+)
+def test_errors_are_one_line(options, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(SMALL), *options])
+    assert words in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_unreadable_configurations(tmp_path):
+    broken, text = tmp_path / "broken.yaml", tmp_path / "text.yaml"
+    broken.write_text("a: [1\nb")
+    text.write_text("hello")
+    for path, words in (
+        (tmp_path / "none.yaml", "no such file"),
+        (broken, "not YAML"),
+        (text, "not a YAML file of options"),
+    ):
+        with pytest.raises(SystemExit, match=words) as stop:
+            main(["--config", str(path), "--hours", "9"])
+        assert "\n" not in str(stop.value)
