@@ -5,6 +5,9 @@ Options are those of ESPnet's training commands; birq.sh calls this in its stage
 
 import sys
 
+import torch
+
+from espnet2_birq.allocator import keep_large_blocks
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.ssl.collapse import CollapseError
 from espnet2_birq.tasks.ssl import SSLTask
@@ -24,4 +27,7 @@ def main(cmd=None):
 
 
 if __name__ == "__main__":
+    # Not in main(): this is for a process of its own.
+    if not torch.cuda.is_available():
+        keep_large_blocks()
     main()
