@@ -5,21 +5,18 @@ otherwise links to the real one.
 """
 
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+from checkout import GENERATED, ROOT, copy_checkout, run
 from omniio import kaldi as kaldi_io
 
 from espnet2_birq.data.kaldi import read_scp
 
-ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ["./run.sh", "--ngpu", "0", "--nj", "2"]
 PRETRAIN += ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
 # Stands in for sph2pipe, which ESPnet's recipe wants and few machines have.
@@ -36,37 +33,22 @@ sys.stdout.buffer.write(buffer.getvalue())
 def places(tmp_path_factory, an4_tarball):
     """Make a checkout of ours without tools/, and an ESPnet with mini_an4."""
     top = tmp_path_factory.mktemp("existing")
-    generated = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
-    for folder in ("egs2", "conf", "local"):
-        source = ROOT / folder
-        shutil.copytree(source, top / "birq" / folder, symlinks=True, ignore=generated)
-    (top / "birq" / "espnet2_birq").symlink_to(ROOT / "espnet2_birq")
+    copy_checkout(top / "birq")
     espnet, real = top / "espnet", an4_tarball.parents[3].resolve()
     (espnet / "egs2" / "mini_an4").mkdir(parents=True)
     (espnet / "tools").symlink_to(real / "tools")
     (espnet / "egs2" / "TEMPLATE").symlink_to(real / "egs2" / "TEMPLATE")
     recipe = espnet / "egs2" / "mini_an4" / "asr1"
-    shutil.copytree(an4_tarball.parent, recipe, symlinks=True, ignore=generated)
+    shutil.copytree(an4_tarball.parent, recipe, symlinks=True, ignore=GENERATED)
     (top / "bin").mkdir()
     (top / "bin" / "sph2pipe").write_text(SPH2PIPE.format(python=sys.executable))
     (top / "bin" / "sph2pipe").chmod(0o755)
     return top / "birq", recipe
 
 
-def run(command, cwd, places, check=True):
-    """Run a command; show its output if it fails."""
-    path = [Path(sys.executable).parent, os.environ["PATH"], places[0].parent / "bin"]
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "PATH": ":".join(map(str, path))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if check and done.returncode:
-        pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout[-6000:]}")
-    return done
+def run_in(places, command, cwd, check=True):
+    """Run a command with the stand-in for sph2pipe last on the PATH."""
+    return run(command, cwd, check, [places[0].parent / "bin"])
 
 
 def commands():
@@ -105,7 +87,7 @@ def five_commands(places):
     printed, hashes = [], []
     for command in given:
         script = f"birq={birq}\nrecipe={recipe}\nset -e\n{command}"
-        printed.append(run(["bash", "-c", script], "/", places).stdout)
+        printed.append(run_in(places, ["bash", "-c", script], "/").stdout)
         hashes.append(tree_hash(recipe))
     return printed, hashes
 
@@ -152,7 +134,7 @@ def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
         path.chmod(path.stat().st_mode & ~0o222)
     before = tree_hash(recipe)
     options = ["--train_set", source / "train", "--valid_set", f"{source}/valid/"]
-    done = run([*PRETRAIN, *options, "--stop_stage", "4"], folder, places)
+    done = run_in(places, [*PRETRAIN, *options, "--stop_stage", "4"], folder)
     assert tree_hash(recipe) == before
     lengths = read_scp(folder / "dump" / "raw" / "train" / "utt2num_samples")
     assert lengths == read_scp(recipe / "dump/raw/train_nodev/utt2num_samples")
@@ -193,7 +175,7 @@ def test_arks_and_limits(places, five_commands):
     assert config.count(", projection: whitened") == 2
     config = config.replace(", projection: whitened", "", 1)
     (folder / "layer.yaml").write_text(config)
-    done = run([*PRETRAIN, *options], folder, places)
+    done = run_in(places, [*PRETRAIN, *options], folder)
     assert "3 utterances of" in done.stdout and "1 left out" in done.stdout
     shape = read_scp(folder / "exp" / "ssl_stats_raw" / "train" / "speech_shape")
     kept = {k for k, v in lengths.items() if v < max(lengths.values())}
@@ -247,6 +229,6 @@ def test_errors_say_what_to_do(
     raw = places[1] / "dump" / "raw"
     options = ["--train_set", train.format(raw=raw), "--valid_set"]
     options += [valid.format(raw=raw), "--stop_stage", "6", *more]
-    done = run([*PRETRAIN, *options], folder, places, check=False)
+    done = run_in(places, [*PRETRAIN, *options], folder, check=False)
     assert done.returncode != 0 and words in done.stdout
     assert "Traceback" not in done.stdout

@@ -3,18 +3,16 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from checkout import ROOT, run
 
 from espnet2_birq.data.librispeech import UTTERANCES_OF_PART
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "egs2" / "librispeech"
 
 
@@ -31,17 +29,9 @@ def recipe(tmp_path):
     return tmp_path / "egs2" / "librispeech"
 
 
-def run(folder, *command):
-    """Run a command with this Python first on the PATH; return status and output."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def status_of(folder, *command):
+    """Run a command; return status and output."""
+    done = run(command, folder, check=False)
     return done.returncode, done.stdout
 
 
@@ -49,7 +39,7 @@ def options_of(folder, script, *arguments):
     """What run.sh gives to a script: option to its value; the last one holds."""
     (folder / script).write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
     (folder / script).chmod(0o755)
-    status, said = run(folder, "./run.sh", *arguments)
+    status, said = status_of(folder, "./run.sh", *arguments)
     assert status == 0, said
     given = said.splitlines()
     return dict(zip(given[::2], given[1::2], strict=True))
@@ -139,7 +129,7 @@ def make_corpus(top, parts):
 def test_whole_corpus_makes_all_sets(prepared, tmp_path):
     corpus = make_corpus(tmp_path / "c", UTTERANCES_OF_PART)
     need = "train_clean_100,dev,test_clean,test_other,dev_clean,dev_other,train_960"
-    status, said = run(
+    status, said = status_of(
         prepared / "asr1", "local/data.sh", "--librispeech", corpus, "--need", need
     )
     assert status == 0, said
@@ -150,10 +140,10 @@ def test_whole_corpus_makes_all_sets(prepared, tmp_path):
 def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):
     corpus = make_corpus(tmp_path / "c", ["train-clean-100", "dev-clean"])
     command = ["local/data.sh", "--librispeech", corpus]
-    status, said = run(prepared / "ssl1", *command, "--need", "train_clean_100")
+    status, said = status_of(prepared / "ssl1", *command, "--need", "train_clean_100")
     assert status == 0, said
     assert (prepared / "ssl1" / "data" / "dev_clean" / "wav.scp").is_file()
-    status, said = run(prepared / "ssl1", *command, "--need", "train_960,dev")
+    status, said = status_of(prepared / "ssl1", *command, "--need", "train_960,dev")
     assert status == 1
     last = said.splitlines()[-1]
     assert last.startswith("data.sh: error: data/train_960 was not made")
@@ -176,11 +166,11 @@ def test_download_and_preparation(prepared, tmp_path):
     (tmp_path / "list.txt").write_text("".join(lines))
     command = ["local/data.sh", "--list", str(tmp_path / "list.txt")]
     command += ["--parts", "dev-clean,dev-other", "--need", "dev"]
-    status, said = run(prepared / "asr1", *command, "--dry_run", "true")
+    status, said = status_of(prepared / "asr1", *command, "--dry_run", "true")
     assert status == 0 and "to fetch" in said, said
     assert not (downloads / "LibriSpeech").exists()
     # From asr1, into ssl1's downloads: the corpus is there once.
-    status, said = run(prepared / "asr1", *command)
+    status, said = status_of(prepared / "asr1", *command)
     assert status == 0, said
     assert (
         f"{prepared}/ssl1/downloads"
@@ -190,5 +180,5 @@ def test_download_and_preparation(prepared, tmp_path):
 
 
 def test_help_of_data_sh(prepared):
-    status, said = run(prepared / "ssl1", "local/data.sh", "--help")
+    status, said = status_of(prepared / "ssl1", "local/data.sh", "--help")
     assert status == 0 and "--need SET,SET" in said and "set -e" not in said

@@ -3,14 +3,12 @@
 The recipes run in a copy of the checkout's folders, so nothing is left behind here.
 """
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from checkout import copy_checkout, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SSL_MODEL = "../ssl1/exp/ssl_train_birq_raw/valid.total_count.ave.pth"
@@ -22,34 +20,10 @@ STOCK = (
 )
 
 
-def run(command, cwd, check=True):
-    """Run a command with this Python first on the PATH; show its output if it fails."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if check and done.returncode:
-        pytest.fail(
-            f"{command} in {cwd}: exit {done.returncode}\n{done.stdout[-6000:]}"
-        )
-    return done
-
-
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory, an4_tarball):
     """A copy of egs2/, conf/ and local/ with mini_an4/ssl1 run to its end."""
-    top = tmp_path_factory.mktemp("checkout")
-    generated = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
-    for folder in ("egs2", "conf", "local"):
-        shutil.copytree(ROOT / folder, top / folder, symlinks=True, ignore=generated)
-    (top / "espnet2_birq").symlink_to(ROOT / "espnet2_birq")
-    (top / "tools").mkdir()
-    (top / "tools" / "espnet").symlink_to(an4_tarball.parents[3].resolve())
+    top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     egs = top / "egs2" / "mini_an4"
     run(["./run.sh", "--stop_stage", "1"], egs / "ssl1")
     for text in (egs / "ssl1" / "data").glob("*/text"):

@@ -1,17 +1,12 @@
 """egs2/yodas: preparation and a few updates, in a copy of the folders it needs."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from checkout import copy_checkout, run
 
 from espnet2_birq.data.kaldi import read_scp
 
-ROOT = Path(__file__).resolve().parents[3]
 TINY = (
     "--max_epoch 1 --batch_bins 320000 --accum_grad 1 --num_workers 0 --log_interval 1 "
     "--encoder_conf output_size=16 --encoder_conf linear_units=16 "
@@ -22,29 +17,14 @@ TINY = (
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, an4_tarball):
     """A copy of egs2/, conf/ and local/; the folder egs2/yodas/ssl1 in it."""
-    top = tmp_path_factory.mktemp("checkout")
-    generated = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
-    for folder in ("egs2", "conf", "local"):
-        shutil.copytree(ROOT / folder, top / folder, symlinks=True, ignore=generated)
-    (top / "espnet2_birq").symlink_to(ROOT / "espnet2_birq")
-    (top / "tools").mkdir()
-    (top / "tools" / "espnet").symlink_to(an4_tarball.parents[3].resolve())
+    top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     return top / "egs2" / "yodas" / "ssl1"
 
 
-def run(recipe, *options, check=True):
+def run_recipe(recipe, *options, check=True):
     """Run run.sh on one thread of the CPU; return what it says."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["./run.sh", "--ngpu", "0", "--num_threads", "1", "--nj", "2", *options],
-        cwd=recipe,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert not check or done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+    command = ["./run.sh", "--ngpu", "0", "--num_threads", "1", "--nj", "2", *options]
+    return run(command, recipe, check).stdout
 
 
 def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
@@ -53,7 +33,7 @@ def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
         videos = {f"{subset}video{n}": [(0, 5, "x"), (5, 9, "y")] for n in range(count)}
         release.add(f"{subset}/00000000", videos)
     languages = ["--yodas", str(release.root), "--lang", "en sw", "--hours", "1"]
-    run(recipe, *languages, "--valid_hours", "0.002", "--ssl_args", TINY)
+    run_recipe(recipe, *languages, "--valid_hours", "0.002", "--ssl_args", TINY)
     exp = recipe / "exp" / "en_sw_1h" / "ssl_train_birq_multilingual_raw"
     assert (exp / "valid.total_count.ave.pth").exists()
     log = (exp / "train.log").read_text()
@@ -65,9 +45,9 @@ def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
     # Stage 7 again, on parts of the lists; not with the category sampler.
     tiny = ["--ssl_args", f"{TINY} --resume false", "--num_splits_ssl", "2"]
     again = [*languages, *tiny, "--stage", "7"]
-    assert "exclude each other" in run(recipe, *again, check=False)
+    assert "exclude each other" in run_recipe(recipe, *again, check=False)
     config = recipe.parents[2] / "conf" / "yodas" / "train_birq.yaml"
-    run(recipe, *again, "--train_config", str(config), "--ssl_tag", "splits")
+    run_recipe(recipe, *again, "--train_config", str(config), "--ssl_tag", "splits")
     log = (recipe / "exp" / "en_sw_1h" / "ssl_splits" / "train.log").read_text()
     parts = [
         list(read_scp(recipe / f"exp/en_sw_1h/ssl_stats_raw/splits2/wav.scp/split.{n}"))
@@ -81,9 +61,9 @@ def test_preparation_by_manifest(recipe, make_release):
     release = make_release("yodas2")
     release.add("fr000/00000000", {f"video{n}": [(0, 5, "x")] for n in range(4)})
     data = ["--yodas", str(release.root), "--stop_stage", "1", "--valid_hours", "0.002"]
-    run(recipe, *data, "--lang", "fr", "--hours", "all", "--seed", "7")
+    run_recipe(recipe, *data, "--lang", "fr", "--hours", "all", "--seed", "7")
     first = recipe / "dump" / "raw" / "fr_allh" / "manifest.jsonl"
-    run(recipe, *data, "--manifest", str(first), "--set_name", "again")
+    run_recipe(recipe, *data, "--manifest", str(first), "--set_name", "again")
     assert (recipe / "dump/raw/again/manifest.jsonl").read_bytes() == first.read_bytes()
-    out = run(recipe, *data, "--lang", "fr", "--valid_hours", "9", check=False)
+    out = run_recipe(recipe, *data, "--lang", "fr", "--valid_hours", "9", check=False)
     assert "other --parts, filters or --valid-hours" in out and "Traceback" not in out
