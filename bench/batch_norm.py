@@ -78,7 +78,7 @@ def joint_sources(self, xs, xs_lengths, index, padded, given):
 
 def patch(mode):
     """Give BiRQModel the mode."""
-    BiRQModel._label_pass = lambda self: lambda: label_pass(self.encoder, mode)
+    BiRQModel._label_pass = lambda self, _: lambda: label_pass(self.encoder, mode)
     if mode != "joint":
         return
     BiRQModel.plain_sources = BiRQModel._sources

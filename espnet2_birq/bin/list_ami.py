@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.bin.prepare_ami import set_names
+from espnet2_birq.bin.prepare_ami import add_selection
 from espnet2_birq.data.ami.annotation import find_annotation, read_meetings
 from espnet2_birq.data.ami.corpus import MICROPHONES, list_recordings
-from espnet2_birq.data.ami.partitions import FULL_CORPUS_ASR, SETS, read_partition
+from espnet2_birq.data.ami.partitions import SETS, read_partition
 
 DESCRIPTION = """\
 List the recordings of a microphone that AMI's sets need, as lines `- URL PATH` for
@@ -26,21 +26,7 @@ URL = "http://groups.inf.ed.ac.uk/ami/AMICorpusMirror"
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("list_ami", DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "--annotations",
-        required=True,
-        metavar="DIR",
-        help="where ami_public_manual_1.6.2.zip was unpacked",
-    )
-    parser.add_argument("--mic", choices=MICROPHONES, default="ihm")
-    parser.add_argument(
-        "--sets",
-        type=set_names,
-        default=SETS,
-        metavar="SET,SET",
-        help="some of train,dev,eval (default: all)",
-    )
-    parser.add_argument("--partition", default=FULL_CORPUS_ASR, metavar="NAME")
+    add_selection(parser)
     return parser
 
 

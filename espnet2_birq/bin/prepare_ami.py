@@ -66,24 +66,13 @@ def set_names(value: str) -> tuple[str, ...]:
     return names
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Build the command's parser."""
-    parser = make_parser("prepare_ami", DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "dest", type=Path, metavar="DATA_DIR", help="where to write; data in a recipe"
-    )
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which recordings of AMI are meant."""
     parser.add_argument(
         "--annotations",
         required=True,
         metavar="DIR",
         help="where ami_public_manual_1.6.2.zip was unpacked",
-    )
-    parser.add_argument(
-        "--audio",
-        default="amicorpus",
-        metavar="DIR",
-        help="the folder of the meetings' folders, or the one that holds it as "
-        "amicorpus; for mdm8 the one that beamform_ami wrote (default: %(default)s)",
     )
     parser.add_argument(
         "--mic",
@@ -104,6 +93,22 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="full-corpus-asr, or a folder with the lists of meetings train.txt, "
         "dev.txt and eval.txt (default: %(default)s)",
+    )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("prepare_ami", DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "dest", type=Path, metavar="DATA_DIR", help="where to write; data in a recipe"
+    )
+    add_selection(parser)
+    parser.add_argument(
+        "--audio",
+        default="amicorpus",
+        metavar="DIR",
+        help="the folder of the meetings' folders, or the one that holds it as "
+        "amicorpus; for mdm8 the one that beamform_ami wrote (default: %(default)s)",
     )
     parser.add_argument(
         "--annotations-only",

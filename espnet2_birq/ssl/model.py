@@ -222,7 +222,7 @@ class BiRQModel(AbsESPnetModel):
                 for target in self.targets
                 if target.source in layers
             )
-            label_pass = self._label_pass()
+            label_pass = self._label_pass(keep_gradient)
             with label_pass(), torch.set_grad_enabled(keep_gradient):
                 again = label_pass if self.checkpoint_labels else None
                 outputs = encode_up_to(self.encoder, xs, xs_lengths, layers, again)
@@ -230,7 +230,7 @@ class BiRQModel(AbsESPnetModel):
                 sources[layer] = output.flatten(0, 1)[index]  # (M, E)
         return sources
 
-    def _label_pass(self):
+    def _label_pass(self, keep_gradient: bool):
         """How the encoder runs where it makes labels: makes contexts for that.
 
         BatchNorm takes its running statistics: a frame's label is then the same alone,
@@ -240,10 +240,10 @@ class BiRQModel(AbsESPnetModel):
         For the same reason there is no dropout, unless asked for. So the masked copy is
         another call, whose statistics, with the masking noise in them, are the ones
         that are kept. The backward pass needs the statistics of the forward pass, which
-        the masked copy will have moved by then: hence a copy of them.
+        the masked copy will have moved by then: hence, for a gradient, a copy of them.
         """
         kinds = (BATCH_NORM,) if self.label_dropout else (BATCH_NORM, DROPOUT)
-        as_they_are = running_statistics(self.encoder)
+        as_they_are = running_statistics(self.encoder) if keep_gradient else nullcontext
 
         @contextmanager
         def label_pass():
