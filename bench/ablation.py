@@ -144,10 +144,14 @@ def prepare_all(args: argparse.Namespace, limits: Dict, tests: List[str]) -> Pat
     return data
 
 
-def frame_statistics(data: Path, config: Path, ssl_args: str) -> None:
+def frame_statistics(data: Path, base: Dict, ssl_args: str) -> None:
     """Make the statistics that whitened and PCA projections of the input need."""
     if (data / "frame_statistics.npz").is_file():
         return
+    # The command makes none for a configuration that has no use for them.
+    anchor = {"name": "anchor", "quantizer_conf": {"projection": "pca"}}
+    config = data / "statistics.yaml"
+    config.write_text(yaml.safe_dump({**base, "targets": [anchor]}, sort_keys=False))
     command = ["-m", "espnet2_birq.bin.frame_statistics", "--config", config]
     command += ["--statistics", data / "frame_statistics.npz", *shlex.split(ssl_args)]
     command += data_options(data)[:2]
@@ -329,7 +333,7 @@ def run(args: argparse.Namespace) -> int:
     base = yaml.safe_load((ROOT / setup["pretrain"]).read_text(encoding="utf-8"))
     tests = setup["tests"]
     data = prepare_all(args, setup["data"], tests)
-    frame_statistics(data, ROOT / setup["pretrain"], args.ssl_args)
+    frame_statistics(data, base, args.ssl_args)
     context = {"data": data, "tests": tests, "ssl_args": args.ssl_args}
     context["finetune"] = args.finetune
     context["limits"] = json.dumps(setup["data"])
