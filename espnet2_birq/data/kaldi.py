@@ -65,23 +65,16 @@ def write_data_dir(
         DataError: An utterance cannot be represented, there is none, only some are
             segments, or `dest` exists and is not a data directory.
     """
-    # Replace the folder that a link points at, not the link.
     dest = Path(os.path.realpath(dest))
     ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
     _check_utterances(dest, ordered)
-    if dest.exists() and not _is_replaceable(dest):
-        raise DataError(
-            f"{dest}: exists and is not a Kaldi data directory; "
-            "move it away or choose another --dest"
-        )
-
     files = {
-        "wav.scp": _lines(sorted(_audio_files(dest, ordered).items())),
-        "utt2spk": _lines((u.utt_id, u.speaker) for u in ordered),
-        "spk2utt": _lines(_utterances_of_speakers(ordered)),
+        "wav.scp": format_scp(sorted(_audio_files(dest, ordered).items())),
+        "utt2spk": format_scp((u.utt_id, u.speaker) for u in ordered),
+        "spk2utt": format_scp(_utterances_of_speakers(ordered)),
     }
     if ordered[0].segment:
-        files["segments"] = _lines(
+        files["segments"] = format_scp(
             (
                 u.utt_id,
                 f"{u.segment.recording} {u.segment.start:.2f} {u.segment.end:.2f}",
@@ -89,9 +82,28 @@ def write_data_dir(
             for u in ordered
         )
     if all(u.text is not None for u in ordered):
-        files["text"] = _lines((u.utt_id, u.text) for u in ordered)
+        files["text"] = format_scp((u.utt_id, u.text) for u in ordered)
     files.update(extra_files or {})
+    replace_data_dir(dest, files)
 
+
+def replace_data_dir(dest: str | Path, files: Mapping[str, str]) -> None:
+    """Write the files of a data directory, all or none, in place of an existing one.
+
+    Args:
+        dest: Directory to write.
+        files: Name to whole content.
+
+    Raises:
+        DataError: `dest` exists and is not a data directory.
+    """
+    # Replace the folder that a link points at, not the link.
+    dest = Path(os.path.realpath(dest))
+    if dest.exists() and not _is_replaceable(dest):
+        raise DataError(
+            f"{dest}: exists and is not a Kaldi data directory; "
+            "move it away or choose another one to write"
+        )
     dest.parent.mkdir(parents=True, exist_ok=True)
     new = dest.with_name(f".{dest.name}.new{os.getpid()}")
     old = dest.with_name(f".{dest.name}.old{os.getpid()}")
@@ -125,6 +137,11 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
         DataError: As iter_scp.
     """
     return dict(iter_scp(path, allow_empty_values))
+
+
+def format_scp(pairs: Iterable[tuple[str, str]]) -> str:
+    """Make the content of a file of `key value` lines; a key may have no value."""
+    return "".join(f"{key} {value}".rstrip() + "\n" for key, value in pairs)
 
 
 def iter_scp(
@@ -247,7 +264,3 @@ def _utterances_of_speakers(ordered: list[Utterance]) -> list[tuple[str, str]]:
     return [
         (speaker, " ".join(utterances_of[speaker])) for speaker in sorted(utterances_of)
     ]
-
-
-def _lines(pairs: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"{key} {value}".rstrip() + "\n" for key, value in pairs)
