@@ -65,8 +65,12 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
     args.model_conf["accelerate"] = False
     if gpu:
         args.model_conf["cpu_bfloat16"] = False
-    # Numbers do not matter, so neither do statistics of the data.
+    # Numbers do not matter, so neither do statistics of the data, nor projections of the
+    # input made of them.
     args.frame_statistics, args.dry_run, args.init = None, True, None
+    for target in args.targets:
+        if target.get("source", target["name"]) in ("input", "anchor"):
+            target.get("quantizer_conf", {}).pop("projection", None)
     args.specaug = None  # works on the input, without gradients
     return args
 

@@ -137,10 +137,11 @@ def test_nothing_is_allocated_for_a_large_model():
     assert model.count_step(64, 160000).flops > 1e15
 
 
-def test_labels_from_disk_and_pca():
+@pytest.mark.parametrize("projection", ["pca", "whitened"])
+def test_labels_from_disk_and_from_statistics(projection):
     given = dict(name="given", quantizer_conf=dict(codebook_size=50))
-    pca = dict(name="anchor", quantizer_conf=dict(projection="pca"))
-    model = FakeModel(make_args(targets=[given, pca]))
+    anchor = dict(name="anchor", quantizer_conf=dict(projection=projection))
+    model = FakeModel(make_args(targets=[given, anchor]))
     assert model.count_step(2, 2 * SECOND).flops > 0
 
 

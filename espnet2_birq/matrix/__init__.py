@@ -1,0 +1,1 @@
+"""Systems x seeds x fine-tuning sets through the recipes' stages, and a report."""

@@ -1,0 +1,133 @@
+"""What the steps of a matrix came to, read from disk."""
+
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from espnet2_birq.matrix.spec import System
+from espnet2_birq.matrix.steps import SSL_MODEL, Runner
+from espnet2_birq.score.error_rate import count_errors, fold_case, read_trn_pair
+from espnet2_birq.score.experiments import find_decodings
+from espnet2_birq.score.training_log import TrainingLog, read_training_log
+
+KINDS = ("wer", "cer")
+
+
+class Errors(NamedTuple):
+    """Errors of a decoded set, by utterance, in the order of their names."""
+
+    names: List[str]
+    errors: np.ndarray  # (U,)
+    tokens: np.ndarray  # (U,)
+
+
+class Pretraining(NamedTuple):
+    """A finished pretraining."""
+
+    log: TrainingLog
+    updates: int
+    flops: float  # of all updates
+
+
+class Result(NamedTuple):
+    """What one system and seed came to so far."""
+
+    pretraining: Optional[Pretraining]
+    errors: Dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
+    probe: Optional[Dict]  # probe.json
+
+
+def read_results(runner: Runner, seeds: List[int]) -> Dict[str, Dict[int, Result]]:
+    """Read all that is finished.
+
+    Args:
+        runner: Knows the places.
+        seeds: Which to look for.
+
+    Returns:
+        By name of the system and by seed.
+    """
+    flops = {}
+    if (runner.out / "config" / "flops.json").is_file():
+        flops = json.loads((runner.out / "config" / "flops.json").read_text())
+    found = {}
+    for system in runner.spec.systems:
+        found[system.name] = {
+            seed: _read_result(runner, system, seed, flops.get(system.name))
+            for seed in seeds
+        }
+    return found
+
+
+def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
+    name, pretraining, probe = f"{system.name}_seed{seed}", None, None
+    folder = runner.ssl_exp(system, seed)
+    if (folder / SSL_MODEL).exists() and runner.is_done(f"ssl_{name}"):
+        log = read_training_log(folder)
+        updates = log.updates[-1]
+        pretraining = Pretraining(log, updates, flops * updates)
+    if runner.is_done(f"probe_{name}"):
+        text = (runner.probe_dir(system, seed) / "probe.json").read_text()
+        probe = json.loads(text)
+    errors = {}
+    for one in runner.spec.finetune_sets:
+        if not runner.is_done(f"asr_{name}_{one.name}"):
+            continue
+        for decoded in find_decodings(runner.asr_exp(system, seed, one.name)):
+            for kind in KINDS:
+                key = (one.name, decoded.name, kind)
+                errors[key] = read_errors(decoded / f"score_{kind}")
+    return Result(pretraining, errors, probe)
+
+
+def read_errors(folder: Path) -> Errors:
+    """Count the errors of each utterance in a folder with ref.trn and hyp.trn."""
+    pairs = read_trn_pair(folder / "ref.trn", folder / "hyp.trn")
+    counts = {
+        name: count_errors(fold_case(ref), fold_case(hyp))
+        for name, (ref, hyp) in sorted(pairs.items())
+    }
+    return Errors(
+        list(counts),
+        np.array([count.errors for count in counts.values()]),
+        np.array([count.ref_tokens for count in counts.values()]),
+    )
+
+
+def resample(
+    own: List[Errors], other: Optional[List[Errors]] = None, draws: int = 2000
+) -> Dict[str, float]:
+    """Error rate over seeds, or its difference between two systems, with an interval.
+
+    The bootstrap draws seeds and utterances, the same for both systems: the interval is
+    for other training runs and other utterances of such speakers. With few seeds it is
+    rough.
+
+    Args:
+        own: A seed each; all of the same utterances.
+        other: The other system's, seed by seed; None: no difference.
+        draws: How many.
+
+    Returns:
+        ``percent``, and the ends of the 95 % interval ``low`` and ``high``.
+    """
+    errors = np.stack([one.errors for one in own]).astype(float)  # (S, U)
+    if other is not None:
+        for one, two in zip(own, other, strict=True):
+            if one.names != two.names:
+                raise ValueError("two systems decoded other utterances")
+        errors -= np.stack([one.errors for one in other])
+    tokens = own[0].tokens
+    generator = np.random.default_rng(0)
+    seeds, utterances = errors.shape
+    rates = []
+    for _ in range(draws):
+        picked = generator.integers(utterances, size=utterances)
+        rows = generator.integers(seeds, size=seeds)
+        rates.append(errors[np.ix_(rows, picked)].sum(axis=1).mean())
+        rates[-1] /= tokens[picked].sum()
+    low, high = np.percentile(rates, [2.5, 97.5])
+    rate = errors.sum(axis=1).mean() / tokens.sum()
+    return dict(percent=100 * rate, low=100 * low, high=100 * high)

@@ -1,0 +1,229 @@
+"""What a matrix of experiments consists of, read from YAML."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import yaml
+
+from espnet2_birq.errors import ConfigError
+
+KEYS = {
+    "recipe": "folder with ssl1 and asr1, from the configuration's own",
+    "pretrain": "configuration of pretraining, from the recipe's ssl1",
+    "systems": "list of what is compared",
+    "tests": "test sets of asr1/run.sh",
+    "train_set": "of the recipe; default: train",
+    "finetune": "dictionary: config, sets, options",
+    "probe": "options of espnet2_birq.bin.probe, in one string; none: no probe",
+    "compare": "pairs of systems whose difference is tested",
+}
+SYSTEM_KEYS = {
+    "name": "letters, digits, _ and -; names its folders",
+    "label": "what it is called in tables; default: the name",
+    "pretrain": "changes of the configuration; null: not pretrained",
+    "updates": "of pretraining; default: what the configuration says",
+    "compute_of": "as many updates as cost what this system's cost",
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the matrix.
+
+    Attributes:
+        name: Names its folders.
+        label: Stands in tables.
+        pretrain: Changes of the pretraining's configuration; None: from scratch.
+        updates: Of pretraining; None: max_epoch x num_iters_per_epoch.
+        compute_of: Name of the system whose compute it may spend.
+    """
+
+    name: str
+    label: str
+    pretrain: Optional[Dict[str, Any]]
+    updates: Optional[int] = None
+    compute_of: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class FinetuneSet:
+    """Labelled speech to fine-tune on.
+
+    Attributes:
+        name: Its name, in tables and folders.
+        hours: How many hours of the training set; None: all, or the rest of another.
+        rest_of: The set whose rest it is.
+    """
+
+    name: str
+    hours: Optional[float] = None
+    rest_of: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A matrix of experiments; see KEYS.
+
+    Attributes:
+        recipe: Folder with ssl1 and asr1.
+        pretrain: Configuration of pretraining.
+        systems: What is compared.
+        tests: Test sets.
+        train_set: The recipe's, to pretrain on; fine-tuning sets are parts of it.
+        finetune_config: Configuration of fine-tuning; None: no fine-tuning.
+        finetune_sets: What to fine-tune on.
+        probe: Options of the probe; None: no probe.
+        compare: Pairs of systems, better one first if all goes well.
+    """
+
+    recipe: Path
+    pretrain: Path
+    systems: List[System]
+    tests: List[str]
+    train_set: str = "train"
+    finetune_config: Optional[Path] = None
+    finetune_sets: List[FinetuneSet] = field(default_factory=list)
+    probe: Optional[str] = None
+    compare: List[Tuple[str, str]] = field(default_factory=list)
+
+    def system(self, name: str) -> System:
+        """Return the system of that name."""
+        return next(system for system in self.systems if system.name == name)
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a matrix.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        ConfigError: It is missing or wrong; names the key.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; see bench/*.yaml for a matrix")
+    try:
+        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    _check_keys(path, "", conf, KEYS, ("recipe", "pretrain", "systems", "tests"))
+    finetune = conf.get("finetune") or {}
+    _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, ())
+    recipe = (path.parent / conf["recipe"]).resolve()
+    spec = Spec(
+        recipe=recipe,
+        pretrain=recipe / "ssl1" / conf["pretrain"],
+        systems=[_system(path, system) for system in conf["systems"]],
+        tests=[str(name) for name in conf["tests"]],
+        train_set=conf.get("train_set", "train"),
+        finetune_config=recipe / "asr1" / finetune["config"] if finetune else None,
+        finetune_sets=[
+            FinetuneSet(name, **(value or {}))
+            for name, value in finetune.get("sets", {}).items()
+        ],
+        probe=conf.get("probe"),
+        compare=[tuple(pair) for pair in conf.get("compare") or []],
+    )
+    _check(path, spec)
+    return spec
+
+
+def _system(path: Path, conf: Dict) -> System:
+    _check_keys(path, "systems: ", conf, SYSTEM_KEYS, ("name", "pretrain"))
+    return System(**{"label": conf["name"], **conf})
+
+
+def _check_keys(path, where, conf, known, required) -> None:
+    if not isinstance(conf, dict):
+        raise ConfigError(f"{path}: {where}a dictionary is wanted, not {conf!r}")
+    for key in conf:
+        if key not in known:
+            raise ConfigError(
+                f"{path}: {where}unknown key '{key}'; there are {', '.join(known)}"
+            )
+    for key in required:
+        if key not in conf:
+            raise ConfigError(f"{path}: {where}key '{key}' is missing")
+
+
+def _check(path: Path, spec: Spec) -> None:
+    names = [system.name for system in spec.systems]
+    sets = {one.name: one for one in spec.finetune_sets}
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: two systems are called '{name}'")
+    for system in spec.systems:
+        other = system.compute_of
+        if other is None:
+            continue
+        if other not in names:
+            raise ConfigError(f"{path}: compute_of: no system '{other}'")
+        if spec.system(other).pretrain is None or spec.system(other).compute_of:
+            raise ConfigError(
+                f"{path}: compute_of: '{other}' has no updates of its own"
+            )
+        if system.pretrain is None or system.updates is not None:
+            raise ConfigError(
+                f"{path}: '{system.name}': compute_of goes with pretraining and "
+                "without updates"
+            )
+    for pair in spec.compare:
+        if len(pair) != 2 or not set(pair) <= set(names):
+            raise ConfigError(f"{path}: compare: {list(pair)} are not two systems")
+    for one in sets.values():
+        if one.rest_of is not None and sets.get(one.rest_of, one).hours is None:
+            raise ConfigError(
+                f"{path}: '{one.name}' is the rest of no set with a number of hours"
+            )
+    for file in filter(None, (spec.pretrain, spec.finetune_config)):
+        if not file.is_file():
+            raise ConfigError(f"{path}: {file}: no such file")
+
+
+def merge(base: Dict, changes: Dict) -> Dict:
+    """Return base with changes: dictionaries are merged, other values replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def with_updates(conf: Dict, updates: int, where: str) -> Dict:
+    """Return a configuration of pretraining that stops after so many updates.
+
+    Args:
+        conf: With num_iters_per_epoch; a scheduler that ends (``total_steps``) ends
+            with the training.
+        updates: Multiple of num_iters_per_epoch.
+        where: What an error names.
+
+    Raises:
+        ConfigError: The updates are no whole epochs.
+    """
+    steps = conf.get("num_iters_per_epoch")
+    if not steps:
+        raise ConfigError(
+            f"{where}: updates are counted by num_iters_per_epoch, which is missing"
+        )
+    if updates <= 0 or updates % steps:
+        raise ConfigError(
+            f"{where}: {updates} updates are no multiple of num_iters_per_epoch {steps}"
+        )
+    changes = {"max_epoch": updates // steps}
+    if "total_steps" in conf.get("scheduler_conf", {}):
+        changes["scheduler_conf"] = {"total_steps": updates}
+    return merge(conf, changes)
+
+
+def updates_of(conf: Dict) -> int:
+    """Updates of a configuration of pretraining.
+
+    Raises:
+        ConfigError: It does not say how many.
+    """
+    if not conf.get("num_iters_per_epoch"):
+        raise ConfigError("compute_of wants num_iters_per_epoch in the configuration")
+    return conf["max_epoch"] * conf["num_iters_per_epoch"] // conf.get("accum_grad", 1)

@@ -1,0 +1,291 @@
+"""The steps of a matrix: the stages of the recipes, each done once."""
+
+import json
+import math
+import os
+import queue
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional
+
+import yaml
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.matrix.spec import Spec, System, merge, updates_of, with_updates
+
+SSL_MODEL = "valid.total_count.ave.pth"
+
+
+class Runner:
+    """Runs steps, several at once, each only if it is not done.
+
+    A step has a folder OUT/steps/<name> with its log, what it depends on (key.json) and,
+    once it has ended well, done.json. A step that was interrupted runs again, and
+    ESPnet's training goes on where it stopped.
+
+    Args:
+        spec: The matrix.
+        out: Where everything goes.
+        data_options: Options of both run.sh that name the data.
+        run_options: Options of both run.sh that say where it runs, e.g. --ngpu 1.
+        gpus: CUDA devices, each for one step at a time; none: steps of one CPU thread.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        out: Path,
+        data_options: str = "",
+        run_options: str = "",
+        gpus: Optional[List[str]] = None,
+    ):
+        self.spec = spec
+        self.out = out.resolve()
+        self.data_options = shlex.split(data_options)
+        self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
+        self.gpus = queue.Queue()
+        for gpu in gpus or []:
+            self.gpus.put(gpu)
+        self.uses_gpus = bool(gpus)
+
+    # ------------------------------------------------------------------ places
+    def ssl_exp(self, system: System, seed: int) -> Path:
+        """Experiment of a pretraining."""
+        return self.out / "ssl" / f"ssl_{system.name}_seed{seed}"
+
+    def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
+        """Experiment of a fine-tuning."""
+        return self.out / "asr" / f"asr_{system.name}_seed{seed}_{dataset}"
+
+    def probe_dir(self, system: System, seed: int) -> Path:
+        """Folder of a probe."""
+        return self.out / "probe" / f"{system.name}_seed{seed}"
+
+    def config(self, system: System, seed: int) -> Path:
+        """Configuration of a pretraining."""
+        return self.out / "config" / f"{system.name}_seed{seed}.yaml"
+
+    def train_set(self, name: str) -> str:
+        """Name of a fine-tuning set in dump/raw."""
+        one = next(one for one in self.spec.finetune_sets if one.name == name)
+        if one.hours is None and one.rest_of is None:
+            return self.spec.train_set
+        return f"{self.spec.train_set}_{name}"
+
+    def is_done(self, step: str) -> bool:
+        """Whether a step has ended well."""
+        return (self.out / "steps" / step / "done.json").is_file()
+
+    # ------------------------------------------------------------------- steps
+    def write_configs(self, seeds: List[int]) -> None:
+        """Write the configurations of all pretrainings, updates settled.
+
+        Raises:
+            ConfigError: Updates are no whole epochs, or a target is wrong.
+        """
+        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
+        folder = self.out / "config"
+        folder.mkdir(parents=True, exist_ok=True)
+        confs, flops = {}, {}
+        # Those that others are to equal come first.
+        for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
+            name, file = system.name, folder / f"{system.name}.yaml"
+            conf = merge(base, system.pretrain or {})
+            if system.updates is not None:
+                conf = with_updates(conf, system.updates, name)
+            write_if_new(file, yaml.safe_dump(conf, sort_keys=False))
+            flops[name] = update_flops(file)
+            if system.compute_of is not None:
+                other, steps = system.compute_of, conf["num_iters_per_epoch"]
+                updates = updates_of(confs[other]) * flops[other] / flops[name]
+                conf = with_updates(conf, steps * math.ceil(updates / steps), name)
+            confs[name] = conf
+            for seed in seeds:
+                text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)
+                write_if_new(self.config(system, seed), text)
+        write_if_new(folder / "flops.json", json.dumps(flops, indent=1))
+
+    def prepare(self) -> None:
+        """Data and statistics, once for all systems."""
+        ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
+        key = [self.data_options, self.run_options, str(self.spec.recipe)]
+        # Statistics are made for a configuration that has a use for them.
+        anchor = {"name": "anchor", "quantizer_conf": {"projection": "pca"}}
+        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
+        conf = self.out / "config" / "statistics.yaml"
+        conf.parent.mkdir(parents=True, exist_ok=True)
+        conf.write_text(yaml.safe_dump({**base, "targets": [anchor]}))
+        run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
+        self._step("data_ssl", [*key, base], [(ssl, run_ssl)])
+        if not self.spec.finetune_sets and self.spec.probe is None:
+            return
+        config = self._asr_config()
+        run_asr = self._run_sh("asr", *config, "--ssl_model", "none", "--stop_stage")
+        self._step("data_asr", key, [(asr, [*run_asr, 5])])
+        seen = {}
+        for one in self.spec.finetune_sets:
+            if one.hours is not None:
+                seen[one.name] = one.hours
+                subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
+                subset += ["--hours", one.hours, f"dump/raw/{self.spec.train_set}"]
+                subset += [f"dump/raw/{self.train_set(one.name)}"]
+                for other in self.spec.finetune_sets:
+                    if other.rest_of == one.name:
+                        seen[other.name] = one.hours
+                        rest = f"dump/raw/{self.train_set(other.name)}"
+                        subset[3:3] = ["--rest", rest]
+                self._step(f"data_{one.name}", [*key, seen], [(asr, subset)])
+        for one in self.spec.finetune_sets:
+            stats = [*run_asr, 10, "--stage", 10, *self._asr_data(one.name)]
+            self._step(f"stats_{one.name}", [*key, seen], [(asr, stats)])
+
+    def run(self, system: System, seed: int) -> None:
+        """Pretrain, probe and fine-tune one system with one seed.
+
+        Raises:
+            DataError: A step failed; names its log.
+        """
+        key = [self.data_options, self.config(system, seed).read_text()]
+        name = f"{system.name}_seed{seed}"
+        model, encoder = None, ["--config", self.config(system, seed)]
+        if system.pretrain is not None:
+            model = self.ssl_exp(system, seed) / SSL_MODEL
+            encoder = ["--model", model]
+            config = self.config(system, seed)
+            train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
+            train += ["--train_config", config, "--ssl_tag", name]
+            folder = self.ssl_exp(system, seed)
+            self._step(f"ssl_{name}", key, [(self.spec.recipe / "ssl1", train)], folder)
+        asr = self.spec.recipe / "asr1"
+        if self.spec.probe is not None:
+            probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]
+            probe += ["--train", asr / "dump/raw" / self.spec.train_set, "--seed", seed]
+            probe += ["--out", self.probe_dir(system, seed), "--test"]
+            probe += [asr / "dump/raw" / test for test in self.spec.tests]
+            probe += shlex.split(self.spec.probe)
+            folder = self.probe_dir(system, seed)
+            own = [*key, self.spec.probe]
+            self._step(f"probe_{name}", own, [(asr, probe)], folder)
+        for one in self.spec.finetune_sets:
+            tune = self._run_sh("asr", *self._asr_config())
+            tune += ["--stage", 11, "--stop_stage", 13, *self._asr_data(one.name)]
+            tune += ["--asr_tag", f"{name}_{one.name}", "--inference_nj", 1]
+            tune += ["--asr_args", f"--seed {seed}"]
+            tune += ["--ssl_model", model or "none"]
+            own = [*key, one.name, self.spec.finetune_config.read_text()]
+            folder = self.asr_exp(system, seed, one.name)
+            self._step(f"asr_{name}_{one.name}", own, [(asr, tune)], folder)
+
+    def _asr_config(self) -> List:
+        if self.spec.finetune_config is None:
+            return []
+        return ["--asr_config", self.spec.finetune_config]
+
+    def _asr_data(self, name: str) -> List:
+        stats = self.out / "asr" / f"stats_{name}"
+        return ["--train_set", self.train_set(name), "--asr_stats_dir", stats]
+
+    def _run_sh(self, kind: str, *options) -> List:
+        expdir = ["--expdir", self.out / kind]
+        if not self.uses_gpus:
+            expdir += ["--num_threads", 1]
+        return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
+
+    def _step(self, name: str, key, commands, folder: Optional[Path] = None) -> None:
+        """Run a step's commands unless it is done.
+
+        Args:
+            name: Of the step.
+            key: What it depends on, as JSON.
+            commands: Pairs of a folder and a command to run in it.
+            folder: What the step makes; a step with another key removes it.
+        """
+        own = self.out / "steps" / name
+        done, log = own / "done.json", own / "log"
+        text = json.dumps(key)
+        if done.is_file() and (own / "key.json").read_text() == text:
+            say(f"{name}: already done")
+            return
+        if (own / "key.json").is_file() and (own / "key.json").read_text() != text:
+            say(f"{name}: was made with other settings; made again")
+            shutil.rmtree(own)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        (own / "key.json").write_text(text)
+        with self._device() as environment:
+            say(f"{name}: started, {log}")
+            start = time.monotonic()
+            for where, command in commands:
+                with log.open("a") as stream:
+                    code = subprocess.run(
+                        [str(word) for word in command],
+                        cwd=where,
+                        stdin=subprocess.DEVNULL,
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, **environment},
+                    ).returncode
+                if code:
+                    raise DataError(
+                        f"{name}: failed with exit status {code}, see {log}"
+                    )
+        seconds = round(time.monotonic() - start)
+        part = done.with_suffix(".part")
+        part.write_text(json.dumps({"seconds": seconds}))
+        part.rename(done)
+        say(f"{name}: done in {seconds} s")
+
+    @contextmanager
+    def _device(self) -> Iterator[Dict[str, str]]:
+        """Environment of a step: a GPU that no other step has, or one CPU thread."""
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        environment = {"PYTHONPATH": path}
+        if not self.uses_gpus:
+            yield {**environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            return
+        gpu = self.gpus.get()
+        try:
+            yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            self.gpus.put(gpu)
+
+
+def update_flops(config: Path) -> float:
+    """FLOPs of an update: products and convolutions of whole steps, the label pass too.
+
+    Counted on tensors without numbers (ssl/cost.py), for utterances of 10 s.
+
+    Args:
+        config: Of pretraining.
+
+    Raises:
+        ConfigError: It is wrong.
+    """
+    from espnet2_birq.ssl.cost import FakeModel
+    from espnet2_birq.ssl.plan import configured_batch, sampling_rate
+    from espnet2_birq.tasks.ssl import SSLTask
+
+    arguments = ["--config", str(config), "--output_dir", "-"]
+    args = SSLTask.get_parser().parse_args(arguments)
+    batch = configured_batch(args, utterance=10.0, gpus=1)
+    utterances = max(1, round(batch.seconds / 10))
+    cost = FakeModel(args, gpu=False).count_step(utterances, 10 * sampling_rate(args))
+    return cost.flops * batch.seconds / (10 * utterances) * batch.accum_grad
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it has this content already."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """Print a line of progress, with the time."""
+    print(time.strftime("%H:%M:%S"), line, flush=True)
