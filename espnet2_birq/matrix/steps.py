@@ -18,6 +18,7 @@ import yaml
 from espnet2_birq.errors import DataError
 from espnet2_birq.matrix.spec import Spec, System, merge, updates_of, with_updates
 
+UTTERANCE = 5.0  # seconds, where compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
 
 
@@ -260,7 +261,8 @@ class Runner:
 def update_flops(config: Path) -> float:
     """FLOPs of an update: products and convolutions of whole steps, the label pass too.
 
-    Counted on tensors without numbers (ssl/cost.py), for utterances of 10 s.
+    Counted on tensors without numbers (ssl/cost.py), for utterances of UTTERANCE
+    seconds.
 
     Args:
         config: Of pretraining.
@@ -274,10 +276,11 @@ def update_flops(config: Path) -> float:
 
     arguments = ["--config", str(config), "--output_dir", "-"]
     args = SSLTask.get_parser().parse_args(arguments)
-    batch = configured_batch(args, utterance=10.0, gpus=1)
-    utterances = max(1, round(batch.seconds / 10))
-    cost = FakeModel(args, gpu=False).count_step(utterances, 10 * sampling_rate(args))
-    return cost.flops * batch.seconds / (10 * utterances) * batch.accum_grad
+    batch = configured_batch(args, UTTERANCE, gpus=1)
+    utterances = max(1, round(batch.seconds / UTTERANCE))
+    samples = round(UTTERANCE * sampling_rate(args))
+    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
+    return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
 
 
 def write_if_new(path: Path, text: str) -> None:
