@@ -82,7 +82,9 @@ def get_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="pretrained model, in its folder")
     source.add_argument(
-        "--config", type=Path, help="a pretraining's config.yaml: an untrained encoder"
+        "--config",
+        type=Path,
+        help="configuration of a pretraining: an untrained encoder",
     )
     parser.add_argument("--train", type=Path, required=True, help="data directory")
     parser.add_argument("--test", type=Path, nargs="+", required=True)
@@ -109,7 +111,8 @@ def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
     for path in filter(None, (args.model, config)):
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-    conf = yaml.safe_load(config.read_text(encoding="utf-8"))
+    conf = vars(SSLTask.get_parser().parse_args(["--output_dir", "-"]))
+    conf.update(yaml.safe_load(config.read_text(encoding="utf-8")))
     conf.update(targets=[dict(name="anchor")], frame_statistics=None)
     torch.manual_seed(args.seed)
     model = SSLTask.build_model(argparse.Namespace(**conf)).eval()
