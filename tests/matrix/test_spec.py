@@ -1,0 +1,66 @@
+"""What is read from a matrix' YAML, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.matrix.spec import merge, read_spec, updates_of, with_updates
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("file", ["matrix.yaml", "targets.yaml"])
+def test_matrices_of_the_project_are_sound(file):
+    spec = read_spec(ROOT / "bench" / file)
+    assert spec.systems[0].pretrain is None
+    for system in spec.systems[1:]:
+        base = yaml.safe_load(spec.pretrain.read_text())
+        assert merge(base, system.pretrain)["targets"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(sytems=[]), "unknown key 'sytems'"),
+        (dict(systems=[dict(name="a")]), "'pretrain' is missing"),
+        (
+            dict(systems=[dict(name="a", pretrain=None), dict(name="a", pretrain={})]),
+            "two systems are called 'a'",
+        ),
+        (
+            dict(systems=[dict(name="a", pretrain={}, compute_of="b")]),
+            "no system 'b'",
+        ),
+        (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
+        (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
+        (
+            dict(finetune=dict(config="conf/train_asr.yaml", sets=dict(b=dict(rest_of="c")))),
+            "'b' is the rest of no set",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    conf = yaml.safe_load((ROOT / "bench" / "matrix.yaml").read_text())
+    conf.update(recipe=str(ROOT / "egs2" / "mini_librispeech"), **change)
+    path = tmp_path / "matrix.yaml"
+    path.write_text(yaml.safe_dump(conf))
+    with pytest.raises(ConfigError, match=message) as error:
+        read_spec(path)
+    assert str(path) in str(error.value)
+
+
+def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
+    conf = dict(num_iters_per_epoch=100, max_epoch=1, scheduler_conf=dict(a=1))
+    changed = with_updates(conf, 300, "x")
+    assert changed["max_epoch"] == 3 and changed["scheduler_conf"] == dict(a=1)
+    assert updates_of(changed) == 300
+    conf["scheduler_conf"] = dict(a=1, total_steps=100)
+    changed = with_updates(conf, 300, "x")
+    assert changed["scheduler_conf"] == dict(a=1, total_steps=300)
+    for wrong in (0, 250):
+        with pytest.raises(ConfigError, match=f"{wrong} updates"):
+            with_updates(conf, wrong, "x")
+    with pytest.raises(ConfigError, match="num_iters_per_epoch"):
+        with_updates({}, 100, "x")
