@@ -14,7 +14,7 @@ from espnet2_birq.score.error_rate import count_errors
 from espnet2_birq.score.sclite import speaker_of, split_characters
 
 ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = ROOT / "local/sclite_jiwer/sclite"
+STAND_IN = ROOT / "local/sclite/sclite"
 NIST = shutil.which(
     "sclite", path=os.pathsep.join([os.environ["PATH"], "/usr/lib/sctk/bin"])
 )
