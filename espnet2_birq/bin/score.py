@@ -142,12 +142,12 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--compare: goes with --ref, --normalize, --cluster, --data and --json only"
         )
-    if not (args.compare or args.experiments or args.hyp):
-        raise ConfigError("nothing to score; give ASR_EXP_DIR, --ref and --hyp, or -h")
     if args.hyp and not args.ref:
         raise ConfigError("--hyp: wants its reference by --ref")
     if args.ref and not (args.hyp or args.compare):
         raise ConfigError("--ref: wants --hyp or --compare")
+    if not (args.compare or args.experiments or args.hyp):
+        raise ConfigError("nothing to score; give ASR_EXP_DIR, --ref and --hyp, or -h")
     if args.results_md and (args.compare or args.meeting or args.by or args.json):
         raise ConfigError("--results_md: not with --compare, --meeting, --by or --json")
     if args.meeting and (args.by or args.cluster):

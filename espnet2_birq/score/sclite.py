@@ -15,7 +15,6 @@ import numpy as np
 
 from espnet2_birq.errors import DataError
 from espnet2_birq.score.alignment import NULL, AlignedPair, align
-from espnet2_birq.score.tables import percent_text, summary_cells
 from espnet2_birq.score.transcripts import fold_case, read_pair
 
 USAGE = (
@@ -64,6 +63,23 @@ def split_characters(tokens: Sequence[str], keep_ascii: bool) -> list[str]:
 def speaker_of(utt_id: str) -> str:
     """Return the speaker in an id, as sclite's -i rm: what is before "-", else "_"."""
     return re.split("-" if "-" in utt_id else "_", utt_id, maxsplit=1)[0]
+
+
+def summary_cells(counts: np.ndarray) -> list[str]:
+    """Format counts of utterances as the columns Snt to S.Err of sclite's summary."""
+    correct, sub, del_, ins = counts.sum(axis=0).tolist()
+    tokens = correct + sub + del_
+    shares = [
+        percent_text(number, tokens)
+        for number in (correct, sub, del_, ins, sub + del_ + ins)
+    ]
+    wrong = int((counts[:, 1:].sum(axis=1) > 0).sum())
+    return [str(len(counts)), str(tokens), *shares, percent_text(wrong, len(counts))]
+
+
+def percent_text(number: int, total: int) -> str:
+    """Format a share in percent, rounded as sclite does: 6.25 to 6.3."""
+    return f"{int(number / total * 1000 + 0.5) / 10:.1f}"
 
 
 def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from espnet2_birq.score.experiments import DecodedSet, Options, check_alike, count_set
+from espnet2_birq.score.sclite import summary_cells
 
 _CLUSTER_NOTE = (
     "[95 %]: bootstrap over what stands under resampled, 1000 draws, seed 0; it does "
@@ -103,20 +102,3 @@ def _results_row(one: DecodedSet, kind: str, options: Options) -> str | None:
     is_whole = one.decoding == "-" or one.name.startswith("org/")
     name = one.name if is_whole else f"{one.decoding}/{one.name}"
     return "|".join(["", name, *summary_cells(counted[1]), ""])
-
-
-def summary_cells(counts: np.ndarray) -> list[str]:
-    """Format counts of utterances as the columns Snt to S.Err of sclite's summary."""
-    correct, sub, del_, ins = counts.sum(axis=0).tolist()
-    tokens = correct + sub + del_
-    shares = [
-        percent_text(number, tokens)
-        for number in (correct, sub, del_, ins, sub + del_ + ins)
-    ]
-    wrong = int((counts[:, 1:].sum(axis=1) > 0).sum())
-    return [str(len(counts)), str(tokens), *shares, percent_text(wrong, len(counts))]
-
-
-def percent_text(number: int, total: int) -> str:
-    """Format a share in percent, rounded as sclite does: 6.25 to 6.3."""
-    return f"{int(number / total * 1000 + 0.5) / 10:.1f}"
