@@ -1,50 +1,163 @@
-"""Tabulate the error rates of decoded ASR experiments."""
+"""Score decoded sets: WER, CER, intervals, comparison of two systems, meetings."""
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.errors import DataError
-from espnet2_birq.score.experiments import make_table, score_experiments
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.score.comparison import (
+    compare_sets,
+    make_comparison_table,
+    pair_sets,
+)
+from espnet2_birq.score.experiments import (
+    DecodedSet,
+    Options,
+    find_sets,
+    plain_set,
+    score_sets,
+)
+from espnet2_birq.score.grouping import CLUSTERS
+from espnet2_birq.score.meeting import make_meeting_table, score_meetings
+from espnet2_birq.score.normalization import NORMALIZATIONS, get_normalization
+from espnet2_birq.score.tables import make_results_md, make_table
 
 DESCRIPTION = """\
-Tabulate word and character error rates (WER, CER) with 95 % confidence intervals.
+Tabulate word and character error rates (WER, CER) with 95 % confidence intervals, or
+compare two systems.
 
-It reads what stage 13 of asr.sh wrote: ref.trn and hyp.trn in
-ASR_EXP_DIR/<decoding>/<set>/score_wer and score_cer. The errors are counted by jiwer.
-The interval is by bootstrap over utterances (1000 resamples, fixed seed): it shows what
-another draw of as many utterances would change, not another training run."""
+It reads what stage 13 of asr.sh wrote, ref.trn and hyp.trn in
+ASR_EXP_DIR/<decoding>/<set>/score_wer and score_cer, or with --ref plain files of
+words: Kaldi text, or trn where the name ends so. Errors are counted as by NIST's sclite,
+alignment for alignment. The interval is by bootstrap over meetings (AMI), else speakers
+if there are 5, else utterances: it shows what another draw of them would change, not
+another training run. More in docs/scoring.md."""
+
+EPILOG = """\
+examples:
+  python -m espnet2_birq.bin.score exp/asr_birq exp/asr_scratch
+  python -m espnet2_birq.bin.score --ref data/test/text --hyp text.a text.b
+  python -m espnet2_birq.bin.score --compare exp/asr_scratch exp/asr_birq
+  python -m espnet2_birq.bin.score --ref data/test/text --compare text.a text.b
+  python -m espnet2_birq.bin.score exp/ihm/asr_birq --by overlap --normalize kaldi
+  python -m espnet2_birq.bin.score exp/ihm/asr_birq --meeting
+  python -m espnet2_birq.bin.score --ref data/ihm_eval/stm --hyp mine.stm --meeting"""
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet2_birq.bin.score",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_parser("score", DESCRIPTION, EPILOG)
+    add = parser.add_argument
+    add("experiments", nargs="*", type=Path, metavar="ASR_EXP_DIR")
+    add("--ref", type=Path, metavar="FILE", help="reference of --hyp or --compare")
+    add("--hyp", nargs="+", type=Path, metavar="FILE", help="hypotheses, with --ref")
+    add(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="test whether B differs from A: two experiments, or with --ref two files",
     )
-    parser.add_argument("experiments", nargs="+", type=Path, metavar="ASR_EXP_DIR")
-    parser.add_argument(
+    add(
+        "--by",
+        metavar="GROUP",
+        help="a row for each group, too: speaker, meeting, microphone, overlap (what "
+        "AMI's ids tell), or a file of lines `utterance group`",
+    )
+    add(
+        "--meeting",
+        action="store_true",
+        help="cpWER and tcpWER of whole meetings, by meeteval",
+    )
+    add(
+        "--results_md",
+        action="store_true",
+        help="print the tables of ESPnet's RESULTS.md",
+    )
+    add(
+        "--normalize",
+        choices=NORMALIZATIONS,
+        default="none",
+        help="rewrite reference and hypothesis: kaldi (AMI's glm: hesitations may be "
+        "missing; no CER), whisper (OpenAI's normaliser of English), none (default)",
+    )
+    add(
+        "--case_sensitive",
         "--case-sensitive",
         action="store_true",
         help='let "a" and "A" differ; by default they do not, as in sclite without -s',
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON in the place of a table"
+    add(
+        "--cluster",
+        choices=CLUSTERS,
+        help="what the bootstrap draws (default: see above)",
     )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the set's data directory, where ids do not tell speakers (utt2spk), "
+        "meetings and times (segments)",
+    )
+    add("--json", action="store_true", help="print JSON in the place of a table")
     return parser
+
+
+def score(args: argparse.Namespace) -> None:
+    """Print the table that is asked for."""
+    check(args)
+    normalization = get_normalization(args.normalize, args.case_sensitive)
+    options = Options(normalization, args.cluster, args.data, args.by)
+    if args.compare:
+        sides = [find_or_plain(args.ref, path) for path in args.compare]
+        results = [compare_sets(a, b, options) for a, b in pair_sets(*sides)]
+        show(args, results, make_comparison_table)
+        return
+    sets = [one for path in args.experiments for one in find_sets(path)]
+    sets += [plain_set(args.ref, path) for path in args.hyp or ()]
+    if args.meeting:
+        rows = [row for one in sets for row in score_meetings(one, options)]
+        show(args, rows, make_meeting_table)
+    elif args.results_md:
+        print(make_results_md(sets, options))
+    else:
+        show(args, score_sets(sets, options), make_table)
+
+
+def show(args: argparse.Namespace, rows: list[dict], make) -> None:
+    """Print rows as JSON or as a table."""
+    print(json.dumps(rows, indent=2) if args.json else make(rows))
+
+
+def find_or_plain(ref: Path | None, path: Path) -> list[DecodedSet]:
+    """Return the sets of an experiment, or of a file with its reference."""
+    return [plain_set(ref, path)] if ref else find_sets(path)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check that the options go together."""
+    if args.compare and (args.experiments or args.hyp or args.by or args.meeting):
+        raise ConfigError(
+            "--compare: goes with --ref, --normalize, --cluster, --data and --json only"
+        )
+    if args.hyp and not args.ref:
+        raise ConfigError("--hyp: wants its reference by --ref")
+    if args.ref and not (args.hyp or args.compare):
+        raise ConfigError("--ref: wants --hyp or --compare")
+    if not (args.compare or args.experiments or args.hyp):
+        raise ConfigError("nothing to score; give ASR_EXP_DIR, --ref and --hyp, or -h")
+    if args.results_md and (args.compare or args.meeting or args.by or args.json):
+        raise ConfigError("--results_md: not with --compare, --meeting, --by or --json")
+    if args.meeting and (args.by or args.cluster):
+        raise ConfigError("--meeting: resamples meetings; not with --by or --cluster")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     args = get_parser().parse_args(argv)
-    try:
-        rows = score_experiments(args.experiments, args.case_sensitive)
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(json.dumps(rows, indent=2) if args.json else make_table(rows))
+    run(score, args)
 
 
 if __name__ == "__main__":

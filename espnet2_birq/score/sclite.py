@@ -1,9 +1,8 @@
-"""A stand-in for NIST sclite, for machines without it: what asr.sh calls, with jiwer.
+"""A stand-in for NIST sclite, for machines without it: what asr.sh calls.
 
-It differs from sclite in these: it minimises the number of errors, while sclite
-minimises 4 x substitutions + 3 x (deletions + insertions), so that the split into kinds
-and, rarely, the total can differ; it takes "{ a / b }" and "@" as plain tokens; and it
-refuses a hypothesis that lacks utterances, which sclite leaves out silently.
+Alignments and totals are sclite's. It differs from sclite in these: it takes
+"{ a / b }" and ";" as plain tokens, and it refuses a hypothesis that lacks utterances,
+which sclite leaves out silently.
 """
 
 import argparse
@@ -12,15 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import numpy as np
+
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.error_rate import (
-    AlignedPair,
-    Counts,
-    align,
-    count_pairs,
-    fold_case,
-    read_trn_pair,
-)
+from espnet2_birq.score.alignment import NULL, AlignedPair, align
+from espnet2_birq.score.transcripts import fold_case, read_pair
 
 USAGE = (
     "sclite [-s] [-e utf-8] [-c [NOASCII]] -r REF trn -h HYP trn -i rm -o all stdout"
@@ -70,6 +65,23 @@ def speaker_of(utt_id: str) -> str:
     return re.split("-" if "-" in utt_id else "_", utt_id, maxsplit=1)[0]
 
 
+def summary_cells(counts: np.ndarray) -> list[str]:
+    """Format counts of utterances as the columns Snt to S.Err of sclite's summary."""
+    correct, sub, del_, ins = counts.sum(axis=0).tolist()
+    tokens = correct + sub + del_
+    shares = [
+        percent_text(number, tokens)
+        for number in (correct, sub, del_, ins, sub + del_ + ins)
+    ]
+    wrong = int((counts[:, 1:].sum(axis=1) > 0).sum())
+    return [str(len(counts)), str(tokens), *shares, percent_text(wrong, len(counts))]
+
+
+def percent_text(number: int, total: int) -> str:
+    """Format a share in percent, rounded as sclite does: 6.25 to 6.3."""
+    return f"{int(number / total * 1000 + 0.5) / 10:.1f}"
+
+
 def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:
     """Write the report: percentages, counts and alignments, in the manner of sclite.
 
@@ -80,20 +92,17 @@ def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:
     Returns:
         Lines of text.
     """
-    speakers: dict[str, dict[str, Counts]] = {}
+    speakers: dict[str, dict[str, np.ndarray]] = {}
     for utt_id, pairs in pairs_of.items():
         speakers.setdefault(speaker_of(utt_id), {})[utt_id] = count_pairs(pairs)
     lines = [
-        "Computed by jiwer through espnet2_birq.score.sclite, not by NIST sclite:",
-        "the split into kinds of errors can differ from sclite's, rarely their sum.",
+        "Computed by espnet2_birq.score.sclite, not by NIST sclite.",
         "",
         "                     SYSTEM SUMMARY PERCENTAGES by SPEAKER",
         "",
         *_table(hyp, speakers, "Sum/Avg", percent=True),
     ]
-    if any(
-        not sum(counts.values(), Counts()).ref_tokens for counts in speakers.values()
-    ):
+    if any(not sum(counts.values())[:3].any() for counts in speakers.values()):
         lines += ["* no reference words: counts in the place of percentages"]
     lines += [
         "",
@@ -115,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.stdout.write(_score(get_parser().parse_args(argv)))
     except (DataError, OSError) as error:
-        sys.exit(f"sclite (jiwer stand-in): error: {error}")
+        sys.exit(f"sclite (stand-in): error: {error}")
 
 
 def _score(args: argparse.Namespace) -> str:
@@ -127,19 +136,21 @@ def _score(args: argparse.Namespace) -> str:
     if args.chars is not None and args.encoding is None:
         raise DataError("-c: splits into bytes without an encoding; add -e utf-8")
     pairs_of = {}
-    for utt_id, both in read_trn_pair(args.ref[0], args.hyp[0]).items():
-        ref, hyp = (_prepare(tokens, args) for tokens in both)
-        pairs = align(ref, hyp)
+    texts = read_pair(args.ref[0], args.hyp[0], is_trn=True)
+    for utt_id, *both in zip(*texts, strict=True):
+        pairs = align(*(_prepare(text, args) for text in both))
         if not args.case_sensitive:
             pairs = [pair if pair[0] == pair[1] else _upper(pair) for pair in pairs]
         pairs_of[utt_id] = pairs
     return make_report(args.hyp[0], pairs_of)
 
 
-def _prepare(tokens: list[str], args: argparse.Namespace) -> list[str]:
+def _prepare(text: str, args: argparse.Namespace) -> list[str]:
+    text = text if args.case_sensitive else fold_case(text)
+    tokens = [token for token in text.split() if token != NULL]
     if args.chars is not None:
         tokens = split_characters(tokens, args.chars == "NOASCII")
-    return tokens if args.case_sensitive else fold_case(tokens)
+    return tokens
 
 
 def _upper(pair: AlignedPair) -> AlignedPair:
@@ -152,7 +163,7 @@ def _upper(pair: AlignedPair) -> AlignedPair:
 
 
 def _table(
-    hyp: str, speakers: dict[str, dict[str, Counts]], total: str, percent: bool
+    hyp: str, speakers: dict[str, dict[str, np.ndarray]], total: str, percent: bool
 ) -> list[str]:
     width = max(len(name) for name in [*speakers, total, "SPKR"])
     rule = f"       |{'-' * (width + 2)}+-------------+{'-' * 41}|"
@@ -176,33 +187,41 @@ def _table(
     ]
 
 
-def _row(counts: list[Counts], percent: bool) -> str:
-    total = sum(counts, Counts())
-    wrong = sum(count.errors > 0 for count in counts)
-    values = [total.correct, total.sub, total.del_, total.ins, total.errors]
+def _row(counts: list[np.ndarray], percent: bool) -> str:
+    correct, sub, del_, ins = sum(counts).tolist()
+    tokens, errors = correct + sub + del_, sub + del_ + ins
+    wrong = sum(bool(count[1:].any()) for count in counts)
+    values = [correct, sub, del_, ins, errors]
     if not percent:
-        cells = [*values, wrong]
-    elif total.ref_tokens:
-        cells = [f"{100 * value / total.ref_tokens:.1f}" for value in values]
-        cells.append(f"{100 * wrong / len(counts):.1f}")
+        cells = [len(counts), tokens, *values, wrong]
+    elif tokens:
+        cells = summary_cells(np.stack(counts))
     else:
-        cells = [f"{value}*" for value in values]
-        cells.append(f"{100 * wrong / len(counts):.1f}")
-    return _COLUMNS.format(len(counts), total.ref_tokens, *cells)
+        cells = [len(counts), 0, *(f"{value}*" for value in values)]
+        cells.append(percent_text(wrong, len(counts)))
+    return _COLUMNS.format(*cells)
 
 
-def _alignment(utt_id: str, pairs: list[AlignedPair], count: Counts) -> list[str]:
+def count_pairs(pairs: Sequence[AlignedPair]) -> np.ndarray:
+    """Count correct, substituted, deleted and inserted tokens of an alignment."""
+    kinds = [_kind(*pair) for pair in pairs]
+    return np.array([kinds.count(kind) for kind in (" ", "S", "D", "I")])
+
+
+def _kind(ref: str | None, hyp: str | None) -> str:
+    return "I" if ref is None else "D" if hyp is None else "S" if ref != hyp else " "
+
+
+def _alignment(utt_id: str, pairs: list[AlignedPair], count: np.ndarray) -> list[str]:
     lines = {"REF: ": "", "HYP: ": "", "Eval:": ""}
     for ref, hyp in pairs:
-        kind = "I" if ref is None else "D" if hyp is None else "S" if ref != hyp else ""
         size = max(len(ref or ""), len(hyp or ""))
-        cells = (ref or "*" * size, hyp or "*" * size, kind)
+        cells = (ref or "*" * size, hyp or "*" * size, _kind(ref, hyp))
         for title, cell in zip(lines, cells, strict=True):
             lines[title] += f" {cell:<{size}}"
-    scores = f"{count.correct} {count.sub} {count.del_} {count.ins}"
     return [
         "",
         f"id: ({utt_id})",
-        f"Scores: (#C #S #D #I) {scores}",
+        f"Scores: (#C #S #D #I) {' '.join(map(str, count.tolist()))}",
         *(f"{title}{line}".rstrip() for title, line in lines.items()),
     ]

@@ -6,6 +6,7 @@ from typing import Optional, Sequence, Tuple
 
 from espnet2_birq.errors import DataError
 from espnet2_birq.score.experiments import score_experiments
+from espnet2_birq.score.tables import format_rate
 from espnet2_birq.score.training_log import read_training_log
 
 HEADER = (
@@ -29,20 +30,19 @@ def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
             of each, decoded and scored.
 
     Returns:
-        The table; a system with several test sets has a row for each.
+        The table; a system with several test sets has a row for each. A line below
+        tells what the intervals are over.
 
     Raises:
         DataError: A file that a stage should have left is missing.
     """
-    rows = []
+    rows, drawn = [], {}
     for name, ssl_exp, asr_exp in systems:
         pretraining, ssl_seconds = _pretraining(ssl_exp, asr_exp)
         times = f"{ssl_seconds}, {read_training_log(asr_exp).seconds}"
-        for number, scores in enumerate(score_experiments([asr_exp], False)):
-            rates = [
-                "{percent:.1f} [{low:.1f}, {high:.1f}]".format(**scores[kind])
-                for kind in ("cer", "wer")
-            ]
+        for number, scores in enumerate(score_experiments([asr_exp])):
+            rates = [format_rate(scores[kind]) for kind in ("cer", "wer")]
+            drawn[scores["set"]] = scores["resampled"]
             if number == 0:
                 first = [name, *pretraining]
             else:
@@ -52,7 +52,9 @@ def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
             )
             rows.append([label, *first[1:], *rates, times if number == 0 else ""])
     lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    over = ", ".join(f"{name} ({clusters})" for name, clusters in drawn.items())
+    return f"{table}\n\nNormalisation: none. [95 %]: bootstrap over {over}."
 
 
 def _pretraining(ssl_exp: Optional[Path], asr_exp: Path) -> Tuple[Sequence[str], int]:

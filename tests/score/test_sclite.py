@@ -1,39 +1,24 @@
 """The stand-in for sclite, as asr.sh calls it, and against the real one."""
 
 import os
-import random
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from nist import SCLITE, needs_nist, random_set, run_sclite, scores, write_trn
 
-from espnet2_birq.score.error_rate import count_errors
 from espnet2_birq.score.sclite import speaker_of, split_characters
 
 ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = ROOT / "local/sclite_jiwer/sclite"
-NIST = shutil.which(
-    "sclite", path=os.pathsep.join([os.environ["PATH"], "/usr/lib/sctk/bin"])
-)
+STAND_IN = ROOT / "local/sclite/sclite"
 ESPNET = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools/espnet"))
 SHOW = "scripts/utils/show_asr_result.sh"
 RECIPE = ESPNET / "egs2/TEMPLATE/asr1"
 
 REF = "the cat sat on the mat (spk1-u1)\nhello world\t(spk1-u2)\nA b (s_2-u3)\n"
 HYP = "the cat sat on mat (spk1-u1)\n\t(spk1-u2)\na x b (s_2-u3)\n"
-
-
-def is_nist(program):
-    report = subprocess.run([program], capture_output=True, text=True)
-    return "SCTK Version" in report.stdout + report.stderr
-
-
-needs_nist = pytest.mark.skipif(
-    NIST is None or not is_nist(NIST), reason="NIST sclite is not installed"
-)
 
 
 def call(program, folder, ref=REF, hyp=HYP, options=()):
@@ -62,15 +47,6 @@ def rows(report):
         for match in re.finditer(r"^\s*\| *(\S+) *\|(.*\d.*)$", report, re.MULTILINE)
         if match[1] not in ("Mean", "S.D.", "Median")
     ]
-
-
-def scores(report):
-    """Utterance id to its numbers of correct, substituted, deleted, inserted."""
-    pattern = r"^id: \((\S+)\)\nScores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)"
-    return {
-        match[1]: [int(number) for number in match.groups()[1:]]
-        for match in re.finditer(pattern, report, re.MULTILINE)
-    }
 
 
 def test_is_executable_and_says_what_it_is(tmp_path):
@@ -192,31 +168,30 @@ def test_missing_utterance_is_named(tmp_path):
 @needs_nist
 def test_same_tables_as_nist(tmp_path):
     ours = call_stand_in(tmp_path).stdout
-    theirs = call([NIST], tmp_path).stdout
+    theirs = call([SCLITE], tmp_path).stdout
     assert rows(ours) == rows(theirs)
     assert scores(ours) == scores(theirs)
 
 
 @needs_nist
-def test_same_totals_as_nist(tmp_path):
-    """On a few hundred sentences with a quarter of the words changed."""
-    rng = random.Random(0)
-    words = [f"w{number}" for number in range(40)]
-    ref_lines, hyp_lines, expected = [], [], {}
-    for number in range(400):
-        ref = [rng.choice(words) for _ in range(rng.randint(1, 20))]
-        hyp = []
-        for word in ref:
-            kind = rng.random()
-            if kind < 0.08:
-                continue
-            hyp.append(rng.choice(words) if kind < 0.2 else word)
-            if kind > 0.94:
-                hyp.append(rng.choice(words))
-        utt_id = f"s{number % 7}-{number}"
-        ref_lines.append(f"{' '.join(ref)} ({utt_id})\n")
-        hyp_lines.append(f"{' '.join(hyp)} ({utt_id})\n")
-        expected[utt_id] = count_errors(ref, hyp).errors
-    report = call([NIST], tmp_path, "".join(ref_lines), "".join(hyp_lines)).stdout
-    theirs = {utt_id: sum(kinds[1:]) for utt_id, kinds in scores(report).items()}
-    assert theirs == expected
+def test_same_report_as_nist(tmp_path):
+    """Every utterance's counts and every speaker's percentages, of 1000 utterances."""
+    refs, hyps = random_set(1000, 0)
+    theirs = run_sclite(tmp_path, refs, hyps)
+    files = [
+        write_trn(tmp_path / name, side).read_text(encoding="utf-8")
+        for name, side in (("ref.trn", refs), ("hyp.trn", hyps))
+    ]
+    ours = call_stand_in(tmp_path, *files).stdout
+    assert scores(ours) == scores(theirs) and len(scores(ours)) == 1000
+    assert rows(ours) == rows(theirs)
+
+
+@needs_nist
+def test_rounding_and_null_as_nist(tmp_path):
+    words = " ".join("a" * 16)  # one error of 16 is 6.25 %: sclite says 6.3
+    ref, hyp = f"{words} (s-1)\na @ b (t-1)\n", f"{words[2:]} (s-1)\na b (t-1)\n"
+    ours = call_stand_in(tmp_path, ref, hyp).stdout
+    assert "6.3" in ours and rows(ours) == rows(
+        call([SCLITE], tmp_path, ref, hyp).stdout
+    )

@@ -14,8 +14,8 @@ fi
 . "${MAIN_ROOT}/tools/espnet/tools/extra_path.sh"
 export PATH="${PWD}/utils:${PATH}"
 # Scoring takes NIST's sclite where there is one (Debian hides it in /usr/lib/sctk/bin),
-# else the stand-in that computes the same table with jiwer.
-export PATH="${PATH}:/usr/lib/sctk/bin:${MAIN_ROOT}/local/sclite_jiwer"
+# else the stand-in that computes the same table.
+export PATH="${PATH}:/usr/lib/sctk/bin:${MAIN_ROOT}/local/sclite"
 export PYTHONPATH="${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8
 export LC_ALL=C

@@ -7,6 +7,7 @@ from espnet2_birq.data.ami.corpus import Microphone, Turn
 # What is no word to a recogniser's user: may be missing, and one counts as the other.
 # From the words of the annotation that are hesitations alone.
 HESITATIONS = ("AH", "EH", "ER", "ERM", "HM", "HMM", "MM", "UH", "UM")
+HESITATION = "%HESITATION"  # what they are mapped to
 # Spellings of one and the same answer.
 SAME_WORDS = {
     "M-HMM": "MM-HMM",
@@ -54,7 +55,7 @@ def make_glm() -> str:
     lines = head + _rules(SAME_WORDS)
     # csrfilt.sh applies what follows such a line to that side only. A word in brackets
     # may be missing, which can be said of the reference alone.
-    for side, word in (("stm", "(%HESITATION)"), ("ctm", "%HESITATION")):
+    for side, word in (("stm", f"({HESITATION})"), ("ctm", HESITATION)):
         lines.append(f';; INPUT_DEPENDENT_APPLICATION = "{side}"')
         lines += _rules(dict.fromkeys(HESITATIONS, word))
     return "".join(f"{line}\n" for line in lines)

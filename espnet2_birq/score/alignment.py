@@ -1,0 +1,236 @@
+"""Alignment of word sequences, step for step as NIST's sclite does it.
+
+sclite (Network_dpalign and wwd_WORD of SCTK 2.4) looks for the least sum of 4 for a
+substitution and 3 for a deletion or an insertion. Three substitutions cost as much as
+two deletions and two insertions, so the number of errors depends on which of equally
+cheap alignments is taken, too: at each cell a match or substitution goes first, then an
+insertion, then a deletion. Libraries that know the costs alone come to other totals.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numba
+import numpy as np
+
+from espnet2_birq.errors import DataError
+
+# Steps of an alignment. OPTIONAL is the deletion of a reference token that may be
+# missing ("(word)" with sclite -D); it counts as correct.
+CORRECT, SUBSTITUTION, DELETION, INSERTION, OPTIONAL = range(5)
+NULL = "@"  # no token: sclite does not count it
+_MAX_CELLS = 4_000_000_000  # one byte of memory each
+_BATCH_TOKENS = 2_000_000
+
+# A reference token and what was recognised instead; None is no token.
+AlignedPair = tuple[str | None, str | None]
+
+
+class _Numbers(dict):
+    """Numbers tokens in the order in which they are first seen."""
+
+    def __missing__(self, token: str) -> int:
+        number = self[token] = len(self)
+        return number
+
+    def of(self, tokens: Iterable[str]) -> np.ndarray:
+        """Return the tokens' numbers, int32, shape (len(tokens),)."""
+        return np.array([self[token] for token in tokens], dtype=np.int32)
+
+
+def steps_of(
+    ref_tokens: Sequence[str],
+    hyp_tokens: Sequence[str],
+    optional: str | None = None,
+) -> np.ndarray:
+    """Align two token sequences.
+
+    Args:
+        ref_tokens: What was said.
+        hyp_tokens: What was recognised.
+        optional: A reference token that may be missing from the hypothesis.
+
+    Returns:
+        CORRECT, SUBSTITUTION, ... of each step in order, uint8.
+
+    Raises:
+        DataError: The sequences are too long.
+    """
+    numbers = _Numbers()
+    ref, hyp = numbers.of(ref_tokens), numbers.of(hyp_tokens)
+    _check_size(ref, hyp)
+    return _align(ref, hyp, numbers[optional] if optional else -1)
+
+
+def align(ref_tokens: Sequence[str], hyp_tokens: Sequence[str]) -> list[AlignedPair]:
+    """Align two token sequences.
+
+    Args:
+        ref_tokens: What was said.
+        hyp_tokens: What was recognised.
+
+    Returns:
+        Pairs (reference token, hypothesis token) in order. A deletion is (token, None),
+        an insertion (None, token).
+    """
+    refs, hyps = iter(ref_tokens), iter(hyp_tokens)
+    return [
+        (
+            next(refs) if step != INSERTION else None,
+            next(hyps) if step != DELETION else None,
+        )
+        for step in steps_of(ref_tokens, hyp_tokens).tolist()
+    ]
+
+
+def count_errors(
+    refs: Sequence[str],
+    hyps: Sequence[str],
+    tokenize: Callable[[str], Sequence[str]] = str.split,
+    optional: str | None = None,
+) -> np.ndarray:
+    """Count the errors of many utterances.
+
+    Args:
+        refs: What was said.
+        hyps: What was recognised, in the same order.
+        tokenize: Cuts an utterance into tokens.
+        optional: A reference token that may be missing from the hypothesis.
+
+    Returns:
+        For each utterance its correct, substituted, deleted and inserted tokens, int64,
+        shape (len(refs), 4). Of NULL tokens there are none.
+
+    Raises:
+        DataError: An utterance is too long.
+    """
+    numbers = _Numbers()
+    mark = numbers[optional] if optional else -1
+    counts = np.zeros((len(refs), 4), dtype=np.int64)
+    start, batch, tokens = 0, [], 0
+    for ref, hyp in zip(refs, hyps, strict=True):
+        batch.append(_numbered(numbers, ref, hyp, tokenize))
+        tokens += len(batch[-1][0]) + len(batch[-1][1])
+        if tokens > _BATCH_TOKENS or start + len(batch) == len(refs):
+            counts[start : start + len(batch)] = _count_batch(batch, mark)
+            start, batch, tokens = start + len(batch), [], 0
+    return counts
+
+
+def align_all(
+    refs: Sequence[str], hyps: Sequence[str], optional: str | None = None
+) -> list[np.ndarray]:
+    """Align the words of many utterances.
+
+    Args:
+        refs: What was said.
+        hyps: What was recognised, in the same order.
+        optional: A reference word that may be missing from the hypothesis.
+
+    Returns:
+        The steps of each utterance, as steps_of() returns them.
+
+    Raises:
+        DataError: An utterance is too long.
+    """
+    numbers = _Numbers()
+    mark = numbers[optional] if optional else -1
+    return [
+        _align(*_numbered(numbers, ref, hyp, str.split), mark)
+        for ref, hyp in zip(refs, hyps, strict=True)
+    ]
+
+
+def _numbered(
+    numbers: _Numbers, ref: str, hyp: str, tokenize: Callable[[str], Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of both utterances' tokens."""
+    cut = [tokenize(text) for text in (ref, hyp)]
+    ref_numbers, hyp_numbers = (
+        # A look at the whole is quicker than one at each token.
+        (
+            numbers.of([token for token in tokens if token != NULL])
+            if NULL in text
+            else numbers.of(tokens)
+        )
+        for tokens, text in zip(cut, (ref, hyp), strict=True)
+    )
+    _check_size(ref_numbers, hyp_numbers)
+    return ref_numbers, hyp_numbers
+
+
+def _count_batch(
+    batch: list[tuple[np.ndarray, np.ndarray]], optional: int
+) -> np.ndarray:
+    refs, hyps = zip(*batch, strict=True)
+    ref_ends, hyp_ends = (
+        np.cumsum([0] + [len(one) for one in side]) for side in (refs, hyps)
+    )
+    return _count(
+        np.concatenate(refs), ref_ends, np.concatenate(hyps), hyp_ends, optional
+    )
+
+
+def _check_size(ref: np.ndarray, hyp: np.ndarray) -> None:
+    if (len(ref) + 1) * (len(hyp) + 1) > _MAX_CELLS:
+        raise DataError(
+            f"an utterance of {len(ref)} and {len(hyp)} tokens is too long to be "
+            "aligned; cut it into shorter ones"
+        )
+
+
+@numba.njit(cache=True)
+def _align(ref: np.ndarray, hyp: np.ndarray, optional: int) -> np.ndarray:
+    """Find the steps of sclite's alignment of two sequences of numbers."""
+    n, m = len(ref), len(hyp)
+    if n == m and np.array_equal(ref, hyp):
+        return np.zeros(n, dtype=np.uint8)
+    back = np.empty((n + 1, m + 1), dtype=np.uint8)
+    cost = np.empty(m + 1, dtype=np.int32)  # of the row
+    cost[0] = 0
+    for j in range(1, m + 1):
+        cost[j] = 3 * j
+        back[0, j] = INSERTION
+    for i in range(1, n + 1):
+        leave = 3
+        deletion = DELETION
+        if ref[i - 1] == optional:
+            leave, deletion = 2, OPTIONAL
+        diagonal = cost[0]
+        cost[0] += leave
+        back[i, 0] = deletion
+        for j in range(1, m + 1):
+            best, step = diagonal, CORRECT
+            if ref[i - 1] != hyp[j - 1]:
+                best, step = diagonal + 4, SUBSTITUTION
+            diagonal = cost[j]
+            without, extra = diagonal + leave, cost[j - 1] + 3
+            if best > without or best > extra:
+                if without < extra:
+                    best, step = without, deletion
+                else:
+                    best, step = extra, INSERTION
+            cost[j] = best
+            back[i, j] = step
+    steps = np.empty(n + m, dtype=np.uint8)
+    i, j, at = n, m, n + m
+    while i > 0 or j > 0:
+        step = back[i, j]
+        at -= 1
+        steps[at] = step
+        if step != INSERTION:
+            i -= 1
+        if step != DELETION and step != OPTIONAL:
+            j -= 1
+    return steps[at:]
+
+
+@numba.njit(cache=True)
+def _count(ref, ref_ends, hyp, hyp_ends, optional):
+    """Count the steps of each utterance."""
+    counts = np.zeros((len(ref_ends) - 1, 4), dtype=np.int64)
+    for i in range(len(counts)):
+        one = ref[ref_ends[i] : ref_ends[i + 1]]
+        other = hyp[hyp_ends[i] : hyp_ends[i + 1]]
+        for step in _align(one, other, optional):
+            counts[i, step % OPTIONAL] += 1
+    return counts
