@@ -104,6 +104,10 @@ def choose_search(args, recogniser):
 
 def decode(args: argparse.Namespace) -> None:
     """Run the command."""
+    if len({data.name for data in args.data}) < len(args.data):
+        raise ConfigError(
+            "--data: two directories have the same name; decode them apart"
+        )
     recogniser = load_recogniser(args)
     stores = {data: log_probs_of(args, recogniser, data) for data in args.data}
     search, key, name = choose_search(args, recogniser)
