@@ -8,6 +8,8 @@
 #   --python       Python for ESPnet's commands (default: python3; with the encoder
 #                  shaw_conformer in --asr_config, one whose ESPnet knows that encoder:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
+#   --decode_lm    word n-gram to decode the test sets with, too, after stage 13: --lm of
+#                  decode_ctc.sh, whose --lm_interpolate and --lm_words go with it
 # All other options are asr.sh's (--help shows them): --stage, --stop_stage, --ngpu, ...
 set -e
 set -u
@@ -16,16 +18,18 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
 ssl_model=none asr_tag= asr_config= python= stage=1 stop_stage=10000 expdir=exp ngpu=1
 num_threads=$(getconf _NPROCESSORS_ONLN)
+decode_lm=none lm_interpolate= lm_words=
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --help|-h) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help|-h) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --*) [ $# -ge 2 ] || fail "option $1 wants a value" ;;
         *) fail "no positional arguments are taken, got '$1'" ;;
     esac
     name=${1#--} name=${name//-/_}
     case "${name}" in
-        ssl_model|asr_tag|asr_config|python|stage|stop_stage|expdir|ngpu|num_threads)
+        ssl_model|asr_tag|asr_config|python|stage|stop_stage|expdir|ngpu|num_threads|\
+        decode_lm|lm_interpolate|lm_words)
             printf -v "${name}" %s "$2" ;;
         *) opts+=("$1" "$2") ;;
     esac
@@ -82,3 +86,8 @@ if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
     fi
 fi
 run_asr 12 10000
+if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ]; then
+    ./decode_ctc.sh --lm "${decode_lm}" --lm_interpolate "${lm_interpolate}" \
+        --lm_words "${lm_words}" --asr_exp "${asr_exp}" --expdir "${expdir}" \
+        --ngpu "${ngpu}" --python "${python}" --feats_normalize utterance_mvn "${opts[@]}"
+fi

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Decodes and scores the test sets of a fine-tuned model by CTC with a word n-gram, whose
+# weights are tuned on the validation set. Run it in a recipe's asr1 after stages 1 to 11
+# of asr.sh, with the same options.
+#
+# Usage: decode_ctc.sh --lm FILE|train --asr_exp DIR --valid_set SET --test_sets "SET ..."
+#   --lm                  word n-gram: ARPA file, may be gzipped, or KenLM binary (which
+#                         needs --lm_words); or train: a 4-gram of the transcripts of
+#                         --train_set, kept in EXPDIR/ngram/TRAIN_SET.arpa
+#   --lm_interpolate      with --lm train: ARPA files or texts to mix it with, by weights
+#                         tuned on the validation set's transcripts
+#   --lm_words            the words of a KenLM binary, one in a line
+#   --inference_asr_model the model in --asr_exp (default: valid.loss.ave.pth)
+#   --ngpu                1: the network runs on a GPU (default: 1)
+#   --inference_nj        processes of the search (default: all cores)
+#   --expdir, --dumpdir   as asr.sh's (defaults: exp, dump)
+# All other options are asr.sh's, for scoring: --lang, --token_type, --cleaner, ...
+# The texts and scores are in ASR_EXP/ctc_LM_MODEL/SET, beside the greedy ones.
+set -e
+set -u
+set -o pipefail
+fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
+
+lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
+inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
+inference_nj=$(getconf _NPROCESSORS_ONLN)
+opts=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --*) [ $# -ge 2 ] || fail "option $1 wants a value" ;;
+        *) fail "no positional arguments are taken, got '$1'" ;;
+    esac
+    name=${1#--} name=${name//-/_}
+    case "${name}" in
+        lm|lm_interpolate|lm_words|asr_exp|train_set|valid_set|test_sets|ngpu|expdir|\
+        dumpdir|python|inference_asr_model|inference_nj) printf -v "${name}" %s "$2" ;;
+        # Of decoding by ESPnet, and of the stages that are run: not for scoring.
+        inference_*|stage|stop_stage) ;;
+        *) opts+=("$1" "$2") ;;
+    esac
+    shift 2
+done
+[ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
+[ -f "${asr_exp}/${inference_asr_model}" ] ||
+    fail "no ${asr_exp}/${inference_asr_model}: run stage 11 first"
+[ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||
+    fail "--valid_set and --test_sets are required"
+
+. ./path.sh
+raw=${dumpdir}/raw
+if [ "${lm}" = train ]; then
+    [ -n "${train_set}" ] || fail "--lm train wants --train_set"
+    lm=${expdir}/ngram/${train_set}.arpa
+    if [ -n "${lm_interpolate}" ]; then lm=${expdir}/ngram/${train_set}_mixed.arpa; fi
+    if [ ! -f "${lm}" ]; then
+        # shellcheck disable=SC2086
+        python3 -m espnet2_birq.bin.train_ngram --out "${lm}" \
+            --text "data/${train_set}" --dev "data/${valid_set}" \
+            ${lm_interpolate:+--interpolate ${lm_interpolate}}
+    fi
+elif [ -n "${lm_interpolate}" ]; then
+    fail "--lm_interpolate is of use with --lm train only"
+fi
+[ -f "${lm}" ] || fail "--lm '${lm}': no such file"
+
+name=$(basename "${lm}" .gz)
+tag=ctc_${name%.*}_${inference_asr_model%.*}
+weights=${asr_exp}/${tag}.yaml
+common=(--model "${asr_exp}/${inference_asr_model}" --ngpu "${ngpu}" --nj "${inference_nj}")
+if [ ! -f "${weights}" ] || [ "${lm}" -nt "${weights}" ] ||
+    [ "${asr_exp}/${inference_asr_model}" -nt "${weights}" ]
+then
+    python3 -m espnet2_birq.bin.tune_lm "${common[@]}" --dev "${raw}/${valid_set}" \
+        --lm "${lm}" ${lm_words:+--words "${lm_words}"} --out "${weights}"
+fi
+data=()
+for set in ${test_sets}; do data+=("${raw}/${set}"); done
+python3 -m espnet2_birq.bin.ctc_decode "${common[@]}" --data "${data[@]}" \
+    --weights "${weights}" --tag "${tag}"
+./asr.sh --stage 13 --stop_stage 13 --ngpu "${ngpu}" --expdir "${expdir}" \
+    --dumpdir "${dumpdir}" --asr_exp "${asr_exp}" --inference_tag "${tag}" \
+    --inference_asr_model "${inference_asr_model}" --python "${python}" \
+    --train_set "${train_set:-none}" --valid_set "${valid_set}" \
+    --test_sets "${test_sets}" "${opts[@]}"

@@ -1,0 +1,130 @@
+"""Decode data directories with an ASR model's CTC head; see --help."""
+
+import argparse
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import add_shared_options, make_parser, run
+from espnet2_birq.decode.command import (
+    add_lm_options,
+    add_network_options,
+    lm_name,
+    load_recogniser,
+    load_search,
+    log_probs_of,
+    read_weights,
+)
+from espnet2_birq.decode.pipeline import finish_set, search_store
+from espnet2_birq.decode.search import Weights, best_path, greedy
+from espnet2_birq.decode.store import Results
+from espnet2_birq.errors import ConfigError
+
+DESCRIPTION = """\
+Decode data directories with the CTC head of an ESPnet ASR model: greedily, or by beam
+search with a word n-gram.
+
+The network runs over padded batches, on a GPU if there is one; its log-probabilities are
+kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes for each token of each frame; delete the
+folder when all is decoded). The search runs in --nj processes. A repeated or killed
+command does only what is missing; with another model, other audio or other options it
+starts afresh.
+
+Written to ASR_EXP/TAG/SET: text, token, token_int and score, as by stage 12 of asr.sh
+(score with its stage 13 and --inference_tag TAG); skipped, utterances that could not be
+decoded, which have empty lines; decode.json, with real-time factors and, if the data has
+a text, the word error rate (that of the text as it is, without a cleaner)."""
+
+EPILOG = """\
+examples, in a recipe's folder:
+  python -m espnet2_birq.bin.ctc_decode --model exp/asr_birq/valid.loss.ave.pth \\
+      --data dump/raw/test dump/raw/test_other
+  python -m espnet2_birq.bin.ctc_decode --model exp/asr_birq/valid.loss.ave.pth \\
+      --data dump/raw/test --lm 4-gram.arpa.gz --lm_weight 1.8 --word_score -0.5
+  python -m espnet2_birq.bin.tune_lm --model exp/asr_birq/valid.loss.ave.pth \\
+      --dev dump/raw/valid --lm 4-gram.arpa.gz --out exp/asr_birq/4-gram.yaml
+  python -m espnet2_birq.bin.ctc_decode --model exp/asr_birq/valid.loss.ave.pth \\
+      --data dump/raw/test --weights exp/asr_birq/4-gram.yaml"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("ctc_decode", DESCRIPTION, EPILOG)
+    add_network_options(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="data directories with wav.scp, as dump/raw/test",
+    )
+    parser.add_argument(
+        "--search",
+        choices=("greedy", "best_path"),
+        default="greedy",
+        help="without an n-gram: label by label, as ESPnet with beam_size 1 and "
+        "ctc_weight 1, or frame by frame (default: %(default)s)",
+    )
+    add_lm_options(parser, required=False)
+    parser.add_argument("--lm_weight", type=float, metavar="X", help="of log10 P")
+    parser.add_argument("--word_score", type=float, metavar="X", help="of each word")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="what tune_lm has written: the n-gram and its weights, in the place of "
+        "--lm; options that are given overrule it",
+    )
+    parser.add_argument("--tag", help="name of the output's folder (default: made up)")
+    add_shared_options(parser, "--nj")
+    return parser
+
+
+def choose_search(args, recogniser):
+    """The search of the command line, what its results depend on, and its name."""
+    given = read_weights(args.weights) if args.weights else {}
+    for name in ("lm", "words", *Weights._fields):
+        if getattr(args, name) is not None:
+            given[name] = getattr(args, name)
+    if "lm" not in given:
+        if given:
+            raise ConfigError(f"--{next(iter(given))} is of no use without --lm")
+        if args.search == "best_path":
+            return best_path, {"search": "best_path"}, "best_path"
+        search = functools.partial(greedy, eos=recogniser.model.eos)
+        return search, {"search": "greedy"}, "greedy"
+    weights = Weights(**{x: given[x] for x in Weights._fields if x in given})
+    lm, words = Path(given["lm"]), given.get("words")
+    search, key = load_search(lm, words and Path(words), recogniser.tokens, weights)
+    return search, {"search": "ngram", **key, **weights._asdict()}, lm_name(lm)
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Run the command."""
+    if len({data.name for data in args.data}) < len(args.data):
+        raise ConfigError(
+            "--data: two directories have the same name; decode them apart"
+        )
+    recogniser = load_recogniser(args)
+    stores = {data: log_probs_of(args, recogniser, data) for data in args.data}
+    search, key, name = choose_search(args, recogniser)
+    tag = args.tag or f"ctc_{name}_{args.model.stem}"
+    for data, (store, skipped) in stores.items():
+        folder = args.model.parent / tag / data.name
+        stored = json.loads((store.folder / "key.json").read_text())
+        results = Results(folder / "results.jsonl", {**stored, **key})
+        search_store(search, store, results, args.nj)
+        finish_set(data, folder, store, results, skipped, recogniser.text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(decode, get_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

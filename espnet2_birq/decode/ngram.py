@@ -1,0 +1,310 @@
+"""Word n-grams: estimated from sentences, mixed, and written as ARPA files.
+
+Estimation is interpolated modified Kneser-Ney (Chen and Goodman, TR-10-98, section 3),
+in the details as KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
+unigrams are interpolated with the uniform distribution, of which <unk> has a share;
+n-grams of low count are pruned after discounts are estimated, and their probability goes
+to the back-off. It is for transcripts: all n-grams are in memory (1 GB for a million
+words, four words long). For more text, use lmplz.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from espnet2_birq.errors import DataError
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+NEVER = -99.0  # log10 P(<s>), as ARPA files have it
+FALLBACK = (0.5, 1.0, 1.5)  # discounts where counts are too odd to estimate them
+Ngram = tuple[str, ...]
+
+
+class Model:
+    """A back-off model.
+
+    Attributes:
+        order: Length of its longest n-grams.
+        prob: N-gram to log10 of the probability of its last word.
+        backoff: N-gram to log10 of its back-off weight; 0 where there is none.
+    """
+
+    def __init__(
+        self, order: int, prob: dict[Ngram, float], backoff: dict[Ngram, float]
+    ):
+        self.order, self.prob, self.backoff = order, prob, backoff
+        self.words = {ngram[0] for ngram in prob if len(ngram) == 1}
+
+    def score(self, context: Ngram, word: str) -> float:
+        """Log10 of the probability of a word after others, the last ones of which count.
+
+        Words that the model does not know must have been replaced by <unk>.
+        """
+        context = context[max(0, len(context) - self.order + 1) :]
+        weight = 0.0
+        while (found := self.prob.get((*context, word))) is None:
+            weight += self.backoff.get(context, 0.0)
+            context = context[1:]
+        return weight + found
+
+    def score_sentence(self, words: Sequence[str]) -> list[float]:
+        """Log10 of the probabilities of a sentence's words and its end."""
+        known = [word if word in self.words else UNKNOWN for word in words]
+        context: Ngram = (BEGIN,)
+        scores = []
+        for word in [*known, END]:
+            scores.append(self.score(context, word))
+            context = (*context, word)[-self.order + 1 :] if self.order > 1 else ()
+        return scores
+
+
+def estimate(
+    sentences: Iterable[Sequence[str]],
+    order: int,
+    prune: Sequence[int] = (),
+    words: Iterable[str] = (),
+) -> Model:
+    """Estimate a model.
+
+    Args:
+        sentences: Of words.
+        order: Length of the longest n-grams.
+        prune: For each length, from 1 on, the count up to which n-grams are left out,
+            never falling; the last one holds for all longer ones. Unigrams are never.
+        words: Known besides those of the sentences.
+
+    Raises:
+        DataError: There is no word.
+    """
+    counts = _count(sentences, order)
+    if len(counts[0]) <= 2:
+        raise DataError("no word to estimate an n-gram from")
+    adjusted = _adjust(counts)
+    for word in words:
+        adjusted[0].setdefault((word,), 0)
+    adjusted[0].pop((BEGIN,))
+    thresholds = [0, *prune[1:order]]
+    thresholds += [prune[-1] if len(prune) > 1 else 0] * (order - len(thresholds))
+    types = len(adjusted[0]) + 1  # <unk> is one of them
+    prob: dict[Ngram, float] = {}
+    backoff: dict[Ngram, float] = {}
+    for length, table in enumerate(adjusted, start=1):
+        kept = {
+            ngram: adjusted_count
+            for ngram, adjusted_count in table.items()
+            if length == 1 or counts[length - 1][ngram] > thresholds[length - 1]
+        }
+        discounted, left = _discount(table, kept)
+        if length == 1:
+            rest = left[()] / types
+            prob = {ngram: discounted[ngram] + rest for ngram in kept}
+            prob[UNKNOWN,] = rest
+        else:
+            prob.update(
+                (ngram, discounted[ngram] + left[ngram[:-1]] * prob[ngram[1:]])
+                for ngram in kept
+            )
+            backoff.update(left)
+    return Model(
+        order,
+        {ngram: math.log10(p) for ngram, p in prob.items()} | {(BEGIN,): NEVER},
+        {x: math.log10(p) for x, p in backoff.items() if x in prob or x == (BEGIN,)},
+    )
+
+
+def _count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter]:
+    """How often each n-gram occurs, for each length."""
+    counts: list[Counter] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        padded = (BEGIN, *sentence, END)
+        for length, table in enumerate(counts, start=1):
+            table.update(zip(*(padded[i:] for i in range(length))))
+    return counts
+
+
+def _adjust(counts: Sequence[Mapping]) -> list[dict[Ngram, int]]:
+    """Kneser-Ney's counts: how many words an n-gram occurs after.
+
+    The longest n-grams keep their counts, as do those that begin a sentence.
+    """
+    adjusted = []
+    for table, longer in zip(counts, counts[1:]):
+        new = Counter(ngram[1:] for ngram in longer)
+        new.update({x: count for x, count in table.items() if x[0] == BEGIN})
+        adjusted.append(dict(new))
+    return [*adjusted, dict(counts[-1])]
+
+
+def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float]:
+    """What is taken from counts of 1, 2, and 3 or more (Chen and Goodman, eq. 26)."""
+    having = Counter(count for count in table.values() if count <= 4)
+    if not all(having[count] for count in (1, 2, 3)):
+        return FALLBACK
+    y = having[1] / (having[1] + 2 * having[2])
+    found = tuple(k - (k + 1) * y * having[k + 1] / having[k] for k in (1, 2, 3))
+    return found if all(0 <= d <= k for k, d in enumerate(found, 1)) else FALLBACK
+
+
+def _discount(
+    table: Mapping[Ngram, int], kept: Mapping[Ngram, int]
+) -> tuple[dict[Ngram, float], dict[Ngram, float]]:
+    """Discounted shares of kept n-grams, and what is left in each of their contexts."""
+    taken = (0.0, *_discounts(table))
+    total: dict[Ngram, int] = defaultdict(int)
+    for ngram, count in table.items():
+        total[ngram[:-1]] += count
+    shares = {
+        ngram: (count - taken[min(count, 3)]) / total[ngram[:-1]]
+        for ngram, count in kept.items()
+    }
+    # Not 1 less the sum of shares: that loses all digits where little is left.
+    left: dict[Ngram, float] = defaultdict(float)
+    for ngram, count in table.items():
+        context = ngram[:-1]
+        share = taken[min(count, 3)] if ngram in kept else count
+        left[context] += share / total[context]
+    return shares, left
+
+
+def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
+    """Mix models into one: sum of weight times probability, for each n-gram of any.
+
+    Back-off weights are such that each context's probabilities sum to one: the result
+    is the mixture at the n-grams that a model has, and close to it elsewhere.
+
+    Args:
+        models: What to mix.
+        weights: Theirs; they sum to one.
+    """
+    words = set().union(*(model.words for model in models))
+    models = [_with_words(model, words) for model in models]
+    order = max(model.order for model in models)
+    ngrams = sorted(set().union(*(model.prob for model in models)), key=len)
+    mixed = Model(order, {}, {})
+    sums: dict[Ngram, list[float]] = {}
+    length = 1
+    for ngram in ngrams:
+        if len(ngram) > length:  # all shorter ones are there
+            mixed.backoff.update(_backoff_weights(sums))
+            sums, length = {}, len(ngram)
+        context, word = ngram[:-1], ngram[-1]
+        if ngram == (BEGIN,):
+            mixed.prob[ngram] = NEVER
+            continue
+        scores = [model.score(context, word) for model in models]
+        p = sum(w * 10**score for w, score in zip(weights, scores))
+        mixed.prob[ngram] = math.log10(p)
+        if context:
+            both = sums.setdefault(context, [0.0, 0.0])
+            both[0] += p
+            both[1] += 10 ** mixed.score(context[1:], word)
+    mixed.backoff.update(_backoff_weights(sums))
+    mixed.words = words
+    return mixed
+
+
+def _backoff_weights(sums) -> Iterator[tuple[Ngram, float]]:
+    for context, (longer, shorter) in sums.items():
+        left, below = max(1 - longer, 1e-12), max(1 - shorter, 1e-12)
+        yield context, math.log10(left / below)
+
+
+def _with_words(model: Model, words: set[str]) -> Model:
+    """A model that knows more words, each with an equal share of P(<unk>)."""
+    new = words - model.words
+    if not new:
+        return model
+    prob = {}
+    for ngram, score in model.prob.items():
+        unknown = ngram[-1] == UNKNOWN
+        prob[ngram] = score - math.log10(len(new) + 1) if unknown else score
+        if unknown:
+            prob.update(((*ngram[:-1], word), prob[ngram]) for word in new)
+    return Model(model.order, prob, model.backoff)
+
+
+def tune_weights(
+    models: Sequence[Model], sentences: Sequence[Sequence[str]], rounds: int = 50
+) -> list[float]:
+    """Mixture weights that make sentences likeliest, by expectation maximisation.
+
+    Args:
+        models: What is to be mixed.
+        sentences: Development text, which no model has been estimated from.
+        rounds: Of expectation maximisation.
+    """
+    words = set().union(*(model.words for model in models))
+    models = [_with_words(model, words) for model in models]
+    scored = [[model.score_sentence(words) for words in sentences] for model in models]
+    probs = [[10**score for one in scores for score in one] for scores in scored]
+    weights = [1 / len(models)] * len(models)
+    for _ in range(rounds):
+        shares = [0.0] * len(models)
+        for event in zip(*probs):
+            parts = [weight * p for weight, p in zip(weights, event)]
+            total = sum(parts)
+            shares = [share + part / total for share, part in zip(shares, parts)]
+        weights = [share / len(probs[0]) for share in shares]
+    return weights
+
+
+def perplexity(model: Model, sentences: Iterable[Sequence[str]]) -> tuple[float, int]:
+    """Perplexity, sentence ends and unknown words included, and unknown words."""
+    scores, unknown = [], 0
+    for words in sentences:
+        scores += model.score_sentence(words)
+        unknown += sum(word not in model.words for word in words)
+    if not scores:
+        raise DataError("no sentence to compute a perplexity of")
+    return 10 ** (-sum(scores) / len(scores)), unknown
+
+
+def arpa_lines(model: Model) -> Iterator[str]:
+    """Yield the lines of an ARPA file, sorted."""
+    tables = [
+        sorted(ngram for ngram in model.prob if len(ngram) == length)
+        for length in range(1, model.order + 1)
+    ]
+    yield "\\data\\"
+    for length, table in enumerate(tables, start=1):
+        yield f"ngram {length}={len(table)}"
+    for length, table in enumerate(tables, start=1):
+        yield f"\n\\{length}-grams:"
+        for ngram in table:
+            line = f"{model.prob[ngram]:.7g}\t{' '.join(ngram)}"
+            if length < model.order:
+                line += f"\t{model.backoff.get(ngram, 0.0):.7g}"
+            yield line
+    yield "\n\\end\\"
+
+
+def read_arpa(lines: Iterable[str], name: str) -> Model:
+    """Read an ARPA file.
+
+    Args:
+        lines: Its lines.
+        name: For errors.
+
+    Raises:
+        DataError: It is no ARPA file, or ends early.
+    """
+    prob: dict[Ngram, float] = {}
+    backoff: dict[Ngram, float] = {}
+    length = 0
+    for line in map(str.strip, lines):
+        if line == "\\end\\":
+            break
+        if line.endswith("-grams:"):
+            length = int(line[1 : line.index("-")])
+        elif line and length:
+            fields = line.split()
+            if len(fields) not in (length + 1, length + 2):
+                raise DataError(f"{name}: no line of {length}-grams: {line}")
+            ngram = tuple(fields[1 : length + 1])
+            prob[ngram] = float(fields[0])
+            if len(fields) == length + 2:
+                backoff[ngram] = float(fields[-1])
+    else:
+        raise DataError(f"{name}: no \\end\\: not an ARPA file, or cut short")
+    prob.setdefault((UNKNOWN,), NEVER)
+    return Model(length, prob, backoff)

@@ -1,0 +1,155 @@
+"""Work that is kept on disk in blocks, so that a killed command goes on where it was.
+
+Both stores have a key: what the results depend on. Under another key they start afresh.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+Key = Mapping[str, str | int | float | None]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file so that it is there as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(content, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+class Block(NamedTuple):
+    """Log-probabilities of some utterances, computed together.
+
+    Attributes:
+        names: Utterances.
+        log_probs: Theirs, in the same order: (T, V) each, natural logarithm.
+        seconds: Of audio, together.
+        network_seconds: What computing them took.
+    """
+
+    names: list[str]
+    log_probs: list[np.ndarray]
+    seconds: float
+    network_seconds: float
+
+
+class LogProbs:
+    """Log-probabilities of a data set: a folder of blocks, each a file.
+
+    Args:
+        folder: Where; it is made.
+        key: Of the model and the audio.
+    """
+
+    def __init__(self, folder: Path, key: Key):
+        self.folder = folder
+        stored = folder / "key.json"
+        wanted = json.dumps(key, sort_keys=True, indent=1) + "\n"
+        if folder.exists() and (not stored.exists() or stored.read_text() != wanted):
+            logging.info(f"{folder}: of another model or other audio, starting afresh")
+            shutil.rmtree(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            write_whole(stored, wanted)
+        for part in folder.glob("*.part"):
+            part.unlink()
+
+    def blocks(self) -> list[Path]:
+        """The files of finished blocks, in order."""
+        return sorted(self.folder.glob("block*.npz"))
+
+    def done(self) -> set[str]:
+        """The utterances of finished blocks."""
+        names = set()
+        for path in self.blocks():
+            with np.load(path) as arrays:
+                names.update(arrays["names"].tolist())
+        return names
+
+    def add(self, block: Block) -> None:
+        """Store a block."""
+        path = self.folder / f"block{len(self.blocks()):06}.npz"
+        part = path.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.savez(
+                stream,
+                names=np.array(block.names),
+                frames=np.array([len(one) for one in block.log_probs]),
+                log_probs=np.concatenate(block.log_probs),
+                seconds=block.seconds,
+                network_seconds=block.network_seconds,
+            )
+        part.replace(path)
+
+
+def read_block(path: Path) -> Block:
+    """Read what LogProbs.add() has stored."""
+    with np.load(path) as arrays:
+        ends = np.cumsum(arrays["frames"])[:-1]
+        return Block(
+            arrays["names"].tolist(),
+            np.split(arrays["log_probs"], ends),
+            float(arrays["seconds"]),
+            float(arrays["network_seconds"]),
+        )
+
+
+def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
+    """Sum up seconds of audio and seconds of computing of some blocks."""
+    total = np.zeros(2)
+    for path in paths:
+        with np.load(path) as arrays:
+            total += arrays["seconds"], arrays["network_seconds"]
+    return float(total[0]), float(total[1])
+
+
+class Results:
+    """What was found for each utterance: a file of JSON lines, the first one the key.
+
+    A last line that a kill has torn is dropped.
+
+    Args:
+        path: The file; its folder is made.
+        key: Of all that the results depend on.
+    """
+
+    def __init__(self, path: Path, key: Key):
+        self.path = path
+        self._key = json.dumps(key, sort_keys=True)
+        self.found: dict[str, dict] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = []
+        if path.exists():
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            lines = whole.decode("utf-8").splitlines()
+            if lines and lines[0] == self._key:
+                with path.open("r+b") as stream:
+                    stream.truncate(len(whole))
+            elif lines:
+                logging.info(f"{path}: of another model or options, starting afresh")
+                lines = []
+        if not lines:
+            write_whole(path, self._key + "\n")
+        for line in lines[1:]:
+            result = json.loads(line)
+            self.found[result.pop("name")] = result
+
+    def add(self, results: Mapping[str, dict]) -> None:
+        """Append the results of some utterances."""
+        lines = [json.dumps({"name": name, **one}) for name, one in results.items()]
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write("".join(line + "\n" for line in lines))
+        self.found.update(results)
