@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from espnet2.tasks.asr import ASRTask as StockASRTask
 
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
@@ -73,6 +74,22 @@ def test_protocols_share_features_and_augmentation(corpus):
     assert 0 < strong["freeze_encoder_updates"] < strong["scheduler_conf"]["max_steps"]
     for one in (paper, strong):
         assert len(one["best_model_criterion"]) == 1
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_espnet_alone_reads_all_but_two_lines(corpus, tmp_path, capsys):
+    strong = CONF / corpus / "train_asr_strong.yaml"
+    with pytest.raises(SystemExit):
+        read(strong, StockASRTask)
+    said = capsys.readouterr().err
+    assert "encoder_lr_decay" in said or "freeze_encoder_updates" in said
+    lines = strong.read_text().splitlines()
+    ours = ("encoder_lr_decay:", "freeze_encoder_updates:")
+    kept = [line for line in lines if not line.startswith(ours)]
+    assert len(kept) == len(lines) - 2
+    (tmp_path / "stock.yaml").write_text("\n".join(kept))
+    assert read(tmp_path / "stock.yaml", StockASRTask).decoder == "transformer"
+    read(CONF / corpus / "train_asr.yaml", StockASRTask)
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
