@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet2_birq.encoder.handoff import change_since, check_handoff
+from espnet2_birq.encoder.handoff import LAYER, change_since, check_handoff
 from espnet2_birq.errors import ConfigError
 
 
@@ -21,7 +21,8 @@ def get_parser() -> argparse.ArgumentParser:
         description="Prove which tensors of an ASR model came from pretraining: repeat "
         "the loading its configuration asks for, into a model full of NaN, and "
         "compare. Exit status 0 and counts if every encoder tensor came over and both "
-        "models see the same features; 1 and the names otherwise.",
+        "models see the same features; 1 and the names otherwise. The ASR encoder may "
+        "have less layers: the top ones are left out then.",
         epilog="Run it from the folder the ASR model was trained in: paths in its "
         "configuration are relative to that.",
     )
@@ -49,6 +50,12 @@ def main(cmd=None):
         f"{len(handoff.loaded) + len(handoff.missing)} "
         f"({handoff.values / 1e6:.2f} M values)"
     )
+    if handoff.dropped:
+        layers = sorted({int(LAYER.match(name)[1]) for name in handoff.dropped})
+        print(
+            f"pretrained top layers that the ASR encoder does without: {len(layers)} "
+            f"({', '.join(map(str, layers))}; {len(handoff.dropped)} tensors)"
+        )
     for title, names in [
         ("not from pretraining", handoff.missing),
         ("pretrained, but without a place in the ASR model", handoff.unused),

@@ -6,6 +6,7 @@ equal to the pretrained tensors afterwards was loaded, and nothing else was.
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -19,6 +20,7 @@ from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 ENCODER = "encoder."
+LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 
 
 class Handoff(NamedTuple):
@@ -26,7 +28,8 @@ class Handoff(NamedTuple):
 
     loaded: List[str]  # encoder tensors equal to the pretrained ones after loading
     missing: List[str]  # encoder tensors that loading left alone, or made different
-    unused: List[str]  # pretrained encoder tensors the ASR model has no place for
+    dropped: List[str]  # pretrained tensors of layers above the ASR encoder's last one
+    unused: List[str]  # other ones that the ASR model has no place for
     differing: List[str]  # of frontend and normalize, those that differ
     values: int  # numbers in the loaded tensors
 
@@ -46,6 +49,40 @@ def read_config(path: Path) -> argparse.Namespace:
             raise ConfigError(f"{file}: no such file; give a model beside its config")
     with open(config, encoding="utf-8") as stream:
         return argparse.Namespace(**yaml.safe_load(stream))
+
+
+def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
+    """Make ESPnet's ``--init_param`` for an ASR encoder, which may have less layers.
+
+    ESPnet refuses tensors that the ASR model has no place for, so the layers above its
+    last one are excluded by name. That is safer than ``--ignore_init_mismatch``, which
+    would pass over anything.
+
+    Args:
+        ssl_model: Pretrained model file, its config.yaml beside it.
+        asr_args: Options of asr_train.
+
+    Returns:
+        FILE:encoder:encoder, with the layers to leave out.
+
+    Raises:
+        ConfigError: A file is missing, or the ASR encoder has more layers.
+    """
+    have, want = (
+        (args.encoder_conf or {}).get("num_blocks")
+        for args in (read_config(ssl_model), asr_args)
+    )
+    spec = f"{ssl_model}:encoder:encoder"
+    # A number that is not given is the encoder's default, which is that of both.
+    if have == want or have is None or want is None:
+        return spec
+    if want > have:
+        raise ConfigError(
+            f"{ssl_model}: has {have} encoder layers, the ASR configuration wants "
+            f"{want}; lower num_blocks in its encoder_conf"
+        )
+    # With the dot at its end: encoders.1 is the beginning of encoders.10, too.
+    return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
 
 
 def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
@@ -89,10 +126,18 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     loaded = [
         key for key in state if key in source and torch.equal(state[key], source[key])
     ]
+    layers = [int(match[1]) for key in state if (match := LAYER.match(ENCODER + key))]
+    unused = [ENCODER + key for key in source if key not in state]
+    dropped = [
+        key
+        for key in unused
+        if (match := LAYER.match(key)) and layers and int(match[1]) > max(layers)
+    ]
     return Handoff(
         loaded=[ENCODER + key for key in loaded],
         missing=[ENCODER + key for key in state if key not in set(loaded)],
-        unused=[ENCODER + key for key in source if key not in state],
+        dropped=dropped,
+        unused=[key for key in unused if key not in set(dropped)],
         differing=[
             name
             for name in ("frontend", "normalize")

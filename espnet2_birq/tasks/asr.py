@@ -1,21 +1,59 @@
-"""ESPnet's ASR task with one more encoder: ``shaw_conformer``.
+"""ESPnet's ASR task with one more encoder, ``shaw_conformer``, and gentle fine-tuning.
 
 ESPnet has no registry, but its class choices are module-level objects: importing this
 module adds the encoder to them, for ESPnet's own ASRTask, too.
 """
 
+import argparse
+from typing import List
+
+import torch
+from espnet2.tasks.abs_task import optim_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.tasks.asr import encoder_choices
 
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.tasks.finetuning import build_optimizer
 
 encoder_choices.classes["shaw_conformer"] = ShawConformerEncoder
 
 
 class ASRTask(ESPnetASRTask):
-    """ESPnet's ASR task, nothing changed.
+    """ESPnet's ASR task with two more options of training.
 
-    It is a class of this module for the sake of training on several GPUs: the processes
-    that ESPnet spawns receive ``ASRTask.main_worker``, import the module its class is
-    defined in, and thereby know the encoder.
+    It is a class of this module also for the sake of training on several GPUs: the
+    processes that ESPnet spawns receive ``ASRTask.main_worker``, import the module its
+    class is defined in, and thereby know the encoder.
     """
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        """Add the two options to ESPnet's."""
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group("Fine-tuning of a pretrained encoder")
+        group.add_argument(
+            "--encoder_lr_decay",
+            type=float,
+            default=1.0,
+            help="Learning rate of each encoder layer, as a share of that of the layer "
+            "above it; 1: all are equal",
+        )
+        group.add_argument(
+            "--freeze_encoder_updates",
+            type=int,
+            default=0,
+            help="In this many updates at the beginning, the encoder is not changed",
+        )
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
+        """Build ESPnet's optimizer; with parameter groups if an option asks for them.
+
+        Raises:
+            ConfigError: An option does not fit.
+        """
+        if args.encoder_lr_decay == 1 and args.freeze_encoder_updates == 0:
+            return super().build_optimizers(args, model)
+        return [build_optimizer(args, model, optim_classes[args.optim])]

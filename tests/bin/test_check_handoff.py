@@ -1,13 +1,17 @@
 """The hand-off check: complete, partial, empty, and with other features."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
+from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet2_birq.bin import check_handoff
+from espnet2_birq.encoder.handoff import init_param, read_config
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.ssl import SSLTask
 
 COMMON = {
@@ -123,6 +127,43 @@ def test_deeper_asr_encoder(tmp_path, ssl_model, capsys):
         ignore_init_mismatch=True,
     )
     assert "encoder.encoders.2." in fails(capsys, ssl_model, asr)
+
+
+def spec_of(ssl_model, num_blocks):
+    conf = {**COMMON["encoder_conf"], "num_blocks": num_blocks}
+    return init_param(ssl_model, argparse.Namespace(encoder_conf=conf))
+
+
+def test_top_layers_may_be_dropped(tmp_path, capsys):
+    # Of 11 layers 1 is kept: its number is the beginning of another one's, 10.
+    conf = {**COMMON["encoder_conf"], "num_blocks": 11}
+    options = {**COMMON, "encoder_conf": conf}
+    ssl_model = write_experiment(tmp_path / "ssl", SSLTask, options)
+    assert spec_of(ssl_model, 11) == f"{ssl_model}:encoder:encoder"
+    kept = {**conf, "num_blocks": 2}
+    asr = write_asr(tmp_path, [spec_of(ssl_model, 2)], encoder_conf=kept)
+    check_handoff.main([str(ssl_model), str(asr)])
+    output = capsys.readouterr().out
+    assert "without: 9 (2, 3, 4, 5, 6, 7, 8, 9, 10; " in output
+    # Loaded by ESPnet, with nothing of ours: what is kept is equal.
+    model = ASRTask.build_model(read_config(asr))
+    load_pretrained_model(spec_of(ssl_model, 2), model, ignore_init_mismatch=False)
+    source = torch.load(ssl_model, weights_only=True)
+    state = model.state_dict()
+    kept = [name for name in state if name.startswith("encoder.")]
+    assert any(name.startswith("encoder.encoders.1.") for name in kept)
+    assert all(torch.equal(state[name], source[name]) for name in kept)
+
+
+def test_a_layer_in_the_middle_may_not_be_missing(tmp_path, ssl_model, capsys):
+    spec = f"{ssl_model}:encoder:encoder:encoder.encoders.0."
+    output = fails(capsys, ssl_model, write_asr(tmp_path, [spec]))
+    assert "not from pretraining" in output and "encoder.encoders.0." in output
+
+
+def test_layers_that_pretraining_has_not(ssl_model):
+    with pytest.raises(ConfigError, match="has 2 encoder layers, the ASR .* wants 3"):
+        spec_of(ssl_model, 3)
 
 
 def test_missing_files_are_one_line(tmp_path, ssl_model, capsys):

@@ -98,6 +98,33 @@ def test_fine_tuning_options(recipe, method, config, model):
     assert given["--stop_stage"] == "1" and given["--ssl_model"] == "none"
 
 
+def test_strong_protocol(recipe):
+    arguments = ("--method", "best_rq", "--protocol", "strong")
+    given = options_of(recipe / "asr1", "finetune.sh", *arguments)
+    assert given["--asr_tag"] == "best_rq_strong" and given["--token_type"] == "bpe"
+    for name in ("asr_config", "inference_config"):
+        assert (recipe / "asr1" / given[f"--{name}"]).is_file()
+        assert "strong" in given[f"--{name}"]
+    assert given["--inference_asr_model"] == "valid.acc.ave.pth"
+    twin = options_of(
+        recipe / "asr1", "finetune.sh", "--method", "scratch", *arguments[2:]
+    )
+    differing = {name for name in given if given[name] != twin[name]}
+    assert differing == {"--asr_tag", "--ssl_model"} and twin["--ssl_model"] == "none"
+    for wrong in (["--protocol", "x"], [*arguments[2:], "--method", "birq_c1"]):
+        status, said = status_of(recipe / "asr1", "./run.sh", *wrong)
+        assert status == 1 and "error: " in said
+
+
+def test_hours_of_the_training_set(recipe):
+    given = options_of(recipe / "asr1", "finetune.sh", "--train_hours", "10")
+    assert given["--train_set"] == "train_clean_100_10h"
+    assert "--subset train_clean_100:10" in given["--local_data_opts"]
+    assert "train_clean_100_10h" not in given["--local_data_opts"]
+    assert given["--expdir"] == "exp/10h" and given["--asr_tag"] == "birq"
+    assert given["--lm_train_text"] == "data/train_clean_100/text"
+
+
 @pytest.fixture
 def prepared(recipe):
     """The recipe with what data.sh needs of ESPnet."""
@@ -135,6 +162,20 @@ def test_whole_corpus_makes_all_sets(prepared, tmp_path):
     assert status == 0, said
     for name in need.split(","):
         assert (prepared / "asr1" / "data" / name / "wav.scp").is_file()
+
+
+def test_hours_are_taken_out_of_a_set(prepared, tmp_path):
+    corpus = make_corpus(tmp_path / "c", ["train-clean-100"])
+    command = ["local/data.sh", "--librispeech", corpus, "--subset"]
+    # There is one utterance, of 0.1 s.
+    status, said = status_of(prepared / "asr1", *command, "train_clean_100:0.00002")
+    assert status == 0, said
+    data = prepared / "asr1" / "data"
+    for name in ("text", "utt2spk", "spk2gender"):
+        whole = (data / "train_clean_100" / name).read_text()
+        assert (data / "train_clean_100_0.00002h" / name).read_text() == whole
+    status, said = status_of(prepared / "asr1", *command, "train_clean_100:10")
+    assert status == 1 and "10 hours were asked for, there are" in said
 
 
 def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):

@@ -5,32 +5,41 @@
 # Usage: finetune.sh [--ssl_model FILE] --asr_tag TAG --asr_config FILE [asr.sh options]
 #   --ssl_model    pretrained model (.pth beside its config.yaml); none: from scratch
 #   --num_threads  CPU threads of training with --ngpu 0 (default: all)
-#   --python       Python for ESPnet's commands (default: python3; with the encoder
-#                  shaw_conformer in --asr_config, one whose ESPnet knows that encoder:
+#   --asr_args     options of ESPnet's asr_train; they prevail over --asr_config's
+#   --python       Python for ESPnet's commands (default: python3; where --asr_config or
+#                  --asr_args have the encoder shaw_conformer, encoder_lr_decay or
+#                  freeze_encoder_updates, one whose ESPnet knows them:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
 #   --decode_lm    word n-gram to decode the test sets with, too, after stage 13: --lm of
 #                  decode_ctc.sh, whose --lm_interpolate and --lm_words go with it
+# The encoder may have less layers than the pretrained one (num_blocks): those at its top
+# are left out. The scheduler tristagelr gets as max_steps the number of all updates.
 # All other options are asr.sh's (--help shows them): --stage, --stop_stage, --ngpu, ...
 set -e
 set -u
 set -o pipefail
 fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
-ssl_model=none asr_tag= asr_config= python= stage=1 stop_stage=10000 expdir=exp ngpu=1
+ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
+expdir=exp ngpu=1 num_nodes=1
+lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors=
 num_threads=$(getconf _NPROCESSORS_ONLN)
 decode_lm=none lm_interpolate= lm_words=
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --help|-h) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --*) [ $# -ge 2 ] || fail "option $1 wants a value" ;;
         *) fail "no positional arguments are taken, got '$1'" ;;
     esac
     name=${1#--} name=${name//-/_}
     case "${name}" in
-        ssl_model|asr_tag|asr_config|python|stage|stop_stage|expdir|ngpu|num_threads|\
+        ssl_model|asr_tag|asr_config|asr_args|python|stage|stop_stage|expdir|ngpu|\
         decode_lm|lm_interpolate|lm_words)
             printf -v "${name}" %s "$2" ;;
+        num_threads) num_threads=$2 ;;
+        num_nodes|lang|token_type|nbpe|speed_perturb_factors)
+            printf -v "${name}" %s "$2"; opts+=("$1" "$2") ;;
         *) opts+=("$1" "$2") ;;
     esac
     shift 2
@@ -40,41 +49,60 @@ done
 
 if [ -z "${python}" ]; then
     python=python3
-    if grep -Eq "^encoder: *[\"']?shaw_conformer" "${asr_config}"; then
+    _ours="^(encoder: *[\"']?shaw_conformer|encoder_lr_decay:|freeze_encoder_updates:)"
+    if grep -Eq "${_ours}" "${asr_config}" || [[ " ${asr_args}" =~ \
+        \ --(encoder[\ =]shaw_conformer|encoder_lr_decay|freeze_encoder_updates) ]]; then
         python="python3 -m espnet2_birq.bin.with_encoders"
     fi
 fi
 
 . ./path.sh
 asr_exp=${expdir}/asr_${asr_tag}
-if [ "${ssl_model}" != none ]; then
-    [ -f "${ssl_model}" ] || fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
-    opts+=(--pretrained_model "${ssl_model}:encoder:encoder")
+if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
+    fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
+# As asr.sh names it: the lengths of all utterances will be there.
+stats=${expdir}/asr_stats_raw_
+if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
+stats+=${token_type}
+if [ "${token_type}" = bpe ]; then stats+=${nbpe}; fi
+if [ -n "${speed_perturb_factors}" ]; then stats+=_sp; fi
 
 run_asr() {  # run_asr FIRST LAST: those of the stages asked for that lie in between
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
     [ "${first}" -le "${last}" ] || return 0
     ./asr.sh --stage "${first}" --stop_stage "${last}" --ngpu "${ngpu}" \
         --expdir "${expdir}" --asr_exp "${asr_exp}" --asr_config "${asr_config}" \
+        --asr_args "${asr_args}" --asr_stats_dir "${stats}" \
         --python "${python}" --feats_normalize utterance_mvn "${opts[@]}"
+}
+options() {  # options WHAT ...: those that depend on the pretrained model or the data
+    # shellcheck disable=SC2086
+    python3 -m espnet2_birq.bin.finetune_options "$@" \
+        -- --config "${asr_config}" ${asr_args} \
+        --train_shape_file "${stats}/train/speech_shape" \
+        --train_shape_file "${stats}/train/text_shape.${token_type}"
 }
 
 run_asr 1 10
 if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
     if [ "${ssl_model}" != none ]; then
+        init=$(options init_param --ssl_model "${ssl_model}")
+        opts+=(--pretrained_model "${init}")
         # Before hours are spent: does ESPnet find every tensor of the encoder?
         rm -rf "${asr_exp}/handoff" && mkdir -p "${asr_exp}/handoff"
         printf '<blank>\n<unk>\n<sos/eos>\n' > "${asr_exp}/handoff/tokens.txt"
         # shellcheck disable=SC2086
-        ${python} -m espnet2.bin.asr_train --config "${asr_config}" \
-            --init_param "${ssl_model}:encoder:encoder" --dry_run true \
+        ${python} -m espnet2.bin.asr_train --config "${asr_config}" ${asr_args} \
+            --init_param "${init}" --dry_run true \
             --iterator_type none --token_type char --log_level WARNING \
             --token_list "${asr_exp}/handoff/tokens.txt" \
             --output_dir "${asr_exp}/handoff"
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/handoff/config.yaml"
     fi
+    _schedule=$(options schedule --gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
+    asr_args="${asr_args:+${asr_args} }${_schedule}"
     (
         if [ "${ngpu}" -eq 0 ]; then cpu_training "${num_threads}"; fi
         run_asr 11 11

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Fine-tunes with CTC on AMI's training meetings, decodes and scores dev and eval.
-#   ./run.sh --method birq --mic ihm      or best_rq, or scratch: without pretraining
+# Fine-tunes on AMI's training meetings, decodes and scores dev and eval.
+#   ./run.sh --method birq --mic ihm      or best_rq, or scratch: the same configuration
+#                                         without pretraining
+#   --protocol paper                      CTC on characters, 30 epochs, greedy (default)
+#   --protocol strong                     CTC and a decoder on 100 BPE units, beam search
 #   ./run.sh --ssl_model FILE --asr_tag yodas --mic ihm     another pretrained encoder
-# --mic, --ami, --annotations, --partition, --beamformed go to local/data.sh (give the
-# same as to ../ssl1/run.sh), all other options to finetune.sh and asr.sh. Not tried at
-# full size yet.
+# --mic (ihm, sdm1, mdm8, mix), --ami, --annotations, --partition, --beamformed go to
+# local/data.sh (give the same as to ../ssl1/run.sh), all other options to finetune.sh and
+# asr.sh. Not tried at full size yet.
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-method=birq mic=ihm ssl_model= asr_tag=
-sort_options "method mic ssl_model asr_tag" \
+method=birq protocol=paper mic=ihm ssl_model= asr_tag=
+sort_options "method protocol mic ssl_model asr_tag" \
     "mic ami annotations partition beamformed resample" ./finetune.sh "$@"
 if [ -z "${ssl_model}" ]; then
     ssl_model=none
@@ -18,11 +21,17 @@ if [ -z "${ssl_model}" ]; then
         ssl_model=../ssl1/exp/${mic}/ssl_${method}/valid.total_count.ave.pth
     fi
 fi
-./finetune.sh --asr_tag "${asr_tag:-${method}}" \
-    --asr_config conf/train_asr.yaml --ssl_model "${ssl_model}" --ngpu 1 \
-    --expdir "exp/${mic}" \
-    --lang en --token_type char --use_lm false --max_wav_duration 20 \
+case "${protocol}" in
+    paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml --token_type char
+        --inference_config conf/decode_asr.yaml
+        --inference_asr_model valid.loss.ave.pth) ;;
+    strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
+        --token_type bpe --nbpe 100 --inference_config conf/decode_asr_strong.yaml
+        --inference_asr_model valid.acc.ave.pth) ;;
+    *) echo "$0: error: --protocol ${protocol}: give paper or strong" >&2; exit 1 ;;
+esac
+./finetune.sh --asr_tag "${asr_tag:-${method}${suffix}}" --ssl_model "${ssl_model}" \
+    --ngpu 1 --expdir "exp/${mic}" --lang en --use_lm false --max_wav_duration 20 \
     --train_set "${mic}_train" --valid_set "${mic}_dev" \
     --test_sets "${mic}_dev ${mic}_eval" \
-    --inference_config conf/decode_asr.yaml --inference_asr_model valid.loss.ave.pth \
-    --local_data_opts "${data_opts[*]}" "${opts[@]}"
+    "${protocol_opts[@]}" --local_data_opts "${data_opts[*]}" "${opts[@]}"

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Fine-tunes with CTC on characters of train_clean_100, decodes and scores.
+# Fine-tunes on train_clean_100, decodes and scores.
 #   ./run.sh --method birq      or best_rq, birq_paper, birq_c1, birq_c2, as pretrained by
 #                               ../ssl1/run.sh; or scratch, scratch_c1, scratch_c2: the
-#                               same encoders without pretraining
+#                               same configurations without pretraining
+#   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
+#   --protocol strong           CTC and a decoder on 5000 BPE units, beam search; not for
+#                               the encoders _c1 and _c2
+#   --train_hours 10            fine-tunes on so many hours of train_clean_100 (any number:
+#                               10 and 1 are usual), in exp/10h, with half the updates
 #   ./run.sh --method birq --librispeech /corpora --valid_set dev_clean \
 #       --test_sets "dev_clean test_other"         a part of the corpus is enough
 # --librispeech, --parts, --lm (downloads the official 4-gram), --skip_bad, --resample,
@@ -12,23 +17,43 @@ set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-method=birq train_set=train_clean_100 valid_set=dev dry_run=false
-test_sets="test_clean test_other dev_clean dev_other"
-sort_options "method train_set valid_set test_sets dry_run" \
+method=birq protocol=paper train_set=train_clean_100 train_hours= valid_set=dev
+dry_run=false test_sets="test_clean test_other dev_clean dev_other"
+sort_options "method protocol train_set train_hours valid_set test_sets dry_run" \
     "librispeech parts lm skip_bad resample dry_run list" ./finetune.sh "$@"
 ssl_model=none
 if [[ ${method} != scratch* ]]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
-case "${method}" in
-    *_c[12]) asr_config=conf/tuning/train_asr_${method##*_}.yaml ;;
-    *) asr_config=conf/train_asr.yaml ;;
+case "${protocol}:${method}" in
+    paper:*_c[12]) protocol_opts=(--asr_config conf/tuning/train_asr_${method##*_}.yaml) ;;
+    paper:*) protocol_opts=(--asr_config conf/train_asr.yaml) ;;
+    strong:*_c[12]) echo "$0: error: no --protocol strong for ${method}" >&2; exit 1 ;;
+    strong:*) protocol_opts=(--asr_config conf/train_asr_strong.yaml) ;;
+    *) echo "$0: error: --protocol ${protocol}: give paper or strong" >&2; exit 1 ;;
 esac
-if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
+if [ "${protocol}" = paper ]; then
+    asr_tag=${method}
+    protocol_opts+=(--token_type char --inference_config conf/decode_asr.yaml
+        --inference_asr_model valid.loss.ave.pth)
+else
+    asr_tag=${method}_strong
+    protocol_opts+=(--token_type bpe --nbpe 5000
+        --inference_config conf/decode_asr_strong.yaml
+        --inference_asr_model valid.acc.ave.pth)
+fi
 need=${train_set},${valid_set},${test_sets// /,}
-./finetune.sh --asr_tag "${method}" --asr_config "${asr_config}" \
-    --ssl_model "${ssl_model}" --ngpu 1 --nj "$(nproc)" --inference_nj "$(nproc)" \
-    --lang en --token_type char --use_lm false --max_wav_duration 30 \
+if [ -n "${train_hours}" ]; then
+    # Units are those of the whole set, so that all experiments share them. 30 epochs of
+    # 260 batches are half of the updates with all of train_clean_100.
+    data_opts+=(--subset "${train_set}:${train_hours}")
+    protocol_opts+=(--expdir "exp/${train_hours}h" --asr_args "--num_iters_per_epoch 260"
+        --lm_train_text "data/${train_set}/text" --bpe_train_text "data/${train_set}/text")
+    train_set+=_${train_hours}h
+fi
+if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
+./finetune.sh --asr_tag "${asr_tag}" --ssl_model "${ssl_model}" \
+    --ngpu 1 --nj "$(nproc)" --inference_nj "$(nproc)" \
+    --lang en --use_lm false --max_wav_duration 30 \
     --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
-    --inference_config conf/decode_asr.yaml --inference_asr_model valid.loss.ave.pth \
-    --local_data_opts "--need ${need} ${data_opts[*]}" "${opts[@]}"
+    "${protocol_opts[@]}" --local_data_opts "--need ${need} ${data_opts[*]}" "${opts[@]}"

@@ -9,6 +9,7 @@
 #   --lm true           also download the official 4-gram to ../ssl1/downloads/
 #                       4-gram.arpa.gz, for decoding; no stage uses it yet
 #   --need SET,SET      stop with an error if one of these is not made; run.sh gives it
+#   --subset SET:H      also make SET_Hh, H hours of the set, even over its readers
 #   --resample true     accept audio of another rate than 16 kHz (default: false)
 #   --skip_bad true     leave out bad audio files and list them (default: false)
 #   --dry_run true      say what would be downloaded, check all, write nothing
@@ -17,7 +18,7 @@ set -e
 set -u
 set -o pipefail
 here=$(dirname "$(readlink -f "$0")")
-librispeech= parts= lm=false need= resample=false skip_bad=false dry_run=false
+librispeech= parts= lm=false need= subset= resample=false skip_bad=false dry_run=false
 list=${here}/openslr.txt
 help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
 . ./path.sh
@@ -54,3 +55,8 @@ for _set in ${need//,/ }; do
         "are in ${librispeech}. Add them, or name sets that are there: --train_set" \
         "train_clean_100, --valid_set dev_clean, ..."
 done
+if [ -n "${subset}" ]; then
+    _set=${subset%:*} _hours=${subset##*:}
+    python3 -m espnet2_birq.bin.subset_data --hours "${_hours}" --nj "$(nproc)" \
+        "data/${_set}" "data/${_set}_${_hours}h"
+fi

@@ -1,0 +1,167 @@
+"""Fine-tuning a pretrained encoder gently: layer-wise learning rates, a late start.
+
+What ESPnet has no option for. The model that comes out is ESPnet's own all the same.
+"""
+
+import argparse
+import logging
+import re
+from collections import defaultdict
+from typing import Dict, Optional
+
+import torch
+from espnet2.optimizers.optim_groups import add_optimizer_hooks
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
+
+from espnet2_birq.errors import ConfigError
+
+LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
+FROZEN = "frozen_updates"  # key of an optimizer's parameter group: how many are left
+
+
+def depths(model: torch.nn.Module) -> Dict[str, Optional[int]]:
+    """Tell how deep below the encoder's output each parameter lies.
+
+    Args:
+        model: ESPnet's ASR model.
+
+    Returns:
+        Parameter name to depth: 1 in the top layer and in the normalisation that
+        follows it, one more in each layer below, the most in the input layers
+        (encoder.embed). None in all that pretraining does not know.
+
+    Raises:
+        ConfigError: The encoder does not consist of layers named encoder.encoders.N.
+    """
+    found = {}
+    for name, _ in model.named_parameters():
+        match = LAYER.match(name)
+        found[name] = int(match[1]) if match else None
+    layers = max((n for n in found.values() if n is not None), default=-1) + 1
+    if not layers:
+        raise ConfigError(
+            f"the encoder {type(model.encoder).__name__} has no layers "
+            "encoder.encoders.N; leave out encoder_lr_decay and freeze_encoder_updates"
+        )
+    for name, layer in found.items():
+        if layer is not None:
+            found[name] = layers - layer
+        elif name.startswith("encoder.after_norm."):
+            found[name] = 1
+        elif name.startswith("encoder.embed."):
+            found[name] = layers + 1
+    return found
+
+
+def build_optimizer(
+    args: argparse.Namespace, model: torch.nn.Module, optim_class: type
+) -> torch.optim.Optimizer:
+    """Build an optimizer with a parameter group for each depth of the encoder.
+
+    The learning rate is `optim_conf`'s times encoder_lr_decay ** depth (BEiT's, arXiv
+    2106.08254, after ELECTRA's); a scheduler scales all of them alike. During the
+    first freeze_encoder_updates updates, gradients of the encoder are dropped before
+    they reach the optimizer. They are computed all the same: so processes that train
+    together always exchange the same tensors. How many such updates are left is part
+    of the optimizer's state, so a checkpoint keeps it. As ESPnet clips gradients
+    before, the encoder's count in the norm; and BatchNorm's running statistics move.
+
+    Args:
+        args: Options of asr_train.
+        model: ESPnet's ASR model.
+        optim_class: Class of the optimizer.
+
+    Raises:
+        ConfigError: An option is out of range, or the encoder has no layers.
+    """
+    decay, freeze = args.encoder_lr_decay, args.freeze_encoder_updates
+    if not 0 < decay <= 1:
+        raise ConfigError(f"encoder_lr_decay is {decay}, give one above 0, at most 1")
+    if freeze < 0:
+        raise ConfigError(f"freeze_encoder_updates is {freeze}, give 0 or more")
+    if args.sharded_ddp or args.use_deepspeed:
+        raise ConfigError(
+            "encoder_lr_decay and freeze_encoder_updates work with ESPnet's own "
+            "trainer; leave out sharded_ddp and use_deepspeed"
+        )
+    lr = args.optim_conf.get("lr")
+    if lr is None:
+        raise ConfigError(
+            "encoder_lr_decay and freeze_encoder_updates want an lr in " "optim_conf"
+        )
+    if args.exclude_weight_decay:
+        add_optimizer_hooks(model, **args.exclude_weight_decay_conf)
+    members = defaultdict(list)
+    depth_of = depths(model)
+    for name, parameter in model.named_parameters():
+        special = tuple(sorted(getattr(parameter, "_optim", {}).items()))
+        members[depth_of[name] or 0, special].append(parameter)
+    groups = []
+    for (depth, special), parameters in sorted(members.items()):
+        group = {"params": parameters, "lr": lr * decay**depth, **dict(special)}
+        groups.append({**group, FROZEN: freeze if depth else 0})
+    optimizer = optim_class(groups, **args.optim_conf)
+    optimizer.register_step_pre_hook(_drop_gradients)
+    deepest = max(depth for depth, _ in members)
+    logging.info(
+        f"encoder_lr_decay {decay:g}: lr {lr:g} outside of the encoder, "
+        f"{lr * decay:g} in its top layer, {lr * decay**deepest:g} in its input layers"
+    )
+    if freeze:
+        logging.info(f"freeze_encoder_updates: the encoder rests for {freeze} updates")
+    return optimizer
+
+
+def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+    over = False
+    for group in optimizer.param_groups:
+        # A checkpoint from before has no such key.
+        if group.get(FROZEN, 0) > 0:
+            for parameter in group["params"]:
+                parameter.grad = None
+            group[FROZEN] -= 1
+            over = group[FROZEN] == 0
+    if over:
+        logging.info("freeze_encoder_updates: from the next update on, all is trained")
+
+
+def count_updates(args: argparse.Namespace, processes: int = 1) -> int:
+    """Count the updates of a whole training, as ESPnet's trainer will make them.
+
+    Args:
+        args: Options of asr_train, with train_shape_file.
+        processes: Number of GPUs that train together.
+
+    Returns:
+        Number of updates in `max_epoch` epochs.
+
+    Raises:
+        ConfigError: It cannot be known beforehand, or there is none.
+    """
+    remedy = "give --asr_args '--scheduler_conf max_steps=N'"
+    if args.iterator_type != "sequence" or args.multiple_iterator:
+        raise ConfigError(
+            f"updates are only counted with iterator_type sequence; {remedy}"
+        )
+    if args.batch_type == "folded":
+        raise ConfigError(f"updates are not counted with batch_type folded; {remedy}")
+    batches = args.num_iters_per_epoch
+    if batches is None:
+        sampler = build_batch_sampler(
+            type=args.batch_type,
+            shape_files=args.train_shape_file,
+            batch_size=args.batch_size,
+            batch_bins=args.batch_bins,
+            sort_in_batch=args.sort_in_batch,
+            sort_batch=args.sort_batch,
+            drop_last=args.drop_last_iter,
+            min_batch_size=processes if processes > 1 else args.min_batch_size,
+        )
+        batches = len(list(sampler))
+    updates = args.max_epoch * (batches // args.accum_grad)
+    if not updates:
+        raise ConfigError(
+            f"an epoch of {batches} batches has no update with accum_grad "
+            f"{args.accum_grad}; lower accum_grad or batch_bins"
+        )
+    return updates

@@ -1,0 +1,69 @@
+"""Options for finetune.sh that depend on the pretrained model and on the data."""
+
+import pytest
+import yaml
+
+from espnet2_birq.bin.finetune_options import main
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Options after the --: a configuration, and 12 utterances of 10 samples."""
+    settings = {
+        "batch_type": "numel",
+        "batch_bins": 40,
+        "max_epoch": 4,
+        "optim": "adamw",
+        "scheduler": "tristagelr",
+        "encoder": "conformer",
+        "encoder_conf": {"num_blocks": 4},
+    }
+    (tmp_path / "asr.yaml").write_text(yaml.safe_dump(settings))
+    shapes = "".join(f"u{number:02d} 10\n" for number in range(12))
+    (tmp_path / "shape").write_text(shapes)
+    return ["--", "--config", str(tmp_path / "asr.yaml"), "--train_shape_file"] + [
+        str(tmp_path / "shape")
+    ]
+
+
+@pytest.mark.parametrize(
+    "gpus, more, expected",
+    [
+        (1, [], "--scheduler_conf max_steps=12\n"),  # 5, 5 and 2 utterances a batch
+        (6, [], "--scheduler_conf max_steps=8\n"),  # 6 and 6
+        (1, ["--accum_grad", "3"], "--scheduler_conf max_steps=4\n"),
+        (1, ["--scheduler", "warmuplr"], ""),
+        (1, ["--scheduler_conf", "max_steps=9"], ""),
+        (1, ["--scheduler_conf", "hold_ratio=0.3"], "--scheduler_conf max_steps=12\n"),
+    ],
+)
+def test_schedule(config, capsys, gpus, more, expected):
+    main(["schedule", "--gpus", str(gpus), *config, *more])
+    assert capsys.readouterr().out == expected
+
+
+def test_init_param(tmp_path, config, capsys):
+    model = tmp_path / "model.pth"
+    model.touch()
+    (tmp_path / "config.yaml").write_text("encoder_conf: {num_blocks: 6}\n")
+    main(["init_param", "--ssl_model", str(model), *config])
+    spec = f"{model}:encoder:encoder:encoder.encoders.4.,encoder.encoders.5.\n"
+    assert capsys.readouterr().out == spec
+    main(
+        ["init_param", "--ssl_model", str(model), *config]
+        + ["--encoder_conf", "num_blocks=6"]
+    )
+    assert capsys.readouterr().out == f"{model}:encoder:encoder\n"
+    with pytest.raises(SystemExit, match="^error: .*has 6 encoder layers"):
+        main(
+            ["init_param", "--ssl_model", str(model), *config]
+            + ["--encoder_conf", "num_blocks=7"]
+        )
+
+
+def test_wrong_requests(config, capsys):
+    with pytest.raises(SystemExit, match="^error: .*batch_type folded"):
+        main(["schedule", *config, "--batch_type", "folded"])
+    with pytest.raises(SystemExit):
+        main(["init_param", *config])
+    assert "init_param wants --ssl_model" in capsys.readouterr().err

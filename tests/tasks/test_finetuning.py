@@ -1,0 +1,313 @@
+"""Layer-wise learning rates, a frozen beginning, the count of updates, the schedule."""
+
+import copy
+import math
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import yaml
+from espnet2.schedulers.tristage_lr import TristageLR
+from espnet2.tasks.abs_task import scheduler_classes
+from two_ranks import one_rank, train
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.finetuning import FROZEN, count_updates
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
+SMALL = {
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 3,
+        "rel_pos_type": "latest",
+    },
+    "model_conf": {"ctc_weight": 0.3},
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
+    "token_list": TOKENS,
+    "token_type": "char",
+    "optim": "adamw",
+    "optim_conf": {"lr": 0.01, "weight_decay": 0.1},
+}
+
+
+def parse(tmp_path, **changes):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**SMALL, **changes}))
+    options = ["--config", str(tmp_path / "c.yaml"), "--output_dir", "unused"]
+    return ASRTask.get_parser().parse_args(options)
+
+
+def build(tmp_path, **changes):
+    """A model, its optimizer, and parameter name to group of the optimizer."""
+    args = parse(tmp_path, **changes)
+    torch.manual_seed(0)
+    model = ASRTask.build_model(args)
+    (optimizer,) = ASRTask.build_optimizers(args, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    members = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert names[id(parameter)] not in members
+            members[names[id(parameter)]] = group
+    assert len(members) == len(names)
+    return model, optimizer, members
+
+
+SHAW = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 3}
+
+
+@pytest.mark.parametrize(
+    "encoder, conf",
+    [
+        ("conformer", SMALL["encoder_conf"]),
+        ("e_branchformer", {**SHAW, "cgmlp_linear_units": 16}),
+        ("shaw_conformer", SHAW),
+    ],
+)
+def test_learning_rates(tmp_path, encoder, conf):
+    _, _, members = build(
+        tmp_path, encoder=encoder, encoder_conf=conf, encoder_lr_decay=0.5
+    )
+    for name, group in members.items():
+        expected = 0.01
+        for part, factor in [
+            ("encoder.embed.", 1 / 16),
+            ("encoder.encoders.0.", 1 / 8),
+            ("encoder.encoders.1.", 1 / 4),
+            ("encoder.encoders.2.", 1 / 2),
+            ("encoder.after_norm.", 1 / 2),
+        ]:
+            if name.startswith(part):
+                expected *= factor
+        assert group["lr"] == pytest.approx(expected), name
+        assert group["weight_decay"] == 0.1
+    assert {name.split(".")[0] for name in members} >= {"encoder", "decoder", "ctc"}
+
+
+def test_no_option_is_espnets_optimizer(tmp_path):
+    _, optimizer, _ = build(tmp_path)
+    assert len(optimizer.param_groups) == 1 and FROZEN not in optimizer.param_groups[0]
+
+
+def test_excluded_weight_decay(tmp_path):
+    changes = {"encoder_lr_decay": 0.5, "exclude_weight_decay": True}
+    _, _, members = build(tmp_path, **changes)
+    for name, group in members.items():
+        if name.endswith("bias"):
+            assert group["weight_decay"] == 0.0
+    top = members["encoder.encoders.2.feed_forward.w_1.weight"]
+    assert (top["lr"], top["weight_decay"]) == (0.005, 0.1)
+    assert members["encoder.encoders.2.feed_forward.w_1.bias"]["lr"] == 0.005
+
+
+def test_a_scheduler_scales_all_groups_alike(tmp_path):
+    _, optimizer, _ = build(tmp_path, encoder_lr_decay=0.5)
+    scheduler = TristageLR(optimizer, max_steps=20)
+    for _ in range(20):
+        rates = sorted({group["lr"] for group in optimizer.param_groups})
+        ratios = [high / low for low, high in zip(rates, rates[1:])]
+        assert ratios == pytest.approx([2, 2, 2, 2])
+        optimizer.step()
+        scheduler.step()
+    assert max(group["lr"] for group in optimizer.param_groups) < 0.0002
+
+
+def update(model, optimizer, number):
+    """One update on data of its own."""
+    torch.manual_seed(number)
+    model.train()
+    lengths = torch.tensor([16000, 12000])
+    text = torch.tensor([[2, 3, 2], [3, 2, -1]])
+    loss, _, _ = model(torch.randn(2, 16000), lengths, text, torch.tensor([3, 2]))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def parameters_of(model):
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def changed(before, after):
+    return {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
+
+
+def test_the_encoder_rests(tmp_path, caplog):
+    caplog.set_level("INFO")
+    model, optimizer, _ = build(tmp_path, freeze_encoder_updates=2)
+    assert "the encoder rests for 2 updates" in caplog.text
+    for number, moved in enumerate([False, False, True, True]):
+        before = parameters_of(model)
+        update(model, optimizer, number)
+        parts = changed(before, parameters_of(model))
+        assert {"decoder", "ctc"} <= parts
+        assert ("encoder" in parts) == moved, number
+        assert ("all is trained" in caplog.text) == (number >= 1)
+    # Nothing of the first updates is in the moments: all of the encoder is as young.
+    for name, parameter in model.named_parameters():
+        steps = 2 if name.startswith("encoder.") else 4
+        assert optimizer.state[parameter]["step"] == steps, name
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_restart_changes_nothing(tmp_path, stop):
+    options = {"freeze_encoder_updates": 2, "encoder_lr_decay": 0.7}
+    model, optimizer, _ = build(tmp_path, **options)
+    for number in range(stop):
+        update(model, optimizer, number)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    again, other, _ = build(tmp_path, **options)
+    again.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    for number in range(stop, 5):
+        update(model, optimizer, number)
+        update(again, other, number)
+    for name, value in parameters_of(model).items():
+        assert torch.equal(value, parameters_of(again)[name]), name
+
+
+def test_two_processes_are_one_with_the_joint_batch(tmp_path):
+    args = parse(tmp_path, freeze_encoder_updates=3, encoder_lr_decay=0.5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_rank, (port, args, str(tmp_path / "rank")), nprocs=2)
+    expected = train(args, lambda model: model, slice(None))
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f"rank{rank}")
+        for name, value in expected.items():
+            torch.testing.assert_close(state[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"encoder_lr_decay": 0.0}, "above 0, at most 1"),
+        ({"encoder_lr_decay": 1.1}, "above 0, at most 1"),
+        ({"freeze_encoder_updates": -1}, "give 0 or more"),
+        ({"encoder_lr_decay": 0.9, "use_deepspeed": True}, "leave out"),
+        ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "want an lr"),
+        (
+            {
+                "encoder_lr_decay": 0.9,
+                "encoder": "rnn",
+                "encoder_conf": {"hidden_size": 4, "output_size": 4},
+            },
+            "no layers encoder.encoders.N",
+        ),
+    ],
+)
+def test_wrong_settings(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        build(tmp_path, **changes)
+
+
+def write_lengths(tmp_path, lengths):
+    text = "".join(f"u{n:02d} {length}\n" for n, length in enumerate(lengths))
+    (tmp_path / "speech_shape").write_text(text)
+    return [str(tmp_path / "speech_shape")]
+
+
+@pytest.mark.parametrize(
+    "changes, gpus, updates",
+    [
+        # 12 utterances of 10. A batch ends when it has more than batch_bins: 5, 5, 2
+        ({"batch_type": "numel", "batch_bins": 40}, 1, 2 * 3),
+        ({"batch_type": "numel", "batch_bins": 40, "accum_grad": 2}, 1, 2 * 1),
+        ({"batch_type": "numel", "batch_bins": 20}, 1, 2 * 4),
+        # and when there is an utterance for each process: 6, 6
+        ({"batch_type": "numel", "batch_bins": 20}, 6, 2 * 2),
+        # ESPnet evens out: 6, 6
+        ({"batch_type": "unsorted", "batch_size": 5}, 1, 2 * 2),
+        ({"batch_type": "unsorted", "num_iters_per_epoch": 7}, 1, 2 * 7),
+    ],
+)
+def test_updates_are_counted(tmp_path, changes, gpus, updates):
+    shapes = write_lengths(tmp_path, [10] * 12)
+    args = parse(tmp_path, train_shape_file=shapes, max_epoch=2, **changes)
+    assert count_updates(args, gpus) == updates
+
+
+def test_updates_are_those_of_espnets_iterator(tmp_path):
+    # Another way to count: what the training would go through.
+    lengths = [int(900 + 700 * math.sin(n)) for n in range(40)]
+    args = parse(
+        tmp_path,
+        train_shape_file=write_lengths(tmp_path, lengths),
+        train_data_path_and_name_and_type=[
+            [str(tmp_path / "speech_shape"), "speech", "rand_float"],
+            [str(tmp_path / "text"), "text", "text_int"],
+        ],
+        use_preprocessor=False,
+        batch_type="numel",
+        batch_bins=5000,
+        max_epoch=3,
+        accum_grad=2,
+        num_workers=0,
+    )
+    (tmp_path / "text").write_text("".join(f"u{n:02d} 2 3\n" for n in range(40)))
+    options = ASRTask.build_iter_options(args, _NotDistributed, "train")
+    factory = ASRTask.build_sequence_iter_factory(args, options, "train")
+    batches = sum(1 for _ in factory.build_iter(1))
+    assert batches > 5
+    assert count_updates(args) == 3 * (batches // 2)
+
+
+class _NotDistributed:
+    distributed = False
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch_type": "folded"}, "batch_type folded; give --asr_args"),
+        ({"iterator_type": "chunk"}, "iterator_type sequence; give --asr_args"),
+        ({"batch_type": "unsorted", "batch_size": 12, "accum_grad": 2}, "no update"),
+    ],
+)
+def test_updates_that_cannot_be_counted(tmp_path, changes, words):
+    shapes = write_lengths(tmp_path, [10] * 12)
+    with pytest.raises(ConfigError, match=words):
+        count_updates(parse(tmp_path, train_shape_file=shapes, **changes))
+
+
+def rate_of_the_paper(update, updates, peak):
+    """Warm-up, hold, anneal, as fairseq's tri_stage: an implementation of our own."""
+    warm, hold = 0.1 * updates, 0.4 * updates
+    if update <= warm:
+        return peak * (0.01 + 0.99 * update / warm)
+    if update <= warm + hold:
+        return peak
+    return peak * 0.01 ** ((update - warm - hold) / (updates - warm - hold))
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        str(path.relative_to(CONF))
+        for path in CONF.glob("*/train_asr*.yaml")
+        if path.parent.name in ("librispeech", "ami", "tuning", "mini_librispeech")
+        and "quick" not in path.name
+    ),
+)
+def test_learning_rate_curve(name):
+    config = ["--config", str(CONF / name), "--output_dir", "unused"]
+    args = ASRTask.get_parser().parse_args(config)
+    peak, updates = args.optim_conf["lr"], 1000
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    conf = {**args.scheduler_conf, "max_steps": updates}
+    scheduler = scheduler_classes[args.scheduler](optimizer, **conf)
+    for number in range(updates):
+        # ESPnet counts from 1: its first update is at the rate of the second.
+        expected = rate_of_the_paper(number + 1, updates, peak)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected), number
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * peak)
