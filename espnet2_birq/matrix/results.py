@@ -8,8 +8,8 @@ import numpy as np
 
 from espnet2_birq.matrix.spec import System
 from espnet2_birq.matrix.steps import SSL_MODEL, Runner
-from espnet2_birq.score.error_rate import count_errors, fold_case, read_trn_pair
-from espnet2_birq.score.experiments import find_decodings
+from espnet2_birq.score.experiments import DecodedSet, count_set, find_sets
+from espnet2_birq.score.normalization import get_normalization
 from espnet2_birq.score.training_log import TrainingLog, read_training_log
 
 KINDS = ("wer", "cer")
@@ -75,25 +75,16 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
     for one in runner.spec.finetune_sets:
         if not runner.is_done(f"asr_{name}_{one.name}"):
             continue
-        for decoded in find_decodings(runner.asr_exp(system, seed, one.name)):
+        for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
             for kind in KINDS:
-                key = (one.name, decoded.name, kind)
-                errors[key] = read_errors(decoded / f"score_{kind}")
+                errors[one.name, decoded.set, kind] = read_errors(decoded, kind)
     return Result(pretraining, errors, probe)
 
 
-def read_errors(folder: Path) -> Errors:
-    """Count the errors of each utterance in a folder with ref.trn and hyp.trn."""
-    pairs = read_trn_pair(folder / "ref.trn", folder / "hyp.trn")
-    counts = {
-        name: count_errors(fold_case(ref), fold_case(hyp))
-        for name, (ref, hyp) in sorted(pairs.items())
-    }
-    return Errors(
-        list(counts),
-        np.array([count.errors for count in counts.values()]),
-        np.array([count.ref_tokens for count in counts.values()]),
-    )
+def read_errors(decoded: DecodedSet, kind: str) -> Errors:
+    """Count the errors of each utterance, "wer" or "cer"."""
+    names, counts = count_set(decoded, kind, get_normalization("none"))
+    return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1))
 
 
 def resample(

@@ -165,7 +165,9 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
 def test_a_failed_step_is_named_and_others_go_on(matrix):
     folder, start = matrix
     run = folder / "recipe" / "ssl1" / "run.sh"
-    run.write_text(RUN.replace("echo model", "[ ${ssl_tag} != birq_seed0 ]; echo model"))
+    run.write_text(
+        RUN.replace("echo model", "[ ${ssl_tag} != birq_seed0 ]; echo model")
+    )
     output, _ = start().communicate()
     assert "1 failed, the first: ssl_birq_seed0: failed with exit status 1" in output
     assert "asr1 11 long_seed0_rest" in calls(folder)

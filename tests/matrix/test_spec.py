@@ -36,7 +36,11 @@ def test_matrices_of_the_project_are_sound(file):
         (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
         (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
         (
-            dict(finetune=dict(config="conf/train_asr.yaml", sets=dict(b=dict(rest_of="c")))),
+            dict(
+                finetune=dict(
+                    config="conf/train_asr.yaml", sets=dict(b=dict(rest_of="c"))
+                )
+            ),
             "'b' is the rest of no set",
         ),
     ],

@@ -22,7 +22,7 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
-lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors=
+lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$(getconf _NPROCESSORS_ONLN)
 decode_lm=none lm_interpolate= lm_words=
 opts=()
@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
     name=${1#--} name=${name//-/_}
     case "${name}" in
         ssl_model|asr_tag|asr_config|asr_args|python|stage|stop_stage|expdir|ngpu|\
-        decode_lm|lm_interpolate|lm_words)
+        asr_stats_dir|decode_lm|lm_interpolate|lm_words)
             printf -v "${name}" %s "$2" ;;
         num_threads) num_threads=$2 ;;
         num_nodes|lang|token_type|nbpe|speed_perturb_factors)
@@ -67,6 +67,7 @@ if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
 stats+=${token_type}
 if [ "${token_type}" = bpe ]; then stats+=${nbpe}; fi
 if [ -n "${speed_perturb_factors}" ]; then stats+=_sp; fi
+stats=${asr_stats_dir:-${stats}}
 
 run_asr() {  # run_asr FIRST LAST: those of the stages asked for that lie in between
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
