@@ -1,7 +1,6 @@
 """What the steps of a matrix came to, read from disk."""
 
 import json
-from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -77,7 +76,7 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
             continue
         for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
             for kind in KINDS:
-                errors[one.name, decoded.set, kind] = read_errors(decoded, kind)
+                errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
     return Result(pretraining, errors, probe)
 
 

@@ -1,7 +1,6 @@
 """The steps of a matrix: the stages of the recipes, each done once."""
 
 import json
-import math
 import os
 import queue
 import shlex
@@ -105,7 +104,7 @@ class Runner:
             if system.compute_of is not None:
                 other, steps = system.compute_of, conf["num_iters_per_epoch"]
                 updates = updates_of(confs[other]) * flops[other] / flops[name]
-                conf = with_updates(conf, steps * math.ceil(updates / steps), name)
+                conf = with_updates(conf, steps * max(1, round(updates / steps)), name)
             confs[name] = conf
             for seed in seeds:
                 text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)
