@@ -20,7 +20,7 @@ from espnet2_birq.decode.store import (
     read_block,
     write_whole,
 )
-from espnet2_birq.score.error_rate import count_errors, error_rate
+from espnet2_birq.score.alignment import count_errors
 
 Search = Callable[[np.ndarray], Hypothesis]
 
@@ -79,11 +79,9 @@ def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> 
 
 def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
     """Word error rate in percent over the utterances of `refs`."""
-    counts = [
-        count_errors(ref.split(), hyps.get(name, "").split())
-        for name, ref in refs.items()
-    ]
-    return 100 * error_rate(counts)
+    texts = [hyps.get(name, "") for name in refs]
+    counts = count_errors(list(refs.values()), texts)
+    return 100 * counts[:, 1:].sum() / counts[:, :3].sum()
 
 
 def write_output(
