@@ -21,7 +21,7 @@ from espnet2_birq.score.tables import format_rate
 
 NOTE = (
     "[95 %] and p: bootstrap over what stands under resampled, both systems on the "
-    "same draw, 10,000 draws for the difference, seed 0. MAPSSWE: matched-pairs "
+    "same draw, 2000 draws for the difference, seed 0. MAPSSWE: matched-pairs "
     "sentence-segment word error test, two-sided; Z > 0: B is better."
 )
 

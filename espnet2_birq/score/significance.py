@@ -91,7 +91,7 @@ def bootstrap_difference(
     errors_b: np.ndarray,
     tokens: np.ndarray,
     clusters: np.ndarray,
-    resamples: int = 10_000,
+    resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:

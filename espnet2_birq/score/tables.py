@@ -38,12 +38,12 @@ def make_table(rows: Sequence[dict]) -> str:
     head = ["experiment", "decoding", "set", *(["group"] if grouped else [])]
     head += ["utterances", "words", "WER % [95 %]", "sub", "del", "ins", "S.Err %"]
     head += ["CER % [95 %]", "resampled"]
-    right = [name in ("utterances", "words") or i > 5 for i, name in enumerate(head)]
+    texts = ("experiment", "decoding", "set", "group", "resampled")
     lines = [
         f"Normalisation: {check_alike(rows)}. {_CLUSTER_NOTE}",
         "",
         "| " + " | ".join(head) + " |",
-        "|" + "|".join("---:" if one else "---" for one in right) + "|",
+        "|" + "|".join("---" if name in texts else "---:" for name in head) + "|",
     ]
     for row in rows:
         cells = [row["experiment"], row["decoding"], row["set"]]
