@@ -53,7 +53,9 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     for part in module.modules():
         if faster := FASTER.get(type(part)):
             part.__class__ = faster
-        elif isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values():
+        elif (
+            isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values()
+        ):
             unchanged.add(type(part).__name__)
     if unchanged:
         logging.info(

@@ -20,10 +20,11 @@ from typing import List, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from typeguard import typechecked
 
+from espnet2_birq.encoder.attention import padding_scores
+from espnet2_birq.encoder.layers import padding_mask
 from espnet2_birq.errors import ConfigError
 
 
@@ -330,7 +331,7 @@ class ShawConformerEncoder(AbsEncoder):
         Raises:
             TooShortUttError: T < n.
         """
-        masks = ~make_pad_mask(ilens, maxlen=xs_pad.size(1))[:, None, :]
+        masks = ~padding_mask(ilens, xs_pad.size(1))[:, None, :]
         xs, masks = self.embed(xs_pad, masks.to(xs_pad.device))
         outputs = []
         for layer, block in enumerate(self.encoders, start=1):

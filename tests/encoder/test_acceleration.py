@@ -9,6 +9,7 @@ from encoders import conformer, e_branchformer, outcome
 from espnet2_birq import products
 from espnet2_birq.encoder.acceleration import FastDropout, accelerate
 
+
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
 def library(request, monkeypatch):
     """Either CPU library, on whatever processor this is."""
