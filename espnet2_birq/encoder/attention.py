@@ -80,8 +80,8 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         q = q.transpose(1, 2) + self.pos_bias_v.to(q.dtype)  # (N, W, H, d)
         rows = q.flatten(0, 1).transpose(0, 1)  # (H, N W, d)
         scores = torch.bmm(rows, p.permute(1, 2, 0))  # (H, N W, 2 W - 1)
-        scores = scores.unflatten(1, q.shape[:2])
-        return _Shift.apply(scores, padding_scores(mask, scores.dtype), self.d_k**-0.5)
+        scores = scores.unflatten(1, q.shape[:2]).transpose(0, 1)
+        return shift_scores(scores, padding_scores(mask, q.dtype), self.d_k**-0.5)
 
     def _fused(self, q, k, v, bias):
         # The module's mode, not ours: labels are made with dropout in evaluation.
@@ -174,33 +174,51 @@ def _in_blocks(x, window):
 ALIGNED = 16
 
 
-class _Shift(torch.autograd.Function):
-    """(H, B, T, 2 T - 1) scores by distance, T - 1 down to 1 - T, to (B, H, T, T),
-    times a factor, plus scores of the padding.
+def shift_scores(
+    x: torch.Tensor, padding: torch.Tensor, factor: float = 1.0
+) -> torch.Tensor:
+    """Scores by distance to scores of pairs of frames, in one copy.
 
-    Row i begins at distance i, T - 1 - i places later: a view of contiguous memory
-    whose rows are one number closer together than they were.
+    Args:
+        x: (B, H, T, 2 T - 1), query i in rows, distances T - 1 down to 1 - T.
+        padding: (B, 1, 1, T), what to add for each key.
+        factor: What to multiply x by.
+
+    Returns:
+        (B, H, T, T), (i, j) having the score of distance i - j; aligned as the
+        memory-efficient attention kernel wants its additive mask.
     """
+    return _Shift.apply(x, padding, factor)
+
+
+class _Shift(torch.autograd.Function):
+    """See shift_scores."""
 
     @staticmethod
     def forward(ctx, x, padding, factor):
-        ctx.shape, ctx.factor = x.shape, factor
-        heads, batch, length, _ = x.shape
+        if x.stride()[2:] != (x.size(3), 1):
+            x = x.contiguous()
+        ctx.shape, ctx.strides, ctx.factor = x.shape, x.stride(), factor
+        batch, heads, length, _ = x.shape
         row = length + -length % ALIGNED
         strides = (heads * length * row, length * row, row, 1)
         out = x.new_empty_strided((batch, heads, length, length), strides)
-        return torch.add(padding, _shifted(x.contiguous()), alpha=factor, out=out)
+        return torch.add(padding, _shifted(x), alpha=factor, out=out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        grad_x = grad.new_zeros(ctx.shape)
+        grad_x = grad.new_empty_strided(ctx.shape, ctx.strides).zero_()
         torch.mul(grad, ctx.factor, out=_shifted(grad_x))
         return grad_x, None, None
 
 
 def _shifted(x):
-    """(H, B, T, 2 T - 1) to a view of it (B, H, T, T)."""
-    heads, batch, length, distances = x.shape
-    strides = (length * distances, batch * length * distances, distances - 1, 1)
-    return x.as_strided((batch, heads, length, length), strides, length - 1)
+    """(B, H, T, 2 T - 1) to a view of it (B, H, T, T).
+
+    Row i begins at distance i, T - 1 - i places later: a view of memory whose rows are
+    one number closer together than they were.
+    """
+    size = (*x.shape[:3], x.size(2))
+    strides = (*x.stride()[:2], x.size(3) - 1, 1)
+    return x.as_strided(size, strides, x.storage_offset() + x.size(2) - 1)
