@@ -81,7 +81,8 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         rows = q.flatten(0, 1).transpose(0, 1)  # (H, N W, d)
         scores = torch.bmm(rows, p.permute(1, 2, 0))  # (H, N W, 2 W - 1)
         scores = scores.unflatten(1, q.shape[:2]).transpose(0, 1)
-        return shift_scores(scores, padding_scores(mask, q.dtype), self.d_k**-0.5)
+        padding = padding_scores(mask, scores.dtype)
+        return shift_scores(scores, padding, self.d_k**-0.5)
 
     def _fused(self, q, k, v, bias):
         # The module's mode, not ours: labels are made with dropout in evaluation.
