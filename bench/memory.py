@@ -184,7 +184,8 @@ def planned(args, build: str) -> int:
 
 def batch(args):
     """Print the table of batches that fit."""
-    print(f"| utterances of {UTTERANCE:g} s in {args.memory:g} GB | planned | measured")
+    head = f"utterances of {UTTERANCE:g} s in {args.memory:g} GB"
+    print(f"| {head} | planned | measured |")
     print("|---|---|---|")
 
     def fits(build: str, utterances: int) -> bool:

@@ -222,4 +222,4 @@ def _shifted(x):
     """
     size = (*x.shape[:3], x.size(2))
     strides = (*x.stride()[:2], x.size(3) - 1, 1)
-    return x.as_strided(size, strides, x.storage_offset() + x.size(2) - 1)
+    return torch.as_strided(x, size, strides, x.storage_offset() + x.size(2) - 1)

@@ -56,7 +56,7 @@ def linear_padding():
 
 
 def _mask_like(lengths, xs, length_dim):
-    """In the place of ``make_pad_mask``: (B, 1, ..., T, ..., 1) for (B, ..., T, ...)."""
+    """In the place of ``make_pad_mask``: (B, 1, ..., T, ..., 1), T at length_dim."""
     mask = padding_mask(lengths, xs.size(length_dim)).to(xs.device)
     shape = [1] * xs.dim()
     shape[0], shape[length_dim] = mask.shape

@@ -127,7 +127,8 @@ class ShawAttention(torch.nn.Module):
         masks = F.pad(masks, (0, padding)).reshape(-1, 1, window)
         queries = self._split(self.query(xs))
         keys, values = map(self._split, self.key_value(xs).chunk(2, dim=-1))
-        least, scale = padding_scores(masks, queries.dtype), (size // self.heads) ** -0.5
+        scale = (size // self.heads) ** -0.5
+        least = padding_scores(masks, queries.dtype)
         # (N, H, W, W)
         bias = relative_logits(queries, self.positions.weight, least, scale)
         dropout = self.attention_dropout

@@ -12,7 +12,7 @@ import memory  # noqa: E402
 
 TINY = (
     "--encoder_conf num_blocks=2 --encoder_conf output_size=16 "
-    "--encoder_conf attention_heads=2 --encoder_conf linear_units=16"
+    "--encoder_conf attention_heads=8 --encoder_conf linear_units=16"
 )
 
 
@@ -28,18 +28,18 @@ def rows(capsys):
 
 
 def test_lengths(monkeypatch, capsys):
-    builds = ["--builds", "full", "plain", "--limit", "0.25"]
+    builds = ["--builds", "window", "plain", "--limit", "0.25"]
     options(monkeypatch, "lengths", "--seconds", "5", "60", *builds)
     (_, *short), (seconds, ours, plain) = rows(capsys)
     assert seconds == "60" and all(0 < int(cell) < 200 for cell in short)
-    # Three (6000, 6000) matrices for padding and (1500, 1500) scores: over the limit.
+    # (1500, 1500) scores of eight heads, (6000, 6000) masks of padding: over the limit
     assert int(ours) > int(short[0]) and plain == "more than 256"
 
 
 def test_batch(monkeypatch, capsys):
     options(monkeypatch, "batch", "--memory", "4")
     found = {build: int(planned) for build, planned, measured in rows(capsys)}
-    assert found["window"] > found["full"] > 1.1 * found["plain"] > 0
+    assert found["window"] >= found["full"] > 1.1 * found["plain"] > 0
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 63, 64, 1000])
