@@ -3,7 +3,7 @@
     python bench/step.py --method birq                    a line to read
     python bench/step.py --method best_rq --build plain --json
     python bench/step.py --method birq --device cuda --dtype bfloat16 --batch 32 \
-        --config conf/tuning/train_birq_c2.yaml
+        --config conf/tuning/train_birq_c2.yaml --options "--optim_conf fused=true"
 
 Methods keep targets of the configuration: best_rq the input's (weight 1), birq all, and
 birq_detached all without a gradient through the labels. Builds:
@@ -25,6 +25,7 @@ import argparse
 import copy
 import json
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -61,9 +62,9 @@ class Build(NamedTuple):
     flops: int  # of a step; 0 where they are counted in the first
 
 
-def read_config(path: str, method: str) -> argparse.Namespace:
+def read_config(path: str, method: str, options: str = "") -> argparse.Namespace:
     """The training configuration, with the targets that the method keeps."""
-    command = ["--config", path, "--output_dir", "unused"]
+    command = ["--config", path, "--output_dir", "unused", *shlex.split(options)]
     args = SSLTask.get_parser().parse_args(command)
     targets = copy.deepcopy(args.targets)
     if method == "best_rq":
@@ -90,7 +91,7 @@ def random_speech(args) -> Tuple[torch.Tensor, torch.Tensor]:
 
 def make_build(args: argparse.Namespace) -> Build:
     """Build the model that the options ask for, in training mode."""
-    conf = read_config(args.config, args.method)
+    conf = read_config(args.config, args.method, args.options)
     dtype, on_cpu = DTYPES[args.dtype], args.device == "cpu"
     speech, lengths = random_speech(args)
     torch.manual_seed(args.seed)
@@ -105,6 +106,9 @@ def make_build(args: argparse.Namespace) -> Build:
     flops = count_flops(PlainModel(copy.deepcopy(model)), speech.cpu(), lengths.cpu())
     model = model.to(args.device)
     encoder_parameters = count_parameters(model.encoder)
+    if args.compile:
+        for block in model.encoder.encoders:
+            block.compile(backend=args.compile)
     if args.build == "plain":
         model = PlainModel(model, dtype)
 
@@ -233,7 +237,7 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
 def measure(args: argparse.Namespace) -> Dict[str, Any]:
     """Take the steps, then the machine's rate, and put the numbers together."""
     build = make_build(args)
-    conf = read_config(args.config, args.method)
+    conf = read_config(args.config, args.method, args.options)
     (optimizer,) = SSLTask.build_optimizers(conf, build.model)
     result = run_steps(build, optimizer, args, conf.grad_clip)
     peak = peak_memory_mib(args.device)  # before what follows
@@ -248,6 +252,8 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     return dict(
         {name: getattr(args, name) for name in options},
         config=os.path.relpath(args.config, BENCH.parent),
+        options=args.options,
+        compiled=args.compile,
         batch=args.batch,
         seconds_of_audio=args.seconds,
         seconds=round(median, 4),
@@ -292,6 +298,15 @@ def get_parser() -> argparse.ArgumentParser:
     add("--method", choices=METHODS, required=True)
     add("--build", choices=BUILDS, default="ours", help="default: %(default)s")
     add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
+    add("--options", default="", help="more options of ssl_train, in quotes")
+    add(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        default="",
+        metavar="BACKEND",
+        help="torch.compile for each block of the encoder (off; not SpeechBrain's)",
+    )
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=sorted(DTYPES), default="float32", help="bfloat16: autocast")
     add("--batch", type=int, default=8, help="utterances (%(default)s)")

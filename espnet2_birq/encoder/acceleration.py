@@ -1,22 +1,25 @@
-"""ESPnet's encoders on a CPU, faster: same parameters, same names, same output.
+"""ESPnet's encoders, faster: same parameters, same names, same output.
 
 ``accelerate`` gives the modules of a built encoder other ``forward`` methods, by giving
 them subclasses of their classes. What is saved is what ESPnet saves, and either loads
-the other's. What is faster:
+the other's. What is faster on a CPU:
 
 - linear layers, where MKL is slow (``products``);
 - dropout: a 16-bit random number a value, four from one draw of PyTorch's generator,
   rather than a draw a value, which PyTorch does in one thread;
 - two-dimensional subsampling: channels last throughout, each of its convolution's three
   products in the layout in which oneDNN is fast;
-- the conformer's pointwise convolutions as linear layers, without transposed copies;
-- attention with relative positions: the shift of scores is a view, not two copies, and
-  padding is added rather than filled in twice.
+- the conformer's pointwise convolutions as linear layers, without transposed copies.
 
-On a GPU all run as ESPnet's do.
+On every device:
+
+- attention with relative positions (``attention``).
+
+All else runs on a GPU as ESPnet's does.
 """
 
-import math
+import logging
+from typing import Dict
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
@@ -24,6 +27,7 @@ from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
     mask_padded_frames,
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    MultiHeadedAttention,
     RelPositionMultiHeadedAttention,
 )
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
@@ -33,11 +37,12 @@ from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from espnet2_birq.encoder.attention import FastRelPositionAttention
 from espnet2_birq.products import linear, matmul
 
 
 def accelerate(module: torch.nn.Module) -> torch.nn.Module:
-    """Make an ESPnet encoder faster on a CPU.
+    """Make an ESPnet encoder faster. Attention that stays ESPnet's is logged.
 
     Args:
         module: A conformer or E-Branchformer, or any module with parts of theirs.
@@ -45,10 +50,32 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     Returns:
         The same module, changed.
     """
+    accelerate_parts(module, FASTER)
+    unchanged = set()
     for part in module.modules():
         if faster := FASTER.get(type(part)):
             part.__class__ = faster
+        elif (
+            isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values()
+        ):
+            unchanged.add(type(part).__name__)
+    if unchanged:
+        logging.info(
+            f"Attention as ESPnet has it ({', '.join(sorted(unchanged))}): only that "
+            "of rel_pos_type: latest is accelerated"
+        )
     return module
+
+
+def accelerate_parts(module: torch.nn.Module, faster: Dict[type, type]):
+    """Give parts of a module other classes.
+
+    Args:
+        module: What to change.
+        faster: ESPnet's class to ours: FASTER, or ON_GPU.
+    """
+    for part in module.modules():
+        part.__class__ = faster.get(type(part), type(part))
 
 
 def _runs_here(x: torch.Tensor) -> bool:
@@ -196,69 +223,12 @@ class FastConvolutionModule(ConvolutionModule):
         return linear(x.transpose(1, 2), second.weight.squeeze(2), second.bias)
 
 
-class FastRelPositionMultiHeadedAttention(RelPositionMultiHeadedAttention):
-    """Attention with relative positions (arXiv 1901.02860, section 3.3)."""
-
-    def forward(self, query, key, value, pos_emb, mask):
-        """See ESPnet's RelPositionMultiHeadedAttention."""
-        if not _runs_here(query) or self.zero_triu or mask is None:
-            return super().forward(query, key, value, pos_emb, mask)
-        q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, D)
-        p = self.linear_pos(pos_emb).view(len(pos_emb), -1, self.h, self.d_k)
-        scale = 1 / math.sqrt(self.d_k)
-        q_u = (q + self.pos_bias_u[:, None]) * scale
-        q_v = (q + self.pos_bias_v[:, None]) * scale
-        bd = torch.matmul(q_v, p.permute(0, 2, 3, 1))  # (B, H, T, 2 T - 1)
-        bd = _Shift.apply(bd, padding_scores(mask, bd.dtype))  # (B, H, T, T)
-        scores = torch.baddbmm(
-            bd.flatten(0, 1), q_u.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
-        )
-        self.attn = scores.view_as(bd).softmax(dim=-1)
-        x = torch.matmul(self.dropout(self.attn), v)  # (B, H, T, D)
-        return self.linear_out(x.transpose(1, 2).flatten(2))
-
-
-def padding_scores(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What to add to scores: 0 where a frame is, the least number where none is.
-
-    Args:
-        mask: (B, 1, T) true where a frame is.
-        dtype: Of the scores.
-    """
-    least = torch.finfo(dtype).min / 2  # half: the sum must not be infinite
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, least)[:, None]
-
-
-class _Shift(torch.autograd.Function):
-    """(B, H, T, 2 T - 1) scores by distance, T - 1 down to 1 - T, to (B, H, T, T).
-
-    Row i begins at distance i, T - 1 - i places later: a view of contiguous memory
-    whose rows are one number closer together than they were.
-    """
-
-    @staticmethod
-    def forward(ctx, x, padding):
-        ctx.shape = x.shape
-        return _shifted(x.contiguous()) + padding
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        grad_x = grad.new_zeros(ctx.shape)
-        _shifted(grad_x).copy_(grad)
-        return grad_x, None
-
-
-def _shifted(x):
-    batch, heads, frames, distances = x.shape
-    strides = (heads * frames * distances, frames * distances, distances - 1, 1)
-    return x.as_strided((batch, heads, frames, frames), strides, frames - 1)
-
-
+# What is faster on a GPU, too.
+ON_GPU = {RelPositionMultiHeadedAttention: FastRelPositionAttention}
 FASTER = {
+    **ON_GPU,
     torch.nn.Linear: FastLinear,
     torch.nn.Dropout: FastDropout,
     Conv2dSubsampling: FastConv2dSubsampling,
     ConvolutionModule: FastConvolutionModule,
-    RelPositionMultiHeadedAttention: FastRelPositionMultiHeadedAttention,
 }

@@ -1,6 +1,11 @@
 """What ESPnet's frontend needs for features that do not depend on the batch."""
 
+from contextlib import contextmanager
+
 import torch
+from espnet2.layers import global_mvn, log_mel, stft, utterance_mvn
+
+from espnet2_birq.encoder.layers import padding_mask
 
 
 def mirror_ends(
@@ -30,3 +35,29 @@ def mirror_ends(
     steps = torch.arange(half, device=speech.device)
     inside = (lengths[:, None] - 2 - steps).clamp(min=0)
     return speech.scatter(1, lengths[:, None] + steps, speech.gather(1, inside))
+
+
+@contextmanager
+def linear_padding():
+    """While this lasts, ESPnet's features take their padding from ``padding_mask``.
+
+    The same features, without matrices of all pairs of input frames and without waiting
+    for a GPU.
+    """
+    modules = (global_mvn, log_mel, stft, utterance_mvn)
+    before = [module.make_pad_mask for module in modules]
+    for module in modules:
+        module.make_pad_mask = _mask_like
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, before):
+            module.make_pad_mask = function
+
+
+def _mask_like(lengths, xs, length_dim):
+    """In the place of ``make_pad_mask``: (B, 1, ..., T, ..., 1), T at length_dim."""
+    mask = padding_mask(lengths, xs.size(length_dim)).to(xs.device)
+    shape = [1] * xs.dim()
+    shape[0], shape[length_dim] = mask.shape
+    return mask.view(shape)

@@ -20,37 +20,36 @@ from typing import List, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from typeguard import typechecked
 
+from espnet2_birq.encoder.attention import padding_scores, shift_scores
+from espnet2_birq.encoder.layers import padding_mask
 from espnet2_birq.errors import ConfigError
 
 
-def relative_logits(queries: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+def relative_logits(
+    queries: torch.Tensor, table: torch.Tensor, padding: torch.Tensor, factor: float
+) -> torch.Tensor:
     """Shaw's position term q_i . e_{i-j} of the attention logits.
 
-    One product with the vectors of the 2T distances that occur, whose rows are then
+    One product with the vectors of the distances that occur, whose rows are then
     shifted against each other: no (T, T, d) tensor is made, and nothing is gathered.
 
     Args:
         queries: (B, H, T, d).
         table: (2 M + 1, d), the vector of distance i - j in row i - j + M. Distances
             beyond +-M take the vector of +-M.
+        padding: (B, 1, 1, T), what to add for each key.
+        factor: What to multiply the term by.
 
     Returns:
         (B, H, T, T), query i in rows and key j in columns.
     """
     length, furthest = queries.size(2), table.size(0) // 2
-    # Column c stands for distance T-1-c. The last one is never read: with an even
-    # number of columns, the shift below holds for T = 1, too.
-    distances = torch.arange(length - 1, -length - 1, -1, device=table.device)
-    vectors = table[distances.clamp(-furthest, furthest) + furthest]  # (2T, d)
-    logits = queries @ vectors.T  # (B, H, T, 2T)
-    # (i, j) is in column T-1-i+j of row i, so at i (2T-1) + j from position T-1 on.
-    flat = logits.flatten(2)[..., length - 1 :]
-    rows = flat[..., : length * (2 * length - 1)].unflatten(2, (length, -1))
-    return rows[..., :length]
+    distances = torch.arange(length - 1, -length, -1, device=table.device)
+    vectors = table[distances.clamp(-furthest, furthest) + furthest]  # (2T - 1, d)
+    return shift_scores(queries @ vectors.T, padding, factor)
 
 
 class FrameStacking(torch.nn.Module):
@@ -123,14 +122,15 @@ class ShawAttention(torch.nn.Module):
         window = min(self.window or length, length)
         padding = -length % window
         xs = F.pad(self.norm(xs), (0, 0, 0, padding))
-        # B blocks of T frames, or more of fewer: (N, W, E), their keys' (N, 1, 1, W)
+        # B blocks of T frames, or more of fewer: (N, W, E), their keys' (N, 1, W)
         xs = xs.reshape(-1, window, size)
-        masks = F.pad(masks, (0, padding)).reshape(-1, 1, 1, window)
-        queries = self._split(self.query(xs)) * (size // self.heads) ** -0.5
+        masks = F.pad(masks, (0, padding)).reshape(-1, 1, window)
+        queries = self._split(self.query(xs))
         keys, values = map(self._split, self.key_value(xs).chunk(2, dim=-1))
-        bias = relative_logits(queries, self.positions.weight)  # (N, H, W, W)
-        # Not -inf: where all of a block is padding, some kernels make NaN of it.
-        bias = bias.masked_fill(~masks, torch.finfo(bias.dtype).min / 2)
+        scale = (size // self.heads) ** -0.5
+        least = padding_scores(masks, queries.dtype)
+        # (N, H, W, W)
+        bias = relative_logits(queries, self.positions.weight, least, scale)
         dropout = self.attention_dropout
         xs = F.scaled_dot_product_attention(
             queries,
@@ -138,7 +138,6 @@ class ShawAttention(torch.nn.Module):
             values,
             attn_mask=bias,
             dropout_p=dropout.p if dropout.training else 0.0,
-            scale=1.0,  # the queries are scaled, for both terms
         )  # (N, H, W, d)
         xs = xs.transpose(1, 2).reshape(batch, length + padding, size)[:, :length]
         return self.dropout(self.output(xs))
@@ -330,7 +329,7 @@ class ShawConformerEncoder(AbsEncoder):
         Raises:
             TooShortUttError: T < n.
         """
-        masks = ~make_pad_mask(ilens, maxlen=xs_pad.size(1))[:, None, :]
+        masks = ~padding_mask(ilens, xs_pad.size(1))[:, None, :]
         xs, masks = self.embed(xs_pad, masks.to(xs_pad.device))
         outputs = []
         for layer, block in enumerate(self.encoders, start=1):

@@ -17,6 +17,7 @@ import copy
 import weakref
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from espnet2_birq.encoder import attention
+from espnet2_birq.encoder.acceleration import ON_GPU, accelerate_parts
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -129,6 +132,8 @@ class FakeModel:
         self.mode = _FakeMode()
         with self.mode, torch.random.fork_rng(devices=[]):
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
+        if gpu and args.model_conf.get("accelerate", True):
+            accelerate_parts(self.model.encoder, ON_GPU)
         self.model._step_number = 0  # the one number a step would ask for
         self.parameters = count_parameters(self.model)
 
@@ -153,6 +158,9 @@ class FakeModel:
             if accumulate:
                 meter.know(parameter.grad for parameter in self.model.parameters())
             stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
+            if self.gpu:
+                fused = mock.patch.object(attention, "fused", lambda x: True)
+                stack.enter_context(fused)
             stack.enter_context(meter)
             self._step(utterances, samples)
         for parameter in self.model.parameters():

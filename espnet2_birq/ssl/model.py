@@ -26,10 +26,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
 from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
-from espnet2_birq.encoder.frontend import mirror_ends
+from espnet2_birq.encoder.attention import limit_attention
+from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
 from espnet2_birq.encoder.layers import (
     BATCH_NORM,
     DROPOUT,
+    encode,
     encode_up_to,
     encoder_lengths,
     evaluating,
@@ -72,8 +74,13 @@ class BiRQModel(AbsESPnetModel):
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
             in single precision.
-        accelerate: Compute the encoder on a CPU in faster ways than ESPnet's, to the
-            same numbers; see encoder/acceleration.py.
+        accelerate: Compute the encoder in faster ways than ESPnet's, to the same
+            numbers; see encoder/acceleration.py.
+        attention_window: Length, in encoder frames, of the blocks inside which
+            attention of the stock encoders stays; None: attention to all frames.
+            Parameters are the same, so ESPnet loads the encoder, and then attends to
+            all frames. (``shaw_conformer`` has an
+            ``attention_window`` of its own in its ``encoder_conf``.)
         checkpoint_labels: Keep no activations of the layers that make labels, compute
             them again in the backward pass: less memory for more time. It matters for
             targets whose gradient is kept.
@@ -96,6 +103,7 @@ class BiRQModel(AbsESPnetModel):
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
         accelerate: bool = True,
+        attention_window: Optional[int] = None,
         checkpoint_labels: bool = False,
         extract_feats_in_collect_stats: bool = True,
     ):
@@ -104,6 +112,8 @@ class BiRQModel(AbsESPnetModel):
         self.specaug = specaug
         self.normalize = normalize
         self.encoder = accelerate_encoder(encoder) if accelerate else encoder
+        if attention_window is not None:
+            limit_attention(encoder, attention_window)
         self.targets = targets
         self.accum_grad = accum_grad
         self.label_dropout = label_dropout
@@ -257,7 +267,7 @@ class BiRQModel(AbsESPnetModel):
         if self.specaug is not None and self.training:
             xs, xs_lengths = self.specaug(xs, xs_lengths)
         masked = self.masking.apply_to(xs, mask)
-        hs, _, _ = self.encoder(masked, xs_lengths)  # (B, T', E)
+        hs = encode(self.encoder, masked, xs_lengths)  # (B, T', E)
         if hs.shape[:2] != mask.shape:
             raise RuntimeError(
                 f"encoder made {tuple(hs.shape[:2])} frames, the mask has "
@@ -301,7 +311,7 @@ class BiRQModel(AbsESPnetModel):
 
     def _extract_feats(self, speech, speech_lengths):
         """Normalised features (B, T, D) and their lengths (B,), in single precision."""
-        with torch.autocast(speech.device.type, enabled=False):
+        with torch.autocast(speech.device.type, enabled=False), linear_padding():
             speech = mirror_ends(speech.float(), speech_lengths, self.frontend)
             feats, lengths = self.frontend(speech, speech_lengths)
             if self.normalize is not None:

@@ -141,6 +141,20 @@ def test_figures(config, build, dtype, monkeypatch):
     assert build in step.readable(result)
 
 
+def test_compiled_blocks_and_more_options(config):
+    """PyTorch traces ours; ``eager`` then runs it as it is."""
+    command = ["--method", "best_rq", "--options", "--model_conf attention_window=9"]
+    plain, compiled = (
+        outcome(step.make_build(options(config, *command, *more)), 0)
+        for more in ([], ["--compile", "eager"])
+    )
+    assert plain[0] == pytest.approx(compiled[0], rel=1e-5)
+    whole = outcome(step.make_build(options(config, "--method", "best_rq")), 0)
+    assert abs(whole[0] - plain[0]) > 1e-5
+    for name, gradient in plain[2].items():
+        torch.testing.assert_close(compiled[2][name], gradient, rtol=1e-3, atol=1e-5)
+
+
 def test_sizes_of_the_configuration():
     """What bench/step.yaml says of itself."""
     conf = step.read_config(str(BENCH / "step.yaml"), "birq")

@@ -4,15 +4,19 @@ import pytest
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.legacy.nets.pytorch_backend.nets_utils import make_pad_mask
 
 from espnet2_birq.encoder.layers import (
     BATCH_NORM,
     DROPOUT,
+    encode,
     encode_up_to,
     encoder_lengths,
     evaluating,
+    padding_mask,
     subsampling_factor,
 )
+from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 
 LENGTHS = torch.tensor([97, 64, 31])
 FACTORS = {"conv2d": 4, "conv2d1": 1, "conv2d2": 2, "conv2d6": 6, "conv2d8": 8}
@@ -39,6 +43,19 @@ def test_lengths_are_those_the_encoder_reports(input_layer):
     _, expected, _ = encoder(torch.randn(3, 97, 20), LENGTHS)
     assert encoder_lengths(encoder, LENGTHS).tolist() == expected.tolist()
     assert subsampling_factor(encoder) == FACTORS.get(input_layer, 1)
+
+
+def test_padding_masks_are_espnets():
+    assert torch.equal(padding_mask(LENGTHS, 97), make_pad_mask(LENGTHS))
+
+
+@pytest.mark.parametrize("kind", [ConformerEncoder, EBranchformerEncoder])
+def test_encode_is_the_encoders_output(kind):
+    encoder = make_encoder(kind).eval()
+    xs = torch.randn(3, 97, 20)
+    assert torch.equal(encode(encoder, xs, LENGTHS), encoder(xs, LENGTHS)[0])
+    encoder = ShawConformerEncoder(20, 16, 2, 16, 2).eval()
+    assert torch.equal(encode(encoder, xs, LENGTHS), encoder(xs, LENGTHS)[0])
 
 
 @pytest.mark.parametrize("kind", [ConformerEncoder, EBranchformerEncoder])

@@ -57,7 +57,10 @@ def test_relative_logits_against_the_plain_version(length):
     distances = (frames[:, None] - frames[None]).clamp(-furthest, furthest)
     vectors = table[distances + furthest]  # (T, T, d)
     plain = torch.einsum("bhid,ijd->bhij", queries, vectors)
-    fast = relative_logits(queries, table)
+    padding = torch.zeros(2, 1, 1, length, dtype=torch.double)
+    padding[1, ..., -1] = -3.0
+    plain = 0.5 * plain + padding
+    fast = relative_logits(queries, table, padding, 0.5)
     torch.testing.assert_close(fast, plain)
     weights = torch.randn_like(plain)
     for one, other in zip(

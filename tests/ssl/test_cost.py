@@ -49,15 +49,16 @@ def real_step(args, utterances, seconds):
 
 
 @pytest.mark.parametrize(
-    "encoder, conf",
+    "encoder, conf, window",
     [
-        ("conformer", CONFORMER),
-        ("shaw_conformer", SHAW),
-        ("e_branchformer", E_BRANCHFORMER),
+        ("conformer", CONFORMER, None),
+        ("conformer", CONFORMER, 20),
+        ("shaw_conformer", SHAW, None),
+        ("e_branchformer", E_BRANCHFORMER, None),
     ],
 )
-def test_fake_step_is_the_real_one(encoder, conf):
-    args = make_args(encoder, conf)
+def test_fake_step_is_the_real_one(encoder, conf, window):
+    args = make_args(encoder, conf, model_conf=dict(attention_window=window))
     fake = FakeModel(args, gpu=False)
     cost = fake.count_step(2, 3 * SECOND)
     model, step = real_step(args, 2, 3)
@@ -127,6 +128,25 @@ def test_half_precision_halves_what_is_kept():
     assert 0.5 < ratio[0] / ratio[1] < 0.75
     costs = [model.count_step(4, 160000).flops for model in (half, single)]
     assert costs[0] == costs[1]
+
+
+def test_memory_of_attention():
+    """On a GPU ours keeps a matrix of scores in half precision, ESPnet's three of more;
+    in blocks memory is linear in the length."""
+    small = [dict(BEST_RQ[0], quantizer_conf=dict(codebook_size=16))]
+
+    def peaks(*seconds, **conf):
+        args = make_args(targets=small, model_conf=conf, use_amp=True)
+        model = FakeModel(args)
+        return [model.count_step(1, x * SECOND).peak for x in seconds]
+
+    plain, ours = peaks(60, 120, accelerate=False), peaks(60, 120)
+    blocks = peaks(60, 120, attention_window=100)
+    frames = 120 * 25
+    matrices = 3 * 2 * frames**2  # layers, heads
+    assert plain[1] - ours[1] > 4 * matrices  # bytes
+    assert ours[1] > 2.5 * ours[0]
+    assert blocks[1] == pytest.approx(2 * blocks[0], rel=0.02)
 
 
 def test_nothing_is_allocated_for_a_large_model():

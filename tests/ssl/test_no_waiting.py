@@ -1,4 +1,4 @@
-"""Masking, labels, loss and statistics never ask a device for a value.
+"""A training step never asks a device for a value.
 
 Fake tensors have shapes and no values: whatever reads one (item, nonzero, a boolean
 index, an if) raises. On a GPU these are the places where a step would wait.
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.overrides import TorchFunctionMode
 
 from espnet2_birq.encoder.frontend import mirror_ends
 from espnet2_birq.ssl.loss import masked_cross_entropy
@@ -21,6 +22,25 @@ from espnet2_birq.ssl.quantizer import (
     fit_labels,
 )
 from espnet2_birq.ssl.statistics import BookTally, target_statistics
+from espnet2_birq.tasks.ssl import SSLTask
+
+CONFORMER = dict(
+    output_size=32,
+    linear_units=64,
+    num_blocks=3,
+    attention_heads=2,
+    rel_pos_type="latest",
+    pos_enc_layer_type="rel_pos",
+    selfattention_layer_type="rel_selfattn",
+    use_cnn_module=True,
+)
+SIZES = dict(output_size=32, linear_units=64, num_blocks=3, attention_heads=2)
+ENCODERS = [
+    ("conformer", CONFORMER, None),
+    ("conformer", CONFORMER, 10),
+    ("e_branchformer", dict(SIZES, cgmlp_linear_units=64), 10),
+    ("shaw_conformer", SIZES, None),
+]
 
 
 class Frontend(torch.nn.Module):
@@ -68,3 +88,70 @@ def test_a_step_around_the_encoder(replacement):
             total = total + loss
         total.backward()
         assert target_statistics(books)["loss_anchor"].shape == ()
+
+
+def make_model(encoder, conf, window):
+    """A BiRQ model in training mode."""
+    args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
+    args.encoder, args.encoder_conf = encoder, dict(conf)
+    args.model_conf["attention_window"] = window
+    return SSLTask.build_model(args).train()
+
+
+class OnThisSide(TorchFunctionMode):
+    """Answers for values of the CPU, which nothing waits for: ESPnet's encoders draw a
+    number for each layer, to leave some out."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.item, torch.Tensor.__bool__) and args[0].is_cpu:
+            return 1.0
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="PyTorch without CUDA")
+@pytest.mark.parametrize("encoder, conf, window", ENCODERS)
+def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window):
+    """Features and ESPnet's encoder included; fake tensors need no GPU."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
+        model = make_model(encoder, conf, window)
+        model._step_number = 0  # the one number that a first step asks for
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, x in tensors.items():
+                    if x is not None:
+                        moved = torch.empty(x.shape, dtype=x.dtype, device="cuda")
+                        if isinstance(x, torch.nn.Parameter):
+                            moved = torch.nn.Parameter(moved, x.requires_grad)
+                        tensors[name] = moved
+        speech = torch.randn(2, 32000, device="cuda")
+        lengths = torch.randint(16000, 32000, (2,), device="cuda")
+        with OnThisSide():
+            loss, *_ = model(speech, lengths)
+    assert loss.device.type == "cuda" and loss.requires_grad
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+@pytest.mark.parametrize("encoder, conf, window", ENCODERS)
+def test_a_whole_training_step_on_a_gpu(encoder, conf, window):
+    """PyTorch raises wherever the host waits."""
+    model = make_model(encoder, conf, window).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    speech = torch.randn(2, 32000, device="cuda")
+    lengths = torch.tensor([32000, 20000], device="cuda")
+
+    def step():
+        with torch.autocast("cuda", torch.bfloat16):
+            loss, *_ = model(speech, lengths)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(3):  # libraries choose their kernels
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

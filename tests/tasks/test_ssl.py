@@ -38,6 +38,7 @@ def test_frame_shift_comes_from_the_frontend():
         (["--masking_conf", "mask_probb=0.1"], "mask_probb"),
         (["--encoder_conf", "num_blokcs=3"], "num_blokcs"),
         (["--model_conf", "bf16=true"], "bf16"),
+        (["--model_conf", "attention_window=0"], "attention_window must be positive"),
     ],
 )
 def test_unknown_keys(options, words):
@@ -50,6 +51,15 @@ def test_unknown_class_in_yaml(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"encoder": "konformer"}))
     with pytest.raises(ConfigError, match="unknown encoder 'konformer', use one of"):
         SSLTask.build_model(parse("--config", str(tmp_path / "c.yaml")))
+
+
+def test_attention_window_and_fused_optimizer_come_from_the_command_line():
+    options = ["--model_conf", "attention_window=20", "--optim", "adamw"]
+    args = parse(*options, "--optim_conf", "fused=true")
+    model = SSLTask.build_model(args)
+    assert [block.self_attn.window for block in model.encoder.encoders] == [20, 20]
+    (optimizer,) = SSLTask.build_optimizers(args, model)
+    assert all(group["fused"] for group in optimizer.param_groups)
 
 
 def test_waveforms_alone_are_asked_for():

@@ -1,0 +1,248 @@
+"""Memory of a training step: against the length of utterances, or of a batch.
+
+    python bench/memory.py lengths                        peaks, 10 s to 10 min
+    python bench/memory.py lengths --device cuda --dtype bfloat16
+    python bench/memory.py batch                          what fits 80 GB, planned
+    python bench/memory.py batch --device cuda            ... and measured
+
+The model is bench/step.yaml, changed by --options of ssl_train (lengths: 4 of its 10
+layers), its method BEST-RQ, or BiRQ with --method birq. Builds:
+
+    full      what ssl_train trains
+    window    the same, attention inside blocks of 200 encoder frames (8 s)
+    plain     ESPnet's encoder as it comes, the loss plainly: bench/plain.py
+
+`lengths`: one utterance, forward and backward pass, each in a process of its own: by
+how much the process grows on a CPU, what PyTorch's allocator gave on a GPU, less what
+was there before the step. A process that would take more than --limit GiB ends, and is
+in the table as that. `batch`: utterances of 12 s that fit --memory GB, as
+espnet2_birq.bin.plan counts (bfloat16); on a GPU by bisection, too, a process each try,
+parameters and optimizer included.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Callable, Optional
+
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+
+import torch  # noqa: E402
+from plain import PlainModel  # noqa: E402
+from plan_check import resident  # noqa: E402
+from step import DTYPES, METHODS, SAMPLING_RATE, autocast, read_config  # noqa: E402
+
+from espnet2_birq.ssl.cost import FakeModel  # noqa: E402
+from espnet2_birq.ssl.plan import Batch, plan_memory  # noqa: E402
+from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
+
+BUILDS = dict(
+    full=dict(),
+    window=dict(attention_window=200),
+    plain=dict(accelerate=False),
+)
+SMALL = "--encoder_conf num_blocks=4"
+LARGE = (  # 158.5 M parameters
+    "--encoder_conf output_size=768 --encoder_conf linear_units=3072 "
+    "--encoder_conf attention_heads=8"
+)
+UTTERANCE = 12.0  # seconds
+
+
+def configure(args, build: str) -> argparse.Namespace:
+    """The configuration of a build."""
+    conf = read_config(args.config, args.method, args.options)
+    for target in conf.targets:  # one of the encoder's layers, however few
+        if target["name"] == "enhanced":
+            target["layer"] = min(target["layer"], conf.encoder_conf["num_blocks"])
+    half = args.dtype == "bfloat16"
+    conf.model_conf = dict(conf.model_conf, **BUILDS[build], cpu_bfloat16=half)
+    conf.use_amp = half
+    return conf
+
+
+class Step:
+    """A training step of noise that can be repeated."""
+
+    def __init__(self, args, build: str, utterances: int, seconds: float):
+        conf = configure(args, build)
+        dtype, self.device = DTYPES[args.dtype], args.device
+        torch.manual_seed(0)
+        self.model = SSLTask.build_model(conf).train().to(self.device)
+        self.plain = build == "plain"
+        if self.plain:
+            self.model = PlainModel(self.model, dtype)
+        self.dtype = torch.float32 if self.device == "cpu" or self.plain else dtype
+        (self.optimizer,) = SSLTask.build_optimizers(conf, self.model)
+        self.batch = self.speech(utterances, seconds)
+
+    def speech(self, utterances: int, seconds: float):
+        """Waveforms (B, N) and lengths (B,)."""
+        samples = int(seconds * SAMPLING_RATE)
+        return (
+            0.1 * torch.randn(utterances, samples, device=self.device),
+            torch.full((utterances,), samples, device=self.device),
+        )
+
+    def gradients(self, speech, lengths):
+        """Forward and backward pass."""
+        with autocast(self.device, self.dtype):
+            loss = self.model(speech, lengths)[0]
+        loss.backward()
+
+
+def peak_of_length(args) -> int:
+    """Bytes that a step takes above what was there before."""
+    if args.device == "cpu":
+        # Blocks above 64 KiB go back to the system when they are free.
+        ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
+    step = Step(args, args.build, 1, args.seconds[0])
+    step.gradients(*step.speech(1, 2.0))  # what libraries keep for themselves
+    step.optimizer.zero_grad()
+    gc.collect()
+    if args.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step.gradients(*step.batch)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    before = resident("VmRSS")
+    limit = before + int(args.limit * 2**30)
+    used = resident("VmSize") - before  # addresses that hold no memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit + used, limit + used))
+    step.gradients(*step.batch)
+    return resident("VmHWM") - before
+
+
+def peak_of_batch(args) -> int:
+    """Bytes of two whole steps on a GPU whose memory is limited to --memory."""
+    everything = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1e9 * args.memory / everything))
+    step = Step(args, args.build, args.utterances, UTTERANCE)
+    for _ in range(2):
+        step.gradients(*step.batch)
+        step.optimizer.step()
+        step.optimizer.zero_grad()
+    return torch.cuda.max_memory_reserved()
+
+
+def measure(args, *more: str) -> Optional[int]:
+    """Bytes, by this program in a process of its own; None: not enough memory."""
+    command = [sys.executable, __file__, args.what, "--one", *more]
+    for name in ("config", "options", "method", "device", "dtype", "limit", "memory"):
+        command += [f"--{name}", str(getattr(args, name))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if any(x in done.stderr for x in ("allocate memory", "out of memory", "MemoryErr")):
+        return None
+    sys.exit(f"bench/memory.py: {' '.join(command)}: {done.stderr[-2000:]}")
+
+
+def lengths(args):
+    """Print the table of peaks."""
+    print(f"| utterance, s | {' | '.join(args.builds)} |")
+    print("|---" * (1 + len(args.builds)) + "|")
+    for seconds in args.seconds:
+        cells = []
+        for build in args.builds:
+            peak = measure(args, "--build", build, "--seconds", str(seconds))
+            cells.append(
+                f"more than {args.limit * 1024:.0f}"
+                if peak is None
+                else f"{peak / 2**20:.0f}"
+            )
+        print(f"| {seconds:g} | {' | '.join(cells)} |", flush=True)
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest number that fits, within 2 %; 0 if 1 does not."""
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 50):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def planned(args, build: str) -> int:
+    """Utterances that the planner lets fit."""
+    conf = configure(args, build)
+    batch = Batch(UTTERANCE, UTTERANCE, 1)
+    model = FakeModel(conf)
+    _, fits = plan_memory(conf, model, batch, UTTERANCE, 1, 1e9 * args.memory)
+    return round(fits / UTTERANCE)
+
+
+def batch(args):
+    """Print the table of batches that fit."""
+    head = f"utterances of {UTTERANCE:g} s in {args.memory:g} GB"
+    print(f"| {head} | planned | measured |")
+    print("|---|---|---|")
+
+    def fits(build: str, utterances: int) -> bool:
+        more = ("--build", build, "--utterances", str(utterances))
+        return measure(args, *more) is not None
+
+    for build in args.builds:
+        measured = "-"
+        if args.device == "cuda":
+            measured = largest(partial(fits, build))
+        print(f"| {build} | {planned(args, build)} | {measured} |", flush=True)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("what", choices=["lengths", "batch"])
+    add("--builds", nargs="+", choices=list(BUILDS), default=list(BUILDS))
+    add("--method", choices=METHODS, default="best_rq")
+    add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
+    add("--options", help="more of ssl_train, in quotes (lengths: 4 layers; batch: a "
+        "width of 768, 158.5 M parameters)")  # fmt: skip
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--dtype", choices=sorted(DTYPES), help="(lengths: float32; batch: bfloat16)")
+    add(
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[10, 30, 60, 120, 300, 600],
+        help="lengths of utterances (10 to 600)",
+    )
+    add("--limit", type=float, default=6.0, help="GiB on a CPU (%(default)s)")
+    add("--memory", type=float, default=80.0, help="GB of a GPU (%(default)s)")
+    for name, kind in (("one", None), ("build", str), ("utterances", int)):
+        how = dict(action="store_true") if kind is None else dict(type=kind)
+        add(f"--{name}", help=argparse.SUPPRESS, **how)  # of one measurement
+    return parser
+
+
+def main():
+    """Measure and print."""
+    parser = get_parser()
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU here")
+    if args.options is None:
+        args.options = SMALL if args.what == "lengths" else LARGE
+    args.dtype = args.dtype or ("float32" if args.what == "lengths" else "bfloat16")
+    if args.one:
+        torch.set_num_threads(1)
+        print((peak_of_length if args.what == "lengths" else peak_of_batch)(args))
+    else:
+        (lengths if args.what == "lengths" else batch)(args)
+
+
+if __name__ == "__main__":
+    main()
