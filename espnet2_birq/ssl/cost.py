@@ -17,6 +17,7 @@ import copy
 import weakref
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from espnet2_birq.ssl import loss
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -149,6 +151,9 @@ class FakeModel:
             if accumulate:
                 meter.know(parameter.grad for parameter in self.model.parameters())
             stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
+            if self.gpu:
+                noise = loss.gumbel_from_exponential
+                stack.enter_context(patch.object(loss, "gumbel_like", noise))
             stack.enter_context(meter)
             self._step(utterances, samples)
         for parameter in self.model.parameters():
@@ -165,8 +170,8 @@ class FakeModel:
                 utterances, samples // shift, dtype=torch.long
             )
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-            loss, *_ = self.model(speech, lengths, **given)
-        loss.backward()
+            total, *_ = self.model(speech, lengths, **given)
+        total.backward()
 
 
 class _FakeMode(FakeTensorMode):
