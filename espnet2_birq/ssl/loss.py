@@ -43,6 +43,8 @@ class Labels(NamedTuple):
     code_bias: Optional[torch.Tensor] = None  # (V,) points @ code_weight.T + code_bias
     temperature: float = 1.0
     straight_through: bool = False
+    # (M,) 1 where a frame has such a label, 0 where not; None: every frame has
+    present: Optional[torch.Tensor] = None
 
 
 class Tally(NamedTuple):
@@ -184,7 +186,9 @@ class _Pass:
         num_labels, num_codes = len(labels), len(head_weight)
         self.present = torch.stack(
             [
-                present.to(dtype) * (1.0 if x.codes is None else x.codes >= 0)
+                present.to(dtype)
+                * (1.0 if x.codes is None else x.codes >= 0)
+                * (1.0 if x.present is None else x.present)
                 for x in labels
             ]
         )
