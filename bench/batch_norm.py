@@ -55,9 +55,9 @@ def label_pass(encoder, mode):
             yield
 
 
-def joint_sources(self, xs, xs_lengths, index, padded, given):
+def joint_sources(self, targets, xs, xs_lengths, index, padded, given):
     """Labels and predictions from one call; the clean half goes up to layer k only."""
-    (layer,) = [t.source for t in self.targets if isinstance(t.source, int)]
+    (layer,) = [t.source for t in targets if t.of_layer]
     batch, kept = len(xs), {}
 
     def cut(_, args):
@@ -70,9 +70,10 @@ def joint_sources(self, xs, xs_lengths, index, padded, given):
     both = self.encoder(torch.cat([xs, masked]), torch.cat([xs_lengths] * 2))
     hook.remove()
     self.joint = both[0].flatten(0, 1)[index]
-    targets, self.targets = self.targets, [t for t in self.targets if t.source != layer]
-    sources = BiRQModel.plain_sources(self, xs, xs_lengths, index, padded, given)
-    self.targets = targets
+    others = [t for t in targets if not t.of_layer]
+    sources = BiRQModel.plain_sources(
+        self, others, xs, xs_lengths, index, padded, given
+    )
     return {**sources, layer: kept["clean"].flatten(0, 1)[index]}
 
 

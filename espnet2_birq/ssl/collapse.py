@@ -30,7 +30,7 @@ class CollapseWatch:
         self.names = [target.name for target in targets]
         self.stop = stop
         self.seen = 0
-        self.sums = None
+        self.sums = {}  # of a target: perplexities, and how many
 
     def watch(self, stats: Dict[str, torch.Tensor]):
         """Take in one training step's statistics.
@@ -38,13 +38,17 @@ class CollapseWatch:
         Raises:
             CollapseError: A target has collapsed, and ``stop`` is set.
         """
-        now = torch.stack([stats[f"label_ppl_{name}"] for name in self.names])
-        self.sums = now if self.sums is None else self.sums + now
+        for name in self.names:
+            if f"label_ppl_{name}" in stats:  # labelled in this step
+                total, number = self.sums.get(name, (0.0, 0))
+                self.sums[name] = total + stats[f"label_ppl_{name}"], number + 1
         self.seen += 1
-        if self.seen < EVERY:
+        if self.seen < EVERY or not self.sums:
             return
-        means, self.seen, self.sums = (self.sums / self.seen).tolist(), 0, None
-        for name, mean in zip(self.names, means):
+        names = list(self.sums)
+        means = torch.stack([total / n for total, n in self.sums.values()]).tolist()
+        self.seen, self.sums = 0, {}
+        for name, mean in zip(names, means):
             if mean < FEWEST:
                 message = (
                     f"target '{name}' has collapsed: codebook perplexity of its labels "

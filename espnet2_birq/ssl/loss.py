@@ -43,6 +43,8 @@ class Labels(NamedTuple):
     code_bias: Optional[torch.Tensor] = None  # (V,) points @ code_weight.T + code_bias
     temperature: float = 1.0
     straight_through: bool = False
+    # (M,) 1 where a frame has such a label, 0 where not; None: every frame has
+    present: Optional[torch.Tensor] = None
 
 
 class Tally(NamedTuple):
@@ -56,10 +58,32 @@ class Tally(NamedTuple):
 
 def gumbel_like(scores: torch.Tensor) -> torch.Tensor:
     """Independent standard Gumbel draws of the shape and type of ``scores``."""
-    # -log of an exponential draw, which is never 0 on a CPU; elsewhere the smallest
-    # positive number keeps the logarithm finite.
+    if scores.device.type == "cpu":
+        return _gumbel_from_bits(scores)
+    return gumbel_from_exponential(scores)
+
+
+def gumbel_from_exponential(scores: torch.Tensor) -> torch.Tensor:
+    """Gumbel draws as a GPU makes them: -log of an exponential draw."""
     draws = torch.empty_like(scores).exponential_()
+    # The smallest positive number keeps the logarithm finite.
     return draws.clamp_min_(torch.finfo(scores.dtype).tiny).log_().neg_()
+
+
+def _gumbel_from_bits(scores):
+    """-log(-log u) of 32 random bits each, two from one draw of the generator.
+
+    A quarter of the time: PyTorch draws exponential numbers on a CPU one by one. u is
+    k / 2^31 for |k| <= 2^31; its ends are kept off 0 and 1, where a logarithm is
+    infinite. Next to 1 it is as fine as a float allows, so in single precision no draw
+    is above 16.6 (true ones are once in 2^24), as with CUDA's exponential_.
+    """
+    bits = torch.empty((scores.numel() + 1) // 2, dtype=torch.int64)
+    bits.random_(-(2**63), None)
+    k = bits.view(torch.int32)[: scores.numel()].view(scores.shape)
+    draws = torch.empty_like(scores).copy_(k).mul_(2.0**-31).abs_()
+    below_one = 1.0 - torch.finfo(scores.dtype).eps / 2
+    return draws.clamp_(2.0**-32, below_one).log_().neg_().log_().neg_()
 
 
 # Not traced: a loop over data-dependent chunks with random draws gains nothing from it.
@@ -162,7 +186,9 @@ class _Pass:
         num_labels, num_codes = len(labels), len(head_weight)
         self.present = torch.stack(
             [
-                present.to(dtype) * (1.0 if x.codes is None else x.codes >= 0)
+                present.to(dtype)
+                * (1.0 if x.codes is None else x.codes >= 0)
+                * (1.0 if x.present is None else x.present)
                 for x in labels
             ]
         )
@@ -186,6 +212,10 @@ class _Pass:
             None if x.points is None else torch.zeros_like(x.points) for x in labels
         ]
         self.needs = True
+        for index, label in enumerate(labels):
+            if label.points is not None:
+                spread = (self.present[index] * score_std(label)).sum()
+                self.sums[index, SUMS.index("score_std")] = spread
 
     def gradients(self):
         """Of the weighted sum of means, for hs, head and points."""
@@ -203,61 +233,92 @@ class _Pass:
     def chunk(self, rows: slice):
         """Add up losses, gradients and statistics of some rows (C of M)."""
         hs = self.hs[rows]  # (C, E)
-        logp = matmul(hs, self.head_weight.T).to(self.sums.dtype) + self.head_bias
-        logp = logp - logp.logsumexp(dim=1, keepdim=True)  # (C, V)
-        predicted = logp.argmax(dim=1)
-        p = logp.exp()
+        logp = matmul(hs, self.head_weight.T).to(self.sums.dtype)
+        logp = logp.add_(self.head_bias).log_softmax(dim=1)  # (C, V)
+        predicted = logp.max(dim=1).indices  # faster than argmax on a CPU
+        grad_s = p_head = None
         if self.needs:
+            p = logp.exp()
             p_head = matmul(p.to(hs.dtype), self.head_weight).to(p.dtype)  # (C, E)
-            grad_s = torch.zeros_like(p)
+            # Of all labels together: p here, less y or a one of each of them below
+            grad_s = p.mul_(sum(step[rows] for step in self.steps)[:, None])
         first_codes = None
         for index, label in enumerate(self.labels):
             present = self.present[index, rows]
-            step = self.steps[index][rows, None]
             if label.points is None:
                 codes = label.codes[rows].clamp(min=0)
                 loss = -logp.gather(1, codes[:, None]).squeeze(1)
-                y, extra = None, (torch.ones_like(loss), loss * 0, loss * 0)
+                y, extra = None, (torch.ones_like(loss), loss * 0)
             else:
-                codes, loss, y, extra = self._soft(index, label, rows, logp, step)
+                codes, loss, y, extra = self._soft(index, label, rows, logp)
             grad_square = torch.zeros_like(loss)
             if self.needs:
-                # Gradients of this label alone: at the logits (p - y), at hs (x W)
-                if y is None:
-                    towards = self.head_weight[codes].to(p.dtype)
-                    grad_s.addcmul_(p, step)
-                    grad_s.scatter_add_(1, codes[:, None], -step)
-                else:
-                    towards = matmul(y.to(hs.dtype), self.head_weight).to(p.dtype)
-                    grad_s.addcmul_(p - y, step)
-                grad_hs = step * (p_head - towards)
-                self.grad_hs[rows] += grad_hs
-                grad_square = (grad_hs / self.most).square().sum(dim=1)
+                grad_square = self._gradients_of(index, rows, codes, y, p_head, grad_s)
             first_codes = codes if first_codes is None else first_codes
-            columns = (loss, predicted == codes, *extra, grad_square)
-            columns = (*columns, codes == first_codes)
-            self.sums[index] += torch.stack(
-                [(present * column).sum() for column in columns]
-            )
+            columns = dict(zip(("hit", "label_entropy"), extra), loss=loss)
+            columns.update(acc=predicted == codes, agree=codes == first_codes)
+            columns.update(grad_square=grad_square)
+            for name, column in columns.items():
+                self.sums[index, SUMS.index(name)] += (present * column).sum()
             self.label_counts[index].index_add_(0, codes, present)
             self.predicted_counts[index].index_add_(0, predicted, present)
         if self.needs:
             self.grad_bias += grad_s.sum(dim=0)
-            self.grad_weight += matmul(grad_s.to(hs.dtype).T, hs).to(p.dtype)
+            self.grad_weight += matmul(grad_s.to(hs.dtype).T, hs).to(grad_s.dtype)
 
-    def _soft(self, index, label, rows, logp, step):
-        """Draw a chunk's soft labels: codes, loss, y, (hit, entropy, score_std)."""
+    def _gradients_of(self, index, rows, codes, y, p_head, grad_s):
+        """Add a label's own part: to grad_s what it takes off p, to hs (p - y) W.
+
+        Returns:
+            (C,) squared norms of its gradient at hs.
+        """
+        step = self.steps[index][rows, None]
+        if y is None:
+            towards = self.head_weight[codes].to(p_head.dtype)
+            grad_s.scatter_add_(1, codes[:, None], -step)
+        else:
+            low = y.to(self.head_weight.dtype)
+            towards = matmul(low, self.head_weight).to(p_head.dtype)
+            grad_s.addcmul_(y, step, value=-1)
+        grad_hs = step * (p_head - towards)
+        self.grad_hs[rows] += grad_hs
+        return (grad_hs / self.most).square().sum(dim=1)
+
+    def _soft(self, index, label, rows, logp):
+        """Draw a chunk's soft labels: codes, loss, y, (hit, entropy)."""
         points = label.points.detach()[rows]
-        scores = points @ label.code_weight.T + label.code_bias  # (C, V)
-        nearest = scores.argmax(dim=1)
-        score_std = scores.std(dim=1)
-        y = ((scores + gumbel_like(scores)) / label.temperature).softmax(dim=1)
-        codes = y.argmax(dim=1)
-        soft_loss = -(y * logp).sum(dim=1)
+        scores = torch.addmm(label.code_bias, points, label.code_weight.T)  # (C, V)
+        nearest = scores.max(dim=1).indices
+        z = scores.add_(gumbel_like(scores)).mul_(1.0 / label.temperature)
+        y = z.softmax(dim=1)
+        highest, codes = z.max(dim=1)
+        # -sum(y log y) with log y = z - highest + log(y of the highest)
+        entropy = highest - y.gather(1, codes[:, None]).squeeze(1).log()
+        entropy -= z.mul_(y).sum(dim=1)
+        y_logp = torch.mul(y, logp, out=z)
+        soft_loss = -y_logp.sum(dim=1)
         if self.needs and label.points.requires_grad:
-            grad_a = y * (logp + soft_loss[:, None]) * (-step / label.temperature)
-            self.grad_points[index][rows] = grad_a @ label.code_weight
-        extra = (codes == nearest, torch.special.entr(y).sum(dim=1), score_std)
+            # grad_a = -(step / temperature) y (log p + loss)
+            towards = matmul(y_logp.addcmul_(y, soft_loss[:, None]), label.code_weight)
+            step = self.steps[index][rows, None]
+            self.grad_points[index][rows] = towards * (-step / label.temperature)
+        extra = (codes == nearest, entropy)
         if not label.straight_through:
             return codes, soft_loss, y, extra
         return codes, -logp.gather(1, codes[:, None]).squeeze(1), None, extra
+
+
+def score_std(label: Labels) -> torch.Tensor:
+    """Spread of each frame's scores over the V codes, without looking at the scores.
+
+    They are linear in the point x: their variance is that of the linear layer's rows,
+    [x, 1]^T Cov([weight, bias]) [x, 1].
+
+    Returns:
+        (M,) standard deviations.
+    """
+    layer = torch.cat([label.code_weight, label.code_bias[:, None]], dim=1)
+    layer = layer - layer.mean(dim=0)
+    covariance = layer.T @ layer / max(1, len(layer) - 1)  # (d + 1, d + 1)
+    x = torch.nn.functional.pad(label.points.detach(), (0, 1), value=1.0)
+    return ((x @ covariance) * x).sum(dim=1).clamp(min=0.0).sqrt()

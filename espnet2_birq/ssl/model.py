@@ -84,6 +84,11 @@ class BiRQModel(AbsESPnetModel):
         checkpoint_labels: Keep no activations of the layers that make labels, compute
             them again in the backward pass: less memory for more time. It matters for
             targets whose gradient is kept.
+        label_every: n: layers make labels in every n-th update only, with n times the
+            weight, so that the mean gradient is the same. In between, a step is that of
+            the other targets. All ranks decide alike, by the number of the update.
+        label_utterances: n: layers label every n-th utterance of a batch only, others
+            in the next update.
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
     """
 
@@ -105,6 +110,8 @@ class BiRQModel(AbsESPnetModel):
         accelerate: bool = True,
         attention_window: Optional[int] = None,
         checkpoint_labels: bool = False,
+        label_every: int = 1,
+        label_utterances: int = 1,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
@@ -120,6 +127,13 @@ class BiRQModel(AbsESPnetModel):
         self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
         self.cpu_bfloat16 = cpu_bfloat16
         self.checkpoint_labels = checkpoint_labels
+        self.label_every = _count("label_every", label_every)
+        self.label_utterances = _count("label_utterances", label_utterances)
+        if label_every > 1 and all(target.of_layer for target in targets):
+            raise ConfigError(
+                f"model_conf: label_every {label_every} leaves updates without a "
+                "target; add one that is not of a layer, e.g. 'anchor'"
+            )
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
         self.masking = SpanMasking(
@@ -198,13 +212,17 @@ class BiRQModel(AbsESPnetModel):
         update = self._update()
         with self._autocast(xs.device):
             # Clean side: y(x) and y^(k)(theta; x)
-            sources = self._sources(xs, xs_lengths, index, padded, given)
-            labels = {
-                target.name: self.quantizers[target.name](
-                    sources[target.source], present, update
+            targets = self._targets_of(update)
+            sources = self._sources(targets, xs, xs_lengths, index, padded, given)
+            labels = {}
+            for target in targets:
+                there = present
+                if target.of_layer:
+                    there = self._labelled(present, index, len(xs), padded)
+                found = self.quantizers[target.name](
+                    sources[target.source], there, update
                 )
-                for target in self.targets
-            }
+                labels[target.name] = [x._replace(present=there) for x in found]
             # Masked side: theta(x~)
             hs = self._encode_masked(xs, xs_lengths, mask, index)  # (M, E)
             # w1 F(theta) + w2 G(theta)
@@ -216,9 +234,35 @@ class BiRQModel(AbsESPnetModel):
             self.collapse.watch(stats)
         return force_gatherable((total, stats, present.sum()), total.device)
 
-    def _sources(self, xs, xs_lengths, index, padded, given):
+    def _targets_of(self, update):
+        """What is predicted in an update; in evaluation everything."""
+        if not self.training or update % self.label_every == 0:
+            return self.targets
+        return [target for target in self.targets if not target.of_layer]
+
+    def _weight(self, target, update):
+        """A target's weight; where labels of layers are rare, theirs is larger."""
+        rare = self.training and target.of_layer
+        return target.weight.at(update) * (self.label_every if rare else 1)
+
+    def _rows(self, utterances) -> slice:
+        """The utterances of a batch that layers label in this update."""
+        if not self.training:
+            return slice(None)
+        every = min(self.label_utterances, utterances)
+        return slice(self._update() // self.label_every % every, None, every)
+
+    def _labelled(self, present, index, utterances, padded):
+        """(M,) 1 where a layer labels a frame; ``present`` if it labels all."""
+        if self.label_utterances == 1 or not self.training:
+            return present
+        labelled = present.new_zeros(utterances)
+        labelled[self._rows(utterances)] = 1.0
+        return present * labelled[index // padded]
+
+    def _sources(self, targets, xs, xs_lengths, index, padded, given):
         """What becomes labels, at masked frames: (M, D) for each source of a target."""
-        wanted = {target.source for target in self.targets}
+        wanted = {target.source for target in targets}
         sources = {}
         if "input" in wanted:
             stacked = stack_frames(xs, self.subsampling, padded)  # (B, T', r D)
@@ -229,14 +273,21 @@ class BiRQModel(AbsESPnetModel):
         if layers:
             keep_gradient = torch.is_grad_enabled() and any(
                 self.quantizers[target.name].keep_gradient
-                for target in self.targets
-                if target.source in layers
+                for target in targets
+                if target.of_layer
             )
             label_pass = self._label_pass(keep_gradient)
+            rows = self._rows(len(xs))
             with label_pass(), torch.set_grad_enabled(keep_gradient):
                 again = label_pass if self.checkpoint_labels else None
-                outputs = encode_up_to(self.encoder, xs, xs_lengths, layers, again)
+                outputs = encode_up_to(
+                    self.encoder, xs[rows], xs_lengths[rows], layers, again
+                )
             for layer, output in zip(layers, outputs):
+                if len(output) < len(xs):
+                    some = output
+                    output = some.new_zeros(len(xs), *some.shape[1:])
+                    output[rows] = some
                 sources[layer] = output.flatten(0, 1)[index]  # (M, E)
         return sources
 
@@ -282,8 +333,12 @@ class BiRQModel(AbsESPnetModel):
             targets = [
                 target
                 for target in self.targets
-                if self.quantizers[target.name].codebook_id == codebook_id
+                if target.name in labels
+                and self.quantizers[target.name].codebook_id == codebook_id
             ]
+            if not targets:  # a gradient of zeros: other ranks wait for one
+                total = total + 0.0 * sum(x.sum() for x in heads.parameters())
+                continue
             for book, head in enumerate(heads):
                 loss, tally = masked_cross_entropy(
                     hs,
@@ -291,7 +346,7 @@ class BiRQModel(AbsESPnetModel):
                     head.bias,
                     present,
                     [labels[target.name][book] for target in targets],
-                    [target.weight.at(update) / len(heads) for target in targets],
+                    [self._weight(target, update) / len(heads) for target in targets],
                 )
                 total = total + loss
                 names = [target.name for target in targets]
@@ -329,3 +384,9 @@ class BiRQModel(AbsESPnetModel):
         """Features for ESPnet's statistics stage; run with ``--normalize none``."""
         feats, lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
+
+
+def _count(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"model_conf: {name} is 1 or more, got {value}")
+    return value

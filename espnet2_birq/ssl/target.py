@@ -45,6 +45,11 @@ class Target(NamedTuple):
     weight: Schedule
 
     @property
+    def of_layer(self) -> bool:
+        """Whether an encoder layer makes its labels."""
+        return isinstance(self.source, int)
+
+    @property
     def wants_frame_statistics(self) -> bool:
         """Whether its projection starts from statistics of the input frames."""
         projection = self.quantizer_conf.get("projection", "xavier")

@@ -131,7 +131,9 @@ class SSLTask(AbsTask):
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
             "on a CPU, false), accelerate (faster encoder on a CPU, same numbers; true), "
             "checkpoint_labels (compute the label pass again rather than keep its "
-            "activations, false), extract_feats_in_collect_stats (true)",
+            "activations, false), label_every (n: layers label in every n-th update "
+            "only, with n times the weight; 1), label_utterances (n: ... every n-th "
+            "utterance of a batch; 1), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
             "--init",

@@ -34,3 +34,15 @@ def test_or_an_error():
     with pytest.raises(CollapseError, match="perplexity of its labels 1.2"):
         watch_for(100, 1.2, stop=True)
     watch_for(100, 30.0, stop=True)
+
+
+def test_labels_that_are_made_in_some_steps_only(caplog):
+    watch = CollapseWatch(parse_targets(BIRQ, num_blocks=4))
+    with caplog.at_level(logging.WARNING):
+        for step in range(100):
+            stats = {"label_ppl_anchor": torch.tensor(100.0)}
+            if step % 4 == 0:
+                stats["label_ppl_enhanced"] = torch.tensor(1.2)
+            watch.watch(stats)
+    assert len(caplog.messages) == 2
+    assert "labels 1.2 over" in caplog.messages[0]

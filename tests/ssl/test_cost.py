@@ -118,6 +118,24 @@ def test_label_pass_costs_its_share():
     assert cut.flops / best_rq.flops == pytest.approx(1.23, abs=0.02)
 
 
+def test_rare_labels_cost_their_share_on_average():
+    def cost(targets, **conf):
+        few = [
+            dict(target, quantizer_conf=dict(codebook_size=16)) for target in targets
+        ]
+        args = make_args(targets=few, model_conf=conf, accum_grad=2)
+        return FakeModel(args).count_step(4, 3 * SECOND)
+
+    every, never = cost(BIRQ), cost(BEST_RQ)
+    rare = cost(BIRQ, label_every=4)
+    assert rare.flops == pytest.approx((every.flops + 3 * never.flops) / 4, rel=1e-3)
+    assert rare.moved == pytest.approx((every.moved + 3 * never.moved) / 4, rel=1e-2)
+    assert rare.peak == every.peak > never.peak
+    half = cost(BIRQ, label_utterances=2)
+    assert half.flops == pytest.approx((every.flops + never.flops) / 2, rel=0.1)
+    assert half.flops < every.flops and half.peak < every.peak
+
+
 def test_half_precision_halves_what_is_kept():
     small = [dict(BEST_RQ[0], quantizer_conf=dict(codebook_size=16))]
     half, single = (

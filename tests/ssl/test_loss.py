@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
-from espnet2_birq.ssl.loss import Labels, gumbel_like, masked_cross_entropy
+from espnet2_birq.ssl.loss import (
+    Labels,
+    gumbel_from_exponential,
+    gumbel_like,
+    masked_cross_entropy,
+    score_std,
+)
 from espnet2_birq.ssl.statistics import BookTally, target_statistics
 
 
@@ -78,6 +85,59 @@ def draw_noises(seed, labels, frames, codes, chunk):
                 rows = min(chunk, frames - start)
                 noise.append(gumbel_like(label.points.new_empty(rows, codes)))
     return [torch.cat(noise) if noise else None for noise in noises]
+
+
+@pytest.mark.parametrize("draw", [gumbel_like, gumbel_from_exponential])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_standard_gumbel(draw, dtype):
+    torch.manual_seed(0)
+    noise = draw(torch.empty(1001, 1999, dtype=dtype))
+    assert noise.dtype == dtype and noise.isfinite().all()
+    noise = noise.double().flatten()
+    assert stats.kstest(noise.numpy(), "gumbel_r").pvalue > 0.01
+    # Euler's constant, pi^2 / 6; standard errors are 0.0009 and 0.0024.
+    assert noise.mean() == pytest.approx(0.577216, abs=0.004)
+    assert noise.var() == pytest.approx(1.644934, abs=0.01)
+    # The upper tail decides which code is drawn: 1 in 22026 is above 10.
+    assert (noise > 10).sum() == pytest.approx(len(noise) / 22026, abs=40)
+    # Two neighbours come from one draw of the generator.
+    pairs = noise[: len(noise) // 2 * 2].view(-1, 2).T
+    assert abs(torch.corrcoef(pairs)[0, 1]) < 0.004
+    assert len(noise.unique()) > 0.8 * len(noise)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_finite_at_the_ends_of_the_random_bits(dtype, monkeypatch):
+    ends = torch.tensor([0, 1, -1, 2**31 - 1, -(2**31), 2**30], dtype=torch.int32)
+    monkeypatch.setattr(
+        torch.Tensor, "random_", lambda bits, *_: bits.copy_(ends.view(torch.int64))
+    )
+    noise = gumbel_like(torch.empty(1, 6, dtype=dtype))[0]
+    assert noise.isfinite().all()
+    assert noise[0] < -3.0 and noise[1] == noise[2] < -3.0  # u = 0, 2^-31
+    assert noise[3] > 16 and noise[4] > 16  # u = 1
+    half = -torch.tensor(2.0, dtype=dtype).log().log()  # u = 1 / 2
+    assert torch.allclose(noise[5], half, atol=1e-6)
+
+
+def test_codes_are_drawn_as_often_as_the_scores_say():
+    """Gumbel-max: code v wins with probability softmax(scores)_v."""
+    torch.manual_seed(0)
+    scores = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
+    draws = (scores + gumbel_like(torch.empty(200_000, 5))).argmax(dim=1)
+    expected = 200_000 * scores.softmax(dim=0)
+    found = torch.bincount(draws, minlength=5)
+    assert stats.chisquare(found.numpy(), expected.numpy(), sum_check=False).pvalue > (
+        0.01
+    )
+
+
+def test_spread_of_scores_is_that_of_the_scores():
+    torch.manual_seed(0)
+    book = 3.0 * torch.randn(500, 7)
+    label = Labels(None, torch.randn(40, 7), book, -book.square().sum(dim=1))
+    scores = label.points @ label.code_weight.T + label.code_bias
+    assert torch.allclose(score_std(label), scores.std(dim=1), rtol=1e-4)
 
 
 def head(leaves):

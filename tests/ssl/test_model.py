@@ -8,7 +8,7 @@ from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet2_birq.encoder.layers import encoder_lengths
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.ssl.masking import stack_frames
 from espnet2_birq.ssl.model import BiRQModel
 from espnet2_birq.ssl.target import BEST_RQ, parse_targets
@@ -274,6 +274,89 @@ def test_schedules_count_updates_and_survive_a_resume():
     resumed(*make_batch())
     resumed.load_state_dict(model.state_dict())
     assert resumed._update() == 2
+
+
+def gradients_of(model, seed=3):
+    torch.manual_seed(seed)
+    loss, stats, _ = model(*make_batch())
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}, stats
+
+
+def test_an_update_without_label_pass_is_a_step_of_the_other_targets():
+    own_head = {**ENHANCED, "name": "own", "quantizer_conf": {**SMALL, "seed": 1}}
+    own_head.update(source="layer", quantizer="gumbel_softmax")
+    rare = make_model([ANCHOR, ENHANCED, own_head], label_every=2, accum_grad=2).train()
+    plain = make_model([ANCHOR, ENHANCED, own_head]).train()
+    plain.targets = plain.targets[:1]  # the same start, without these targets
+    plain.collapse.names = ["anchor"]
+    for model in (rare, plain):
+        model.load_state_dict({**model.state_dict(), "steps": torch.tensor(2.0)})
+    for _ in range(2):  # the update's two steps
+        gradients, stats = gradients_of(rare)
+        expected, _ = gradients_of(plain)
+        assert "loss_enhanced" not in stats and "loss_anchor" in stats
+        for name, gradient in expected.items():
+            assert torch.allclose(gradients[name], gradient, rtol=0, atol=1e-6), name
+    assert "loss_enhanced" in gradients_of(rare)[1]
+
+
+def test_rare_labels_weigh_more_in_training_and_as_ever_in_evaluation():
+    model = make_model([ANCHOR, ENHANCED], label_every=3).train()
+    weights = []
+    for _ in range(6):
+        stats = gradients_of(model)[1]
+        rest = (stats["loss"] - 2.4 * stats["loss_anchor"]).item()
+        weights.append(rest / stats.get("loss_enhanced", torch.tensor(1.0)).item())
+    assert weights == pytest.approx([0.3, 0, 0, 0.3, 0, 0], abs=1e-4)
+    model(*make_batch())  # the next update would be one without
+    model.eval()
+    stats = model(*make_batch())[1]
+    expected = 2.4 * stats["loss_anchor"] + 0.1 * stats["loss_enhanced"]
+    assert torch.allclose(stats["loss"], expected, atol=1e-5)
+
+
+def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
+    """The enhanced loss is that of the chosen utterances by themselves."""
+    speech, lengths = make_batch()
+    mask = torch.zeros(3, 39, dtype=torch.bool)
+    mask[0, 3:9] = mask[1, 8:20] = mask[2, 5:11] = True
+    seen = []
+    some = make_model([ANCHOR, ENHANCED], label_utterances=2).train()
+    blocks = some.encoder.encoders[0]
+    blocks.register_forward_hook(lambda _, args, out: seen.append(len(args[0][0])))
+    whole = make_model([ANCHOR, ENHANCED]).train()
+    for module in (*some.modules(), *whole.modules()):  # only the rows differ
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.Dropout)):
+            module.eval()
+    for chosen in ([0, 2], [1]):
+        results = []
+        for model, rows in ((some, mask), (whole, mask), (whole, None)):
+            if rows is None:
+                rows = torch.zeros_like(mask)
+                rows[chosen] = mask[chosen]
+            with monkeypatch.context() as context:
+                fix_draws(model, rows, context)
+                results.append(gradients_of(model)[1])
+        ours, all_of_them, alone = results
+        assert torch.allclose(ours["loss_enhanced"], alone["loss_enhanced"], atol=1e-5)
+        assert torch.allclose(ours["loss_anchor"], all_of_them["loss_anchor"])
+        assert not torch.allclose(ours["loss_enhanced"], all_of_them["loss_enhanced"])
+    assert seen == [2, 3, 1, 3]  # label pass, masked pass
+
+
+@pytest.mark.parametrize(
+    "targets, conf, words",
+    [
+        ([ENHANCED], dict(label_every=2), "leaves updates without a target"),
+        ([ANCHOR], dict(label_every=0), "label_every is 1 or more"),
+        ([ANCHOR], dict(label_utterances=-1), "label_utterances is 1 or more"),
+    ],
+)
+def test_wrong_numbers_of_labels(targets, conf, words):
+    with pytest.raises(ConfigError, match=words):
+        make_model(targets, **conf)
 
 
 def test_labels_from_disk():

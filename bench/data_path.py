@@ -1,0 +1,283 @@
+"""Reading audio: what it costs, what padding costs, and what training waits for it.
+
+    python bench/data_path.py read --librispeech DIR
+    python bench/data_path.py padding --librispeech DIR
+    python bench/data_path.py train --librispeech DIR --iterations 12
+
+DIR holds FLAC files, anywhere below. `read`: ESPnet's iterator and collation as
+ssl_train makes them, alone, in this process: seconds of audio a second of one core, and
+how many workers (num_workers) a GPU wants that takes so many seconds of audio a second.
+`padding`: of ways to make batches, on a corpus of --hours whose lengths are distributed
+as these: share of a batch that is padding, and share of the time of several GPUs lost
+by padding and by waiting for the one with most (ESPnet deals a batch out among GPUs,
+every n-th utterance to each; --batch_seconds is what each gets). `train`: seconds of
+audio a second of ssl_train itself, from its log, against steps of the same model on
+noise of the same lengths; both are processes of their own with --threads threads.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
+from espnet2.samplers.build_batch_sampler import build_batch_sampler  # noqa: E402
+from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
+
+from espnet2_birq.errors import DataError  # noqa: E402
+from espnet2_birq.score.training_log import read_training_log  # noqa: E402
+from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
+
+FS = 16000
+
+
+def list_audio(librispeech: Path, folder: Path, limit: int) -> dict:
+    """Write wav.scp and speech_shape of the FLAC files below a folder.
+
+    Returns:
+        Samples of each utterance.
+
+    Raises:
+        DataError: There is no audio.
+    """
+    paths = sorted(librispeech.rglob("*.flac"))
+    if len(paths) > limit:
+        paths = [paths[i * len(paths) // limit] for i in range(limit)]
+    if not paths:
+        raise DataError(f"{librispeech}: no FLAC file below it")
+    lengths = {path.stem: soundfile.info(path).frames for path in paths}
+    for name, values in (
+        ("wav.scp", {path.stem: path.resolve() for path in paths}),
+        ("speech_shape", lengths),
+    ):
+        lines = [f"{key} {value}\n" for key, value in values.items()]
+        (folder / name).write_text("".join(lines))
+    return lengths
+
+
+def options(args, folder: Path) -> list:
+    """Options of ssl_train that all parts share."""
+    data = f"{folder}/wav.scp,speech,sound"
+    return [
+        *("--config", args.config, "--output_dir", str(folder / "exp"), "--ngpu", "0"),
+        *("--train_data_path_and_name_and_type", data),
+        *("--train_shape_file", f"{folder}/speech_shape"),
+        *("--batch_type", "numel", "--batch_bins", str(int(args.batch_seconds * FS))),
+        *("--sort_in_batch", "descending", "--num_workers", str(args.num_workers)),
+        *("--num_att_plot", "0", "--max_epoch", "1"),
+    ]
+
+
+def batches(command: list):
+    """The iterator of the first epoch."""
+    args = SSLTask.get_parser().parse_args(command)
+    factory = SSLTask.build_iter_factory(args, DistributedOption(), mode="train")
+    return factory.build_iter(epoch=1)
+
+
+def read(args, folder: Path):
+    """Read everything, twice: the second time files are in the system's memory."""
+    args.num_workers = 0
+    for number in range(2):
+        start, wall, samples = time.process_time(), time.perf_counter(), 0
+        for _, batch in batches(options(args, folder)):
+            samples += int(batch["speech_lengths"].sum())
+        core, wall = time.process_time() - start, time.perf_counter() - wall
+        print(
+            f"pass {number + 1}: {samples / FS / 3600:.2f} h in {core:.1f} core seconds "
+            f"({wall:.1f} s): {samples / FS / core:.0f} s of audio a core second"
+        )
+    rate = samples / FS / core
+    print("\n| s of audio a second a GPU trains on | workers it wants |\n|---|---|")
+    for speed in args.speeds:
+        print(f"| {speed:.0f} | {speed / rate:.1f} |")
+
+
+def shares(batch_list: list, lengths: dict, gpus: int):
+    """Padding's share of batches, and the share of time lost on so many GPUs.
+
+    Args:
+        batch_list: Keys of each batch.
+        lengths: Samples of each utterance.
+        gpus: Among which a batch is dealt out; batches with fewer utterances are left
+            out (ESPnet allows none).
+    """
+    speech = padded = taken = 0
+    for batch in batch_list:
+        if len(batch) < gpus:
+            continue
+        speech += sum(lengths[key] for key in batch)
+        padded += len(batch) * max(lengths[key] for key in batch)
+        parts = [[lengths[key] for key in batch[i::gpus]] for i in range(gpus)]
+        taken += gpus * max(len(part) * max(part) for part in parts)
+    return 1 - speech / padded, 1 - speech / taken
+
+
+def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
+    """A larger corpus whose lengths are distributed as these are.
+
+    Batches of a few hours are made of utterances less alike than those of many.
+
+    Returns:
+        Samples of each utterance, also written as speech_shape.
+    """
+    known = sorted(lengths.values())
+    number = round(hours * 3600 * FS * len(known) / sum(known))
+    draws = np.quantile(known, np.random.RandomState(0).rand(number))
+    drawn = {f"utt{i:07}": int(x) for i, x in enumerate(draws)}
+    lines = [f"{key} {value}\n" for key, value in drawn.items()]
+    (folder / "speech_shape").write_text("".join(lines))
+    return drawn
+
+
+def make_batches(kind: str, seconds: float, lengths: dict, folder: Path) -> list:
+    """Batches of about so many seconds, of one of ESPnet's kinds."""
+    size = round(seconds * FS * len(lengths) / sum(lengths.values()))
+    if kind == "unsorted":  # ESPnet keeps the order of the list: here it is random
+        keys = list(lengths)
+        return [keys[i : i + size] for i in range(0, len(keys), size)]
+    return list(
+        build_batch_sampler(
+            type=kind,
+            batch_size=size,
+            batch_bins=round(seconds * FS),
+            shape_files=[f"{folder}/speech_shape"],
+            fold_lengths=[80000],  # birq.sh's speech_fold_length
+            sort_in_batch="descending",
+        )
+    )
+
+
+def padding(args, folder: Path, lengths: dict):
+    """Ways to make batches of about --batch_seconds a GPU, compared."""
+    lengths = draw_lengths(lengths, args.hours, folder)
+    titles = ["batch_type", "batches", "padding %"]
+    titles += [f"lost on {n} GPUs %" for n in args.gpus]
+    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+    for kind in ("numel", "length", "sorted", "folded", "unsorted"):
+        found = make_batches(kind, args.batch_seconds, lengths, folder)
+        cells = [kind, str(len(found)), f"{100 * shares(found, lengths, 1)[0]:.1f}"]
+        for number in args.gpus:  # a batch is that of all GPUs
+            joint = number * args.batch_seconds
+            found = make_batches(kind, joint, lengths, folder)
+            cells.append(f"{100 * shares(found, lengths, number)[1]:.1f}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def train(args, folder: Path):
+    """ssl_train on the audio, then steps on noise of the same shapes."""
+    skip = args.warmup
+    valid = "".join((folder / "wav.scp").open().readlines()[:2])
+    (folder / "valid.scp").write_text(valid)
+    shapes = "".join((folder / "speech_shape").open().readlines()[:2])
+    (folder / "valid_shape").write_text(shapes)
+    command = options(args, folder) + [
+        *("--valid_data_path_and_name_and_type", f"{folder}/valid.scp,speech,sound"),
+        *("--valid_shape_file", f"{folder}/valid_shape", "--log_interval", "1"),
+        *("--num_iters_per_epoch", str(args.iterations)),
+    ]
+    lengths = [x["speech_lengths"].tolist() for _, x in batches(command)]
+    (folder / "lengths.json").write_text(json.dumps(lengths))
+    env = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
+    env["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(BENCH.parent), os.environ.get("PYTHONPATH")])
+    )
+    (folder / "exp").mkdir()
+    with (folder / "exp" / "train.log").open("w") as log:
+        subprocess.run(
+            [sys.executable, "-m", "espnet2_birq.bin.ssl_train", *command],
+            check=True,
+            stderr=log,
+            env=env,
+        )
+    intervals = read_training_log(folder / "exp").intervals[skip:]
+    real = sum(interval["train_time"] for interval in intervals)
+    waited = sum(interval["iter_time"] for interval in intervals)
+    own = [sys.executable, __file__, "noise", "--folder", str(folder), "--", *command]
+    line = subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    noise = sum(json.loads(line.stdout.splitlines()[-1])[skip:])
+    audio = sum(sum(batch) for batch in lengths[skip:]) / FS
+    print(
+        f"ssl_train: {audio / real:.1f} s of audio a second, {waited / real:.1%} of "
+        f"the time waiting for batches\nnoise: {audio / noise:.1f} s of audio a second\n"
+        f"ssl_train / noise: {noise / real:.1%}"
+    )
+
+
+def noise(args):
+    """Steps of the configuration's model on noise; prints seconds of each."""
+    from espnet2_birq.allocator import keep_large_blocks
+
+    keep_large_blocks()  # as ssl_train does
+    conf = SSLTask.get_parser().parse_args(args.command)
+    torch.manual_seed(0)
+    model = SSLTask.build_model(conf).train()
+    (optimizer,) = SSLTask.build_optimizers(conf, model)
+    seconds = []
+    for batch in json.loads((args.folder / "lengths.json").read_text()):
+        speech = 0.1 * torch.randn(len(batch), max(batch))
+        start = time.perf_counter()
+        loss, _, _ = model(speech, torch.tensor(batch))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), conf.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds))
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    seconds = dict(read=400.0, padding=400.0, train=20.0)
+    for name, default in seconds.items():
+        add = parts.add_parser(name).add_argument
+        add("--librispeech", type=Path, required=True, help="folder with FLAC files")
+        add("--limit", type=int, default=2000, help="utterances at most")
+        add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train")
+        add("--batch_seconds", type=float, default=default, help="default: %(default)s")
+        add("--num_workers", type=int, default=1, help="for train (%(default)s)")
+        add("--threads", type=int, default=1, help="for train (%(default)s)")
+        add("--iterations", type=int, default=12, help="for train (%(default)s)")
+        add("--warmup", type=int, default=2, help="of these, not timed (%(default)s)")
+        add("--hours", type=float, default=100.0, help="for padding: size of a corpus")
+        add("--gpus", type=int, nargs="+", default=[4, 8], help="for padding")
+        add("--speeds", type=float, nargs="+", default=[1000, 2000, 4000, 8000])
+    hidden = parts.add_parser("noise", help="what train runs")
+    hidden.add_argument("--folder", type=Path, required=True)
+    hidden.add_argument("command", nargs="+")
+    return parser
+
+
+def main():
+    """Measure and print."""
+    args = get_parser().parse_args()
+    if args.part == "noise":
+        return noise(args)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        try:
+            lengths = list_audio(args.librispeech, folder, args.limit)
+            if args.part == "padding":
+                padding(args, folder, lengths)
+            else:
+                dict(read=read, train=train)[args.part](args, folder)
+        except DataError as error:
+            sys.exit(f"bench/data_path.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
