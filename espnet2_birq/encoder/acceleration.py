@@ -51,14 +51,11 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
         The same module, changed.
     """
     accelerate_parts(module, FASTER)
-    unchanged = set()
-    for part in module.modules():
-        if faster := FASTER.get(type(part)):
-            part.__class__ = faster
-        elif (
-            isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values()
-        ):
-            unchanged.add(type(part).__name__)
+    unchanged = {
+        type(part).__name__
+        for part in module.modules()
+        if isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values()
+    }
     if unchanged:
         logging.info(
             f"Attention as ESPnet has it ({', '.join(sorted(unchanged))}): only that "
