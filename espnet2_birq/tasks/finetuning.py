@@ -74,21 +74,9 @@ def build_optimizer(
     Raises:
         ConfigError: An option is out of range, or the encoder has no layers.
     """
-    decay, freeze = args.encoder_lr_decay, args.freeze_encoder_updates
-    if not 0 < decay <= 1:
-        raise ConfigError(f"encoder_lr_decay is {decay}, give one above 0, at most 1")
-    if freeze < 0:
-        raise ConfigError(f"freeze_encoder_updates is {freeze}, give 0 or more")
-    if args.sharded_ddp or args.use_deepspeed:
-        raise ConfigError(
-            "encoder_lr_decay and freeze_encoder_updates work with ESPnet's own "
-            "trainer; leave out sharded_ddp and use_deepspeed"
-        )
-    lr = args.optim_conf.get("lr")
-    if lr is None:
-        raise ConfigError(
-            "encoder_lr_decay and freeze_encoder_updates want an lr in " "optim_conf"
-        )
+    _check_options(args)
+    lr, decay = args.optim_conf["lr"], args.encoder_lr_decay
+    freeze = args.freeze_encoder_updates
     if args.exclude_weight_decay:
         add_optimizer_hooks(model, **args.exclude_weight_decay_conf)
     members = defaultdict(list)
@@ -110,6 +98,23 @@ def build_optimizer(
     if freeze:
         logging.info(f"freeze_encoder_updates: the encoder rests for {freeze} updates")
     return optimizer
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    decay, freeze = args.encoder_lr_decay, args.freeze_encoder_updates
+    if not 0 < decay <= 1:
+        raise ConfigError(f"encoder_lr_decay is {decay}, give one above 0, at most 1")
+    if freeze < 0:
+        raise ConfigError(f"freeze_encoder_updates is {freeze}, give 0 or more")
+    if args.sharded_ddp or args.use_deepspeed:
+        raise ConfigError(
+            "encoder_lr_decay and freeze_encoder_updates work with ESPnet's own "
+            "trainer; leave out sharded_ddp and use_deepspeed"
+        )
+    if args.optim_conf.get("lr") is None:
+        raise ConfigError(
+            "encoder_lr_decay and freeze_encoder_updates want an lr in optim_conf"
+        )
 
 
 def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:

@@ -3,6 +3,8 @@
 import copy
 import math
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,24 @@ def test_learning_rates(tmp_path, encoder, conf):
 def test_no_option_is_espnets_optimizer(tmp_path):
     _, optimizer, _ = build(tmp_path)
     assert len(optimizer.param_groups) == 1 and FROZEN not in optimizer.param_groups[0]
+
+
+def test_espnet_alone_reads_the_model(tmp_path):
+    args = parse(tmp_path, encoder_lr_decay=0.5, freeze_encoder_updates=2)
+    model = ASRTask.build_model(args)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    # In a process that cannot import this package
+    code = (
+        "import sys; sys.modules['espnet2_birq'] = None;"
+        "from espnet2.tasks.asr import ASRTask;"
+        "model, args = ASRTask.build_model_from_file('config.yaml', 'model.pth');"
+        "print(len(model.state_dict()), args.encoder_lr_decay)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(len(model.state_dict())), "0.5"], done.stderr
 
 
 def test_excluded_weight_decay(tmp_path):
