@@ -26,16 +26,16 @@ DESCRIPTION = """\
 Decode data directories with the CTC head of an ESPnet ASR model: greedily, or by beam
 search with a word n-gram.
 
-The network runs over padded batches, on a GPU if there is one; its log-probabilities are
-kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes for each token of each frame; delete the
-folder when all is decoded). The search runs in --nj processes. A repeated or killed
+The network runs over padded batches, on a GPU if there is one; its log-probabilities
+are kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes for each token of each frame;
+delete the folder when all is decoded). The search runs in --nj processes. A repeated or killed
 command does only what is missing; with another model, other audio or other options it
 starts afresh.
 
 Written to ASR_EXP/TAG/SET: text, token, token_int and score, as by stage 12 of asr.sh
 (score with its stage 13 and --inference_tag TAG); skipped, utterances that could not be
-decoded, which have empty lines; decode.json, with real-time factors and, if the data has
-a text, the word error rate (that of the text as it is, without a cleaner)."""
+decoded, which have empty lines; decode.json, with real-time factors and, if the data
+has a text, the word error rate (that of the text as it is, without a cleaner)."""
 
 EPILOG = """\
 examples, in a recipe's folder:

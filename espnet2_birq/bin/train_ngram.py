@@ -27,11 +27,12 @@ from espnet2_birq.errors import ConfigError, DataError
 DESCRIPTION = """\
 Estimate a word n-gram from transcripts and write it as an ARPA file, for ctc_decode.
 
-Text is a data directory (its file `text`), or a file with a sentence in each line, which
-may be gzipped. The estimate is interpolated modified Kneser-Ney smoothing, by KenLM's
-lmplz where it is on the PATH, else by this package: the same, but in memory, for a few
-million words. With --interpolate, other texts' n-grams or ARPA files are mixed with it, by
-weights that make the --dev text likeliest. Give a development set there, no test set."""
+Text is a data directory (its file `text`), or a file with a sentence in each line,
+which may be gzipped. The estimate is interpolated modified Kneser-Ney smoothing, by
+KenLM's lmplz where it is on the PATH, else by this package: the same, but in memory,
+for a few million words. With --interpolate, other texts' n-grams or ARPA files are
+mixed with it, by weights that make the --dev text likeliest. Give a development set
+there, no test set."""
 
 EPILOG = """\
 examples:

@@ -26,14 +26,14 @@ from espnet2_birq.errors import ConfigError, DataError
 
 DESCRIPTION = """\
 Tune the weights with which ctc_decode uses a word n-gram: lm_weight and word_score with
-the fewest word errors on a development set. Tune on that set only, and never on one that
-error rates are reported of: a set with "test" or "eval" in its name, as test_clean or
-ihm_eval, is refused.
+the fewest word errors on a development set. Tune on that set only, and never on one
+that error rates are reported of: a set with "test" or "eval" in its name, as test_clean
+or ihm_eval, is refused.
 
-The network runs once (its log-probabilities are kept, and ctc_decode uses the same); then
-each pair of weights is a search through the set. From the defaults, steps are made while
-they help, then smaller ones; all that was tried is printed as a table. What is done is
-kept in OUT.work, so that a killed command goes on where it was."""
+The network runs once (its log-probabilities are kept, and ctc_decode uses the same);
+then each pair of weights is a search through the set. From the defaults, steps are made
+while they help, then smaller ones; all that was tried is printed as a table. What is
+done is kept in OUT.work, so that a killed command goes on where it was."""
 
 EPILOG = """\
 example, in a recipe's folder:

@@ -55,8 +55,8 @@ def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
         "--words",
         type=Path,
         metavar="FILE",
-        help="the n-gram's words, one in a line: needed with a KenLM binary, which does "
-        "not tell them",
+        help="the n-gram's words, one in a line: needed with a KenLM binary, which "
+        "does not tell them",
     )
     for name, kind, text in (
         ("beam_size", int, "hypotheses kept after each frame"),

@@ -3,9 +3,9 @@
 Estimation is interpolated modified Kneser-Ney (Chen and Goodman, TR-10-98, section 3),
 in the details as KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
 unigrams are interpolated with the uniform distribution, of which <unk> has a share;
-n-grams of low count are pruned after discounts are estimated, and their probability goes
-to the back-off. It is for transcripts: all n-grams are in memory (1 GB for a million
-words, four words long). For more text, use lmplz.
+n-grams of low count are pruned after discounts are estimated, and their probability
+goes to the back-off. It is for transcripts: all n-grams are in memory (1 GB for a
+million words, four words long). For more text, use lmplz.
 """
 
 import math
@@ -36,7 +36,7 @@ class Model:
         self.words = {ngram[0] for ngram in prob if len(ngram) == 1}
 
     def score(self, context: Ngram, word: str) -> float:
-        """Log10 of the probability of a word after others, the last ones of which count.
+        """Log10 of the probability of a word after others; only the last ones count.
 
         Words that the model does not know must have been replaced by <unk>.
         """

@@ -51,7 +51,7 @@ def best_path(log_probs: np.ndarray) -> Hypothesis:
 
 
 def greedy(log_probs: np.ndarray, eos: int) -> Hypothesis:
-    """Label by label, the one that makes the likeliest prefix, until the end is likelier.
+    """Label by label, that of the likeliest prefix, until the end is likelier.
 
     This is the prefix search of CTC (Graves et al., ICML 2006, section 3.2) with one
     hypothesis, and what ESPnet's asr_inference does with beam_size 1 and ctc_weight 1.
