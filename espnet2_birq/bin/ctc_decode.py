@@ -28,9 +28,9 @@ search with a word n-gram.
 
 The network runs over padded batches, on a GPU if there is one; its log-probabilities
 are kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes for each token of each frame;
-delete the folder when all is decoded). The search runs in --nj processes. A repeated or killed
-command does only what is missing; with another model, other audio or other options it
-starts afresh.
+delete the folder when all is decoded). The search runs in --nj processes. A repeated or
+killed command does only what is missing; with another model, other audio or other
+options it starts afresh.
 
 Written to ASR_EXP/TAG/SET: text, token, token_int and score, as by stage 12 of asr.sh
 (score with its stage 13 and --inference_tag TAG); skipped, utterances that could not be
