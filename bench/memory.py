@@ -12,10 +12,10 @@ layers), its method BEST-RQ, or BiRQ with --method birq. Builds:
     window    the same, attention inside blocks of 200 encoder frames (8 s)
     plain     ESPnet's encoder as it comes, the loss plainly: bench/plain.py
 
-`lengths`: one utterance, forward and backward pass, each in a process of its own: by
-how much the process grows on a CPU, what PyTorch's allocator gave on a GPU, less what
-was there before the step. A process that would take more than --limit GiB ends, and is
-in the table as that. `batch`: utterances of 12 s that fit --memory GB, as
+`lengths`: one utterance, forward and backward pass, each build in a process of its own:
+by how much the process grows on a CPU, what PyTorch's allocator gave on a GPU, less
+what was there before the step. What would take more than --limit GiB is in the table as
+that. `batch`: utterances of 12 s that fit --memory GB, as
 espnet2_birq.bin.plan counts (bfloat16); on a GPU by bisection, too, a process each try,
 parameters and optimizer included.
 """
@@ -29,7 +29,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, List, Optional, Union
 
 BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
@@ -54,6 +54,7 @@ LARGE = (  # 158.5 M parameters
     "--encoder_conf attention_heads=8"
 )
 UTTERANCE = 12.0  # seconds
+NO_MEMORY = ("allocate memory", "out of memory")
 
 
 def configure(args, build: str) -> argparse.Namespace:
@@ -71,7 +72,7 @@ def configure(args, build: str) -> argparse.Namespace:
 class Step:
     """A training step of noise that can be repeated."""
 
-    def __init__(self, args, build: str, utterances: int, seconds: float):
+    def __init__(self, args, build: str):
         conf = configure(args, build)
         dtype, self.device = DTYPES[args.dtype], args.device
         torch.manual_seed(0)
@@ -81,7 +82,6 @@ class Step:
             self.model = PlainModel(self.model, dtype)
         self.dtype = torch.float32 if self.device == "cpu" or self.plain else dtype
         (self.optimizer,) = SSLTask.build_optimizers(conf, self.model)
-        self.batch = self.speech(utterances, seconds)
 
     def speech(self, utterances: int, seconds: float):
         """Waveforms (B, N) and lengths (B,)."""
@@ -98,26 +98,42 @@ class Step:
         loss.backward()
 
 
-def peak_of_length(args) -> int:
-    """Bytes that a step takes above what was there before."""
+def peaks_of_lengths(args) -> List[Optional[int]]:
+    """Bytes that steps take above what was there before; None: not enough memory.
+
+    Lengths ascend: behind one that does not fit, none is tried.
+    """
     if args.device == "cpu":
         # Blocks above 64 KiB go back to the system when they are free.
         ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
-    step = Step(args, args.build, 1, args.seconds[0])
+    step = Step(args, args.build)
     step.gradients(*step.speech(1, 2.0))  # what libraries keep for themselves
-    step.optimizer.zero_grad()
-    gc.collect()
-    if args.device == "cuda":
+    peaks = []
+    for seconds in args.seconds:
+        step.optimizer.zero_grad()
+        gc.collect()
+        try:
+            peaks.append(growth(step, seconds, args.limit))
+        except (RuntimeError, MemoryError) as error:
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
+            return peaks + [None] * (len(args.seconds) - len(peaks))
+    return peaks
+
+
+def growth(step: Step, seconds: float, limit: float) -> int:
+    """Bytes that a step takes above what was there before."""
+    batch = step.speech(1, seconds)
+    if step.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step.gradients(*step.batch)
+        step.gradients(*batch)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     before = resident("VmRSS")
-    limit = before + int(args.limit * 2**30)
-    used = resident("VmSize") - before  # addresses that hold no memory
-    resource.setrlimit(resource.RLIMIT_AS, (limit + used, limit + used))
-    step.gradients(*step.batch)
+    end = resident("VmSize") + int(limit * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (end, resource.RLIM_INFINITY))
+    step.gradients(*batch)
     return resident("VmHWM") - before
 
 
@@ -125,15 +141,16 @@ def peak_of_batch(args) -> int:
     """Bytes of two whole steps on a GPU whose memory is limited to --memory."""
     everything = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 1e9 * args.memory / everything))
-    step = Step(args, args.build, args.utterances, UTTERANCE)
+    step = Step(args, args.build)
+    batch = step.speech(args.utterances, UTTERANCE)
     for _ in range(2):
-        step.gradients(*step.batch)
+        step.gradients(*batch)
         step.optimizer.step()
         step.optimizer.zero_grad()
     return torch.cuda.max_memory_reserved()
 
 
-def measure(args, *more: str) -> Optional[int]:
+def measure(args, *more: str) -> Union[List[Optional[int]], int, None]:
     """Bytes, by this program in a process of its own; None: not enough memory."""
     command = [sys.executable, __file__, args.what, "--one", *more]
     for name in ("config", "options", "method", "device", "dtype", "limit", "memory"):
@@ -141,25 +158,25 @@ def measure(args, *more: str) -> Optional[int]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    if any(x in done.stderr for x in ("allocate memory", "out of memory", "MemoryErr")):
+    if any(words in done.stderr for words in NO_MEMORY):
         return None
     sys.exit(f"bench/memory.py: {' '.join(command)}: {done.stderr[-2000:]}")
 
 
 def lengths(args):
     """Print the table of peaks."""
+    columns = []
+    for build in args.builds:
+        seconds = [str(x) for x in sorted(args.seconds)]
+        columns.append(measure(args, "--build", build, "--seconds", *seconds))
+        print(f"{build}: measured", file=sys.stderr, flush=True)
     print(f"| utterance, s | {' | '.join(args.builds)} |")
     print("|---" * (1 + len(args.builds)) + "|")
-    for seconds in args.seconds:
-        cells = []
-        for build in args.builds:
-            peak = measure(args, "--build", build, "--seconds", str(seconds))
-            cells.append(
-                f"more than {args.limit * 1024:.0f}"
-                if peak is None
-                else f"{peak / 2**20:.0f}"
-            )
-        print(f"| {seconds:g} | {' | '.join(cells)} |", flush=True)
+    for row, seconds in enumerate(sorted(args.seconds)):
+        peaks = [column[row] for column in columns]
+        more = f"more than {1024 * args.limit:.0f}"
+        cells = [more if x is None else f"{x / 2**20:.0f}" for x in peaks]
+        print(f"| {seconds:g} | {' | '.join(cells)} |")
 
 
 def largest(fits: Callable[[int], bool]) -> int:
@@ -239,7 +256,8 @@ def main():
     args.dtype = args.dtype or ("float32" if args.what == "lengths" else "bfloat16")
     if args.one:
         torch.set_num_threads(1)
-        print((peak_of_length if args.what == "lengths" else peak_of_batch)(args))
+        one = peaks_of_lengths if args.what == "lengths" else peak_of_batch
+        print(json.dumps(one(args)))
     else:
         (lengths if args.what == "lengths" else batch)(args)
 

@@ -8,7 +8,7 @@ copy, and what follows is
 
 - on a GPU ``scaled_dot_product_attention``, with the positions as its additive mask:
   the memory-efficient kernel, the fastest one that has a gradient for such a mask;
-- on a CPU, where that kernel does not exist, a product onto the positions and a softmax.
+- on a CPU, which has no such kernel, a product onto the positions and a softmax.
 
 With a window, attention stays inside blocks of so many frames: time and memory grow
 with the length, not with its square.
