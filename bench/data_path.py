@@ -93,8 +93,9 @@ def read(args, folder: Path):
             samples += int(batch["speech_lengths"].sum())
         core, wall = time.process_time() - start, time.perf_counter() - wall
         print(
-            f"pass {number + 1}: {samples / FS / 3600:.2f} h in {core:.1f} core seconds "
-            f"({wall:.1f} s): {samples / FS / core:.0f} s of audio a core second"
+            f"pass {number + 1}: {samples / FS / 3600:.2f} h, {core:.1f} core "
+            f"seconds ({wall:.1f} s): {samples / FS / core:.0f} s of audio "
+            "a core second"
         )
     rate = samples / FS / core
     print("\n| s of audio a second a GPU trains on | workers it wants |\n|---|---|")
@@ -208,7 +209,8 @@ def train(args, folder: Path):
     audio = sum(sum(batch) for batch in lengths[skip:]) / FS
     print(
         f"ssl_train: {audio / real:.1f} s of audio a second, {waited / real:.1%} of "
-        f"the time waiting for batches\nnoise: {audio / noise:.1f} s of audio a second\n"
+        f"the time waiting for batches\n"
+        f"noise: {audio / noise:.1f} s of audio a second\n"
         f"ssl_train / noise: {noise / real:.1%}"
     )
 

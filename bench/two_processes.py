@@ -133,6 +133,7 @@ def main():
     add("--rounds", type=int, default=2, help="default: %(default)s")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
+    args.device = "cpu"
     rounds = []
     for _ in range(args.rounds):
         rounds.append({n: measure(*v, args) for n, v in VARIANTS.items()})
