@@ -129,7 +129,7 @@ class SSLTask(AbsTask):
             help="label_dropout (keep dropout on where labels are made, false), "
             "stop_at_collapse (stop when a target's labels have become a few codes; "
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
-            "on a CPU, false), accelerate (faster encoder on CPUs, same numbers; true), "
+            "on a CPU, false), accelerate (faster CPU encoder, same numbers; true), "
             "checkpoint_labels (compute the label pass again rather than keep its "
             "activations, false), label_every (n: layers label in every n-th update "
             "only, with n times the weight; 1), label_utterances (n: ... every n-th "
