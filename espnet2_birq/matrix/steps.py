@@ -19,7 +19,6 @@ from espnet2_birq.matrix.spec import Spec, System, merge, updates_of, with_updat
 
 UTTERANCE = 5.0  # seconds, where compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
-ASR_MODEL = "valid.loss.ave.pth"
 
 
 class Runner:
@@ -177,19 +176,10 @@ class Runner:
             tune = self._run_sh("asr", *self._asr_config(), "--asr_tag")
             tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
             tune += ["--ssl_model", model or "none", *self._asr_data(one.name)]
-            tune += ["--inference_asr_model", ASR_MODEL, "--inference_tag", "greedy"]
-            # Greedy decoding of all test sets at once; the texts are asr_inference's.
-            decode = [sys.executable, "-m", "espnet2_birq.bin.ctc_decode"]
-            decode += ["--model", folder / ASR_MODEL, "--tag", "greedy"]
-            decode += ["--nj", 1, "--ngpu", int(self.uses_gpus), "--data"]
-            decode += [f"dump/raw/{test}" for test in self.spec.tests]
-            commands = [
-                (asr, [*tune, "--stage", 11, "--stop_stage", 11]),
-                (asr, decode),
-                (asr, [*tune, "--stage", 13, "--stop_stage", 13]),
-            ]
+            tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
+            tune += ["--inference_nj", 1]
             own = [*key, one.name, self.spec.finetune_config.read_text()]
-            self._step(f"asr_{name}_{one.name}", own, commands, folder)
+            self._step(f"asr_{name}_{one.name}", own, [(asr, tune)], folder)
 
     def _asr_config(self) -> List:
         if self.spec.finetune_config is None:

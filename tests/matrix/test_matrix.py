@@ -112,9 +112,8 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     slow = folder / "recipe" / "slow"
     slow.touch()
     process = start()
-    for _ in range(600):
-        if (folder / "out" / "steps" / "ssl_birq_seed0").is_dir():
-            break
+    step = folder / "out" / "steps" / "ssl_birq_seed0"
+    while not step.is_dir() and process.poll() is None:
         time.sleep(0.1)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)

@@ -10,6 +10,8 @@
 #                  --asr_args have the encoder shaw_conformer, encoder_lr_decay or
 #                  freeze_encoder_updates, one whose ESPnet knows them:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
+#   --greedy_ctc   true: stage 12 is espnet2_birq.bin.ctc_decode, all test sets at once;
+#                  for a CTC model the texts of asr_inference, many times faster
 #   --decode_lm    word n-gram to decode the test sets with, too, after stage 13: --lm of
 #                  decode_ctc.sh, whose --lm_interpolate and --lm_words go with it
 # The encoder may have less layers than the pretrained one (num_blocks): those at its top
@@ -24,7 +26,8 @@ ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$(getconf _NPROCESSORS_ONLN)
-decode_lm=none lm_interpolate= lm_words=
+greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
+dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -35,10 +38,11 @@ while [ $# -gt 0 ]; do
     name=${1#--} name=${name//-/_}
     case "${name}" in
         ssl_model|asr_tag|asr_config|asr_args|python|stage|stop_stage|expdir|ngpu|\
-        asr_stats_dir|decode_lm|lm_interpolate|lm_words)
+        asr_stats_dir|greedy_ctc|decode_lm|lm_interpolate|lm_words)
             printf -v "${name}" %s "$2" ;;
         num_threads) num_threads=$2 ;;
-        num_nodes|lang|token_type|nbpe|speed_perturb_factors)
+        num_nodes|lang|token_type|nbpe|speed_perturb_factors|\
+        dumpdir|test_sets|inference_nj|inference_asr_model)
             printf -v "${name}" %s "$2"; opts+=("$1" "$2") ;;
         *) opts+=("$1" "$2") ;;
     esac
@@ -114,7 +118,19 @@ if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
         rm -r "${asr_exp}/handoff"
     fi
 fi
-run_asr 12 10000
+if ! "${greedy_ctc}"; then
+    run_asr 12 10000
+else
+    tag=greedy_ctc_${inference_asr_model%.*}
+    if [ "${stage}" -le 12 ] && [ "${stop_stage}" -ge 12 ]; then
+        # shellcheck disable=SC2086
+        python3 -m espnet2_birq.bin.ctc_decode --tag "${tag}" --ngpu $((ngpu > 0)) \
+            --model "${asr_exp}/${inference_asr_model}" --nj "${inference_nj}" \
+            --data $(printf " ${dumpdir}/raw/%s" ${test_sets})
+    fi
+    opts+=(--inference_tag "${tag}")
+    run_asr 13 10000
+fi
 if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ]; then
     ./decode_ctc.sh --lm "${decode_lm}" --lm_interpolate "${lm_interpolate}" \
         --lm_words "${lm_words}" --asr_exp "${asr_exp}" --expdir "${expdir}" \
