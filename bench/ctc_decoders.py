@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 
 from espnet2_birq.data.kaldi import read_scp
-from espnet2_birq.decode.search import NgramSearch, Weights, arpa_words, best_path
+from espnet2_birq.decode.ngram_search import NgramSearch
+from espnet2_birq.decode.search import Weights, arpa_words, best_path
 from espnet2_birq.decode.store import block_seconds, read_block
 from espnet2_birq.score.error_rate import count_errors, error_rate
 

@@ -66,7 +66,7 @@ make_venv() {
     fi
     step "installing the Python packages (a first time takes minutes: about 5 GB)"
     "${uv}" pip install --quiet --python .venv/bin/python \
-        --constraint constraints.txt --editable '.[demo,test]'
+        --constraint constraints.txt --editable '.[decode,demo,test]'
     echo "${want}" > "${stamp}"
 }
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from espnet2_birq.decode.network import Recogniser, compute_log_probs
-from espnet2_birq.decode.search import NgramSearch, Weights, arpa_words
+from espnet2_birq.decode.search import Weights, arpa_words
 from espnet2_birq.decode.store import LogProbs, file_hash
 from espnet2_birq.errors import ConfigError, DataError
 
@@ -90,12 +90,23 @@ def lm_name(lm: Path) -> str:
 
 def load_search(
     lm: Path, words: Path | None, tokens: Sequence[str], weights: Weights
-) -> tuple[NgramSearch, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Load an n-gram.
 
     Returns:
-        The search, and what its results depend on besides the log-probabilities.
+        The NgramSearch, and what its results depend on besides the log-probabilities.
+
+    Raises:
+        ConfigError: The packages for it are not installed, or as NgramSearch.
+        DataError: A file is missing, or no n-gram.
     """
+    try:
+        from espnet2_birq.decode.ngram_search import NgramSearch
+    except ImportError as error:
+        raise ConfigError(
+            "--lm wants packages that are not here: pip install ufal-flashlight-text "
+            f"ufal-kenlm ({error})"
+        ) from error
     if not lm.is_file():
         raise DataError(f"{lm}: no such n-gram; see --help for how to get one")
     if words is None:

@@ -10,13 +10,8 @@ from espnet2.asr.ctc import CTC
 from espnet2.legacy.nets.batch_beam_search import BatchBeamSearch
 from espnet2.legacy.nets.scorers.ctc import CTCPrefixScorer
 
-from espnet2_birq.decode.search import (
-    NgramSearch,
-    Weights,
-    arpa_words,
-    best_path,
-    greedy,
-)
+from espnet2_birq.decode.ngram_search import NgramSearch
+from espnet2_birq.decode.search import Weights, arpa_words, best_path, greedy
 from espnet2_birq.errors import ConfigError, DataError
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "<sos/eos>"]
