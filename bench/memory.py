@@ -49,7 +49,7 @@ BUILDS = dict(
     plain=dict(accelerate=False),
 )
 SMALL = "--encoder_conf num_blocks=4"
-LARGE = (  # 158.5 M parameters
+LARGE = (  # 158.6 M parameters
     "--encoder_conf output_size=768 --encoder_conf linear_units=3072 "
     "--encoder_conf attention_heads=8"
 )
@@ -227,7 +227,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--method", choices=METHODS, default="best_rq")
     add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
     add("--options", help="more of ssl_train, in quotes (lengths: 4 layers; batch: a "
-        "width of 768, 158.5 M parameters)")  # fmt: skip
+        "width of 768, 158.6 M parameters)")  # fmt: skip
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=sorted(DTYPES), help="(lengths: float32; batch: bfloat16)")
     add(

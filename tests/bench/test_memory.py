@@ -11,7 +11,7 @@ sys.path.insert(0, str(BENCH))
 import memory  # noqa: E402
 
 TINY = (
-    "--encoder_conf num_blocks=2 --encoder_conf output_size=16 "
+    "--encoder_conf num_blocks=1 --encoder_conf output_size=16 "
     "--encoder_conf attention_heads=8 --encoder_conf linear_units=16"
 )
 
@@ -37,9 +37,9 @@ def test_lengths(monkeypatch, capsys):
 
 
 def test_batch(monkeypatch, capsys):
-    options(monkeypatch, "batch", "--memory", "4")
+    options(monkeypatch, "batch", "--memory", "3", "--builds", "full", "plain")
     found = {build: int(planned) for build, planned, measured in rows(capsys)}
-    assert found["window"] >= found["full"] > 1.1 * found["plain"] > 0
+    assert found["full"] > 1.1 * found["plain"] > 0
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 63, 64, 1000])
