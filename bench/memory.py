@@ -226,8 +226,11 @@ def get_parser() -> argparse.ArgumentParser:
     add("--builds", nargs="+", choices=list(BUILDS), default=list(BUILDS))
     add("--method", choices=METHODS, default="best_rq")
     add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
-    add("--options", help="more of ssl_train, in quotes (lengths: 4 layers; batch: a "
-        "width of 768, 158.6 M parameters)")  # fmt: skip
+    add(
+        "--options",
+        help="more of ssl_train, in quotes (lengths: 4 layers; batch: a width of 768, "
+        "158.6 M parameters)",
+    )
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=sorted(DTYPES), help="(lengths: float32; batch: bfloat16)")
     add(
