@@ -81,7 +81,7 @@ def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
     """Word error rate in percent over the utterances of `refs`."""
     texts = [hyps.get(name, "") for name in refs]
     counts = count_errors(list(refs.values()), texts)
-    return 100 * counts[:, 1:].sum() / counts[:, :3].sum()
+    return float(100 * counts[:, 1:].sum() / counts[:, :3].sum())
 
 
 def write_output(
