@@ -91,24 +91,22 @@ class Runner:
         base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
         folder = self.out / "config"
         folder.mkdir(parents=True, exist_ok=True)
-        confs, flops = {}, {}
+        confs, flops = {}, Flops(folder)
         # Those that others are to equal come first.
         for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
             name, file = system.name, folder / f"{system.name}.yaml"
             conf = merge(base, system.pretrain or {})
             if system.updates is not None:
                 conf = with_updates(conf, system.updates, name)
-            write_if_new(file, yaml.safe_dump(conf, sort_keys=False))
-            flops[name] = update_flops(file)
+            flops.count(file, yaml.safe_dump(conf, sort_keys=False))
             if system.compute_of is not None:
                 other, steps = system.compute_of, conf["num_iters_per_epoch"]
-                updates = updates_of(confs[other]) * flops[other] / flops[name]
+                updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
                 conf = with_updates(conf, steps * max(1, round(updates / steps)), name)
             confs[name] = conf
             for seed in seeds:
                 text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)
                 write_if_new(self.config(system, seed), text)
-        write_if_new(folder / "flops.json", json.dumps(flops, indent=1))
 
     def prepare(self) -> None:
         """Data and statistics, once for all systems."""
@@ -255,6 +253,34 @@ class Runner:
             yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
         finally:
             self.gpus.put(gpu)
+
+
+class Flops:
+    """FLOPs of an update of each configuration, counted once; kept in flops.json.
+
+    Args:
+        folder: Where the configurations are.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "flops.json"
+        self.of = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def count(self, config: Path, text: str) -> None:
+        """Write a configuration and count it, unless that is done."""
+        name = config.stem
+        if name in self.of and config.is_file() and config.read_text() == text:
+            return
+        self.of.pop(name, None)
+        self._save()  # first: an interruption must not leave the number of another one
+        config.write_text(text, encoding="utf-8")
+        self.of[name] = update_flops(config)
+        self._save()
+
+    def _save(self):
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.of, indent=1))
+        part.rename(self.path)
 
 
 def update_flops(config: Path) -> float:
