@@ -99,7 +99,7 @@ def _error_rates(runner, results):
         return []
     figure, axes = _axes(2, len(points))
     for column, (key, found) in enumerate(points.items()):
-        for row, unit in enumerate(("updates", "PFLOP of pretraining")):
+        for row, unit in enumerate(("updates", "TFLOP of pretraining")):
             axis = axes[row][column]
             for number, label, xs, score in found:
                 middle, low, high = (score[name] for name in ("percent", "low", "high"))
@@ -125,7 +125,7 @@ def _points(runner, results, key):
         if done:
             runs = [r.pretraining for r in done if r.pretraining]
             updates = sum(run.updates for run in runs) / len(done)
-            compute = sum(run.flops for run in runs) / len(done) / 1e15
+            compute = sum(run.flops for run in runs) / len(done) / 1e12
             score = resample([result.errors[key] for result in done])
             yield number, system.label, (updates, compute), score
 

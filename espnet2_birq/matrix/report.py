@@ -56,7 +56,7 @@ def write_report(runner: Runner, seeds: List[int]) -> Path:
 
 
 def _pretraining_table(systems: List[System], results: Results) -> str:
-    titles = ["system", "updates", "compute, PFLOP", "minutes"]
+    titles = ["system", "updates", "compute, TFLOP", "minutes"]
     titles += [column[0] for column in STATISTICS]
     rows = []
     for system in systems:
@@ -64,7 +64,7 @@ def _pretraining_table(systems: List[System], results: Results) -> str:
         if not done:
             continue
         row = [system.label, _each([one.updates for one in done], ".0f")]
-        row.append(_each([one.flops / 1e15 for one in done], ".3g"))
+        row.append(_each([one.flops / 1e12 for one in done], ".3g"))
         row.append(_each([one.log.seconds / 60 for one in done], ".1f"))
         for _, key, part, factor, form in STATISTICS:
             values = [getattr(one.log, part)[-1].get(key) for one in done]
