@@ -74,7 +74,7 @@ def command(args: argparse.Namespace) -> None:
 
     spec = read_spec(args.spec)
     runner = Runner(spec, args.out, args.data_options, args.run_options, args.gpus)
-    systems = [spec.system(name) for name in args.only or []] or spec.systems
+    systems = [spec.system(name) for name in args.only or spec.names]
     failures = []
     if not args.report_only:
         runner.write_configs(args.seeds)
@@ -89,9 +89,13 @@ def command(args: argparse.Namespace) -> None:
 
         # Seed by seed: an interrupted run leaves a whole table of the first.
         with ThreadPoolExecutor(len(args.gpus or []) or args.jobs) as pool:
-            for seed in args.seeds:
-                for system in systems:
-                    pool.submit(one, system, seed)
+            runs = [
+                pool.submit(one, system, seed)
+                for seed in args.seeds
+                for system in systems
+            ]
+        for each in runs:
+            each.result()  # a fault of this program's own is not to be lost
     report = write_report(runner, args.seeds)
     say(f"report: {report}")
     if failures:

@@ -20,6 +20,7 @@ from espnet2_birq.decode.store import (
     read_block,
     write_whole,
 )
+from espnet2_birq.errors import DataError
 from espnet2_birq.score.alignment import count_errors
 
 Search = Callable[[np.ndarray], Hypothesis]
@@ -78,7 +79,13 @@ def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> 
 
 
 def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
-    """Word error rate in percent over the utterances of `refs`."""
+    """Word error rate in percent over the utterances of `refs`.
+
+    Raises:
+        DataError: They have no word.
+    """
+    if not any(refs.values()):
+        raise DataError("the transcripts have no word: there is no error rate")
     texts = [hyps.get(name, "") for name in refs]
     counts = count_errors(list(refs.values()), texts)
     return float(100 * counts[:, 1:].sum() / counts[:, :3].sum())
@@ -153,7 +160,8 @@ def finish_set(
     )
     if (data / "text").exists():
         refs = read_scp(data / "text", allow_empty_values=True)
-        figures["wer"] = round(word_error_rate(refs, texts), 2)
+        if any(refs.values()):  # else there is no rate
+            figures["wer"] = round(word_error_rate(refs, texts), 2)
     write_whole(folder / "decode.json", json.dumps(figures, indent=1) + "\n")
     logging.info(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in figures.items()))
     if skipped:

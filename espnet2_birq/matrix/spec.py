@@ -87,9 +87,23 @@ class Spec:
     probe: Optional[str] = None
     compare: List[Tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def names(self) -> List[str]:
+        """Names of the systems, in their order."""
+        return [system.name for system in self.systems]
+
     def system(self, name: str) -> System:
-        """Return the system of that name."""
-        return next(system for system in self.systems if system.name == name)
+        """Return the system of that name; ConfigError if there is none."""
+        if name not in self.names:
+            raise ConfigError(
+                f"no system '{name}' in the matrix; there are {', '.join(self.names)}"
+            )
+        return self.systems[self.names.index(name)]
+
+    def hours_of(self, one: FinetuneSet) -> Optional[float]:
+        """Hours of a fine-tuning set, or of the one whose rest it is; None: all."""
+        hours = {each.name: each.hours for each in self.finetune_sets}
+        return hours[one.rest_of or one.name]
 
 
 def read_spec(path: Path) -> Spec:
@@ -110,6 +124,9 @@ def read_spec(path: Path) -> Spec:
     _check_keys(path, "", conf, KEYS, ("recipe", "pretrain", "systems", "tests"))
     finetune = conf.get("finetune") or {}
     _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, ())
+    for value in finetune.get("sets", {}).values():
+        keys = {"hours": "how many to draw", "rest_of": "the set whose rest it is"}
+        _check_keys(path, "finetune: sets: ", value or {}, keys, ())
     recipe = (path.parent / conf["recipe"]).resolve()
     spec = Spec(
         recipe=recipe,
@@ -148,7 +165,7 @@ def _check_keys(path, where, conf, known, required) -> None:
 
 
 def _check(path: Path, spec: Spec) -> None:
-    names = [system.name for system in spec.systems]
+    names = spec.names
     sets = {one.name: one for one in spec.finetune_sets}
     for name in names:
         if names.count(name) > 1:

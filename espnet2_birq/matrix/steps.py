@@ -167,7 +167,7 @@ class Runner:
             probe += [asr / "dump/raw" / test for test in self.spec.tests]
             probe += shlex.split(self.spec.probe)
             folder = self.probe_dir(system, seed)
-            own = [*key, self.spec.probe]
+            own = [*key, self.spec.probe, self.spec.tests]
             self._step(f"probe_{name}", own, [(asr, probe)], folder)
         for one in self.spec.finetune_sets:
             folder = self.asr_exp(system, seed, one.name)
@@ -176,7 +176,8 @@ class Runner:
             tune += ["--ssl_model", model or "none", *self._asr_data(one.name)]
             tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
             tune += ["--inference_nj", 1]
-            own = [*key, one.name, self.spec.finetune_config.read_text()]
+            own = [*key, one.name, self.spec.hours_of(one)]
+            own.append(self.spec.finetune_config.read_text())
             self._step(f"asr_{name}_{one.name}", own, [(asr, tune)], folder)
 
     def _asr_config(self) -> List:

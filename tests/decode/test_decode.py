@@ -120,7 +120,7 @@ def test_greedy_text_is_that_of_asr_inference(model, tmp_path):
         assert found[f"utt{number}"] == text
     texts = [found[f"utt{number}"] for number in long_enough]
     # Long enough and different enough that equality says something
-    assert len(set(texts)) > len(texts) // 2 and min(map(len, texts)) > 0
+    assert len(set(texts)) > 4 and min(map(len, texts)) > 0
     # 800 samples: ESPnet's layer makes no frame of them
     assert found["utt6"] == ""
     assert "too short" in (tmp_path / "asr/ctc_greedy_model/test/skipped").read_text()
@@ -320,3 +320,11 @@ def test_users_errors_are_one_line(model, tmp_path, options, words):
     (data / "segments").write_text("a b 0 1\n")
     with pytest.raises(SystemExit, match="must be cut into utterances"):
         decode(model, data)
+
+
+def test_transcripts_without_a_word_have_no_rate(model, tmp_path):
+    data = make_data(tmp_path / "test", [9000, 16000])
+    (data / "text").write_text("utt0\nutt1\n")
+    decode(copy_model(model, tmp_path / "asr"), data)
+    figures = (tmp_path / "asr/ctc_greedy_model/test/decode.json").read_text()
+    assert '"utterances": 2' in figures and "wer" not in figures

@@ -156,9 +156,15 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     conf["systems"][2]["pretrain"]["masking_conf"] = dict(mask_prob=0.02)
     (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
     start().communicate()
-    assert calls(folder)[len(before) + len(after) :] == [
-        line for line in after if "long" in line
-    ]
+    now = calls(folder)
+    again = [line for line in after if "long" in line]
+    assert now[len(before) + len(after) :] == again
+    # Other hours: all is fine-tuned again, nothing pretrained.
+    conf["finetune"]["sets"]["1h"]["hours"] = 2
+    (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
+    start().communicate()
+    tuned = [line for line in calls(folder)[len(now) :] if " 11 " in line]
+    assert len(tuned) == 6 and not any("ssl1" in x for x in calls(folder)[len(now) :])
 
 
 def test_a_failed_step_is_named_and_others_go_on(matrix):

@@ -34,6 +34,10 @@ def test_matrices_of_the_project_are_sound(file):
             "no system 'b'",
         ),
         (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
+        (
+            dict(finetune=dict(config="c", sets=dict(a=dict(hour=1)))),
+            "unknown key 'hour'",
+        ),
         (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
         (
             dict(
@@ -53,6 +57,14 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message) as error:
         read_spec(path)
     assert str(path) in str(error.value)
+
+
+def test_systems_and_hours_by_name():
+    spec = read_spec(ROOT / "bench" / "matrix.yaml")
+    assert [spec.system(name).name for name in spec.names] == spec.names
+    with pytest.raises(ConfigError, match="no system 'hubert'.*best_rq"):
+        spec.system("hubert")
+    assert [spec.hours_of(one) for one in spec.finetune_sets] == [1, 1]
 
 
 def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
