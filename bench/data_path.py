@@ -31,8 +31,10 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
 from espnet2.samplers.build_batch_sampler import build_batch_sampler  # noqa: E402
+from espnet2.samplers.category_power_sampler import CategoryPowerSampler  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 
+from espnet2_birq.data.like_lengths import sort_into_batches  # noqa: E402
 from espnet2_birq.errors import DataError  # noqa: E402
 from espnet2_birq.score.training_log import read_training_log  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
@@ -129,7 +131,7 @@ def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
     Batches of a few hours are made of utterances less alike than those of many.
 
     Returns:
-        Samples of each utterance, also written as speech_shape.
+        Samples of each utterance, also written as speech_shape, and category2utt.
     """
     known = sorted(lengths.values())
     number = round(hours * 3600 * FS * len(known) / sum(known))
@@ -137,15 +139,30 @@ def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
     drawn = {f"utt{i:07}": int(x) for i, x in enumerate(draws)}
     lines = [f"{key} {value}\n" for key, value in drawn.items()]
     (folder / "speech_shape").write_text("".join(lines))
+    keys = list(drawn)  # two languages, one with a tenth of the utterances
+    tenth = len(keys) // 10
+    languages = f"rare {' '.join(keys[:tenth])}\ncommon {' '.join(keys[tenth:])}\n"
+    (folder / "category2utt").write_text(languages)
     return drawn
 
 
 def make_batches(kind: str, seconds: float, lengths: dict, folder: Path) -> list:
-    """Batches of about so many seconds, of one of ESPnet's kinds."""
+    """Batches of about so many seconds, of one kind."""
     size = round(seconds * FS * len(lengths) / sum(lengths.values()))
     if kind == "unsorted":  # ESPnet keeps the order of the list: here it is random
         keys = list(lengths)
         return [keys[i : i + size] for i in range(0, len(keys), size)]
+    if kind.startswith("catpow"):
+        sampler = CategoryPowerSampler(
+            batch_bins=round(seconds * FS),
+            shape_files=[f"{folder}/speech_shape"],
+            upsampling_factor=0.5,
+            category2utt_file=f"{folder}/category2utt",
+        )
+        if kind == "catpow, ESPnet's":
+            return list(sampler)
+        drawn = [key for batch in sampler for key in batch]
+        return sort_into_batches(drawn, lengths, round(seconds * FS))
     return list(
         build_batch_sampler(
             type=kind,
@@ -164,7 +181,8 @@ def padding(args, folder: Path, lengths: dict):
     titles = ["batch_type", "batches", "padding %"]
     titles += [f"lost on {n} GPUs %" for n in args.gpus]
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
-    for kind in ("numel", "length", "sorted", "folded", "unsorted"):
+    kinds = ["numel", "length", "sorted", "folded", "unsorted"]
+    for kind in [*kinds, "catpow, ESPnet's", "catpow, ours"]:
         found = make_batches(kind, args.batch_seconds, lengths, folder)
         cells = [kind, str(len(found)), f"{100 * shares(found, lengths, 1)[0]:.1f}"]
         for number in args.gpus:  # a batch is that of all GPUs

@@ -14,10 +14,11 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.asr.specaug.specaug import SpecAug
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.layers.abs_normalize import AbsNormalize
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
@@ -25,6 +26,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
@@ -159,6 +161,16 @@ class SSLTask(AbsTask):
     ]:
         """Pad waveforms with zeros."""
         return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    @classmethod
+    def build_category_iter_factory(
+        cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
+    ) -> AbsIterFactory:
+        """Put what ``batch_type: catpow`` draws into batches of like lengths."""
+        factory = super().build_category_iter_factory(args, iter_options, mode)
+        if iter_options.batch_type == "catpow":
+            return LikeLengthsIterFactory(factory)
+        return factory
 
     @classmethod
     @typechecked

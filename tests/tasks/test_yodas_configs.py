@@ -52,7 +52,6 @@ def test_multilingual_differs_in_batches_alone():
         "batch_type",
         "upsampling_factor",
         "dataset_scaling_factor",
-        "max_batch_size",
         "min_batch_size",
         "drop_last_iter",
         "valid_iterator_type",
