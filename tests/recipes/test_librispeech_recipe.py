@@ -47,7 +47,7 @@ def options_of(folder, script, *arguments):
 
 @pytest.mark.parametrize(
     "method, config",
-    [("birq", "train_birq"), ("birq_c2", "tuning/train_birq_c2")],
+    [("birq", "train_birq"), ("best_rq_c2", "tuning/train_best_rq_c2")],
 )
 def test_pretraining_options(recipe, method, config):
     given = options_of(recipe / "ssl1", "birq.sh", "--method", method)

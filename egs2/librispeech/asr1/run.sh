@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fine-tunes on train_clean_100, decodes and scores.
-#   ./run.sh --method birq      or best_rq, birq_paper, birq_c1, birq_c2, as pretrained by
-#                               ../ssl1/run.sh; or scratch, scratch_c1, scratch_c2: the
-#                               same configurations without pretraining
+#   ./run.sh --method birq      or best_rq, birq_paper, {birq,best_rq}_c{1,2}, as pretrained
+#                               by ../ssl1/run.sh; or scratch, scratch_c1, scratch_c2:
+#                               the same configurations without pretraining
 #   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
 #   --protocol strong           CTC and a decoder on 5000 BPE units, beam search; not for
 #                               the encoders _c1 and _c2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pretrains on the 960 hours of LibriSpeech, with four GPUs.
-#   ./run.sh --method birq      or best_rq, or birq_paper, or birq_c1, birq_c2: the
-#                               paper's encoders (conf/tuning), of which ESPnet alone
-#                               knows nothing
+#   ./run.sh --method birq      or best_rq, or birq_paper
+#   ./run.sh --method birq_c2   or birq_c1, best_rq_c1, best_rq_c2: the paper's encoders
+#                               (conf/tuning), of which ESPnet alone knows nothing
 #   ./run.sh --librispeech /corpora                the corpus is there: no download
 #   ./run.sh --librispeech /corpora --train_set train_clean_100 --valid_set dev_clean
 #                               a part of the corpus is enough
@@ -19,7 +19,7 @@ method=birq train_set=train_960 valid_set=dev resample=false dry_run=false
 sort_options "method train_set valid_set resample dry_run" \
     "librispeech parts lm skip_bad resample dry_run list" ./birq.sh "$@"
 case "${method}" in
-    birq_c[12]) train_config=conf/tuning/train_${method}.yaml ;;
+    *_c[12]) train_config=conf/tuning/train_${method}.yaml ;;
     *) train_config=conf/train_${method}.yaml ;;
 esac
 if "${dry_run}"; then opts+=(--stop_stage 1); fi
