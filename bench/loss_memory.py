@@ -1,9 +1,10 @@
-"""Peak memory and time of the loss: `python bench/loss_memory.py` runs both versions.
+"""Peak memory and time of the loss: `python bench/loss_memory.py` runs all versions.
 
 Each in a process of its own, forward and backward, anchor (hard) and enhanced (soft)
 labels on one head: `plain` is the definition in autograd, all frames at once; `chunked`
-is espnet2_birq.ssl.loss. On a CPU the peak is that of the process less what it has
-before the first forward pass; on a GPU (--device cuda) that of torch's allocator.
+is espnet2_birq.ssl.loss, and `anchor` the same without soft labels. On a CPU the peak is
+that of the process less what it has before the first forward pass; on a GPU
+(--device cuda) that of torch's allocator.
 """
 
 import argparse
@@ -28,18 +29,22 @@ def plain(hs, head, points, codebook, codes):
     return 0.1 * enhanced + 2.4 * torch.nn.functional.cross_entropy(logits, codes)
 
 
-def chunked(hs, head, points, codebook, codes):
+def chunked(hs, head, points, codebook, codes, soft=True):
     """The same by the package."""
     from espnet2_birq.ssl.loss import Labels, masked_cross_entropy
 
-    soft = Labels(
-        None, points, 2.0 * codebook, -codebook.square().sum(dim=1), temperature=0.5
-    )
-    labels = [Labels(codes=codes), soft]
+    labels, weights = [Labels(codes=codes)], [2.4]
+    if soft:
+        bias = -codebook.square().sum(dim=1)
+        labels.append(Labels(None, points, 2.0 * codebook, bias, temperature=0.5))
+        weights.append(0.1)
     present = hs.new_ones(len(hs))
-    return masked_cross_entropy(
-        hs, head.weight, head.bias, present, labels, [2.4, 0.1]
-    )[0]
+    return masked_cross_entropy(hs, head.weight, head.bias, present, labels, weights)[0]
+
+
+def anchor(*args):
+    """By the package, hard labels alone."""
+    return chunked(*args, soft=False)
 
 
 def peak_mib(device):
@@ -62,14 +67,18 @@ def measure(args):
     points = torch.randn(args.frames, 16, device=device, requires_grad=True)
     codebook = torch.randn(args.codes, 16, device=device)
     codes = torch.randint(args.codes, (args.frames,), device=device)
-    function = dict(plain=plain, chunked=chunked)[args.version]
+    function = dict(plain=plain, chunked=chunked, anchor=anchor)[args.version]
+    half = args.dtype == "bfloat16"
     # What a first product costs in library buffers is not the loss's.
-    function(hs[:64], head, points[:64], codebook, codes[:64]).backward()
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        loss = function(hs[:64], head, points[:64], codebook, codes[:64])
+    loss.backward()
     before = peak_mib(device)
     seconds = []
     for _ in range(args.repeat):
         start = time.perf_counter()
-        loss = function(hs, head, points, codebook, codes)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = function(hs, head, points, codebook, codes)
         loss.backward()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -87,11 +96,13 @@ def measure(args):
 
 
 def main():
-    """Measure one version, or both and their ratios."""
+    """Measure one version, or all and the ratios of the first two."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", choices=["plain", "chunked"], help="default: both")
+    versions = ["plain", "chunked", "anchor"]
+    parser.add_argument("--version", choices=versions, help="default: all")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--frames", type=int, default=16384, help="masked frames")
     parser.add_argument("--codes", type=int, default=8192, help="size of the codebook")
     parser.add_argument("--size", type=int, default=512, help="encoder's output size")
@@ -101,7 +112,7 @@ def main():
     if args.version:
         return measure(args)
     results = []
-    for version in ("plain", "chunked"):
+    for version in versions:
         command = [sys.executable, __file__, "--version", version, *sys.argv[1:]]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         print(line.stdout.strip(), flush=True)
