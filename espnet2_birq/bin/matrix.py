@@ -20,7 +20,9 @@ each step, config/, and report.md with its plots.
 
 Repeat the command after an interruption: what is done is not done again, and training
 goes on where it stopped. A step whose settings have changed is made again. Systems with
-`compute_of: NAME` get as many updates as cost what NAME's cost, in whole epochs."""
+`compute_of: NAME` get as many updates as cost what NAME's cost, in whole epochs.
+
+The prepared data is the recipe's own (its dump/): one matrix at a time in a checkout."""
 
 EPILOG = """\
 examples:
