@@ -116,13 +116,6 @@ def test_iterations_of_an_epoch(corpus):
     assert len(first) == len(second) == 7 and first != second
 
 
-def test_unsorted_iterators_for_plots_stay_espnets(corpus):
-    folder, sizes = corpus
-    command = ["--valid_iterator_type", "sequence", "--valid_batch_type", "numel"]
-    iterator = make_factory(folder, *command).build_iter(1)
-    assert sum(map(len, keys_of(iterator))) > len(sizes)
-
-
 @pytest.mark.parametrize("least, most", [(1, None), (4, None), (1, 3), (3, 5)])
 def test_counts(least, most):
     draw = np.random.RandomState(least)
