@@ -15,7 +15,14 @@ from typing import Dict, Iterator, List, Optional
 import yaml
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.matrix.spec import Spec, System, merge, updates_of, with_updates
+from espnet2_birq.matrix.spec import (
+    Spec,
+    System,
+    merge,
+    updates_of,
+    updates_per_epoch,
+    with_updates,
+)
 
 UTTERANCE = 5.0  # seconds, where compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
@@ -100,9 +107,9 @@ class Runner:
                 conf = with_updates(conf, system.updates, name)
             flops.count(file, yaml.safe_dump(conf, sort_keys=False))
             if system.compute_of is not None:
-                other, steps = system.compute_of, conf["num_iters_per_epoch"]
+                other, each = system.compute_of, updates_per_epoch(conf, name)
                 updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
-                conf = with_updates(conf, steps * max(1, round(updates / steps)), name)
+                conf = with_updates(conf, each * max(1, round(updates / each)), name)
             confs[name] = conf
             for seed in seeds:
                 text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)

@@ -49,7 +49,7 @@ class CollapseWatch:
         means = torch.stack([total / n for total, n in self.sums.values()]).tolist()
         self.seen, self.sums = 0, {}
         for name, mean in zip(names, means):
-            if mean < FEWEST:
+            if not mean >= FEWEST:  # NaN is no health
                 message = (
                     f"target '{name}' has collapsed: codebook perplexity of its labels "
                     f"{mean:.1f} over the last {EVERY} steps; cut its gradient "

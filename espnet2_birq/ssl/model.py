@@ -29,8 +29,6 @@ from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.encoder.attention import limit_attention
 from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
 from espnet2_birq.encoder.layers import (
-    BATCH_NORM,
-    DROPOUT,
     encode,
     encode_up_to,
     encoder_lengths,
@@ -38,8 +36,9 @@ from espnet2_birq.encoder.layers import (
     running_statistics,
     subsampling_factor,
 )
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.ssl.collapse import CollapseWatch
+from espnet2_birq.ssl.finite import FiniteWatch, finite_statistics
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.loss import masked_cross_entropy
 from espnet2_birq.ssl.masking import SpanMasking, stack_frames
@@ -68,7 +67,6 @@ class BiRQModel(AbsESPnetModel):
             is made from them.
         frame_shift_ms: Shift of a feature frame.
         accum_grad: Steps that make an update; schedules count updates.
-        label_dropout: Keep dropout on where a layer makes labels.
         stop_at_collapse: Stop training when a target's labels have become a few codes;
             without, a collapse is a warning in the log. See CollapseWatch.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
@@ -85,8 +83,9 @@ class BiRQModel(AbsESPnetModel):
             them again in the backward pass: less memory for more time. It matters for
             targets whose gradient is kept.
         label_every: n: layers make labels in every n-th update only, with n times the
-            weight, so that the mean gradient is the same. In between, a step is that of
-            the other targets. All ranks decide alike, by the number of the update.
+            weight: without clipping of gradients their mean is then the same (Adam's
+            second moment is not). In between, a step is that of the other targets. All
+            ranks decide alike, by the number of the update.
         label_utterances: n: layers label every n-th utterance of a batch only, others
             in the next update.
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
@@ -104,7 +103,6 @@ class BiRQModel(AbsESPnetModel):
         frame_statistics: Optional[FrameStatistics] = None,
         frame_shift_ms: float = 10.0,
         accum_grad: int = 1,
-        label_dropout: bool = False,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
         accelerate: bool = True,
@@ -115,6 +113,11 @@ class BiRQModel(AbsESPnetModel):
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
+        if getattr(specaug, "apply_time_warp", False):
+            raise ConfigError(
+                "specaug: time warping would shift the masked input against its "
+                "labels; set apply_time_warp: false in specaug_conf"
+            )
         self.frontend = frontend
         self.specaug = specaug
         self.normalize = normalize
@@ -123,8 +126,8 @@ class BiRQModel(AbsESPnetModel):
             limit_attention(encoder, attention_window)
         self.targets = targets
         self.accum_grad = accum_grad
-        self.label_dropout = label_dropout
         self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
+        self.finite = FiniteWatch()
         self.cpu_bfloat16 = cpu_bfloat16
         self.checkpoint_labels = checkpoint_labels
         self.label_every = _count("label_every", label_every)
@@ -192,21 +195,29 @@ class BiRQModel(AbsESPnetModel):
             Loss, statistics, and the number of masked frames as the weight by which
             ESPnet averages over batches and ranks (the loss is a mean over them).
         """
+        batch = (speech, speech_lengths, kwargs.get("labels"), kwargs.get("utt_id", ()))
         if self.training:
-            result = self._step(speech, speech_lengths, kwargs.get("labels"))
+            with finite_statistics(self.encoder):
+                result = self._step(*batch)
             self.steps += 1
             self._step_number += 1
             return result
+        self.finite.report()
         devices = [speech.device] if speech.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
-            return self._step(speech, speech_lengths, kwargs.get("labels"))
+            return self._step(*batch)
 
-    def _step(self, speech, speech_lengths, given):
+    def _step(self, speech, speech_lengths, given, utterances):
         # x, and the mask at the encoder's rate
         xs, xs_lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
         frames = encoder_lengths(self.encoder, xs_lengths)  # (B,)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
+        if padded < 1:
+            raise DataError(
+                f"utterances too short for one encoder frame: {', '.join(utterances)} "
+                f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
+            )
         mask = self.masking.draw(frames, padded)  # (B, T')
         index, present = self.masking.gather_index(mask)  # (M,), (M,)
         update = self._update()
@@ -230,6 +241,7 @@ class BiRQModel(AbsESPnetModel):
         stats = target_statistics(books, gradients=torch.is_grad_enabled())
         stats["mask_share"] = mask.sum() / frames.sum()
         stats["loss"] = total.detach()
+        self.finite.note(xs, stats["loss"], utterances)
         if self.training:
             self.collapse.watch(stats)
         return force_gatherable((total, stats, present.sum()), total.device)
@@ -298,17 +310,16 @@ class BiRQModel(AbsESPnetModel):
         in any batch, on any rank, and in evaluation. With the batch's own, 35 % of the
         labels were those of evaluation, and 10 % when these do not move the running
         ones; losses were the same within 0.1 (bench/batch_norm.py, bench/README.md).
-        For the same reason there is no dropout, unless asked for. So the masked copy is
-        another call, whose statistics, with the masking noise in them, are the ones
+        For the same reason there is neither dropout nor stochastic depth. So the masked
+        copy is another call, whose statistics, with the masking noise in them, are the ones
         that are kept. The backward pass needs the statistics of the forward pass, which
         the masked copy will have moved by then: hence, for a gradient, a copy of them.
         """
-        kinds = (BATCH_NORM,) if self.label_dropout else (BATCH_NORM, DROPOUT)
         as_they_are = running_statistics(self.encoder) if keep_gradient else nullcontext
 
         @contextmanager
         def label_pass():
-            with as_they_are(), evaluating(self.encoder, *kinds):
+            with as_they_are(), evaluating(self.encoder):
                 yield
 
         return label_pass

@@ -75,7 +75,10 @@ class RunningWhitening(torch.nn.Module):
             torch.distributed.all_reduce(sums)
         sums = sums / sums[-1].clamp(min=1.0)
         mean, square = sums[:-1].split([self.mean.numel(), self.square.numel()])
-        self.batches += 1
-        rate = (1.0 / self.batches).clamp(min=self.momentum)
-        self.mean += rate * (mean.view_as(self.mean) - self.mean)
-        self.square += rate * (square.view_as(self.square) - self.square)
+        # What is not finite once would be for ever: such a batch does not count.
+        good = sums.isfinite().all()
+        self.batches += good
+        rate = (1.0 / self.batches.clamp(min=1.0)).clamp(min=self.momentum)
+        for kept, new in ((self.mean, mean), (self.square, square)):
+            moved = kept + rate * (new.view_as(kept) - kept)
+            kept.copy_(torch.where(good, moved, kept))

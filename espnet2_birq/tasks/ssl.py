@@ -128,8 +128,7 @@ class SSLTask(AbsTask):
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="label_dropout (keep dropout on where labels are made, false), "
-            "stop_at_collapse (stop when a target's labels have become a few codes; "
+            help="stop_at_collapse (stop when a target's labels have become a few codes; "
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
             "on a CPU, false), accelerate (faster CPU encoder, same numbers; true), "
             "checkpoint_labels (compute the label pass again rather than keep its "

@@ -80,3 +80,12 @@ def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
             with_updates(conf, wrong, "x")
     with pytest.raises(ConfigError, match="num_iters_per_epoch"):
         with_updates({}, 100, "x")
+
+
+def test_updates_are_not_batches():
+    """accum_grad batches make an update: it is there and back again."""
+    conf = dict(num_iters_per_epoch=100, max_epoch=10, accum_grad=2)
+    assert updates_of(conf) == 500
+    assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
+    with pytest.raises(ConfigError, match="no multiple of accum_grad 3"):
+        updates_of({**conf, "accum_grad": 3})

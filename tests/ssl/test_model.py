@@ -18,7 +18,15 @@ ANCHOR = dict(name="anchor", quantizer_conf=SMALL)
 ENHANCED = dict(name="enhanced", layer=2, quantizer_conf=SMALL)
 
 
-def make_model(targets, encoder=ConformerEncoder, input_layer="conv2d", **conf):
+def make_model(
+    targets,
+    encoder=ConformerEncoder,
+    input_layer="conv2d",
+    specaug=None,
+    stochastic_depth_rate=0.0,
+    **conf,
+):
+    options = dict(rel_pos_type="latest", stochastic_depth_rate=stochastic_depth_rate)
     torch.manual_seed(0)
     encoder = encoder(
         input_size=20,
@@ -29,11 +37,11 @@ def make_model(targets, encoder=ConformerEncoder, input_layer="conv2d", **conf):
         input_layer=input_layer,
         dropout_rate=0.0,
         positional_dropout_rate=0.0,
-        **({"rel_pos_type": "latest"} if encoder is ConformerEncoder else {}),
+        **(options if encoder is ConformerEncoder else {}),
     )
     return BiRQModel(
         frontend=DefaultFrontend(n_fft=512, win_length=400, hop_length=160, n_mels=20),
-        specaug=None,
+        specaug=specaug,
         normalize=UtteranceMVN(norm_vars=True),
         encoder=encoder,
         targets=parse_targets(targets, num_blocks=3),
@@ -344,6 +352,41 @@ def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
         assert torch.allclose(ours["loss_anchor"], all_of_them["loss_anchor"])
         assert not torch.allclose(ours["loss_enhanced"], all_of_them["loss_enhanced"])
     assert seen == [2, 3, 1, 3]  # label pass, masked pass
+
+
+def test_specaug_may_mask_but_not_shift_the_input_against_its_labels():
+    from espnet2.asr.specaug.specaug import SpecAug
+
+    with pytest.raises(ConfigError, match="apply_time_warp: false"):
+        make_model([ANCHOR], specaug=SpecAug(apply_time_mask=False))
+    make_model([ANCHOR], specaug=SpecAug(apply_time_warp=False, apply_time_mask=False))
+
+
+def test_stochastic_depth_is_off_where_labels_are_made():
+    model = make_model([ENHANCED], stochastic_depth_rate=0.5).train()
+    seen = []
+    quantizer = model.quantizers["enhanced"]
+    quantizer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    mask = torch.zeros(3, 39, dtype=torch.bool)
+    mask[:, 3:9] = True
+    model.masking.draw = lambda lengths, frames: mask
+    for norm in model.encoder.modules():  # its statistics move between the steps
+        if isinstance(norm, torch.nn.BatchNorm1d):
+            norm.momentum = 0.0
+    for _ in range(4):
+        model(*make_batch())
+    assert all(torch.equal(one, seen[0]) for one in seen)
+
+
+def test_utterances_too_short_for_the_encoder_are_named():
+    model = make_model([ANCHOR, ENHANCED]).train()
+    speech, lengths = torch.randn(2, 600), torch.tensor([600, 400])
+    with pytest.raises(DataError, match="too short for one encoder frame: a, b"):
+        model(speech, lengths, utt_id=["a", "b"])
+    # Beside a longer one they only go without a label.
+    speech, lengths = make_batch((1.0, 0.03))
+    loss, _, _ = model(speech, lengths, utt_id=["long", "short"])
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize(
