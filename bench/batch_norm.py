@@ -28,7 +28,7 @@ from espnet2_birq.encoder.layers import (  # noqa: E402
     encode_up_to,
     evaluating,
 )
-from espnet2_birq.ssl.model import BiRQModel  # noqa: E402
+from espnet2_birq.pretraining.model import BiRQModel  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 

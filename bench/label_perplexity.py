@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch  # noqa: E402
 
 from espnet2_birq.encoder.layers import encode_up_to  # noqa: E402
-from espnet2_birq.ssl.frame_statistics import FrameStatistics  # noqa: E402
-from espnet2_birq.ssl.masking import stack_frames  # noqa: E402
-from espnet2_birq.ssl.quantizer import RandomProjectionQuantizer  # noqa: E402
-from espnet2_birq.ssl.statistics import perplexity  # noqa: E402
-from espnet2_birq.ssl.target import default_label_layer  # noqa: E402
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics  # noqa: E402
+from espnet2_birq.pretraining.masking import stack_frames  # noqa: E402
+from espnet2_birq.pretraining.quantizer import RandomProjectionQuantizer  # noqa: E402
+from espnet2_birq.pretraining.statistics import perplexity  # noqa: E402
+from espnet2_birq.pretraining.target import default_label_layer  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 

@@ -2,7 +2,7 @@
 
 Each in a process of its own, forward and backward, anchor (hard) and enhanced (soft)
 labels on one head: `plain` is the definition in autograd, all frames at once; `chunked`
-is espnet2_birq.ssl.loss, and `anchor` the same without soft labels. On a CPU the peak is
+is espnet2_birq.pretraining.loss, and `anchor` the same without soft labels. On a CPU the peak is
 that of the process less what it has before the first forward pass; on a GPU
 (--device cuda) that of torch's allocator.
 """
@@ -31,7 +31,7 @@ def plain(hs, head, points, codebook, codes):
 
 def chunked(hs, head, points, codebook, codes, soft=True):
     """The same by the package."""
-    from espnet2_birq.ssl.loss import Labels, masked_cross_entropy
+    from espnet2_birq.pretraining.loss import Labels, masked_cross_entropy
 
     labels, weights = [Labels(codes=codes)], [2.4]
     if soft:

@@ -28,8 +28,8 @@ from espnet2_birq.encoder.layers import (
     evaluating,
 )
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.masking import stack_frames
-from espnet2_birq.ssl.model import BiRQModel
+from espnet2_birq.pretraining.masking import stack_frames
+from espnet2_birq.pretraining.model import BiRQModel
 
 
 class PlainModel(torch.nn.Module):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from espnet2_birq.ssl.cost import FakeModel, count_parameters, counted, plain_args
+from espnet2_birq.pretraining.cost import FakeModel, count_parameters, counted, plain_args
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

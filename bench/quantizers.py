@@ -27,7 +27,7 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import torch  # noqa: E402
 from machine import describe, peak_memory_mib  # noqa: E402
 
-from espnet2_birq.ssl.quantizer import RandomProjectionQuantizer  # noqa: E402
+from espnet2_birq.pretraining.quantizer import RandomProjectionQuantizer  # noqa: E402
 
 BATCH, FRAMES, SIZE, CODES, CODE_SIZE = 8, 250, 320, 8192, 16
 

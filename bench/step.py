@@ -42,7 +42,7 @@ from plain import PlainModel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
-from espnet2_birq.ssl.masking import SpanMasking  # noqa: E402
+from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 METHODS = ("best_rq", "birq", "birq_detached")

@@ -28,7 +28,7 @@ import torch.distributed as dist  # noqa: E402
 from step import METHODS, random_speech, read_config  # noqa: E402
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # noqa: E402
 
-from espnet2_birq.ssl import statistics as ssl_statistics  # noqa: E402
+from espnet2_birq.pretraining import statistics as ssl_statistics  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 

@@ -27,7 +27,7 @@ import torch
 
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.masking import stack_frames
+from espnet2_birq.pretraining.masking import stack_frames
 from espnet2_birq.tasks.ssl import SSLTask
 
 

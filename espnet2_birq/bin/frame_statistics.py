@@ -25,9 +25,9 @@ import torch
 from espnet2_birq.data.stream import draw
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.masking import stack_frames
-from espnet2_birq.ssl.target import parse_targets
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.masking import stack_frames
+from espnet2_birq.pretraining.target import parse_targets
 from espnet2_birq.tasks.ssl import SSLTask
 
 

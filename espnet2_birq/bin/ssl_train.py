@@ -9,7 +9,7 @@ import torch
 
 from espnet2_birq.allocator import keep_large_blocks
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.collapse import CollapseError
+from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.ssl import SSLTask
 
 

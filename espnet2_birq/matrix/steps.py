@@ -294,7 +294,7 @@ class Flops:
 def update_flops(config: Path) -> float:
     """FLOPs of an update: products and convolutions of whole steps, the label pass too.
 
-    Counted on tensors without numbers (ssl/cost.py), for utterances of UTTERANCE
+    Counted on tensors without numbers (pretraining/cost.py), for utterances of UTTERANCE
     seconds.
 
     Args:
@@ -303,8 +303,8 @@ def update_flops(config: Path) -> float:
     Raises:
         ConfigError: It is wrong.
     """
-    from espnet2_birq.ssl.cost import FakeModel
-    from espnet2_birq.ssl.plan import configured_batch, sampling_rate
+    from espnet2_birq.pretraining.cost import FakeModel
+    from espnet2_birq.pretraining.plan import configured_batch, sampling_rate
     from espnet2_birq.tasks.ssl import SSLTask
 
     arguments = ["--config", str(config), "--output_dir", "-"]

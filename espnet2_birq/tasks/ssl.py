@@ -30,9 +30,9 @@ from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.model import BiRQModel
-from espnet2_birq.ssl.target import BIRQ, parse_targets
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.target import BIRQ, parse_targets
 
 # Names and classes are those of ESPnet's ASR task, into which the encoder goes.
 frontend_choices = ClassChoices(

@@ -17,7 +17,7 @@ import label_pass  # noqa: E402
 import step  # noqa: E402
 import two_processes  # noqa: E402
 
-from espnet2_birq.ssl.masking import SpanMasking  # noqa: E402
+from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [ConformerEncoder, EBranchformerEncoder])

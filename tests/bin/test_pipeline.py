@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from espnet2_birq.bin import dump_labels, frame_statistics, probe, ssl_train
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.masking import stack_frames
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.masking import stack_frames
 from espnet2_birq.tasks.ssl import SSLTask
 
 BOOK = {"codebook_size": 32, "codebook_dim": 4}

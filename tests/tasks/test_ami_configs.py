@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet2_birq.ssl.target import parse_targets
+from espnet2_birq.pretraining.target import parse_targets
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 

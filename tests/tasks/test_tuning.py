@@ -9,8 +9,8 @@ from espnet2.tasks.asr import ASRTask as StockASRTask
 
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.target import parse_targets
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.target import parse_targets
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 

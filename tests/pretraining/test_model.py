@@ -9,9 +9,9 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet2_birq.encoder.layers import encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.masking import stack_frames
-from espnet2_birq.ssl.model import BiRQModel
-from espnet2_birq.ssl.target import BEST_RQ, parse_targets
+from espnet2_birq.pretraining.masking import stack_frames
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.target import BEST_RQ, parse_targets
 
 SMALL = {"codebook_size": 32, "codebook_dim": 4}
 ANCHOR = dict(name="anchor", quantizer_conf=SMALL)
@@ -241,7 +241,7 @@ def fix_draws(model, mask, monkeypatch):
     monkeypatch.setattr(model.masking, "draw", lambda lengths, frames: mask)
     monkeypatch.setattr(model.masking, "capacity", lambda *_: int(mask.sum()))
     model.masking.noise_std = 0.0
-    monkeypatch.setattr("espnet2_birq.ssl.loss.gumbel_like", torch.zeros_like)
+    monkeypatch.setattr("espnet2_birq.pretraining.loss.gumbel_like", torch.zeros_like)
 
 
 @pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])

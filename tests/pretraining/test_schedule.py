@@ -3,7 +3,7 @@
 import pytest
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.schedule import Schedule
+from espnet2_birq.pretraining.schedule import Schedule
 
 
 def test_a_number_stays():

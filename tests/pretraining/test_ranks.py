@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from test_model import MANY, make_batch, make_model
 
-from espnet2_birq.ssl import loss as loss_module
+from espnet2_birq.pretraining import loss as loss_module
 
 STEPS = 2  # the second sees running statistics of the first
 

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from espnet2_birq.ssl.loss import SUMS, Tally
-from espnet2_birq.ssl.statistics import (
+from espnet2_birq.pretraining.loss import SUMS, Tally
+from espnet2_birq.pretraining.statistics import (
     BookTally,
     coverage,
     perplexity,

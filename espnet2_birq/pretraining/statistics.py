@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple
 
 import torch
 
-from espnet2_birq.ssl.loss import SUMS, Tally
+from espnet2_birq.pretraining.loss import SUMS, Tally
 
 
 class BookTally(NamedTuple):

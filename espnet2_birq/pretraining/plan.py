@@ -1,6 +1,6 @@
 """Memory, batch and days of a pretraining run, before it runs.
 
-What a step costs is counted (espnet2_birq.ssl.cost); how fast a GPU does it is assumed,
+What a step costs is counted (espnet2_birq.pretraining.cost); how fast a GPU does it is assumed,
 or taken from a step that somebody has measured.
 """
 
@@ -13,7 +13,7 @@ from humanfriendly import parse_size
 
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.cost import FakeModel, Parameters, StepCost, optimizer_numbers
+from espnet2_birq.pretraining.cost import FakeModel, Parameters, StepCost, optimizer_numbers
 
 SINGLE = 4  # bytes of a number in single precision
 

@@ -5,14 +5,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet2_birq import products
-from espnet2_birq.ssl.cost import (
+from espnet2_birq.pretraining.cost import (
     FakeModel,
     count_parameters,
     counted,
     optimizer_numbers,
     plain_args,
 )
-from espnet2_birq.ssl.target import BEST_RQ, BIRQ
+from espnet2_birq.pretraining.target import BEST_RQ, BIRQ
 from espnet2_birq.tasks.ssl import SSLTask
 
 SECOND = 16000

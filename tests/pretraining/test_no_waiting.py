@@ -14,14 +14,14 @@ from torch._subclasses.fake_tensor import (
 from torch.overrides import TorchFunctionMode
 
 from espnet2_birq.encoder.frontend import mirror_ends
-from espnet2_birq.ssl.loss import masked_cross_entropy
-from espnet2_birq.ssl.masking import SpanMasking, stack_frames
-from espnet2_birq.ssl.quantizer import (
+from espnet2_birq.pretraining.loss import masked_cross_entropy
+from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
+from espnet2_birq.pretraining.quantizer import (
     GumbelSoftmaxQuantizer,
     RandomProjectionQuantizer,
     fit_labels,
 )
-from espnet2_birq.ssl.statistics import BookTally, target_statistics
+from espnet2_birq.pretraining.statistics import BookTally, target_statistics
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONFORMER = dict(

@@ -12,10 +12,10 @@ from typing import List, Optional, Union
 import torch
 
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.loss import CHUNK_NUMBERS, Labels
-from espnet2_birq.ssl.schedule import Schedule
-from espnet2_birq.ssl.whitening import RunningWhitening
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.loss import CHUNK_NUMBERS, Labels
+from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.whitening import RunningWhitening
 
 PROJECTIONS = ("xavier", "whitened", "pca", "pca_whitened")
 SCORES = ("distance", "cosine")

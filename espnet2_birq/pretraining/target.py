@@ -10,12 +10,12 @@ BEST-RQ and BiRQ are lists of targets; the model's forward pass knows no method 
 from typing import Any, Dict, Iterable, List, NamedTuple, Union
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.quantizer import (
+from espnet2_birq.pretraining.quantizer import (
     GivenLabels,
     GumbelSoftmaxQuantizer,
     RandomProjectionQuantizer,
 )
-from espnet2_birq.ssl.schedule import Schedule
+from espnet2_birq.pretraining.schedule import Schedule
 
 SOURCES = ("input", "layer", "disk")
 QUANTIZERS = {

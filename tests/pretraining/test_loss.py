@@ -5,14 +5,14 @@ import torch
 from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
-from espnet2_birq.ssl.loss import (
+from espnet2_birq.pretraining.loss import (
     Labels,
     gumbel_from_exponential,
     gumbel_like,
     masked_cross_entropy,
     score_std,
 )
-from espnet2_birq.ssl.statistics import BookTally, target_statistics
+from espnet2_birq.pretraining.statistics import BookTally, target_statistics
 
 
 def plain(hs, weight, bias, present, labels, weights, noises):

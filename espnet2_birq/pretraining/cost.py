@@ -29,8 +29,8 @@ from torch.utils.flop_counter import flop_registry
 
 from espnet2_birq.encoder import attention
 from espnet2_birq.encoder.acceleration import ON_GPU, accelerate_parts
-from espnet2_birq.ssl import loss
-from espnet2_birq.ssl.model import BiRQModel
+from espnet2_birq.pretraining import loss
+from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
 aten = torch.ops.aten

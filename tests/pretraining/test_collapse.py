@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from espnet2_birq.ssl.collapse import CollapseError, CollapseWatch
-from espnet2_birq.ssl.target import BIRQ, parse_targets
+from espnet2_birq.pretraining.collapse import CollapseError, CollapseWatch
+from espnet2_birq.pretraining.target import BIRQ, parse_targets
 
 
 def watch_for(steps, perplexity, **options):

@@ -3,7 +3,7 @@
 import pytest
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.target import BEST_RQ, BIRQ, parse_targets
+from espnet2_birq.pretraining.target import BEST_RQ, BIRQ, parse_targets
 
 
 def test_presets():

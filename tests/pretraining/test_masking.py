@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.masking import SpanMasking, stack_frames
+from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
 
 
 def plain_mask(draws, lengths, start_prob, span):

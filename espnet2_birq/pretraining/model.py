@@ -37,14 +37,14 @@ from espnet2_birq.encoder.layers import (
     subsampling_factor,
 )
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.collapse import CollapseWatch
-from espnet2_birq.ssl.finite import FiniteWatch, finite_statistics
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.loss import masked_cross_entropy
-from espnet2_birq.ssl.masking import SpanMasking, stack_frames
-from espnet2_birq.ssl.quantizer import fit_labels
-from espnet2_birq.ssl.statistics import BookTally, target_statistics
-from espnet2_birq.ssl.target import QUANTIZERS, Target
+from espnet2_birq.pretraining.collapse import CollapseWatch
+from espnet2_birq.pretraining.finite import FiniteWatch, finite_statistics
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.loss import masked_cross_entropy
+from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
+from espnet2_birq.pretraining.quantizer import fit_labels
+from espnet2_birq.pretraining.statistics import BookTally, target_statistics
+from espnet2_birq.pretraining.target import QUANTIZERS, Target
 
 
 class BiRQModel(AbsESPnetModel):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.loss import gumbel_like
-from espnet2_birq.ssl.quantizer import GumbelSoftmaxQuantizer, RandomProjectionQuantizer
+from espnet2_birq.pretraining.frame_statistics import FrameStatistics
+from espnet2_birq.pretraining.loss import gumbel_like
+from espnet2_birq.pretraining.quantizer import GumbelSoftmaxQuantizer, RandomProjectionQuantizer
 
 
 def codes_of(quantizer, vectors):
