@@ -10,7 +10,7 @@ FEWEST = 4.0  # perplexity, of any codebook, that no useful label has
 
 
 class CollapseError(RuntimeError):
-    """A target's labels have become a few codes."""
+    """An objective's labels have become a few codes."""
 
 
 class CollapseWatch:
@@ -18,25 +18,25 @@ class CollapseWatch:
 
     Labels that a layer makes can become the one code that the head predicts anyway: the
     loss is then 0 and nothing is learned. Every 50 steps, all ranks alike since the
-    statistics are theirs in common, a target whose labels' perplexity was below 4 on
-    average is reported.
+    statistics are theirs in common, an objective whose labels' perplexity was below 4
+    on average is reported.
 
     Args:
-        targets: Names to watch, with a ``name`` each.
+        names: Of the objectives to watch.
         stop: Raise instead of warning.
     """
 
-    def __init__(self, targets: List, stop: bool = False):
-        self.names = [target.name for target in targets]
+    def __init__(self, names: List[str], stop: bool = False):
+        self.names = names
         self.stop = stop
         self.seen = 0
-        self.sums = {}  # of a target: perplexities, and how many
+        self.sums = {}  # of an objective: perplexities, and how many
 
     def watch(self, stats: Dict[str, torch.Tensor]):
         """Take in one training step's statistics.
 
         Raises:
-            CollapseError: A target has collapsed, and ``stop`` is set.
+            CollapseError: An objective has collapsed, and ``stop`` is set.
         """
         for name in self.names:
             if f"label_ppl_{name}" in stats:  # labelled in this step
@@ -51,10 +51,11 @@ class CollapseWatch:
         for name, mean in zip(names, means):
             if not mean >= FEWEST:  # NaN is no health
                 message = (
-                    f"target '{name}' has collapsed: codebook perplexity of its labels "
-                    f"{mean:.1f} over the last {EVERY} steps; cut its gradient "
-                    "(keep_gradient: false), whiten it (projection: whitened) or raise "
-                    "its weight later (weight: [[0, 0.0], [10000, 0.1]])"
+                    f"objective '{name}' has collapsed: codebook perplexity of its "
+                    f"labels {mean:.1f} over the last {EVERY} steps; cut its gradient "
+                    "(gradient: 0), whiten its labels (labeller_conf: {projection: "
+                    "whitened}) or raise its weight later (weight: [[0, 0.0], "
+                    "[10000, 0.1]])"
                 )
                 if self.stop:
                     raise CollapseError(message)

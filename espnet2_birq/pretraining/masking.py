@@ -151,18 +151,3 @@ class SpanMasking(torch.nn.Module):
         else:
             instead = self.embedding.to(xs.dtype)
         return torch.where(mask[:, :, None], instead, xs)
-
-
-def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
-    """Put the input frames of each encoder frame side by side.
-
-    Args:
-        xs: (B, T, D) input frames.
-        factor: r, input frames per encoder frame.
-        frames: T', encoder frames.
-
-    Returns:
-        (B, T', r D): frame t holds xs[:, t r : (t + 1) r], the very frames that are
-        hidden from the encoder when frame t is masked.
-    """
-    return xs[:, : frames * factor].reshape(xs.size(0), frames, factor * xs.size(2))

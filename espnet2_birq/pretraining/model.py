@@ -1,20 +1,20 @@
 """Masked prediction of self-made labels, on one shared encoder.
 
-    speech -> frontend -> normalize -> x -+-> mask -> x~ -> encoder ----> h at masked
-                                          |                               frames -> head
-                                          +-> frames of the input            |
-                                          |        |                       logits
-                                          +-> encoder, layers 1 to k         |
+    speech -> frontend -> normalize -> x -+-> mask -> x~ -> encoder ----> hidden states
+                                          |                               at masked
+                                          +-> input frames                frames -> heads
+                                          |        |                         |
+                                          +-> encoder, layers 1 to k       logits
                                                    |                         v
-                                                quantizers --> labels --> cross-entropy
+                                                labellers -> labels --> cross-entropy
 
-With the anchor target alone this is BEST-RQ (arXiv 2202.01855); with the enhanced
-target beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through
-the prediction and through the layers that made the label.
+With an objective of the input alone this is BEST-RQ (arXiv 2202.01855); with one of a
+layer beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through the
+prediction and through the layers that made the label.
 """
 
-from contextlib import contextmanager, nullcontext
-from typing import Any, Dict, List, Optional, Tuple
+from contextlib import nullcontext
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -28,47 +28,55 @@ from typeguard import typechecked
 from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.encoder.attention import limit_attention
 from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
-from espnet2_birq.encoder.layers import (
-    encode,
-    encode_up_to,
-    encoder_lengths,
-    evaluating,
-    running_statistics,
-    subsampling_factor,
-)
+from espnet2_birq.encoder.layers import encode, encoder_lengths, subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch
-from espnet2_birq.pretraining.finite import FiniteWatch, finite_statistics
-from espnet2_birq.pretraining.frame_statistics import FrameStatistics
-from espnet2_birq.pretraining.loss import masked_cross_entropy
-from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
-from espnet2_birq.pretraining.quantizer import fit_labels
-from espnet2_birq.pretraining.statistics import BookTally, target_statistics
-from espnet2_birq.pretraining.target import QUANTIZERS, Target
+from espnet2_birq.pretraining.heads import build_heads
+from espnet2_birq.pretraining.labels import Labels
+from espnet2_birq.pretraining.masking import SpanMasking
+from espnet2_birq.pretraining.objective import (
+    Objective,
+    Row,
+    build_objective,
+    check_always_on,
+)
+from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.statistics import objective_statistics
+from espnet2_birq.pretraining.target_branch import TargetBranch
+from espnet2_birq.pretraining.views import (
+    Batch,
+    MaskedRows,
+    View,
+    Views,
+    wanted_layers,
+)
+
+# Frames that the moments of the input are taken of before the first update. With so many
+# the labels of another sample of the corpus are nearly the same: docs/objectives.md.
+START_FRAMES = 100_000
 
 
 class BiRQModel(AbsESPnetModel):
-    """Frontend, encoder, targets and heads; see the module's picture.
+    """Frontend, encoder, objectives and heads; see the module's picture.
 
     ``frontend``, ``normalize`` and ``encoder`` are ESPnet's own, under the names of its
     ASR model: ``--init_param model.pth:encoder:encoder`` hands the encoder over. No
     other attribute may begin with one of these words, since ESPnet matches names by
-    prefix.
+    prefix. A checkpoint holds all that labels depend on.
 
     Args:
         frontend: Waveform to features.
         specaug: Augmentation of the features that are masked; labels stay clean.
         normalize: Normalisation of the features.
         encoder: The encoder to pretrain.
-        targets: What to predict.
+        objectives: What to predict, rows of the configuration.
         masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
             noise_std).
-        frame_statistics: Statistics of the input frames, for targets whose projection
-            is made from them.
+        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances).
         frame_shift_ms: Shift of a feature frame.
-        accum_grad: Steps that make an update; schedules count updates.
-        stop_at_collapse: Stop training when a target's labels have become a few codes;
-            without, a collapse is a warning in the log. See CollapseWatch.
+        stop_at_collapse: Stop training when an objective's labels have become a few
+            codes; without, a collapse is a warning in the log. See CollapseWatch.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
             in single precision.
@@ -79,15 +87,6 @@ class BiRQModel(AbsESPnetModel):
             Parameters are the same, so ESPnet loads the encoder, and then attends to
             all frames. (``shaw_conformer`` has an
             ``attention_window`` of its own in its ``encoder_conf``.)
-        checkpoint_labels: Keep no activations of the layers that make labels, compute
-            them again in the backward pass: less memory for more time. It matters for
-            targets whose gradient is kept.
-        label_every: n: layers make labels in every n-th update only, with n times the
-            weight: without clipping of gradients their mean is then the same (Adam's
-            second moment is not). In between, a step is that of the other targets. All
-            ranks decide alike, by the number of the update.
-        label_utterances: n: layers label every n-th utterance of a batch only, others
-            in the next update.
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
     """
 
@@ -98,18 +97,14 @@ class BiRQModel(AbsESPnetModel):
         specaug: Optional[AbsSpecAug],
         normalize: Optional[AbsNormalize],
         encoder: AbsEncoder,
-        targets: List[Target],
+        objectives: List[Row],
         masking_conf: Dict[str, Any],
-        frame_statistics: Optional[FrameStatistics] = None,
+        target_branch_conf: Optional[Dict[str, Any]] = None,
         frame_shift_ms: float = 10.0,
-        accum_grad: int = 1,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
         accelerate: bool = True,
         attention_window: Optional[int] = None,
-        checkpoint_labels: bool = False,
-        label_every: int = 1,
-        label_utterances: int = 1,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
@@ -124,19 +119,7 @@ class BiRQModel(AbsESPnetModel):
         self.encoder = accelerate_encoder(encoder) if accelerate else encoder
         if attention_window is not None:
             limit_attention(encoder, attention_window)
-        self.targets = targets
-        self.accum_grad = accum_grad
-        self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
-        self.finite = FiniteWatch()
         self.cpu_bfloat16 = cpu_bfloat16
-        self.checkpoint_labels = checkpoint_labels
-        self.label_every = _count("label_every", label_every)
-        self.label_utterances = _count("label_utterances", label_utterances)
-        if label_every > 1 and all(target.of_layer for target in targets):
-            raise ConfigError(
-                f"model_conf: label_every {label_every} leaves updates without a "
-                "target; add one that is not of a layer, e.g. 'anchor'"
-            )
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
         self.masking = SpanMasking(
@@ -145,37 +128,30 @@ class BiRQModel(AbsESPnetModel):
             frame_shift_ms=frame_shift_ms,
             **masking_conf,
         )
-        self.quantizers = torch.nn.ModuleDict()
-        self.heads = torch.nn.ModuleDict()
-        for target in targets:
-            quantizer = self._quantizer(target, frame_statistics)
-            self.quantizers[target.name] = quantizer
-            # The paper predicts both labels with one head: same codebook, same head.
-            if quantizer.codebook_id not in self.heads:
-                self.heads[quantizer.codebook_id] = torch.nn.ModuleList(
-                    torch.nn.Linear(encoder.output_size(), quantizer.codebook_size)
-                    for _ in range(quantizer.num_codebooks)
-                )
-        # Training steps so far, for schedules; in floating point since ESPnet sums
+        self.objectives = torch.nn.ModuleList(
+            build_objective(row, self._size_of(row.view)) for row in objectives
+        )
+        check_always_on([one.when for one in self.objectives])
+        self.heads = build_heads(encoder.output_size(), list(self.objectives))
+        self.branch = TargetBranch(encoder, **(target_branch_conf or {}))
+        self.collapse = CollapseWatch(
+            [one.name for one in self.objectives], stop=stop_at_collapse
+        )
+        self.checks = BatchChecks()
+        # Optimizer updates so far, for schedules; in floating point since ESPnet sums
         # integers when it averages checkpoints.
-        self.register_buffer("steps", torch.zeros(()))
-        self._step_number = None  # its copy on this side, read once
+        self.register_buffer("updates", torch.zeros(()))
+        self._update: Optional[int] = None  # its copy on this side, read once
+        # Labellers sum what they observe over ranks: there is nothing to broadcast.
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, _ in self.named_buffers() if name.startswith("objectives.")
+        ]
 
-    def _quantizer(self, target: Target, statistics: Optional[FrameStatistics]):
-        conf = dict(target.quantizer_conf)
-        if target.source == "input":
-            conf["input_size"] = self.frontend.output_size() * self.subsampling
-            if target.wants_frame_statistics:
-                if statistics is None:
-                    raise ConfigError(
-                        f"target '{target.name}': projection {conf['projection']!r} of "
-                        "the input wants --frame_statistics FILE, made by python -m "
-                        "espnet2_birq.bin.frame_statistics"
-                    )
-                conf["statistics"] = statistics
-        elif target.source != "disk":
-            conf["input_size"] = self.encoder.output_size()
-        return QUANTIZERS[target.quantizer](**conf)
+    def _size_of(self, view: View) -> int:
+        """Size of a view's vectors."""
+        if view.kind == "input":
+            return self.frontend.output_size() * self.subsampling
+        return self.encoder.output_size()
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
@@ -188,192 +164,202 @@ class BiRQModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms, padded with zeros.
             speech_lengths: (B,) samples.
-            **kwargs: ``labels``: (B, T') integers for targets from disk, padded with
-                -1, one for each encoder frame.
+            **kwargs: ``labels``: (B, T') integers for objectives of the view 'labels',
+                padded with -1, one for each encoder frame, and ``labels_lengths``;
+                ``utt_id``: B names, for messages.
 
         Returns:
-            Loss, statistics, and the number of masked frames as the weight by which
-            ESPnet averages over batches and ranks (the loss is a mean over them).
+            Loss, statistics, and a weight by which ESPnet averages over batches and
+            ranks: the number of masked frames, a mean over the ranks. The loss of a
+            rank is its share of the joint batch's, such that the mean over ranks is
+            that of all their frames, however unequal their shares of labels are.
+            (Batches that ``accum_grad`` puts into one update stay means of their own,
+            as in all of ESPnet: what comes later cannot be counted.)
         """
-        batch = (speech, speech_lengths, kwargs.get("labels"), kwargs.get("utt_id", ()))
         if self.training:
             with finite_statistics(self.encoder):
-                result = self._step(*batch)
-            self.steps += 1
-            self._step_number += 1
-            return result
-        self.finite.report()
+                return self._step(speech, speech_lengths, **kwargs)
+        self.checks.report()
         devices = [speech.device] if speech.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
-            return self._step(*batch)
+            return self._step(speech, speech_lengths, **kwargs)
 
-    def _step(self, speech, speech_lengths, given, utterances):
+    def _step(
+        self, speech, speech_lengths, labels=None, labels_lengths=None, utt_id=()
+    ):
+        update = self.update_number()
         # x, and the mask at the encoder's rate
-        xs, xs_lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
-        frames = encoder_lengths(self.encoder, xs_lengths)  # (B,)
+        batch = self._clean_batch(speech, speech_lengths, labels, utt_id)
+        self.checks.check_labels(batch, labels_lengths, self._label_sizes())
+        mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
+        rows = MaskedRows(*self.masking.gather_index(mask))
+        with self._autocast(speech.device):
+            # Clean side: y(x) and y^(k)(theta; x)
+            active = self._active(update)
+            views = self._views(batch, active, update)
+            made = {one.name: one.labels(views, rows, update) for one in active}
+            # Masked side: theta(x~)
+            hidden = self._encode_masked(batch, mask, rows)  # (M, E)
+            # w1 F(theta) + w2 G(theta)
+            total, tallies, masked = self._loss(hidden, rows, active, made, update)
+        stats = objective_statistics(tallies, gradients=torch.is_grad_enabled())
+        stats["mask_share"] = mask.sum() / batch.frames.sum()
+        stats["loss"] = total.detach()
+        self.checks.check_finite(batch, stats["loss"])
+        if self.training:
+            self.collapse.watch(stats)
+        return force_gatherable((total, stats, masked), total.device)
+
+    def _active(self, update: int) -> List[Objective]:
+        """What is predicted in an update; in evaluation everything."""
+        if not self.training:
+            return list(self.objectives)
+        return [one for one in self.objectives if one.when.includes(update)]
+
+    def _views(self, batch: Batch, active: Iterable[Objective], update: int) -> Views:
+        layers = wanted_layers([(one.view, one.keeps_gradient) for one in active])
+        return Views(batch, self.branch, self.subsampling, layers, update)
+
+    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
+        """Last layer's output at masked frames, from the masked input: (M, E)."""
+        xs, lengths = batch.xs, batch.lengths
+        if self.specaug is not None and self.training:
+            xs, lengths = self.specaug(xs, lengths)
+        masked = self.masking.apply_to(xs, mask)
+        hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
+        if hidden.shape[:2] != mask.shape:
+            raise RuntimeError(
+                f"encoder made {tuple(hidden.shape[:2])} frames, the mask has "
+                f"{tuple(mask.shape)}: its input layer is not understood"
+            )
+        return hidden.flatten(0, 1)[rows.index]
+
+    def _loss(
+        self,
+        hidden: torch.Tensor,
+        rows: MaskedRows,
+        active: List[Objective],
+        labels: Dict[str, List[Labels]],
+        update: int,
+    ):
+        """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
+
+        Returns:
+            The loss, statistics of each codebook, and masked frames, a mean over ranks.
+        """
+        # One message: masked frames, and labelled frames of each objective's codebooks.
+        counts = [rows.valid.sum()]
+        counts += [x.valid.sum() for one in active for x in labels[one.name]]
+        masked, *shares = (sum_over_ranks(torch.stack(counts).double()) / world_size()).unbind()
+        of: Dict[str, torch.Tensor] = {}
+        for one in active:
+            number = len(labels[one.name])
+            of[one.name], shares = torch.stack(shares[:number]), shares[number:]
+        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        for name, head in self.heads.items():
+            mine = [one for one in active if one.head == name]
+            if not mine:
+                total = total + head.rest()
+                continue
+            loss, found = head.loss(
+                hidden,
+                rows.valid,
+                {one.name: labels[one.name] for one in mine},
+                {one.name: one.weight.at(update) for one in mine},
+                of,
+            )
+            total, tallies = total + loss, tallies + found
+        return total, tallies, masked.float().clamp(min=1.0)
+
+    # ------------------------------------------------------------------ updates
+    def count_updates_of(self, optimizer: torch.optim.Optimizer):
+        """Count an optimizer's updates from now on; schedules follow them.
+
+        Updates that ESPnet skips for want of a finite gradient are none.
+        """
+        optimizer.register_step_post_hook(lambda *_: self._count_update())
+
+    def _count_update(self):
+        self.updates += 1
+        if self._update is not None:
+            self._update += 1
+
+    def update_number(self) -> int:
+        """Return the number of optimizer updates so far."""
+        if self._update is None:
+            self._update = int(self.updates)  # once: this waits for a GPU
+        return self._update
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._update = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    # ------------------------------------------------------- before the first update
+    @property
+    def unprepared(self) -> List[str]:
+        """Names of objectives whose labellers want to see speech before training."""
+        return [one.name for one in self.objectives if not one.labeller.ready]
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Dict[str, torch.Tensor]]) -> int:
+        """Let labellers see speech before the first update; then they are settled.
+
+        Args:
+            batches: Of training data, arguments of ``forward``; all ranks take part
+                and stop after the same batch, when START_FRAMES frames were seen.
+
+        Returns:
+            Encoder frames seen, over all ranks; 0 if no labeller wants any.
+
+        Raises:
+            DataError: There was too little speech.
+        """
+        waiting = [one for one in self.objectives if not one.labeller.ready]
+        if not waiting:
+            return 0
+        seen = torch.zeros((), dtype=torch.float64, device=self.updates.device)
+        for batch in batches:
+            clean = self._clean_batch(**batch)
+            views = self._views(clean, waiting, 0)
+            valid = torch.arange(clean.padded, device=seen.device)
+            valid = (valid < clean.frames[:, None]).flatten().float()
+            for one in waiting:
+                vectors = views.whole(one.view).flatten(0, 1)
+                one.labeller.observe(vectors, valid)
+            seen += sum_over_ranks(valid.sum())
+            if seen >= START_FRAMES:
+                break
+        for one in waiting:
+            try:
+                one.labeller.start()
+            except DataError as error:
+                raise DataError(f"objective '{one.name}': {error}") from error
+        return int(seen)
+
+    # ---------------------------------------------------------------------- features
+    def _clean_batch(
+        self, speech, speech_lengths, labels=None, utt_id=(), **_
+    ) -> Batch:
+        """Features, lengths at the encoder's rate."""
+        xs, lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
+        frames = encoder_lengths(self.encoder, lengths)  # (B,)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
         if padded < 1:
             raise DataError(
-                f"utterances too short for one encoder frame: {', '.join(utterances)} "
+                f"utterances too short for one encoder frame: {', '.join(utt_id)} "
                 f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
             )
-        mask = self.masking.draw(frames, padded)  # (B, T')
-        index, present = self.masking.gather_index(mask)  # (M,), (M,)
-        update = self._update()
-        with self._autocast(xs.device):
-            # Clean side: y(x) and y^(k)(theta; x)
-            targets = self._targets_of(update)
-            sources = self._sources(targets, xs, xs_lengths, index, padded, given)
-            labels = {}
-            for target in targets:
-                there = present
-                if target.of_layer:
-                    there = self._labelled(present, index, len(xs), padded)
-                found = self.quantizers[target.name](
-                    sources[target.source], there, update
-                )
-                labels[target.name] = [x._replace(present=there) for x in found]
-            # Masked side: theta(x~)
-            hs = self._encode_masked(xs, xs_lengths, mask, index)  # (M, E)
-            # w1 F(theta) + w2 G(theta)
-            total, books = self._loss(hs, present, labels, update)
-        stats = target_statistics(books, gradients=torch.is_grad_enabled())
-        stats["mask_share"] = mask.sum() / frames.sum()
-        stats["loss"] = total.detach()
-        self.finite.note(xs, stats["loss"], utterances)
-        if self.training:
-            self.collapse.watch(stats)
-        return force_gatherable((total, stats, present.sum()), total.device)
+        return Batch(xs, lengths, frames, padded, labels, utt_id)
 
-    def _targets_of(self, update):
-        """What is predicted in an update; in evaluation everything."""
-        if not self.training or update % self.label_every == 0:
-            return self.targets
-        return [target for target in self.targets if not target.of_layer]
-
-    def _weight(self, target, update):
-        """A target's weight; where labels of layers are rare, theirs is larger."""
-        rare = self.training and target.of_layer
-        return target.weight.at(update) * (self.label_every if rare else 1)
-
-    def _rows(self, utterances) -> slice:
-        """The utterances of a batch that layers label in this update."""
-        if not self.training:
-            return slice(None)
-        every = min(self.label_utterances, utterances)
-        return slice(self._update() // self.label_every % every, None, every)
-
-    def _labelled(self, present, index, utterances, padded):
-        """(M,) 1 where a layer labels a frame; ``present`` if it labels all."""
-        if self.label_utterances == 1 or not self.training:
-            return present
-        labelled = present.new_zeros(utterances)
-        labelled[self._rows(utterances)] = 1.0
-        return present * labelled[index // padded]
-
-    def _sources(self, targets, xs, xs_lengths, index, padded, given):
-        """What becomes labels, at masked frames: (M, D) for each source of a target."""
-        wanted = {target.source for target in targets}
-        sources = {}
-        if "input" in wanted:
-            stacked = stack_frames(xs, self.subsampling, padded)  # (B, T', r D)
-            sources["input"] = stacked.flatten(0, 1)[index]
-        if "disk" in wanted:
-            sources["disk"] = fit_labels(given, padded).flatten()[index]  # (M,)
-        layers = sorted(wanted - {"input", "disk"})
-        if layers:
-            keep_gradient = torch.is_grad_enabled() and any(
-                self.quantizers[target.name].keep_gradient
-                for target in targets
-                if target.of_layer
-            )
-            label_pass = self._label_pass(keep_gradient)
-            rows = self._rows(len(xs))
-            with label_pass(), torch.set_grad_enabled(keep_gradient):
-                again = label_pass if self.checkpoint_labels else None
-                outputs = encode_up_to(
-                    self.encoder, xs[rows], xs_lengths[rows], layers, again
-                )
-            for layer, output in zip(layers, outputs):
-                if len(output) < len(xs):
-                    some = output
-                    output = some.new_zeros(len(xs), *some.shape[1:])
-                    output[rows] = some
-                sources[layer] = output.flatten(0, 1)[index]  # (M, E)
-        return sources
-
-    def _label_pass(self, keep_gradient: bool):
-        """How the encoder runs where it makes labels: makes contexts for that.
-
-        BatchNorm takes its running statistics: a frame's label is then the same alone,
-        in any batch, on any rank, and in evaluation. With the batch's own, 35 % of the
-        labels were those of evaluation, and 10 % when these do not move the running
-        ones; losses were the same within 0.1 (bench/batch_norm.py, bench/README.md).
-        For the same reason there is neither dropout nor stochastic depth. So the masked
-        copy is another call, whose statistics, with the masking noise in them, are the ones
-        that are kept. The backward pass needs the statistics of the forward pass, which
-        the masked copy will have moved by then: hence, for a gradient, a copy of them.
-        """
-        as_they_are = running_statistics(self.encoder) if keep_gradient else nullcontext
-
-        @contextmanager
-        def label_pass():
-            with as_they_are(), evaluating(self.encoder):
-                yield
-
-        return label_pass
-
-    def _encode_masked(self, xs, xs_lengths, mask, index) -> torch.Tensor:
-        """Last layer's output at masked frames, from the masked input: (M, E)."""
-        if self.specaug is not None and self.training:
-            xs, xs_lengths = self.specaug(xs, xs_lengths)
-        masked = self.masking.apply_to(xs, mask)
-        hs = encode(self.encoder, masked, xs_lengths)  # (B, T', E)
-        if hs.shape[:2] != mask.shape:
-            raise RuntimeError(
-                f"encoder made {tuple(hs.shape[:2])} frames, the mask has "
-                f"{tuple(mask.shape)}: its input layer is not understood"
-            )
-        return hs.flatten(0, 1)[index]
-
-    def _loss(self, hs, present, labels, update):
-        """The weighted sum over targets, one product for each head; and its tallies."""
-        total, books = 0.0, []
-        for codebook_id, heads in self.heads.items():
-            targets = [
-                target
-                for target in self.targets
-                if target.name in labels
-                and self.quantizers[target.name].codebook_id == codebook_id
-            ]
-            if not targets:  # a gradient of zeros: other ranks wait for one
-                total = total + 0.0 * sum(x.sum() for x in heads.parameters())
-                continue
-            for book, head in enumerate(heads):
-                loss, tally = masked_cross_entropy(
-                    hs,
-                    head.weight,
-                    head.bias,
-                    present,
-                    [labels[target.name][book] for target in targets],
-                    [self._weight(target, update) / len(heads) for target in targets],
-                )
-                total = total + loss
-                names = [target.name for target in targets]
-                soft = [labels[name][book].points is not None for name in names]
-                books.append(BookTally(names, soft, tally))
-        return total, books
-
-    def _update(self) -> int:
-        """Updates so far, counting accumulated steps as one."""
-        if self._step_number is None:
-            self._step_number = int(self.steps)  # once: this waits for a GPU
-        return self._step_number // self.accum_grad
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._step_number = None
-        super()._load_from_state_dict(*args, **kwargs)
+    def _label_sizes(self) -> Optional[int]:
+        """How many labels may be on disk; None if no objective reads any."""
+        sizes = [
+            one.labeller.codebook_size
+            for one in self.objectives
+            if one.view.kind == "labels"
+        ]
+        return min(sizes) if sizes else None
 
     def _extract_feats(self, speech, speech_lengths):
         """Normalised features (B, T, D) and their lengths (B,), in single precision."""
@@ -396,8 +382,30 @@ class BiRQModel(AbsESPnetModel):
         feats, lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
 
+    @torch.no_grad()
+    def label(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, name: str
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Label all frames of clean speech by an objective, without noise.
 
-def _count(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"model_conf: {name} is 1 or more, got {value}")
-    return value
+        Args:
+            speech: (B, N) waveforms, padded with zeros.
+            speech_lengths: (B,) samples.
+            name: Of an objective that makes its own labels.
+
+        Returns:
+            (N, B, T') int64 codes of each codebook, and (B,) frames.
+
+        Raises:
+            ConfigError: There is no such objective.
+        """
+        by_name = {one.name: one for one in self.objectives if one.view.kind != "labels"}
+        if name not in by_name:
+            raise ConfigError(
+                f"no objective '{name}' that makes labels; there are {list(by_name)}"
+            )
+        batch = self._clean_batch(speech, speech_lengths)
+        views = self._views(batch, [by_name[name]], self.update_number())
+        vectors = views.whole(by_name[name].view)
+        codes = by_name[name].labeller.codes(vectors.flatten(0, 1))
+        return codes.view(-1, *vectors.shape[:2]), batch.frames

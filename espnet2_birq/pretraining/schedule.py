@@ -1,6 +1,8 @@
-"""Numbers that change with the updates: weights of targets, the temperature."""
+"""Numbers that change with the optimizer's updates: weights, temperatures."""
 
 from typing import List, Union
+
+import numpy as np
 
 from espnet2_birq.errors import ConfigError
 
@@ -35,16 +37,8 @@ class Schedule:
             )
 
     def at(self, update: int) -> float:
-        """The value at an update, counted from 0."""
-        before, value = self.points[0]
-        for after, next_value in self.points:
-            if update < after:
-                if after == before:  # ahead of the first point
-                    return value
-                share = (update - before) / (after - before)
-                return value + share * (next_value - value)
-            before, value = after, next_value
-        return value
+        """Return the value at an update, counted from 0."""
+        return float(np.interp(update, *zip(*self.points)))
 
     def __repr__(self):
         if len(self.points) == 1:

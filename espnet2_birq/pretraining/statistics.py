@@ -8,13 +8,14 @@ from typing import Dict, List, NamedTuple
 
 import torch
 
-from espnet2_birq.pretraining.loss import SUMS, Tally
+from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
+from espnet2_birq.pretraining.ranks import sum_over_ranks
 
 
 class BookTally(NamedTuple):
-    """The tally of one codebook and the targets that its labels belong to."""
+    """The tally of one codebook and the objectives that its labels belong to."""
 
-    names: List[str]  # L targets
+    names: List[str]  # L objectives
     soft: List[bool]  # whether their labels are soft
     tally: Tally
 
@@ -37,13 +38,10 @@ def coverage(counts: torch.Tensor) -> torch.Tensor:
     return (counts > 0).float().mean(dim=-1)
 
 
-def sum_over_ranks(tallies: List[Tally]) -> List[Tally]:
+def sum_tallies(tallies: List[Tally]) -> List[Tally]:
     """Add up the tallies of all ranks, in one message."""
-    if not torch.distributed.is_initialized():
-        return tallies
     parts = [part for tally in tallies for part in tally]
-    message = torch.cat([part.flatten() for part in parts])
-    torch.distributed.all_reduce(message)
+    message = sum_over_ranks(torch.cat([part.flatten() for part in parts]))
     summed = [
         total.view_as(part)
         for total, part in zip(message.split([part.numel() for part in parts]), parts)
@@ -53,31 +51,31 @@ def sum_over_ranks(tallies: List[Tally]) -> List[Tally]:
 
 
 @torch.no_grad()
-def target_statistics(
+def objective_statistics(
     books: List[BookTally], gradients: bool = True
 ) -> Dict[str, torch.Tensor]:
-    """Statistics of every target at the masked frames of a step.
+    """Compute statistics of every objective at the masked frames of a step.
 
     Perplexity and coverage are those of the step: M frames cannot use more than M
     codes, so compare them at equal batch sizes only.
 
     Args:
-        books: Sums over frames; those of one target are averaged.
+        books: Sums over frames; those of one objective are averaged.
         gradients: Whether gradients were made, so that ``grad_share`` says something.
 
     Returns:
-        For each target: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
+        For each objective: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
         frames whose likeliest prediction is the label), ``label_ppl``, ``label_cov``,
         ``pred_ppl``, ``pred_cov`` (codebook perplexity and coverage of labels and
         predictions); for soft labels ``hit`` (share of frames whose label is the
         nearest code), ``label_entropy`` (nats, of the label given the frame) and
         ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
-        1.28); and with several targets
-        ``grad_share`` (the norm of the target's gradient at the encoder's output, as a
-        share of the targets' sum) and ``agree`` (share of frames with the label of the
-        first target that shares the codebook).
+        1.28); and with several objectives
+        ``grad_share`` (the norm of the objective's gradient at the encoder's output, as a
+        share of the objectives' sum; the path through labels is not in it) and
+        ``agree`` (share of frames with the label of the first objective of the head).
     """
-    tallies = sum_over_ranks([book.tally for book in books])
+    tallies = sum_tallies([book.tally for book in books])
     values: Dict[str, List[torch.Tensor]] = {}
     squares: Dict[str, torch.Tensor] = {}
 
