@@ -24,7 +24,9 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import torch
+from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet2_birq.encoder.handoff import read_config
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.masking import stack_frames
@@ -76,12 +78,10 @@ def label_batch(model, target, speech, speech_lengths):
 
 def dump(args: argparse.Namespace) -> int:
     """Label all utterances; returns how many."""
-    config = args.model.parent / "config.yaml"
-    for path in (args.model, config):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-    model, train_args = SSLTask.build_model_from_file(config, args.model, args.device)
-    model.eval()
+    train_args = read_config(args.model)
+    model = SSLTask.build_model(train_args)
+    model.load_state_dict(safe_torch_load(args.model, map_location="cpu"))
+    model.to(args.device).eval()
     targets = {target.name: target for target in model.targets}
     if args.target not in targets or targets[args.target].source == "disk":
         raise ConfigError(

@@ -26,9 +26,9 @@ from typing import Dict, List, NamedTuple, Tuple
 
 import soundfile
 import torch
-import yaml
 
 from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.encoder.handoff import read_config
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.score.experiments import score_set
@@ -107,12 +107,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
     """Build the SSL model, without its targets, and load its encoder."""
-    config = args.config or args.model.parent / "config.yaml"
-    for path in filter(None, (args.model, config)):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
     conf = vars(SSLTask.get_parser().parse_args(["--output_dir", "-"]))
-    conf.update(yaml.safe_load(config.read_text(encoding="utf-8")))
+    conf.update(vars(read_config(args.config or args.model)))
     conf.update(targets=[dict(name="anchor")], frame_statistics=None)
     torch.manual_seed(args.seed)
     model = SSLTask.build_model(argparse.Namespace(**conf)).eval()

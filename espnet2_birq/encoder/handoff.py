@@ -8,7 +8,7 @@ equal to the pretrained tensors afterwards was loaded, and nothing else was.
 import argparse
 import re
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 import torch
 import yaml
@@ -37,6 +37,9 @@ class Handoff(NamedTuple):
 def read_config(path: Path) -> argparse.Namespace:
     """Read an experiment's config.yaml.
 
+    Statistics of ``normalize: global_mvn`` that lie beside it are taken from there: the
+    path in the file is relative to the folder that the training was started in.
+
     Args:
         path: The config.yaml, or a model file beside it.
 
@@ -48,7 +51,13 @@ def read_config(path: Path) -> argparse.Namespace:
         if not file.is_file():
             raise ConfigError(f"{file}: no such file; give a model beside its config")
     with open(config, encoding="utf-8") as stream:
-        return argparse.Namespace(**yaml.safe_load(stream))
+        args = argparse.Namespace(**yaml.safe_load(stream))
+    normalize_conf = getattr(args, "normalize_conf", None) or {}
+    if "stats_file" in normalize_conf:
+        beside = config.parent / Path(normalize_conf["stats_file"]).name
+        if beside.is_file():
+            normalize_conf["stats_file"] = str(beside)
+    return args
 
 
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
@@ -138,25 +147,40 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         missing=[ENCODER + key for key in state if key not in set(loaded)],
         dropped=dropped,
         unused=[key for key in unused if key not in set(dropped)],
-        differing=[
-            name
-            for name in ("frontend", "normalize")
-            if not _same_module(getattr(pretrained, name), getattr(model, name))
-        ],
+        differing=_differing_modules(pretrained, model),
         values=sum(state[key].numel() for key in loaded),
     )
 
 
-def _same_module(one, other) -> bool:
-    """Same settings (they show in repr) and same buffers, e.g. filters, statistics."""
-    if one is None or other is None:
-        return one is other
-    one_state, other_state = one.state_dict(), other.state_dict()
-    return (
-        repr(one) == repr(other)
-        and one_state.keys() == other_state.keys()
-        and all(torch.equal(one_state[key], other_state[key]) for key in one_state)
-    )
+@torch.no_grad()
+def _differing_modules(pretrained, model) -> List[str]:
+    """Name those of frontend and normalize whose output differs on a second of noise.
+
+    Outputs are compared because neither settings nor buffers tell: the window shows in
+    none of them, the path of global_mvn's statistics is another one in each experiment,
+    and an averaged model's filters and statistics have been rounded once more.
+    """
+    noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    feats = _output(pretrained.frontend, noise)
+    others = _output(model.frontend, noise)
+    differing = [] if _same(feats, others) else ["frontend"]
+    # Features of another size are none that the other normalize could be tried on.
+    if feats.shape[-1] == others.shape[-1]:
+        feats, others = (_output(one.normalize, feats) for one in (pretrained, model))
+        differing += [] if _same(feats, others) else ["normalize"]
+    return differing
+
+
+def _output(module: Optional[torch.nn.Module], inputs: torch.Tensor) -> torch.Tensor:
+    if module is None:
+        return inputs
+    # A copy: ESPnet's normalization works in place.
+    return module.eval()(inputs.clone(), torch.tensor([inputs.shape[1]]))[0]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for float32's rounding (log-mel values are of the order of 1 to 10)."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-4)
 
 
 def change_since(ssl_model: Path, asr_model: Path) -> float:

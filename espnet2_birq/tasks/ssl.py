@@ -22,6 +22,7 @@ from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
 from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
@@ -31,6 +32,7 @@ from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
+from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Names and classes are those of ESPnet's ASR task, into which the encoder goes.
 frontend_choices = ClassChoices(
@@ -85,6 +87,7 @@ class SSLTask(AbsTask):
     """Self-supervised pretraining from waveforms alone: no text, no token list."""
 
     num_optimizers: int = 1
+    trainer = Trainer
     class_choices_list = [
         frontend_choices,
         specaug_choices,
@@ -152,6 +155,12 @@ class SSLTask(AbsTask):
             class_choices.add_arguments(group)
 
     @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        """Run one process of a training, as ESPnet does."""
+        check_trainer(args)
+        super().main_worker(args)
+
+    @classmethod
     @typechecked
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
         [Collection[Tuple[str, Dict[str, np.ndarray]]]],
@@ -159,6 +168,19 @@ class SSLTask(AbsTask):
     ]:
         """Pad waveforms with zeros."""
         return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    @classmethod
+    def build_iter_factory(
+        cls,
+        args: argparse.Namespace,
+        distributed_option: DistributedOption,
+        mode: str,
+        kwargs: Optional[dict] = None,
+    ) -> AbsIterFactory:
+        """Build ESPnet's factory, and check what the training will get of it."""
+        factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        check_batches(args, factory, mode)
+        return factory
 
     @classmethod
     def build_category_iter_factory(
