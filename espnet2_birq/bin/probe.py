@@ -27,12 +27,11 @@ from typing import Dict, List, NamedTuple, Tuple
 import soundfile
 import torch
 
+from espnet2_birq.api import load, untrained
 from espnet2_birq.data.kaldi import read_scp
-from espnet2_birq.encoder.handoff import read_config
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.score.experiments import score_set
-from espnet2_birq.tasks.ssl import SSLTask
 
 
 class Utterance(NamedTuple):
@@ -103,24 +102,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--finetune_lr", type=float, default=1e-3, help="highest")
     parser.add_argument("--seed", type=int, default=0)
     return parser
-
-
-def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
-    """Build the SSL model, without its targets, and load its encoder."""
-    conf = vars(SSLTask.get_parser().parse_args(["--output_dir", "-"]))
-    conf.update(vars(read_config(args.config or args.model)))
-    conf.update(targets=[dict(name="anchor")], frame_statistics=None)
-    torch.manual_seed(args.seed)
-    model = SSLTask.build_model(argparse.Namespace(**conf)).eval()
-    if args.model is not None:
-        state = torch.load(args.model, map_location="cpu", weights_only=True)
-        parts = ("encoder.", "normalize.")
-        state = {key: value for key, value in state.items() if key.startswith(parts)}
-        missing = model.load_state_dict(state, strict=False).missing_keys
-        missing = [key for key in missing if key.startswith(parts)]
-        if missing:
-            raise DataError(f"{args.model}: no tensor {missing[0]}")
-    return model
 
 
 @torch.no_grad()
@@ -243,7 +224,8 @@ def write_trn(path: Path, texts: Dict[str, str], names: List[str], kind: str) ->
 def run(args: argparse.Namespace) -> Dict:
     """Extract, train, decode and score."""
     start = time.monotonic()
-    model = load_encoder(args)
+    model = load(args.model) if args.model else untrained(args.config, args.seed)
+    torch.manual_seed(args.seed)
     utterances = extract(model, args.train, args.max_seconds)
     logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
     letters = "".join(sorted(set("".join(one.text for one in utterances))))

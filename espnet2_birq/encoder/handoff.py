@@ -108,9 +108,6 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         ConfigError: A file is missing.
     """
     ssl_args = read_config(ssl_model)
-    # No label is made here: their statistics, in a path relative to another folder, are
-    # not needed.
-    ssl_args.frame_statistics, ssl_args.dry_run = None, True
     pretrained = SSLTask.build_model(ssl_args)
     # Its state is read as ESPnet will read it; the configuration must fit it whole.
     pretrained.load_state_dict(safe_torch_load(str(ssl_model), map_location="cpu"))

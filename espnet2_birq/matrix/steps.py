@@ -119,14 +119,9 @@ class Runner:
         """Data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
         key = [self.data_options, self.run_options, str(self.spec.recipe)]
-        # Statistics are made for a configuration that has a use for them.
-        anchor = {"name": "anchor", "quantizer_conf": {"projection": "pca"}}
-        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
-        conf = self.out / "config" / "statistics.yaml"
-        conf.parent.mkdir(parents=True, exist_ok=True)
-        conf.write_text(yaml.safe_dump({**base, "targets": [anchor]}))
+        conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
-        self._step("data_ssl", [*key, base], [(ssl, run_ssl)])
+        self._step("data_ssl", [*key, conf.read_text()], [(ssl, run_ssl)])
         if not self.spec.finetune_sets and self.spec.probe is None:
             return
         config = self._asr_config()

@@ -14,6 +14,7 @@ ESPnet's ``use_amp``; without, those of a CPU, which is what can be measured any
 
 import argparse
 import copy
+import math
 import weakref
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -29,7 +30,8 @@ from torch.utils.flop_counter import flop_registry
 
 from espnet2_birq.encoder import attention
 from espnet2_birq.encoder.acceleration import ON_GPU, accelerate_parts
-from espnet2_birq.pretraining import loss
+from espnet2_birq.pretraining.losses import cross_entropy
+from espnet2_birq.pretraining.losses.gumbel import gumbel_from_exponential
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -69,12 +71,7 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
     args.model_conf["accelerate"] = False
     if gpu:
         args.model_conf["cpu_bfloat16"] = False
-    # Numbers do not matter, so neither do statistics of the data, nor projections of the
-    # input made of them.
-    args.frame_statistics, args.dry_run, args.init = None, True, None
-    for target in args.targets:
-        if target.get("source", target["name"]) in ("input", "anchor"):
-            target.get("quantizer_conf", {}).pop("projection", None)
+    args.init = None
     args.specaug = None  # works on the input, without gradients
     return args
 
@@ -133,7 +130,10 @@ class FakeModel:
         self.mode = _FakeMode()
         with self.mode, torch.random.fork_rng(devices=[]):
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
-        self.model.finite.note = lambda *_: None  # there are no values to look at
+        # There are no values: nothing to look at, and nothing to take moments of.
+        self.model.checks.on = False
+        for objective in self.model.objectives:
+            objective.labeller.ready = True
         if gpu and args.model_conf.get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.model)
@@ -149,20 +149,28 @@ class FakeModel:
             accumulate: Gradients are there already and are added to.
 
         Returns:
-            FLOPs, bytes moved, peak of bytes alive. Where layers make labels in some
-            updates only: the mean of a step, and the largest peak.
+            FLOPs, bytes moved, peak of bytes alive. Where some objectives are on in
+            some updates only: the mean of a step late in training, and the largest
+            peak.
         """
-        costs = [self._count_step(0, utterances, samples, accumulate)]
-        if (every := self.model.label_every) > 1:
-            without = self._count_step(1, utterances, samples, accumulate)
-            costs += [without] * (every - 1)
-        flops, moved, peaks = zip(*costs)
+        whens = [objective.when for objective in self.model.objectives]
+        last = max(max(when.start, when.stop or 0) for when in whens)
+        period = math.lcm(*(when.every for when in whens))
+        costs = {}  # of each set of objectives
+        for update in range(last, last + period):
+            on = tuple(when.includes(update) for when in whens)
+            if on not in costs:
+                cost = self._count_step(update, utterances, samples, accumulate)
+                costs[on] = [cost, 0]
+            costs[on][1] += 1
+        every = [cost for cost, number in costs.values() for _ in range(number)]
+        flops, moved, peaks = zip(*every)
         return StepCost(
-            round(sum(flops) / len(costs)), round(sum(moved) / len(costs)), max(peaks)
+            round(sum(flops) / period), round(sum(moved) / period), max(peaks)
         )
 
     def _count_step(self, update, utterances, samples, accumulate):
-        self.model._step_number = update * self.model.accum_grad
+        self.model._update = update
         with ExitStack() as stack:
             stack.enter_context(self.mode)
             for parameter in self.model.parameters():
@@ -174,8 +182,8 @@ class FakeModel:
             if self.gpu:
                 fused = mock.patch.object(attention, "fused", lambda x: True)
                 stack.enter_context(fused)
-                noise = loss.gumbel_from_exponential
-                stack.enter_context(mock.patch.object(loss, "gumbel_like", noise))
+                noise = gumbel_from_exponential
+                stack.enter_context(mock.patch.object(cross_entropy, "gumbel_like", noise))
             stack.enter_context(meter)
             self._step(utterances, samples)
         for parameter in self.model.parameters():
@@ -186,7 +194,7 @@ class FakeModel:
         speech = torch.empty(utterances, samples)
         lengths = torch.tensor([samples] * utterances)
         given = {}
-        if any(target.source == "disk" for target in self.model.targets):
+        if any(one.view.kind == "labels" for one in self.model.objectives):
             shift = self.model.frontend.hop_length * self.model.subsampling
             given["labels"] = torch.zeros(
                 utterances, samples // shift, dtype=torch.long

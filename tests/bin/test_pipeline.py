@@ -1,7 +1,10 @@
-"""Commands one after the other on a few noises: statistics, training, labels, probe."""
+"""Commands one after the other on a few noises: training, labels, probe, moving."""
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
 
 import kaldiio
 import numpy as np
@@ -10,24 +13,21 @@ import soundfile
 import torch
 import yaml
 
-from espnet2_birq.bin import dump_labels, frame_statistics, probe, ssl_train
-from espnet2_birq.pretraining.frame_statistics import FrameStatistics
-from espnet2_birq.pretraining.masking import stack_frames
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.api import load
+from espnet2_birq.bin import dump_labels, probe, ssl_train
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.views import stack_frames
 
 BOOK = {"codebook_size": 32, "codebook_dim": 4}
 CONFIG = {
-    "targets": [
-        {"name": "anchor", "quantizer_conf": {**BOOK, "projection": "whitened"}},
+    "objectives": [
+        {"name": "anchor", "labeller_conf": {**BOOK, "projection": "whitened"}},
         {
             "name": "enhanced",
-            "layer": 1,
+            "view": "layer 1",
             "weight": 0.0,
-            "quantizer_conf": {
-                **BOOK,
-                "projection": "whitened",
-                "keep_gradient": False,
-            },
+            "gradient": 0,
+            "labeller_conf": {**BOOK, "projection": "whitened"},
         },
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
@@ -70,15 +70,15 @@ def folder(tmp_path_factory):
     (top / "birq.yaml").write_text(yaml.safe_dump(CONFIG))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    frame_statistics.main(
-        [*options(top, "birq.yaml", top), "--statistics", str(top / "statistics.npz")]
-    )
-    ssl_train.main(options(top, "birq.yaml", top / "ssl", statistics=True))
+    ssl_train.main(options(top, "birq.yaml", top / "ssl"))
     yield top
     root.handlers, root.level = handlers, level
 
 
-def options(top, config, out, statistics=False, labels=False):
+MODEL = "valid.total_count.ave.pth"
+
+
+def options(top, config, out, labels=False):
     """Those of ssl_train; training data is the validation data, too."""
     data = top / "dump" / "raw" / "train"
     found = ["--config", str(top / config), "--output_dir", str(out), "--ngpu", "0"]
@@ -88,31 +88,28 @@ def options(top, config, out, statistics=False, labels=False):
         found += [f"--{kind}_shape_file", f"{data}/shape"]
         if labels:
             found += [option, f"{top}/labels/labels.scp,labels,kaldi_ark"]
-    if statistics:
-        found += ["--frame_statistics", str(top / "statistics.npz")]
     return found
 
 
+def wave(folder, number):
+    """Arguments of a model: one utterance."""
+    samples, _ = soundfile.read(folder / f"u{number}.wav", dtype="float32")
+    return torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+
+
 @torch.no_grad()
-def test_frame_statistics_are_those_of_the_frames(folder):
-    model, _ = SSLTask.build_model_from_file(
-        folder / "ssl" / "config.yaml", folder / "ssl" / "latest.pth"
-    )
+def test_the_input_is_whitened_by_moments_of_the_training_data(folder):
+    """Taken before the first update: the frames of all utterances, in any order."""
+    model = load(folder / "ssl" / MODEL)
     frames = []
     for number in range(8):
-        wave, _ = soundfile.read(folder / f"u{number}.wav", dtype="float32")
-        xs, _ = model._extract_feats(
-            torch.from_numpy(wave)[None], torch.tensor([len(wave)])
-        )
-        frames.append(stack_frames(xs, 4, xs.size(1) // 4)[0])
+        xs, _ = model._extract_feats(*wave(folder, number))
+        frames.append(stack_frames(xs, 4, (xs.size(1) - 3) // 4)[0])
     frames = torch.cat(frames).double()
-    statistics = FrameStatistics.load(folder / "statistics.npz")
-    assert statistics.frames == len(frames)
-    assert np.allclose(statistics.mean, frames.mean(dim=0), atol=1e-6)
-    expected = torch.cov(frames.T, correction=0)
-    assert np.allclose(statistics.covariance, expected, atol=1e-5)
-    (points,) = model.quantizers["anchor"].points(frames)
-    assert (torch.cov(points.T, correction=0) - torch.eye(4)).abs().max() < 1e-3
+    labeller = model.objectives[0].labeller
+    assert torch.allclose(labeller.mean.double(), frames.mean(dim=0), atol=0.02)
+    (points,) = labeller.points(frames.float())
+    assert (torch.cov(points.T) - torch.eye(4)).abs().max() < 0.1
 
 
 def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
@@ -125,44 +122,88 @@ def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
         24 + (5 * n + 1) // 2 for n in range(8)
     ]
     # One at a time, by hand: the same codes.
-    loaded, _ = SSLTask.build_model_from_file(folder / "ssl" / "config.yaml", model)
-    loaded.eval()
-    (target,) = [target for target in loaded.targets if target.name == "enhanced"]
-    wave, _ = soundfile.read(folder / "u3.wav", dtype="float32")
-    codes, _ = dump_labels.label_batch(
-        loaded, target, torch.from_numpy(wave)[None], torch.tensor([len(wave)])
-    )
-    assert np.array_equal(codes[0].numpy(), labels["u3"])
+    codes, _ = load(model).label(*wave(folder, 3), "enhanced")
+    assert np.array_equal(codes[0, 0].numpy(), labels["u3"])
     assert len(set(labels["u3"])) > 3
     # Nothing but the labels of the first model, and weights of its own
-    given = {"name": "given", "quantizer_conf": {"codebook_size": 32}}
-    config = {**CONFIG, "targets": [given], "max_epoch": 1}
+    given = {"name": "given", "labeller_conf": {"codebook_size": 32}}
+    config = {**CONFIG, "objectives": [given], "max_epoch": 1}
     (folder / "given.yaml").write_text(yaml.safe_dump(config))
     out = folder / "second"
     ssl_train.main(options(folder, "given.yaml", out, labels=True))
     stats = torch.load(out / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
     assert 2.5 < stats[1]["train"]["loss_given"] < 4.5  # near ln 32
     assert stats[1]["train"]["label_ppl_given"] > 3
-    with pytest.raises(
-        SystemExit, match="dump_labels: error: --target nope: the model's"
-    ):
-        dump_labels.main([*common, "--target", "nope", "--out", str(folder / "no")])
+    with pytest.raises(SystemExit, match="dump_labels: error: no objective 'nope'"):
+        dump_labels.main([*common, "--objective", "nope", "--out", str(folder / "no")])
 
 
-def test_a_resumed_model_has_the_same_quantizers_and_statistics(folder):
-    one = torch.load(folder / "ssl" / "latest.pth")
-    assert not [key for key in one if "codebook" in key or "projection" in key]
-    assert one["quantizers.enhanced.whitening.batches"] == one["steps"] == 2
-    models = [
-        SSLTask.build_model_from_file(
-            folder / "ssl" / "config.yaml", folder / "ssl" / name
-        )[0]
-        for name in ("latest.pth", "valid.total_count.ave.pth")
-    ]
-    for name in ("anchor", "enhanced"):
-        first, second = (model.quantizers[name] for model in models)
-        assert torch.equal(first.codebook, second.codebook)
-        assert torch.equal(first.projection, second.projection)
+def test_a_checkpoint_holds_all_that_labels_depend_on(folder):
+    state = torch.load(folder / "ssl" / "latest.pth")
+    for name in ("codebook", "projection", "mean"):
+        assert f"objectives.0.labeller.{name}" in state
+    whitening = "objectives.1.labeller.whitening."
+    assert state[f"{whitening}batches"] == state["updates"] == 2
+    assert {f"{whitening}mean", f"{whitening}covariance"} <= state.keys()
+
+
+LABEL = """
+import sys
+import soundfile, torch
+from espnet2_birq.api import load
+model = load(sys.argv[1])
+samples, _ = soundfile.read(sys.argv[2], dtype="float32")
+speech = torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+labels = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
+torch.save([*labels, model._extract_feats(*speech)[0]], sys.argv[3])
+"""
+
+
+def test_a_model_is_a_file(folder, tmp_path):
+    """Moved, alone, in another process, packed, after another training: same labels."""
+    own = tmp_path / "moved" / "somewhere else"
+    own.mkdir(parents=True)
+    for name in (MODEL, "config.yaml"):
+        shutil.copy(folder / "ssl" / name, own)
+    shutil.copy(folder / "u5.wav", tmp_path)
+    model = load(folder / "ssl" / MODEL)
+    speech = wave(folder, 5)
+    expected = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
+    expected.append(model._extract_feats(*speech)[0])
+
+    def check(path):
+        out = tmp_path / "labels.pt"
+        command = [sys.executable, "-c", LABEL, str(path), "u5.wav", str(out)]
+        subprocess.run(command, check=True, cwd=tmp_path)
+        for one, other in zip(torch.load(out), expected, strict=True):
+            assert torch.equal(one, other)
+
+    check(own / MODEL)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", own)
+    check(tmp_path / "packed.zip")
+    # Another training in the same folder, on other speech
+    config = {**CONFIG, "objectives": CONFIG["objectives"][:1], "seed": 5}
+    (folder / "other.yaml").write_text(yaml.safe_dump(config))
+    ssl_train.main(options(folder, "other.yaml", folder / "other"))
+    check(folder / "ssl" / MODEL)
+
+
+def test_models_that_cannot_be_loaded(folder, tmp_path):
+    for name in (MODEL, "config.yaml"):
+        shutil.copy(folder / "ssl" / name, tmp_path)
+    whole = (tmp_path / MODEL).read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        (tmp_path / MODEL).write_bytes(content)
+        with pytest.raises(DataError, match=f"{MODEL}: not a model file, or damaged"):
+            load(tmp_path / MODEL)
+    (tmp_path / MODEL).write_bytes(whole)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["objectives"][0]["labeller_conf"]["seed"] = 7
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=f"{MODEL}: .*seed=7.*seed=0"):
+        load(tmp_path / MODEL)
+    with pytest.raises(ConfigError, match="nope.pth: no such file"):
+        load(tmp_path / "nope.pth")
 
 
 def test_probe(folder):

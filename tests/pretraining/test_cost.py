@@ -12,7 +12,7 @@ from espnet2_birq.pretraining.cost import (
     optimizer_numbers,
     plain_args,
 )
-from espnet2_birq.pretraining.target import BEST_RQ, BIRQ
+from espnet2_birq.pretraining.objective import BEST_RQ, BIRQ
 from espnet2_birq.tasks.ssl import SSLTask
 
 SECOND = 16000
@@ -34,9 +34,9 @@ E_BRANCHFORMER = dict(
 )
 
 
-def make_args(encoder="conformer", conf=CONFORMER, targets=BIRQ, **rest):
+def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
-    args.encoder, args.encoder_conf, args.targets = encoder, dict(conf), targets
+    args.encoder, args.encoder_conf, args.objectives = encoder, dict(conf), objectives
     vars(args).update(rest)
     return args
 
@@ -106,38 +106,37 @@ def test_label_pass_costs_its_share():
     # 1 + k / K forward and backward passes, less the first layers' gradient
     conf = dict(SHAW, num_blocks=10, output_size=64, linear_units=256)
     small = dict(codebook_size=16)
-    both = [dict(target, quantizer_conf=small) for target in BIRQ]
-    one = [dict(target, quantizer_conf=small) for target in BEST_RQ]
+    both = [dict(one, labeller_conf=small) for one in BIRQ]
+    one = [dict(one, labeller_conf=small) for one in BEST_RQ]
     birq = FakeModel(make_args("shaw_conformer", conf, both)).count_step(1, 80000)
     best_rq = FakeModel(make_args("shaw_conformer", conf, one)).count_step(1, 80000)
     assert birq.flops / best_rq.flops == pytest.approx(1.7, abs=0.02)
-    for target in both:
-        if target["name"] == "enhanced":
-            target["quantizer_conf"] = dict(small, keep_gradient=False)
+    both[1]["gradient"] = 0
     cut = FakeModel(make_args("shaw_conformer", conf, both)).count_step(1, 80000)
     assert cut.flops / best_rq.flops == pytest.approx(1.23, abs=0.02)
 
 
 def test_rare_labels_cost_their_share_on_average():
-    def cost(targets, **conf):
+    def cost(objectives, when=None, **conf):
         few = [
-            dict(target, quantizer_conf=dict(codebook_size=16)) for target in targets
+            dict(one, labeller_conf=dict(codebook_size=16)) for one in objectives
         ]
-        args = make_args(targets=few, model_conf=conf, accum_grad=2)
+        few[-1]["when"] = when
+        args = make_args(objectives=few, target_branch_conf=conf, accum_grad=2)
         return FakeModel(args).count_step(4, 3 * SECOND)
 
     every, never = cost(BIRQ), cost(BEST_RQ)
-    rare = cost(BIRQ, label_every=4)
+    rare = cost(BIRQ, when={"every": 4, "start": 3})
     assert rare.flops == pytest.approx((every.flops + 3 * never.flops) / 4, rel=1e-3)
     assert rare.moved == pytest.approx((every.moved + 3 * never.moved) / 4, rel=1e-2)
     assert rare.peak == every.peak > never.peak
-    half = cost(BIRQ, label_utterances=2)
+    half = cost(BIRQ, utterances=2)
     assert half.flops == pytest.approx((every.flops + never.flops) / 2, rel=0.1)
     assert half.flops < every.flops and half.peak < every.peak
 
 
 def test_half_precision_halves_what_is_kept():
-    small = [dict(BEST_RQ[0], quantizer_conf=dict(codebook_size=16))]
+    small = [dict(BEST_RQ[0], labeller_conf=dict(codebook_size=16))]
     half, single = (
         FakeModel(make_args("shaw_conformer", SHAW, small, use_amp=use_amp))
         for use_amp in (True, False)
@@ -151,10 +150,10 @@ def test_half_precision_halves_what_is_kept():
 def test_memory_of_attention():
     """On a GPU ours keeps a matrix of scores in half precision, ESPnet's three of more;
     in blocks memory is linear in the length."""
-    small = [dict(BEST_RQ[0], quantizer_conf=dict(codebook_size=16))]
+    small = [dict(BEST_RQ[0], labeller_conf=dict(codebook_size=16))]
 
     def peaks(*seconds, **conf):
-        args = make_args(targets=small, model_conf=conf, use_amp=True)
+        args = make_args(objectives=small, model_conf=conf, use_amp=True)
         model = FakeModel(args)
         return [model.count_step(1, x * SECOND).peak for x in seconds]
 
@@ -177,9 +176,9 @@ def test_nothing_is_allocated_for_a_large_model():
 
 @pytest.mark.parametrize("projection", ["pca", "whitened"])
 def test_labels_from_disk_and_from_statistics(projection):
-    given = dict(name="given", quantizer_conf=dict(codebook_size=50))
-    anchor = dict(name="anchor", quantizer_conf=dict(projection=projection))
-    model = FakeModel(make_args(targets=[given, anchor]))
+    given = dict(name="given", labeller_conf=dict(codebook_size=50))
+    anchor = dict(name="anchor", labeller_conf=dict(projection=projection))
+    model = FakeModel(make_args(objectives=[given, anchor]))
     assert model.count_step(2, 2 * SECOND).flops > 0
 
 

@@ -5,14 +5,16 @@ import torch
 from scipy import stats
 from torch.utils.checkpoint import checkpoint
 
-from espnet2_birq.pretraining.loss import (
-    Labels,
-    gumbel_from_exponential,
-    gumbel_like,
+from espnet2_birq.pretraining.labels import HardLabels, SoftLabels
+from espnet2_birq.pretraining.losses.cross_entropy import (
     masked_cross_entropy,
     score_std,
 )
-from espnet2_birq.pretraining.statistics import BookTally, target_statistics
+from espnet2_birq.pretraining.losses.gumbel import (
+    gumbel_from_exponential,
+    gumbel_like,
+)
+from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
 
 
 def plain(hs, weight, bias, present, labels, weights, noises):
@@ -21,7 +23,7 @@ def plain(hs, weight, bias, present, labels, weights, noises):
     total = 0.0
     for label, factor, noise in zip(labels, weights, noises):
         rows = present.bool()
-        if label.points is None:
+        if isinstance(label, HardLabels):
             rows = rows & (label.codes >= 0)
             losses = -logp.gather(1, label.codes.clamp(min=0)[:, None])[:, 0]
         else:
@@ -56,13 +58,13 @@ def make_case(seed, dtype=torch.float64, frames=None, codes=None):
     for number in range(draw(1, 4)):
         weights.append(float(torch.rand(())) * 3)
         if draw(0, 2) == 0:
-            labels.append(Labels(codes=torch.randint(-1, codes, (frames,))))
+            labels.append(HardLabels(torch.randint(-1, codes, (frames,))))
             continue
         points = torch.randn(frames, dim, dtype=dtype)
         if draw(0, 3) > 0:
             leaves[f"points{number}"] = points
         labels.append(
-            Labels(
+            SoftLabels(
                 points=points,
                 code_weight=torch.randn(codes, dim, dtype=dtype),
                 code_bias=torch.randn(codes, dtype=dtype),
@@ -81,7 +83,7 @@ def draw_noises(seed, labels, frames, codes, chunk):
     noises = [[] for _ in labels]
     for start in range(0, frames, chunk):
         for noise, label in zip(noises, labels):
-            if label.points is not None:
+            if isinstance(label, SoftLabels):
                 rows = min(chunk, frames - start)
                 noise.append(gumbel_like(label.points.new_empty(rows, codes)))
     return [torch.cat(noise) if noise else None for noise in noises]
@@ -135,7 +137,7 @@ def test_codes_are_drawn_as_often_as_the_scores_say():
 def test_spread_of_scores_is_that_of_the_scores():
     torch.manual_seed(0)
     book = 3.0 * torch.randn(500, 7)
-    label = Labels(None, torch.randn(40, 7), book, -book.square().sum(dim=1))
+    label = SoftLabels(torch.randn(40, 7), book, -book.square().sum(dim=1))
     scores = label.points @ label.code_weight.T + label.code_bias
     assert torch.allclose(score_std(label), scores.std(dim=1), rtol=1e-4)
 
@@ -165,6 +167,31 @@ def test_loss_and_gradients_equal_those_of_autograd(seed):
         assert torch.allclose(one, other, rtol=0, atol=1e-8), name
 
 
+def test_sums_over_counts_of_several_ranks():
+    """Each label's sum over its own count: the parts of a batch add up to the whole."""
+    leaves, present, labels, weights = make_case(8)
+    # So warm that noise has no say.
+    still = dict(temperature=1e9, straight_through=False)
+    soft = [x._replace(**still) for x in labels if isinstance(x, SoftLabels)]
+    labels = [HardLabels(torch.randint(0, 5, (len(present),))), *soft]
+    weights = torch.rand(len(labels)).tolist()
+
+    def loss(rows, counts=None):
+        part = [HardLabels(labels[0].codes[rows])]
+        part += [x._replace(points=x.points[rows]) for x in soft]
+        hidden = leaves["hs"][rows]
+        return masked_cross_entropy(
+            hidden, leaves["weight"], leaves["bias"], present[rows], part, weights, counts
+        )[0]
+
+    whole = loss(slice(None))
+    counts = present.sum().expand(len(labels))
+    parts = loss(slice(0, 9), counts) + loss(slice(9, None), counts)
+    assert torch.allclose(whole, parts, rtol=0, atol=1e-6)
+    for one, other in zip(grads(whole, leaves), grads(parts, leaves)):
+        assert torch.allclose(one, other, rtol=0, atol=1e-6)
+
+
 def test_finite_differences_through_prediction_and_label():
     """Both paths at once, with w1 and w2 of the paper and its temperature."""
     torch.manual_seed(0)
@@ -179,8 +206,8 @@ def test_finite_differences_through_prediction_and_label():
 
     def loss(hs, weight, bias, points):
         torch.manual_seed(1)  # the same noise at every evaluation
-        soft = Labels(None, points, code_weight, code_bias.double(), 0.5)
-        labels = [Labels(codes=hard), soft]
+        soft = SoftLabels(points, code_weight, code_bias.double(), 0.5)
+        labels = [HardLabels(hard), soft]
         present = torch.ones(frames)
         return masked_cross_entropy(hs, weight, bias, present, labels, [2.4, 0.1])[0]
 
@@ -191,12 +218,12 @@ def test_straight_through_has_the_loss_of_the_code_drawn():
     leaves, present, _, _ = make_case(3, frames=20, codes=9)
     points = torch.randn(20, 4, dtype=torch.float64)
     book = torch.randn(9, 4).double(), torch.randn(9).double()
-    label = Labels(None, points, *book, temperature=0.5, straight_through=True)
+    label = SoftLabels(points, *book, temperature=0.5, straight_through=True)
     torch.manual_seed(0)
     total, _ = masked_cross_entropy(*head(leaves), present, [label], [1.0])
     (noise,) = draw_noises(0, [label], 20, 9, 20)
     codes = (points @ book[0].T + book[1] + noise).argmax(dim=1)
-    hard, _ = masked_cross_entropy(*head(leaves), present, [Labels(codes=codes)], [1.0])
+    hard, _ = masked_cross_entropy(*head(leaves), present, [HardLabels(codes)], [1.0])
     assert torch.allclose(total, hard)
 
 
@@ -277,14 +304,14 @@ def test_statistics_equal_plain_ones():
     present = (torch.rand(frames) < 0.7).float()
     book = torch.randn(codes, dim), torch.randn(codes)
     hard = torch.randint(codes, (frames,))
-    soft = Labels(None, torch.randn(frames, dim), *book, temperature=0.5)
+    soft = SoftLabels(torch.randn(frames, dim), *book, temperature=0.5)
     hs.requires_grad_()
     torch.manual_seed(1)
     total, tally = masked_cross_entropy(
-        hs, weight, bias, present, [Labels(codes=hard), soft], [2.4, 0.1], 70
+        hs, weight, bias, present, [HardLabels(hard), soft], [2.4, 0.1], None, 70
     )
-    stats = target_statistics([BookTally(["anchor", "enhanced"], [False, True], tally)])
-    _, noise = draw_noises(1, [Labels(codes=hard), soft], frames, codes, 70 // codes)
+    stats = objective_statistics([BookTally(["anchor", "enhanced"], [False, True], tally)])
+    _, noise = draw_noises(1, [HardLabels(hard), soft], frames, codes, 70 // codes)
     rows = present.bool()
     logits = hs @ weight.T + bias
     scores = soft.points @ book[0].T + book[1]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
+from espnet2_birq.pretraining.masking import SpanMasking
+from espnet2_birq.pretraining.views import stack_frames
 
 
 def plain_mask(draws, lengths, start_prob, span):

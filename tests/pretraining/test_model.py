@@ -9,17 +9,17 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet2_birq.encoder.layers import encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.pretraining.masking import stack_frames
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.target import BEST_RQ, parse_targets
+from espnet2_birq.pretraining.objective import BEST_RQ, parse_objectives
+from espnet2_birq.pretraining.views import Batch, MaskedRows, stack_frames
 
 SMALL = {"codebook_size": 32, "codebook_dim": 4}
-ANCHOR = dict(name="anchor", quantizer_conf=SMALL)
-ENHANCED = dict(name="enhanced", layer=2, quantizer_conf=SMALL)
+ANCHOR = dict(name="anchor", labeller_conf=SMALL)
+ENHANCED = dict(name="enhanced", view="layer 2", labeller_conf=SMALL)
 
 
 def make_model(
-    targets,
+    objectives,
     encoder=ConformerEncoder,
     input_layer="conv2d",
     specaug=None,
@@ -44,7 +44,7 @@ def make_model(
         specaug=specaug,
         normalize=UtteranceMVN(norm_vars=True),
         encoder=encoder,
-        targets=parse_targets(targets, num_blocks=3),
+        objectives=parse_objectives(objectives, num_blocks=3),
         masking_conf=dict(mask_prob=0.03),
         **conf,
     )
@@ -61,9 +61,9 @@ def make_batch(seconds=(1.6, 1.1, 0.7), seed=0):
 
 @pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
 @pytest.mark.parametrize("input_layer", ["conv2d", "conv2d2"])
-@pytest.mark.parametrize("targets", [[ANCHOR], [ANCHOR, ENHANCED]])
-def test_forward_and_backward(encoder, input_layer, targets):
-    model = make_model(targets, encoder, input_layer)
+@pytest.mark.parametrize("objectives", [[ANCHOR], [ANCHOR, ENHANCED]])
+def test_forward_and_backward(encoder, input_layer, objectives):
+    model = make_model(objectives, encoder, input_layer)
     loss, stats, weight = model(*make_batch())
     loss.backward()
     assert all(
@@ -71,7 +71,7 @@ def test_forward_and_backward(encoder, input_layer, targets):
         for parameter in model.parameters()
         if parameter.requires_grad
     )
-    total = sum(t.weight.at(0) * stats[f"loss_{t.name}"] for t in model.targets)
+    total = sum(t.weight.at(0) * stats[f"loss_{t.name}"] for t in model.objectives)
     assert torch.allclose(loss.detach(), total, atol=1e-5)
     assert 0 < stats["mask_share"] < 1 and weight > 0
 
@@ -80,27 +80,33 @@ def test_gradient_reaches_the_label_path_unless_cut():
     """Only the enhanced target, and the masked side frozen out of the graph."""
 
     def label_gradient(**conf):
-        enhanced = {**ENHANCED, "quantizer_conf": {**SMALL, **conf}}
-        model = make_model([enhanced])
-        # Both sides share the encoder: watch the vectors the labels are made of.
+        model = make_model([{**ENHANCED, **conf}])
+        # Both sides share the encoder: watch the hidden states the labels are made of.
         seen = []
-        quantizer = model.quantizers["enhanced"]
-        quantizer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        hidden_states = model.branch.hidden_states
+
+        def spy(*args):
+            outputs, labelled = hidden_states(*args)
+            seen.append(outputs[2])
+            return outputs, labelled
+
+        model.branch.hidden_states = spy
+        torch.manual_seed(0)
         loss, _, _ = model(*make_batch())
-        (vectors,) = seen
-        if not vectors.requires_grad:
+        if not seen[0].requires_grad:
             return None
-        (gradient,) = torch.autograd.grad(loss, vectors)
+        (gradient,) = torch.autograd.grad(loss, seen[0])
         return gradient
 
-    assert label_gradient().abs().max() > 0
-    assert label_gradient(keep_gradient=False) is None
+    whole = label_gradient()
+    assert whole.abs().max() > 0
+    assert label_gradient(gradient=0) is None
+    assert torch.allclose(label_gradient(gradient=0.1), 0.1 * whole, atol=1e-9)
 
 
-def directional_derivatives(keep_gradient):
+def directional_derivatives(gradient):
     """By finite differences and by autograd, along layers below the label layer."""
-    conf = {**SMALL, "keep_gradient": keep_gradient, "seed": 1}
-    enhanced = {**ENHANCED, "weight": 1.0, "quantizer_conf": conf}
+    enhanced = {**ENHANCED, "weight": 1.0, "gradient": gradient, "head": "own"}
     model = make_model([ANCHOR, enhanced])
     speech, lengths = make_batch()
     feats, frames = model._extract_feats(speech, lengths)
@@ -126,10 +132,10 @@ def directional_derivatives(keep_gradient):
 
 
 def test_finite_differences_through_the_label_layer():
-    measured, slope = directional_derivatives(keep_gradient=True)
+    measured, slope = directional_derivatives(gradient=1)
     assert measured == pytest.approx(slope, rel=1e-5)
     # Labels move with the parameters all the same; cut, the gradient leaves that out.
-    measured, slope = directional_derivatives(keep_gradient=False)
+    measured, slope = directional_derivatives(gradient=0)
     assert measured != pytest.approx(slope, rel=1e-2)
 
 
@@ -138,7 +144,9 @@ def test_checkpointed_label_pass_keeps_less_and_has_the_same_gradients(encoder):
     outcomes = []
     for checkpointed in (False, True):
         model = make_model(
-            [ANCHOR, ENHANCED], encoder, checkpoint_labels=checkpointed
+            [ANCHOR, ENHANCED],
+            encoder,
+            target_branch_conf=dict(checkpoint=checkpointed),
         ).train()
         kept = {}  # storage to bytes
 
@@ -161,8 +169,9 @@ def test_checkpointed_label_pass_keeps_less_and_has_the_same_gradients(encoder):
 def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
     model = make_model([ANCHOR]).eval()
     seen = {}
-    quantizer = model.quantizers["anchor"]
-    quantizer.register_forward_pre_hook(lambda _, args: seen.update(vectors=args[0]))
+    labeller = model.objectives[0].labeller
+    label = labeller.label
+    labeller.label = lambda x, update: label(seen.setdefault("vectors", x), update)
     draw = model.masking.draw
 
     def spy(*args):
@@ -189,10 +198,11 @@ def test_prediction_sees_the_masked_input_only():
     hidden = torch.nn.functional.pad(hidden, (0, feats.size(1) - hidden.size(1)))
     changed = feats + 5.0 * hidden[:, :, None]
     outputs = []
-    index, _ = model.masking.gather_index(mask)
+    rows = MaskedRows(*model.masking.gather_index(mask))
     for xs in (feats, changed):
         torch.manual_seed(1)  # the same noise
-        outputs.append(model._encode_masked(xs, lengths, mask, index))
+        batch = Batch(xs, lengths, torch.tensor([39, 26, 16]), 39)
+        outputs.append(model._encode_masked(batch, mask, rows))
     assert torch.equal(*outputs)
 
 
@@ -206,10 +216,14 @@ def test_evaluation_is_repeatable_and_leaves_the_random_state_alone():
     assert not torch.equal(model(*make_batch())[0], model(*make_batch())[0])
 
 
-def test_a_shared_codebook_means_a_shared_head():
-    other = {**ENHANCED, "quantizer_conf": {**SMALL, "seed": 1}}
-    assert len(make_model([ANCHOR, ENHANCED]).heads) == 1
-    assert len(make_model([ANCHOR, other]).heads) == 2
+def test_objectives_that_name_a_head_share_it():
+    assert set(make_model([ANCHOR, ENHANCED]).heads) == {"codes"}
+    own = {**ENHANCED, "head": "own"}
+    assert set(make_model([ANCHOR, own]).heads) == {"codes", "own"}
+    larger = {**ENHANCED, "labeller_conf": {**SMALL, "codebook_size": 64}}
+    with pytest.raises(ConfigError, match="'codes'.*1 x 32 codes, 'enhanced' has 1 x 64"):
+        make_model([ANCHOR, larger])
+    assert len(make_model([ANCHOR, {**larger, "head": "own"}]).heads) == 2
 
 
 def test_no_attribute_shadows_the_names_that_are_handed_over():
@@ -230,10 +244,13 @@ def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
 
 BOOKS = {**SMALL, "num_codebooks": 2}
 MANY = [
-    dict(name="anchor", quantizer_conf=BOOKS),
-    {**ENHANCED, "quantizer_conf": {**BOOKS, "projection": "whitened"}},
-    {**ENHANCED, "name": "other", "source": "layer", "quantizer": "gumbel_softmax"},
+    dict(name="anchor", labeller_conf=BOOKS),
+    {**ENHANCED, "labeller_conf": {**BOOKS, "projection": "whitened"}},
+    {**ENHANCED, "name": "other", "labeller": "gumbel_softmax", "head": "other"},
 ]
+
+
+GUMBEL = "espnet2_birq.pretraining.losses.cross_entropy.gumbel_like"
 
 
 def fix_draws(model, mask, monkeypatch):
@@ -241,7 +258,7 @@ def fix_draws(model, mask, monkeypatch):
     monkeypatch.setattr(model.masking, "draw", lambda lengths, frames: mask)
     monkeypatch.setattr(model.masking, "capacity", lambda *_: int(mask.sum()))
     model.masking.noise_std = 0.0
-    monkeypatch.setattr("espnet2_birq.pretraining.loss.gumbel_like", torch.zeros_like)
+    monkeypatch.setattr(GUMBEL, torch.zeros_like)
 
 
 @pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
@@ -270,18 +287,25 @@ def test_an_utterance_alone_equals_itself_in_a_padded_batch(encoder, monkeypatch
 
 
 def test_schedules_count_updates_and_survive_a_resume():
+    """An update is a step of the optimizer, however many batches it is made of."""
     enhanced = {**ENHANCED, "weight": [[0, 0.0], [2, 1.0]]}
-    model = make_model([ANCHOR, enhanced], accum_grad=2)
+    model = make_model([ANCHOR, enhanced])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model.count_updates_of(optimizer)
     weights = []
-    for _ in range(5):
-        _, stats, _ = model(*make_batch())
-        rest = stats["loss"] - 2.4 * stats["loss_anchor"]
-        weights.append((rest / stats["loss_enhanced"]).item())
-    assert weights == pytest.approx([0.0, 0.0, 0.5, 0.5, 1.0], abs=1e-4)
-    resumed = make_model([ANCHOR, enhanced], accum_grad=2)
+    # ESPnet carries an epoch's last batches into the first update of the next one, and
+    # makes no update of a gradient that is not finite.
+    for batches in (2, 3, 1):
+        for _ in range(batches):
+            _, stats, _ = model(*make_batch())
+            rest = stats["loss"] - 2.4 * stats["loss_anchor"]
+            weights.append((rest / stats["loss_enhanced"]).item())
+        optimizer.step()
+    assert weights == pytest.approx([0.0, 0.0, 0.5, 0.5, 0.5, 1.0], abs=1e-4)
+    resumed = make_model([ANCHOR, enhanced])
     resumed(*make_batch())
     resumed.load_state_dict(model.state_dict())
-    assert resumed._update() == 2
+    assert resumed.update_number() == 3
 
 
 def gradients_of(model, seed=3):
@@ -292,37 +316,40 @@ def gradients_of(model, seed=3):
     return {name: p.grad for name, p in model.named_parameters()}, stats
 
 
-def test_an_update_without_label_pass_is_a_step_of_the_other_targets():
-    own_head = {**ENHANCED, "name": "own", "quantizer_conf": {**SMALL, "seed": 1}}
-    own_head.update(source="layer", quantizer="gumbel_softmax")
-    rare = make_model([ANCHOR, ENHANCED, own_head], label_every=2, accum_grad=2).train()
-    plain = make_model([ANCHOR, ENHANCED, own_head]).train()
-    plain.targets = plain.targets[:1]  # the same start, without these targets
-    plain.collapse.names = ["anchor"]
-    for model in (rare, plain):
-        model.load_state_dict({**model.state_dict(), "steps": torch.tensor(2.0)})
-    for _ in range(2):  # the update's two steps
+def test_an_update_without_an_objective_is_a_step_of_the_others():
+    own_head = {**ENHANCED, "name": "own", "labeller": "gumbel_softmax", "head": "own"}
+    every = [dict(row, when={"every": 2}) for row in (ENHANCED, own_head)]
+    rare, plain = make_model([ANCHOR, *every]), make_model([ANCHOR])
+    plain.encoder.load_state_dict(rare.encoder.state_dict())
+    plain.heads.load_state_dict(rare.heads.state_dict(), strict=False)
+    for update in range(3):
+        for model in (rare, plain):
+            model._update = update
         gradients, stats = gradients_of(rare)
-        expected, _ = gradients_of(plain)
-        assert "loss_enhanced" not in stats and "loss_anchor" in stats
-        for name, gradient in expected.items():
-            assert torch.allclose(gradients[name], gradient, rtol=0, atol=1e-6), name
-    assert "loss_enhanced" in gradients_of(rare)[1]
+        assert ("loss_enhanced" in stats) == (update != 1) and "loss_anchor" in stats
+        if update == 1:
+            expected, _ = gradients_of(plain)
+            for name, gradient in expected.items():
+                assert torch.allclose(gradients[name], gradient, atol=1e-6), name
+            # Other ranks wait for a gradient of every head.
+            assert not gradients["heads.own.0.weight"].any()
+    rare.eval()
+    rare._update = 1
+    assert "loss_enhanced" in rare(*make_batch())[1]  # in evaluation everything
 
 
-def test_rare_labels_weigh_more_in_training_and_as_ever_in_evaluation():
-    model = make_model([ANCHOR, ENHANCED], label_every=3).train()
-    weights = []
-    for _ in range(6):
-        stats = gradients_of(model)[1]
-        rest = (stats["loss"] - 2.4 * stats["loss_anchor"]).item()
-        weights.append(rest / stats.get("loss_enhanced", torch.tensor(1.0)).item())
-    assert weights == pytest.approx([0.3, 0, 0, 0.3, 0, 0], abs=1e-4)
-    model(*make_batch())  # the next update would be one without
-    model.eval()
-    stats = model(*make_batch())[1]
-    expected = 2.4 * stats["loss_anchor"] + 0.1 * stats["loss_enhanced"]
-    assert torch.allclose(stats["loss"], expected, atol=1e-5)
+@pytest.mark.parametrize(
+    "when, updates",
+    [
+        (dict(start=2), [2, 3, 4, 5, 6]),
+        (dict(stop=3), [0, 1, 2]),
+        (dict(start=1, stop=6, every=2), [1, 3, 5]),
+    ],
+)
+def test_when(when, updates):
+    model = make_model([ANCHOR, {**ENHANCED, "when": when}])
+    objective = model.objectives[1]
+    assert [x for x in range(7) if objective.when.includes(x)] == updates
 
 
 def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
@@ -331,7 +358,8 @@ def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
     mask = torch.zeros(3, 39, dtype=torch.bool)
     mask[0, 3:9] = mask[1, 8:20] = mask[2, 5:11] = True
     seen = []
-    some = make_model([ANCHOR, ENHANCED], label_utterances=2).train()
+    conf = dict(utterances=2)
+    some = make_model([ANCHOR, ENHANCED], target_branch_conf=conf).train()
     blocks = some.encoder.encoders[0]
     blocks.register_forward_hook(lambda _, args, out: seen.append(len(args[0][0])))
     whole = make_model([ANCHOR, ENHANCED]).train()
@@ -347,6 +375,7 @@ def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
             with monkeypatch.context() as context:
                 fix_draws(model, rows, context)
                 results.append(gradients_of(model)[1])
+        some._update += 1
         ours, all_of_them, alone = results
         assert torch.allclose(ours["loss_enhanced"], alone["loss_enhanced"], atol=1e-5)
         assert torch.allclose(ours["loss_anchor"], all_of_them["loss_anchor"])
@@ -365,8 +394,8 @@ def test_specaug_may_mask_but_not_shift_the_input_against_its_labels():
 def test_stochastic_depth_is_off_where_labels_are_made():
     model = make_model([ENHANCED], stochastic_depth_rate=0.5).train()
     seen = []
-    quantizer = model.quantizers["enhanced"]
-    quantizer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    labeller = model.objectives[0].labeller
+    labeller.observe = lambda vectors, valid: seen.append(vectors)
     mask = torch.zeros(3, 39, dtype=torch.bool)
     mask[:, 3:9] = True
     model.masking.draw = lambda lengths, frames: mask
@@ -390,22 +419,28 @@ def test_utterances_too_short_for_the_encoder_are_named():
 
 
 @pytest.mark.parametrize(
-    "targets, conf, words",
+    "objectives, conf, words",
     [
-        ([ENHANCED], dict(label_every=2), "leaves updates without a target"),
-        ([ANCHOR], dict(label_every=0), "label_every is 1 or more"),
-        ([ANCHOR], dict(label_utterances=-1), "label_utterances is 1 or more"),
+        ([{**ENHANCED, "when": {"every": 2}}], {}, "none is on in update 1"),
+        (
+            [{**ANCHOR, "when": {"stop": 9}}, {**ENHANCED, "when": {"start": 10}}],
+            {},
+            "none is on in update 9",
+        ),
+        ([ANCHOR], dict(target_branch_conf=dict(utterances=0)), "utterances is 1"),
     ],
 )
-def test_wrong_numbers_of_labels(targets, conf, words):
+def test_wrong_numbers(objectives, conf, words):
     with pytest.raises(ConfigError, match=words):
-        make_model(targets, **conf)
+        make_model(objectives, **conf)
+
+
+GIVEN = dict(name="given", labeller_conf=dict(codebook_size=7))
 
 
 def test_labels_from_disk():
     """They are predicted where they are; a wrong rate and none at all are named."""
-    given = dict(name="given", quantizer_conf=dict(codebook_size=7))
-    model = make_model([given])
+    model = make_model([GIVEN])
     speech, lengths = make_batch()
     labels = torch.randint(7, (3, 40))
     labels[0] = -1
@@ -416,14 +451,26 @@ def test_labels_from_disk():
     assert stats["label_ppl_given"] == pytest.approx(1.0)
     with pytest.raises(DataError, match="80 labels for 39 encoder frames"):
         model(speech, lengths, labels=torch.zeros(3, 80))
-    with pytest.raises(DataError, match="a target has source 'disk'"):
+    with pytest.raises(DataError, match="an objective has view 'labels'"):
         model(speech, lengths)
 
 
-@pytest.mark.parametrize("targets", [BEST_RQ, [ANCHOR, ENHANCED]])
-def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(targets):
-    targets = [{**target, "quantizer_conf": SMALL} for target in targets]
-    model = make_model(targets)
+def test_wrong_labels_of_one_utterance_are_named():
+    """Also of one that is not the longest of its batch, and before an index fails."""
+    model = make_model([GIVEN])
+    speech, lengths = make_batch()
+    batch = dict(labels=torch.zeros(3, 39, dtype=torch.long), utt_id=["a", "b", "c"])
+    model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 27, 15]))
+    with pytest.raises(DataError, match="another rate.*: b differ"):
+        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 13, 17]))
+    batch["labels"][2, 3] = 7
+    with pytest.raises(DataError, match="labels of 7 and more in c.*size is 7"):
+        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))
+
+
+@pytest.mark.parametrize("objectives", [BEST_RQ, [ANCHOR, ENHANCED]])
+def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(objectives):
+    model = make_model([{**one, "labeller_conf": SMALL} for one in objectives])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = make_batch()
     history = []

@@ -14,14 +14,14 @@ from torch._subclasses.fake_tensor import (
 from torch.overrides import TorchFunctionMode
 
 from espnet2_birq.encoder.frontend import mirror_ends
-from espnet2_birq.pretraining.loss import masked_cross_entropy
-from espnet2_birq.pretraining.masking import SpanMasking, stack_frames
-from espnet2_birq.pretraining.quantizer import (
-    GumbelSoftmaxQuantizer,
-    RandomProjectionQuantizer,
-    fit_labels,
+from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabeller
+from espnet2_birq.pretraining.labellers.random_projection import (
+    RandomProjectionLabeller,
 )
-from espnet2_birq.pretraining.statistics import BookTally, target_statistics
+from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
+from espnet2_birq.pretraining.masking import SpanMasking
+from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
+from espnet2_birq.pretraining.views import fit_labels, stack_frames
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONFORMER = dict(
@@ -72,13 +72,16 @@ def test_a_step_around_the_encoder(replacement):
         index, present = masking.gather_index(mask)
         masking.apply_to(xs, mask).sum()
         fit_labels(torch.randint(9, (3, 19)), 20)
-        anchor = RandomProjectionQuantizer(80, num_codebooks=2, codebook_size=64)
-        conf = dict(num_codebooks=2, codebook_size=64, projection="whitened")
-        enhanced = GumbelSoftmaxQuantizer(16, **conf).train()
+        conf = dict(num_codebooks=2, codebook_size=64)
+        anchor = RandomProjectionLabeller(80, running=False, **conf)
+        enhanced = GumbelSoftmaxLabeller(
+            16, running=True, projection="whitened", **conf
+        )
         head = torch.nn.Linear(16, 64)
         hs = torch.randn(3, 20, 16, requires_grad=True).flatten(0, 1)[index]
-        hard = anchor(stack_frames(xs, 4, 20).flatten(0, 1)[index], present)
-        soft = enhanced(hs * 2.0, present, step=3)
+        hard = anchor.label(stack_frames(xs, 4, 20).flatten(0, 1)[index])
+        enhanced.observe(hs.detach() * 2.0, present)
+        soft = enhanced.label(hs * 2.0, update=3)
         books, total = [], 0.0
         for labels in zip(hard, soft):
             loss, tally = masked_cross_entropy(
@@ -87,7 +90,7 @@ def test_a_step_around_the_encoder(replacement):
             books.append(BookTally(["anchor", "enhanced"], [False, True], tally))
             total = total + loss
         total.backward()
-        assert target_statistics(books)["loss_anchor"].shape == ()
+        assert objective_statistics(books)["loss_anchor"].shape == ()
 
 
 def make_model(encoder, conf, window):
@@ -114,7 +117,7 @@ def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window):
     """Features and ESPnet's encoder included; fake tensors need no GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
         model = make_model(encoder, conf, window)
-        model._step_number = 0  # the one number that a first step asks for
+        model._update = 0  # the one number that a first step asks for
         for module in model.modules():
             for tensors in (module._parameters, module._buffers):
                 for name, x in tensors.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_model import ANCHOR, ENHANCED, SMALL, make_batch, make_model
 
-WHITENED = {**ENHANCED, "quantizer_conf": {**SMALL, "projection": "whitened"}}
+WHITENED = {**ENHANCED, "labeller_conf": {**SMALL, "projection": "whitened"}}
 NAMES = ["good-1", "bad", "good-2"]
 
 
@@ -25,9 +25,9 @@ def step(model, batch, names=NAMES):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("targets", [[ANCHOR], [ANCHOR, WHITENED]])
-def test_a_bad_sample(targets, value, caplog):
-    model = make_model(targets).train()
+@pytest.mark.parametrize("objectives", [[ANCHOR], [ANCHOR, WHITENED]])
+def test_a_bad_sample(objectives, value, caplog):
+    model = make_model(objectives).train()
     with caplog.at_level(logging.WARNING):
         assert not step(model, bad_batch(value))
     assert all(buffer.isfinite().all() for buffer in model.buffers())
@@ -37,9 +37,9 @@ def test_a_bad_sample(targets, value, caplog):
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("targets", [[ANCHOR], [ANCHOR, WHITENED]])
-def test_an_overflow_inside_the_encoder(targets):
-    model = make_model(targets).train()
+@pytest.mark.parametrize("objectives", [[ANCHOR], [ANCHOR, WHITENED]])
+def test_an_overflow_inside_the_encoder(objectives):
+    model = make_model(objectives).train()
     assert step(model, make_batch())
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     block = model.encoder.encoders[0]

@@ -4,12 +4,12 @@ import math
 
 import torch
 
-from espnet2_birq.pretraining.loss import SUMS, Tally
+from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
 from espnet2_birq.pretraining.statistics import (
     BookTally,
     coverage,
+    objective_statistics,
     perplexity,
-    target_statistics,
 )
 
 
@@ -21,7 +21,7 @@ def test_perplexity_and_coverage():
     assert torch.allclose(both, torch.tensor([2.0, 3.0]))
 
 
-def test_targets_of_several_books_are_averaged():
+def test_objectives_of_several_books_are_averaged():
     def tally(loss, agree, codes):
         sums = torch.zeros(2, len(SUMS))
         sums[:, SUMS.index("loss")] = torch.tensor([loss, 2 * loss])
@@ -35,7 +35,7 @@ def test_targets_of_several_books_are_averaged():
         BookTally(["anchor", "enhanced"], [False, True], tally(4.0, 1.0, 2)),
         BookTally(["anchor", "enhanced"], [False, True], tally(8.0, 2.0, 4)),
     ]
-    stats = target_statistics(books)
+    stats = objective_statistics(books)
     assert stats["loss_anchor"] == 1.5  # (4 / 4 + 8 / 4) / 2
     assert stats["loss_enhanced"] == 6.0  # (8 / 2 + 16 / 2) / 2
     assert stats["agree_enhanced"] == 0.75 and "agree_anchor" not in stats
@@ -44,4 +44,4 @@ def test_targets_of_several_books_are_averaged():
     # roots of 18 and 2: three to one
     assert math.isclose(stats["grad_share_anchor"], 0.75, rel_tol=1e-6)
     assert "hit_enhanced" in stats and "hit_anchor" not in stats
-    assert "grad_share_anchor" not in target_statistics(books, gradients=False)
+    assert "grad_share_anchor" not in objective_statistics(books, gradients=False)

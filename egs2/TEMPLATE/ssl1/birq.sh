@@ -324,10 +324,6 @@ global_mvn() {  # global_mvn FILE: options that normalize by these statistics, i
         echo "--normalize global_mvn --normalize_conf stats_file=$1"
     fi
 }
-# Targets whose projection is whitened or of principal components start from these.
-_frame_statistics=${ssl_stats_dir}/train/frame_statistics.npz
-_whitens=false
-if grep -qsE '^[^#]*projection: *(whitened|pca)' "${train_config}"; then _whitens=true; fi
 
 if ! "${skip_train}"; then
     if run_stage 6 || run_stage 7; then
@@ -396,16 +392,6 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
                 --output_dir "${ssl_stats_dir}"
         fi
-        if "${_whitens}"; then
-            # shellcheck disable=SC2086
-            ${train_cmd} "${ssl_stats_dir}"/frame_statistics.log \
-                ${python} -m espnet2_birq.bin.frame_statistics \
-                    --config "${train_config}" \
-                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
-                    --statistics "${_frame_statistics}" \
-                    --frontend_conf "fs=${fs}" $(global_mvn "${_feats_stats}") ${ssl_args} ||
-                fail "see ${ssl_stats_dir}/frame_statistics.log"
-        fi
         for x in train valid; do made_from write stats "${x}"; done
     fi
 
@@ -425,10 +411,6 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             need "${_feats_stats}" 6
             [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${ssl_exp}/feats_stats.npz" ] ||
                 cp "${_feats_stats}" "${ssl_exp}"
-        fi
-        # Stage 6 made none if only targets of layers are whitened.
-        if "${_whitens}" && [ -e "${_frame_statistics}" ]; then
-            _opts+="--frame_statistics ${_frame_statistics} "
         fi
         _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
         if [ "${num_splits_ssl}" -gt 1 ]; then
@@ -486,9 +468,9 @@ if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
     _opts=
-    for _file in "${ssl_exp}/feats_stats.npz" "${_frame_statistics}"; do
-        if [ -e "${_file}" ]; then _opts+="--option ${_file} "; fi
-    done
+    if [ -e "${ssl_exp}/feats_stats.npz" ]; then
+        _opts="--option ${ssl_exp}/feats_stats.npz"
+    fi
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.pack ssl \
         --ssl_train_config "${ssl_exp}"/config.yaml \
