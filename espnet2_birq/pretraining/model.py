@@ -34,6 +34,7 @@ from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch
 from espnet2_birq.pretraining.heads import build_heads
 from espnet2_birq.pretraining.labels import Labels
+from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.objective import (
     Objective,
@@ -170,9 +171,9 @@ class BiRQModel(AbsESPnetModel):
 
         Returns:
             Loss, statistics, and a weight by which ESPnet averages over batches and
-            ranks: the number of masked frames, a mean over the ranks. The loss of a
-            rank is its share of the joint batch's, such that the mean over ranks is
-            that of all their frames, however unequal their shares of labels are.
+            ranks: the number of masked frames of all ranks. The loss of a rank is its
+            share of the joint batch's, such that the mean over ranks is that of all
+            their frames, however unequal their shares of labels are.
             (Batches that ``accum_grad`` puts into one update stay means of their own,
             as in all of ESPnet: what comes later cannot be counted.)
         """
@@ -203,7 +204,11 @@ class BiRQModel(AbsESPnetModel):
             hidden = self._encode_masked(batch, mask, rows)  # (M, E)
             # w1 F(theta) + w2 G(theta)
             total, tallies, masked = self._loss(hidden, rows, active, made, update)
+            # - lambda H(q): codes of a label with a gradient stay in use
+            spread = {x.name: usage_entropy(made[x.name]) for x in active if x.diversity}
+            total = total - sum(x.diversity * spread[x.name] for x in active if x.diversity)
         stats = objective_statistics(tallies, gradients=torch.is_grad_enabled())
+        stats.update({f"use_ppl_{x}": y.detach().exp() for x, y in spread.items()})
         stats["mask_share"] = mask.sum() / batch.frames.sum()
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
@@ -246,16 +251,18 @@ class BiRQModel(AbsESPnetModel):
         """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
 
         Returns:
-            The loss, statistics of each codebook, and masked frames, a mean over ranks.
+            The loss, statistics of each codebook, and the masked frames of all ranks.
         """
         # One message: masked frames, and labelled frames of each objective's codebooks.
         counts = [rows.valid.sum()]
         counts += [x.valid.sum() for one in active for x in labels[one.name]]
-        masked, *shares = (sum_over_ranks(torch.stack(counts).double()) / world_size()).unbind()
+        masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
         of: Dict[str, torch.Tensor] = {}
         for one in active:
             number = len(labels[one.name])
-            of[one.name], shares = torch.stack(shares[:number]), shares[number:]
+            # The mean over ranks of world size x sum / count is sum / count.
+            of[one.name] = torch.stack(shares[:number]) / world_size()
+            shares = shares[number:]
         total, tallies = hidden.new_zeros((), dtype=torch.float32), []
         for name, head in self.heads.items():
             mine = [one for one in active if one.head == name]
@@ -265,7 +272,7 @@ class BiRQModel(AbsESPnetModel):
             loss, found = head.loss(
                 hidden,
                 rows.valid,
-                {one.name: labels[one.name] for one in mine},
+                {one.name: one.predicted(labels[one.name]) for one in mine},
                 {one.name: one.weight.at(update) for one in mine},
                 of,
             )

@@ -16,7 +16,7 @@ import torch
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller
-from espnet2_birq.pretraining.labels import Labels, labelled
+from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.pretraining.views import MaskedRows, View, Views, parse_view
 
@@ -37,7 +37,9 @@ KEYS = {
     "labeller_conf": "its options",
     "head": "prediction head; objectives of the same head share it (default: the name)",
     "weight": "of the loss: a number or [[update, value], ...]",
-    "gradient": "factor on the gradient that flows back through the labels (1 or 0)",
+    "gradient": "factor on the gradient of the loss that flows back through the labels: "
+    "1 is BiRQ's, 0 cuts it (default: 1 where it can flow)",
+    "diversity": "weight of the entropy of the codes' use, which the loss is less by (0)",
     "when": "updates in which it is on: {start, stop, every}",
 }
 
@@ -84,6 +86,7 @@ class Row(NamedTuple):
     head: str
     weight: Schedule
     gradient: float
+    diversity: float
     when: When
 
 
@@ -102,13 +105,14 @@ class Objective(torch.nn.Module):
         self.head = row.head
         self.weight = row.weight
         self.gradient = row.gradient
+        self.diversity = row.diversity
         self.when = row.when
         self.labeller = labeller
 
     @property
     def keeps_gradient(self) -> bool:
         """Whether the loss changes what its labels are made of."""
-        return self.gradient != 0.0
+        return self.gradient != 0.0 or self.diversity != 0.0
 
     def labels(self, views: Views, rows: MaskedRows, update: int) -> List[Labels]:
         """Make the labels of a batch's masked frames.
@@ -122,12 +126,21 @@ class Objective(torch.nn.Module):
             Labels of each of the labeller's codebooks, ``valid`` where a frame has one.
         """
         vectors, valid = views.at(self.view, rows)
-        if vectors.is_floating_point():
-            vectors = scale_gradient(vectors, self.gradient)
+        if not self.keeps_gradient:
+            vectors = vectors.detach()
         if self.training:
             self.labeller.observe(vectors.detach(), valid)
         labels = self.labeller.label(vectors, update)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
+
+    def predicted(self, labels: List[Labels]) -> List[Labels]:
+        """Return labels as the cross-entropy sees them, its gradient scaled."""
+        return [
+            x._replace(points=scale_gradient(x.points, self.gradient))
+            if isinstance(x, SoftLabels)
+            else x
+            for x in labels
+        ]
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -205,26 +218,30 @@ def _parse_row(row: Dict[str, Any], num_blocks: int) -> Row:
         labeller_conf=dict(row.get("labeller_conf") or {}),
         head=str(row["head"]),
         weight=weight,
-        gradient=_gradient(name, row, view),
+        gradient=_factor(name, row, view, "gradient", 1.0),
+        diversity=_factor(name, row, view, "diversity", 0.0),
         when=_when(name, row.get("when") or {}),
     )
 
 
-def _gradient(name: str, row: Dict[str, Any], view: View) -> float:
+def _factor(
+    name: str, row: Dict[str, Any], view: View, key: str, default: float
+) -> float:
+    """Read a factor on what flows back through the labels; 0 where nothing can."""
     flows = LABELLERS[row["labeller"]].differentiable and view.kind == "layer"
-    gradient = row.get("gradient")
-    if gradient is None:
-        return 1.0 if flows else 0.0
-    if not isinstance(gradient, (int, float)) or not 0 <= gradient < float("inf"):
+    factor = row.get(key)
+    if factor is None:
+        return default if flows else 0.0
+    if not isinstance(factor, (int, float)) or not 0 <= factor < float("inf"):
         raise ConfigError(
-            f"objective '{name}': gradient is a factor of 0 or more, got {gradient!r}"
+            f"objective '{name}': {key} is a factor of 0 or more, got {factor!r}"
         )
-    if gradient and not flows:
+    if factor and not flows:
         raise ConfigError(
             f"objective '{name}': no gradient flows through labels of view '{view}' "
-            f"by labeller '{row['labeller']}'; leave 'gradient' out"
+            f"by labeller '{row['labeller']}'; leave '{key}' out"
         )
-    return float(gradient)
+    return float(factor)
 
 
 def _when(name: str, conf: Dict[str, Any]) -> When:

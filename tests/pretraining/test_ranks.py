@@ -77,8 +77,10 @@ def one_rank(rank, port, path, parts):
 
 
 OWN = {**GIVEN, "head": "given"}
+DIVERSE = {**MANY[1], "gradient": 0.3, "diversity": 0.7}
 CASES = [
     (MANY, {}, None),
+    ([ANCHOR, {**DIVERSE, "head": "own"}], {}, None),
     ([ANCHOR, {**ENHANCED, "when": {"every": 2}}], {}, None),
     (MANY, dict(target_branch_conf=dict(utterances=2)), None),
     ([ANCHOR, OWN], {}, 0.1),
