@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 import torch
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.pretraining.labellers import LABELLERS, Labeller
+from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.pretraining.views import MaskedRows, View, Views, parse_view
@@ -33,7 +33,7 @@ PRESETS = {
 KEYS = {
     "name": "in statistics loss_<name>, acc_<name>, ...",
     "view": "what labels are made of: input, layer K, layer P%, labels",
-    "labeller": "how: " + ", ".join(LABELLERS),
+    "labeller": "how: " + ", ".join(LABELLERS) + ", or module:Class of your own",
     "labeller_conf": "its options",
     "head": "prediction head; objectives of the same head share it (default: the name)",
     "weight": "of the loss: a number or [[update, value], ...]",
@@ -201,8 +201,8 @@ def _parse_row(row: Dict[str, Any], num_blocks: int) -> Row:
             "new one its 'view' and 'labeller'"
         )
     row = {"weight": 1.0, "head": name, **PRESETS.get(name, {}), **row}
-    _check(name, "labeller", [row["labeller"]], LABELLERS)
     try:
+        labeller_class(row["labeller"])
         view = parse_view(row["view"], num_blocks)
         weight = Schedule(row["weight"])
     except ConfigError as error:
@@ -228,7 +228,7 @@ def _factor(
     name: str, row: Dict[str, Any], view: View, key: str, default: float
 ) -> float:
     """Read a factor on what flows back through the labels; 0 where nothing can."""
-    flows = LABELLERS[row["labeller"]].differentiable and view.kind == "layer"
+    flows = labeller_class(row["labeller"]).differentiable and view.kind == "layer"
     factor = row.get(key)
     if factor is None:
         return default if flows else 0.0
@@ -275,7 +275,7 @@ def build_objective(row: Row, input_size: int) -> Objective:
         ConfigError: The labeller does not take its options.
     """
     try:
-        labeller = LABELLERS[row.labeller](
+        labeller = labeller_class(row.labeller)(
             input_size=input_size,
             running=row.view.kind == "layer",
             **row.labeller_conf,
