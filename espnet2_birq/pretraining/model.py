@@ -44,13 +44,14 @@ from espnet2_birq.pretraining.objective import (
 )
 from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 from espnet2_birq.pretraining.statistics import objective_statistics
-from espnet2_birq.pretraining.target_branch import TargetBranch
+from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
 from espnet2_birq.pretraining.views import (
+    LAYER,
+    TEACHER,
     Batch,
     MaskedRows,
     View,
     Views,
-    wanted_layers,
 )
 
 # Frames that the moments of the input are taken of before the first update. With so many
@@ -74,7 +75,11 @@ class BiRQModel(AbsESPnetModel):
         objectives: What to predict, rows of the configuration.
         masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
             noise_std).
-        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances).
+        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances), and
+            ``copies``: M differently masked copies of a batch are predicted from labels
+            that are made once; the loss is the mean over them. A step then costs
+            (1 + k / (K M)) times M of BEST-RQ's, and keeps activations of M copies.
+        teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
         frame_shift_ms: Shift of a feature frame.
         stop_at_collapse: Stop training when an objective's labels have become a few
             codes; without, a collapse is a warning in the log. See CollapseWatch.
@@ -101,6 +106,7 @@ class BiRQModel(AbsESPnetModel):
         objectives: List[Row],
         masking_conf: Dict[str, Any],
         target_branch_conf: Optional[Dict[str, Any]] = None,
+        teacher_conf: Optional[Dict[str, Any]] = None,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
@@ -134,7 +140,18 @@ class BiRQModel(AbsESPnetModel):
         )
         check_always_on([one.when for one in self.objectives])
         self.heads = build_heads(encoder.output_size(), list(self.objectives))
-        self.branch = TargetBranch(encoder, **(target_branch_conf or {}))
+        branch_conf = dict(target_branch_conf or {})
+        self.copies = branch_conf.pop("copies", 1)
+        if not isinstance(self.copies, int) or self.copies < 1:
+            raise ConfigError(
+                f"target_branch_conf: copies is 1 or more, got {self.copies!r}"
+            )
+        self.branch = TargetBranch(encoder, **branch_conf)
+        self.branches = {LAYER: self.branch}
+        self.teacher = None
+        if any(one.view.kind == TEACHER for one in self.objectives):
+            self.teacher = Teacher(encoder, **(teacher_conf or {}))
+            self.branches[TEACHER] = TargetBranch(self.teacher.network, **branch_conf)
         self.collapse = CollapseWatch(
             [one.name for one in self.objectives], stop=stop_at_collapse
         )
@@ -190,25 +207,30 @@ class BiRQModel(AbsESPnetModel):
         self, speech, speech_lengths, labels=None, labels_lengths=None, utt_id=()
     ):
         update = self.update_number()
-        # x, and the mask at the encoder's rate
+        # x, the clean input
         batch = self._clean_batch(speech, speech_lengths, labels, utt_id)
         self.checks.check_labels(batch, labels_lengths, self._label_sizes())
-        mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
-        rows = MaskedRows(*self.masking.gather_index(mask))
-        with self._autocast(speech.device):
-            # Clean side: y(x) and y^(k)(theta; x)
-            active = self._active(update)
-            views = self._views(batch, active, update)
-            made = {one.name: one.labels(views, rows, update) for one in active}
-            # Masked side: theta(x~)
-            hidden = self._encode_masked(batch, mask, rows)  # (M, E)
-            # w1 F(theta) + w2 G(theta)
-            total, tallies, masked = self._loss(hidden, rows, active, made, update)
-            # - lambda H(q): codes of a label with a gradient stay in use
-            spread = {x.name: usage_entropy(made[x.name]) for x in active if x.diversity}
-            total = total - sum(x.diversity * spread[x.name] for x in active if x.diversity)
-        stats = objective_statistics(tallies, gradients=torch.is_grad_enabled())
-        stats.update({f"use_ppl_{x}": y.detach().exp() for x, y in spread.items()})
+        active = self._active(update)
+        views = self._views(batch, active, update)
+        total, masked, tallies, stats = 0.0, 0.0, [], {}
+        for copy in range(self.copies):
+            mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
+            rows = MaskedRows(*self.masking.gather_index(mask))
+            with self._autocast(speech.device):
+                # Clean side: y(x) and y^(k)(theta; x)
+                made = {x.name: x.labels(views, rows, update, copy == 0) for x in active}
+                # Masked side: theta(x~)
+                hidden = self._encode_masked(batch, mask, rows)  # (M, E)
+                # w1 F(theta) + w2 G(theta)
+                loss, found, frames = self._loss(hidden, rows, active, made, update)
+                # - lambda H(q): codes of labels with a gradient stay in use
+                for one in (x for x in active if x.diversity):
+                    entropy = usage_entropy(made[one.name])
+                    loss = loss - one.diversity * entropy
+                    stats[f"use_ppl_{one.name}"] = entropy.detach().exp()
+            total, masked = total + loss / self.copies, masked + frames
+            tallies += found
+        stats.update(objective_statistics(tallies, gradients=torch.is_grad_enabled()))
         stats["mask_share"] = mask.sum() / batch.frames.sum()
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
@@ -223,8 +245,8 @@ class BiRQModel(AbsESPnetModel):
         return [one for one in self.objectives if one.when.includes(update)]
 
     def _views(self, batch: Batch, active: Iterable[Objective], update: int) -> Views:
-        layers = wanted_layers([(one.view, one.keeps_gradient) for one in active])
-        return Views(batch, self.branch, self.subsampling, layers, update)
+        wanted = [(one.view, one.keeps_gradient) for one in active]
+        return Views(batch, self.branches, self.subsampling, wanted, update)
 
     def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
         """Last layer's output at masked frames, from the masked input: (M, E)."""
@@ -291,6 +313,8 @@ class BiRQModel(AbsESPnetModel):
         self.updates += 1
         if self._update is not None:
             self._update += 1
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder, self.update_number())
 
     def update_number(self) -> int:
         """Return the number of optimizer updates so far."""

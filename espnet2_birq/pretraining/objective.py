@@ -18,7 +18,13 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.schedule import Schedule
-from espnet2_birq.pretraining.views import MaskedRows, View, Views, parse_view
+from espnet2_birq.pretraining.views import (
+    LAYER,
+    MaskedRows,
+    View,
+    Views,
+    parse_view,
+)
 
 # What `name` alone stands for; any key can be given another value beside it.
 PRESETS = {
@@ -32,7 +38,7 @@ PRESETS = {
 }
 KEYS = {
     "name": "in statistics loss_<name>, acc_<name>, ...",
-    "view": "what labels are made of: input, layer K, layer P%, labels",
+    "view": "what labels are made of: input, layer K, layer P%, teacher layer K, labels",
     "labeller": "how: " + ", ".join(LABELLERS) + ", or module:Class of your own",
     "labeller_conf": "its options",
     "head": "prediction head; objectives of the same head share it (default: the name)",
@@ -114,13 +120,16 @@ class Objective(torch.nn.Module):
         """Whether the loss changes what its labels are made of."""
         return self.gradient != 0.0 or self.diversity != 0.0
 
-    def labels(self, views: Views, rows: MaskedRows, update: int) -> List[Labels]:
+    def labels(
+        self, views: Views, rows: MaskedRows, update: int, observe: bool = True
+    ) -> List[Labels]:
         """Make the labels of a batch's masked frames.
 
         Args:
             views: Of the batch.
             rows: Where the masked frames are.
             update: Optimizer updates made so far.
+            observe: In training, let the labeller learn from them first.
 
         Returns:
             Labels of each of the labeller's codebooks, ``valid`` where a frame has one.
@@ -128,7 +137,7 @@ class Objective(torch.nn.Module):
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
             vectors = vectors.detach()
-        if self.training:
+        if observe and self.training:
             self.labeller.observe(vectors.detach(), valid)
         labels = self.labeller.label(vectors, update)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
@@ -228,7 +237,7 @@ def _factor(
     name: str, row: Dict[str, Any], view: View, key: str, default: float
 ) -> float:
     """Read a factor on what flows back through the labels; 0 where nothing can."""
-    flows = labeller_class(row["labeller"]).differentiable and view.kind == "layer"
+    flows = labeller_class(row["labeller"]).differentiable and view.kind == LAYER
     factor = row.get(key)
     if factor is None:
         return default if flows else 0.0
@@ -277,7 +286,7 @@ def build_objective(row: Row, input_size: int) -> Objective:
     try:
         labeller = labeller_class(row.labeller)(
             input_size=input_size,
-            running=row.view.kind == "layer",
+            running=row.view.layer is not None,
             **row.labeller_conf,
         )
     except TypeError as error:  # an unknown or missing option

@@ -1,12 +1,14 @@
 """The encoder where it makes labels: the forward pass on the clean input."""
 
+import copy
 from contextlib import contextmanager, nullcontext
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 
 from espnet2_birq.encoder.layers import encode_up_to, evaluating, running_statistics
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.schedule import Schedule
 
 
 class TargetBranch:
@@ -107,3 +109,48 @@ def _spread(output: torch.Tensor, rows: slice, size: int) -> torch.Tensor:
     whole = output.new_zeros(size, *output.shape[1:])
     whole[rows] = output
     return whole
+
+
+class Teacher(torch.nn.Module):
+    """A copy of the encoder that follows it slowly, and learns nothing by itself.
+
+    Its parameters become decay x old + (1 - decay) x the encoder's after every n-th
+    optimizer update: an exponential moving average (data2vec, arXiv 2202.03555), or with
+    decay 0 a copy that is refreshed every n updates (Latent-RQ). Buffers, such as
+    BatchNorm's statistics, are copied.
+
+    Args:
+        encoder: What to follow.
+        decay: A number or a schedule.
+        every: n.
+
+    Raises:
+        ConfigError: A decay outside [0, 1], or not 1 or more updates.
+    """
+
+    def __init__(
+        self,
+        encoder: torch.nn.Module,
+        decay: Union[float, List] = 0.999,
+        every: int = 1,
+    ):
+        super().__init__()
+        self.network = copy.deepcopy(encoder).requires_grad_(False)
+        self.decay = Schedule(decay)
+        self.every = every
+        if every < 1 or not all(0 <= value <= 1 for _, value in self.decay.points):
+            raise ConfigError(
+                "teacher_conf: decay is between 0 and 1, every is 1 or more, got "
+                f"{decay!r} and {every!r}"
+            )
+
+    @torch.no_grad()
+    def follow(self, encoder: torch.nn.Module, update: int):
+        """Move after an optimizer update, counted from 1."""
+        if update % self.every:
+            return
+        share = 1.0 - self.decay.at(update)
+        for mine, other in zip(self.network.parameters(), encoder.parameters()):
+            mine.lerp_(other, share)
+        for mine, other in zip(self.network.buffers(), encoder.buffers()):
+            mine.copy_(other)

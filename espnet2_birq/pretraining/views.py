@@ -1,8 +1,9 @@
 """What labels are made of: views of a batch, each computed at most once in a step.
 
-    input       normalised input frames, as many side by side as the encoder joins
-    layer k     output of encoder layer k on the clean input
-    labels      integers read from disk with the speech
+    input            normalised input frames, as many side by side as the encoder joins
+    layer k          output of encoder layer k on the clean input
+    teacher layer k  the same of a copy of the encoder that follows it slowly
+    labels           integers read from disk with the speech
 
 All are at the encoder's rate, of the clean input, for all frames; what is predicted is
 their masked frames. A view is a word in the configuration (`layer` alone, or `layer 70%`,
@@ -19,14 +20,15 @@ from espnet2_birq.pretraining.target_branch import TargetBranch
 
 # The paper's choice of label layer: 7 of 10.
 DEFAULT_DEPTH = 0.7
-KNOWN = "'input', 'layer', 'layer K', 'layer P%' or 'labels'"
+KNOWN = "'input', 'layer', 'layer K', 'layer P%', the same after 'teacher', or 'labels'"
+LAYER, TEACHER = "layer", "teacher layer"
 
 
 class View(NamedTuple):
     """A source of labels, parsed."""
 
-    kind: str  # "input", "layer" or "labels"
-    layer: Optional[int] = None  # of kind "layer", counted from 1
+    kind: str  # "input", LAYER, TEACHER or "labels"
+    layer: Optional[int] = None  # of LAYER and TEACHER, counted from 1
 
     def __str__(self):
         return self.kind if self.layer is None else f"{self.kind} {self.layer}"
@@ -44,20 +46,21 @@ def parse_view(text: str, num_blocks: int) -> View:
     """
     if text in ("input", "labels"):
         return View(text)
-    match = re.fullmatch(r"layer(?: +(\d+)(%?))?", str(text))
+    match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d+)(%?))?", str(text))
     if match is None:
         raise ConfigError(f"unknown view {text!r}, use {KNOWN}")
-    if match[1] is None:
-        return View("layer", layer_at(DEFAULT_DEPTH, num_blocks))
-    if match[2]:
-        return View("layer", layer_at(int(match[1]) / 100, num_blocks))
-    layer = int(match[1])
+    kind = TEACHER if match[1] else LAYER
+    if match[2] is None:
+        return View(kind, layer_at(DEFAULT_DEPTH, num_blocks))
+    if match[3]:
+        return View(kind, layer_at(int(match[2]) / 100, num_blocks))
+    layer = int(match[2])
     if not 1 <= layer <= num_blocks:
         raise ConfigError(
-            f"view 'layer {layer}' is not among the encoder's layers 1 to "
-            f"{num_blocks}; change it, or encoder_conf's num_blocks"
+            f"view '{text}' is not among the encoder's layers 1 to {num_blocks}; "
+            "change it, or encoder_conf's num_blocks"
         )
-    return View("layer", layer)
+    return View(kind, layer)
 
 
 def layer_at(share: float, num_blocks: int) -> int:
@@ -88,25 +91,27 @@ class Views:
 
     Args:
         batch: The clean side.
-        branch: Runs the encoder where labels are made.
+        branches: Run the encoder, or its teacher, where labels are made; by LAYER and
+            TEACHER.
         subsampling: r, input frames per encoder frame.
-        layers: Layers that will be asked for, with whether a gradient has to flow into
-            each: one forward pass yields them all.
+        wanted: Views that will be asked for, with whether a gradient has to flow into
+            each: one forward pass of a branch yields all of its layers.
         update: Optimizer updates made so far.
     """
 
     def __init__(
         self,
         batch: Batch,
-        branch: TargetBranch,
+        branches: Dict[str, TargetBranch],
         subsampling: int,
-        layers: Dict[int, bool],
+        wanted: List[Tuple[View, bool]],
         update: int,
     ):
-        self.batch, self.branch, self.subsampling = batch, branch, subsampling
-        self.layers, self.update = layers, update
+        self.batch, self.branches, self.subsampling = batch, branches, subsampling
+        self.wanted, self.update = wanted, update
         self._whole: Dict[View, torch.Tensor] = {}
-        self._labelled: Optional[torch.Tensor] = None  # (B,), None: all utterances
+        # (B,) utterances that a branch has run on; None: all
+        self._labelled: Dict[str, Optional[torch.Tensor]] = {}
 
     def at(self, view: View, rows: MaskedRows) -> Tuple[torch.Tensor, torch.Tensor]:
         """Gather a view at masked frames.
@@ -116,10 +121,10 @@ class Views:
             where not.
         """
         vectors = self.whole(view).flatten(0, 1)[rows.index]
-        if view.kind == "layer" and self._labelled is not None:
-            labelled = self._labelled[rows.index // self.batch.padded]
-            return vectors, rows.valid * labelled
-        return vectors, rows.valid
+        labelled = self._labelled.get(view.kind)
+        if labelled is None:
+            return vectors, rows.valid
+        return vectors, rows.valid * labelled[rows.index // self.batch.padded]
 
     def whole(self, view: View) -> torch.Tensor:
         """Return a view of all frames: (B, T', D), or (B, T') labels from disk."""
@@ -135,11 +140,11 @@ class Views:
         elif kind == "labels":
             self._whole[View("labels")] = fit_labels(batch.labels, batch.padded)
         else:
-            outputs, self._labelled = self.branch.hidden_states(
-                batch.xs, batch.lengths, self.layers, self.update
+            outputs, self._labelled[kind] = self.branches[kind].hidden_states(
+                batch.xs, batch.lengths, wanted_layers(self.wanted, kind), self.update
             )
             for layer, output in outputs.items():
-                self._whole[View("layer", layer)] = output
+                self._whole[View(kind, layer)] = output
 
 
 def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
@@ -189,10 +194,10 @@ def fit_labels(labels: Optional[torch.Tensor], frames: int) -> torch.Tensor:
     return labels[:, :frames].long()
 
 
-def wanted_layers(views: List[Tuple[View, bool]]) -> Dict[int, bool]:
-    """Which layers views ask for, and whether a gradient has to flow into each."""
+def wanted_layers(wanted: List[Tuple[View, bool]], kind: str) -> Dict[int, bool]:
+    """Which layers views of a kind ask for, and whether a gradient flows into each."""
     layers: Dict[int, bool] = {}
-    for view, gradient in views:
-        if view.layer is not None:
+    for view, gradient in wanted:
+        if view.kind == kind:
             layers[view.layer] = layers.get(view.layer, False) or gradient
     return dict(sorted(layers.items()))

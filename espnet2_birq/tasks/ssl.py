@@ -118,7 +118,16 @@ class SSLTask(AbsTask):
             help="The encoder's pass on the clean input, where layers make labels: "
             "checkpoint (compute it again in the backward pass rather than keep its "
             "activations, false), utterances (n: only every n-th utterance of a batch, "
-            "1)",
+            "1), copies (differently masked copies that are predicted from the same "
+            "labels, 1)",
+        )
+        group.add_argument(
+            "--teacher_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="For objectives of 'teacher layer K': decay (of the moving average of "
+            "the encoder, a number or a schedule; 0: a copy; 0.999), every (n: move "
+            "after every n-th update, 1)",
         )
         group.add_argument(
             "--masking_conf",
@@ -254,12 +263,13 @@ class SSLTask(AbsTask):
                 objectives=rows,
                 masking_conf=args.masking_conf,
                 target_branch_conf=args.target_branch_conf,
+                teacher_conf=args.teacher_conf,
                 frame_shift_ms=1000.0 * frontend.hop_length / fs,
                 **args.model_conf,
             )
         except TypeError as error:  # an unknown key of one of the *_conf
             raise ConfigError(
-                f"masking_conf, target_branch_conf or model_conf: {error}"
+                f"masking_conf, target_branch_conf, teacher_conf or model_conf: {error}"
             ) from error
         if args.init is not None:
             initialize(model, args.init)
