@@ -21,7 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from espnet2.train.collate_fn import CommonCollateFn
 
+from espnet2_birq.data.audio import NOT_FINITE, are_finite
+from espnet2_birq.data.collate import check_first_audio, refuse_channels
 from espnet2_birq.data.stream import draw
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
@@ -86,15 +89,18 @@ def frame_statistics(
         key_file.flush()
         batches = SSLTask.build_streaming_iterator(
             args.train_data_path_and_name_and_type,
-            preprocess_fn=None,
-            collate_fn=SSLTask.build_collate_fn(args, train=False),
+            preprocess_fn=refuse_channels,
+            collate_fn=CommonCollateFn(float_pad_value=0.0, int_pad_value=-1),
             key_file=key_file.name,
             batch_size=1,
             dtype="float32",
             num_workers=0,
         )
         count, mean, square = 0, 0.0, 0.0
-        for number, (_, batch) in enumerate(batches, start=1):
+        for number, (keys, batch) in enumerate(batches, start=1):
+            if not are_finite(batch["speech"].numpy()):
+                logging.warning(f"utterance {keys[0]} is left out: {NOT_FINITE}")
+                continue
             xs, _ = model._extract_feats(batch["speech"], batch["speech_lengths"])
             frames = stack_frames(xs, factor, xs.size(1) // factor)[0].double()
             count += len(frames)
@@ -115,6 +121,8 @@ def main(cmd=None):
     own, rest = get_parser().parse_known_args(cmd)
     args = SSLTask.get_parser().parse_args(rest)
     try:
+        lists = args.train_data_path_and_name_and_type
+        check_first_audio(lists, args.frontend_conf)
         statistics = frame_statistics(args, own.max_utterances)
         if statistics is None:
             logging.info("no target starts from frame statistics: none are made")

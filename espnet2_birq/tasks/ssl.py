@@ -21,11 +21,11 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
-from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.data.collate import SpeechCollateFn
 from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
@@ -159,8 +159,8 @@ class SSLTask(AbsTask):
         [Collection[Tuple[str, Dict[str, np.ndarray]]]],
         Tuple[List[str], Dict[str, torch.Tensor]],
     ]:
-        """Pad waveforms with zeros."""
-        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+        """Pad waveforms with zeros; leave out what is not finite, and name it."""
+        return SpeechCollateFn()
 
     @classmethod
     def build_category_iter_factory(

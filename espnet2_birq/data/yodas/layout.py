@@ -222,7 +222,7 @@ def read_captions(root: Path, shard: Shard) -> Captions:
             if raw.startswith(LFS_MAGIC):
                 raise DataError("its text file is a git-LFS pointer; run git lfs pull")
             try:
-                return read(raw.decode("utf-8"))
+                return read(raw.decode("utf-8-sig"))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 # Reasons are counted: no names in them, so that equal ones are equal.
                 raise DataError(
