@@ -2,6 +2,9 @@
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
 
 import kaldiio
 import numpy as np
@@ -10,11 +13,18 @@ import soundfile
 import torch
 import yaml
 
-from espnet2_birq.bin import dump_labels, frame_statistics, probe, ssl_train
+from espnet2_birq.bin import (
+    check_handoff,
+    dump_labels,
+    frame_statistics,
+    probe,
+    ssl_train,
+)
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.masking import stack_frames
 from espnet2_birq.tasks.ssl import SSLTask
 
+FS = 16000
 BOOK = {"codebook_size": 32, "codebook_dim": 4}
 CONFIG = {
     "targets": [
@@ -188,3 +198,131 @@ def test_probe(folder):
     assert many["cer"]["train"]["utterances"] == 8
     with pytest.raises(SystemExit, match="probe: error: .*nope.pth: no such file"):
         probe.main(["--model", "nope.pth", "--out", "no", *small])
+
+
+@pytest.fixture
+def spoiled(folder, tmp_path):
+    """The same data with a NaN in u3, which files of floating point alone can hold."""
+    data = tmp_path / "dump" / "raw" / "train"
+    shutil.copytree(folder / "dump" / "raw" / "train", data)
+    samples, rate = soundfile.read(folder / "u3.wav")
+    samples[999] = np.nan
+    soundfile.write(tmp_path / "u3.wav", samples, rate, "FLOAT")
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace(f"{folder}/u3", f"{tmp_path}/u3"))
+    return tmp_path
+
+
+def test_labels_of_a_bad_utterance_are_none(folder, spoiled, caplog):
+    common = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    data = spoiled / "dump/raw/train/wav.scp"
+    dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    found = kaldiio.load_scp(f"{spoiled}/out/labels.scp")
+    clean = folder / "dump/raw/train/wav.scp"
+    common[-1] = f"{spoiled}/clean"
+    dump_labels.main([*common, "--data", f"{clean},speech,sound"])
+    for name, labels in kaldiio.load_scp(f"{spoiled}/clean/labels.scp").items():
+        expected = np.full_like(labels, -1) if name == "u3" else labels
+        assert np.array_equal(found[name], expected)
+    (warning,) = [x.message for x in caplog.records if "without a label" in x.message]
+    assert "1 utterances" in warning and warning.endswith(" u3")
+    # Another rate, and several channels, are errors that name the audio.
+    soundfile.write(spoiled / "u3.wav", np.zeros((FS, 2)), FS)
+    with pytest.raises(
+        SystemExit, match="dump_labels: error: utterance u3: has 2 chan"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    assert not (spoiled / "clean/labels.scp").exists()  # the ark behind it is another
+    (data.parent / "wav.scp").write_text(f"u3 {spoiled}/u3.wav\n")
+    soundfile.write(spoiled / "u3.wav", np.zeros(8000), 8000)
+    with pytest.raises(
+        SystemExit, match="u3.wav: sample rate is 8000 Hz, wanted 16000"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+
+
+def test_frame_statistics_leave_out_a_bad_utterance(folder, spoiled, caplog):
+    shutil.copy(folder / "birq.yaml", spoiled)
+    command = [*options(spoiled, "birq.yaml", spoiled), "--statistics"]
+    frame_statistics.main([*command, f"{spoiled}/with.npz"])
+    assert "utterance u3 is left out: samples that are NaN" in caplog.text
+    data = spoiled / "dump/raw/train/wav.scp"
+    rest = [line for line in data.read_text().splitlines(True) if line[:2] != "u3"]
+    data.write_text("".join(rest))
+    frame_statistics.main([*command, f"{spoiled}/without.npz"])
+    one, two = (FrameStatistics.load(f"{spoiled}/{x}.npz") for x in ("with", "without"))
+    assert np.array_equal(one.covariance, two.covariance) and one.frames == two.frames
+
+
+def test_probe_names_bad_audio(folder, spoiled):
+    data = str(spoiled / "dump" / "raw" / "train")
+    command = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    command += ["--train", data, "--test", data]
+    with pytest.raises(
+        SystemExit, match="probe: error: .*/u3.wav: samples that are NaN"
+    ):
+        probe.main(command)
+    assert not (spoiled / "out").exists()
+
+
+@pytest.fixture
+def stopped(folder, tmp_path):
+    """A copy of the pretraining, and the options that resume it."""
+    shutil.copytree(folder / "ssl", tmp_path / "ssl", symlinks=True)
+    command = options(folder, "birq.yaml", tmp_path / "ssl", statistics=True)
+    return tmp_path / "ssl", [*command, "--resume", "true"]
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("share, words", [(0, "is empty"), (0.99, "is cut short")])
+def test_a_checkpoint_that_is_not_whole(stopped, share, words):
+    exp, command = stopped
+    cut(exp / "checkpoint.pth", share)
+    with pytest.raises(SystemExit) as caught:
+        ssl_train.main(command)
+    assert str(caught.value) == (
+        f"ssl_train: error: {exp}/checkpoint.pth: {words}: training cannot be resumed; "
+        "move it away: training then begins anew, with --init_param "
+        f"{exp}/1epoch.pth from its last whole model"
+    )
+    # As it says
+    (exp / "checkpoint.pth").unlink()
+    before = torch.load(exp / "1epoch.pth")["steps"]
+    ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
+    assert torch.load(exp / "1epoch.pth")["steps"] == 2 * before
+
+
+def test_a_model_of_an_epoch_that_is_not_whole(stopped):
+    exp, command = stopped
+    whole = torch.load(exp / "1epoch.pth")
+    cut(exp / "1epoch.pth")
+    with pytest.raises(SystemExit, match="1epoch.pth: is cut short; ESPnet") as caught:
+        ssl_train.main(command)
+    # As it says
+    remedy = str(caught.value).partition("make it of the checkpoint: ")[2]
+    subprocess.run(remedy.replace("python3", sys.executable), shell=True, check=True)
+    made = torch.load(exp / "1epoch.pth")
+    assert all(torch.equal(whole[key], made[key]) for key in whole)
+    ssl_train.main(command)
+
+
+def test_models_that_are_not_whole_are_named(folder, stopped):
+    model = stopped[0] / "1epoch.pth"
+    data = folder / "dump" / "raw" / "train"
+    out = ["--model", str(model), "--out", str(stopped[0] / "out")]
+    wanted = f"error: {model}: is cut short; copy it again"
+    cut(model)
+    with pytest.raises(SystemExit, match=wanted):
+        dump_labels.main([*out, "--data", f"{data}/wav.scp,speech,sound"])
+    with pytest.raises(SystemExit, match=wanted):
+        probe.main([*out, "--train", str(data), "--test", str(data)])
+    with pytest.raises(SystemExit, match=wanted):
+        ssl_train.main(
+            [*stopped[1], "--resume", "false", "--init_param", f"{model}:a:a"]
+        )
+    with pytest.raises(SystemExit, match=wanted):
+        check_handoff.main([str(model), str(stopped[0] / "config.yaml")])
