@@ -11,7 +11,8 @@ targets, train anew on these labels.
       --train_data_path_and_name_and_type dump/labels/train/labels.scp,labels,kaldi_ark
 
 with `targets: [{name: given, quantizer_conf: {codebook_size: 8192}}]`, and the same for
-the validation set. A label is the code nearest to the clean frame. A model without the
+the validation set. A label is the code nearest to the clean frame. Utterances whose
+samples are not finite get -1, no label; they are counted and named. A model without the
 wanted target learns one along with weight 0: {name: enhanced, layer: 7, weight: 0.0,
 quantizer_conf: {projection: whitened, keep_gradient: false}}.
 """
