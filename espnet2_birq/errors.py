@@ -12,8 +12,11 @@ def one_line(error: Exception) -> str:
 
     PyTorch raises the same class again, with that process's traceback before it.
     """
-    last = str(error).rstrip().rpartition("\n")[2]
-    return last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    message = str(error).rstrip()
+    if message.startswith("Caught "):
+        kind = f"{type(error).__module__}.{type(error).__name__}: "
+        message = message.rpartition("\n")[2].removeprefix(kind)
+    return message
 
 
 class ConfigError(ValueError):

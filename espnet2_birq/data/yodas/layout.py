@@ -17,8 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet2_birq.data.audio import LFS_MAGIC
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import LFS_MAGIC, DataError
 
 SUBSET = re.compile(r"([a-z]+)\d{3}")
 AUDIO_SUFFIX = ".tar.gz"
