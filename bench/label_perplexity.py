@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
+from espnet2_birq.checkpoint import check_model_file  # noqa: E402
 from espnet2_birq.encoder.layers import encode_up_to  # noqa: E402
 from espnet2_birq.pretraining.frame_statistics import FrameStatistics  # noqa: E402
 from espnet2_birq.pretraining.masking import stack_frames  # noqa: E402
@@ -70,6 +71,7 @@ def main():
     torch.manual_seed(0)
     model = SSLTask.build_model(args).eval()
     if own.model:
+        check_model_file(own.model)
         state = torch.load(own.model, map_location="cpu")
         model.encoder.load_state_dict(
             {k[8:]: x for k, x in state.items() if k.startswith("encoder.")}

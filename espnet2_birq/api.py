@@ -8,6 +8,7 @@ from typing import Union
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.encoder.handoff import read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -30,7 +31,7 @@ def load(path: Union[str, Path], device: str = "cpu") -> BiRQModel:
 
     Raises:
         ConfigError: A file is missing, or the configuration is of another model.
-        DataError: The model file is damaged, or not one of a pretraining.
+        DataError: The model file is not whole, or not one of a pretraining.
     """
     path = Path(path)
     if path.suffix == ".zip":
@@ -41,14 +42,9 @@ def load(path: Union[str, Path], device: str = "cpu") -> BiRQModel:
             f"{path}: its config.yaml has no 'objectives': not a model of this package, "
             "or one of a version before 0.2"
         )
+    check_model_file(path)
     model = SSLTask.build_model(args)
-    try:
-        state = safe_torch_load(str(path), map_location="cpu")
-    except Exception as error:  # whatever the unpickler meets in a damaged file
-        raise DataError(
-            f"{path}: not a model file, or damaged ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'empty'})"
-        ) from error
+    state = safe_torch_load(str(path), map_location="cpu")
     try:
         model.load_state_dict(state)
     except ConfigError as error:

@@ -12,7 +12,8 @@ objectives, train anew on these labels.
 
 with `objectives: [{name: given, labeller_conf: {codebook_size: 8192}}]`, and the same for
 the validation set. A label is the code nearest to the clean frame, in the first codebook.
-A model without the wanted objective learns one along with weight 0: {name: enhanced, view:
+Utterances whose samples are not finite get -1, no label; they are counted and named. A
+model without the wanted objective learns one along with weight 0: {name: enhanced, view:
 layer 7, weight: 0, gradient: 0, head: own, labeller_conf: {projection: whitened}}.
 """
 
@@ -23,9 +24,12 @@ from pathlib import Path
 
 import kaldiio
 import numpy as np
+from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet2_birq.api import load
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.data.audio import LARGEST_SAMPLE, NOT_FINITE
+from espnet2_birq.data.collate import check_first_audio, refuse_channels
+from espnet2_birq.errors import ConfigError, DataError, one_line
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -53,10 +57,11 @@ def dump(args: argparse.Namespace) -> int:
     parts = args.data.split(",")
     if len(parts) != 3:
         raise ConfigError(f"--data {args.data}: give FILE,speech,TYPE")
+    check_first_audio([parts], {"fs": model.sample_rate})
     batches = SSLTask.build_streaming_iterator(
         [tuple(parts)],
-        preprocess_fn=None,
-        collate_fn=SSLTask.build_collate_fn(argparse.Namespace(), train=False),
+        preprocess_fn=refuse_channels,
+        collate_fn=CommonCollateFn(float_pad_value=0.0, int_pad_value=-1),
         batch_size=args.batch_size,
         dtype="float32",
         num_workers=1,
@@ -64,17 +69,31 @@ def dump(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     ark, scp = args.out / "labels.ark", args.out / "labels.scp"
     partial = args.out / "labels.scp.part"
-    count = 0
+    scp.unlink(missing_ok=True)  # until it is whole again: it points into the ark
+    count, bad = 0, []
     with kaldiio.WriteHelper(f"ark,scp:{ark},{partial}") as writer:
         for keys, batch in batches:
             batch = {name: value.to(args.device) for name, value in batch.items()}
+            # What training leaves out gets the label of frames without one, so that all
+            # lists have the same utterances.
+            good = (batch["speech"].abs() < LARGEST_SAMPLE).all(dim=1, keepdim=True)
+            batch["speech"] = batch["speech"].where(good, 0.0)
             codes, frames = model.label(**batch, name=args.objective)
-            for key, row, length in zip(keys, codes[0].cpu().numpy(), frames.tolist()):
+            codes = codes[0].where(good, -1)
+            bad += [
+                key for key, sound in zip(keys, good.flatten().tolist()) if not sound
+            ]
+            for key, row, length in zip(keys, codes.cpu().numpy(), frames.tolist()):
                 writer(key, row[:length].astype(np.int32))
                 count += 1
                 if count % 1000 == 0:
                     logging.info(f"{count} utterances")
     partial.rename(scp)
+    if bad:
+        logging.warning(
+            f"{scp}: {len(bad)} utterances without a label (-1), having {NOT_FINITE}: "
+            + " ".join(bad)
+        )
     return count
 
 
@@ -85,7 +104,7 @@ def main(cmd=None):
     try:
         count = dump(args)
     except (ConfigError, DataError, OSError) as error:
-        sys.exit(f"dump_labels: error: {error}")
+        sys.exit(f"dump_labels: error: {one_line(error)}")
     logging.info(f"{args.out / 'labels.scp'}: labels of {count} utterances")
 
 

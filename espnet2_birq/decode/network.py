@@ -21,6 +21,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from humanfriendly import parse_size
 from tqdm import tqdm
 
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.data.audio import ARK_ENTRY, probe_many
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.data.stream import map_parallel
@@ -30,6 +31,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
 
 READERS = 4  # threads that read audio ahead
+NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
 ALONE_SECONDS = 0.2  # shorter utterances go alone: one too short fails all its batch
 
 
@@ -53,6 +55,7 @@ class Recogniser:
                 raise DataError(
                     f"{path}: no such file; give a model of an asr_* folder"
                 )
+        check_model_file(model_file)
         self.key = {"model": file_hash(model_file), "config": file_hash(config)}
         self.device = device
         self.model, self.args = ASRTask.build_model_from_file(
@@ -160,8 +163,6 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
     ):
         if isinstance(info, DataError):
             bad[name] = str(info)
-        elif info.channels != 1:
-            bad[name] = f"{entry}: {info.channels} channels, wanted one"
         else:
             good.append(Utterance(name, entry, info.seconds))
     return good, bad
@@ -236,7 +237,15 @@ def compute_log_probs(
         else:
             spent = time.monotonic() - start
             seconds = sum(one.seconds for one in batch)
-            store.add(Block([one.name for one in batch], log_probs, seconds, spent))
+            # The audio is finite (find_utterances): NaN is the model's own.
+            good = {
+                one.name: matrix
+                for one, matrix in zip(batch, log_probs)
+                if not np.isnan(matrix).any()
+            }
+            skipped.update({x.name: NAN_OUTPUT for x in batch if x.name not in good})
+            if good:
+                store.add(Block(list(good), list(good.values()), seconds, spent))
         bar.update(len(batch))
     bar.close()
     if not store.blocks():

@@ -15,6 +15,7 @@ import yaml
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
@@ -109,6 +110,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     """
     ssl_args = read_config(ssl_model)
     pretrained = SSLTask.build_model(ssl_args)
+    check_model_file(ssl_model)
     # Its state is read as ESPnet will read it; the configuration must fit it whole.
     pretrained.load_state_dict(safe_torch_load(str(ssl_model), map_location="cpu"))
     asr_args = read_config(asr_model)
@@ -122,6 +124,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
                 f"{file}: init_param of {asr_model} is not there; run this from the "
                 "folder the ASR model was trained in"
             )
+        check_model_file(file)
         load_pretrained_model(
             init_param=spec,
             model=model,
@@ -190,6 +193,8 @@ def change_since(ssl_model: Path, asr_model: Path) -> float:
     Returns:
         The ratio over all floating-point encoder tensors; 0 before fine-tuning.
     """
+    for path in (ssl_model, asr_model):
+        check_model_file(path)
     before = safe_torch_load(str(ssl_model), map_location="cpu")
     after = safe_torch_load(str(asr_model), map_location="cpu")
     moved = total = 0.0

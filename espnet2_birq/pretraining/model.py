@@ -80,6 +80,7 @@ class BiRQModel(AbsESPnetModel):
             that are made once; the loss is the mean over them. A step then costs
             (1 + k / (K M)) times M of BEST-RQ's, and keeps activations of M copies.
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
+        sample_rate: Of the waveforms, in Hz.
         frame_shift_ms: Shift of a feature frame.
         stop_at_collapse: Stop training when an objective's labels have become a few
             codes; without, a collapse is a warning in the log. See CollapseWatch.
@@ -107,6 +108,7 @@ class BiRQModel(AbsESPnetModel):
         masking_conf: Dict[str, Any],
         target_branch_conf: Optional[Dict[str, Any]] = None,
         teacher_conf: Optional[Dict[str, Any]] = None,
+        sample_rate: int = 16000,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
         cpu_bfloat16: bool = False,
@@ -126,6 +128,7 @@ class BiRQModel(AbsESPnetModel):
         self.encoder = accelerate_encoder(encoder) if accelerate else encoder
         if attention_window is not None:
             limit_attention(encoder, attention_window)
+        self.sample_rate = sample_rate
         self.cpu_bfloat16 = cpu_bfloat16
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)

@@ -21,12 +21,12 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
-from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.data.collate import SpeechCollateFn
 from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
@@ -175,8 +175,8 @@ class SSLTask(AbsTask):
         [Collection[Tuple[str, Dict[str, np.ndarray]]]],
         Tuple[List[str], Dict[str, torch.Tensor]],
     ]:
-        """Pad waveforms with zeros."""
-        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+        """Pad waveforms with zeros; leave out what is not finite, and name it."""
+        return SpeechCollateFn()
 
     @classmethod
     def build_iter_factory(
@@ -264,6 +264,7 @@ class SSLTask(AbsTask):
                 masking_conf=args.masking_conf,
                 target_branch_conf=args.target_branch_conf,
                 teacher_conf=args.teacher_conf,
+                sample_rate=fs,
                 frame_shift_ms=1000.0 * frontend.hop_length / fs,
                 **args.model_conf,
             )

@@ -14,10 +14,11 @@ import torch
 import yaml
 
 from espnet2_birq.api import load
-from espnet2_birq.bin import dump_labels, probe, ssl_train
+from espnet2_birq.bin import check_handoff, dump_labels, probe, ssl_train
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.views import stack_frames
 
+FS = 16000
 BOOK = {"codebook_size": 32, "codebook_dim": 4}
 CONFIG = {
     "objectives": [
@@ -192,10 +193,13 @@ def test_models_that_cannot_be_loaded(folder, tmp_path):
     for name in (MODEL, "config.yaml"):
         shutil.copy(folder / "ssl" / name, tmp_path)
     whole = (tmp_path / MODEL).read_bytes()
-    for content in (b"", whole[: len(whole) // 2]):
+    for content, words in ((b"", "is empty"), (whole[:5000], "is cut short")):
         (tmp_path / MODEL).write_bytes(content)
-        with pytest.raises(DataError, match=f"{MODEL}: not a model file, or damaged"):
+        with pytest.raises(DataError, match=f"{MODEL}: {words}"):
             load(tmp_path / MODEL)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / MODEL)
+    with pytest.raises(DataError, match=f"{MODEL}: .*Missing key"):
+        load(tmp_path / MODEL)
     (tmp_path / MODEL).write_bytes(whole)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     config["objectives"][0]["labeller_conf"]["seed"] = 7
@@ -229,3 +233,135 @@ def test_probe(folder):
     assert many["cer"]["train"]["utterances"] == 8
     with pytest.raises(SystemExit, match="probe: error: .*nope.pth: no such file"):
         probe.main(["--model", "nope.pth", "--out", "no", *small])
+
+
+@pytest.fixture
+def spoiled(folder, tmp_path):
+    """The same data with a NaN in u3, which files of floating point alone can hold."""
+    data = tmp_path / "dump" / "raw" / "train"
+    shutil.copytree(folder / "dump" / "raw" / "train", data)
+    samples, rate = soundfile.read(folder / "u3.wav")
+    samples[999] = np.nan
+    soundfile.write(tmp_path / "u3.wav", samples, rate, "FLOAT")
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace(f"{folder}/u3", f"{tmp_path}/u3"))
+    return tmp_path
+
+
+def test_labels_of_a_bad_utterance_are_none(folder, spoiled, caplog):
+    common = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    data = spoiled / "dump/raw/train/wav.scp"
+    dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    found = kaldiio.load_scp(f"{spoiled}/out/labels.scp")
+    clean = folder / "dump/raw/train/wav.scp"
+    common[-1] = f"{spoiled}/clean"
+    dump_labels.main([*common, "--data", f"{clean},speech,sound"])
+    for name, labels in kaldiio.load_scp(f"{spoiled}/clean/labels.scp").items():
+        expected = np.full_like(labels, -1) if name == "u3" else labels
+        assert np.array_equal(found[name], expected)
+    (warning,) = [x.message for x in caplog.records if "without a label" in x.message]
+    assert "1 utterances" in warning and warning.endswith(" u3")
+    # Another rate, and several channels, are errors that name the audio.
+    soundfile.write(spoiled / "u3.wav", np.zeros((FS, 2)), FS)
+    with pytest.raises(
+        SystemExit, match="dump_labels: error: utterance u3: has 2 chan"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    assert not (spoiled / "clean/labels.scp").exists()  # the ark behind it is another
+    (data.parent / "wav.scp").write_text(f"u3 {spoiled}/u3.wav\n")
+    soundfile.write(spoiled / "u3.wav", np.zeros(8000), 8000)
+    with pytest.raises(
+        SystemExit, match="u3.wav: sample rate is 8000 Hz, wanted 16000"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+
+
+def test_moments_of_the_input_leave_out_a_bad_utterance(folder, spoiled, caplog):
+    shutil.copy(folder / "birq.yaml", spoiled)
+    projections = []
+    data = spoiled / "dump/raw/train"
+    for name in ("with", "without"):
+        ssl_train.main(options(spoiled, "birq.yaml", spoiled / name))
+        state = torch.load(spoiled / name / "latest.pth")
+        projections.append(state["objectives.0.labeller.projection"])
+        assert all(x.isfinite().all() for x in state.values())
+        for file in ("wav.scp", "shape"):
+            lines = (data / file).read_text().splitlines(True)
+            rest = [line for line in lines if line[:2] != "u3"]
+            (data / file).write_text("".join(rest))
+    assert "utterance u3 is left out of its batch: samples that are NaN" in caplog.text
+    assert torch.allclose(*projections, atol=1e-3)
+
+
+def test_probe_names_bad_audio(folder, spoiled):
+    data = str(spoiled / "dump" / "raw" / "train")
+    command = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    command += ["--train", data, "--test", data]
+    with pytest.raises(
+        SystemExit, match="probe: error: .*/u3.wav: samples that are NaN"
+    ):
+        probe.main(command)
+    assert not (spoiled / "out").exists()
+
+
+@pytest.fixture
+def stopped(folder, tmp_path):
+    """A copy of the pretraining, and the options that resume it."""
+    shutil.copytree(folder / "ssl", tmp_path / "ssl", symlinks=True)
+    command = options(folder, "birq.yaml", tmp_path / "ssl")
+    return tmp_path / "ssl", [*command, "--resume", "true"]
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("share, words", [(0, "is empty"), (0.99, "is cut short")])
+def test_a_checkpoint_that_is_not_whole(stopped, share, words):
+    exp, command = stopped
+    cut(exp / "checkpoint.pth", share)
+    with pytest.raises(SystemExit) as caught:
+        ssl_train.main(command)
+    assert str(caught.value) == (
+        f"ssl_train: error: {exp}/checkpoint.pth: {words}: training cannot be resumed; "
+        "move it away: training then begins anew, with --init_param "
+        f"{exp}/1epoch.pth from its last whole model"
+    )
+    # As it says
+    (exp / "checkpoint.pth").unlink()
+    before = torch.load(exp / "1epoch.pth")["updates"]
+    ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
+    assert torch.load(exp / "1epoch.pth")["updates"] == 2 * before
+
+
+def test_a_model_of_an_epoch_that_is_not_whole(stopped):
+    exp, command = stopped
+    whole = torch.load(exp / "1epoch.pth")
+    cut(exp / "1epoch.pth")
+    with pytest.raises(SystemExit, match="1epoch.pth: is cut short; ESPnet") as caught:
+        ssl_train.main(command)
+    # As it says
+    remedy = str(caught.value).partition("make it of the checkpoint: ")[2]
+    subprocess.run(remedy.replace("python3", sys.executable), shell=True, check=True)
+    made = torch.load(exp / "1epoch.pth")
+    assert all(torch.equal(whole[key], made[key]) for key in whole)
+    ssl_train.main(command)
+
+
+def test_models_that_are_not_whole_are_named(folder, stopped):
+    model = stopped[0] / "1epoch.pth"
+    data = folder / "dump" / "raw" / "train"
+    out = ["--model", str(model), "--out", str(stopped[0] / "out")]
+    wanted = f"error: {model}: is cut short; copy it again"
+    cut(model)
+    with pytest.raises(SystemExit, match=wanted):
+        dump_labels.main([*out, "--data", f"{data}/wav.scp,speech,sound"])
+    with pytest.raises(SystemExit, match=wanted):
+        probe.main([*out, "--train", str(data), "--test", str(data)])
+    with pytest.raises(SystemExit, match=wanted):
+        ssl_train.main(
+            [*stopped[1], "--resume", "false", "--init_param", f"{model}:a:a"]
+        )
+    with pytest.raises(SystemExit, match=wanted):
+        check_handoff.main([str(model), str(stopped[0] / "config.yaml")])

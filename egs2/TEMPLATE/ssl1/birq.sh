@@ -86,6 +86,10 @@ if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_
 ssl_exp=${expdir}/ssl_${ssl_tag}
 packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
 
+[ "$(awk -v s="${min_wav_duration}" 'BEGIN { print (s + 0 >= 0.15) }')" = 1 ] ||
+    fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); of less," \
+        "some encoders make no frame"
+
 run_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 need() {  # need FILE STAGE: the file that stage makes is there
     [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
@@ -120,6 +124,34 @@ check() {  # check RESAMPLE DIR...
     # shellcheck disable=SC2086
     ${python} -m espnet2_birq.bin.check_data --nj "$((nj < 128 ? nj : 128))" \
         --fs "$(rate)" --resample "$@"
+}
+has_commands() { grep -q '| *$' "$1/wav.scp"; }
+check_kaldi() {  # check_kaldi DIR...: before any of their audio is copied
+    local dir full wrong=false
+    for dir; do
+        # All files: that is nothing beside formatting them. Running all commands would
+        # be as much as that, so here some are, and all of their output is checked then.
+        full=--full
+        if has_commands "${dir}"; then full=; fi
+        # shellcheck disable=SC2086
+        check "${resample}" ${full} "${dir}" || wrong=true
+    done
+    ! "${wrong}"
+}
+unformatted() {  # unformatted DIR KALDI_DIR: where format_wav_scp.sh's jobs stopped
+    local list made utt recording more
+    for list in "$1"/logs/wav.*.scp "$1"/logs/segments.*; do
+        made=$(basename "${list}" .scp)
+        made=$1/data/format.${made##*.}/wav.scp
+        [ -e "${list}" ] && [ -e "${made}" ] || continue
+        sed -n "$(($(wc -l < "${made}") + 1))p" "${list}" |
+            while read -r utt recording more; do
+                if [[ ${list} == */segments.* ]]; then
+                    more="$(grep "^${recording} " "$2/wav.scp")"
+                fi
+                echo "birq.sh: error: not formatted: ${utt} ${recording} ${more}" >&2
+            done
+    done
 }
 rate() {
     ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"
@@ -205,8 +237,7 @@ if ! "${skip_data_prep}"; then
             _set=${x}_set _source=${x}_source
             if formatted "${!_source}"; then
                 adopt "${!_source}" "${data_feats}/${!_set}"
-                check false "${data_feats}/${!_set}" || fail "${!_source}: if its rate is" \
-                    "another one, give the Kaldi data directory that it was made of"
+                check false "${data_feats}/${!_set}"
             elif [ -n "${!_source}" ]; then
                 adopt "${!_source}" "data/${!_set}"
             else
@@ -223,6 +254,12 @@ if ! "${skip_data_prep}"; then
         fi
         need "data/${train_set}/wav.scp" 1
         check_sets 2
+        if [ -e "data/${train_set}/segments" ]; then
+            _open=$(awk '$4 == -1 {print $1; exit}' "data/${train_set}/segments")
+            [ -z "${_open}" ] || fail "data/${train_set}/segments: ${_open} ends at -1," \
+                "and ESPnet's script would leave it out: write its end in seconds"
+        fi
+        check_kaldi "data/${train_set}"
         command -v sox >/dev/null ||
             fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
         _dirs=
@@ -253,13 +290,18 @@ if ! "${skip_data_prep}"; then
         log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
         for dset in "${to_format[@]}"; do need "data/${dset}/wav.scp" 1; done
         check_sets 3
-        check "${resample}" "${to_format[@]/#/data/}"
+        check_kaldi "${to_format[@]/#/data/}"
         for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
             rm -rf "${_dir}"
-            utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
-                "data/${dset}" "${_dir}"
-            rm -f "${_dir}"/{segments,wav.scp,reco2file_and_channel,reco2dur}
+            mkdir -p "${_dir}"
+            # Not by utils/copy_data_dir.sh, which refuses segments that end at -1.
+            for _file in utt2spk text; do
+                if [ -e "data/${dset}/${_file}" ]; then
+                    cp "data/${dset}/${_file}" "${_dir}"
+                fi
+            done
+            utils/utt2spk_to_spk2utt.pl "${_dir}/utt2spk" > "${_dir}/spk2utt"
             _opts=
             if [ -e "data/${dset}/segments" ]; then
                 _opts="--segments data/${dset}/segments"
@@ -267,7 +309,9 @@ if ! "${skip_data_prep}"; then
             # shellcheck disable=SC2086
             scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
                 --audio-format "${audio_format}" --fs "${fs}" ${_opts} \
-                "data/${dset}/wav.scp" "${_dir}"
+                "data/${dset}/wav.scp" "${_dir}" ||
+                { unformatted "${_dir}" "data/${dset}"; fail "see ${_dir}/logs"; }
+            if has_commands "data/${dset}"; then check false --full "${_dir}"; fi
             echo raw > "${_dir}/feats_type"
             echo "${audio_format}" > "${_dir}/audio_format"
         done
