@@ -137,11 +137,8 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         DataError: A file is missing or does not fit.
         ConfigError: The model does not start from waveforms, as ESPnet's do.
     """
-    untrained = path.suffix in (".yaml", ".yml")
-    config = path if untrained else config_of(path)
-    for file in (path, config):
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; give a model beside its config")
+    config = check_files(path)
+    untrained = config == path
     conf = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(conf, dict) or "encoder" not in conf:
         raise DataError(f"{config}: not a configuration of a model with an encoder")
@@ -171,8 +168,21 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
 
 
 def config_of(path: Path) -> Path:
-    """Return the configuration beside a model."""
-    return path.parent / "config.yaml"
+    """Return the configuration beside a model, or the path if it is one."""
+    return path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
+
+
+def check_files(path: Path) -> Path:
+    """Return the configuration of a model.
+
+    Raises:
+        DataError: It, or the model, is missing.
+    """
+    config = config_of(path)
+    for file in (path, config):
+        if not file.is_file():
+            raise DataError(f"{file}: no such file; give a model beside its config")
+    return config
 
 
 def _build(conf: dict, is_asr: bool) -> torch.nn.Module:

@@ -26,7 +26,7 @@ import torch
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.abx import abx_errors, import_fastabx
 from espnet2_birq.evaluation.frames import Corpus, Frames, collect, find_corpus
-from espnet2_birq.evaluation.models import load_model
+from espnet2_birq.evaluation.models import check_files, load_model
 from espnet2_birq.evaluation.probing import (
     accuracy_of_speakers,
     fit_linear_probe,
@@ -92,8 +92,11 @@ def measure(
     """
     if min(settings.utterances, settings.units, settings.max_frames) < 2:
         raise ConfigError("--utterances, --units and --max_frames are 2 or more")
+    # Now, not after minutes
+    for source in sources:
+        check_files(source.path)
     if settings.abx:
-        import_fastabx()  # now, not after minutes
+        import_fastabx()
     corpus = find_corpus(
         data, alignment, settings.utterances, settings.tier, settings.silence
     )
@@ -131,8 +134,7 @@ def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         frames = collect(model, corpus, layers, settings.max_frames, scratch)
         is_test = np.isin(frames.speakers, corpus.tested)
-        if is_test.all() or not is_test.any():
-            raise DataError("only one half of the speakers has frames with a phone")
+        _check(frames, is_test, source, settings)
         found = []
         for layer in layers:
             begun = time.monotonic()
@@ -143,8 +145,9 @@ def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:
                 one["abx"] = abx_errors(items, folder, model.shift)
             found.append({"layer": layer, **one})
             logging.info(
-                f"{source.name}: layer {layer}: accuracy {one['accuracy']['mean']:.4f}, "
-                f"PNMI {one['pnmi']:.4f} ({time.monotonic() - begun:.0f} s)"
+                f"{source.name}: layer {layer}: accuracy "
+                f"{one['accuracy']['mean']:.4f}, PNMI {one['pnmi']:.4f} "
+                f"({time.monotonic() - begun:.0f} s)"
             )
     return {
         "name": source.name,
@@ -214,6 +217,22 @@ def compare(one: dict, first: dict) -> dict:
             )
             layers.append({"layer": layer["layer"], "mean": mean, "error": error})
     return {"model": one["name"], "minus": first["name"], "layers": layers}
+
+
+def _check(frames: Frames, is_test, source: Source, settings: Settings) -> None:
+    if is_test.all() or not is_test.any():
+        raise DataError("only one half of the speakers has frames with a phone")
+    if len(np.unique(frames.phones)) < 2:
+        raise DataError("all frames are of one phone: there is nothing to tell")
+    if len(frames.phones) < settings.units:
+        raise ConfigError(
+            f"--units {settings.units}: there are {len(frames.phones)} frames only"
+        )
+    for layer, features in frames.layers.items():
+        if not features.isfinite().all():
+            raise DataError(
+                f"{source.path}: layer {layer} is not finite; this training diverged"
+            )
 
 
 def _targets(frames: Frames) -> list[dict]:

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def options(folder, *models, **changed):
-    found = [f"--model={folder}/{model}" for model in models]
+    found = [f"--model={folder / model}" for model in models]
     given = {"data": folder / "data", "alignment": folder / "phones.tsv"}
     given |= {"out": folder / "out.json", "units": 4, **changed}
     return found + [f"--{key}={value}" for key, value in given.items()]
@@ -233,6 +233,8 @@ def test_differences_are_of_layers_that_both_have():
         ({"alignment": "{0}/missing.ctm"}, "missing.ctm: no such alignment"),
         ({"data": "{0}/one"}, "one: neither a data directory"),
         ({"layers": 3}, "--layers: one has layers 0 to 2"),
+        ({"units": 9999}, "--units 9999: there are [0-9]+ frames only"),
+        ({"alignment": "{0}/same.ctm"}, "all frames are of one phone"),
         ({"units": 1}, "--units and --max_frames are 2 or more"),
         (
             {"alignment": "{0}/late.ctm"},
@@ -244,6 +246,7 @@ def test_differences_are_of_layers_that_both_have():
 )
 def test_errors_are_one_line(folder, changed, message):
     (folder / "late.ctm").write_text("s0-u0 1 0 99 AA\ns1-u0 1 0 1 AA\n")
+    (folder / "same.ctm").write_text("s0-u0 1 0 1 AA\ns1-u0 1 0 1 AA\n")
     (folder / "one.ctm").write_text("s0-u0 1 0 1 AA\n")
     # Between the centres of two frames, at 220 and 260 ms
     (folder / "after.ctm").write_text("s0-u0 1 0.23 0.001 A\ns1-u0 1 0.23 0.001 A\n")
@@ -254,6 +257,23 @@ def test_errors_are_one_line(folder, changed, message):
     assert re.match(f"phone_probe: error: .*{message}", str(error.value))
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def test_all_models_are_looked_for_first(folder):
+    command = options(folder, "one/model.pth", "one/missing.pth", alignment="nothing")
+    with pytest.raises(SystemExit, match="missing.pth: no such file"):
+        phone_probe.main(command)
+
+
+def test_a_model_that_diverged(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder / "one", broken)
+    state = torch.load(broken / "model.pth")
+    name = [name for name in state if name.startswith("encoder.encoders.1.")][0]
+    state[name][:] = float("nan")
+    torch.save(state, broken / "model.pth")
+    with pytest.raises(SystemExit, match="broken/model.pth: layer 2 is not finite"):
+        phone_probe.main(options(folder, broken / "model.pth"))
 
 
 def test_real_speech(shared_data, tmp_path):
