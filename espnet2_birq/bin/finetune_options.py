@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.encoder.handoff import init_param
+from espnet2_birq.encoder.handoff import copy_statistics, init_param
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
 
@@ -14,11 +15,15 @@ Print the option of ESPnet's asr_train that WHAT asks for. OPTIONS are the other
 of asr_train; first of all, --config FILE.
 
   init_param   --ssl_model FILE is needed. FILE:encoder:encoder and, if the ASR encoder
-               has less layers, the names of those at the top that are not loaded.
+               has fewer layers, the names of those at the top that are not loaded.
+  normalize    --ssl_model FILE is needed. With a model pretrained with global_mvn,
+               "--normalize global_mvn --normalize_conf stats_file=STATS", where STATS
+               (--stats) gets a copy of the statistics of pretraining; else nothing.
   schedule     With the scheduler tristagelr, "--scheduler_conf max_steps=N" where N is
                the number of all updates, so that warm-up, hold and annealing fill the
                training whatever the data, the batches and the number of GPUs (--gpus)
-               are. With another scheduler, or where OPTIONS set max_steps, nothing."""
+               are. With another scheduler, or where OPTIONS set max_steps, nothing.
+               Exit status 1 if an epoch has fewer batches than accum_grad."""
 
 EPILOG = """\
 example:
@@ -31,9 +36,14 @@ example:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("finetune_options", DESCRIPTION, EPILOG)
-    parser.add_argument("what", metavar="WHAT", choices=("init_param", "schedule"))
+    parser.add_argument(
+        "what", metavar="WHAT", choices=("init_param", "normalize", "schedule")
+    )
     parser.add_argument(
         "--ssl_model", type=Path, metavar="FILE", help="pretrained model"
+    )
+    parser.add_argument(
+        "--stats", type=Path, metavar="STATS", help="feats_stats.npz to write"
     )
     parser.add_argument(
         "--gpus",
@@ -59,16 +69,31 @@ def finetune_options(args: argparse.Namespace) -> None:
     asr_args = ASRTask.get_parser().parse_args(options)
     if args.what == "init_param":
         print(init_param(args.ssl_model, asr_args))
-    elif asr_args.scheduler == "tristagelr" and "max_steps=" not in " ".join(options):
-        print(f"--scheduler_conf max_steps={count_updates(asr_args, args.gpus)}")
+    elif args.what == "normalize":
+        if copy_statistics(args.ssl_model, args.stats):
+            print(f"--normalize global_mvn --normalize_conf stats_file={args.stats}")
+    else:
+        updates = count_updates(asr_args, args.gpus)
+        if asr_args.scheduler != "tristagelr" or "max_steps=" in " ".join(options):
+            return
+        if updates is None:
+            raise ConfigError(
+                "the scheduler tristagelr has to be told the number of updates, which "
+                f"is not known beforehand with iterator_type {asr_args.iterator_type}, "
+                f"batch_type {asr_args.batch_type}; give --asr_args '--scheduler_conf "
+                "max_steps=N'"
+            )
+        print(f"--scheduler_conf max_steps={updates}")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.what == "init_param" and args.ssl_model is None:
-        parser.error("init_param wants --ssl_model")
+    if args.what != "schedule" and args.ssl_model is None:
+        parser.error(f"{args.what} requires --ssl_model")
+    if args.what == "normalize" and args.stats is None:
+        parser.error("normalize requires --stats")
     run(finetune_options, args)
 
 

@@ -1,19 +1,21 @@
 """Fine-tuning a pretrained encoder gently: layer-wise learning rates, a late start.
 
-What ESPnet has no option for. The model that comes out is ESPnet's own all the same.
+What ESPnet has no option for; and whether it makes any updates at all. The model that
+comes out is ESPnet's own all the same.
 """
 
 import argparse
 import logging
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Dict, Optional
 
 import torch
 from espnet2.optimizers.optim_groups import add_optimizer_hooks
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of an optimizer's parameter group: how many are left
@@ -130,43 +132,86 @@ def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
         logging.info("freeze_encoder_updates: from the next update on, all is trained")
 
 
-def count_updates(args: argparse.Namespace, processes: int = 1) -> int:
-    """Count the updates of a whole training, as ESPnet's trainer will make them.
+def count_batches(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+    """Count the batches of an epoch, as ESPnet's trainer will make them.
 
     Args:
         args: Options of asr_train, with train_shape_file.
         processes: Number of GPUs that train together.
 
     Returns:
-        Number of updates in `max_epoch` epochs.
+        Number of batches; None if it cannot be known beforehand.
+    """
+    if args.iterator_type != "sequence" or args.multiple_iterator:
+        return None
+    if args.num_iters_per_epoch is not None:
+        return args.num_iters_per_epoch
+    if args.batch_type == "folded":
+        return None
+    sampler = build_batch_sampler(
+        type=args.batch_type,
+        shape_files=args.train_shape_file,
+        batch_size=args.batch_size,
+        batch_bins=args.batch_bins,
+        sort_in_batch=args.sort_in_batch,
+        sort_batch=args.sort_batch,
+        drop_last=args.drop_last_iter,
+        min_batch_size=processes if processes > 1 else args.min_batch_size,
+    )
+    return len(list(sampler))
+
+
+def count_updates(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+    """Count the updates of a whole training.
+
+    Args:
+        args: Options of asr_train, with train_shape_file.
+        processes: Number of GPUs that train together.
+
+    Returns:
+        Number of updates in `max_epoch` epochs; None if it cannot be known beforehand.
 
     Raises:
-        ConfigError: It cannot be known beforehand, or there is none.
+        ConfigError: There is none: an epoch has fewer batches than accum_grad.
     """
-    remedy = "give --asr_args '--scheduler_conf max_steps=N'"
-    if args.iterator_type != "sequence" or args.multiple_iterator:
-        raise ConfigError(
-            f"updates are only counted with iterator_type sequence; {remedy}"
-        )
-    if args.batch_type == "folded":
-        raise ConfigError(f"updates are not counted with batch_type folded; {remedy}")
-    batches = args.num_iters_per_epoch
+    batches = count_batches(args, processes)
     if batches is None:
-        sampler = build_batch_sampler(
-            type=args.batch_type,
-            shape_files=args.train_shape_file,
-            batch_size=args.batch_size,
-            batch_bins=args.batch_bins,
-            sort_in_batch=args.sort_in_batch,
-            sort_batch=args.sort_batch,
-            drop_last=args.drop_last_iter,
-            min_batch_size=processes if processes > 1 else args.min_batch_size,
-        )
-        batches = len(list(sampler))
-    updates = args.max_epoch * (batches // args.accum_grad)
-    if not updates:
+        return None
+    if batches < args.accum_grad:
         raise ConfigError(
             f"an epoch of {batches} batches has no update with accum_grad "
-            f"{args.accum_grad}; lower accum_grad or batch_bins"
+            f"{args.accum_grad}; lower accum_grad, batch_bins or batch_size"
         )
-    return updates
+    return args.max_epoch * (batches // args.accum_grad)
+
+
+def check_training(model: Path) -> None:
+    """Check that a training made updates to its end, and left its model.
+
+    ESPnet ends a training at the first epoch without a valid update, averages what was
+    saved, and reports success.
+
+    Args:
+        model: Model file that is used from here on, in the experiment's folder.
+
+    Raises:
+        DataError: There is no model, or the last epoch had no update.
+    """
+    if not model.is_file():
+        raise DataError(
+            f"{model}: training has left no such model; its name comes from "
+            "best_model_criterion in the configuration"
+        )
+    checkpoint = model.parent / "checkpoint.pth"
+    if not checkpoint.is_file():  # DeepSpeed's trainer, which does not end like that
+        return
+    reporter = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["reporter"]
+    epoch = reporter["epoch"]
+    # ESPnet reports the norm of gradients that were finite, and of no others.
+    if "grad_norm" not in reporter["stats"][epoch]["train"]:
+        raise DataError(
+            f"{model.parent}: no update was made in epoch {epoch}, where training "
+            "stopped: the gradient was never finite, or there were fewer batches than "
+            "accum_grad; see train.log, lower the learning rate or accum_grad, and "
+            "remove the folder to train anew"
+        )

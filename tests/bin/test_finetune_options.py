@@ -64,6 +64,34 @@ def test_init_param(tmp_path, config, capsys):
 def test_wrong_requests(config, capsys):
     with pytest.raises(SystemExit, match="^error: .*batch_type folded"):
         main(["schedule", *config, "--batch_type", "folded"])
-    with pytest.raises(SystemExit):
-        main(["init_param", *config])
-    assert "init_param wants --ssl_model" in capsys.readouterr().err
+    main(["schedule", *config, "--batch_type", "folded", "--scheduler", "warmuplr"])
+    assert capsys.readouterr().out == ""
+    # Whatever the scheduler: a training without an update would be called a success.
+    for scheduler in ("tristagelr", "warmuplr"):
+        with pytest.raises(SystemExit, match="^error: an epoch of 3 batches has no"):
+            main(["schedule", *config, "--accum_grad", "4", "--scheduler", scheduler])
+    for what in ("init_param", "normalize"):
+        with pytest.raises(SystemExit):
+            main([what, *config])
+        assert f"{what} requires --ssl_model" in capsys.readouterr().err
+
+
+def test_normalize(tmp_path, config, capsys):
+    model = tmp_path / "model.pth"
+    model.touch()
+    stats = tmp_path / "asr" / "train" / "feats_stats.npz"
+    command = ["normalize", "--ssl_model", str(model), "--stats", str(stats), *config]
+    settings = tmp_path / "config.yaml"
+    settings.write_text("normalize: utterance_mvn\nnormalize_conf: {norm_vars: true}\n")
+    main(command)
+    assert capsys.readouterr().out == "" and not stats.exists()
+    # The path is that of the folder pretraining ran in; the file has come along.
+    settings.write_text(
+        "normalize: global_mvn\nnormalize_conf: {stats_file: exp/x/feats_stats.npz}\n"
+    )
+    with pytest.raises(SystemExit, match="^error: exp/x/feats_stats.npz: statistics"):
+        main(command)
+    (tmp_path / "feats_stats.npz").write_bytes(b"statistics")
+    main(command)
+    option = f"--normalize global_mvn --normalize_conf stats_file={stats}\n"
+    assert capsys.readouterr().out == option and stats.read_bytes() == b"statistics"
