@@ -220,12 +220,15 @@ fi
 if runs 11; then
     check_before 11
     if [ -e "${asr_exp}/checkpoint.pth" ]; then made_from check training; fi
+    _more=(--gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
     if [ "${ssl_model}" != none ]; then
         init=$(options init_param --ssl_model "${ssl_model}")
         opts+=(--pretrained_model "${init}")
-        _normalize=$(options normalize --ssl_model "${ssl_model}" \
-            --stats "${asr_exp}/train/feats_stats.npz")
-        asr_args="${asr_args:+${asr_args} }${_normalize}"
+        _more+=(--ssl_model "${ssl_model}" --stats "${asr_exp}/train/feats_stats.npz")
+    fi
+    _options=$(options training "${_more[@]}")
+    asr_args="${asr_args:+${asr_args} }${_options}"
+    if [ "${ssl_model}" != none ]; then
         # Before hours are spent: does ESPnet find every tensor of the encoder?
         rm -rf "${asr_exp}/handoff" && mkdir -p "${asr_exp}/handoff"
         printf '<blank>\n<unk>\n<sos/eos>\n' > "${asr_exp}/handoff/tokens.txt"
@@ -238,8 +241,6 @@ if runs 11; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/handoff/config.yaml"
     fi
-    _schedule=$(options schedule --gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
-    asr_args="${asr_args:+${asr_args} }${_schedule}"
     mkdir -p "${asr_exp}"
     made_from write training
     (
