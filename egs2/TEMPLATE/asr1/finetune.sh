@@ -138,7 +138,8 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
             if [ "${token_type}" = bpe ]; then
                 # shellcheck disable=SC2206
                 args=(${bpe_train_text:-${raw}/org/${train_set}/text})
-            fi ;;
+            fi
+            if [ ! -e "${args[0]}" ]; then return 0; fi ;;  # units of another set
         stats)
             made=${stats} stage=10
             args=(--required "${raw}/${trained}"/{wav.scp,text}
