@@ -22,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
         "the loading its configuration asks for, into a model full of NaN, and "
         "compare. Exit status 0 and counts if every encoder tensor came over and both "
         "models see the same features; 1 and the names otherwise. The ASR encoder may "
-        "have less layers: the top ones are left out then.",
+        "have fewer layers: the top ones are left out then.",
         epilog="Run it from the folder the ASR model was trained in: paths in its "
         "configuration are relative to that.",
     )

@@ -79,6 +79,14 @@ def check_stamp(
             raise DataError(f"{name} has changed since {made} was made: {_tell(before, now)}")
 
 
+def sources(made: Path) -> list[str]:
+    """Return the files that a folder or file was made from; none without a stamp."""
+    stamp = stamp_path(made)
+    if not stamp.is_file():
+        return []
+    return list(json.loads(stamp.read_text(encoding="utf-8"))["files"])
+
+
 def stamp_path(made: Path) -> Path:
     """Return where the stamp of a folder (inside) or file (beside) is."""
     return made / STAMP if made.is_dir() else made.with_name(f"{made.name}.{STAMP}")

@@ -4,6 +4,7 @@ What an utterance gets does not depend on its batch: ESPnet masks padding in its
 encoders, and here every utterance's end is mirrored for the STFT as if it were alone.
 """
 
+import hashlib
 import logging
 import time
 import types
@@ -168,6 +169,19 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
     return good, bad
 
 
+def audio_hash(utterances: Sequence[Utterance]) -> str:
+    """Hash names, lengths and times of change of audio files.
+
+    The list alone is the same when its audio is made anew under the old names.
+    """
+    digest = hashlib.sha256()
+    for one in utterances:
+        match = ARK_ENTRY.match(one.entry)
+        changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
+        digest.update(f"{one.name} {one.seconds} {changed}\n".encode())
+    return digest.hexdigest()
+
+
 def read_wave(entry: str) -> np.ndarray:
     """Read what stands in wav.scp: (N,) float32 samples between -1 and 1."""
     if not ARK_ENTRY.match(entry):
@@ -214,7 +228,11 @@ def compute_log_probs(
         DataError: As find_utterances(); or no utterance is left.
     """
     utterances, skipped = find_utterances(folder, recogniser.sample_rate)
-    key = {**recogniser.key, "wav.scp": file_hash(folder / "wav.scp")}
+    key = {
+        **recogniser.key,
+        "wav.scp": file_hash(folder / "wav.scp"),
+        "audio": audio_hash(utterances),
+    }
     store = LogProbs(store_folder, key)
     done = store.done()
     todo = [one for one in utterances if one.name not in done]

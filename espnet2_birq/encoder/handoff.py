@@ -7,6 +7,7 @@ equal to the pretrained tensors afterwards was loaded, and nothing else was.
 
 import argparse
 import re
+import shutil
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -62,7 +63,7 @@ def read_config(path: Path) -> argparse.Namespace:
 
 
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
-    """Make ESPnet's ``--init_param`` for an ASR encoder, which may have less layers.
+    """Make ESPnet's ``--init_param`` for an ASR encoder, which may have fewer layers.
 
     ESPnet refuses tensors that the ASR model has no place for, so the layers above its
     last one are excluded by name. That is safer than ``--ignore_init_mismatch``, which
@@ -93,6 +94,37 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
         )
     # With the dot at its end: encoders.1 is the beginning of encoders.10, too.
     return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
+
+
+def copy_statistics(ssl_model: Path, dest: Path) -> bool:
+    """Copy the statistics that pretraining normalized features by.
+
+    Those of other data would give the encoder other features than it was trained on.
+
+    Args:
+        ssl_model: Pretrained model file, its config.yaml beside it.
+        dest: File to write, whole; its folder is made.
+
+    Returns:
+        Whether there are any: only with global_mvn.
+
+    Raises:
+        ConfigError: They are missing.
+    """
+    args = read_config(ssl_model)
+    if args.normalize != "global_mvn":
+        return False
+    source = Path(args.normalize_conf["stats_file"])
+    if not source.is_file():
+        raise ConfigError(
+            f"{source}: statistics that {ssl_model} was trained with are not there; "
+            "put them beside it, as feats_stats.npz"
+        )
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(dest.name + ".part")
+    shutil.copyfile(source, part)
+    part.replace(dest)
+    return True
 
 
 def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:

@@ -258,6 +258,13 @@ def test_another_model_starts_afresh_and_the_same_one_does_not(model, tmp_path, 
     mine.write_bytes(make_model(tmp_path / "other", seed=1).read_bytes())
     decode(mine, data)
     assert "starting afresh" in caplog.text and out.read_text() != first
+    # Other audio of the same length under the same name, as a stage 3 leaves it.
+    caplog.clear()
+    before = (tmp_path / "asr/ctc_greedy_model/test/score").read_text()
+    soundfile.write(data / "0.wav", soundfile.read(data / "1.wav")[0][:9000], 16000)
+    decode(mine, data)
+    assert "starting afresh" in caplog.text
+    assert (tmp_path / "asr/ctc_greedy_model/test/score").read_text() != before
 
 
 def test_a_killed_command_goes_on(model, tmp_path):
