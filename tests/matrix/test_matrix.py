@@ -78,8 +78,8 @@ def matrix(tmp_path):
     base.update(num_iters_per_epoch=2, max_epoch=2)
     (recipe / "ssl1" / "pretrain.yaml").write_text(yaml.safe_dump(base))
     (recipe / "asr1" / "finetune.yaml").write_text("{}")
-    anchor = dict(name="anchor", quantizer_conf=dict(codebook_size=16))
-    enhanced = dict(name="enhanced", quantizer_conf=dict(codebook_size=16))
+    anchor = dict(name="anchor", labeller_conf=dict(codebook_size=16))
+    enhanced = dict(name="enhanced", labeller_conf=dict(codebook_size=16))
     (recipe / "words").write_text("a text")
     spec = dict(
         recipe="recipe",
@@ -87,8 +87,8 @@ def matrix(tmp_path):
         tests=["test"],
         systems=[
             dict(name="scratch", pretrain=None),
-            dict(name="birq", pretrain=dict(targets=[anchor, enhanced]), updates=8),
-            dict(name="long", pretrain=dict(targets=[anchor]), compute_of="birq"),
+            dict(name="birq", pretrain=dict(objectives=[anchor, enhanced]), updates=8),
+            dict(name="long", pretrain=dict(objectives=[anchor]), compute_of="birq"),
         ],
         finetune=dict(
             config="finetune.yaml",

@@ -11,8 +11,8 @@ from espnet2.bin.split_scps import main as split_scps
 from espnet2_birq.bin import ssl_train
 
 CONFIG = {
-    "targets": [
-        {"name": "anchor", "quantizer_conf": {"codebook_size": 32, "codebook_dim": 4}}
+    "objectives": [
+        {"name": "anchor", "labeller_conf": {"codebook_size": 32, "codebook_dim": 4}}
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20},
     "encoder_conf": {
