@@ -24,7 +24,7 @@ from espnet2_birq.encoder.layers import encoder_lengths
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective, When
-from espnet2_birq.pretraining.views import stack_frames
+from espnet2_birq.pretraining.views import LAYER, stack_frames
 
 
 class PlainModel(torch.nn.Module):
@@ -48,6 +48,7 @@ class PlainModel(torch.nn.Module):
         if (
             len(heads) > 1
             or model.branch.utterances > 1
+            or model.copies > 1
             or not all(map(plain_row, self.objectives))
         ):
             raise ConfigError(
@@ -122,8 +123,9 @@ def plain_row(objective: Objective) -> bool:
     """Whether an objective is one of the papers'."""
     labeller = objective.labeller
     return (
-        objective.view.kind != "labels"
+        objective.view.kind in ("input", LAYER)
         and objective.gradient in (0.0, 1.0)
+        and objective.diversity == 0.0
         and objective.when == When()
         and labeller.score == "distance"
         and labeller.whitening is None
