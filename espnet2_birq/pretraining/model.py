@@ -54,8 +54,8 @@ from espnet2_birq.pretraining.views import (
     Views,
 )
 
-# Frames that the moments of the input are taken of before the first update. With so many
-# the labels of another sample of the corpus are nearly the same: docs/objectives.md.
+# Frames that the moments of the input are taken of before the first update, an hour or so.
+# Another sample gives other labels of the same use (bench/start_frames.py): hence once.
 START_FRAMES = 100_000
 
 

@@ -27,6 +27,12 @@ class TrainingLog(NamedTuple):
     last_update: int  # updates made by the end of the last epoch or interval
 
 
+def objectives_of(values: Dict[str, float]) -> List[str]:
+    """Names of the objectives that an interval or an epoch tells of, in their order."""
+    keys = [key for key in values if key.startswith("loss_") and key != "loss_scale"]
+    return [key.removeprefix("loss_") for key in keys]
+
+
 def read_training_log(folder: Path) -> TrainingLog:
     """Read an experiment's train.log, and those of its earlier, interrupted runs.
 

@@ -16,12 +16,12 @@ from espnet2_birq.tasks.ssl import SSLTask
 FS = 16000
 BOOK = {"codebook_size": 16, "codebook_dim": 4}
 CONFIG = {
-    "targets": [
-        {"name": "anchor", "quantizer_conf": BOOK},
+    "objectives": [
+        {"name": "anchor", "labeller_conf": BOOK},
         {
             "name": "enhanced",
-            "layer": 1,
-            "quantizer_conf": {**BOOK, "projection": "whitened"},
+            "view": "layer 1",
+            "labeller_conf": {**BOOK, "projection": "whitened"},
         },
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
