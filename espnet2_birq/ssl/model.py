@@ -14,7 +14,7 @@ the prediction and through the layers that made the label.
 """
 
 from contextlib import contextmanager, nullcontext
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -39,6 +39,7 @@ from espnet2_birq.encoder.layers import (
     subsampling_factor,
 )
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.products import takes_bfloat16
 from espnet2_birq.ssl.collapse import CollapseWatch
 from espnet2_birq.ssl.frame_statistics import FrameStatistics
 from espnet2_birq.ssl.loss import masked_cross_entropy
@@ -72,8 +73,9 @@ class BiRQModel(AbsESPnetModel):
         stop_at_collapse: Stop training when a target's labels have become a few codes;
             without, a collapse is a warning in the log. See CollapseWatch.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
-            (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
-            in single precision.
+            (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
+            processor has instructions for it. Features, labels and losses stay in
+            single precision.
         accelerate: Compute the encoder in faster ways than ESPnet's, to the same
             numbers; see encoder/acceleration.py.
         attention_window: Length, in encoder frames, of the blocks inside which
@@ -106,7 +108,7 @@ class BiRQModel(AbsESPnetModel):
         accum_grad: int = 1,
         label_dropout: bool = False,
         stop_at_collapse: bool = False,
-        cpu_bfloat16: bool = False,
+        cpu_bfloat16: Union[bool, str] = "auto",
         accelerate: bool = True,
         attention_window: Optional[int] = None,
         checkpoint_labels: bool = False,
@@ -125,6 +127,10 @@ class BiRQModel(AbsESPnetModel):
         self.accum_grad = accum_grad
         self.label_dropout = label_dropout
         self.collapse = CollapseWatch(targets, stop=stop_at_collapse)
+        if cpu_bfloat16 not in (True, False, "auto"):
+            raise ConfigError(
+                f"model_conf: cpu_bfloat16 is auto, true or false, got {cpu_bfloat16!r}"
+            )
         self.cpu_bfloat16 = cpu_bfloat16
         self.checkpoint_labels = checkpoint_labels
         self.label_every = _count("label_every", label_every)
@@ -374,7 +380,7 @@ class BiRQModel(AbsESPnetModel):
         return feats, lengths
 
     def _autocast(self, device: torch.device):
-        if self.cpu_bfloat16 and device.type == "cpu":
+        if device.type == "cpu" and takes_bfloat16(self.cpu_bfloat16):
             return torch.autocast("cpu", dtype=torch.bfloat16)
         return nullcontext()
 
