@@ -9,6 +9,8 @@ from typing import Any, Dict
 
 import torch
 
+from espnet2_birq.products import onednn, onednn_has
+
 SIZES = {
     "cpu": 2048,
     "cuda": 8192,
@@ -50,16 +52,15 @@ def peak_memory_mib(device: str) -> Dict[str, int]:
 def matrix_rate(device: str, dtype: torch.dtype, repeat: int = 5) -> float:
     """The best rate of a large matrix product, in FLOP a second.
 
-    On a CPU through both of PyTorch's libraries (espnet2_birq/products.py); in single
-    precision on a GPU as ``torch.backends`` allows, that is, without TF32 unless set.
+    On a CPU through both of PyTorch's libraries (espnet2_birq/products.py), as far as
+    oneDNN has the precision there; in single precision on a GPU as ``torch.backends``
+    allows, that is, without TF32 unless set.
     """
     size = SIZES[device]
     a, b = torch.randn(2, size, size, device=device).to(dtype)
     products = [lambda: a @ b]
-    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        products.append(
-            lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-        )
+    if device == "cpu" and onednn_has(dtype):
+        products.append(lambda: onednn(a, b))
     best = float("inf")
     for product in products * (repeat + 1):
         _synchronize(device)

@@ -1,9 +1,14 @@
 """What espnet2_birq/products.py and encoder/acceleration.py gain, piece by piece.
 
     python bench/products.py --threads 1
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python bench/products.py
+    ONEDNN_MAX_CPU_ISA=AVX512_CORE python bench/products.py
 
 prints a linear layer's rate, forward and at both gradients, through PyTorch's default
-library and through oneDNN, and the time of dropout drawn by PyTorch and by us.
+library, through oneDNN and in bfloat16, what espnet2_birq/products.py chooses, and the
+time of dropout drawn by PyTorch and by us. The second line measures this processor
+without all that is above AVX2, the third without its instructions for bfloat16 alone
+(which products.py takes no notice of: it asks the processor).
 """
 
 import argparse
@@ -16,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
+from espnet2_birq import products  # noqa: E402
 from espnet2_birq.encoder.acceleration import FastDropout  # noqa: E402
 
 # Rows, inputs, outputs: feed-forward and attention layers of bench/step.yaml with 8 x
@@ -25,19 +31,24 @@ SIZES += [(1000, 256, 8192)]
 
 
 def seconds(call, repeat: int) -> float:
-    """Median time of a call, after one that does not count."""
+    """Median CPU time of a call in a thread, after one call that does not count."""
     call()
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.process_time()  # other work on the machine does not count
         call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        times.append(time.process_time() - start)
+    return statistics.median(times) / torch.get_num_threads()
 
 
-def onednn(x, weight):
-    """A product by oneDNN: x times the transposed weight."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def three(a, b):
+    """The product of a and the transposed b, in three ways."""
+    half_a, half_b = a.bfloat16(), b.bfloat16()
+    return (
+        lambda: torch.nn.functional.linear(a, b),
+        lambda: products.onednn(a, b),
+        lambda: torch.nn.functional.linear(half_a, half_b),
+    )
 
 
 def main():
@@ -54,17 +65,16 @@ def main():
     for rows, inputs, outputs in SIZES:
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         grad = torch.randn(rows, outputs)
-        calls = [
-            (lambda: x @ weight.t(), lambda: onednn(x, weight)),
-            (lambda: grad @ weight, lambda: onednn(grad, weight.t())),
-            (lambda: grad.t() @ x, lambda: onednn(grad.t(), x.t())),
-        ]
+        pairs = [(x, weight), (grad, weight.t()), (grad.t(), x.t())]
         flops = 2e-9 * rows * inputs * outputs
         cells = [
-            " / ".join(f"{flops / seconds(call, args.repeat):.0f}" for call in pair)
-            for pair in calls
+            " / ".join(f"{flops / seconds(call, args.repeat):.0f}" for call in three(*ab))
+            for ab in pairs
         ]
         print(f"| {rows}, {inputs}, {outputs} | {' | '.join(cells)} |")
+    library = "oneDNN" if products.onednn_is_faster() else "PyTorch's default"
+    precision = "bfloat16" if products.bfloat16_is_faster() else "single precision"
+    print(f"chosen: {library}; cpu_bfloat16 auto: {precision}")
     x = torch.randn(8, 249, 1024)
     times = [
         seconds(lambda: layer(x), args.repeat)

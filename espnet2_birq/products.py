@@ -1,15 +1,23 @@
-"""Matrix products in single precision, by the faster of PyTorch's two CPU libraries.
+"""Which matrix products are fast on this processor, and linear layers by them.
 
-PyTorch's CPU products go through MKL, which takes its slower kernels on processors of
-AMD: less than half of the rate that oneDNN reaches there, which is in PyTorch too but
-serves only convolutions and bfloat16 by default (bench/README.md has the rates). Here
-``linear`` goes through oneDNN where that is so, and is ``torch.nn.functional.linear``
-everywhere else: on GPUs, under autocast, in other precisions, on other processors.
+Two choices, each made once a process by what the processor has, not by who made it:
+
+- single precision: PyTorch's products go through MKL, which takes its AVX2 kernels on
+  processors of AMD whatever else they have; oneDNN, which is in PyTorch too but serves
+  only convolutions and bfloat16 by default, takes AVX512. So ``linear`` goes through
+  oneDNN where there is AVX512, and is ``torch.nn.functional.linear`` everywhere else:
+  on GPUs, under autocast, in other precisions, on processors with AVX2 alone, where
+  both libraries are equally fast.
+- bfloat16: a gain where there are instructions for it, a great loss where not.
+
+Nothing is timed for this: a choice that noise can turn would change the last bits from
+one run to the next, and a resumed training is to be the same to the last bit. The rates
+behind it are in bench/README.md, `python bench/products.py` measures them anew.
 """
 
+import logging
 from functools import cache
-from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -18,17 +26,59 @@ from torch.autograd.function import once_differentiable
 # multiply costs more than the product: where any side is below this, MKL is faster.
 MIN_SIDE = 32
 
+# Instructions that multiply in bfloat16, as torch.cpu.get_capabilities() names them. Not
+# avx_ne_convert, which converts only.
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
+
 
 @cache
-def mkl_is_slow() -> bool:
-    """Whether this processor is one on which oneDNN has the faster products."""
-    cpuinfo = Path("/proc/cpuinfo")
+def onednn_is_faster() -> bool:
+    """Whether oneDNN has products in single precision that MKL may not have."""
     return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and cpuinfo.is_file()
-        and "AuthenticAMD" in cpuinfo.read_text()
+        onednn_has(torch.float32)
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )
+
+
+@cache
+def bfloat16_is_faster() -> bool:
+    """Whether products in bfloat16 are faster than in single precision.
+
+    oneDNN by itself says that it has them on every processor with AVX512: without
+    instructions for it, it converts, at a third of the rate.
+    """
+    has = torch.cpu.get_capabilities()
+    return onednn_has(torch.bfloat16) and any(has.get(name) for name in BFLOAT16)
+
+
+def onednn_has(dtype: torch.dtype) -> bool:
+    """Whether ``onednn`` has products in this precision here, however slow they are."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return dtype in (torch.float32, torch.bfloat16)
+
+
+@cache
+def takes_bfloat16(setting: Union[bool, str]) -> bool:
+    """What ``cpu_bfloat16`` means on this processor; a line in the log, once.
+
+    Args:
+        setting: True, False or "auto".
+    """
+    faster = bfloat16_is_faster()
+    if setting == "auto":
+        name = "bfloat16" if faster else "single precision"
+        has = "has" if faster else "has no"
+        logging.info(f"cpu_bfloat16: {name}: the processor {has} instructions for it")
+        return faster
+    if setting and not faster:
+        logging.warning(
+            "cpu_bfloat16: true, but the processor has no instructions for it: this is "
+            "several times slower than single precision, which auto would choose"
+        )
+    return setting
 
 
 def linear(
@@ -60,7 +110,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Returns:
         (M, N)
     """
-    return _onednn(a, b.t()) if _by_onednn(a, b.t()) else a @ b
+    return onednn(a, b.t()) if _by_onednn(a, b.t()) else a @ b
 
 
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -69,11 +119,23 @@ def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and min(*weight.shape, x.numel() // x.size(-1)) >= MIN_SIDE
         and not torch.is_autocast_enabled("cpu")
-        and mkl_is_slow()
+        and onednn_is_faster()
     )
 
 
-def _onednn(x, weight, bias=None):
+def onednn(
+    x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """``torch.nn.functional.linear`` of a matrix, by oneDNN and without gradients.
+
+    Args:
+        x: (M, K)
+        weight: (N, K)
+        bias: (N,)
+
+    Returns:
+        (M, N)
+    """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -83,7 +145,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight, bias)
+        return onednn(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -91,7 +153,7 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _onednn(grad, weight.t())
+            grad_x = onednn(grad, weight.t())
         if ctx.needs_input_grad[1]:
             grad_weight = matmul(grad.t(), x)
         if ctx.needs_input_grad[2]:

@@ -14,7 +14,7 @@ prediction and through the layers that made the label.
 """
 
 from contextlib import nullcontext
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -53,6 +53,7 @@ from espnet2_birq.pretraining.views import (
     View,
     Views,
 )
+from espnet2_birq.products import takes_bfloat16
 
 # Frames that the moments of the input are taken of before the first update, an hour or so.
 # Another sample gives other labels of the same use (bench/start_frames.py): hence once.
@@ -85,8 +86,9 @@ class BiRQModel(AbsESPnetModel):
         stop_at_collapse: Stop training when an objective's labels have become a few
             codes; without, a collapse is a warning in the log. See CollapseWatch.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
-            (ESPnet's ``use_amp`` works on CUDA only). Features, labels and losses stay
-            in single precision.
+            (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
+            processor has instructions for it. Features, labels and losses stay in
+            single precision.
         accelerate: Compute the encoder in faster ways than ESPnet's, to the same
             numbers; see encoder/acceleration.py.
         attention_window: Length, in encoder frames, of the blocks inside which
@@ -111,7 +113,7 @@ class BiRQModel(AbsESPnetModel):
         sample_rate: int = 16000,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
-        cpu_bfloat16: bool = False,
+        cpu_bfloat16: Union[bool, str] = "auto",
         accelerate: bool = True,
         attention_window: Optional[int] = None,
         extract_feats_in_collect_stats: bool = True,
@@ -129,6 +131,10 @@ class BiRQModel(AbsESPnetModel):
         if attention_window is not None:
             limit_attention(encoder, attention_window)
         self.sample_rate = sample_rate
+        if cpu_bfloat16 not in (True, False, "auto"):
+            raise ConfigError(
+                f"model_conf: cpu_bfloat16 is auto, true or false, got {cpu_bfloat16!r}"
+            )
         self.cpu_bfloat16 = cpu_bfloat16
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
@@ -405,7 +411,7 @@ class BiRQModel(AbsESPnetModel):
         return feats, lengths
 
     def _autocast(self, device: torch.device):
-        if self.cpu_bfloat16 and device.type == "cpu":
+        if device.type == "cpu" and takes_bfloat16(self.cpu_bfloat16):
             return torch.autocast("cpu", dtype=torch.bfloat16)
         return nullcontext()
 

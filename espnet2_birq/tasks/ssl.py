@@ -143,7 +143,8 @@ class SSLTask(AbsTask):
             default=dict(),
             help="stop_at_collapse (stop when labels have become a few codes; "
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
-            "on a CPU, false), accelerate (faster CPU encoder, same numbers; true), "
+            "on a CPU: true, false, or auto, where the processor has instructions for "
+            "it; auto), accelerate (faster CPU encoder, same numbers; true), "
             "attention_window (blocks of so many encoder frames inside which attention "
             "stays; all), extract_feats_in_collect_stats (true)",
         )

@@ -127,12 +127,14 @@ def test_flops_are_those_of_a_real_step(config):
 
 @pytest.mark.parametrize("build, dtype", [("ours", "bfloat16"), ("plain", "float32")])
 def test_figures(config, build, dtype, monkeypatch):
-    monkeypatch.setitem(machine.SIZES, "cpu", 64)
+    monkeypatch.setitem(machine.SIZES, "cpu", 256)
     args = options(config, "--method", "birq", "--build", build, "--dtype", dtype)
     result = step.measure(args)
     assert result["seconds_min"] <= result["seconds"] <= result["seconds_max"]
     assert sum(result["phases"].values()) == pytest.approx(result["seconds"], rel=0.5)
-    assert result["audio_per_second"] == pytest.approx(4 / result["seconds"], rel=0.01)
+    assert result["audio_per_second"] == pytest.approx(
+        4 / result["seconds"], rel=0.01, abs=0.005  # rounded to 0.01
+    )
     rate = result["gflop"] / result["seconds"] / result["matrix_gflop_per_second"]
     assert result["share_of_matrix_rate"] == pytest.approx(rate, rel=0.1, abs=0.002)
     assert result["peak_rss_mib"] > 100 and 0 < result["mask_share"] < 1

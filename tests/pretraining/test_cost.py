@@ -73,7 +73,7 @@ def test_fake_step_is_the_real_one(encoder, conf, window):
 
 
 def test_flops_are_those_of_pytorchs_counter(monkeypatch):
-    monkeypatch.setattr(products, "mkl_is_slow", lambda: False)  # not in its table
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)  # not in its table
     # Its formula for the gradient of depthwise convolutions is wrong: without these.
     args = make_args(conf=dict(CONFORMER, use_cnn_module=False))
     model, step = real_step(args, 1, 2)

@@ -7,6 +7,7 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
+from espnet2_birq import products
 from espnet2_birq.encoder.layers import encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -46,7 +47,7 @@ def make_model(
         encoder=encoder,
         objectives=parse_objectives(objectives, num_blocks=3),
         masking_conf=dict(mask_prob=0.03),
-        **conf,
+        **{"cpu_bfloat16": False, **conf},  # the same numbers on every processor
     )
 
 
@@ -240,6 +241,22 @@ def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
     assert loss.dtype == low.dtype == torch.float32
     assert torch.allclose(loss, low, rtol=2e-2) and not torch.equal(loss, low)
     assert torch.equal(stats["label_ppl_anchor"], low_stats["label_ppl_anchor"])
+
+
+def loss_with(setting):
+    (loss, *_) = make_model([ANCHOR], cpu_bfloat16=setting).eval()(*make_batch())
+    return loss
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bfloat16_is_taken_where_the_processor_has_it(has_it, monkeypatch):
+    monkeypatch.setattr(products, "bfloat16_is_faster", lambda: has_it)
+    products.takes_bfloat16.cache_clear()
+    assert torch.equal(loss_with("auto"), loss_with(has_it))
+    assert not torch.equal(loss_with("auto"), loss_with(not has_it))
+    products.takes_bfloat16.cache_clear()
+    with pytest.raises(ConfigError, match="cpu_bfloat16 is auto, true or false"):
+        make_model([ANCHOR], cpu_bfloat16="Auto")
 
 
 BOOKS = {**SMALL, "num_codebooks": 2}

@@ -23,7 +23,7 @@ fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
 inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
-inference_nj=$(getconf _NPROCESSORS_ONLN)
+inference_nj=$(../../../local/cores)
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -53,7 +53,7 @@ if [ -n "${train_hours}" ]; then
 fi
 if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
 ./finetune.sh --asr_tag "${asr_tag}" --ssl_model "${ssl_model}" \
-    --ngpu 1 --nj "$(nproc)" --inference_nj "$(nproc)" \
+    --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
     "${protocol_opts[@]}" --local_data_opts "--need ${need} ${data_opts[*]}" "${opts[@]}"

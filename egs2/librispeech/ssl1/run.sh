@@ -24,5 +24,6 @@ case "${method}" in
 esac
 if "${dry_run}"; then opts+=(--stop_stage 1); fi
 ./birq.sh --train_set "${train_set}" --valid_set "${valid_set}" --ngpu 4 \
-    --nj "$(nproc)" --train_config "${train_config}" --resample "${resample}" \
+    --nj "$(../../../local/cores)" --train_config "${train_config}" \
+    --resample "${resample}" \
     --local_data_opts "--need ${train_set},${valid_set} ${data_opts[*]}" "${opts[@]}"

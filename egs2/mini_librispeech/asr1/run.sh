@@ -31,7 +31,7 @@ case "${protocol}" in
     *) echo "$0: error: --protocol ${protocol}: give paper, quick or strong" >&2; exit 1 ;;
 esac
 ./finetune.sh --asr_tag "${asr_tag}" --ssl_model "${ssl_model}" \
-    --ngpu 0 --nj "$(nproc)" --inference_nj "$(nproc)" \
+    --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set train --valid_set valid --test_sets "test ${test_other:+test_other}" \
     "${protocol_opts[@]}" --local_data_opts "${data_opts[*]}" "${opts[@]}"

@@ -12,6 +12,6 @@ set -o pipefail
 method=birq resample=false
 sort_options "method resample" "librispeech train dev held_out test_other resample" \
     ./birq.sh "$@"
-./birq.sh --train_set train --valid_set valid --ngpu 0 --nj "$(nproc)" \
+./birq.sh --train_set train --valid_set valid --ngpu 0 --nj "$(../../../local/cores)" \
     --train_config "conf/train_${method}.yaml" --resample "${resample}" \
     --local_data_opts "${data_opts[*]}" "${opts[@]}"

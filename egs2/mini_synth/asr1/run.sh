@@ -13,8 +13,8 @@ if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
 ./finetune.sh --asr_tag "${method}" --asr_config conf/train_asr.yaml \
-    --ssl_model "${ssl_model}" --ngpu 0 --nj "$(nproc)" --inference_nj "$(nproc)" \
-    --lang en --token_type char --use_lm false --max_wav_duration 30 \
-    --train_set train --valid_set valid --test_sets test \
+    --ssl_model "${ssl_model}" --ngpu 0 --nj "$(../../../local/cores)" \
+    --inference_nj "$(../../../local/cores)" --lang en --token_type char --use_lm false \
+    --max_wav_duration 30 --train_set train --valid_set valid --test_sets test \
     --inference_config conf/decode_asr.yaml --inference_asr_model valid.cer_ctc.ave.pth \
     "${opts[@]}"

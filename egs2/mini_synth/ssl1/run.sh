@@ -7,5 +7,5 @@ set -o pipefail
 . ../../../local/run_options.sh
 method=birq
 sort_options method "" ./birq.sh "$@"
-./birq.sh --train_set pretrain --valid_set valid --ngpu 0 --nj "$(nproc)" \
+./birq.sh --train_set pretrain --valid_set valid --ngpu 0 --nj "$(../../../local/cores)" \
     --train_config "conf/train_${method}.yaml" "${opts[@]}"

@@ -12,4 +12,5 @@ set -o pipefail
 . ../../../local/run_options.sh
 method=birq
 sort_options "method" "" ./birq.sh "$@"
-./birq.sh --nj "$(nproc)" --train_config "conf/train_${method}.yaml" "${opts[@]}"
+./birq.sh --nj "$(../../../local/cores)" \
+    --train_config "conf/train_${method}.yaml" "${opts[@]}"

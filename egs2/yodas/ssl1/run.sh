@@ -15,7 +15,7 @@ set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-lang=en hours=5000 set_name= stage=1 stop_stage=10000 nj=$(nproc)
+lang=en hours=5000 set_name= stage=1 stop_stage=10000 nj=$(../../../local/cores)
 sort_options "lang hours set_name stage stop_stage nj" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
 if [ -z "${set_name}" ]; then set_name=${lang// /_}_${hours}h set_name=${set_name//\//-}; fi

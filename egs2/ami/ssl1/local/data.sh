@@ -18,9 +18,9 @@ resample=false
 audio=${ami}
 if [ "${mic}" = mdm8 ]; then
     python3 -m espnet2_birq.bin.beamform_ami --audio "${ami}" --dest "${beamformed}" \
-        --nj "$(nproc)"
+        --nj "$(../../../local/cores)"
     audio=${beamformed}
 fi
 python3 -m espnet2_birq.bin.prepare_ami --annotations "${annotations:-${ami}/annotations}" \
     --audio "${audio}" --mic "${mic}" --partition "${partition}" \
-    --nj "$(nproc)" --resample "${resample}" data
+    --nj "$(../../../local/cores)" --resample "${resample}" data

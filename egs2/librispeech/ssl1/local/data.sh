@@ -48,7 +48,7 @@ if [ -n "${parts}" ]; then _opts+="--parts ${parts//,/ } "; fi
 if "${skip_bad}"; then _opts+="--skip-bad "; fi
 # shellcheck disable=SC2086
 python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
-    --dest data --nj "$(nproc)" --resample "${resample}" ${_opts} ${_dry_run}
+    --dest data --nj "$(../../../local/cores)" --resample "${resample}" ${_opts} ${_dry_run}
 if "${dry_run}"; then exit 0; fi
 for _set in ${need//,/ }; do
     [ -s "data/${_set}/wav.scp" ] || fail "data/${_set} was not made: not all its parts" \
@@ -57,6 +57,6 @@ for _set in ${need//,/ }; do
 done
 if [ -n "${subset}" ]; then
     _set=${subset%:*} _hours=${subset##*:}
-    python3 -m espnet2_birq.bin.subset_data --hours "${_hours}" --nj "$(nproc)" \
-        "data/${_set}" "data/${_set}_${_hours}h"
+    python3 -m espnet2_birq.bin.subset_data --hours "${_hours}" \
+        --nj "$(../../../local/cores)" "data/${_set}" "data/${_set}_${_hours}h"
 fi

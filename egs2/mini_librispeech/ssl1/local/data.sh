@@ -22,7 +22,7 @@ for part in ${train//,/ }; do join+="$(set_of "${part}")+"; done
 # shellcheck disable=SC2086
 python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
     --dest data --parts ${train//,/ } "${dev}" ${test_other} \
-    --nj "$(nproc)" --resample "${resample}" \
+    --nj "$(../../../local/cores)" --resample "${resample}" \
     --split "${dev}:${held_out}" --combine "train=${join}$(set_of "${dev}")_train"
 ln -sfn "$(set_of "${dev}")_valid" data/valid
 ln -sfn "$(set_of "${dev}")_test" data/test

@@ -5,4 +5,5 @@ set -u
 set -o pipefail
 . ./path.sh
 audio=$(cd ../ssl1 && pwd)/downloads/audio
-python3 -m espnet2_birq.bin.synthesize --dest data --audio "${audio}" --nj "$(nproc)"
+python3 -m espnet2_birq.bin.synthesize --dest data --audio "${audio}" \
+    --nj "$(../../../local/cores)"
