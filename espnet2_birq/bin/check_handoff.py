@@ -47,6 +47,8 @@ def main(cmd=None):
             change = change_since(args.ssl_model, args.asr_model)
     except (ConfigError, DataError) as error:
         sys.exit(f"check_handoff: error: {error}")
+    finally:
+        logging.disable(logging.NOTSET)  # it holds for the whole process
     print(
         f"encoder tensors from pretraining: {len(handoff.loaded)} of "
         f"{len(handoff.loaded) + len(handoff.missing)} "

@@ -319,7 +319,9 @@ def test_blocks_come_back_as_they_were(tmp_path):
     assert store.done() == {"u/1", "file", "ü"}
 
 
-def test_tuning_decodes_and_its_weights_are_taken(model, tmp_path, capsys, monkeypatch):
+def test_tuning_decodes_and_its_weights_are_taken(
+    model, tmp_path, capsys, caplog, monkeypatch
+):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     dev, test = make_data(tmp_path / "dev"), make_data(tmp_path / "test")
     model = copy_model(model, tmp_path / "asr")
@@ -332,6 +334,9 @@ def test_tuning_decodes_and_its_weights_are_taken(model, tmp_path, capsys, monke
     weights = yaml.safe_load(out.read_text())
     printed = capsys.readouterr().out
     assert f"**{weights['dev_wer']:.2f}**" in printed
+    assert (
+        f"{dev}: 1 utterances are left out; the first, utt6: too short" in caplog.text
+    )
     assert weights["beam_size"] == 8 and weights["lm"] == str(arpa)
     tried = [
         float(cell) for cell in printed.replace("*", "").split() if "." in cell[1:]
