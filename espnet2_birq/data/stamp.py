@@ -66,7 +66,9 @@ def check_stamp(
     for name, value in (options or {}).items():
         before = noted["options"].get(name)
         if before != value:
-            raise DataError(f"{made} was made with {name} {before!r}, now it is {value!r}")
+            raise DataError(
+                f"{made} was made with {name} {before!r}, now it is {value!r}"
+            )
     names = [os.fspath(file) for file in files]
     for name in names:
         if name not in noted["files"]:
@@ -76,7 +78,9 @@ def check_stamp(
             raise DataError(f"{made} was made from {name}, as it would not be now")
         now = _describe(Path(name))
         if now is not None and now != before:
-            raise DataError(f"{name} has changed since {made} was made: {_tell(before, now)}")
+            raise DataError(
+                f"{name} has changed since {made} was made: {_tell(before, now)}"
+            )
 
 
 def sources(made: Path) -> list[str]:

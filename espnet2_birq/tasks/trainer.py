@@ -92,9 +92,7 @@ def check_trainer(args: argparse.Namespace) -> None:
         )
 
 
-def check_batches(
-    args: argparse.Namespace, factory: AbsIterFactory, mode: str
-) -> None:
+def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) -> None:
     """Check before training that an epoch's batches make an update, and have data.
 
     Args:
@@ -106,7 +104,9 @@ def check_batches(
         ConfigError: An epoch has fewer batches than accum_grad.
         DataError: A file of the data lacks an utterance.
     """
-    sampled = factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
+    sampled = (
+        factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
+    )
     if not isinstance(sampled, (SequenceIterFactory, CategoryIterFactory)):
         return  # Chunks are cut while training: their number is not known.
     if isinstance(sampled.dataset, ESPnetDataset):

@@ -3,12 +3,19 @@
 The recipes run in a copy of the checkout's folders, so nothing is left behind here.
 """
 
+import contextlib
 import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from checkout import copy_checkout, run
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
+
+from espnet2_birq.encoder.handoff import read_config
+from espnet2_birq.tasks.ssl import SSLTask
 
 ROOT = Path(__file__).resolve().parents[2]
 SSL_MODEL = "../ssl1/exp/ssl_train_birq_raw/valid.total_count.ave.pth"
@@ -49,6 +56,12 @@ def test_pretraining_leaves_what_espnet_leaves(recipes):
     assert "Training completed" in done.stdout
 
 
+def fine_tuned(recipes):
+    """Run asr1 to its end, if that has not been done."""
+    if not (recipes / "asr1" / "exp" / "asr_birq" / "RESULTS.md").exists():
+        run(["./run.sh"], recipes / "asr1")
+
+
 def test_fine_tuning_decoding_and_scoring(recipes):
     done = run(["./run.sh"], recipes / "asr1")
     exp = recipes / "asr1" / "exp" / "asr_birq"
@@ -69,10 +82,87 @@ def test_fine_tuning_decoding_and_scoring(recipes):
     assert f"| {loaded} of {total} |" in table
 
 
+@pytest.mark.parametrize(
+    "name, stage, words",
+    [
+        ("data/test/text", "12", "run stage 3 again (--stage 3)"),
+        ("dump/raw/lm_train.txt", "10", "run stage 5 again (--stage 5)"),
+        ("dump/raw/train_nodev/text", "11", "run stage 10 again (--stage 10)"),
+        (
+            "exp/asr_stats_raw_en_char/train/speech_shape",
+            "11",
+            "remove exp/asr_birq to",
+        ),
+        (
+            SSL_MODEL,
+            "11",
+            "remove exp/asr_birq to train anew, or give another --asr_tag",
+        ),
+        ("exp/asr_birq/valid.loss.ave.pth", "13", "run stage 12 again (--stage 12)"),
+    ],
+)
+def test_sources_of_fine_tuning_that_changed(recipes, name, stage, words):
+    fine_tuned(recipes)
+    with changed((recipes / "asr1" / name).resolve(), lambda text: text + b"x 1\n"):
+        said = fails(recipes / "asr1", "--stage", stage)
+    assert words in said and f"{name} has changed since" in said
+
+
+def test_texts_that_would_be_paired_with_other_transcripts(recipes):
+    fine_tuned(recipes)
+    (text,) = (recipes / "asr1" / "exp" / "asr_birq").glob("decode*/test/text")
+    with changed(text):
+        said = fails(recipes / "asr1", "--stage", "13")
+    assert "1 texts of 2 utterances; run stage 12 again" in said
+
+
+def test_fine_tuning_without_an_update(recipes):
+    fine_tuned(recipes)
+    options = ["--stage", "11", "--asr_tag", "none", "--ssl_model", "none"]
+    said = fails(recipes / "asr1", *options, "--asr_args", "--accum_grad 9")
+    assert "an epoch of 2 batches has no update with accum_grad 9" in said
+    # What only training can tell, and ESPnet calls a success.
+    diverging = "--optim sgd --optim_conf lr=1e38 --optim_conf weight_decay=0"
+    said = fails(recipes / "asr1", *options, "--asr_args", f"{diverging} --max_epoch 2")
+    assert "exp/asr_none: no update was made in epoch 2, where training stopped" in said
+    assert "Stage 12" not in said
+
+
+def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
+    """Its statistics go with the model: to fine-tuning, into both packed models."""
+    fine_tuned(recipes)
+    ssl = ["--stage", "6", "--feats_normalize", "global_mvn", "--expdir", "exp_mvn"]
+    run(["./run.sh", *ssl, "--skip_packing", "false"], recipes / "ssl1")
+    model = recipes / "ssl1/exp_mvn/ssl_train_birq_raw/valid.total_count.ave.pth"
+    asr = ["--stage", "11", "--asr_tag", "mvn", "--ssl_model", str(model)]
+    run(["./run.sh", *asr, "--skip_packing", "false"], recipes / "asr1")
+    exp = recipes / "asr1" / "exp" / "asr_mvn"
+    loaded, total = re.search(
+        r"(\d+) of (\d+)", (exp / "handoff.txt").read_text()
+    ).groups()
+    assert loaded == total
+    stats = (model.parent / "feats_stats.npz").read_bytes()
+    assert (exp / "train" / "feats_stats.npz").read_bytes() == stats
+    assert "/test|2|10|" in (exp / "RESULTS.md").read_text()
+    # Anywhere else, unpacked by ESPnet.
+    (zip_of_ssl,), (zip_of_asr,) = model.parent.glob("*.zip"), exp.glob("*.zip")
+    ssl = unpack(zip_of_ssl, tmp_path / "ssl")
+    asr = unpack(zip_of_asr, tmp_path / "asr")
+    read = SSLTask.build_model(read_config(Path(ssl["ssl_model_file"]))).normalize
+    assert read.state_dict().keys() == {"mean", "std"}
+    normalize = Speech2Text(
+        asr["asr_train_config"], asr["asr_model_file"], ctc_weight=1.0
+    ).asr_model.normalize
+    assert torch.allclose(normalize.mean, read.mean.float())
+    # Statistics of other features are no statistics of these.
+    other = ["--stage", "7", "--feats_normalize", "global_mvn", "--expdir", "exp_mvn"]
+    said = fails(recipes / "ssl1", *other, "--ssl_args", "--frontend_conf n_mels=40")
+    assert "exp_mvn/ssl_stats_raw/train was made with global_mvn" in said
+
+
 def test_stock_espnet_without_this_package(recipes, tmp_path):
     asr = recipes / "asr1"
-    if not (asr / "dump" / "raw" / "train_nodev" / "text").exists():
-        run(["./run.sh", "--stop_stage", "10"], asr)
+    fine_tuned(recipes)
     out = tmp_path / "stock"
     raw = "dump/raw"
     command = [sys.executable, "-c", STOCK, "--config", "conf/train_asr.yaml"]
@@ -119,6 +209,57 @@ def test_errors_say_what_to_do(recipes, options, words):
     assert done.returncode != 0
     assert words in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@contextlib.contextmanager
+def changed(path, change=lambda text: text[text.index(b"\n") + 1 :]):
+    """Take the first line out of a file for a while, or change it otherwise."""
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    yield
+    path.write_bytes(before)
+
+
+def fails(folder, *options):
+    """What run.sh says that does not run to its end."""
+    done = run(["./run.sh", *options], folder, check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    assert "completed" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "name, stage, words",
+    [
+        ("data/train_nodev/wav.scp", "4", "run stage 3 again (--stage 3)"),
+        ("data/train_dev/wav.scp", "7", "run stage 3 again (--stage 3)"),
+        ("dump/raw/org/train_dev/utt2num_samples", "6", "run stage 4 again (--stage"),
+        ("dump/raw/train_nodev/wav.scp", "7", "run stage 6 again (--stage 6)"),
+        ("exp/ssl_stats_raw/train/speech_shape", "7", "to train anew, or give another"),
+    ],
+)
+def test_data_that_changed_after_a_stage(recipes, name, stage, words):
+    with changed(recipes / "ssl1" / name):
+        said = fails(recipes / "ssl1", "--stage", stage)
+    assert words in said and f"{name} has changed since" in said
+    assert re.search(r"\d lines then, \d now", said)
+
+
+def test_other_options_than_those_of_an_earlier_stage(recipes):
+    said = fails(recipes / "ssl1", "--stage", "6", "--max_wav_duration", "29")
+    assert "was made with max_wav_duration '30', now it is '29': run stage 4" in said
+    said = fails(recipes / "ssl1", "--stage", "7", "--train_set", "train_dev")
+    assert (
+        "exp/ssl_stats_raw/train was not made from dump/raw/train_dev/wav.scp" in said
+    )
+
+
+def test_pretraining_without_an_update(recipes):
+    options = ["--stage", "7", "--ssl_tag", "none", "--ssl_args", "--accum_grad 9"]
+    done = run(["./run.sh", *options], recipes / "ssl1", check=False)
+    assert done.returncode != 0 and "Training completed" not in done.stdout
+    assert "an epoch of 2 batches has no update with accum_grad 9" in done.stdout
+    assert not list((recipes / "ssl1" / "exp" / "ssl_none").glob("*.pth"))
 
 
 def test_other_sampling_rate_needs_to_be_asked_for(recipes):

@@ -284,7 +284,9 @@ class _NotDistributed:
     distributed = False
 
 
-@pytest.mark.parametrize("changes", [{"batch_type": "folded"}, {"iterator_type": "chunk"}])
+@pytest.mark.parametrize(
+    "changes", [{"batch_type": "folded"}, {"iterator_type": "chunk"}]
+)
 def test_updates_that_cannot_be_counted(tmp_path, changes):
     shapes = write_lengths(tmp_path, [10] * 12)
     assert count_updates(parse(tmp_path, train_shape_file=shapes, **changes)) is None

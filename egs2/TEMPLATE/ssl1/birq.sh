@@ -41,8 +41,7 @@ max_wav_duration=30    # Longer utterances are left out (seconds).
 train_config=            # Configuration (required from stage 6 on).
 ssl_tag=                 # Suffix of the experiment's folder; default: from train_config.
 ssl_args=                # Further options, e.g. "--max_epoch 10"; they win.
-feats_normalize=         # global_mvn collects statistics of the training set first;
-                         # otherwise what train_config says holds.
+feats_normalize=         # global_mvn (stage 6 collects statistics); default: train_config's.
 speech_fold_length=800   # For batch_type folded (x 100 samples).
 num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
