@@ -160,18 +160,12 @@ def check_audio(speech: Sequence[Spoken], rate: int) -> list[Utterance]:
         The same with their durations.
 
     Raises:
-        DataError: A file is missing, bad, of another sample rate, or has several
-            channels.
+        DataError: A file is not what probe() takes.
     """
-    found = []
-    for one, info in zip(speech, probe_many([one.entry for one in speech])):
-        if info.sample_rate != rate or info.channels != 1:
-            raise DataError(
-                f"{one.entry}: {info.channels} channels at {info.sample_rate} Hz, the "
-                f"model wants one at {rate} Hz; convert the audio"
-            )
-        found.append(Utterance(one.name, one.entry, info.seconds))
-    return found
+    infos = probe_many([one.entry for one in speech], rate)
+    return [
+        Utterance(one.name, one.entry, info.seconds) for one, info in zip(speech, infos)
+    ]
 
 
 def read_batches(
