@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +50,7 @@ class Corpus(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """The frames that have a phone, in the order of the corpus.
+    """The frames that have a phone; utterances by duration, as they were batched.
 
     Attributes:
         layers: Layer to (N, D).
@@ -131,27 +132,60 @@ def collect(
     share = min(1.0, max_frames * model.shift / seconds)
     if share < 1:
         logging.info(f"about {share:.0%} of the frames are kept, see --max_frames")
-    looks, phones, lengths, unlabelled = {}, {}, {}, 0
+    most = sum(int(one.seconds / model.shift * share) + 2 for one in utterances)
+    phones, speakers = _Rows(most), _Rows(most)
+    outputs, labels = (defaultdict(lambda: _Rows(most)) for _ in range(2))
+    speaker_of = {one.name: one.speaker for one in corpus.speech}
+    lengths, unlabelled = {}, 0
     for name, look in _run(model, utterances, layers, seconds):
-        lengths[name] = next(iter(look.layers.values())).shape[0]
-        if abx_folder is not None:
-            save_features(abx_folder, name, look.layers)
+        lengths[name] = len(next(iter(look.layers.values())))
         numbers = corpus.alignments[name].frame_labels(
             lengths[name], model.shift, corpus.classes
         )
         kept = spread(lengths[name], share)
         labelled = kept[numbers[kept] >= 0]
         unlabelled += len(kept) - len(labelled)
-        phones[name] = numbers[labelled]
-        looks[name] = Look(
-            {layer: x[labelled] for layer, x in look.layers.items()},
-            {objective: x[:, labelled] for objective, x in look.labels.items()},
-        )
+        phones.add(numbers[labelled])
+        speakers.add(np.array([speaker_of[name]] * len(labelled), dtype=object))
+        for layer, values in look.layers.items():
+            outputs[layer].add(values[labelled])
+        for objective, codes in look.labels.items():
+            labels[objective].add(codes.T[labelled])
+        if abx_folder is not None:
+            save_features(abx_folder, name, look.layers)
     if abx_folder is not None:
-        speakers = {one.name: one.speaker for one in corpus.speech}
         items = abx_folder / "triphones.item"
-        write_items(items, corpus.alignments, speakers, lengths, model.shift)
-    return _join(corpus, looks, phones, unlabelled, layers)
+        write_items(items, corpus.alignments, speaker_of, lengths, model.shift)
+    if not len(phones.take()):
+        raise DataError(
+            "no frame has a phone: give the alignment of these utterances, and of "
+            "TextGrids the --tier that has the phones"
+        )
+    if unlabelled:
+        logging.info(f"{unlabelled} frames have no phone: left out")
+    return Frames(
+        {layer: torch.from_numpy(rows.take()) for layer, rows in outputs.items()},
+        {objective: rows.take().T for objective, rows in labels.items()},
+        phones.take(),
+        speakers.take().astype(str),
+        unlabelled,
+    )
+
+
+class _Rows:
+    """Rows that come bit by bit, in one piece of memory from the beginning."""
+
+    def __init__(self, most: int):
+        self._most, self._used, self._rows = most, 0, None
+
+    def add(self, rows: np.ndarray) -> None:
+        if self._rows is None:
+            self._rows = np.empty((self._most, *rows.shape[1:]), rows.dtype)
+        self._rows[self._used : self._used + len(rows)] = rows
+        self._used += len(rows)
+
+    def take(self) -> np.ndarray:
+        return self._rows[: self._used]
 
 
 def spread(frames: int, share: float) -> np.ndarray:
@@ -184,30 +218,3 @@ def _run(
         if time.monotonic() - told > REPORT_SECONDS:
             told = time.monotonic()
             logging.info(f"encoder: {done:.0f} of {seconds:.0f} s of speech")
-
-
-def _join(corpus, looks, phones, unlabelled, layers) -> Frames:
-    names = [one.name for one in corpus.speech]
-    counts = [len(phones[name]) for name in names]
-    if not sum(counts):
-        raise DataError(
-            "no frame has a phone: give the alignment of these utterances, and of "
-            "TextGrids the --tier that has the phones"
-        )
-    if unlabelled:
-        logging.info(f"{unlabelled} of {sum(counts) + unlabelled} frames have no phone")
-    joined = {}
-    for layer in layers:  # one by one: each is there twice for a moment
-        parts = [looks[name].layers.pop(layer) for name in names]
-        joined[layer] = torch.from_numpy(np.concatenate(parts))
-    objectives = {
-        objective: np.concatenate([looks[name].labels[objective] for name in names], axis=1)
-        for objective in looks[names[0]].labels
-    }
-    return Frames(
-        joined,
-        objectives,
-        np.concatenate([phones[name] for name in names]),
-        np.repeat([one.speaker for one in corpus.speech], counts),
-        unlabelled,
-    )

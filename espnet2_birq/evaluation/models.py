@@ -1,16 +1,17 @@
 """What the measures need of a model, and the only place here that knows its classes."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from humanfriendly import parse_size
 
+from espnet2_birq import api
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoder.handoff import read_config
 from espnet2_birq.encoder.layers import (
     encode_up_to,
     encoder_lengths,
@@ -19,7 +20,6 @@ from espnet2_birq.encoder.layers import (
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.views import LAYER, stack_frames
 from espnet2_birq.tasks.asr import ASRTask
-from espnet2_birq.tasks.ssl import SSLTask
 
 UNTRAINED_SEED = 0
 
@@ -88,18 +88,22 @@ class SpeechModel:
         speech = [torch.from_numpy(wave) for wave in waves]
         samples = torch.tensor([len(wave) for wave in waves], device=self._device)
         speech = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
-        xs, lengths = self._input(speech.to(self._device), samples)
+        speech = speech.to(self._device)
+        xs, lengths = self._input(speech, samples)
         frames = encoder_lengths(self._encoder, lengths)
         padded = int(encoder_lengths(self._encoder, torch.tensor(xs.size(1))))
-        blocks = {one.view.layer for one in self._objectives if one.view.layer}
+        own = [one for one in self._objectives if one.view.kind in ("input", LAYER)]
+        blocks = {one.view.layer for one in own if one.view.layer}
         blocks = sorted((blocks | set(layers)) - {0})
         views = {0: stack_frames(xs, self._factor, padded)}
         if blocks:
             views.update(zip(blocks, encode_up_to(self._encoder, xs, lengths, blocks)))
         codes = {
-            one.name: _codes(one.labeller, views[one.view.layer or 0])
-            for one in self._objectives
+            one.name: _codes(one.labeller, views[one.view.layer or 0]) for one in own
         }
+        for one in self._objectives:  # of a teacher's layers: another network
+            if one.name not in codes:
+                codes[one.name] = self._model.label(speech, samples, one.name)[0]
         return [
             Look(
                 {layer: views[layer][row, :length].cpu().numpy() for layer in layers},
@@ -136,20 +140,17 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         ConfigError: The model does not start from waveforms, as ESPnet's do.
     """
     config = check_files(path)
-    untrained = config == path
-    conf = yaml.safe_load(config.read_text(encoding="utf-8"))
-    if not isinstance(conf, dict) or "encoder" not in conf:
+    conf = vars(read_config(config))
+    if "encoder" not in conf:
         raise DataError(f"{config}: not a configuration of a model with an encoder")
-    is_asr = "token_list" in conf
-    if untrained:
-        model, args = _build(conf, is_asr), argparse.Namespace(**conf)
+    if "token_list" in conf:
+        model, objectives = _load_asr(path, config, device), []
+    elif config == path:
+        with torch.random.fork_rng(devices=[]):
+            model, objectives = api.untrained(path, UNTRAINED_SEED), []
     else:
-        task = ASRTask if is_asr else SSLTask
-        try:
-            model, args = task.build_model_from_file(config, path, device)
-        except RuntimeError as error:  # of load_state_dict
-            first = " ".join(str(error).split()[:30])
-            raise DataError(f"{path}: does not fit {config}: {first}") from error
+        model = api.load(path, device)
+        objectives = [one for one in model.objectives if one.view.kind != "labels"]
     frontend = getattr(model, "frontend", None)
     if not hasattr(frontend, "hop_length") or not hasattr(model.encoder, "encoders"):
         raise ConfigError(
@@ -158,12 +159,9 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         )
     if getattr(model, "preencoder", None) is not None:
         raise ConfigError(f"{config}: a model with a preencoder cannot be measured")
-    rate = (getattr(args, "frontend_conf", None) or {}).get("fs", 16000)
+    rate = (conf.get("frontend_conf") or {}).get("fs", 16000)
     rate = parse_size(rate) if isinstance(rate, str) else int(rate)
-    objectives = [] if untrained or is_asr else model.objectives
-    # Of a teacher's layers, labels are not made here.
-    own = [one for one in objectives if one.view.kind in ("input", LAYER)]
-    return SpeechModel(model, rate, own, device)
+    return SpeechModel(model, rate, objectives, device)
 
 
 def config_of(path: Path) -> Path:
@@ -184,13 +182,13 @@ def check_files(path: Path) -> Path:
     return config
 
 
-def _build(conf: dict, is_asr: bool) -> torch.nn.Module:
-    if is_asr:
-        args = argparse.Namespace(**conf)
-    else:
-        # What the file leaves out has its default; labels are not made.
-        defaults = SSLTask.get_parser().parse_args(["--output_dir", "-"])
-        args = argparse.Namespace(**{**vars(defaults), **conf})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        return (ASRTask if is_asr else SSLTask).build_model(args)
+def _load_asr(path: Path, config: Path, device: str) -> torch.nn.Module:
+    if path == config:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            return ASRTask.build_model(read_config(config))
+    check_model_file(path)
+    try:
+        return ASRTask.build_model_from_file(config, path, device)[0]
+    except RuntimeError as error:  # of load_state_dict
+        raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from error

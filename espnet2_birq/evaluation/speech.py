@@ -160,13 +160,11 @@ def check_audio(speech: Sequence[Spoken], rate: int) -> list[Utterance]:
         The same with their durations.
 
     Raises:
-        DataError: A file is missing, bad, of another sample rate, or has several
-            channels.
+        DataError: A file is not what probe() takes.
     """
-    infos = probe_many([one.entry for one in speech], fs=rate)
+    infos = probe_many([one.entry for one in speech], rate)
     return [
-        Utterance(one.name, one.entry, info.seconds)
-        for one, info in zip(speech, infos)
+        Utterance(one.name, one.entry, info.seconds) for one, info in zip(speech, infos)
     ]
 
 

@@ -121,7 +121,6 @@ def test_frames_have_their_phones_and_speakers(folder):
     assert frames.layers[2].shape == (len(classes), 16)
     assert frames.objectives["anchor"].shape == (2, len(classes))
     assert set(frames.speakers) == {"s0", "s1", "s2", "s3"}
-    assert (np.sort(frames.speakers) == frames.speakers).all()
     assert corpus.tested == ["s1", "s3"]
 
 
@@ -136,7 +135,9 @@ def test_fewer_frames_are_every_nth(folder):
     assert torch.allclose(some.layers[1], every.layers[1][places], atol=1e-4)
     assert (places.diff() > 0).all()
     assert (some.phones == every.phones[places]).all()
-    assert (some.objectives["enhanced"] == every.objectives["enhanced"][:, places]).all()
+    assert (
+        some.objectives["enhanced"] == every.objectives["enhanced"][:, places]
+    ).all()
 
 
 def test_silence_left_out(folder):
@@ -172,7 +173,10 @@ def test_command(folder, capsys):
             assert set(speakers) == {"s1", "s3"}
             mean = np.mean(list(speakers.values()))
             assert layer["accuracy"]["mean"] == pytest.approx(mean)
-    assert [objective["name"] for objective in one["objectives"]] == ["anchor", "enhanced"]
+    assert [objective["name"] for objective in one["objectives"]] == [
+        "anchor",
+        "enhanced",
+    ]
     assert len(one["objectives"][0]["books"]) == 2
     assert untrained["objectives"] == []
     # The input is the same for all, and so is what is found there.

@@ -93,7 +93,7 @@ def test_audio_that_does_not_fit(tmp_path):
     data = write_speech(tmp_path, speakers=2, utterances=1, rate=8000)
     speech = find_speech(data)
     assert [one.name for one in check_audio(speech, 8000)] == ["s0-u0", "s1-u0"]
-    with pytest.raises(DataError, match="sample rate is 8000 Hz, wanted 16000"):
+    with pytest.raises(DataError, match="s0-u0.wav: sample rate is 8000 Hz, wanted"):
         check_audio(speech, 16000)
     (tmp_path / "s1-u0.wav").unlink()
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}/s1-u0.wav: no such")):
