@@ -26,9 +26,11 @@ from espnet2_birq.encoder.layers import (  # noqa: E402
     BATCH_NORM,
     DROPOUT,
     encode_up_to,
+    encoder_lengths,
     evaluating,
 )
-from espnet2_birq.ssl.model import BiRQModel  # noqa: E402
+from espnet2_birq.pretraining import model as ssl_model  # noqa: E402
+from espnet2_birq.pretraining.target_branch import TargetBranch  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
@@ -55,52 +57,64 @@ def label_pass(encoder, mode):
             yield
 
 
-def joint_sources(self, targets, xs, xs_lengths, index, padded, given):
-    """Labels and predictions from one call; the clean half goes up to layer k only."""
-    (layer,) = [t.source for t in targets if t.of_layer]
-    batch, kept = len(xs), {}
+class Branch(TargetBranch):
+    """Labels in one of the modes; of ``joint`` also the masked copy's output."""
 
-    def cut(_, args):
-        (hs, positions), masks = args
-        kept["clean"] = hs[:batch]
-        return (hs[batch:], positions), masks[batch:]
+    mode = "running"
 
-    masked = self.masking.apply_to(xs, self.mask)
-    hook = self.encoder.encoders[layer].register_forward_pre_hook(cut)
-    both = self.encoder(torch.cat([xs, masked]), torch.cat([xs_lengths] * 2))
-    hook.remove()
-    self.joint = both[0].flatten(0, 1)[index]
-    others = [t for t in targets if not t.of_layer]
-    sources = BiRQModel.plain_sources(
-        self, others, xs, xs_lengths, index, padded, given
-    )
-    return {**sources, layer: kept["clean"].flatten(0, 1)[index]}
+    def hidden_states(self, xs, lengths, layers, update=0):
+        """As TargetBranch has it, but for BatchNorm's statistics."""
+        if self.mode == "running":
+            return super().hidden_states(xs, lengths, layers, update)
+        if self.mode == "joint":
+            return self._joint(xs, lengths, *layers), None
+        keeps_gradient = torch.is_grad_enabled() and any(layers.values())
+        with label_pass(self.encoder, self.mode):
+            with torch.set_grad_enabled(keeps_gradient):
+                outputs = encode_up_to(self.encoder, xs, lengths, list(layers))
+        return dict(zip(layers, outputs)), None
+
+    def _joint(self, xs, lengths, layer):
+        """One call for both copies; the clean half goes up to the label layer only."""
+        batch, kept = len(xs), {}
+
+        def cut(_, args):
+            (hs, positions), masks = args
+            kept[layer] = hs[:batch]
+            return (hs[batch:], positions), masks[batch:]
+
+        masking, mask = Masking.last
+        masked = masking.apply_to(xs, mask)
+        hook = self.encoder.encoders[layer].register_forward_pre_hook(cut)
+        both = self.encoder(torch.cat([xs, masked]), torch.cat([lengths] * 2))
+        hook.remove()
+        self.masked = both[0]
+        return kept
+
+
+class Masking(ssl_model.SpanMasking):
+    """Remembers the mask that it drew last, and itself."""
+
+    last = None
+
+    def draw(self, *sizes):
+        """As SpanMasking does."""
+        Masking.last = self, super().draw(*sizes)
+        return Masking.last[1]
+
+
+def joint_encode_masked(self, batch, mask, rows):
+    """What the label pass has computed along."""
+    return self.branch.masked.flatten(0, 1)[rows.index]
 
 
 def patch(mode):
     """Give BiRQModel the mode."""
-    BiRQModel._label_pass = lambda self, _: lambda: label_pass(self.encoder, mode)
-    if mode != "joint":
-        return
-    BiRQModel.plain_sources = BiRQModel._sources
-    BiRQModel._sources = joint_sources
-    step = BiRQModel._step
-
-    def joint_step(self, *args):
-        draw = self.masking.draw
-
-        def remember(*sizes):
-            self.mask = draw(*sizes)
-            return self.mask
-
-        self.masking.draw = remember
-        self._encode_masked = lambda *_: self.joint
-        try:
-            return step(self, *args)
-        finally:
-            del self.masking.draw, self._encode_masked
-
-    BiRQModel._step = joint_step
+    Branch.mode = mode
+    ssl_model.TargetBranch = Branch
+    if mode == "joint":
+        ssl_model.SpanMasking = Masking
+        ssl_model.BiRQModel._encode_masked = joint_encode_masked
 
 
 @torch.no_grad()
@@ -109,8 +123,7 @@ def same_labels(args, mode):
     model = SSLTask.build_model(args)
     state = torch.load(Path(args.output_dir) / "latest.pth", map_location="cpu")
     model.load_state_dict(state)
-    (target,) = [t for t in model.targets if isinstance(t.source, int)]
-    quantizer = model.quantizers[target.name].eval()
+    (objective,) = [one for one in model.objectives if one.view.layer]
     batches = SSLTask.build_streaming_iterator(
         args.valid_data_path_and_name_and_type,
         preprocess_fn=None,
@@ -126,10 +139,11 @@ def same_labels(args, mode):
         for training in (True, False):
             model.encoder.train(training)
             with label_pass(model.encoder, mode):
-                (hs,) = encode_up_to(model.encoder, xs, lengths, [target.source])
-            points = quantizer.points(hs.flatten(0, 1))
-            codes.append(quantizer.nearest(points)[0].view(hs.shape[:2]))
-        valid = torch.arange(hs.size(1)) < (lengths // model.subsampling)[:, None]
+                (hs,) = encode_up_to(model.encoder, xs, lengths, [objective.view.layer])
+            (found,) = objective.labeller.codes(hs.flatten(0, 1))
+            codes.append(found.view(hs.shape[:2]))
+        frames_of = encoder_lengths(model.encoder, lengths)
+        valid = torch.arange(hs.size(1)) < frames_of[:, None]
         same += int((codes[0] == codes[1])[valid].sum())
         frames += int(valid.sum())
     return same / frames

@@ -8,7 +8,7 @@ Times the encoder alone, forward and backward:
 
     two calls       layers 1 to k of the clean batch, then all layers of the masked one
     one call        layers 1 to k of both at once, the others of the masked half
-    two calls, cut  the first without a gradient (keep_gradient: false)
+    two calls, cut  the first without a gradient (gradient: 0)
     masked only     what BEST-RQ does
     subsampling     the input layer alone, of one batch
 
@@ -101,7 +101,7 @@ class Case:
         model = SSLTask.build_model(conf).to(args.device).train()
         self.encoder, self.device = model.encoder, args.device
         self.dtype = DTYPES[args.dtype]
-        (self.layer,) = {t.source for t in model.targets if t.of_layer}
+        (self.layer,) = {one.view.layer for one in model.objectives} - {None}
         frames = round(100 * args.seconds)
         shape = args.batch, frames, model.frontend.output_size()
         self.clean = torch.randn(shape, device=args.device)
@@ -175,7 +175,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config", default=str(BENCH / "step.yaml"), help="with an enhanced target")
+    add("--config", default=str(BENCH / "step.yaml"), help="with layer labels")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=sorted(DTYPES), default="float32", help="bfloat16: autocast")
     add("--batch", type=int, default=8, help="utterances (%(default)s)")

@@ -1,11 +1,11 @@
 """How many codes real speech uses, by projection and score.
 
-    python bench/label_perplexity.py --frame_statistics FILE [--model FILE.pth] \\
+    python bench/label_perplexity.py [--model FILE.pth] \\
         --config CONF --train_data_path_and_name_and_type wav.scp,speech,sound ...
 
-Options of ssl_train say what features and encoder are; FILE is what
-espnet2_birq.bin.frame_statistics made of them. Every 20th utterance is read; labels are
-of 4,000 frames, of the input and of the label layer (untrained, or of --model).
+Options of ssl_train say what features and encoder are. Every 20th utterance is read;
+projections are made of the moments of all that is read. Labels are of 4,000 frames, of
+the input and of the layer at 70 % of the depth (untrained, or of --model).
 """
 
 import argparse
@@ -16,12 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
+from espnet2_birq.checkpoint import check_model_file  # noqa: E402
 from espnet2_birq.encoder.layers import encode_up_to  # noqa: E402
-from espnet2_birq.ssl.frame_statistics import FrameStatistics  # noqa: E402
-from espnet2_birq.ssl.masking import stack_frames  # noqa: E402
-from espnet2_birq.ssl.quantizer import RandomProjectionQuantizer  # noqa: E402
-from espnet2_birq.ssl.statistics import perplexity  # noqa: E402
-from espnet2_birq.ssl.target import default_label_layer  # noqa: E402
+from espnet2_birq.pretraining.labellers.random_projection import (  # noqa: E402
+    RandomProjectionLabeller,
+)
+from espnet2_birq.pretraining.statistics import perplexity  # noqa: E402
+from espnet2_birq.pretraining.views import (  # noqa: E402
+    DEFAULT_DEPTH,
+    layer_at,
+    stack_frames,
+)
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
@@ -46,45 +51,45 @@ def read_frames(args, model, layer):
     return torch.cat(inputs), torch.cat(states)
 
 
+@torch.no_grad()
 def measure(vectors, **conf):
     """Perplexity of the nearest codes of 4,000 vectors."""
-    quantizer = RandomProjectionQuantizer(vectors.size(1), **conf).train()
-    if quantizer.whitening is not None:
-        quantizer.points(vectors)  # its running statistics
+    labeller = RandomProjectionLabeller(vectors.size(1), **conf)
+    labeller.observe(vectors, torch.ones(len(vectors)))
+    labeller.start()
     torch.manual_seed(0)
     chosen = vectors[torch.randperm(len(vectors))[:4000]]
-    codes = quantizer.eval()(chosen)[0].codes
+    (codes,) = labeller.codes(chosen)
     return perplexity(torch.bincount(codes, minlength=8192).float()).item()
 
 
 def main():
-    """Print a line for each source, score, projection and seed."""
+    """Print a line for each view, score, projection and seed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frame_statistics", required=True)
     parser.add_argument("--model", help="pretrained; without, an untrained encoder")
     own, rest = parser.parse_known_args()
     args = SSLTask.get_parser().parse_args(rest)
-    args.targets = [dict(name="anchor")]
+    args.objectives = [dict(name="anchor")]
     torch.manual_seed(0)
     model = SSLTask.build_model(args).eval()
     if own.model:
+        check_model_file(own.model)
         state = torch.load(own.model, map_location="cpu")
         model.encoder.load_state_dict(
             {k[8:]: x for k, x in state.items() if k.startswith("encoder.")}
         )
-    layer = default_label_layer(len(model.encoder.encoders))
+    layer = layer_at(DEFAULT_DEPTH, len(model.encoder.encoders))
     inputs, states = read_frames(args, model, layer)
-    statistics = FrameStatistics.load(own.frame_statistics)
     for score in ("distance", "cosine"):
         for projection in ("xavier", "whitened", "pca", "pca_whitened"):
             for seed in (0, 1):
                 conf = dict(score=score, projection=projection, seed=seed)
                 line = f"{score} {projection} seed {seed}:"
-                line += f" input {measure(inputs, statistics=statistics, **conf):.0f}"
+                line += f" input {measure(inputs, running=False, **conf):.0f}"
                 if not projection.startswith("pca"):
-                    ppl = measure(states, layer_norm=True, **conf)
+                    ppl = measure(states, running=True, layer_norm=True, **conf)
                     line += f", layer {layer} {ppl:.0f}"
                 print(line, flush=True)
 

@@ -2,7 +2,7 @@
 
 Each in a process of its own, forward and backward, anchor (hard) and enhanced (soft)
 labels on one head: `plain` is the definition in autograd, all frames at once; `chunked`
-is espnet2_birq.ssl.loss, and `anchor` the same without soft labels. On a CPU the peak is
+is masked_cross_entropy, and `anchor` the same without soft labels. On a CPU the peak is
 that of the process less what it has before the first forward pass; on a GPU
 (--device cuda) that of torch's allocator.
 """
@@ -31,15 +31,16 @@ def plain(hs, head, points, codebook, codes):
 
 def chunked(hs, head, points, codebook, codes, soft=True):
     """The same by the package."""
-    from espnet2_birq.ssl.loss import Labels, masked_cross_entropy
+    from espnet2_birq.pretraining.labels import HardLabels, SoftLabels
+    from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 
-    labels, weights = [Labels(codes=codes)], [2.4]
+    labels, weights = [HardLabels(codes)], [2.4]
     if soft:
         bias = -codebook.square().sum(dim=1)
-        labels.append(Labels(None, points, 2.0 * codebook, bias, temperature=0.5))
+        labels.append(SoftLabels(points, 2.0 * codebook, bias, temperature=0.5))
         weights.append(0.1)
-    present = hs.new_ones(len(hs))
-    return masked_cross_entropy(hs, head.weight, head.bias, present, labels, weights)[0]
+    valid = hs.new_ones(len(hs))
+    return masked_cross_entropy(hs, head.weight, head.bias, valid, labels, weights)[0]
 
 
 def anchor(*args):

@@ -39,8 +39,8 @@ from plain import PlainModel  # noqa: E402
 from plan_check import resident  # noqa: E402
 from step import DTYPES, METHODS, SAMPLING_RATE, autocast, read_config  # noqa: E402
 
-from espnet2_birq.ssl.cost import FakeModel  # noqa: E402
-from espnet2_birq.ssl.plan import Batch, plan_memory  # noqa: E402
+from espnet2_birq.pretraining.cost import FakeModel  # noqa: E402
+from espnet2_birq.pretraining.plan import Batch, plan_memory  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 BUILDS = dict(
@@ -60,9 +60,9 @@ NO_MEMORY = ("allocate memory", "out of memory")
 def configure(args, build: str) -> argparse.Namespace:
     """The configuration of a build."""
     conf = read_config(args.config, args.method, args.options)
-    for target in conf.targets:  # one of the encoder's layers, however few
-        if target["name"] == "enhanced":
-            target["layer"] = min(target["layer"], conf.encoder_conf["num_blocks"])
+    for row in conf.objectives:  # one of the encoder's layers, however few
+        if row["name"] == "enhanced":
+            row["view"] = "layer"
     half = args.dtype == "bfloat16"
     conf.model_conf = dict(conf.model_conf, **BUILDS[build], cpu_bfloat16=half)
     conf.use_amp = half
@@ -77,6 +77,8 @@ class Step:
         dtype, self.device = DTYPES[args.dtype], args.device
         torch.manual_seed(0)
         self.model = SSLTask.build_model(conf).train().to(self.device)
+        speech, lengths = self.speech(1, 2.0)
+        self.model.prepare([dict(speech=speech, speech_lengths=lengths)])
         self.plain = build == "plain"
         if self.plain:
             self.model = PlainModel(self.model, dtype)

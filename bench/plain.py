@@ -7,7 +7,7 @@ a product and ``argmax``, ``gumbel_softmax`` over the whole codebook. With
 ``encoder: shaw_conformer``, which is ours, the loss alone is plain.
 
 It is not made slower than it needs to be. Only masked frames reach the heads and the
-quantizers, the label pass ends at the label layer and has no dropout, the nearest code
+labellers, the label pass ends at the label layer and has no dropout, the nearest code
 is found without distances, and no statistics are kept. Features, mask, label pass and
 frozen projections are those of the model it is built from, so at equal weights and
 without dropout its BEST-RQ loss is the same number (tests/bench/test_step.py).
@@ -20,16 +20,11 @@ import torch
 from torch.nn import functional
 
 from espnet2_birq.encoder.frontend import mirror_ends
-from espnet2_birq.encoder.layers import (
-    BATCH_NORM,
-    DROPOUT,
-    encode_up_to,
-    encoder_lengths,
-    evaluating,
-)
+from espnet2_birq.encoder.layers import encoder_lengths
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.masking import stack_frames
-from espnet2_birq.ssl.model import BiRQModel
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import Objective, When
+from espnet2_birq.pretraining.views import LAYER, stack_frames
 
 
 class PlainModel(torch.nn.Module):
@@ -40,25 +35,24 @@ class PlainModel(torch.nn.Module):
         dtype: Of the encoder and the head: float32, or bfloat16 by autocast.
 
     Raises:
-        ConfigError: Targets beyond the papers' two (one codebook, the nearest code of
-            the input or soft labels of a layer).
+        ConfigError: Objectives beyond the papers' two (one codebook, the nearest code
+            of the input or soft labels of a layer).
     """
 
     def __init__(self, model: BiRQModel, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.frontend, self.normalize = model.frontend, model.normalize
         self.encoder, self.masking = model.encoder, model.masking
-        self.targets, self.quantizers = model.targets, model.quantizers
+        self.objectives, self.branch = model.objectives, model.branch
         heads = [head for books in model.heads.values() for head in books]
-        if len(heads) > 1 or any(
-            target.source == "disk"
-            or quantizer.score != "distance"
-            or quantizer.whitening is not None
-            or getattr(quantizer, "straight_through", False)
-            for target, quantizer in zip(self.targets, self.quantizers.values())
+        if (
+            len(heads) > 1
+            or model.branch.utterances > 1
+            or model.copies > 1
+            or not all(map(plain_row, self.objectives))
         ):
             raise ConfigError(
-                "--build plain: only the papers' targets, on one codebook"
+                "--build plain: only the papers' objectives, on one codebook"
             )
         (self.head,) = heads
         self.dtype = dtype
@@ -89,36 +83,35 @@ class PlainModel(torch.nn.Module):
     def loss(self, xs, masked, lengths, index):
         """The weighted sum of cross-entropies, given what to predict and where."""
         with self._autocast(xs.device):
-            vectors = [self._vectors(t, xs, lengths, index) for t in self.targets]
+            vectors = [
+                self._vectors(one, xs, lengths, index) for one in self.objectives
+            ]
             hs, _, _ = self.encoder(masked, lengths)  # (B, T', E)
             logits = self.head(hs.flatten(0, 1)[index])  # (M, V)
         logits, total = logits.float(), 0.0
-        for target, vector in zip(self.targets, vectors):
-            quantizer = self.quantizers[target.name]
-            scores = code_scores(quantizer, vector.float())
-            if target.source == "input":
+        for objective, vector in zip(self.objectives, vectors):
+            labeller = objective.labeller
+            scores = code_scores(labeller, vector.float())
+            if objective.view.kind == "input":
                 loss = functional.cross_entropy(logits, scores.argmax(dim=1))
             else:
-                temperature = quantizer.temperature.at(0)
+                temperature = labeller.temperature.at(0)
                 y = functional.gumbel_softmax(
-                    quantizer.score_scale * scores, temperature
+                    labeller.score_scale * scores, temperature
                 )
                 loss = -(y * logits.log_softmax(dim=1)).sum(dim=1).mean()
-            total = total + target.weight.at(0) * loss
+            total = total + objective.weight.at(0) * loss
         return total
 
-    def _vectors(self, target, xs, lengths, index):
+    def _vectors(self, objective, xs, lengths, index):
         """What becomes a label, at masked frames: (M, D)."""
-        if target.source == "input":
+        if objective.view.kind == "input":
             factor = self.masking.subsampling
             frames = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))
             return stack_frames(xs, factor, frames).flatten(0, 1)[index]
-        keep = self.quantizers[target.name].keep_gradient
-        with evaluating(self.encoder, BATCH_NORM, DROPOUT), torch.set_grad_enabled(
-            keep
-        ):
-            (hs,) = encode_up_to(self.encoder, xs, lengths, [target.source])
-        return hs.flatten(0, 1)[index]
+        layers = {objective.view.layer: objective.keeps_gradient}
+        outputs, _ = self.branch.hidden_states(xs, lengths, layers)
+        return outputs[objective.view.layer].flatten(0, 1)[index]
 
     def _autocast(self, device):
         if self.dtype == torch.float32 or device.type == "meta":
@@ -126,18 +119,32 @@ class PlainModel(torch.nn.Module):
         return torch.autocast(device.type, dtype=self.dtype)
 
 
-def code_scores(quantizer, vectors: torch.Tensor) -> torch.Tensor:
+def plain_row(objective: Objective) -> bool:
+    """Whether an objective is one of the papers'."""
+    labeller = objective.labeller
+    return (
+        objective.view.kind in ("input", LAYER)
+        and objective.gradient in (0.0, 1.0)
+        and objective.diversity == 0.0
+        and objective.when == When()
+        and labeller.score == "distance"
+        and labeller.whitening is None
+        and not getattr(labeller, "straight_through", False)
+    )
+
+
+def code_scores(labeller, vectors: torch.Tensor) -> torch.Tensor:
     """Negative squared distance to every code, less what all codes share.
 
     Args:
-        quantizer: With a ``projection`` (1, D, d) and a ``codebook`` (1, V, d).
+        labeller: With a ``projection`` (1, D, d) and a ``codebook`` (1, V, d).
         vectors: (M, D).
 
     Returns:
         (M, V).
     """
-    if quantizer.layer_norm:
+    if labeller.layer_norm:
         vectors = functional.layer_norm(vectors, vectors.shape[-1:])
-    points = (vectors - quantizer.mean) @ quantizer.projection[0]
-    codes = quantizer.codebook[0]
+    points = (vectors - labeller.mean) @ labeller.projection[0]
+    codes = labeller.codebook[0]
     return 2.0 * points @ codes.T - codes.square().sum(dim=1)

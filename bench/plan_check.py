@@ -27,7 +27,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from espnet2_birq.ssl.cost import FakeModel, count_parameters, counted, plain_args
+from espnet2_birq.pretraining.cost import (
+    FakeModel,
+    count_parameters,
+    counted,
+    plain_args,
+)
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -51,9 +56,7 @@ class Case(NamedTuple):
         for option in self.encoder.split():
             options += ["--encoder_conf", option]
         options += ["--model_conf", "cpu_bfloat16=false"]
-        args = SSLTask.get_parser().parse_args(options)
-        args.dry_run = True  # statistics of the frames that need no data
-        return args
+        return SSLTask.get_parser().parse_args(options)
 
     @property
     def samples(self) -> int:
@@ -85,6 +88,7 @@ class Step:
         (self.optimizer,) = SSLTask.build_optimizers(args, self.model)
         self.speech = torch.randn(case.utterances, case.samples)
         self.lengths = torch.full((case.utterances,), case.samples)
+        self.model.prepare([dict(speech=self.speech, speech_lengths=self.lengths)])
 
     def gradients(self):
         """Forward and backward pass."""

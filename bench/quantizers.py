@@ -27,19 +27,21 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import torch  # noqa: E402
 from machine import describe, peak_memory_mib  # noqa: E402
 
-from espnet2_birq.ssl.quantizer import RandomProjectionQuantizer  # noqa: E402
+from espnet2_birq.pretraining.labellers.random_projection import (  # noqa: E402
+    RandomProjectionLabeller,
+)
 
 BATCH, FRAMES, SIZE, CODES, CODE_SIZE = 8, 250, 320, 8192, 16
 
 
 def ours(projection, codebook):
     """Frames (B, T, D) to labels (B, T), by the package."""
-    quantizer = RandomProjectionQuantizer(
-        SIZE, codebook_size=CODES, codebook_dim=CODE_SIZE, score="cosine"
+    labeller = RandomProjectionLabeller(
+        SIZE, False, codebook_size=CODES, codebook_dim=CODE_SIZE, score="cosine"
     )
-    quantizer.projection[0] = projection
-    quantizer.codebook[0] = codebook
-    return lambda xs: quantizer(xs.flatten(0, 1))[0].codes.view(xs.shape[:2])
+    labeller.projection[0] = projection
+    labeller.codebook[0] = codebook
+    return lambda xs: labeller.codes(xs.flatten(0, 1))[0].view(xs.shape[:2])
 
 
 def vector_quantize_pytorch(projection, codebook):

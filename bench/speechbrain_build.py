@@ -60,7 +60,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
             )
         width, bins = conf["output_size"], features["n_mels"]
         channels = (width, width) if equal_front_end else (128, 32)
-        book = dict(args.targets[0].get("quantizer_conf") or {})
+        book = dict(args.objectives[0].get("labeller_conf") or {})
         codes, code_size = book.get("codebook_size", 8192), book.get("codebook_dim", 16)
         self.noise_std = args.masking_conf.get("noise_std", 0.1)
         self.features = Fbank(

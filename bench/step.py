@@ -5,8 +5,8 @@
     python bench/step.py --method birq --device cuda --dtype bfloat16 --batch 32 \
         --config conf/tuning/train_birq_c2.yaml --options "--optim_conf fused=true"
 
-Methods keep targets of the configuration: best_rq the input's (weight 1), birq all, and
-birq_detached all without a gradient through the labels. Builds:
+Methods keep objectives of the configuration: best_rq the input's (weight 1), birq all,
+and birq_detached all without a gradient through the labels. Builds:
 
     ours               what ssl_train trains
     plain              ESPnet's encoder and a loss as one would write it: bench/plain.py
@@ -42,7 +42,7 @@ from plain import PlainModel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
-from espnet2_birq.ssl.masking import SpanMasking  # noqa: E402
+from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 METHODS = ("best_rq", "birq", "birq_detached")
@@ -63,21 +63,22 @@ class Build(NamedTuple):
 
 
 def read_config(path: str, method: str, options: str = "") -> argparse.Namespace:
-    """The training configuration, with the targets that the method keeps."""
+    """The training configuration, with the objectives that the method keeps."""
     command = ["--config", path, "--output_dir", "unused", *shlex.split(options)]
     args = SSLTask.get_parser().parse_args(command)
-    targets = copy.deepcopy(args.targets)
+    rows = copy.deepcopy(args.objectives)
     if method == "best_rq":
-        targets = [t for t in targets if t["name"] == "anchor"]
-        for target in targets:
-            target["weight"] = 1.0
-    elif len(targets) < 2:
-        raise ConfigError(f"{path}: --method {method} wants an 'enhanced' target too")
-    for target in targets:
-        if target["name"] == "enhanced":
-            conf = target["quantizer_conf"] = dict(target.get("quantizer_conf") or {})
-            conf["keep_gradient"] = method == "birq"
-    args.targets = targets
+        rows = [row for row in rows if row["name"] == "anchor"]
+        for row in rows:
+            row["weight"] = 1.0
+    elif len(rows) < 2:
+        raise ConfigError(
+            f"{path}: --method {method} wants an objective 'enhanced' too"
+        )
+    for row in rows:
+        if row["name"] == "enhanced":
+            row["gradient"] = 1 if method == "birq" else 0
+    args.objectives = rows
     return args
 
 
@@ -103,6 +104,7 @@ def make_build(args: argparse.Namespace) -> Build:
         accelerate=args.build == "ours",
     )
     model = SSLTask.build_model(conf)
+    model.prepare([dict(speech=speech.cpu(), speech_lengths=lengths.cpu())])
     flops = count_flops(PlainModel(copy.deepcopy(model)), speech.cpu(), lengths.cpu())
     model = model.to(args.device)
     encoder_parameters = count_parameters(model.encoder)

@@ -8,7 +8,8 @@ same batch for each process; and the two again without the exchange of statistic
 (codebook use, losses and frames of all ranks, one message a step). Efficiency is the
 throughput of two processes over twice that of one. Bytes are what a rank hands to
 all-reduce in a step: gradients (counted in DDP's communication hook), all else
-(counted in torch.distributed.all_reduce), and the buffers that DDP broadcasts.
+(counted in torch.distributed.all_reduce: statistics, and how many frames have a label,
+which the loss needs), and the buffers that DDP broadcasts.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import torch.distributed as dist  # noqa: E402
 from step import METHODS, random_speech, read_config  # noqa: E402
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks  # noqa: E402
 
-from espnet2_birq.ssl import statistics as ssl_statistics  # noqa: E402
+from espnet2_birq.pretraining import statistics as ssl_statistics  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
@@ -64,7 +65,8 @@ def train(rank: int, world: int, exchange: bool, args, folder: str):
     conf.model_conf = dict(conf.model_conf, cpu_bfloat16=args.bfloat16)
     model = SSLTask.build_model(conf).train()
     (optimizer,) = SSLTask.build_optimizers(conf, model)
-    buffers = sum(x.nbytes for x in model.buffers())
+    ignored = model._ddp_params_and_buffers_to_ignore
+    buffers = sum(x.nbytes for name, x in model.named_buffers() if name not in ignored)
     args.seed += rank  # its own speech and masks
     speech, lengths = random_speech(args)
     torch.manual_seed(args.seed)
@@ -76,7 +78,8 @@ def train(rank: int, world: int, exchange: bool, args, folder: str):
         step_model.register_comm_hook(None, count.hook)
         dist.all_reduce = count.counted
         if not exchange:
-            ssl_statistics.sum_over_ranks = lambda tallies: tallies
+            ssl_statistics.sum_over_ranks = lambda message: message
+    model.prepare([dict(speech=speech, speech_lengths=lengths)])
     seconds = []
     for step in range(args.warmup + args.steps):
         count.gradients = count.others = 0

@@ -2,7 +2,8 @@
 
 import sys
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.checkpoint import check_training_files
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
 
 
@@ -13,9 +14,11 @@ def get_parser():
 
 def main(cmd=None):
     """Run ASRTask; a wrong setting is one line on stderr and exit status 1."""
+    args = get_parser().parse_args(cmd)
     try:
-        ASRTask.main(cmd=cmd)
-    except ConfigError as error:
+        check_training_files(args)
+        ASRTask.main(args=args)
+    except (ConfigError, DataError) as error:
         sys.exit(f"asr_train: error: {error}")
 
 

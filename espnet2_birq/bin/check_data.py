@@ -4,7 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet2_birq.bin.command import add_shared_options, make_parser, wanted_rate
+from espnet2_birq.bin.command import (
+    RESAMPLE,
+    add_shared_options,
+    make_parser,
+    wanted_rate,
+)
 from espnet2_birq.data.check import Report, check_data_dir
 
 DESCRIPTION = """\
@@ -13,10 +18,11 @@ a training depends on them.
 
 Checks that wav.scp and utt2spk, and segments, text, spk2utt and utt2num_samples if they
 are there, are sorted, have no id twice and agree with each other; that the audio, in
-files or in ark files, opens, is whole and has the wanted rate and length; that segments
-lie inside their recordings. Commands in wav.scp are not run. Prints a line for each
-kind of problem, with its remedy and the first example: a screen at most. Exits with 1
-if there is any error; warnings are no errors.
+files or in ark files, opens, is whole, has one channel, the wanted rate and length, and
+no sample that is NaN or infinite; that segments lie inside their recordings. Commands
+in wav.scp are run, as ESPnet's stage 3 runs them, and their output is audio, too.
+Prints a line for each kind of problem, with its remedy and the first example: a screen
+at most. Exits with 1 if there is any error; warnings are no errors.
 
 Millions of utterances are read as a stream, in memory that does not grow with them;
 segments are sorted on disk, in TMPDIR."""
@@ -35,7 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="open all audio, not just 200 files drawn at random with a fixed seed",
+        help="open all audio (and run all commands), not just 200 files drawn at "
+        "random with a fixed seed",
     )
     add_shared_options(parser, "--fs", "--resample", "--nj")
     return parser
@@ -46,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     wrong = False
     for folder in args.folders:
-        report = check_data_dir(folder, wanted_rate(args), args.full, args.nj)
+        report = check_data_dir(
+            folder, wanted_rate(args), args.full, args.nj, rate_remedy=RESAMPLE
+        )
         wrong = wrong or bool(report.problems)
         print("\n".join(_describe(folder, report)))
     if wrong:

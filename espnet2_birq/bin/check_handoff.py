@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.encoder.handoff import LAYER, change_since, check_handoff
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
         "the loading its configuration asks for, into a model full of NaN, and "
         "compare. Exit status 0 and counts if every encoder tensor came over and both "
         "models see the same features; 1 and the names otherwise. The ASR encoder may "
-        "have less layers: the top ones are left out then.",
+        "have fewer layers: the top ones are left out then.",
         epilog="Run it from the folder the ASR model was trained in: paths in its "
         "configuration are relative to that.",
     )
@@ -43,7 +43,9 @@ def main(cmd=None):
     logging.disable(logging.WARNING)
     try:
         handoff = check_handoff(args.ssl_model, args.asr_model)
-    except ConfigError as error:
+        if args.asr_model.suffix == ".pth":
+            change = change_since(args.ssl_model, args.asr_model)
+    except (ConfigError, DataError) as error:
         sys.exit(f"check_handoff: error: {error}")
     print(
         f"encoder tensors from pretraining: {len(handoff.loaded)} of "
@@ -67,7 +69,6 @@ def main(cmd=None):
         sys.exit(1)
     print("frontend and normalize are the same")
     if args.asr_model.suffix == ".pth":
-        change = change_since(args.ssl_model, args.asr_model)
         print(f"the encoder has moved by {100 * change:.1f} % of its norm since")
 
 

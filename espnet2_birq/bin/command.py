@@ -5,7 +5,10 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.errors import ConfigError, DataError, SampleRateError
+
+# What to do about another sample rate, in a command that has this option.
+RESAMPLE = "or give --resample true, if a later stage is to convert it"
 
 _SHARED_OPTIONS = {
     "--dest": {
@@ -87,6 +90,9 @@ def run(
     """
     try:
         command(args)
+    except SampleRateError as error:
+        # Only the options of the command that is run are any help.
+        sys.exit(f"error: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -21,6 +21,7 @@ from espnet2_birq.decode.pipeline import finish_set, search_store
 from espnet2_birq.decode.search import Weights, best_path, greedy
 from espnet2_birq.decode.store import Results
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.options import finite
 
 DESCRIPTION = """\
 Decode data directories with the CTC head of an ESPnet ASR model: greedily, or by beam
@@ -69,8 +70,8 @@ def get_parser() -> argparse.ArgumentParser:
         "ctc_weight 1, or frame by frame (default: %(default)s)",
     )
     add_lm_options(parser, required=False)
-    parser.add_argument("--lm_weight", type=float, metavar="X", help="of log10 P")
-    parser.add_argument("--word_score", type=float, metavar="X", help="of each word")
+    parser.add_argument("--lm_weight", type=finite, metavar="X", help="of log10 P")
+    parser.add_argument("--word_score", type=finite, metavar="X", help="of each word")
     parser.add_argument(
         "--weights",
         type=Path,

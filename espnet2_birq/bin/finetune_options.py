@@ -5,24 +5,28 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.encoder.handoff import init_param
+from espnet2_birq.encoder.handoff import copy_statistics, init_param
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
 
 DESCRIPTION = """\
-Print the option of ESPnet's asr_train that WHAT asks for. OPTIONS are the other options
-of asr_train; first of all, --config FILE.
+Print options of ESPnet's asr_train. OPTIONS are its other options; first of all,
+--config FILE. WHAT is one of
 
   init_param   --ssl_model FILE is needed. FILE:encoder:encoder and, if the ASR encoder
-               has less layers, the names of those at the top that are not loaded.
-  schedule     With the scheduler tristagelr, "--scheduler_conf max_steps=N" where N is
+               has fewer layers, the names of those at the top that are not loaded.
+  training     With the scheduler tristagelr, "--scheduler_conf max_steps=N" where N is
                the number of all updates, so that warm-up, hold and annealing fill the
                training whatever the data, the batches and the number of GPUs (--gpus)
-               are. With another scheduler, or where OPTIONS set max_steps, nothing."""
+               are; not where OPTIONS set max_steps. With an --ssl_model pretrained with
+               global_mvn, "--normalize global_mvn --normalize_conf stats_file=STATS",
+               where STATS (--stats) gets a copy of the statistics of pretraining.
+               Exit status 1 if an epoch has fewer batches than accum_grad."""
 
 EPILOG = """\
 example:
-  python -m espnet2_birq.bin.finetune_options schedule --gpus 8 -- \\
+  python -m espnet2_birq.bin.finetune_options training --gpus 8 -- \\
       --config conf/train_asr.yaml \\
       --train_shape_file exp/asr_stats_raw_en_char/train/speech_shape \\
       --train_shape_file exp/asr_stats_raw_en_char/train/text_shape.char"""
@@ -31,9 +35,12 @@ example:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("finetune_options", DESCRIPTION, EPILOG)
-    parser.add_argument("what", metavar="WHAT", choices=("init_param", "schedule"))
+    parser.add_argument("what", metavar="WHAT", choices=("init_param", "training"))
     parser.add_argument(
         "--ssl_model", type=Path, metavar="FILE", help="pretrained model"
+    )
+    parser.add_argument(
+        "--stats", type=Path, metavar="STATS", help="feats_stats.npz to write"
     )
     parser.add_argument(
         "--gpus",
@@ -59,8 +66,21 @@ def finetune_options(args: argparse.Namespace) -> None:
     asr_args = ASRTask.get_parser().parse_args(options)
     if args.what == "init_param":
         print(init_param(args.ssl_model, asr_args))
-    elif asr_args.scheduler == "tristagelr" and "max_steps=" not in " ".join(options):
-        print(f"--scheduler_conf max_steps={count_updates(asr_args, args.gpus)}")
+        return
+    updates = count_updates(asr_args, args.gpus)
+    found = []
+    if asr_args.scheduler == "tristagelr" and "max_steps=" not in " ".join(options):
+        if updates is None:
+            raise ConfigError(
+                "the scheduler tristagelr has to be told the number of updates, which "
+                f"is not known beforehand with iterator_type {asr_args.iterator_type}, "
+                f"batch_type {asr_args.batch_type}; give --asr_args '--scheduler_conf "
+                "max_steps=N'"
+            )
+        found.append(f"--scheduler_conf max_steps={updates}")
+    if args.ssl_model is not None and copy_statistics(args.ssl_model, args.stats):
+        found.append(f"--normalize global_mvn --normalize_conf stats_file={args.stats}")
+    print(" ".join(found))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -68,7 +88,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = get_parser()
     args = parser.parse_args(argv)
     if args.what == "init_param" and args.ssl_model is None:
-        parser.error("init_param wants --ssl_model")
+        parser.error("init_param requires --ssl_model")
+    if args.what == "training" and args.ssl_model and args.stats is None:
+        parser.error("training requires --stats with --ssl_model")
     run(finetune_options, args)
 
 

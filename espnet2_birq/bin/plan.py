@@ -30,7 +30,7 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of this command; all others are those of ssl_train."""
-    from espnet2_birq.ssl.plan import GPUS
+    from espnet2_birq.pretraining.plan import GPUS
 
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
@@ -134,7 +134,7 @@ def check(own: argparse.Namespace) -> None:
 
 def report(plan, data, own, args) -> str:
     """The plan on one screen."""
-    from espnet2_birq.ssl.plan import CONTEXT, GPUS, MARGIN
+    from espnet2_birq.pretraining.plan import CONTEXT, GPUS, MARGIN
 
     gpu = GPUS[own.gpu]
     peak = gpu.half if args.use_amp else gpu.single
@@ -155,7 +155,7 @@ Assumed:
 
 
 def _speed(own, gpu, peak):
-    from espnet2_birq.ssl.plan import OF_PEAK_BANDWIDTH, OF_PEAK_FLOPS
+    from espnet2_birq.pretraining.plan import OF_PEAK_BANDWIDTH, OF_PEAK_FLOPS
 
     if own.step_seconds:
         return "a step as measured (--step-seconds)"
@@ -169,7 +169,7 @@ def _speed(own, gpu, peak):
 
 
 def _size_rows(plan, own, args):
-    from espnet2_birq.ssl.plan import sampling_rate
+    from espnet2_birq.pretraining.plan import sampling_rate
 
     parameters, memory, batch = plan.parameters, plan.memory, plan.batch
     yield "parameters", (
@@ -217,7 +217,7 @@ def _time_rows(plan, own, peak):
 
 def command(own: argparse.Namespace) -> None:
     """Make the plan and print it."""
-    from espnet2_birq.ssl.plan import GPUS, Data, as_dict, make_plan, sampling_rate
+    from espnet2_birq.pretraining.plan import GPUS, Data, as_dict, make_plan, sampling_rate
 
     check(own)
     logging.disable(logging.WARNING)  # the model's are for training

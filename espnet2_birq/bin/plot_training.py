@@ -1,7 +1,7 @@
 """Plot values of training logs against updates, several experiments in one figure.
 
 Example:
-    python -m espnet2_birq.bin.plot_training --keys loss_anchor --out loss.png \\
+    python -m espnet2_birq.bin.plot_training --out loss.png \\
         BEST-RQ=exp/ssl_train_best_rq_raw BiRQ=exp/ssl_train_birq_raw
 """
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.training_log import read_training_log
+from espnet2_birq.score.training_log import objectives_of, read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,8 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keys",
         nargs="+",
-        default=["loss_anchor"],
-        help="names in train.log, one panel each (put another option behind them)",
+        help="names in train.log, one panel each (put another option behind them); "
+        "default: the loss of every objective",
     )
     parser.add_argument("--out", type=Path, required=True, help="PNG or PDF to write")
     parser.add_argument("--log_scale", action="store_true", help="logarithmic y axis")
@@ -40,16 +40,19 @@ def main(cmd=None):
     matplotlib.use("Agg")  # no display is needed
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(args.keys), figsize=(5 * len(args.keys), 3.4), squeeze=False
-    )
-    for number, experiment in enumerate(args.experiments):
+    logs = []
+    for experiment in args.experiments:
         name, _, folder = experiment.rpartition("=")
         try:
-            log = read_training_log(Path(folder))
+            logs.append((name, read_training_log(Path(folder))))
         except DataError as error:
             sys.exit(f"plot_training: error: {error}")
-        for axis, key in zip(axes[0], args.keys):
+    names = dict.fromkeys(x for _, log in logs for x in objectives_of(log.intervals[-1]))
+    keys = args.keys or [f"loss_{name}" for name in names] or ["loss"]
+    size = (5 * len(keys), 3.4)
+    figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False)
+    for number, (name, log) in enumerate(logs):
+        for axis, key in zip(axes[0], keys):
             points = [
                 (update, values[key])
                 for update, values in zip(log.updates, log.intervals)
@@ -57,7 +60,7 @@ def main(cmd=None):
             ]
             if points:
                 axis.plot(*zip(*points), f"C{number}", label=name, linewidth=1)
-    for axis, key in zip(axes[0], args.keys):
+    for axis, key in zip(axes[0], keys):
         axis.set_xlabel("updates")
         axis.set_title(key)
         axis.grid(alpha=0.3)

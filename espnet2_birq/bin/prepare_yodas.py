@@ -21,6 +21,7 @@ from espnet2_birq.data.yodas.source import FolderSource, HubSource
 from espnet2_birq.data.yodas.store import ShardStore, Source
 from espnet2_birq.data.yodas.writer import ShardOptions, allowed_captions
 from espnet2_birq.errors import DataError
+from espnet2_birq.options import finite, positive
 
 DESCRIPTION = """\
 Prepare YODAS, either release, as sets that ESPnet trains on.
@@ -160,7 +161,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hours",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="stop when there is so much of each language (default: use all)",
     )
@@ -212,9 +213,9 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         "for several languages",
     )
     for option, kind, text in (
-        ("--min-duration", _positive, "leave out shorter utterances (seconds)"),
-        ("--max-duration", _positive, "leave out longer utterances (seconds)"),
-        ("--min-level", float, "leave out quieter utterances (dB below full scale)"),
+        ("--min-duration", positive, "leave out shorter utterances (seconds)"),
+        ("--max-duration", positive, "leave out longer utterances (seconds)"),
+        ("--min-level", finite, "leave out quieter utterances (dB below full scale)"),
     ):
         setting = option.removeprefix("--").replace("-", "_")
         parser.add_argument(option, type=kind, metavar="N", help=_help(text, setting))
@@ -311,15 +312,8 @@ def _print_summary(
     )
 
 
-def _positive(value: str) -> float:
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return number
-
-
 def _not_negative(value: str) -> float:
-    return 0.0 if float(value) == 0 else _positive(value)
+    return 0.0 if finite(value) == 0 else positive(value)
 
 
 def _characters(value: str) -> tuple[str, str]:

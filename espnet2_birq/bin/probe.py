@@ -19,20 +19,22 @@ and OUT/probe.json: error rates with 95 % intervals, loss, weights of the layers
 import argparse
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-import soundfile
 import torch
-import yaml
 
+from espnet2_birq.api import load, untrained
+from espnet2_birq.data.audio import probe_many
 from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.decode.network import read_wave
 from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.options import positive
 from espnet2_birq.score.experiments import score_set
-from espnet2_birq.tasks.ssl import SSLTask
 
 
 class Utterance(NamedTuple):
@@ -89,7 +91,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, required=True, help="data directory")
     parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--max_seconds", type=float, default=16.0, help="of training")
+    parser.add_argument(
+        "--max_seconds", type=positive, default=16.0, help="of training"
+    )
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--batch_frames", type=int, default=800, help="an update")
     parser.add_argument(
@@ -98,44 +102,31 @@ def get_parser() -> argparse.ArgumentParser:
         default=64,
         help="LSTM units a direction; 0: the sum of layers goes straight to CTC",
     )
-    parser.add_argument("--lr", type=float, default=5e-3, help="highest learning rate")
+    parser.add_argument(
+        "--lr", type=positive, default=5e-3, help="highest learning rate"
+    )
     parser.add_argument("--finetune_updates", type=int, default=0, help="0: none")
-    parser.add_argument("--finetune_lr", type=float, default=1e-3, help="highest")
+    parser.add_argument("--finetune_lr", type=positive, default=1e-3, help="highest")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
-def load_encoder(args: argparse.Namespace) -> torch.nn.Module:
-    """Build the SSL model, without its targets, and load its encoder."""
-    config = args.config or args.model.parent / "config.yaml"
-    for path in filter(None, (args.model, config)):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file")
-    conf = vars(SSLTask.get_parser().parse_args(["--output_dir", "-"]))
-    conf.update(yaml.safe_load(config.read_text(encoding="utf-8")))
-    conf.update(targets=[dict(name="anchor")], frame_statistics=None)
-    torch.manual_seed(args.seed)
-    model = SSLTask.build_model(argparse.Namespace(**conf)).eval()
-    if args.model is not None:
-        state = torch.load(args.model, map_location="cpu", weights_only=True)
-        parts = ("encoder.", "normalize.")
-        state = {key: value for key, value in state.items() if key.startswith(parts)}
-        missing = model.load_state_dict(state, strict=False).missing_keys
-        missing = [key for key in missing if key.startswith(parts)]
-        if missing:
-            raise DataError(f"{args.model}: no tensor {missing[0]}")
-    return model
-
-
 @torch.no_grad()
-def extract(model, folder: Path, max_seconds: float = 1e9) -> List[Utterance]:
-    """Run the encoder over a data directory, utterances of like lengths at once."""
+def extract(
+    model, folder: Path, rate: int, max_seconds: float = 1e9
+) -> List[Utterance]:
+    """Run the encoder over a data directory, utterances of like lengths at once.
+
+    Raises:
+        DataError: Audio is bad, or features are not finite in half precision.
+    """
     texts = read_scp(folder / "text", allow_empty_values=True)
     files = read_scp(folder / "wav.scp")
     # Paths of a dump are relative to its recipe.
     recipe = folder.resolve().parents[2]
     files = {name: recipe / file for name, file in files.items()}
-    lengths = {name: soundfile.info(file).duration for name, file in files.items()}
+    infos = probe_many([str(file) for file in files.values()], rate)
+    lengths = {name: info.seconds for name, info in zip(files, infos)}
     names = sorted(texts.keys() & files.keys(), key=lengths.get)
     names = [name for name in names if lengths[name] <= max_seconds]
     if not names:
@@ -146,13 +137,15 @@ def extract(model, folder: Path, max_seconds: float = 1e9) -> List[Utterance]:
         hs, frames = encode(model, [files[name] for name in batch])
         for name, feats, length in zip(batch, hs.half(), frames.tolist()):
             feats = feats[:, :length].clone()
+            if not feats.isfinite().all():
+                raise DataError(f"{files[name]}: features are NaN or beyond float16")
             found.append(Utterance(name, files[name], feats, texts[name]))
     return found
 
 
 def encode(model, files: List[Path]) -> Tuple[torch.Tensor, torch.Tensor]:
     """Outputs of all layers (B, K, T', E) and frames (B,) of some sound files."""
-    waves = [torch.from_numpy(soundfile.read(x, dtype="float32")[0]) for x in files]
+    waves = [torch.from_numpy(read_wave(str(x))) for x in files]
     speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     samples = torch.tensor([len(wave) for wave in waves])
     xs, lengths = model._extract_feats(speech, samples)
@@ -218,6 +211,8 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
         last = [*last[-99:], loss.item()]
         if update % 100 == 0:
             logging.info(f"update {update}: CTC loss {sum(last) / len(last):.3f}")
+    if not math.isfinite(sum(last)):
+        raise DataError("the loss became NaN or infinite; give a lower learning rate")
     return sum(last) / len(last)
 
 
@@ -247,8 +242,10 @@ def write_trn(path: Path, texts: Dict[str, str], names: List[str], kind: str) ->
 def run(args: argparse.Namespace) -> Dict:
     """Extract, train, decode and score."""
     start = time.monotonic()
-    model = load_encoder(args)
-    utterances = extract(model, args.train, args.max_seconds)
+    model = load(args.model) if args.model else untrained(args.config, args.seed)
+    torch.manual_seed(args.seed)
+    rate = model.sample_rate
+    utterances = extract(model, args.train, rate, args.max_seconds)
     logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
     tokens = {letter: number for number, letter in enumerate(letters, start=1)}
@@ -269,7 +266,7 @@ def run(args: argparse.Namespace) -> Dict:
         )
     result = dict(train_loss=round(loss, 4), cer={}, wer={})
     for folder in args.test:
-        utterances = extract(model, folder)
+        utterances = extract(model, folder, rate)
         texts = decode(probe.eval(), utterances, letters)
         refs = {one.name: one.text for one in utterances}
         for kind in ("cer", "wer"):

@@ -8,8 +8,10 @@ import sys
 import torch
 
 from espnet2_birq.allocator import keep_large_blocks
-from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.ssl.collapse import CollapseError
+from espnet2_birq.checkpoint import check_training_files
+from espnet2_birq.data.collate import check_first_audio
+from espnet2_birq.errors import ConfigError, DataError, one_line
+from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -20,10 +22,17 @@ def get_parser():
 
 def main(cmd=None):
     """Run SSLTask; a wrong setting is one line on stderr and exit status 1."""
+    args = get_parser().parse_args(cmd)
     try:
-        SSLTask.main(cmd=cmd)
+        check_training_files(args)
+        lists = (
+            *args.train_data_path_and_name_and_type,
+            *args.valid_data_path_and_name_and_type,
+        )
+        check_first_audio(lists, args.frontend_conf)
+        SSLTask.main(args=args)
     except (ConfigError, DataError, CollapseError) as error:
-        sys.exit(f"ssl_train: error: {error}")
+        sys.exit(f"ssl_train: error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from espnet2_birq.score.summary import summarize
 def get_parser() -> argparse.ArgumentParser:
     """Parser of this command."""
     parser = argparse.ArgumentParser(
-        description="Print a Markdown table: for each system the first and last anchor "
-        "loss of pretraining, accuracy at masked frames and codebook perplexities (of "
+        description="Print a Markdown table: for each system the first and last loss "
+        "of each objective of pretraining, accuracy at masked frames and codebook perplexities (of "
         "the last epoch), tensors handed off, error rates with bootstrap confidence "
         "intervals, and wall time."
     )

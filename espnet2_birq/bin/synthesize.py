@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -32,6 +31,7 @@ from espnet2_birq.data.synth import (
     synthesize,
 )
 from espnet2_birq.errors import DataError
+from espnet2_birq.options import positive
 
 DESCRIPTION = """\
 Make a synthetic demo corpus with eSpeak NG: sentences from a small English grammar, by
@@ -83,7 +83,7 @@ def get_parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(
             f"--{name}-minutes",
-            type=_minutes,
+            type=positive,
             default=minutes,
             metavar="M",
             help="(default: %(default)s)",
@@ -168,16 +168,6 @@ def make_corpus(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     run(make_corpus, get_parser().parse_args(argv))
-
-
-def _minutes(value: str) -> float:
-    try:
-        minutes = float(value)
-    except ValueError:
-        minutes = math.nan
-    if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a positive number")
-    return minutes
 
 
 def _seed(value: str) -> int:

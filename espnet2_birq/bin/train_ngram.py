@@ -98,7 +98,7 @@ def read_sentences(path: Path) -> list[list[str]]:
         raise DataError(f"{path}: no such file or data directory")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as stream:
+        with opener(path, "rt", encoding="utf-8-sig") as stream:
             return [line.split() for line in stream]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8; convert it with iconv") from error

@@ -73,7 +73,13 @@ def tune_on(args: argparse.Namespace) -> None:
     texts = read_scp(args.dev / "text", allow_empty_values=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     recogniser = load_recogniser(args)
-    store, _ = log_probs_of(args, recogniser, args.dev)
+    store, skipped = log_probs_of(args, recogniser, args.dev)
+    if skipped:
+        name, reason = min(skipped.items())
+        logging.warning(
+            f"{args.dev}: {len(skipped)} utterances are left out; the first, {name}: "
+            f"{reason}"
+        )
     beam = {x: getattr(args, x) for x in ("beam_size", "beam_threshold")}
     start = Weights(**{name: value for name, value in beam.items() if value})
     search, key = load_search(args.lm, args.words, recogniser.tokens, start)

@@ -78,6 +78,11 @@ def adopt(
     if is_formatted(source):
         limits = (min_seconds * fs, max_seconds * fs)
         adopted = _adopt_formatted(source, part, limits)
+        if not adopted.utterances:
+            raise DataError(
+                f"{source}: no utterance is left that is longer than {min_seconds:g} s "
+                f"and shorter than {max_seconds:g} s; give wider limits"
+            )
     else:
         adopted = _adopt_kaldi(source, part)
     (part / SOURCE).write_text(f"{os.path.realpath(source)}\n", encoding="utf-8")
@@ -144,11 +149,6 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
             lengths.write(f"{utt_id} {samples}\n")
             speakers.write(utt_id)
             adopted.utterances += 1
-    if not adopted.utterances:
-        raise DataError(
-            f"{source}: no utterance is left, see --min_wav_duration and "
-            "--max_wav_duration"
-        )
     (part / "feats_type").write_text("raw\n")
     (part / "audio_format").write_text(f"{audio_format}\n")
     return adopted

@@ -80,7 +80,7 @@ def read_an4(corpus: Path, part: str) -> list[Utterance]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; remove {corpus.parent} and run again")
     utterances = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         if not (match := TRANSCRIPT.match(line.strip())):

@@ -1,27 +1,35 @@
-"""Look at an audio file without decoding it: is it whole, and what is in it?
+"""What audio must be, said in one place, and asked of every file that comes in.
 
-FLAC, WAV and NIST SPHERE (.sph) are read directly through libsndfile, so no sox,
-flac or sph2pipe has to be installed.
+One channel, the wanted sample rate, samples that are there and are finite, in any
+format that libsndfile reads: no sox, flac or sph2pipe has to be installed. Several
+channels are an error, not a choice made silently; only the preparation of YODAS mixes
+them, as is said there. docs/own_data.md tells who asks what, and when.
 """
 
 import io
 import re
 import struct
-from collections.abc import Iterable, Iterator, Sized
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import soundfile
 from tqdm import tqdm
 
 from espnet2_birq.data.stream import map_parallel
-from espnet2_birq.errors import DataError, LfsPointerError
+from espnet2_birq.errors import (
+    LFS_MAGIC,
+    DataError,
+    LfsPointerError,
+    SampleRateError,
+)
 
 # "file.ark:123": audio that begins at a byte offset
 ARK_ENTRY = re.compile(r"^(.+\.ark):(\d+)$")
 ARK_MARKER = b"AUDIO"
-LFS_MAGIC = b"version https://git-lfs"
 HEADER_BYTES = 1024
 # How many frames at the end of a file are decoded to see that they are there.
 TAIL_FRAMES = 1600
@@ -30,6 +38,16 @@ TAIL_FRAMES = 1600
 UNKNOWN_WAV_SIZE = 0x7FFFF000
 # What libsndfile reports for a FLAC file that was written into a pipe.
 UNKNOWN_FRAMES = 2**63 - 1
+# Encodings that can hold NaN and infinity; all others are integers or bounded.
+FLOATING_SUBTYPES = ("FLOAT", "DOUBLE")
+# Full scale is 1. Power spectra of far larger samples overflow in single precision.
+LARGEST_SAMPLE = 1e10
+BLOCK_FRAMES = 1 << 20  # that are in memory at a time
+NOT_FINITE = f"samples that are NaN, infinite or beyond {LARGEST_SAMPLE:.0e}"
+ONE_CHANNEL = (
+    "wanted one; `sox FILE NEW remix 1` takes the first, `remix -` mixes all; a Kaldi "
+    "wav.scp may have `sox FILE -t wav - remix 1 |`"
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +56,11 @@ class AudioInfo:
 
     Attributes:
         sample_rate: Samples a second, in Hz.
-        frames: Length in samples of one channel.
-        channels: Number of channels.
+        frames: Length in samples.
     """
 
     sample_rate: int
     frames: int
-    channels: int
 
     @property
     def seconds(self) -> float:
@@ -52,20 +68,32 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
+def are_finite(samples: np.ndarray) -> bool:
+    """Tell whether features can be computed of samples, of any shape and kind."""
+    # Written so that NaN, of which no comparison is true, fails.
+    return samples.size == 0 or bool(
+        samples.min() > -LARGEST_SAMPLE and samples.max() < LARGEST_SAMPLE
+    )
+
+
 def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
-    """Read an audio file's header and check that its samples are really there.
+    """Check that an audio file is what this project takes.
+
+    Its header is read, its last samples are decoded, and of floating-point files, which
+    alone can hold NaN, all samples.
 
     Args:
         path: Audio file: FLAC, WAV, NIST SPHERE or whatever else libsndfile reads.
         fs: The wanted sample rate in Hz; None accepts any.
 
     Returns:
-        The file's sample rate, length and channels.
+        The file's sample rate and length.
 
     Raises:
         LfsPointerError: The file is a git-LFS pointer.
-        DataError: The file is missing, empty, not audio, cut short, holds no sample,
-            or has another sample rate than `fs`. A cut is seen in FLAC, WAV, SPHERE
+        SampleRateError: It has another sample rate than `fs`.
+        DataError: It is missing, empty, not audio, cut short, holds no sample, several
+            channels, or samples that are not finite. A cut is seen in FLAC, WAV, SPHERE
             and MP3 with a length header; Ogg does not state its length anywhere.
     """
     path = Path(path)
@@ -96,11 +124,17 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
         fs: The wanted sample rate in Hz; None accepts any.
 
     Returns:
-        The audio's sample rate, length and channels.
+        The audio's sample rate and length.
 
     Raises:
-        DataError: As probe(), or there is no such archive or no audio at the offset.
+        DataError: As probe(); or there is no such archive, or no audio at the offset,
+            or the entry is a command.
     """
+    if entry.endswith("|"):
+        raise DataError(
+            f"{entry}: a command, not audio; give the set that stage 3 of a recipe "
+            "makes of it"
+        )
     match = ARK_ENTRY.match(entry)
     if not match:
         return probe(entry, fs)
@@ -108,6 +142,31 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
         raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
     with open(match[1], "rb") as stream:
         data = _read_ark(entry, stream, int(match[2]))
+    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
+
+
+def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
+    """Run a command of wav.scp and probe what it writes, as probe_entry() does a file.
+
+    Args:
+        entry: As in wav.scp, with its `|` at the end.
+        fs: The wanted sample rate in Hz; None accepts any.
+
+    Raises:
+        DataError: As probe(), or the command fails or writes nothing.
+    """
+    done = subprocess.run(
+        entry.rstrip().removesuffix("|"), shell=True, capture_output=True
+    )
+    if done.returncode or not done.stdout:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        why = f" ({words[-1].strip()})" if words else ""
+        what = f"fails with status {done.returncode}" if done.returncode else "is empty"
+        raise DataError(
+            f"{entry}: the command's output {what}{why}; install its programs or "
+            "correct wav.scp"
+        )
+    data = done.stdout
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
 
 
@@ -139,12 +198,21 @@ def iter_probe(
     fs: int | None = None,
     nj: int = 4,
     fatal: tuple[type[DataError], ...] = (DataError,),
+    look: Callable[[str, int | None], AudioInfo] = probe_entry,
 ) -> Iterator[AudioInfo | DataError]:
-    """As probe_many(), one by one: `paths` is read only as fast as they are done."""
+    """As probe_many(), one by one: `paths` is read only as fast as they are done.
+
+    Args:
+        paths: What to look at.
+        fs: The wanted sample rate in Hz; None accepts any.
+        nj: Number of threads.
+        fatal: The errors to raise as soon as one is met.
+        look: How to look at one of them.
+    """
 
     def probe_or_error(path: str) -> AudioInfo | DataError:
         try:
-            return probe_entry(path, fs)
+            return look(path, fs)
         except fatal:
             raise
         except DataError as error:
@@ -177,26 +245,36 @@ def _probe_stream(
             "download it again or convert it to FLAC or WAV"
         ) from error
     with audio:
-        info = AudioInfo(audio.samplerate, audio.frames, audio.channels)
+        info = AudioInfo(audio.samplerate, audio.frames)
         if info.frames == UNKNOWN_FRAMES:
             raise DataError(
                 f"{name}: its header does not tell its length, without which soundfile "
                 "cannot read it; write it again from a file, not a pipe"
             )
-        cut = _is_cut_short(stream, head, audio)
-    if cut:
-        raise DataError(
-            f"{name}: truncated, its header promises more samples than the file "
-            "holds; download or copy it again"
-        )
-    if info.frames == 0:
-        raise DataError(f"{name}: holds no samples; remove it or copy it again")
-    if fs is not None and info.sample_rate != fs:
-        raise DataError(
-            f"{name}: sample rate is {info.sample_rate} Hz, wanted {fs} Hz; "
-            "pass --resample true to have it converted"
-        )
+        if _is_cut_short(stream, head, audio):
+            raise DataError(
+                f"{name}: truncated, its header promises more samples than the file "
+                "holds; download or copy it again"
+            )
+        if info.frames == 0:
+            raise DataError(f"{name}: holds no samples; remove it or copy it again")
+        if audio.channels != 1:
+            raise DataError(f"{name}: has {audio.channels} channels, {ONE_CHANNEL}")
+        if fs is not None and info.sample_rate != fs:
+            raise SampleRateError(
+                f"{name}: sample rate is {info.sample_rate} Hz, wanted {fs} Hz; "
+                f"convert it, for instance by `sox FILE -r {fs} NEW`"
+            )
+        if audio.subtype in FLOATING_SUBTYPES and not _all_finite(audio):
+            raise DataError(f"{name}: {NOT_FINITE}; write it again or leave it out")
     return info
+
+
+def _all_finite(audio: soundfile.SoundFile) -> bool:
+    audio.seek(0)
+    return all(
+        are_finite(block) for block in audio.blocks(BLOCK_FRAMES, dtype="float32")
+    )
 
 
 def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:

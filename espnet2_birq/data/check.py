@@ -5,6 +5,7 @@ sorted and can be walked through side by side. `segments`, which need not be in 
 order of its recordings, is sorted on disk.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -13,16 +14,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from espnet2_birq.data.audio import AudioInfo, iter_probe
+from espnet2_birq.data.adopt import is_formatted
+from espnet2_birq.data.audio import (
+    AudioInfo,
+    iter_probe,
+    probe_command,
+    probe_entry,
+)
 from espnet2_birq.data.kaldi import iter_scp
 from espnet2_birq.data.paths import PathResolver
 from espnet2_birq.data.stream import ExternalSort, draw, iter_spk2utt, merge
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import DataError, SampleRateError
 
 SAMPLE_SIZE = 200
 # A segment's end is often rounded to 10 ms; that much beyond the audio is no error.
 END_TOLERANCE = 0.01  # seconds
-SHORT, LONG = 0.1, 3600.0  # seconds: an utterance beyond these is worth a warning
+# An utterance beyond these is worth a warning, in seconds. ESPnet's input layers want
+# up to 15 frames, commonly of 10 ms (conv2d8; conv2d: 7): of less they make no output.
+SHORT, LONG = 0.15, 3600.0
 FIX = "run utils/fix_data_dir.sh"
 
 
@@ -77,7 +86,11 @@ class Report:
         self.shortest = min(self.shortest, seconds)
         self.longest = max(self.longest, seconds)
         if seconds < SHORT:
-            self.warn(f"utterance is shorter than {SHORT} s", where)
+            self.warn(
+                f"utterance is shorter than {SHORT} s, of which some encoders make no "
+                "frame; leave it out",
+                where,
+            )
         if seconds > LONG:
             self.warn(
                 f"utterance is longer than {LONG / 3600:.0f} h; segments would cut it",
@@ -99,8 +112,11 @@ def check_data_dir(
     full: bool = False,
     nj: int = 4,
     seed: int = 0,
+    rate_remedy: str = "",
 ) -> Report:
     """Check a data directory: its lists, that they agree, and its audio.
+
+    Audio is probed, as everywhere (data/audio.py), and commands in wav.scp are run.
 
     Args:
         folder: Directory with wav.scp and utt2spk, and maybe segments, text, spk2utt,
@@ -109,17 +125,22 @@ def check_data_dir(
         full: Open all audio rather than a random sample of 200 files.
         nj: Number of threads.
         seed: Seed of the random sample.
+        rate_remedy: What else the caller offers against another sample rate; not of a
+            formatted set, which no later stage resamples.
 
     Returns:
         What is found. The problems are collected, none is raised.
     """
-    return _Check(Path(folder)).run(fs, full, nj, seed)
+    return _Check(Path(folder), rate_remedy).run(fs, full, nj, seed)
 
 
 class _Check:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, rate_remedy: str):
         self.folder = folder
         self.report = Report()
+        self.rate_remedy = rate_remedy
+        if is_formatted(folder):
+            self.rate_remedy = "or format the Kaldi data directory behind it again"
         self.broken: set[str] = set()  # files that could not be read to their end
         # Kind of mismatch to its cases and the two files. Of a file that is unsorted
         # further down all this would be nonsense: it counts once both are read.
@@ -266,8 +287,8 @@ class _Check:
             kind = "segment is not `recording start end`; correct segments"
             self.report.error(kind, utt_id)
             return None
-        # An end of -1 means the end of the recording.
-        if start < 0 or not (end > start or end == -1):
+        # An end of -1 means the end of the recording. Comparisons that NaN fails:
+        if not (0 <= start < math.inf and (start < end < math.inf or end == -1)):
             kind = "segment starts before 0 or ends before it starts; correct segments"
             self.report.error(kind, utt_id)
         elif end != -1:
@@ -279,9 +300,6 @@ class _Check:
 
         def entries() -> Iterator[str]:
             for item in audio:
-                if item.entry.endswith("|"):
-                    self.report.warn("audio is a pipe: not opened", item.name)
-                    continue
                 try:
                     entry = self.resolver(item.entry)
                 except DataError:
@@ -289,12 +307,16 @@ class _Check:
                 asked.append((item, entry))
                 yield entry
 
-        for info in iter_probe(entries(), fs, nj, fatal=()):
+        for info in iter_probe(entries(), fs, nj, fatal=(), look=_look):
             item, entry = asked.popleft()
             if isinstance(info, DataError):
                 # Without the file's name the message is that of all such files.
                 kind = str(info).removeprefix(f"{entry}: ")
-                self.report.error(kind.removeprefix(f"{Path(entry)}: "), entry)
+                kind = kind.removeprefix(f"{Path(entry)}: ")
+                if isinstance(info, SampleRateError) and self.rate_remedy:
+                    kind += f", {self.rate_remedy}"
+                where = item.name if entry.endswith("|") else entry
+                self.report.error(kind, where)
             else:
                 self.report.opened += 1
                 self.report.seconds += info.seconds
@@ -308,9 +330,12 @@ class _Check:
             self.report.error(kind, item.name)
         limit = info.seconds + END_TOLERANCE
         for utt_id, start, end in item.segments or ():
-            if start >= limit or end > limit:
+            to_end = end == -1
+            if start >= (info.seconds if to_end else limit) or end > limit:
                 kind = "segment reaches beyond its recording; correct segments"
                 self.report.error(kind, utt_id)
+            elif to_end:
+                self.report.length(info.seconds - start, utt_id)
 
     def _compare_spk2utt(self) -> None:
         path = self.folder / "spk2utt"
@@ -332,6 +357,10 @@ class _Check:
         if first:
             kind = f"spk2utt is not what utt2spk says, from here on; {FIX}"
             self.report.error(kind, first)
+
+
+def _look(entry: str, fs: int | None) -> AudioInfo:
+    return (probe_command if entry.endswith("|") else probe_entry)(entry, fs)
 
 
 def _count(found: dict[str, Finding], kind: str, where: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet2_birq.data.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
 
@@ -157,8 +158,9 @@ def iter_scp(
         Key and value, in the order of the file.
 
     Raises:
-        DataError: The file is missing or empty, or a line is blank, is not UTF-8, ends
-            as in Windows, lacks a value, repeats a key, or is out of order.
+        DataError: The file is missing or empty, begins with a byte order mark, or a
+            line is blank, is not UTF-8, ends as in Windows, lacks a value, repeats a
+            key, or is out of order.
     """
     path = Path(path)
     if not path.is_file():
@@ -167,6 +169,8 @@ def iter_scp(
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, 1):
             where = f"{path}: line {number}"
+            if number == 1:
+                refuse_byte_order_mark(path, raw)
             try:
                 line = raw.decode("utf-8").removesuffix("\n")
             except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """Go through the files of a data directory, however long, in little memory."""
 
+import codecs
 import os
 import random
 import subprocess
@@ -145,6 +146,26 @@ def map_parallel(
                 future.cancel()
 
 
+def refuse_byte_order_mark(path: Path, head: bytes) -> None:
+    """Refuse a list of Kaldi's that begins with a byte order mark.
+
+    It would be part of the first name, also for ESPnet's and Kaldi's scripts, which
+    read the same file: that utterance would be lost as one that no other list has.
+
+    Args:
+        path: The list.
+        head: Its first bytes.
+
+    Raises:
+        DataError: It begins with a byte order mark.
+    """
+    if head.startswith(codecs.BOM_UTF8):
+        raise DataError(
+            f"{path}: begins with a byte order mark; remove it with "
+            f"sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
+        )
+
+
 def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
     """Read spk2utt one utterance at a time: a single line may be most of a corpus.
 
@@ -155,8 +176,8 @@ def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
         Utterance and speaker, in the order of the file.
 
     Raises:
-        DataError: The file is missing, empty or not UTF-8, or a speaker is out of
-            order, repeated, or has no utterance.
+        DataError: The file is missing, empty, not UTF-8 or begins with a byte order
+            mark, or a speaker is out of order, repeated, or has no utterance.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,6 +210,8 @@ def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
 
 def _lines_of_words(path: Path) -> Iterator[Iterator[str]]:
     # Each line's words have to be used up before the next line is asked for.
+    with path.open("rb") as stream:
+        refuse_byte_order_mark(path, stream.read(len(codecs.BOM_UTF8)))
     with path.open(encoding="utf-8", newline="\n") as stream:
         try:
             while piece := stream.readline(PIECE):

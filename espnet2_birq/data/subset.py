@@ -1,6 +1,7 @@
 """Hours of a data directory, even over its speakers; and what is left of it."""
 
 import heapq
+import math
 import random
 import re
 from collections import defaultdict
@@ -52,8 +53,8 @@ class DataDir:
 def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
     """Read a Kaldi data directory, or a set that ESPnet has formatted.
 
-    Durations are those of utt2num_samples in a formatted set; else those of segments,
-    of utt2dur, or of the audio files' headers, whichever is there first.
+    Durations are those of utt2num_samples in a formatted set; else those of utt2dur, of
+    segments, or of the audio files' headers, whichever is there first.
 
     Args:
         folder: Directory with wav.scp, utt2spk and what else belongs to them.
@@ -225,26 +226,12 @@ def _durations(
     if is_formatted(folder):
         samples = files.get("utt2num_samples") or read_scp(folder / "utt2num_samples")
         seconds = {u: _number(folder, u, n) / fs for u, n in samples.items()}
-    elif "segments" in files:
-        spans = {u: [*v.split(), "", ""] for u, v in files["segments"].items()}
-        seconds = {
-            u: _number(folder, u, span[2]) - _number(folder, u, span[1])
-            for u, span in spans.items()
-        }
     elif "utt2dur" in files:
         seconds = {u: _number(folder, u, n) for u, n in files["utt2dur"].items()}
+    elif "segments" in files:
+        seconds = _segment_durations(folder, files, nj)
     else:
-        resolve = PathResolver(folder)
-        entries = []
-        for utt_id, entry in files["wav.scp"].items():
-            if entry.endswith("|"):
-                raise DataError(
-                    f"{folder}/wav.scp: {utt_id} is a command, and there is no utt2dur;"
-                    " run utils/data/get_utt2dur.sh"
-                )
-            entries.append(resolve(entry))
-        infos = probe_many(entries, nj=nj)
-        seconds = {u: info.seconds for u, info in zip(files["wav.scp"], infos)}
+        seconds = _audio_durations(folder, files["wav.scp"], nj)
     if missing := min(speakers.keys() - seconds.keys(), default=None):
         raise DataError(
             f"{folder}: the duration of {missing} is not known; make "
@@ -253,14 +240,54 @@ def _durations(
     return seconds
 
 
+def _segment_durations(folder: Path, files: Mapping, nj: int) -> dict[str, float]:
+    spans = {}
+    for utt_id, value in files["segments"].items():
+        recording, start, end = [*value.split(), "", ""][:3]
+        times = _number(folder, utt_id, start), _number(folder, utt_id, end)
+        spans[utt_id] = (recording, *times)
+    # An end of -1 means the end of the recording.
+    open_ended = {recording for recording, _, end in spans.values() if end == -1}
+    whole = {r: e for r, e in files["wav.scp"].items() if r in open_ended}
+    lengths = _audio_durations(folder, whole, nj)
+    seconds = {}
+    for utt_id, (recording, start, end) in spans.items():
+        end = lengths.get(recording, end) if end == -1 else end
+        if not start < end:
+            raise DataError(
+                f"{folder}/segments: {utt_id} does not end after it starts; correct it"
+            )
+        seconds[utt_id] = end - start
+    return seconds
+
+
+def _audio_durations(
+    folder: Path, entries: Mapping[str, str], nj: int
+) -> dict[str, float]:
+    resolve = PathResolver(folder)
+    resolved = []
+    for name, entry in entries.items():
+        if entry.endswith("|"):
+            raise DataError(
+                f"{folder}/wav.scp: {name} is a command, and there is no utt2dur; run "
+                "utils/data/get_utt2dur.sh"
+            )
+        resolved.append(resolve(entry))
+    infos = probe_many(resolved, nj=nj)
+    return {name: info.seconds for name, info in zip(entries, infos)}
+
+
 def _number(folder: Path, utt_id: str, value: str) -> float:
     try:
-        return float(value)
-    except ValueError as error:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise DataError(
             f"{folder}: {utt_id} has the time or duration {value!r}, which is not a "
             "number; correct the line"
-        ) from error
+        )
+    return number
 
 
 def _person(speaker: str) -> str:

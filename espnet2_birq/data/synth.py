@@ -220,7 +220,7 @@ def synthesize(job: Job) -> np.ndarray:
         pitch=int(rng.integers(40, 61)),
         pitch_range=int(rng.integers(35, 66)),
     )
-    speech = soxr.resample(_trim(speech), sample_rate, SAMPLE_RATE)
+    speech = soxr.resample(_trim(speech, job.text), sample_rate, SAMPLE_RATE)
 
     level = 10 ** (rng.uniform(-30, -22) / 20)
     speech *= level / _rms(speech)
@@ -241,7 +241,12 @@ def synthesize(job: Job) -> np.ndarray:
     return np.round(signal * 32767).astype(np.int16)
 
 
-def _trim(speech: np.ndarray) -> np.ndarray:
+def _trim(speech: np.ndarray, text: str) -> np.ndarray:
+    if not np.abs(speech).max() > 0:  # else the level below would be divided by 0
+        raise DataError(
+            f"eSpeak NG: only silence for {text!r}; "
+            "pip install --force-reinstall espeakng-loader"
+        )
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
     return speech[loud[0] : loud[-1] + 1]
 

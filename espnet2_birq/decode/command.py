@@ -14,6 +14,7 @@ from espnet2_birq.decode.network import Recogniser, compute_log_probs
 from espnet2_birq.decode.search import Weights, arpa_words
 from espnet2_birq.decode.store import LogProbs, file_hash
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.options import positive
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch_seconds",
-        type=float,
+        type=positive,
         default=200.0,
         metavar="S",
         help="audio in a batch of the network, padding included; results do not "
@@ -60,7 +61,7 @@ def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
     )
     for name, kind, text in (
         ("beam_size", int, "hypotheses kept after each frame"),
-        ("beam_threshold", float, "hypotheses so much below the best are dropped"),
+        ("beam_threshold", positive, "hypotheses so much below the best are dropped"),
     ):
         default = Weights._field_defaults[name]
         parser.add_argument(
@@ -112,7 +113,7 @@ def load_search(
     if words is None:
         vocabulary = list(arpa_words(lm))
     elif words.is_file():
-        vocabulary = words.read_text(encoding="utf-8").split()
+        vocabulary = words.read_text(encoding="utf-8-sig").split()
     else:
         raise DataError(f"{words}: no such file")
     search = NgramSearch(lm, tokens, vocabulary, weights)

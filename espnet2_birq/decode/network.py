@@ -4,6 +4,7 @@ What an utterance gets does not depend on its batch: ESPnet masks padding in its
 encoders, and here every utterance's end is mirrored for the STFT as if it were alone.
 """
 
+import hashlib
 import logging
 import time
 import types
@@ -21,6 +22,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from humanfriendly import parse_size
 from tqdm import tqdm
 
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.data.audio import ARK_ENTRY, probe_many
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.data.stream import map_parallel
@@ -30,6 +32,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
 
 READERS = 4  # threads that read audio ahead
+NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
 ALONE_SECONDS = 0.2  # shorter utterances go alone: one too short fails all its batch
 
 
@@ -53,6 +56,7 @@ class Recogniser:
                 raise DataError(
                     f"{path}: no such file; give a model of an asr_* folder"
                 )
+        check_model_file(model_file)
         self.key = {"model": file_hash(model_file), "config": file_hash(config)}
         self.device = device
         self.model, self.args = ASRTask.build_model_from_file(
@@ -160,11 +164,22 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
     ):
         if isinstance(info, DataError):
             bad[name] = str(info)
-        elif info.channels != 1:
-            bad[name] = f"{entry}: {info.channels} channels, wanted one"
         else:
             good.append(Utterance(name, entry, info.seconds))
     return good, bad
+
+
+def audio_hash(utterances: Sequence[Utterance]) -> str:
+    """Hash names, lengths and times of change of audio files.
+
+    The list alone is the same when its audio is made anew under the old names.
+    """
+    digest = hashlib.sha256()
+    for one in utterances:
+        match = ARK_ENTRY.match(one.entry)
+        changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
+        digest.update(f"{one.name} {one.seconds} {changed}\n".encode())
+    return digest.hexdigest()
 
 
 def read_wave(entry: str) -> np.ndarray:
@@ -213,7 +228,11 @@ def compute_log_probs(
         DataError: As find_utterances(); or no utterance is left.
     """
     utterances, skipped = find_utterances(folder, recogniser.sample_rate)
-    key = {**recogniser.key, "wav.scp": file_hash(folder / "wav.scp")}
+    key = {
+        **recogniser.key,
+        "wav.scp": file_hash(folder / "wav.scp"),
+        "audio": audio_hash(utterances),
+    }
     store = LogProbs(store_folder, key)
     done = store.done()
     todo = [one for one in utterances if one.name not in done]
@@ -236,7 +255,15 @@ def compute_log_probs(
         else:
             spent = time.monotonic() - start
             seconds = sum(one.seconds for one in batch)
-            store.add(Block([one.name for one in batch], log_probs, seconds, spent))
+            # The audio is finite (find_utterances): NaN is the model's own.
+            good = {
+                one.name: matrix
+                for one, matrix in zip(batch, log_probs)
+                if not np.isnan(matrix).any()
+            }
+            skipped.update({x.name: NAN_OUTPUT for x in batch if x.name not in good})
+            if good:
+                store.add(Block(list(good), list(good.values()), seconds, spent))
         bar.update(len(batch))
     bar.close()
     if not store.blocks():

@@ -116,7 +116,9 @@ def write_output(
     lines: dict[str, list[str]] = {x: [] for x in ("token", "token_int", "score")}
     texts = {}
     for name in names:
-        found = results.found.get(name, dict(tokens=[], score=0.0))
+        found = dict(tokens=[], score=0.0)
+        if name not in skipped:  # a store made before may have had it
+            found = results.found.get(name, found)
         texts[name], tokens = to_text(found["tokens"])
         lines["token"].append(f"{name} {' '.join(tokens)}")
         lines["token_int"].append(f"{name} {' '.join(map(str, found['tokens']))}")

@@ -7,14 +7,16 @@ equal to the pretrained tensors afterwards was loaded, and nothing else was.
 
 import argparse
 import re
+import shutil
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 import torch
 import yaml
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
+from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
@@ -37,6 +39,9 @@ class Handoff(NamedTuple):
 def read_config(path: Path) -> argparse.Namespace:
     """Read an experiment's config.yaml.
 
+    Statistics of ``normalize: global_mvn`` that lie beside it are taken from there: the
+    path in the file is relative to the folder that the training was started in.
+
     Args:
         path: The config.yaml, or a model file beside it.
 
@@ -48,11 +53,17 @@ def read_config(path: Path) -> argparse.Namespace:
         if not file.is_file():
             raise ConfigError(f"{file}: no such file; give a model beside its config")
     with open(config, encoding="utf-8") as stream:
-        return argparse.Namespace(**yaml.safe_load(stream))
+        args = argparse.Namespace(**yaml.safe_load(stream))
+    normalize_conf = getattr(args, "normalize_conf", None) or {}
+    if "stats_file" in normalize_conf:
+        beside = config.parent / Path(normalize_conf["stats_file"]).name
+        if beside.is_file():
+            normalize_conf["stats_file"] = str(beside)
+    return args
 
 
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
-    """Make ESPnet's ``--init_param`` for an ASR encoder, which may have less layers.
+    """Make ESPnet's ``--init_param`` for an ASR encoder, which may have fewer layers.
 
     ESPnet refuses tensors that the ASR model has no place for, so the layers above its
     last one are excluded by name. That is safer than ``--ignore_init_mismatch``, which
@@ -85,6 +96,37 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
     return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
 
 
+def copy_statistics(ssl_model: Path, dest: Path) -> bool:
+    """Copy the statistics that pretraining normalized features by.
+
+    Those of other data would give the encoder other features than it was trained on.
+
+    Args:
+        ssl_model: Pretrained model file, its config.yaml beside it.
+        dest: File to write, whole; its folder is made.
+
+    Returns:
+        Whether there are any: only with global_mvn.
+
+    Raises:
+        ConfigError: They are missing.
+    """
+    args = read_config(ssl_model)
+    if args.normalize != "global_mvn":
+        return False
+    source = Path(args.normalize_conf["stats_file"])
+    if not source.is_file():
+        raise ConfigError(
+            f"{source}: statistics that {ssl_model} was trained with are not there; "
+            "put them beside it, as feats_stats.npz"
+        )
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(dest.name + ".part")
+    shutil.copyfile(source, part)
+    part.replace(dest)
+    return True
+
+
 def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     """Repeat the loading that an ASR experiment's configuration asks for, and compare.
 
@@ -99,10 +141,8 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         ConfigError: A file is missing.
     """
     ssl_args = read_config(ssl_model)
-    # No label is made here: their statistics, in a path relative to another folder, are
-    # not needed.
-    ssl_args.frame_statistics, ssl_args.dry_run = None, True
     pretrained = SSLTask.build_model(ssl_args)
+    check_model_file(ssl_model)
     # Its state is read as ESPnet will read it; the configuration must fit it whole.
     pretrained.load_state_dict(safe_torch_load(str(ssl_model), map_location="cpu"))
     asr_args = read_config(asr_model)
@@ -116,6 +156,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
                 f"{file}: init_param of {asr_model} is not there; run this from the "
                 "folder the ASR model was trained in"
             )
+        check_model_file(file)
         load_pretrained_model(
             init_param=spec,
             model=model,
@@ -138,25 +179,40 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         missing=[ENCODER + key for key in state if key not in set(loaded)],
         dropped=dropped,
         unused=[key for key in unused if key not in set(dropped)],
-        differing=[
-            name
-            for name in ("frontend", "normalize")
-            if not _same_module(getattr(pretrained, name), getattr(model, name))
-        ],
+        differing=_differing_modules(pretrained, model),
         values=sum(state[key].numel() for key in loaded),
     )
 
 
-def _same_module(one, other) -> bool:
-    """Same settings (they show in repr) and same buffers, e.g. filters, statistics."""
-    if one is None or other is None:
-        return one is other
-    one_state, other_state = one.state_dict(), other.state_dict()
-    return (
-        repr(one) == repr(other)
-        and one_state.keys() == other_state.keys()
-        and all(torch.equal(one_state[key], other_state[key]) for key in one_state)
-    )
+@torch.no_grad()
+def _differing_modules(pretrained, model) -> List[str]:
+    """Name those of frontend and normalize whose output differs on a second of noise.
+
+    Outputs are compared because neither settings nor buffers tell: the window shows in
+    none of them, the path of global_mvn's statistics is another one in each experiment,
+    and an averaged model's filters and statistics have been rounded once more.
+    """
+    noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    feats = _output(pretrained.frontend, noise)
+    others = _output(model.frontend, noise)
+    differing = [] if _same(feats, others) else ["frontend"]
+    # Features of another size are none that the other normalize could be tried on.
+    if feats.shape[-1] == others.shape[-1]:
+        feats, others = (_output(one.normalize, feats) for one in (pretrained, model))
+        differing += [] if _same(feats, others) else ["normalize"]
+    return differing
+
+
+def _output(module: Optional[torch.nn.Module], inputs: torch.Tensor) -> torch.Tensor:
+    if module is None:
+        return inputs
+    # A copy: ESPnet's normalization works in place.
+    return module.eval()(inputs.clone(), torch.tensor([inputs.shape[1]]))[0]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for float32's rounding (log-mel values are of the order of 1 to 10)."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-4)
 
 
 def change_since(ssl_model: Path, asr_model: Path) -> float:
@@ -169,6 +225,8 @@ def change_since(ssl_model: Path, asr_model: Path) -> float:
     Returns:
         The ratio over all floating-point encoder tensors; 0 before fine-tuning.
     """
+    for path in (ssl_model, asr_model):
+        check_model_file(path)
     before = safe_torch_load(str(ssl_model), map_location="cpu")
     after = safe_torch_load(str(asr_model), map_location="cpu")
     moved = total = 0.0

@@ -138,16 +138,18 @@ BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
 @contextmanager
 def evaluating(module: torch.nn.Module, *kinds: Type[torch.nn.Module]):
-    """Put the layers of some kinds inside ``module`` in evaluation mode for a while.
+    """Put ``module``, or the layers of some kinds inside it, in evaluation mode.
 
     Args:
         module: E.g. an encoder.
-        *kinds: ``DROPOUT``, ``BATCH_NORM``, or other classes.
+        *kinds: ``DROPOUT``, ``BATCH_NORM``, or other classes; none: all that is inside.
+            Blocks read their own mode, too: ESPnet's skip themselves in training if
+            ``stochastic_depth_rate`` says so.
     """
     switched = [
         layer
         for layer in module.modules()
-        if isinstance(layer, kinds) and layer.training
+        if isinstance(layer, kinds or torch.nn.Module) and layer.training
     ]
     for layer in switched:
         layer.training = False

@@ -4,17 +4,15 @@ from typing import Dict, List, Tuple
 
 from espnet2_birq.matrix.results import Result, resample
 from espnet2_birq.matrix.steps import Runner
+from espnet2_birq.score.training_log import objectives_of
 
 Results = Dict[str, Dict[int, Result]]
 
-# What is plotted against updates: file, title, keys of the training log.
+# What is plotted against updates, of each objective: file, title, keys of the training
+# log without the objective's name.
 CURVES = (
-    ("learning.png", "learning curves", ("loss_anchor", "acc_anchor")),
-    (
-        "codebooks.png",
-        "use of the codebook",
-        ("pred_ppl_anchor", "label_ppl_enhanced", "hit_enhanced", "agree_enhanced"),
-    ),
+    ("learning.png", "learning curves", ("loss", "acc")),
+    ("codebooks.png", "use of the codebooks", ("label_ppl", "pred_ppl", "agree")),
 )
 
 
@@ -63,6 +61,9 @@ def _curves(runner, results, name, title, keys):
         for result in results[system.name].values()
         if result.pretraining
     ]
+    # Objectives of all systems, in the order in which they come.
+    names = dict.fromkeys(x for *_, log in logs for x in objectives_of(log.train[-1]))
+    keys = [f"{key}_{name}" for name in names for key in keys]
     keys = [key for key in keys if any(key in log.train[-1] for *_, log in logs)]
     if not keys:
         return []

@@ -7,23 +7,21 @@ from espnet2_birq.matrix.plots import plot_all
 from espnet2_birq.matrix.results import Errors, Result, read_results, resample
 from espnet2_birq.matrix.spec import System
 from espnet2_birq.matrix.steps import Runner
+from espnet2_birq.score.training_log import objectives_of
 
 Results = Dict[str, Dict[int, Result]]
 
-# Columns of the table of pretraining: title, key of the last epoch's means, training or
-# validation set, factor, format.
+# Columns of an objective in the table of pretraining: title, key of the last epoch's
+# means without the objective's name, training or validation set, factor, format.
 STATISTICS = [
-    ("anchor loss, train", "loss_anchor", "train", 1, ".2f"),
-    ("valid", "loss_anchor", "valid", 1, ".2f"),
-    ("masked acc. %", "acc_anchor", "train", 100, ".1f"),
-    ("label ppl", "label_ppl_anchor", "train", 1, ".0f"),
-    ("prediction ppl", "pred_ppl_anchor", "train", 1, ".0f"),
-    ("enhanced loss", "loss_enhanced", "train", 1, ".2f"),
-    ("enhanced label ppl", "label_ppl_enhanced", "train", 1, ".0f"),
-    ("enhanced acc. %", "acc_enhanced", "train", 100, ".1f"),
-    ("hit rate %", "hit_enhanced", "train", 100, ".0f"),
-    ("label entropy, nats", "label_entropy_enhanced", "train", 1, ".2f"),
-    ("agreement with the anchor %", "agree_enhanced", "train", 100, ".1f"),
+    ("loss, train", "loss", "train", 1, ".2f"),
+    ("valid", "loss", "valid", 1, ".2f"),
+    ("masked acc. %", "acc", "train", 100, ".1f"),
+    ("label ppl", "label_ppl", "train", 1, ".0f"),
+    ("prediction ppl", "pred_ppl", "train", 1, ".0f"),
+    ("hit rate %", "hit", "train", 100, ".0f"),
+    ("label entropy, nats", "label_entropy", "train", 1, ".2f"),
+    ("agreement with the head's first %", "agree", "train", 100, ".1f"),
 ]
 
 
@@ -56,24 +54,27 @@ def write_report(runner: Runner, seeds: List[int]) -> Path:
 
 
 def _pretraining_table(systems: List[System], results: Results) -> str:
-    titles = ["system", "updates", "compute, TFLOP", "minutes"]
+    titles = ["system", "updates", "compute, TFLOP", "minutes", "objective"]
     titles += [column[0] for column in STATISTICS]
     rows = []
     for system in systems:
         done = [r.pretraining for r in results[system.name].values() if r.pretraining]
         if not done:
             continue
-        row = [system.label, _each([one.updates for one in done], ".0f")]
-        row.append(_each([one.flops / 1e12 for one in done], ".3g"))
-        row.append(_each([one.log.seconds / 60 for one in done], ".1f"))
-        for _, key, part, factor, form in STATISTICS:
-            values = [getattr(one.log, part)[-1].get(key) for one in done]
-            values = [factor * value for value in values if value is not None]
-            row.append(_each(values, form))
-        rows.append(row)
+        first = [system.label, _each([one.updates for one in done], ".0f")]
+        first.append(_each([one.flops / 1e12 for one in done], ".3g"))
+        first.append(_each([one.log.seconds / 60 for one in done], ".1f"))
+        for name in objectives_of(done[0].log.train[-1]):
+            row = [*first, name]
+            for _, key, part, factor, form in STATISTICS:
+                values = [getattr(x.log, part)[-1].get(f"{key}_{name}") for x in done]
+                values = [factor * value for value in values if value is not None]
+                row.append(_each(values, form))
+            rows.append(row)
+            first = [""] * len(first)
     if not rows:
         return ""
-    used = [i for i in range(len(titles)) if any(row[i] != "-" for row in rows)]
+    used = [i for i in range(len(titles)) if any(row[i] not in "-" for row in rows)]
     table = _table([[row[i] for i in used] for row in [titles, *rows]])
     return f"## Pretraining\n\n{table}\n\nMean over seeds (each seed), last epoch."
 

@@ -65,8 +65,7 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
     folder = runner.ssl_exp(system, seed)
     if (folder / SSL_MODEL).exists() and runner.is_done(f"ssl_{name}"):
         log = read_training_log(folder)
-        updates = log.updates[-1]
-        pretraining = Pretraining(log, updates, flops * updates)
+        pretraining = Pretraining(log, log.last_update, flops * log.last_update)
     if runner.is_done(f"probe_{name}"):
         text = (runner.probe_dir(system, seed) / "probe.json").read_text()
         probe = json.loads(text)

@@ -214,22 +214,19 @@ def with_updates(conf: Dict, updates: int, where: str) -> Dict:
     Args:
         conf: With num_iters_per_epoch; a scheduler that ends (``total_steps``) ends
             with the training.
-        updates: Multiple of num_iters_per_epoch.
+        updates: Multiple of an epoch's updates.
         where: What an error names.
 
     Raises:
         ConfigError: The updates are no whole epochs.
     """
-    steps = conf.get("num_iters_per_epoch")
-    if not steps:
+    each = updates_per_epoch(conf, where)
+    if updates <= 0 or updates % each:
         raise ConfigError(
-            f"{where}: updates are counted by num_iters_per_epoch, which is missing"
+            f"{where}: {updates} updates are no multiple of an epoch's {each} "
+            "(num_iters_per_epoch / accum_grad)"
         )
-    if updates <= 0 or updates % steps:
-        raise ConfigError(
-            f"{where}: {updates} updates are no multiple of num_iters_per_epoch {steps}"
-        )
-    changes = {"max_epoch": updates // steps}
+    changes = {"max_epoch": updates // each}
     if "total_steps" in conf.get("scheduler_conf", {}):
         changes["scheduler_conf"] = {"total_steps": updates}
     return merge(conf, changes)
@@ -241,6 +238,24 @@ def updates_of(conf: Dict) -> int:
     Raises:
         ConfigError: It does not say how many.
     """
-    if not conf.get("num_iters_per_epoch"):
-        raise ConfigError("compute_of wants num_iters_per_epoch in the configuration")
-    return conf["max_epoch"] * conf["num_iters_per_epoch"] // conf.get("accum_grad", 1)
+    return conf["max_epoch"] * updates_per_epoch(conf, "compute_of")
+
+
+def updates_per_epoch(conf: Dict, where: str) -> int:
+    """Updates of an epoch of num_iters_per_epoch batches, accum_grad to an update.
+
+    Raises:
+        ConfigError: num_iters_per_epoch is missing, or no multiple of accum_grad (ESPnet
+            carries the rest into the next epoch's first update).
+    """
+    batches, accum_grad = conf.get("num_iters_per_epoch"), conf.get("accum_grad", 1)
+    if not batches:
+        raise ConfigError(
+            f"{where}: updates are counted by num_iters_per_epoch, which is missing"
+        )
+    if batches % accum_grad:
+        raise ConfigError(
+            f"{where}: num_iters_per_epoch {batches} is no multiple of accum_grad "
+            f"{accum_grad}"
+        )
+    return batches // accum_grad

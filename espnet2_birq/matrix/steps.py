@@ -1,5 +1,6 @@
 """The steps of a matrix: the stages of the recipes, each done once."""
 
+import glob
 import json
 import os
 import queue
@@ -10,23 +11,33 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Optional
 
 import yaml
 
+from espnet2_birq.data.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError
-from espnet2_birq.matrix.spec import Spec, System, merge, updates_of, with_updates
+from espnet2_birq.matrix.spec import (
+    Spec,
+    System,
+    merge,
+    updates_of,
+    updates_per_epoch,
+    with_updates,
+)
 
 UTTERANCE = 5.0  # seconds, where compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
+TRAIN_VALID = ("train", "valid")
 
 
 class Runner:
     """Runs steps, several at once, each only if it is not done.
 
     A step has a folder OUT/steps/<name> with its log, what it depends on (key.json) and,
-    once it has ended well, done.json. A step that was interrupted runs again, and
-    ESPnet's training goes on where it stopped.
+    once it has ended well, the lists of data that it went by (made_from.json) and
+    done.json. A step that was interrupted runs again, and ESPnet's training goes on
+    where it stopped.
 
     Args:
         spec: The matrix.
@@ -77,6 +88,23 @@ class Runner:
             return self.spec.train_set
         return f"{self.spec.train_set}_{name}"
 
+    def lists(self, *sets: str) -> List[Path]:
+        """Lists of some sets in the dump/raw of asr1."""
+        raw = self.spec.recipe / "asr1" / "dump" / "raw"
+        return [raw / one / file for one in sets for file in ("wav.scp", "text")]
+
+    def ssl_lists(self) -> List[Path]:
+        """Lists that pretraining goes by, and those that they were made from."""
+        stats = [self.out / "ssl" / "ssl_stats_raw" / x for x in TRAIN_VALID]
+        made_from = [self.spec.recipe / "ssl1" / x for y in stats for x in sources(y)]
+        return [*(folder / "speech_shape" for folder in stats), *made_from]
+
+    def asr_lists(self, name: str) -> List[Path]:
+        """Lists that fine-tuning on a set goes by, and those of the test sets."""
+        made_from = sources(self.out / "asr" / f"stats_{name}")
+        lists = self.lists(self.train_set(name), *self.spec.tests)
+        return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
+
     def is_done(self, step: str) -> bool:
         """Whether a step has ended well."""
         return (self.out / "steps" / step / "done.json").is_file()
@@ -100,9 +128,9 @@ class Runner:
                 conf = with_updates(conf, system.updates, name)
             flops.count(file, yaml.safe_dump(conf, sort_keys=False))
             if system.compute_of is not None:
-                other, steps = system.compute_of, conf["num_iters_per_epoch"]
+                other, each = system.compute_of, updates_per_epoch(conf, name)
                 updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
-                conf = with_updates(conf, steps * max(1, round(updates / steps)), name)
+                conf = with_updates(conf, each * max(1, round(updates / each)), name)
             confs[name] = conf
             for seed in seeds:
                 text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)
@@ -112,19 +140,27 @@ class Runner:
         """Data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
         key = [self.data_options, self.run_options, str(self.spec.recipe)]
-        # Statistics are made for a configuration that has a use for them.
-        anchor = {"name": "anchor", "quantizer_conf": {"projection": "pca"}}
-        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
-        conf = self.out / "config" / "statistics.yaml"
-        conf.parent.mkdir(parents=True, exist_ok=True)
-        conf.write_text(yaml.safe_dump({**base, "targets": [anchor]}))
+        conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
-        self._step("data_ssl", [*key, base], [(ssl, run_ssl)])
+        self._step(
+            "data_ssl",
+            [*key, conf.read_text()],
+            [(ssl, run_ssl)],
+            makes=[f"{self.out}/ssl/ssl_stats_raw/{x}/{STAMP}" for x in TRAIN_VALID],
+            lists=self.ssl_lists,
+        )
         if not self.spec.finetune_sets and self.spec.probe is None:
             return
         config = self._asr_config()
         run_asr = self._run_sh("asr", *config, "--ssl_model", "none", "--stop_stage")
-        self._step("data_asr", key, [(asr, [*run_asr, 5])])
+        sets = [self.spec.train_set, *self.spec.tests]
+        self._step(
+            "data_asr",
+            key,
+            [(asr, [*run_asr, 5])],
+            makes=self.lists(*sets),
+            lists=lambda: self.lists(*sets),
+        )
         seen = {}
         for one in self.spec.finetune_sets:
             if one.hours is not None:
@@ -137,10 +173,25 @@ class Runner:
                         seen[other.name] = one.hours
                         rest = f"dump/raw/{self.train_set(other.name)}"
                         subset[3:3] = ["--rest", rest]
-                self._step(f"data_{one.name}", [*key, seen], [(asr, subset)])
+                drawn = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
+                drawn = [self.train_set(x.name) for x in (one, *drawn)]
+                drawn = self.lists(self.spec.train_set, *drawn)
+                self._step(
+                    f"data_{one.name}",
+                    [*key, seen],
+                    [(asr, subset)],
+                    makes=drawn,
+                    lists=lambda drawn=drawn: drawn,
+                )
         for one in self.spec.finetune_sets:
             stats = [*run_asr, 10, "--stage", 10, *self._asr_data(one.name)]
-            self._step(f"stats_{one.name}", [*key, seen], [(asr, stats)])
+            self._step(
+                f"stats_{one.name}",
+                [*key, seen],
+                [(asr, stats)],
+                makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
+                lists=lambda name=one.name: self.asr_lists(name),
+            )
 
     def run(self, system: System, seed: int) -> None:
         """Pretrain, probe and fine-tune one system with one seed.
@@ -157,8 +208,15 @@ class Runner:
             config = self.config(system, seed)
             train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
             train += ["--train_config", config, "--ssl_tag", name]
-            folder = self.ssl_exp(system, seed)
-            self._step(f"ssl_{name}", key, [(self.spec.recipe / "ssl1", train)], folder)
+            self._step(
+                f"ssl_{name}",
+                key,
+                [(self.spec.recipe / "ssl1", train)],
+                makes=[model],
+                lists=self.ssl_lists,
+                folder=self.ssl_exp(system, seed),
+            )
+        models = [model] if model else []
         asr = self.spec.recipe / "asr1"
         if self.spec.probe is not None:
             probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]
@@ -166,9 +224,15 @@ class Runner:
             probe += ["--out", self.probe_dir(system, seed), "--test"]
             probe += [asr / "dump/raw" / test for test in self.spec.tests]
             probe += shlex.split(self.spec.probe)
-            folder = self.probe_dir(system, seed)
-            own = [*key, self.spec.probe, self.spec.tests]
-            self._step(f"probe_{name}", own, [(asr, probe)], folder)
+            sets = [self.spec.train_set, *self.spec.tests]
+            self._step(
+                f"probe_{name}",
+                [*key, self.spec.probe, self.spec.tests],
+                [(asr, probe)],
+                makes=[self.probe_dir(system, seed) / "probe.json"],
+                lists=lambda: [*models, *self.lists(*sets)],
+                folder=self.probe_dir(system, seed),
+            )
         for one in self.spec.finetune_sets:
             folder = self.asr_exp(system, seed, one.name)
             tune = self._run_sh("asr", *self._asr_config(), "--asr_tag")
@@ -178,7 +242,15 @@ class Runner:
             tune += ["--inference_nj", 1]
             own = [*key, one.name, self.spec.hours_of(one)]
             own.append(self.spec.finetune_config.read_text())
-            self._step(f"asr_{name}_{one.name}", own, [(asr, tune)], folder)
+            scores = [folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests]
+            self._step(
+                f"asr_{name}_{one.name}",
+                own,
+                [(asr, tune)],
+                makes=scores,
+                lists=lambda set_=one.name: [*models, *self.asr_lists(set_)],
+                folder=folder,
+            )
 
     def _asr_config(self) -> List:
         if self.spec.finetune_config is None:
@@ -195,23 +267,42 @@ class Runner:
             expdir += ["--num_threads", 1]
         return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
 
-    def _step(self, name: str, key, commands, folder: Optional[Path] = None) -> None:
+    def _step(
+        self,
+        name: str,
+        key,
+        commands,
+        makes: Iterable[str | Path],
+        lists: Callable[[], List[Path]],
+        folder: Optional[Path] = None,
+    ) -> None:
         """Run a step's commands unless it is done.
 
         Args:
-            name: Of the step.
+            name: Name of the step.
             key: What it depends on, as JSON.
             commands: Pairs of a folder and a command to run in it.
-            folder: What the step makes; a step with another key removes it.
+            makes: Patterns of files that the step makes; each must match one.
+            lists: Returns the lists of data and models that the step goes by; if they
+                change, the step is made again.
+            folder: What the step makes; a step that is made again removes it.
+
+        Raises:
+            DataError: A command failed, or has not made what it should.
         """
         own = self.out / "steps" / name
         done, log = own / "done.json", own / "log"
         text = json.dumps(key)
-        if done.is_file() and (own / "key.json").read_text() == text:
-            say(f"{name}: already done")
-            return
+        reason = None
         if (own / "key.json").is_file() and (own / "key.json").read_text() != text:
-            say(f"{name}: was made with other settings; made again")
+            reason = "was made with other settings"
+        elif done.is_file():
+            reason = _what_changed(own, makes, lists())
+            if reason is None:
+                say(f"{name}: already done")
+                return
+        if reason is not None:
+            say(f"{name}: {reason}; made again")
             shutil.rmtree(own)
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -234,7 +325,10 @@ class Runner:
                     raise DataError(
                         f"{name}: failed with exit status {code}, see {log}"
                     )
+        if lacking := _lacking(makes):
+            raise DataError(f"{name}: ended without {lacking}, see {log}")
         seconds = round(time.monotonic() - start)
+        write_stamp(own, lists())
         part = done.with_suffix(".part")
         part.write_text(json.dumps({"seconds": seconds}))
         part.rename(done)
@@ -254,6 +348,22 @@ class Runner:
             yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
         finally:
             self.gpus.put(gpu)
+
+
+def _lacking(patterns: Iterable[str | Path]) -> Optional[str]:
+    """Return the first pattern that no file matches."""
+    return next((str(x) for x in patterns if not glob.glob(str(x))), None)
+
+
+def _what_changed(own: Path, makes: Iterable, lists: List[Path]) -> Optional[str]:
+    """Tell why a finished step has to be made again; None: it has not."""
+    if lacking := _lacking(makes):
+        return f"{lacking} is gone"
+    try:
+        check_stamp(own, lists)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 class Flops:
@@ -287,7 +397,7 @@ class Flops:
 def update_flops(config: Path) -> float:
     """FLOPs of an update: products and convolutions of whole steps, the label pass too.
 
-    Counted on tensors without numbers (ssl/cost.py), for utterances of UTTERANCE
+    Counted on tensors without numbers (pretraining/cost.py), for utterances of UTTERANCE
     seconds.
 
     Args:
@@ -296,8 +406,8 @@ def update_flops(config: Path) -> float:
     Raises:
         ConfigError: It is wrong.
     """
-    from espnet2_birq.ssl.cost import FakeModel
-    from espnet2_birq.ssl.plan import configured_batch, sampling_rate
+    from espnet2_birq.pretraining.cost import FakeModel
+    from espnet2_birq.pretraining.plan import configured_batch, sampling_rate
     from espnet2_birq.tasks.ssl import SSLTask
 
     arguments = ["--config", str(config), "--output_dir", "-"]

@@ -94,7 +94,9 @@ def _label(
     if key not in segments:
         return Labels(speakers[key])
     recording, start, end = segments[key].split()
-    return Labels(speakers[key], recording, None, float(start), float(end))
+    # An end of -1 is that of the recording, whose length is not known here.
+    times = float(start), None if float(end) == -1 else float(end)
+    return Labels(speakers[key], recording, None, *times)
 
 
 def split_trn_id(utt_id: str) -> tuple[str | None, str]:
@@ -232,7 +234,8 @@ def overlap_shares(labels: Sequence[Labels]) -> list[float | None]:
             talk = _union(
                 np.maximum(start[others], start[i]), np.minimum(end[others], end[i])
             )
-            shares[index] = talk / (end[i] - start[i]) if end[i] > start[i] else 0.0
+            if not np.isnan(end[i]):
+                shares[index] = talk / (end[i] - start[i]) if end[i] > start[i] else 0.0
     return shares
 
 

@@ -150,10 +150,10 @@ def utterance_segments(
     for utt_id, labels, *both in zip(
         texts.ids, label(texts.ids, data), texts.refs, texts.hyps, strict=True
     ):
-        if labels.meeting is None:
+        if labels.meeting is None or labels.end is None:
             raise ConfigError(
-                f"--meeting: id {utt_id} does not tell the meeting; give --data with "
-                "the set's utt2spk and segments"
+                f"--meeting: id {utt_id} does not tell the meeting and the times; give "
+                "--data with the set's utt2spk and segments, their ends in seconds"
             )
         for side, words in zip((ref, hyp), both, strict=True):
             side.append(

@@ -7,14 +7,13 @@ from typing import Optional, Sequence, Tuple
 from espnet2_birq.errors import DataError
 from espnet2_birq.score.experiments import score_experiments
 from espnet2_birq.score.tables import format_rate
-from espnet2_birq.score.training_log import read_training_log
+from espnet2_birq.score.training_log import objectives_of, read_training_log
 
 HEADER = (
     "system",
-    "anchor loss, first and last",
+    "objective: loss, first and last",
     "masked acc. %",
     "perplexity of labels / predictions",
-    "enhanced label perplexity",
     "tensors handed off",
     "CER % [95 %]",
     "WER % [95 %]",
@@ -58,21 +57,23 @@ def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
 
 
 def _pretraining(ssl_exp: Optional[Path], asr_exp: Path) -> Tuple[Sequence[str], int]:
-    """Columns 2 to 6 of a row, and the seconds of pretraining."""
+    """Columns 2 to 5 of a row, and the seconds of pretraining."""
     if ssl_exp is None:
-        return ["-"] * 5, 0
+        return ["-"] * 4, 0
     log = read_training_log(ssl_exp)
     first, last, epoch = log.intervals[0], log.intervals[-1], log.train[-1]
-    enhanced = epoch.get("label_ppl_enhanced")
     handoff = asr_exp / "handoff.txt"
     if not handoff.is_file():
         raise DataError(f"{handoff}: no such file; run stage 11 of finetune.sh")
     counts = re.search(r"pretraining: (\d+ of \d+)", handoff.read_text())
-    columns = [
-        f"{first['loss_anchor']:.2f}, {last['loss_anchor']:.2f}",
-        f"{100 * epoch['acc_anchor']:.1f}",
-        f"{epoch['label_ppl_anchor']:.0f} / {epoch['pred_ppl_anchor']:.0f}",
-        "-" if enhanced is None else f"{enhanced:.0f}",
-        counts[1],
-    ]
-    return columns, log.seconds
+    losses, accuracies, perplexities = [], [], []
+    for name in objectives_of(epoch):
+        key = f"loss_{name}"
+        # One that starts later or is rarely on may lack in an interval.
+        ends = [f"{x[key]:.2f}" if key in x else "-" for x in (first, last)]
+        losses.append(f"{name}: {', '.join(ends)}")
+        accuracies.append(f"{100 * epoch[f'acc_{name}']:.1f}")
+        labels, predictions = (epoch[f"{x}_ppl_{name}"] for x in ("label", "pred"))
+        perplexities.append(f"{labels:.0f} / {predictions:.0f}")
+    columns = ["; ".join(cell) for cell in (losses, accuracies, perplexities)]
+    return [*columns, counts[1]], log.seconds

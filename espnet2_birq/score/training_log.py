@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
+import yaml
+
 from espnet2_birq.errors import DataError
 
 # ESPnet sometimes leaves out the comma between two values: numbers end by themselves.
@@ -17,15 +19,25 @@ STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE
 class TrainingLog(NamedTuple):
     """Values in the order of training."""
 
-    updates: List[int]  # last update of each logged interval, counted from 1
+    updates: List[int]  # optimizer updates made by the end of each logged interval
     intervals: List[Dict[str, float]]  # means over these intervals
     train: List[Dict[str, float]]  # means over each epoch
     valid: List[Dict[str, float]]  # of the validation set, after each epoch
     seconds: int  # wall time from the first line to the last, over all runs
+    last_update: int  # updates made by the end of the last epoch or interval
+
+
+def objectives_of(values: Dict[str, float]) -> List[str]:
+    """Names of the objectives that an interval or an epoch tells of, in their order."""
+    keys = [key for key in values if key.startswith("loss_") and key != "loss_scale"]
+    return [key.removeprefix("loss_") for key in keys]
 
 
 def read_training_log(folder: Path) -> TrainingLog:
     """Read an experiment's train.log, and those of its earlier, interrupted runs.
+
+    ESPnet logs batches; ``accum_grad`` of them, as config.yaml says, make an update,
+    and what is left over at the end of an epoch makes none.
 
     Args:
         folder: The experiment, e.g. exp/ssl_train_birq_raw.
@@ -56,22 +68,42 @@ def read_training_log(folder: Path) -> TrainingLog:
                 valid[int(match[1])] = _values(match[3] or "")
     if not train and not steps:
         raise DataError(f"{files[-1]}: tells of no update; see what stopped it there")
-    updates, before, epoch_so_far = [], 0, 1
-    for epoch, update in sorted(steps):
-        if epoch > epoch_so_far:  # what the epoch before came to
-            before, epoch_so_far = updates[-1], epoch
-        updates.append(before + update)
+    accum_grad = _accum_grad(folder)
+    batches = _batches(steps, train)
+    before, total = {}, 0  # updates before an epoch
+    for epoch in sorted(batches):
+        before[epoch] = total
+        total += batches[epoch] // accum_grad
     intervals = [steps[key] for key in sorted(steps)]
-    if not steps:  # epochs of fewer updates than log_interval: there are only means
+    updates = [before[epoch] + batch // accum_grad for epoch, batch in sorted(steps)]
+    if not steps:  # epochs of fewer batches than log_interval: there are only means
         intervals = [train[epoch] for epoch in sorted(train)]
-        updates = [int(values["total_count"]) for values in intervals]
+        updates = [before[e] + batches[e] // accum_grad for e in sorted(train)]
     return TrainingLog(
         updates=updates,
         intervals=intervals,
         train=[train[epoch] for epoch in sorted(train)],
         valid=[valid[epoch] for epoch in sorted(valid)],
         seconds=seconds,
+        last_update=total,
     )
+
+
+def _accum_grad(folder: Path) -> int:
+    config = folder / "config.yaml"
+    if not config.is_file():
+        return 1
+    return yaml.safe_load(config.read_text(encoding="utf-8")).get("accum_grad", 1)
+
+
+def _batches(steps: Dict, train: Dict) -> Dict[int, int]:
+    """Batches of each epoch; of one without its line of results, those logged."""
+    batches, before = {}, 0
+    for epoch in sorted({key[0] for key in steps} | set(train)):
+        logged = max((batch for one, batch in steps if one == epoch), default=0)
+        total = int(train.get(epoch, {}).get("total_count", before + logged))
+        batches[epoch], before = total - before, total
+    return batches
 
 
 def _values(text: str) -> Dict[str, float]:

@@ -1,6 +1,7 @@
 """Fine-tuning a pretrained encoder gently: layer-wise learning rates, a late start.
 
-What ESPnet has no option for. The model that comes out is ESPnet's own all the same.
+What ESPnet has no option for; and whether it makes any updates at all. The model that
+comes out is ESPnet's own all the same.
 """
 
 import argparse
@@ -130,43 +131,54 @@ def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
         logging.info("freeze_encoder_updates: from the next update on, all is trained")
 
 
-def count_updates(args: argparse.Namespace, processes: int = 1) -> int:
-    """Count the updates of a whole training, as ESPnet's trainer will make them.
+def count_batches(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+    """Count the batches of an epoch, as ESPnet's trainer will make them.
 
     Args:
         args: Options of asr_train, with train_shape_file.
         processes: Number of GPUs that train together.
 
     Returns:
-        Number of updates in `max_epoch` epochs.
+        Number of batches; None if it cannot be known beforehand.
+    """
+    if args.iterator_type != "sequence" or args.multiple_iterator:
+        return None
+    if args.num_iters_per_epoch is not None:
+        return args.num_iters_per_epoch
+    if args.batch_type == "folded":
+        return None
+    sampler = build_batch_sampler(
+        type=args.batch_type,
+        shape_files=args.train_shape_file,
+        batch_size=args.batch_size,
+        batch_bins=args.batch_bins,
+        sort_in_batch=args.sort_in_batch,
+        sort_batch=args.sort_batch,
+        drop_last=args.drop_last_iter,
+        min_batch_size=processes if processes > 1 else args.min_batch_size,
+    )
+    return len(list(sampler))
+
+
+def count_updates(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+    """Count the updates of a whole training.
+
+    Args:
+        args: Options of asr_train, with train_shape_file.
+        processes: Number of GPUs that train together.
+
+    Returns:
+        Number of updates in `max_epoch` epochs; None if it cannot be known beforehand.
 
     Raises:
-        ConfigError: It cannot be known beforehand, or there is none.
+        ConfigError: There is none: an epoch has fewer batches than accum_grad.
     """
-    remedy = "give --asr_args '--scheduler_conf max_steps=N'"
-    if args.iterator_type != "sequence" or args.multiple_iterator:
-        raise ConfigError(
-            f"updates are only counted with iterator_type sequence; {remedy}"
-        )
-    if args.batch_type == "folded":
-        raise ConfigError(f"updates are not counted with batch_type folded; {remedy}")
-    batches = args.num_iters_per_epoch
+    batches = count_batches(args, processes)
     if batches is None:
-        sampler = build_batch_sampler(
-            type=args.batch_type,
-            shape_files=args.train_shape_file,
-            batch_size=args.batch_size,
-            batch_bins=args.batch_bins,
-            sort_in_batch=args.sort_in_batch,
-            sort_batch=args.sort_batch,
-            drop_last=args.drop_last_iter,
-            min_batch_size=processes if processes > 1 else args.min_batch_size,
-        )
-        batches = len(list(sampler))
-    updates = args.max_epoch * (batches // args.accum_grad)
-    if not updates:
+        return None
+    if batches < args.accum_grad:
         raise ConfigError(
             f"an epoch of {batches} batches has no update with accum_grad "
-            f"{args.accum_grad}; lower accum_grad or batch_bins"
+            f"{args.accum_grad}; lower accum_grad, batch_bins or batch_size"
         )
-    return updates
+    return args.max_epoch * (batches // args.accum_grad)

@@ -21,18 +21,18 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
-from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.data.collate import SpeechCollateFn
 from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.encoder.layers import subsampling_factor
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.model import BiRQModel
-from espnet2_birq.ssl.target import BIRQ, parse_targets
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
+from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Names and classes are those of ESPnet's ASR task, into which the encoder goes.
 frontend_choices = ClassChoices(
@@ -87,6 +87,7 @@ class SSLTask(AbsTask):
     """Self-supervised pretraining from waveforms alone: no text, no token list."""
 
     num_optimizers: int = 1
+    trainer = Trainer
     class_choices_list = [
         frontend_choices,
         specaug_choices,
@@ -99,22 +100,34 @@ class SSLTask(AbsTask):
         """Add this task's options to ESPnet's."""
         group = parser.add_argument_group("Task related")
         group.add_argument(
-            "--targets",
+            "--objectives",
             action=NestedDictAction,
             default=BIRQ,
-            help="What is predicted at masked frames: a list of {name, source, layer, "
-            "quantizer, quantizer_conf, weight}, best given in the YAML file. The "
-            "names 'anchor' (the input's nearest code: BEST-RQ), 'enhanced' (a soft "
-            "code of encoder layer k: with the anchor, BiRQ) and 'given' (labels from "
-            "disk, the data named 'labels') stand for a whole row. docs/targets.md "
-            "explains every key.",
+            help="What is predicted at masked frames: a list, best given in the YAML "
+            "file. Keys of an objective: "
+            + "; ".join(f"{key} ({text})" for key, text in KEYS.items())
+            + ". The names 'anchor' (the input's nearest code: BEST-RQ), 'enhanced' (a "
+            "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
+            "from disk, the data named 'labels') stand for a whole row. "
+            "docs/objectives.md explains all.",
         )
         group.add_argument(
-            "--frame_statistics",
-            type=str_or_none,
-            default=None,
-            help="File of python -m espnet2_birq.bin.frame_statistics, for targets of "
-            "the input with a projection other than 'xavier'",
+            "--target_branch_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="The encoder's pass on the clean input, where layers make labels: "
+            "checkpoint (compute it again in the backward pass rather than keep its "
+            "activations, false), utterances (n: only every n-th utterance of a batch, "
+            "1), copies (differently masked copies that are predicted from the same "
+            "labels, 1)",
+        )
+        group.add_argument(
+            "--teacher_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="For objectives of 'teacher layer K': decay (of the moving average of "
+            "the encoder, a number or a schedule; 0: a copy; 0.999), every (n: move "
+            "after every n-th update, 1)",
         )
         group.add_argument(
             "--masking_conf",
@@ -128,15 +141,12 @@ class SSLTask(AbsTask):
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="label_dropout (keep dropout on where labels are made, false), "
-            "stop_at_collapse (stop when a target's labels have become a few codes; "
+            help="stop_at_collapse (stop when labels have become a few codes; "
             "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
             "on a CPU: true, false, or auto, where the processor has instructions for "
             "it; auto), accelerate (faster CPU encoder, same numbers; true), "
-            "checkpoint_labels (compute the label pass again rather than keep its "
-            "activations, false), label_every (n: layers label in every n-th update "
-            "only, with n times the weight; 1), label_utterances (n: ... every n-th "
-            "utterance of a batch; 1), extract_feats_in_collect_stats (true)",
+            "attention_window (blocks of so many encoder frames inside which attention "
+            "stays; all), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
             "--init",
@@ -155,13 +165,32 @@ class SSLTask(AbsTask):
             class_choices.add_arguments(group)
 
     @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        """Run one process of a training, as ESPnet does."""
+        check_trainer(args)
+        super().main_worker(args)
+
+    @classmethod
     @typechecked
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
         [Collection[Tuple[str, Dict[str, np.ndarray]]]],
         Tuple[List[str], Dict[str, torch.Tensor]],
     ]:
-        """Pad waveforms with zeros."""
-        return CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+        """Pad waveforms with zeros; leave out what is not finite, and name it."""
+        return SpeechCollateFn()
+
+    @classmethod
+    def build_iter_factory(
+        cls,
+        args: argparse.Namespace,
+        distributed_option: DistributedOption,
+        mode: str,
+        kwargs: Optional[dict] = None,
+    ) -> AbsIterFactory:
+        """Build ESPnet's factory, and check what the training will get of it."""
+        factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        check_batches(args, factory, mode)
+        return factory
 
     @classmethod
     def build_category_iter_factory(
@@ -192,7 +221,7 @@ class SSLTask(AbsTask):
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        """Labels, for targets from disk."""
+        """Labels, for objectives of the view 'labels'."""
         return ("labels",)
 
     @classmethod
@@ -201,7 +230,7 @@ class SSLTask(AbsTask):
         """Build the model that the arguments describe.
 
         Raises:
-            ConfigError: A name, target or label layer is unknown.
+            ConfigError: A name, objective or layer is unknown.
         """
         frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
         specaug = normalize = None
@@ -217,33 +246,44 @@ class SSLTask(AbsTask):
         )
         fs = args.frontend_conf.get("fs", 16000)
         fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
-        statistics = None
-        if args.frame_statistics is not None:
-            statistics = FrameStatistics.load(args.frame_statistics)
-        elif args.dry_run or args.collect_stats:  # there are none yet; labels not used
-            statistics = FrameStatistics.identity(
-                frontend.output_size() * subsampling_factor(encoder)
+        if args.ngpu > 1 and not getattr(args, "distributed", False):
+            raise ConfigError(
+                f"--ngpu {args.ngpu} without --multiprocessing_distributed true: "
+                "ESPnet would copy the model to every GPU anew for each batch, and "
+                "what it counts would be lost with the copies"
             )
-        targets = parse_targets(args.targets, num_blocks=len(encoder.encoders))
-        for target in targets:
-            logging.info(f"Target: {target}")
+        rows = parse_objectives(args.objectives, num_blocks=len(encoder.encoders))
+        for row in rows:
+            logging.info(f"Objective: {row}")
         try:
             model = BiRQModel(
                 frontend=frontend,
                 specaug=specaug,
                 normalize=normalize,
                 encoder=encoder,
-                targets=targets,
+                objectives=rows,
                 masking_conf=args.masking_conf,
-                frame_statistics=statistics,
+                target_branch_conf=args.target_branch_conf,
+                teacher_conf=args.teacher_conf,
+                sample_rate=fs,
                 frame_shift_ms=1000.0 * frontend.hop_length / fs,
-                accum_grad=args.accum_grad,
                 **args.model_conf,
             )
         except TypeError as error:  # an unknown key of one of the *_conf
             raise ConfigError(
-                f"masking_conf, model_conf or a quantizer_conf: {error}"
+                f"masking_conf, target_branch_conf, teacher_conf or model_conf: {error}"
             ) from error
         if args.init is not None:
             initialize(model, args.init)
         return model
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
+        """Build ESPnet's optimizer; the model counts its updates, for schedules."""
+        optimizers = super().build_optimizers(args, model)
+        if isinstance(model, BiRQModel):
+            for optimizer in optimizers:
+                model.count_updates_of(optimizer)
+        return optimizers

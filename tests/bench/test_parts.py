@@ -17,7 +17,7 @@ import label_pass  # noqa: E402
 import step  # noqa: E402
 import two_processes  # noqa: E402
 
-from espnet2_birq.ssl.masking import SpanMasking  # noqa: E402
+from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", [ConformerEncoder, EBranchformerEncoder])
@@ -72,8 +72,8 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
     vars(args).update(seconds=1.0, steps=1, warmup=1, seed=0, device="cpu")
     conf = step.read_config(args.config, "birq")
     conf.encoder_conf = dict(output_size=16, attention_heads=2, num_blocks=8)
-    for target in conf.targets:
-        target["quantizer_conf"] = dict(codebook_size=32, codebook_dim=4)
+    for row in conf.objectives:
+        row["labeller_conf"] = dict(codebook_size=32, codebook_dim=4)
     monkeypatch.setattr(two_processes, "read_config", lambda *_: conf)
     all_reduce, threads = torch.distributed.all_reduce, torch.get_num_threads()
     try:  # of two, one rank by itself: the hook sees what it would send
@@ -90,8 +90,9 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
         torch.set_num_threads(threads)
     assert torch.distributed.all_reduce is not all_reduce
     assert count.gradients == 4 * sum(p.numel() for p in model.parameters())
-    # Two labels on one head: frames, seven sums, counts of labels and predictions.
-    assert count.others == 4 * 2 * (1 + 7 + 2 * 32)
+    # Two labels on one head: frames, seven sums, counts of labels and predictions; and
+    # in double precision how many frames are masked, and how many have which label.
+    assert count.others == 4 * 2 * (1 + 7 + 2 * 32) + 8 * (1 + 2)
 
 
 def test_lengths_of_a_larger_corpus(tmp_path):

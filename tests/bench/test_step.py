@@ -23,9 +23,9 @@ from espnet2_birq.errors import ConfigError  # noqa: E402
 def config(tmp_path):
     """bench/step.yaml, small and without dropout; the enhanced loss counts more."""
     conf = yaml.safe_load((BENCH / "step.yaml").read_text())
-    for target in conf["targets"]:
-        target["quantizer_conf"] = dict(codebook_size=64, codebook_dim=8)
-    conf["targets"][1].update(layer=2, weight=1.0)
+    for row in conf["objectives"]:
+        row["labeller_conf"] = dict(codebook_size=64, codebook_dim=8)
+    conf["objectives"][1].update(view="layer 2", weight=1.0)
     conf["encoder_conf"].update(
         output_size=64, attention_heads=2, linear_units=96, num_blocks=3
     )
@@ -167,7 +167,7 @@ def test_sizes_of_the_configuration():
     frames = torch.full((2000,), 249)
     share = float(model.masking.draw(frames, 249).float().mean())
     assert share == pytest.approx(0.51, abs=0.01)
-    assert model.targets[1].source == 7
+    assert model.objectives[1].view.layer == 7
 
 
 def test_speechbrain(config):

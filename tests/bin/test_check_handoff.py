@@ -3,11 +3,14 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+from espnet2.train.reporter import Reporter
 
 from espnet2_birq.bin import check_handoff
 from espnet2_birq.encoder.handoff import init_param, read_config
@@ -116,6 +119,118 @@ def test_other_features_are_named(tmp_path, ssl_model, capsys):
     )
     output = fails(capsys, ssl_model, asr)
     assert "  frontend" in output and "  normalize" in output
+
+
+def average(folder: Path, epochs: int) -> Path:
+    """Average as many epochs' models as ESPnet does at the end of a training."""
+    reporter = Reporter()
+    state = torch.load(folder / "model.pth", weights_only=True)
+    for epoch in range(1, epochs + 1):
+        reporter.set_epoch(epoch)
+        with reporter.observe("valid") as observed:
+            observed.register({"loss": torch.tensor(1.0)})
+            observed.next()
+        trained = {
+            key: value + epoch / 100 if key.startswith("encoder.encoders") else value
+            for key, value in state.items()
+        }
+        torch.save(trained, folder / f"{epoch}epoch.pth")
+    average_nbest_models(folder, reporter, [("valid", "total_count", "max")], [epochs])
+    return folder / "valid.total_count.ave.pth"
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 5, 10])
+def test_averaged_model(tmp_path, ssl_model, epochs, capsys):
+    averaged = average(ssl_model.parent, epochs)
+    melmat = "frontend.logmel.melmat"
+    one, other = (
+        torch.load(path, weights_only=True)[melmat] for path in (ssl_model, averaged)
+    )
+    # The mean of equal numbers is rounded, too.
+    assert torch.equal(one, other) == (epochs == 1)
+    asr = write_asr(tmp_path, [f"{averaged}:encoder:encoder"])
+    check_handoff.main([str(averaged), str(asr)])
+    assert "frontend and normalize are the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(fmin=20),
+        dict(n_mels=21),
+        dict(n_fft=1024),
+        dict(window="hamming"),
+        dict(hop_length=161),
+        dict(fs=16100),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_frontend_is_refused(tmp_path, ssl_model, change, capsys):
+    averaged = average(ssl_model.parent, 3)
+    asr = write_asr(
+        tmp_path,
+        [f"{averaged}:encoder:encoder"],
+        frontend_conf={**COMMON["frontend_conf"], **change},
+        ignore_init_mismatch=True,
+    )
+    output = fails(capsys, averaged, asr)
+    assert "differs between the two models" in output and "  frontend" in output
+
+
+def global_mvn(folder: Path, offset: float, **conf):
+    """Statistics as ESPnet's collect_stats leaves them, and the options that use them."""
+    folder.mkdir(exist_ok=True)
+    mean = np.linspace(-3, 3, 20) + offset
+    np.savez(
+        folder / "feats_stats.npz",
+        count=100,
+        sum=100 * mean,
+        sum_square=100 * (mean**2 + 2),
+    )
+    conf["stats_file"] = str(folder / "feats_stats.npz")
+    return {"normalize": "global_mvn", "normalize_conf": conf}
+
+
+def test_global_mvn_with_the_same_statistics(tmp_path, capsys):
+    settings = global_mvn(tmp_path / "one", 0.0)
+    model = write_experiment(tmp_path / "ssl", SSLTask, {**COMMON, **settings})
+    averaged = average(model.parent, 3)
+    settings = global_mvn(tmp_path / "copy", 0.0)
+    asr = write_asr(tmp_path, [f"{averaged}:encoder:encoder"], **settings)
+    check_handoff.main([str(averaged), str(asr)])
+    assert "frontend and normalize are the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda top: global_mvn(top / "other", 0.01),
+        lambda top: global_mvn(top / "other", 0.0, norm_vars=False),
+        lambda top: {"normalize": "utterance_mvn", "normalize_conf": {}},
+        lambda top: {"normalize": None},
+    ],
+    ids=["other statistics", "no variances", "utterance_mvn", "none"],
+)
+def test_other_normalization_is_refused(tmp_path, settings, capsys):
+    own = global_mvn(tmp_path / "one", 0.0)
+    model = write_experiment(tmp_path / "ssl", SSLTask, {**COMMON, **own})
+    asr = write_asr(tmp_path, [f"{model}:encoder:encoder"], **settings(tmp_path))
+    output = fails(capsys, model, asr)
+    assert "  normalize" in output and "  frontend" not in output
+
+
+def test_moved_experiment_finds_its_statistics(tmp_path, capsys, monkeypatch):
+    """Stats beside config.yaml are taken wherever the recorded path leads to."""
+    monkeypatch.chdir(tmp_path)
+    settings = global_mvn(Path("exp"), 0.0)
+    model = write_experiment(tmp_path / "exp/ssl", SSLTask, {**COMMON, **settings})
+    (tmp_path / "exp" / "feats_stats.npz").rename(model.parent / "feats_stats.npz")
+    settings = global_mvn(tmp_path / "asr_stats", 0.0)
+    asr = write_asr(tmp_path, [f"{model}:encoder:encoder"], **settings)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    check_handoff.main([str(model), str(asr)])
+    assert "frontend and normalize are the same" in capsys.readouterr().out
 
 
 def test_deeper_asr_encoder(tmp_path, ssl_model, capsys):

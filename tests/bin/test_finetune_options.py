@@ -32,13 +32,13 @@ def config(tmp_path):
         (1, [], "--scheduler_conf max_steps=12\n"),  # 5, 5 and 2 utterances a batch
         (6, [], "--scheduler_conf max_steps=8\n"),  # 6 and 6
         (1, ["--accum_grad", "3"], "--scheduler_conf max_steps=4\n"),
-        (1, ["--scheduler", "warmuplr"], ""),
-        (1, ["--scheduler_conf", "max_steps=9"], ""),
+        (1, ["--scheduler", "warmuplr"], "\n"),
+        (1, ["--scheduler_conf", "max_steps=9"], "\n"),
         (1, ["--scheduler_conf", "hold_ratio=0.3"], "--scheduler_conf max_steps=12\n"),
     ],
 )
 def test_schedule(config, capsys, gpus, more, expected):
-    main(["schedule", "--gpus", str(gpus), *config, *more])
+    main(["training", "--gpus", str(gpus), *config, *more])
     assert capsys.readouterr().out == expected
 
 
@@ -63,7 +63,35 @@ def test_init_param(tmp_path, config, capsys):
 
 def test_wrong_requests(config, capsys):
     with pytest.raises(SystemExit, match="^error: .*batch_type folded"):
-        main(["schedule", *config, "--batch_type", "folded"])
+        main(["training", *config, "--batch_type", "folded"])
+    main(["training", *config, "--batch_type", "folded", "--scheduler", "warmuplr"])
+    assert capsys.readouterr().out == "\n"
+    # Whatever the scheduler: a training without an update would be called a success.
+    for scheduler in ("tristagelr", "warmuplr"):
+        with pytest.raises(SystemExit, match="^error: an epoch of 3 batches has no"):
+            main(["training", *config, "--accum_grad", "4", "--scheduler", scheduler])
     with pytest.raises(SystemExit):
         main(["init_param", *config])
-    assert "init_param wants --ssl_model" in capsys.readouterr().err
+    assert "init_param requires --ssl_model" in capsys.readouterr().err
+
+
+def test_normalize(tmp_path, config, capsys):
+    model = tmp_path / "model.pth"
+    model.touch()
+    stats = tmp_path / "asr" / "train" / "feats_stats.npz"
+    config += ["--scheduler", "warmuplr"]
+    command = ["training", "--ssl_model", str(model), "--stats", str(stats), *config]
+    settings = tmp_path / "config.yaml"
+    settings.write_text("normalize: utterance_mvn\nnormalize_conf: {norm_vars: true}\n")
+    main(command)
+    assert capsys.readouterr().out == "\n" and not stats.exists()
+    # The path is that of the folder pretraining ran in; the file has come along.
+    settings.write_text(
+        "normalize: global_mvn\nnormalize_conf: {stats_file: exp/x/feats_stats.npz}\n"
+    )
+    with pytest.raises(SystemExit, match="^error: exp/x/feats_stats.npz: statistics"):
+        main(command)
+    (tmp_path / "feats_stats.npz").write_bytes(b"statistics")
+    main(command)
+    option = f"--normalize global_mvn --normalize_conf stats_file={stats}\n"
+    assert capsys.readouterr().out == option and stats.read_bytes() == b"statistics"

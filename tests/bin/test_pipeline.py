@@ -1,7 +1,10 @@
-"""Commands one after the other on a few noises: statistics, training, labels, probe."""
+"""Commands one after the other on a few noises: training, labels, probe, moving."""
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
 
 import kaldiio
 import numpy as np
@@ -10,24 +13,22 @@ import soundfile
 import torch
 import yaml
 
-from espnet2_birq.bin import dump_labels, frame_statistics, probe, ssl_train
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.masking import stack_frames
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.api import load
+from espnet2_birq.bin import check_handoff, dump_labels, probe, ssl_train
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.views import stack_frames
 
+FS = 16000
 BOOK = {"codebook_size": 32, "codebook_dim": 4}
 CONFIG = {
-    "targets": [
-        {"name": "anchor", "quantizer_conf": {**BOOK, "projection": "whitened"}},
+    "objectives": [
+        {"name": "anchor", "labeller_conf": {**BOOK, "projection": "whitened"}},
         {
             "name": "enhanced",
-            "layer": 1,
+            "view": "layer 1",
             "weight": 0.0,
-            "quantizer_conf": {
-                **BOOK,
-                "projection": "whitened",
-                "keep_gradient": False,
-            },
+            "gradient": 0,
+            "labeller_conf": {**BOOK, "projection": "whitened"},
         },
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
@@ -70,15 +71,15 @@ def folder(tmp_path_factory):
     (top / "birq.yaml").write_text(yaml.safe_dump(CONFIG))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    frame_statistics.main(
-        [*options(top, "birq.yaml", top), "--statistics", str(top / "statistics.npz")]
-    )
-    ssl_train.main(options(top, "birq.yaml", top / "ssl", statistics=True))
+    ssl_train.main(options(top, "birq.yaml", top / "ssl"))
     yield top
     root.handlers, root.level = handlers, level
 
 
-def options(top, config, out, statistics=False, labels=False):
+MODEL = "valid.total_count.ave.pth"
+
+
+def options(top, config, out, labels=False):
     """Those of ssl_train; training data is the validation data, too."""
     data = top / "dump" / "raw" / "train"
     found = ["--config", str(top / config), "--output_dir", str(out), "--ngpu", "0"]
@@ -88,31 +89,28 @@ def options(top, config, out, statistics=False, labels=False):
         found += [f"--{kind}_shape_file", f"{data}/shape"]
         if labels:
             found += [option, f"{top}/labels/labels.scp,labels,kaldi_ark"]
-    if statistics:
-        found += ["--frame_statistics", str(top / "statistics.npz")]
     return found
 
 
+def wave(folder, number):
+    """Arguments of a model: one utterance."""
+    samples, _ = soundfile.read(folder / f"u{number}.wav", dtype="float32")
+    return torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+
+
 @torch.no_grad()
-def test_frame_statistics_are_those_of_the_frames(folder):
-    model, _ = SSLTask.build_model_from_file(
-        folder / "ssl" / "config.yaml", folder / "ssl" / "latest.pth"
-    )
+def test_the_input_is_whitened_by_moments_of_the_training_data(folder):
+    """Taken before the first update: the frames of all utterances, in any order."""
+    model = load(folder / "ssl" / MODEL)
     frames = []
     for number in range(8):
-        wave, _ = soundfile.read(folder / f"u{number}.wav", dtype="float32")
-        xs, _ = model._extract_feats(
-            torch.from_numpy(wave)[None], torch.tensor([len(wave)])
-        )
-        frames.append(stack_frames(xs, 4, xs.size(1) // 4)[0])
+        xs, _ = model._extract_feats(*wave(folder, number))
+        frames.append(stack_frames(xs, 4, (xs.size(1) - 3) // 4)[0])
     frames = torch.cat(frames).double()
-    statistics = FrameStatistics.load(folder / "statistics.npz")
-    assert statistics.frames == len(frames)
-    assert np.allclose(statistics.mean, frames.mean(dim=0), atol=1e-6)
-    expected = torch.cov(frames.T, correction=0)
-    assert np.allclose(statistics.covariance, expected, atol=1e-5)
-    (points,) = model.quantizers["anchor"].points(frames)
-    assert (torch.cov(points.T, correction=0) - torch.eye(4)).abs().max() < 1e-3
+    labeller = model.objectives[0].labeller
+    assert torch.allclose(labeller.mean.double(), frames.mean(dim=0), atol=0.02)
+    (points,) = labeller.points(frames.float())
+    assert (torch.cov(points.T) - torch.eye(4)).abs().max() < 0.1
 
 
 def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
@@ -125,44 +123,91 @@ def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
         24 + (5 * n + 1) // 2 for n in range(8)
     ]
     # One at a time, by hand: the same codes.
-    loaded, _ = SSLTask.build_model_from_file(folder / "ssl" / "config.yaml", model)
-    loaded.eval()
-    (target,) = [target for target in loaded.targets if target.name == "enhanced"]
-    wave, _ = soundfile.read(folder / "u3.wav", dtype="float32")
-    codes, _ = dump_labels.label_batch(
-        loaded, target, torch.from_numpy(wave)[None], torch.tensor([len(wave)])
-    )
-    assert np.array_equal(codes[0].numpy(), labels["u3"])
+    codes, _ = load(model).label(*wave(folder, 3), "enhanced")
+    assert np.array_equal(codes[0, 0].numpy(), labels["u3"])
     assert len(set(labels["u3"])) > 3
     # Nothing but the labels of the first model, and weights of its own
-    given = {"name": "given", "quantizer_conf": {"codebook_size": 32}}
-    config = {**CONFIG, "targets": [given], "max_epoch": 1}
+    given = {"name": "given", "labeller_conf": {"codebook_size": 32}}
+    config = {**CONFIG, "objectives": [given], "max_epoch": 1}
     (folder / "given.yaml").write_text(yaml.safe_dump(config))
     out = folder / "second"
     ssl_train.main(options(folder, "given.yaml", out, labels=True))
     stats = torch.load(out / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
     assert 2.5 < stats[1]["train"]["loss_given"] < 4.5  # near ln 32
     assert stats[1]["train"]["label_ppl_given"] > 3
-    with pytest.raises(
-        SystemExit, match="dump_labels: error: --target nope: the model's"
-    ):
-        dump_labels.main([*common, "--target", "nope", "--out", str(folder / "no")])
+    with pytest.raises(SystemExit, match="dump_labels: error: no objective 'nope'"):
+        dump_labels.main([*common, "--objective", "nope", "--out", str(folder / "no")])
 
 
-def test_a_resumed_model_has_the_same_quantizers_and_statistics(folder):
-    one = torch.load(folder / "ssl" / "latest.pth")
-    assert not [key for key in one if "codebook" in key or "projection" in key]
-    assert one["quantizers.enhanced.whitening.batches"] == one["steps"] == 2
-    models = [
-        SSLTask.build_model_from_file(
-            folder / "ssl" / "config.yaml", folder / "ssl" / name
-        )[0]
-        for name in ("latest.pth", "valid.total_count.ave.pth")
-    ]
-    for name in ("anchor", "enhanced"):
-        first, second = (model.quantizers[name] for model in models)
-        assert torch.equal(first.codebook, second.codebook)
-        assert torch.equal(first.projection, second.projection)
+def test_a_checkpoint_holds_all_that_labels_depend_on(folder):
+    state = torch.load(folder / "ssl" / "latest.pth")
+    for name in ("codebook", "projection", "mean"):
+        assert f"objectives.0.labeller.{name}" in state
+    whitening = "objectives.1.labeller.whitening."
+    assert state[f"{whitening}batches"] == state["updates"] == 2
+    assert {f"{whitening}mean", f"{whitening}covariance"} <= state.keys()
+
+
+LABEL = """
+import sys
+import soundfile, torch
+from espnet2_birq.api import load
+model = load(sys.argv[1])
+samples, _ = soundfile.read(sys.argv[2], dtype="float32")
+speech = torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+labels = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
+torch.save([*labels, model._extract_feats(*speech)[0]], sys.argv[3])
+"""
+
+
+def test_a_model_is_a_file(folder, tmp_path):
+    """Moved, alone, in another process, packed, after another training: same labels."""
+    own = tmp_path / "moved" / "somewhere else"
+    own.mkdir(parents=True)
+    for name in (MODEL, "config.yaml"):
+        shutil.copy(folder / "ssl" / name, own)
+    shutil.copy(folder / "u5.wav", tmp_path)
+    model = load(folder / "ssl" / MODEL)
+    speech = wave(folder, 5)
+    expected = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
+    expected.append(model._extract_feats(*speech)[0])
+
+    def check(path):
+        out = tmp_path / "labels.pt"
+        command = [sys.executable, "-c", LABEL, str(path), "u5.wav", str(out)]
+        subprocess.run(command, check=True, cwd=tmp_path)
+        for one, other in zip(torch.load(out), expected, strict=True):
+            assert torch.equal(one, other)
+
+    check(own / MODEL)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", own)
+    check(tmp_path / "packed.zip")
+    # Another training in the same folder, on other speech
+    config = {**CONFIG, "objectives": CONFIG["objectives"][:1], "seed": 5}
+    (folder / "other.yaml").write_text(yaml.safe_dump(config))
+    ssl_train.main(options(folder, "other.yaml", folder / "other"))
+    check(folder / "ssl" / MODEL)
+
+
+def test_models_that_cannot_be_loaded(folder, tmp_path):
+    for name in (MODEL, "config.yaml"):
+        shutil.copy(folder / "ssl" / name, tmp_path)
+    whole = (tmp_path / MODEL).read_bytes()
+    for content, words in ((b"", "is empty"), (whole[:5000], "is cut short")):
+        (tmp_path / MODEL).write_bytes(content)
+        with pytest.raises(DataError, match=f"{MODEL}: {words}"):
+            load(tmp_path / MODEL)
+    torch.save({"weight": torch.zeros(3)}, tmp_path / MODEL)
+    with pytest.raises(DataError, match=f"{MODEL}: .*Missing key"):
+        load(tmp_path / MODEL)
+    (tmp_path / MODEL).write_bytes(whole)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["objectives"][0]["labeller_conf"]["seed"] = 7
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=f"{MODEL}: .*seed=7.*seed=0"):
+        load(tmp_path / MODEL)
+    with pytest.raises(ConfigError, match="nope.pth: no such file"):
+        load(tmp_path / "nope.pth")
 
 
 def test_probe(folder):
@@ -188,3 +233,135 @@ def test_probe(folder):
     assert many["cer"]["train"]["utterances"] == 8
     with pytest.raises(SystemExit, match="probe: error: .*nope.pth: no such file"):
         probe.main(["--model", "nope.pth", "--out", "no", *small])
+
+
+@pytest.fixture
+def spoiled(folder, tmp_path):
+    """The same data with a NaN in u3, which files of floating point alone can hold."""
+    data = tmp_path / "dump" / "raw" / "train"
+    shutil.copytree(folder / "dump" / "raw" / "train", data)
+    samples, rate = soundfile.read(folder / "u3.wav")
+    samples[999] = np.nan
+    soundfile.write(tmp_path / "u3.wav", samples, rate, "FLOAT")
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace(f"{folder}/u3", f"{tmp_path}/u3"))
+    return tmp_path
+
+
+def test_labels_of_a_bad_utterance_are_none(folder, spoiled, caplog):
+    common = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    data = spoiled / "dump/raw/train/wav.scp"
+    dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    found = kaldiio.load_scp(f"{spoiled}/out/labels.scp")
+    clean = folder / "dump/raw/train/wav.scp"
+    common[-1] = f"{spoiled}/clean"
+    dump_labels.main([*common, "--data", f"{clean},speech,sound"])
+    for name, labels in kaldiio.load_scp(f"{spoiled}/clean/labels.scp").items():
+        expected = np.full_like(labels, -1) if name == "u3" else labels
+        assert np.array_equal(found[name], expected)
+    (warning,) = [x.message for x in caplog.records if "without a label" in x.message]
+    assert "1 utterances" in warning and warning.endswith(" u3")
+    # Another rate, and several channels, are errors that name the audio.
+    soundfile.write(spoiled / "u3.wav", np.zeros((FS, 2)), FS)
+    with pytest.raises(
+        SystemExit, match="dump_labels: error: utterance u3: has 2 chan"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+    assert not (spoiled / "clean/labels.scp").exists()  # the ark behind it is another
+    (data.parent / "wav.scp").write_text(f"u3 {spoiled}/u3.wav\n")
+    soundfile.write(spoiled / "u3.wav", np.zeros(8000), 8000)
+    with pytest.raises(
+        SystemExit, match="u3.wav: sample rate is 8000 Hz, wanted 16000"
+    ):
+        dump_labels.main([*common, "--data", f"{data},speech,sound"])
+
+
+def test_moments_of_the_input_leave_out_a_bad_utterance(folder, spoiled, caplog):
+    shutil.copy(folder / "birq.yaml", spoiled)
+    projections = []
+    data = spoiled / "dump/raw/train"
+    for name in ("with", "without"):
+        ssl_train.main(options(spoiled, "birq.yaml", spoiled / name))
+        state = torch.load(spoiled / name / "latest.pth")
+        projections.append(state["objectives.0.labeller.projection"])
+        assert all(x.isfinite().all() for x in state.values())
+        for file in ("wav.scp", "shape"):
+            lines = (data / file).read_text().splitlines(True)
+            rest = [line for line in lines if line[:2] != "u3"]
+            (data / file).write_text("".join(rest))
+    assert "utterance u3 is left out of its batch: samples that are NaN" in caplog.text
+    assert torch.allclose(*projections, atol=1e-3)
+
+
+def test_probe_names_bad_audio(folder, spoiled):
+    data = str(spoiled / "dump" / "raw" / "train")
+    command = ["--model", str(folder / "ssl" / "latest.pth"), "--out", f"{spoiled}/out"]
+    command += ["--train", data, "--test", data]
+    with pytest.raises(
+        SystemExit, match="probe: error: .*/u3.wav: samples that are NaN"
+    ):
+        probe.main(command)
+    assert not (spoiled / "out").exists()
+
+
+@pytest.fixture
+def stopped(folder, tmp_path):
+    """A copy of the pretraining, and the options that resume it."""
+    shutil.copytree(folder / "ssl", tmp_path / "ssl", symlinks=True)
+    command = options(folder, "birq.yaml", tmp_path / "ssl")
+    return tmp_path / "ssl", [*command, "--resume", "true"]
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("share, words", [(0, "is empty"), (0.99, "is cut short")])
+def test_a_checkpoint_that_is_not_whole(stopped, share, words):
+    exp, command = stopped
+    cut(exp / "checkpoint.pth", share)
+    with pytest.raises(SystemExit) as caught:
+        ssl_train.main(command)
+    assert str(caught.value) == (
+        f"ssl_train: error: {exp}/checkpoint.pth: {words}: training cannot be resumed; "
+        "move it away: training then begins anew, with --init_param "
+        f"{exp}/1epoch.pth from its last whole model"
+    )
+    # As it says
+    (exp / "checkpoint.pth").unlink()
+    before = torch.load(exp / "1epoch.pth")["updates"]
+    ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
+    assert torch.load(exp / "1epoch.pth")["updates"] == 2 * before
+
+
+def test_a_model_of_an_epoch_that_is_not_whole(stopped):
+    exp, command = stopped
+    whole = torch.load(exp / "1epoch.pth")
+    cut(exp / "1epoch.pth")
+    with pytest.raises(SystemExit, match="1epoch.pth: is cut short; ESPnet") as caught:
+        ssl_train.main(command)
+    # As it says
+    remedy = str(caught.value).partition("make it of the checkpoint: ")[2]
+    subprocess.run(remedy.replace("python3", sys.executable), shell=True, check=True)
+    made = torch.load(exp / "1epoch.pth")
+    assert all(torch.equal(whole[key], made[key]) for key in whole)
+    ssl_train.main(command)
+
+
+def test_models_that_are_not_whole_are_named(folder, stopped):
+    model = stopped[0] / "1epoch.pth"
+    data = folder / "dump" / "raw" / "train"
+    out = ["--model", str(model), "--out", str(stopped[0] / "out")]
+    wanted = f"error: {model}: is cut short; copy it again"
+    cut(model)
+    with pytest.raises(SystemExit, match=wanted):
+        dump_labels.main([*out, "--data", f"{data}/wav.scp,speech,sound"])
+    with pytest.raises(SystemExit, match=wanted):
+        probe.main([*out, "--train", str(data), "--test", str(data)])
+    with pytest.raises(SystemExit, match=wanted):
+        ssl_train.main(
+            [*stopped[1], "--resume", "false", "--init_param", f"{model}:a:a"]
+        )
+    with pytest.raises(SystemExit, match=wanted):
+        check_handoff.main([str(model), str(stopped[0] / "config.yaml")])

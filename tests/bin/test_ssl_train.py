@@ -23,24 +23,24 @@ def test_there_are_configurations():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}")
 def test_configuration_builds(config):
     args = SSLTask.get_parser().parse_args(
-        ["--config", str(config), "--output_dir", "unused", "--dry_run", "true"]
+        ["--config", str(config), "--output_dir", "unused"]
     )
-    assert SSLTask.build_model(args).targets[0].name == "anchor"
+    assert SSLTask.build_model(args).objectives[0].name == "anchor"
 
 
 @pytest.mark.parametrize("corpus", ["mini_librispeech", "mini_synth"])
-def test_best_rq_and_birq_differ_in_targets_alone(corpus):
+def test_best_rq_and_birq_differ_in_objectives_alone(corpus):
     one, two = (
         yaml.safe_load((ROOT / "conf" / corpus / f"train_{name}.yaml").read_text())
         for name in ("best_rq", "birq")
     )
-    assert one.pop("targets") != two.pop("targets")
+    assert one.pop("objectives") != two.pop("objectives")
     assert one == two
 
 
-def test_wrong_target_is_one_line(tmp_path):
+def test_wrong_objective_is_one_line(tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump({"targets": [{"name": "anchr"}]}))
+    config.write_text(yaml.safe_dump({"objectives": [{"name": "anchr"}]}))
     done = subprocess.run(
         [sys.executable, "-m", "espnet2_birq.bin.ssl_train", "--config", str(config)]
         + ["--dry_run", "true", "--iterator_type", "none"]
@@ -52,7 +52,7 @@ def test_wrong_target_is_one_line(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert re.match("ssl_train: error: unknown target 'anchr': use one of", last)
+    assert re.match("ssl_train: error: unknown objective 'anchr': use one of", last)
 
 
 def test_get_parser():

@@ -244,7 +244,7 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     write_wav(two)
     assert f"{one}: sample rate is 8000 Hz" in error_of(small, dest, *options)
     write_wav(one, channels=2)
-    assert f"{one}: has 2 channels" in error_of(small, dest, *options)
+    assert f"{one}: has 2 channels, wanted one" in error_of(small, dest, *options)
     one.write_bytes(one.read_bytes()[:1000])
     assert f"{one}: truncated" in error_of(small, dest, *options)
     assert not dest.exists()

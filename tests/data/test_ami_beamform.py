@@ -101,10 +101,15 @@ def test_errors_name_the_file(tmp_path):
     audio.mkdir()
     out = ("--dest", tmp_path / "out", "--method", "python")
     assert "no meeting with 8" in error_of("--audio", audio, *out)
+    message = error_of("--audio", tmp_path / "nowhere", *out)
+    assert "no such folder" in message and "--annotations-only" not in message
     write_array(audio, "ES2011a", seconds=1.0)
     bad = audio / "ES2011a" / "audio" / "ES2011a.Array1-05.wav"
     soundfile.write(bad, np.zeros(8000), 8000)
-    assert f"{bad}: sample rate is 8000" in error_of("--audio", audio, *out)
+    message = error_of("--audio", audio, *out)
+    assert f"{bad}: sample rate is 8000" in message and "--resample" not in message
+    soundfile.write(bad, np.full(16000, np.nan), RATE, "FLOAT")
+    assert f"{bad}: samples that are NaN" in error_of("--audio", audio, *out)
     soundfile.write(bad, np.zeros((16000, 2)), RATE)
     assert f"{bad}: has 2 channels" in error_of("--audio", audio, *out)
     bad.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
@@ -144,9 +149,15 @@ def test_beamformit_is_used_when_it_is_there(tmp_path, monkeypatch, capsys):
     # The two methods do not mix.
     options = ("--audio", tmp_path, "--dest", out, "--method", "python")
     assert "was made by beamformit" in error_of(*options)
+    # It is given no other audio than the other method is.
+    path.unlink()
+    third = source.with_name("ES2011a.Array1-03.wav")
+    content = third.read_bytes()
+    soundfile.write(third, np.zeros((16000, 2)), RATE)
+    assert f"{third}: has 2 channels" in error_of("--audio", tmp_path, "--dest", out)
+    third.write_bytes(content)
     # Its failure is an error, with a log.
     program.write_text("#!/bin/sh\necho oops; exit 7\n")
-    path.unlink()
     message = error_of("--audio", tmp_path, "--dest", out)
     assert "failed with status 7" in message
     assert (out / "ES2011a" / "ES2011a.beamformit.log").read_text() == "oops\n"

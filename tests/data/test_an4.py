@@ -4,7 +4,9 @@ import io
 import random
 import tarfile
 
+import numpy as np
 import pytest
+import soundfile
 
 from espnet2_birq.bin.prepare_an4 import main
 from espnet2_birq.data.an4 import read_an4, unpack_an4
@@ -50,6 +52,14 @@ def test_real_mini_an4(an4_tarball, tmp_path, capsys):
             assert probe(path).sample_rate == 16000
             assert read_scp(folder / "utt2spk")[utt_id] == utt_id.split("-")[0]
     assert "train_nodev: 4 utterances, 3 speakers" in capsys.readouterr().out
+    # Another rate: this command has no option that would convert it.
+    path = tmp_path / "down/an4/wav/an4_clstk/fash/an251-fash-b.sph"
+    content = path.read_bytes()
+    soundfile.write(path, np.zeros(8000), 8000, format="NIST")
+    with pytest.raises(SystemExit, match="error: .*: sample rate is 8000") as caught:
+        main([*options, "--dest", str(tmp_path / "bad")])
+    assert "--resample" not in str(caught.value)
+    path.write_bytes(content)
     # Once it is unpacked, the tar file is not needed.
     options[1] = str(tmp_path / "gone.tar.gz")
     main([*options, "--dest", str(tmp_path / "again")])

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_birq.data.audio import AudioInfo, probe, probe_many
+from espnet2_birq.data.audio import (
+    AudioInfo,
+    probe,
+    probe_command,
+    probe_entry,
+    probe_many,
+)
 from espnet2_birq.errors import DataError, LfsPointerError
 
 FS = 16000
@@ -36,8 +42,8 @@ def error_of(path, fs=None):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_header_is_read(tmp_path, suffix):
-    path = write_noise(tmp_path / f"a.{suffix}", 1.5, 8000, channels=2)
-    assert probe(path) == probe(path, 8000) == AudioInfo(8000, 12000, 2)
+    path = write_noise(tmp_path / f"a.{suffix}", 1.5, 8000)
+    assert probe(path) == probe(path, 8000) == AudioInfo(8000, 12000)
     assert probe(path).seconds == 1.5
 
 
@@ -127,7 +133,44 @@ def test_other_rate(tmp_path):
     path = write_noise(tmp_path / "a.wav", fs=8000)
     message = error_of(path, FS)
     assert "8000 Hz" in message and "16000 Hz" in message
-    assert "--resample true" in message
+    assert "--" not in message  # an option is another command's
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_several_channels(tmp_path, suffix):
+    message = error_of(write_noise(tmp_path / f"a.{suffix}", channels=2))
+    assert "has 2 channels, wanted one" in message and "remix 1" in message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_samples_that_are_not_finite(tmp_path, subtype, value):
+    path = tmp_path / "a.wav"
+    samples = np.zeros(3 << 20)  # more than is read at a time
+    samples[-5] = value
+    soundfile.write(path, samples, FS, subtype=subtype)
+    assert "NaN, infinite or beyond 1e+10" in error_of(path)
+    samples[-5] = 32768.0  # not full scale, but features can be computed of it
+    soundfile.write(path, samples, FS, subtype=subtype)
+    assert probe(path).frames == 3 << 20
+
+
+def test_output_of_commands(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    assert probe_command(f"cat {path} |", FS).frames == 24000
+    with pytest.raises(
+        DataError, match=r"nosuch x \|: .* fails with status 127 \(.*not "
+    ):
+        probe_command("nosuch x |")
+    with pytest.raises(DataError, match="fails with status 1 .*; install its programs"):
+        probe_command(f"cat {tmp_path}/gone |")
+    with pytest.raises(DataError, match="output is empty"):
+        probe_command("true |")
+    write_noise(path, channels=2)
+    with pytest.raises(DataError, match="has 2 channels"):
+        probe_command(f"cat {path} |")
+    with pytest.raises(DataError, match="a command, not audio; give the set that"):
+        probe_entry(f"cat {path} |")
 
 
 def test_many_keeps_order_and_returns_what_is_not_fatal(tmp_path):

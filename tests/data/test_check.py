@@ -1,5 +1,6 @@
 """Checking data directories: each fault is found, and a good one has none."""
 
+import codecs
 import os
 import shutil
 import subprocess
@@ -105,7 +106,7 @@ def test_ids_differ(folder, name, other):
     kind, affected = only_problem(folder)
     assert kind.startswith(f"utterance of {other} is not in {name}")
     assert affected == "s0-0"
-    (folder / name).write_text("".join([*lines, "t x |\n"]))
+    (folder / name).write_text("".join([*lines, lines[0].replace("s0-0", "t")]))
     kind, affected = only_problem(folder)
     assert kind.startswith(f"utterance of {name} is not in {other}")
     assert affected == "t"
@@ -128,15 +129,55 @@ def test_other_rate(folder, tmp_path, capsys):
     soundfile.write(tmp_path / "1.flac", np.zeros(4000), 8000)
     kind, affected = only_problem(folder)
     assert "8000 Hz" in kind and affected == str(tmp_path / "1.flac")
+    with pytest.raises(SystemExit):
+        main(["--fs", str(FS), str(folder)])
+    assert ", or give --resample true" in capsys.readouterr().out
     main(["--fs", str(FS), "--resample", "true", str(folder)])
     assert "ok: 4 utterances" in capsys.readouterr().out
+    # Of a formatted set no later stage resamples anything.
+    (folder / "feats_type").write_text("raw\n")
+    with pytest.raises(SystemExit):
+        main(["--fs", str(FS), str(folder)])
+    out = capsys.readouterr().out
+    assert "format the Kaldi data directory behind it again" in out
+    assert "--resample" not in out
 
 
-def test_pipes_are_not_opened(folder, tmp_path):
-    edit(folder / "wav.scp", f"{tmp_path}/0.flac", "flac -c -d -s 0.flac |")
+def test_commands_are_run(folder, tmp_path):
+    edit(folder / "wav.scp", f"{tmp_path}/0.flac", f"cat {tmp_path}/0.flac |")
     report = check_data_dir(folder, FS)
-    assert not report.problems and report.opened == 3
-    assert [case.first for case in report.warnings.values()] == ["s0-0"]
+    assert not report.problems and report.opened == 4
+    edit(folder / "wav.scp", "cat", "nosuchprogram")
+    kind, affected = only_problem(folder)
+    assert "the command's output fails with status 127" in kind
+    assert "nosuchprogram: not found" in kind and affected == "s0-0"
+
+
+@pytest.mark.parametrize("command", ["", "cat "])
+def test_several_channels_and_samples_that_are_no_numbers(folder, tmp_path, command):
+    if command:
+        edit(folder / "wav.scp", f"{tmp_path}/0.flac", f"cat {tmp_path}/0.flac |")
+    first = "s0-0" if command else str(tmp_path / "0.flac")
+    soundfile.write(tmp_path / "0.flac", np.zeros((FS, 2)), FS)
+    kind, affected = only_problem(folder)
+    assert kind.startswith("has 2 channels") and affected == first
+    noise = np.zeros(FS)
+    noise[77] = np.nan
+    soundfile.write(tmp_path / "0.flac", noise, FS, "FLOAT", format="WAV")
+    kind, affected = only_problem(folder, full=True)
+    assert kind.startswith("samples that are NaN, infinite") and affected == first
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "utt2spk", "text", "spk2utt", "segments"])
+def test_byte_order_mark(segmented, name):
+    content = (segmented / name).read_bytes()
+    (segmented / name).write_bytes(codecs.BOM_UTF8 + content)
+    kind, affected = only_problem(segmented)
+    assert kind.startswith("begins with a byte order mark; remove it with ")
+    assert affected == str(segmented / name)
+    subprocess.run(kind.partition("remove it with ")[2], shell=True, check=True)
+    assert (segmented / name).read_bytes() == content
+    assert not check_data_dir(segmented, FS).problems
 
 
 @pytest.fixture(params=["flac", "wav", "kaldi"])
@@ -213,6 +254,8 @@ def test_good_segments(segmented):
         ("r 0.5 0.5", "ends before it starts"),
         ("r -0.5 0.5", "starts before 0"),
         ("r 0 nan", "ends before it starts"),
+        ("r nan -1", "starts before 0"),
+        ("r 0 inf", "ends before it starts"),
         ("r 0.5 1.5", "reaches beyond its recording"),
         ("r 1.5 -1", "reaches beyond its recording"),
     ],

@@ -1,9 +1,12 @@
 """Kaldi data directories."""
 
+import codecs
 from pathlib import Path
 
 import pytest
 
+from espnet2_birq.bin.train_ngram import read_sentences
+from espnet2_birq.data.ami.partitions import read_partition
 from espnet2_birq.data.kaldi import Segment, Utterance, read_scp, write_data_dir
 from espnet2_birq.errors import DataError
 
@@ -165,6 +168,22 @@ def test_bad_scp(tmp_path, content, words):
     assert str(caught.value).startswith(str(path))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "utt2spk"
+    path.write_bytes(codecs.BOM_UTF8 + b"a x\nb x\n")
+    with pytest.raises(DataError, match="utt2spk: begins with a byte order mark; rem"):
+        read_scp(path)
+
+
 def test_missing_scp(tmp_path):
     with pytest.raises(DataError, match="wav.scp: no such file"):
         read_scp(tmp_path / "wav.scp")
+
+
+def test_text_that_no_script_reads_may_begin_with_a_byte_order_mark(tmp_path):
+    for name in ("train", "dev", "eval"):
+        content = f"{name}1\n{name}2\n".encode()
+        (tmp_path / f"{name}.txt").write_bytes(codecs.BOM_UTF8 + content)
+    assert read_partition(str(tmp_path))["dev"] == ["dev1", "dev2"]
+    (tmp_path / "text").write_bytes(codecs.BOM_UTF8 + b"ONE TWO\n")
+    assert read_sentences(tmp_path / "text") == [["ONE", "TWO"]]

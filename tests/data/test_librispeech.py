@@ -1,5 +1,7 @@
 """The LibriSpeech command, on a small corpus of its layout and on a real excerpt."""
 
+import codecs
+
 import numpy as np
 import pytest
 import soundfile
@@ -179,8 +181,36 @@ def test_bad_audio_stops_or_is_skipped(corpus, tmp_path, capsys):
 def test_other_rate(corpus, tmp_path):
     message = error_of(corpus, tmp_path / "data", "--fs", "8000")
     assert "16000 Hz, wanted 8000 Hz" in message
+    assert message.endswith(
+        ", or give --resample true, if a later stage is to convert it"
+    )
     prepare(corpus, tmp_path / "data", "--fs", "8000", "--resample", "true")
     assert (tmp_path / "data" / "dev_clean_2" / "wav.scp").is_file()
+
+
+@pytest.mark.parametrize(
+    "samples, subtype, words",
+    [
+        (np.zeros((7200, 2)), "PCM_16", "has 2 channels, wanted one"),
+        (np.full(7200, np.nan), "FLOAT", "samples that are NaN, infinite"),
+    ],
+)
+def test_audio_that_nothing_can_be_trained_on(
+    corpus, tmp_path, samples, subtype, words
+):
+    path = corpus / "dev-clean-2/84/121/84-121-0001.flac"
+    soundfile.write(path, samples, 16000, subtype, format="WAV")
+    assert f"{path}: {words}" in error_of(corpus, tmp_path / "data")
+    prepare(corpus, tmp_path / "data", "--skip-bad")
+    skipped = (tmp_path / "data" / "dev_clean_2" / "skipped").read_text()
+    assert skipped.startswith(f"84-121-0001\t{words}")
+
+
+def test_a_byte_order_mark_before_transcripts(corpus, tmp_path):
+    for path in corpus.rglob("*.trans.txt"):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    prepare(corpus, tmp_path / "data")
+    assert len(read_scp(tmp_path / "data" / "dev_clean_2" / "text")) == 8
 
 
 def test_lfs_pointer_is_never_skipped(corpus, tmp_path):

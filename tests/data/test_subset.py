@@ -95,6 +95,23 @@ def test_without_genders(formatted, capsys, tmp_path):
     assert all(abs(share - 300) <= 60 for share in shares)
 
 
+def test_segments_to_the_end_of_their_recordings(tmp_path):
+    soundfile.write(tmp_path / "r.wav", np.zeros(5 * FS), FS)
+    (tmp_path / "all").mkdir()
+    for name, lines in {
+        "wav.scp": f"r {tmp_path}/r.wav\n",
+        "segments": "s-a r 0 2\ns-b r 2 -1\n",
+        "utt2spk": "s-a s\ns-b s\n",
+    }.items():
+        (tmp_path / "all" / name).write_text(lines)
+    data = read_data_dir(tmp_path / "all", FS)
+    assert data.seconds == {"s-a": 2.0, "s-b": 3.0}
+    for bad in ("2 nan", "nan 3", "2 inf", "2 2", "6 -1"):
+        (tmp_path / "all" / "segments").write_text(f"s-a r 0 2\ns-b r {bad}\n")
+        with pytest.raises(DataError, match="s-b"):
+            read_data_dir(tmp_path / "all", FS)
+
+
 def test_kaldi_directory_with_segments(tmp_path):
     utterances = [
         Utterance(f"s{r}-{n}", f"s{r}", f"/{r}.wav", "x", Segment(f"r{r}", n, n + 1))

@@ -15,6 +15,7 @@ from espnet2_birq.data.sentences import (
     random_sentence,
     vocabulary,
 )
+from espnet2_birq.errors import DataError
 
 SETS = ("pretrain", "train", "valid", "test")
 LENGTHS = (
@@ -146,3 +147,10 @@ def test_missing_wheel_is_one_sentence(tmp_path, monkeypatch):
     assert str(failure.value) == (
         "error: synthetic speech needs eSpeak NG: pip install espeakng-loader"
     )
+
+
+def test_a_voice_that_is_silent_is_an_error(monkeypatch):
+    job = synth.Job("SAY IT", synth.TRAIN_VOICES[0], (0,))
+    monkeypatch.setattr(synth, "speak", lambda *_, **__: (np.zeros(800), 22050))
+    with pytest.raises(DataError, match="only silence for 'SAY IT'"):
+        synth.synthesize(job)

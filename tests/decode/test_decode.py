@@ -165,32 +165,82 @@ def test_batches_have_like_durations_and_a_limit():
 
 def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):
     caplog.set_level("INFO")
-    data = make_data(tmp_path / "test", [9000, 9000, 9000, 9000])
+    data = make_data(tmp_path / "test", [9000] * 8)
     (data / "1.wav").unlink()
     (data / "2.wav").write_bytes(b"no audio")
     soundfile.write(data / "3.wav", np.zeros(9000), 8000)
+    soundfile.write(data / "4.wav", np.zeros((9000, 2)), 16000)
+    for number, value in ((5, np.nan), (6, np.inf)):
+        wave = np.zeros(9000)
+        wave[4000] = value
+        soundfile.write(data / f"{number}.wav", wave, 16000, "FLOAT")
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace("7.wav", "7.wav cat |"))
     model = copy_model(model, tmp_path / "asr")
     decode(model, data)
     out = tmp_path / "asr/ctc_greedy_model/test"
     texts = read_texts(out / "text")
-    assert list(texts) == ["utt0", "utt1", "utt2", "utt3"]
-    assert texts["utt0"] and not any(texts[f"utt{n}"] for n in (1, 2, 3))
+    assert list(texts) == [f"utt{n}" for n in range(8)]
+    assert texts["utt0"] and not any(texts[f"utt{n}"] for n in range(1, 8))
     reasons = read_texts(out / "skipped")
     assert "no such audio file" in reasons["utt1"]
     assert "not readable" in reasons["utt2"]
-    assert "8000 Hz" in reasons["utt3"]
+    assert "8000 Hz" in reasons["utt3"] and "--resample" not in reasons["utt3"]
+    assert "has 2 channels, wanted one" in reasons["utt4"]
+    assert all("NaN, infinite" in reasons[f"utt{n}"] for n in (5, 6))
+    assert "a command, not audio" in reasons["utt7"]
+    scores = read_texts(out / "score").values()
+    assert all(np.isfinite(float(score)) for score in scores)
     figures = json.loads((out / "decode.json").read_text())
-    assert (figures["utterances"], figures["skipped"]) == (4, 3)
+    assert (figures["utterances"], figures["skipped"]) == (8, 7)
     assert figures["network_rtf"] > 0 and figures["search_rtf_per_core"] > 0
-    assert "3 utterances have empty lines" in caplog.text
+    assert "7 utterances have empty lines" in caplog.text
     # Restored, they are done, and only they are.
-    for number in (1, 2, 3):
+    for number in range(1, 7):
         (data / f"{number}.wav").write_bytes((data / "0.wav").read_bytes())
     decode(model, data)
-    assert "1 utterances are done, 3 are left" in caplog.text
+    assert "1 utterances are done, 6 are left" in caplog.text
     again = read_texts(out / "text")
-    assert set(again.values()) == {texts["utt0"]}
-    assert not (out / "skipped").read_text()
+    assert again.pop("utt7") == "" and set(again.values()) == {texts["utt0"]}
+    assert list(read_texts(out / "skipped")) == ["utt7"]
+
+
+def test_a_model_that_gives_nan_writes_none(model, tmp_path, caplog, monkeypatch):
+    data = make_data(tmp_path / "test", [9000, 9100, 9200])
+    model = copy_model(model, tmp_path / "asr")
+    compute = Recogniser.log_probs
+
+    def broken(self, waves):
+        found = compute(self, waves)
+        for wave, one in zip(waves, found):
+            if len(wave) == 9100:
+                one[3] = np.nan
+        return found
+
+    monkeypatch.setattr(Recogniser, "log_probs", broken)
+    decode(model, data)
+    out = tmp_path / "asr/ctc_greedy_model/test"
+    assert list(read_texts(out / "skipped")) == ["utt1"]
+    assert "utt1 the model's output has NaN" in caplog.text
+    texts, scores = read_texts(out / "text"), read_texts(out / "score")
+    assert texts["utt0"] and texts["utt2"] and not texts["utt1"]
+    assert all(np.isfinite(float(score)) for score in scores.values())
+    assert "NaN" not in (out / "results.jsonl").read_text()
+    # What an earlier version has stored of it is not taken.
+    key = json.loads((out / "results.jsonl").read_text().splitlines()[0])
+    results = Results(out / "results.jsonl", key)
+    results.add({"utt1": dict(tokens=[3], score=float("nan"), seconds=0.0)})
+    decode(model, data)
+    assert scores == read_texts(out / "score")
+
+
+@pytest.mark.parametrize("kept, words", [(0, "is empty"), (5000, "is cut short")])
+def test_a_model_file_that_is_not_whole(model, tmp_path, kept, words):
+    data = make_data(tmp_path / "test", [9000])
+    model = copy_model(model, tmp_path / "asr")
+    model.write_bytes(model.read_bytes()[:kept])
+    with pytest.raises(SystemExit, match=f"^error: {model}: {words}; copy it again"):
+        decode(model, data)
 
 
 def test_another_model_starts_afresh_and_the_same_one_does_not(model, tmp_path, caplog):
@@ -208,6 +258,13 @@ def test_another_model_starts_afresh_and_the_same_one_does_not(model, tmp_path, 
     mine.write_bytes(make_model(tmp_path / "other", seed=1).read_bytes())
     decode(mine, data)
     assert "starting afresh" in caplog.text and out.read_text() != first
+    # Other audio of the same length under the same name, as a stage 3 leaves it.
+    caplog.clear()
+    before = (tmp_path / "asr/ctc_greedy_model/test/score").read_text()
+    soundfile.write(data / "0.wav", soundfile.read(data / "1.wav")[0][:9000], 16000)
+    decode(mine, data)
+    assert "starting afresh" in caplog.text
+    assert (tmp_path / "asr/ctc_greedy_model/test/score").read_text() != before
 
 
 def test_a_killed_command_goes_on(model, tmp_path):
@@ -309,6 +366,8 @@ def test_pattern_search_finds_the_lowest_point_and_asks_once():
         (["--lm", "none.arpa"], "none.arpa: no such n-gram"),
         (["--lm_weight", "1"], "--lm_weight is of no use without --lm"),
         (["--weights", "none.yaml"], "none.yaml: no such file"),
+        (["--batch_seconds", "nan"], "2"),
+        (["--lm_weight", "nan"], "2"),
     ],
 )
 def test_users_errors_are_one_line(model, tmp_path, options, words):

@@ -7,7 +7,7 @@ from espnet2.layers import utterance_mvn
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet2_birq.encoder.frontend import linear_padding
-from espnet2_birq.ssl.cost import counted
+from espnet2_birq.pretraining.cost import counted
 
 LENGTHS = torch.tensor([16000, 9000, 400, 0])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ while [ $# -gt 0 ]; do printf -v "${1#--}" %s "$2"; shift 2; done
 echo "${kind} ${stage:-1} ${ssl_tag:-}${asr_tag:-}" >> ../calls
 if [ -z "${ssl_tag:-}${asr_tag:-}" ]; then
     mkdir -p dump/raw/train dump/raw/test
+    echo "t-1 $PWD/none.flac" > dump/raw/test/wav.scp
+    echo "t-1 $(cat ../words)" > dump/raw/test/text
+    stats=${asr_stats_dir:-${expdir}/ssl_stats_raw/train ${expdir}/ssl_stats_raw/valid}
+    mkdir -p ${stats}
     for n in 1 2 3 4; do
         echo "s$n-u$n $PWD/none.flac" >> dump/raw/train/wav.scp.part
         echo "s$n-u$n s$n" >> dump/raw/train/utt2spk.part
@@ -31,6 +36,11 @@ if [ -z "${ssl_tag:-}${asr_tag:-}" ]; then
     done
     for file in dump/raw/train/*.part; do mv "$file" "${file%.part}"; done
     echo raw > dump/raw/train/feats_type
+    for folder in ${stats}; do
+        cp dump/raw/train/utt2num_samples "${folder}/speech_shape"
+        python -m espnet2_birq.bin.stamp write "${folder}" \
+            dump/raw/train/{utt2num_samples,text}
+    done
 elif [ "${kind}" = ssl1 ]; then
     exp=${expdir}/ssl_${ssl_tag}
     mkdir -p "${exp}"
@@ -68,16 +78,17 @@ def matrix(tmp_path):
     base.update(num_iters_per_epoch=2, max_epoch=2)
     (recipe / "ssl1" / "pretrain.yaml").write_text(yaml.safe_dump(base))
     (recipe / "asr1" / "finetune.yaml").write_text("{}")
-    anchor = dict(name="anchor", quantizer_conf=dict(codebook_size=16))
-    enhanced = dict(name="enhanced", quantizer_conf=dict(codebook_size=16))
+    anchor = dict(name="anchor", labeller_conf=dict(codebook_size=16))
+    enhanced = dict(name="enhanced", labeller_conf=dict(codebook_size=16))
+    (recipe / "words").write_text("a text")
     spec = dict(
         recipe="recipe",
         pretrain="pretrain.yaml",
         tests=["test"],
         systems=[
             dict(name="scratch", pretrain=None),
-            dict(name="birq", pretrain=dict(targets=[anchor, enhanced]), updates=8),
-            dict(name="long", pretrain=dict(targets=[anchor]), compute_of="birq"),
+            dict(name="birq", pretrain=dict(objectives=[anchor, enhanced]), updates=8),
+            dict(name="long", pretrain=dict(objectives=[anchor]), compute_of="birq"),
         ],
         finetune=dict(
             config="finetune.yaml",
@@ -93,7 +104,11 @@ def matrix(tmp_path):
         return subprocess.Popen(
             [*command, *options],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -165,6 +180,36 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     start().communicate()
     tuned = [line for line in calls(folder)[len(now) :] if " 11 " in line]
     assert len(tuned) == 6 and not any("ssl1" in x for x in calls(folder)[len(now) :])
+
+
+def test_what_is_missing_or_changed_is_made_again(matrix):
+    folder, start = matrix
+    # The end of a command is no success.
+    run = folder / "recipe" / "ssl1" / "run.sh"
+    run.write_text(RUN.replace("echo model >", "true || echo model >"))
+    process = start("--only", "birq")
+    output, _ = process.communicate()
+    words = "ssl_birq_seed0: ended without .*/valid.total_count.ave.pth, see "
+    assert process.returncode == 1 and re.search(words, output), output
+    assert not (folder / "out" / "steps" / "ssl_birq_seed0" / "done.json").exists()
+    run.write_text(RUN)
+    output, _ = start("--only", "birq").communicate()
+    before = calls(folder)
+    assert before[-1] == "asr1 11 birq_seed0_rest", output
+    # Transcripts of a test set: nothing is pretrained again.
+    test = folder / "recipe" / "asr1" / "dump" / "raw" / "test"
+    (folder / "recipe" / "words").write_text("another text")
+    (test / "text").write_text("t-1 another text\n")
+    output, _ = start("--only", "birq").communicate()
+    assert "data_asr: " in output and "text has changed since" in output
+    again = calls(folder)[len(before) :]
+    assert again == [line for line in before if line.startswith("asr1")]
+    # A pretrained model that was removed, with all that came of it.
+    now = calls(folder)
+    (folder / "out" / "ssl" / "ssl_birq_seed0" / "valid.total_count.ave.pth").unlink()
+    output, _ = start("--only", "birq").communicate()
+    assert "valid.total_count.ave.pth is gone; made again" in output
+    assert calls(folder)[len(now)] == "ssl1 7 birq_seed0"
 
 
 def test_a_failed_step_is_named_and_others_go_on(matrix):

@@ -7,17 +7,21 @@ import yaml
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.matrix.spec import merge, read_spec, updates_of, with_updates
+from espnet2_birq.pretraining.heads import build_heads
+from espnet2_birq.pretraining.objective import build_objective, parse_objectives
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("file", ["matrix.yaml", "targets.yaml"])
+@pytest.mark.parametrize("file", ["matrix.yaml", "objectives.yaml"])
 def test_matrices_of_the_project_are_sound(file):
     spec = read_spec(ROOT / "bench" / file)
     assert spec.systems[0].pretrain is None
     for system in spec.systems[1:]:
-        base = yaml.safe_load(spec.pretrain.read_text())
-        assert merge(base, system.pretrain)["targets"]
+        conf = merge(yaml.safe_load(spec.pretrain.read_text()), system.pretrain)
+        blocks = conf["encoder_conf"]["num_blocks"]
+        rows = parse_objectives(conf["objectives"], blocks)
+        build_heads(8, [build_objective(row, 8) for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -80,3 +84,12 @@ def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
             with_updates(conf, wrong, "x")
     with pytest.raises(ConfigError, match="num_iters_per_epoch"):
         with_updates({}, 100, "x")
+
+
+def test_updates_are_not_batches():
+    """accum_grad batches make an update: it is there and back again."""
+    conf = dict(num_iters_per_epoch=100, max_epoch=10, accum_grad=2)
+    assert updates_of(conf) == 500
+    assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
+    with pytest.raises(ConfigError, match="no multiple of accum_grad 3"):
+        updates_of({**conf, "accum_grad": 3})

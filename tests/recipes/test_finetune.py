@@ -31,6 +31,7 @@ def test_python_of_asr_sh(tmp_path, encoder, options, expected):
     (tmp_path / "path.sh").touch()
     (tmp_path / "asr.yaml").write_text(f"encoder: {encoder}\n")
     command = [FINETUNE, "--asr_tag", "x", "--asr_config", "asr.yaml", "--stage", "12"]
+    command += ["--stop_stage", "12"]
     done = subprocess.run(
         [*command, *options], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -55,6 +55,11 @@ def test_labels_of_a_data_directory(tmp_path):
     assert label(["u1", "ann-u2"], tmp_path) == [Labels("bob"), Labels("ann")]
     (tmp_path / "segments").write_text("u1 rec 0.5 2\nu2 rec 3 4\n")
     assert label(["bob-u1"], tmp_path) == [Labels("bob", "rec", None, 0.5, 2.0)]
+    # To the end of the recording, whose length is not known
+    (tmp_path / "segments").write_text("u1 rec 0.5 -1\nu2 rec 3 4\n")
+    labels = label(["u1", "u2"], tmp_path)
+    assert labels[0] == Labels("bob", "rec", None, 0.5)
+    assert overlap_shares(labels) == [None, 0.0]
     with pytest.raises(DataError, match="utt2spk: lacks u3"):
         label(["u3"], tmp_path)
 

@@ -68,6 +68,16 @@ def test_epochs_too_short_for_intervals(tmp_path):
     assert log.intervals[0]["loss_anchor"] == 8.9
 
 
+def test_updates_are_counted_as_espnet_makes_them(experiment):
+    """One for every accum_grad batches of an epoch; the rest of an epoch makes none."""
+    (experiment / "config.yaml").write_text("accum_grad: 3\n")
+    log = read_training_log(experiment)
+    assert log.updates == [3, 6, 9, 12]
+    assert log.last_update == 12
+    (experiment / "config.yaml").unlink()
+    assert read_training_log(experiment).last_update == 40
+
+
 def test_plot(experiment, tmp_path):
     out = tmp_path / "sub" / "loss.png"
     plot_training.main(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet2_birq.ssl.target import parse_targets
+from espnet2_birq.pretraining.objective import parse_objectives
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -17,14 +17,6 @@ def read(name: str, task):
     return task.get_parser().parse_args(["--config", config, "--output_dir", "x"])
 
 
-def without_files(args):
-    """Take out what stage 6 writes: the principal components of the input."""
-    for target in args.targets:
-        if target["quantizer_conf"]["projection"] == "pca":
-            del target["quantizer_conf"]["projection"]
-    return args
-
-
 def small(args):
     args.encoder_conf.update(output_size=16, linear_units=32, attention_heads=2)
     return args
@@ -33,23 +25,24 @@ def small(args):
 @pytest.mark.parametrize("name", ["birq", "best_rq"])
 def test_pretraining_starts(name):
     args = read(name, SSLTask)
-    targets = parse_targets(args.targets, args.encoder_conf["num_blocks"])
-    assert [t.source for t in targets] == ["input", 8][: 2 if name == "birq" else 1]
+    rows = parse_objectives(args.objectives, args.encoder_conf["num_blocks"])
+    views = ["input", "layer 8"][: 2 if name == "birq" else 1]
+    assert [str(row.view) for row in rows] == views
     assert len(args.best_model_criterion) == args.keep_nbest_models == 1
-    model = SSLTask.build_model(without_files(small(args)))
+    model = SSLTask.build_model(small(args))
     optimizer = SSLTask.build_optimizers(args, model)[0]
     assert optimizer.param_groups[0]["lr"] == 5e-4
 
 
-def test_configurations_differ_in_targets_alone():
+def test_configurations_differ_in_objectives_alone():
     birq, best_rq = (vars(read(name, SSLTask)) for name in ("birq", "best_rq"))
-    assert {k for k in birq if birq[k] != best_rq[k]} == {"targets", "config"}
+    assert {k for k in birq if birq[k] != best_rq[k]} == {"objectives", "config"}
 
 
 def test_size_that_is_told():
     args = read("best_rq", SSLTask)
     with torch.device("meta"):
-        encoder = SSLTask.build_model(without_files(args)).encoder
+        encoder = SSLTask.build_model(args).encoder
     count = sum(parameter.numel() for parameter in encoder.parameters())
     assert f"{count / 1e6:.0f} M parameters" in (CONF / "train_birq.yaml").read_text()
 

@@ -24,9 +24,6 @@ def read(path: Path, task=ASRTask):
 
 def encoder_of(args, task=ASRTask):
     """The whole encoder, of its true size but without values."""
-    if task is SSLTask:
-        for target in args.targets:  # no statistics of the data are at hand
-            target["quantizer_conf"].pop("projection", None)
     with torch.device("meta"):
         return task.build_model(args).encoder
 

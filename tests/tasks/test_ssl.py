@@ -19,10 +19,10 @@ def parse(*options) -> argparse.Namespace:
 
 def test_defaults_are_birq_on_a_stock_conformer():
     model = SSLTask.build_model(parse())
-    assert [target.name for target in model.targets] == ["anchor", "enhanced"]
+    assert [one.name for one in model.objectives] == ["anchor", "enhanced"]
     assert type(model.encoder).__name__ == "ConformerEncoder"
     assert model.specaug is None
-    assert model.quantizers["anchor"].codebook.shape == (1, 8192, 16)
+    assert model.objectives[0].labeller.codebook.shape == (1, 8192, 16)
 
 
 def test_frame_shift_comes_from_the_frontend():
@@ -38,6 +38,9 @@ def test_frame_shift_comes_from_the_frontend():
         (["--masking_conf", "mask_probb=0.1"], "mask_probb"),
         (["--encoder_conf", "num_blokcs=3"], "num_blokcs"),
         (["--model_conf", "bf16=true"], "bf16"),
+        (["--model_conf", "label_every=2"], "label_every"),
+        (["--target_branch_conf", "utterance=2"], "utterance"),
+        (["--target_branch_conf", "utterances=0"], "utterances is 1 or more"),
         (["--model_conf", "attention_window=0"], "attention_window must be positive"),
     ],
 )
@@ -64,4 +67,6 @@ def test_attention_window_and_fused_optimizer_come_from_the_command_line():
 
 def test_waveforms_alone_are_asked_for():
     assert SSLTask.required_data_names() == ("speech",)
-    assert SSLTask.optional_data_names() == ("labels",)  # for targets from disk
+    assert SSLTask.optional_data_names() == (
+        "labels",
+    )  # for objectives of labels from disk

@@ -9,8 +9,7 @@ from espnet2.tasks.asr import ASRTask as StockASRTask
 
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
-from espnet2_birq.ssl.frame_statistics import FrameStatistics
-from espnet2_birq.ssl.target import parse_targets
+from espnet2_birq.pretraining.objective import parse_objectives
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -42,9 +41,10 @@ def test_pretraining_of_the_paper(name):
     count = sum(parameter.numel() for parameter in encoder.parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.005)
     assert encoder.encoders[0].attention.window == window
-    anchor, enhanced = parse_targets(args.targets, len(encoder.encoders))
-    assert (anchor.source, anchor.weight.at(0)) == ("input", 2.4)
-    assert (enhanced.source, enhanced.weight.at(0)) == (label_layer, 0.1)
+    anchor, enhanced = parse_objectives(args.objectives, len(encoder.encoders))
+    assert (str(anchor.view), anchor.weight.at(0)) == ("input", 2.4)
+    assert (enhanced.view.layer, enhanced.weight.at(0)) == (label_layer, 0.1)
+    assert enhanced.gradient == 1.0 and enhanced.head == anchor.head
     # ESPnet's YAML reader takes 1e-4 without a dot for a string.
     assert args.optim == "adamw" and args.optim_conf["lr"] == 1e-4
     # Utterances of 12.3 s, LibriSpeech's mean, in an update.
@@ -69,13 +69,14 @@ def test_pretraining_starts(name):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_best_rq_of_the_paper_differs_in_targets_alone(name):
+def test_best_rq_of_the_paper_differs_in_objectives_alone(name):
     best_rq, birq = (vars(read(f"{x}_{name}", SSLTask)) for x in ("best_rq", "birq"))
-    (target,) = parse_targets(best_rq["targets"], best_rq["encoder_conf"]["num_blocks"])
-    anchor = parse_targets(birq["targets"], birq["encoder_conf"]["num_blocks"])[0]
-    assert (target.source, target.quantizer_conf) == ("input", anchor.quantizer_conf)
+    blocks = best_rq["encoder_conf"]["num_blocks"]
+    (alone,) = parse_objectives(best_rq["objectives"], blocks)
+    anchor, _ = parse_objectives(birq["objectives"], blocks)
+    assert alone == anchor._replace(weight=alone.weight)
     differing = {key for key in birq if best_rq[key] != birq[key]}
-    assert differing == {"config", "targets"}
+    assert differing == {"config", "objectives"}
 
 
 def check_fine_tuning(ssl, asr, task, hours=100.6):
@@ -121,31 +122,31 @@ def test_librispeech_is_espnets_conformer(method, tmp_path):
     )
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert written["encoder_conf"]["num_blocks"] == 12
-    targets = parse_targets(written["targets"], 12)
-    layers = [target.source for target in targets if target.source != "input"]
-    assert layers == ([] if method == "best_rq" else [8])
+    rows = parse_objectives(written["objectives"], 12)
+    layers = [row.view.layer for row in rows]
+    assert layers == ([None] if method == "best_rq" else [None, 8])
     # 40 GB GPUs were reckoned with 700 s each.
     assert written["batch_bins"] == 4 * 700 * 16000
     assert len(written["best_model_criterion"]) == 1
 
 
-def test_librispeech_methods_differ_in_targets_alone():
+def test_librispeech_methods_differ_in_objectives_alone():
     settings = [vars(read(name, SSLTask, "librispeech")) for name in METHODS]
-    targets = [one.pop("targets") for one in settings]
+    objectives = [one.pop("objectives") for one in settings]
     for one in settings:
         del one["config"]
         assert one == settings[0]
-    assert targets[0] != targets[1] != targets[2]
+    assert objectives[0] != objectives[1] != objectives[2]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_librispeech_starts(method, tmp_path):
+def test_librispeech_starts(method):
     args = read(method, SSLTask, "librispeech")
-    # Four frames of 80 values become one.
-    FrameStatistics.identity(320).save(tmp_path / "statistics.npz")
-    args.frame_statistics = tmp_path / "statistics.npz"
     args.encoder_conf.update(output_size=16, linear_units=32)
     model = SSLTask.build_model(args).train()
-    loss, stats, _ = model(torch.randn(2, 32000), torch.tensor([32000, 20000]))
+    speech, lengths = torch.randn(2, 32000), torch.tensor([32000, 20000])
+    assert model.unprepared == ([] if method == "birq_paper" else ["anchor"])
+    model.prepare([dict(speech=speech, speech_lengths=lengths)])
+    loss, stats, _ = model(speech, lengths)
     loss.backward()
     assert torch.isfinite(loss) and stats["loss_anchor"] > 0

@@ -49,15 +49,20 @@ done
 
 . ./path.sh
 raw=${dumpdir}/raw
+stamp() { python3 -m espnet2_birq.bin.stamp "$@"; }
+is_fresh() { stamp check --required "$@" 2>/dev/null; }  # is_fresh FILE, MADE FROM ...
 if [ "${lm}" = train ]; then
     [ -n "${train_set}" ] || fail "--lm train wants --train_set"
     lm=${expdir}/ngram/${train_set}.arpa
     if [ -n "${lm_interpolate}" ]; then lm=${expdir}/ngram/${train_set}_mixed.arpa; fi
-    if [ ! -f "${lm}" ]; then
+    # shellcheck disable=SC2206
+    made_from=(data/"${train_set}"/text data/"${valid_set}"/text ${lm_interpolate})
+    if [ ! -f "${lm}" ] || ! is_fresh "${lm}" "${made_from[@]}"; then
         # shellcheck disable=SC2086
         python3 -m espnet2_birq.bin.train_ngram --out "${lm}" \
             --text "data/${train_set}" --dev "data/${valid_set}" \
             ${lm_interpolate:+--interpolate ${lm_interpolate}}
+        stamp write "${lm}" "${made_from[@]}"
     fi
 elif [ -n "${lm_interpolate}" ]; then
     fail "--lm_interpolate is of use with --lm train only"
@@ -68,11 +73,12 @@ name=$(basename "${lm}" .gz)
 tag=ctc_${name%.*}_${inference_asr_model%.*}
 weights=${asr_exp}/${tag}.yaml
 common=(--model "${asr_exp}/${inference_asr_model}" --ngpu "${ngpu}" --nj "${inference_nj}")
-if [ ! -f "${weights}" ] || [ "${lm}" -nt "${weights}" ] ||
-    [ "${asr_exp}/${inference_asr_model}" -nt "${weights}" ]
-then
+made_from=("${asr_exp}/${inference_asr_model}" "${lm}" ${lm_words:+"${lm_words}"}
+    "${raw}/${valid_set}"/{wav.scp,text})
+if [ ! -f "${weights}" ] || ! is_fresh "${weights}" "${made_from[@]}"; then
     python3 -m espnet2_birq.bin.tune_lm "${common[@]}" --dev "${raw}/${valid_set}" \
         --lm "${lm}" ${lm_words:+--words "${lm_words}"} --out "${weights}"
+    stamp write "${weights}" "${made_from[@]}"
 fi
 data=()
 for set in ${test_sets}; do data+=("${raw}/${set}"); done

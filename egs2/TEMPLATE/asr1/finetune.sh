@@ -14,8 +14,9 @@
 #                  for a CTC model the texts of asr_inference, many times faster
 #   --decode_lm    word n-gram to decode the test sets with, too, after stage 13: --lm of
 #                  decode_ctc.sh, whose --lm_interpolate and --lm_words go with it
-# The encoder may have less layers than the pretrained one (num_blocks): those at its top
-# are left out. The scheduler tristagelr gets as max_steps the number of all updates.
+# The encoder may have fewer layers than the pretrained one (num_blocks): those at its top
+# are left out. The scheduler tristagelr gets as max_steps the number of all updates. A
+# model pretrained with global_mvn hands over its statistics, too.
 # All other options are asr.sh's (--help shows them): --stage, --stop_stage, --ngpu, ...
 set -e
 set -u
@@ -28,6 +29,10 @@ lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$(../../../local/cores)
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
+train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
+lm_train_text= bpe_train_text= bpemode=unigram skip_stages=
+skip_data_prep=false skip_train=false skip_eval=false
+inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -41,8 +46,10 @@ while [ $# -gt 0 ]; do
         asr_stats_dir|greedy_ctc|decode_lm|lm_interpolate|lm_words)
             printf -v "${name}" %s "$2" ;;
         num_threads) num_threads=$2 ;;
-        num_nodes|lang|token_type|nbpe|speed_perturb_factors|\
-        dumpdir|test_sets|inference_nj|inference_asr_model)
+        num_nodes|lang|token_type|nbpe|speed_perturb_factors|dumpdir|train_set|valid_set|\
+        test_sets|fs|audio_format|min_wav_duration|max_wav_duration|lm_train_text|\
+        bpe_train_text|bpemode|skip_stages|skip_data_prep|skip_train|skip_eval|use_lm|\
+        use_ngram|use_k2|inference_*)
             printf -v "${name}" %s "$2"; opts+=("$1" "$2") ;;
         *) opts+=("$1" "$2") ;;
     esac
@@ -73,13 +80,107 @@ if [ "${token_type}" = bpe ]; then stats+=${nbpe}; fi
 if [ -n "${speed_perturb_factors}" ]; then stats+=_sp; fi
 stats=${asr_stats_dir:-${stats}}
 
+if "${skip_data_prep}"; then skip_stages+=" 1 2 3 4 5"; fi
+if "${skip_train}"; then skip_stages+=" 2 4 5 6 7 8 9 10 11"; fi
+if "${skip_eval}"; then skip_stages+=" 12 13"; fi
+runs() {  # runs STAGE: it is asked for, and asr.sh does not skip it
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] &&
+        [[ " ${skip_stages} " != *" $1 "* ]]
+}
+feats_normalize=utterance_mvn  # for asr.sh: what asr_config says holds
 run_asr() {  # run_asr FIRST LAST: those of the stages asked for that lie in between
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
     [ "${first}" -le "${last}" ] || return 0
     ./asr.sh --stage "${first}" --stop_stage "${last}" --ngpu "${ngpu}" \
         --expdir "${expdir}" --asr_exp "${asr_exp}" --asr_config "${asr_config}" \
         --asr_args "${asr_args}" --asr_stats_dir "${stats}" \
-        --python "${python}" --feats_normalize utterance_mvn "${opts[@]}"
+        --python "${python}" --feats_normalize "${feats_normalize}" "${opts[@]}"
+}
+
+# What is made from what, as asr.sh makes it: noted after a stage (write), compared before
+# a later one uses it (check), since the data may have changed in between.
+raw=${dumpdir}/raw trained=${train_set}${speed_perturb_factors:+_sp}
+tokens=data/${lang}_token_list/${token_type}
+if [ "${lang}" = noinfo ]; then tokens=data/token_list/${token_type}; fi
+if [ "${token_type}" = bpe ]; then tokens+=_${bpemode}${nbpe}; fi
+if [ -z "${inference_tag}" ]; then
+    inference_tag=$(basename "${inference_config:-inference}" .yaml)
+    inference_tag+=_asr_model_${inference_asr_model%.*}
+    if "${greedy_ctc}"; then
+        inference_tag=greedy_ctc_${inference_asr_model%.*}
+        opts+=(--inference_tag "${inference_tag}")
+    elif [ "${use_lm}${use_ngram}${use_k2}${inference_args}" != falsefalsefalse ]; then
+        inference_tag=  # only asr.sh knows
+    fi
+fi
+made_from() {  # made_from write|check perturbed|tokens|stats|training
+    #            made_from write|check org|set|test|decoded SET
+    local made stage args=() remedy=
+    local audio=(--option "fs=${fs}" --option "audio_format=${audio_format}")
+    case "$2" in
+        perturbed)
+            made=data/${trained} stage=2
+            args=(--option "speed_perturb_factors=${speed_perturb_factors}"
+                "data/${train_set}"/{wav.scp,segments,text}) ;;
+        org)
+            made=${raw}/org/$3 stage=3
+            args=("${audio[@]}" "data/$3"/{wav.scp,segments,text}) ;;
+        test)
+            made=${raw}/$3 stage=3
+            args=("${audio[@]}" "data/$3"/{wav.scp,segments,text}) ;;
+        set)
+            made=${raw}/$3 stage=4
+            args=(--option "min_wav_duration=${min_wav_duration}"
+                --option "max_wav_duration=${max_wav_duration}"
+                "${raw}/org/$3"/{wav.scp,utt2num_samples,text}) ;;
+        tokens)
+            made=${tokens} stage=5 args=("${raw}/lm_train.txt")
+            if [ "${token_type}" = bpe ]; then
+                # shellcheck disable=SC2206
+                args=(${bpe_train_text:-${raw}/org/${train_set}/text})
+            fi
+            if [ ! -e "${args[0]}" ]; then return 0; fi ;;  # units of another set
+        stats)
+            made=${stats} stage=10
+            args=(--required "${raw}/${trained}"/{wav.scp,text}
+                "${raw}/${valid_set}"/{wav.scp,text} "${tokens}/tokens.txt") ;;
+        training)
+            made=${asr_exp} remedy="remove ${asr_exp} to train anew, or give another --asr_tag"
+            args=("${stats}"/{train,valid}/speech_shape
+                "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt")
+            if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
+        decoded)
+            made=${asr_exp}/${inference_tag}/$3 stage=12
+            args=("${asr_exp}/${inference_asr_model}" "${raw}/$3/wav.scp") ;;
+    esac
+    python3 -m espnet2_birq.bin.stamp "$1" "${made}" "${args[@]}" \
+        --remedy "${remedy:-run stage ${stage:-} again (--stage ${stage:-})}"
+}
+all_sets() {  # all_sets write|check org|set|test: that of the sets which has it
+    local dset
+    if [ "$2" != test ]; then
+        for dset in "${trained}" "${valid_set}"; do made_from "$1" "$2" "${dset}"; done
+        return
+    fi
+    for dset in ${test_sets}; do
+        case "${dset}" in
+            "${trained}"|"${valid_set}") ;;  # formatted as such
+            *) made_from "$1" test "${dset}" ;;
+        esac
+    done
+}
+check_before() {  # check_before STAGE: compare what it will use, of earlier calls
+    if [ "$1" -le 11 ] && ! "${skip_train}"; then
+        if [ "$1" -gt 2 ] && [ -n "${speed_perturb_factors}" ]; then
+            made_from check perturbed
+        fi
+        if [ "$1" -gt 3 ]; then all_sets check org; fi
+        if [ "$1" -gt 4 ]; then all_sets check set; fi
+        if [ "$1" -gt 5 ] && [ -e "${tokens}" ]; then made_from check tokens; fi
+        if [ "$1" -gt 10 ]; then made_from check stats; fi
+    elif [ "$1" -gt 11 ]; then
+        all_sets check test
+    fi
 }
 options() {  # options WHAT ...: those that depend on the pretrained model or the data
     # shellcheck disable=SC2086
@@ -89,11 +190,46 @@ options() {  # options WHAT ...: those that depend on the pretrained model or th
         --train_shape_file "${stats}/train/text_shape.${token_type}"
 }
 
-run_asr 1 10
-if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
+run_asr 1 2
+if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi
+if runs 3; then
+    check_before 3
+    run_asr 3 3
+    "${skip_train}" || all_sets write org
+    all_sets write test
+fi
+if runs 4; then
+    check_before 4
+    run_asr 4 4
+    all_sets write set
+fi
+if runs 5; then
+    check_before 5
+    run_asr 5 5
+    case "${token_type}" in
+        bpe|char|word) made_from write tokens ;;  # others do not come from the data
+    esac
+fi
+if runs 6; then check_before 6; fi
+run_asr 6 9
+if runs 10; then
+    check_before 10
+    rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh keeps parts of any lists
+    run_asr 10 10
+    made_from write stats
+fi
+if runs 11; then
+    check_before 11
+    if [ -e "${asr_exp}/checkpoint.pth" ]; then made_from check training; fi
+    _more=(--gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
     if [ "${ssl_model}" != none ]; then
         init=$(options init_param --ssl_model "${ssl_model}")
         opts+=(--pretrained_model "${init}")
+        _more+=(--ssl_model "${ssl_model}" --stats "${asr_exp}/train/feats_stats.npz")
+    fi
+    _options=$(options training "${_more[@]}")
+    asr_args="${asr_args:+${asr_args} }${_options}"
+    if [ "${ssl_model}" != none ]; then
         # Before hours are spent: does ESPnet find every tensor of the encoder?
         rm -rf "${asr_exp}/handoff" && mkdir -p "${asr_exp}/handoff"
         printf '<blank>\n<unk>\n<sos/eos>\n' > "${asr_exp}/handoff/tokens.txt"
@@ -106,31 +242,53 @@ if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 11 ]; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/handoff/config.yaml"
     fi
-    _schedule=$(options schedule --gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
-    asr_args="${asr_args:+${asr_args} }${_schedule}"
+    mkdir -p "${asr_exp}"
+    made_from write training
     (
         if [ "${ngpu}" -eq 0 ]; then cpu_training "${num_threads}"; fi
         run_asr 11 11
     )
+    python3 -m espnet2_birq.bin.check_training "${asr_exp}/${inference_asr_model}"
     if [ "${ssl_model}" != none ]; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/config.yaml" | tee "${asr_exp}/handoff.txt"
         rm -r "${asr_exp}/handoff"
     fi
 fi
-if ! "${greedy_ctc}"; then
-    run_asr 12 10000
-else
-    tag=greedy_ctc_${inference_asr_model%.*}
-    if [ "${stage}" -le 12 ] && [ "${stop_stage}" -ge 12 ]; then
+if runs 12; then
+    check_before 12
+    if "${greedy_ctc}"; then
         # shellcheck disable=SC2086
-        python3 -m espnet2_birq.bin.ctc_decode --tag "${tag}" --ngpu $((ngpu > 0)) \
+        python3 -m espnet2_birq.bin.ctc_decode --ngpu $((ngpu > 0)) \
             --model "${asr_exp}/${inference_asr_model}" --nj "${inference_nj}" \
-            --data $(printf " ${dumpdir}/raw/%s" ${test_sets})
+            --tag "${inference_tag}" --data $(printf " ${raw}/%s" ${test_sets})
+    else
+        run_asr 12 12
     fi
-    opts+=(--inference_tag "${tag}")
-    run_asr 13 10000
+    if [ -n "${inference_tag}" ]; then
+        for dset in ${test_sets}; do made_from write decoded "${dset}"; done
+    fi
 fi
+if runs 13; then
+    check_before 13
+    if [ -n "${inference_tag}" ]; then
+        for dset in ${test_sets}; do
+            made_from check decoded "${dset}"
+            # asr.sh pairs texts and transcripts by the number of their line.
+            _texts=$(wc -l < "${asr_exp}/${inference_tag}/${dset}/text")
+            _utterances=$(wc -l < "${raw}/${dset}/wav.scp")
+            [ "${_texts}" -eq "${_utterances}" ] ||
+                fail "${asr_exp}/${inference_tag}/${dset}/text: ${_texts} texts of" \
+                    "${_utterances} utterances; run stage 12 again (--stage 12)"
+        done
+    fi
+    run_asr 13 13
+fi
+if [ -e "${asr_exp}/train/feats_stats.npz" ]; then
+    # So that asr.sh packs the statistics of pretraining, and calls them what they are.
+    stats=${asr_exp} feats_normalize=global_mvn
+fi
+run_asr 14 10000
 if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ]; then
     ./decode_ctc.sh --lm "${decode_lm}" --lm_interpolate "${lm_interpolate}" \
         --lm_words "${lm_words}" --asr_exp "${asr_exp}" --expdir "${expdir}" \

@@ -74,8 +74,21 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
 [ -n "${valid_set}" ] || fail "--valid_set is required; see $0 --help"
+case "${feats_normalize}" in
+    ""|global_mvn) ;;
+    *) fail "--feats_normalize ${feats_normalize}: give global_mvn, or nothing and" \
+        "normalize: ... in the configuration" ;;
+esac
 
 data_feats=${dumpdir}/raw
+ssl_stats_dir=${expdir}/ssl_stats_raw
+if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_raw; fi
+ssl_exp=${expdir}/ssl_${ssl_tag}
+packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
+
+[ "$(awk -v s="${min_wav_duration}" 'BEGIN { print (s + 0 >= 0.15) }')" = 1 ] ||
+    fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); of less," \
+        "some encoders make no frame"
 
 run_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
 need() {  # need FILE STAGE: the file that stage makes is there
@@ -99,6 +112,8 @@ done
 if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" ]; then
     fail "both sets would be called '${train_set}': give one by a link of another name"
 fi
+unperturbed=${train_set}  # what stage 2 starts from
+frontend=                 # settings that statistics of features depend on, see below
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086
@@ -110,8 +125,102 @@ check() {  # check RESAMPLE DIR...
     ${python} -m espnet2_birq.bin.check_data --nj "$((nj < 128 ? nj : 128))" \
         --fs "$(rate)" --resample "$@"
 }
+has_commands() { grep -q '| *$' "$1/wav.scp"; }
+check_kaldi() {  # check_kaldi DIR...: before any of their audio is copied
+    local dir full wrong=false
+    for dir; do
+        # All files: that is nothing beside formatting them. Running all commands would
+        # be as much as that, so here some are, and all of their output is checked then.
+        full=--full
+        if has_commands "${dir}"; then full=; fi
+        # shellcheck disable=SC2086
+        check "${resample}" ${full} "${dir}" || wrong=true
+    done
+    ! "${wrong}"
+}
+unformatted() {  # unformatted DIR KALDI_DIR: where format_wav_scp.sh's jobs stopped
+    local list made utt recording more
+    for list in "$1"/logs/wav.*.scp "$1"/logs/segments.*; do
+        made=$(basename "${list}" .scp)
+        made=$1/data/format.${made##*.}/wav.scp
+        [ -e "${list}" ] && [ -e "${made}" ] || continue
+        sed -n "$(($(wc -l < "${made}") + 1))p" "${list}" |
+            while read -r utt recording more; do
+                if [[ ${list} == */segments.* ]]; then
+                    more="$(grep "^${recording} " "$2/wav.scp")"
+                fi
+                echo "birq.sh: error: not formatted: ${utt} ${recording} ${more}" >&2
+            done
+    done
+}
 rate() {
     ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"
+}
+
+# What is made from what: noted when a stage ends (write), compared before a later stage
+# uses it (check), since the data may have changed in between.
+made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|valid
+    #            made_from write|check training|package
+    local made stage args=() set=${3:-train}_set source=${3:-train}_source
+    set=${!set} source=${!source}
+    local kaldi=data/${set} dump=${data_feats}/${set}
+    local limits=(--option "min_wav_duration=${min_wav_duration}"
+        --option "max_wav_duration=${max_wav_duration}")
+    case "$2" in
+        adopted)
+            made=${kaldi} stage=1
+            if [ "${3}" = train ]; then made=data/${unperturbed}; fi
+            if formatted "${source}"; then made=${dump} args+=("${limits[@]}"); fi
+            if [ "${source}" -ef "${made}" ]; then return 0; fi
+            args+=("${source}"/{wav.scp,segments,utt2num_samples}) ;;
+        perturbed)
+            made=${kaldi} stage=2
+            args+=(--option "speed_perturb_factors=${speed_perturb_factors}")
+            args+=("data/${unperturbed}"/{wav.scp,segments}) ;;
+        org)
+            made=${data_feats}/org/${set} stage=3
+            args+=(--option "fs=${fs}" --option "audio_format=${audio_format}")
+            args+=("${kaldi}"/{wav.scp,segments}) ;;
+        set)
+            made=${dump} stage=4 args+=("${limits[@]}")
+            args+=("${data_feats}/org/${set}"/{wav.scp,utt2num_samples}) ;;
+        stats)
+            made=${ssl_stats_dir}/$3 stage=6 args+=(--required)
+            if [ "${feats_normalize}" = global_mvn ]; then
+                args+=(--option "global_mvn=${frontend}")
+            fi
+            args+=("${dump}"/{wav.scp,utt2num_samples}) ;;
+        training)
+            made=${ssl_exp} stage=
+            args+=("${ssl_stats_dir}"/{train,valid}/speech_shape) ;;
+        package)
+            made=${packed_model} stage=8
+            args+=("${ssl_exp}/${inference_ssl_model}" "${ssl_exp}/config.yaml") ;;
+    esac
+    local remedy="run stage ${stage} again (--stage ${stage})"
+    if [ -z "${stage}" ]; then
+        remedy="remove ${made} to train anew, or give another --ssl_tag"
+    fi
+    ${python} -m espnet2_birq.bin.stamp "$1" --remedy "${remedy}" "${made}" "${args[@]}"
+}
+formatted_here() {  # formatted_here write|check WHAT: for the sets that stages 2 to 4 make
+    local x source
+    for x in train valid; do
+        source=${x}_source
+        formatted "${!source}" || made_from "$1" "$2" "${x}"
+    done
+}
+check_sets() {  # check_sets STAGE: compare what stages before STAGE have made of the data
+    local x source
+    for x in train valid; do
+        source=${x}_source
+        if [ -n "${!source}" ]; then made_from check adopted "${x}"; fi
+    done
+    if [ "$1" -gt 2 ] && [ -n "${speed_perturb_factors}" ]; then
+        made_from check perturbed train
+    fi
+    if [ "$1" -gt 3 ]; then formatted_here check org; fi
+    if [ "$1" -gt 4 ]; then formatted_here check set; fi
 }
 
 # ------------------------------------------------------------------ data preparation
@@ -128,11 +237,13 @@ if ! "${skip_data_prep}"; then
             _set=${x}_set _source=${x}_source
             if formatted "${!_source}"; then
                 adopt "${!_source}" "${data_feats}/${!_set}"
-                check false "${data_feats}/${!_set}" || fail "${!_source}: if its rate is" \
-                    "another one, give the Kaldi data directory that it was made of"
+                check false "${data_feats}/${!_set}"
             elif [ -n "${!_source}" ]; then
                 adopt "${!_source}" "data/${!_set}"
+            else
+                continue
             fi
+            made_from write adopted "${x}"
         done
     fi
 
@@ -142,6 +253,13 @@ if ! "${skip_data_prep}"; then
             fail "--speed_perturb_factors wants a Kaldi data directory as --train_set"
         fi
         need "data/${train_set}/wav.scp" 1
+        check_sets 2
+        if [ -e "data/${train_set}/segments" ]; then
+            _open=$(awk '$4 == -1 {print $1; exit}' "data/${train_set}/segments")
+            [ -z "${_open}" ] || fail "data/${train_set}/segments: ${_open} ends at -1," \
+                "and ESPnet's script would leave it out: write its end in seconds"
+        fi
+        check_kaldi "data/${train_set}"
         command -v sox >/dev/null ||
             fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
         _dirs=
@@ -156,6 +274,9 @@ if ! "${skip_data_prep}"; then
         done
         # shellcheck disable=SC2086
         utils/combine_data.sh "data/${train_set}_sp" ${_dirs}
+        _unsuffixed=${train_set} train_set=${train_set}_sp
+        made_from write perturbed train
+        train_set=${_unsuffixed}
     fi
 fi
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
@@ -168,13 +289,19 @@ if ! "${skip_data_prep}"; then
     if run_stage 3; then
         log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
         for dset in "${to_format[@]}"; do need "data/${dset}/wav.scp" 1; done
-        check "${resample}" "${to_format[@]/#/data/}"
+        check_sets 3
+        check_kaldi "${to_format[@]/#/data/}"
         for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
             rm -rf "${_dir}"
-            utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
-                "data/${dset}" "${_dir}"
-            rm -f "${_dir}"/{segments,wav.scp,reco2file_and_channel,reco2dur}
+            mkdir -p "${_dir}"
+            # Not by utils/copy_data_dir.sh, which refuses segments that end at -1.
+            for _file in utt2spk text; do
+                if [ -e "data/${dset}/${_file}" ]; then
+                    cp "data/${dset}/${_file}" "${_dir}"
+                fi
+            done
+            utils/utt2spk_to_spk2utt.pl "${_dir}/utt2spk" > "${_dir}/spk2utt"
             _opts=
             if [ -e "data/${dset}/segments" ]; then
                 _opts="--segments data/${dset}/segments"
@@ -182,14 +309,18 @@ if ! "${skip_data_prep}"; then
             # shellcheck disable=SC2086
             scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
                 --audio-format "${audio_format}" --fs "${fs}" ${_opts} \
-                "data/${dset}/wav.scp" "${_dir}"
+                "data/${dset}/wav.scp" "${_dir}" ||
+                { unformatted "${_dir}" "data/${dset}"; fail "see ${_dir}/logs"; }
+            if has_commands "data/${dset}"; then check false --full "${_dir}"; fi
             echo raw > "${_dir}/feats_type"
             echo "${audio_format}" > "${_dir}/audio_format"
         done
+        formatted_here write org
     fi
 
     if run_stage 4; then
         log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
+        check_sets 4
         for dset in "${to_format[@]}"; do
             # Made beside its place and moved there whole: stage 6 looks for wav.scp.
             _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}.part
@@ -216,13 +347,11 @@ for line in sys.stdin:
             rm -rf "${_to%.part}"
             mv "${_to}" "${_to%.part}"
         done
+        formatted_here write set
     fi
 fi
 
 # -------------------------------------------------------------------------- training
-if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_raw; fi
-ssl_stats_dir=${expdir}/ssl_stats_raw
-ssl_exp=${expdir}/ssl_${ssl_tag}
 _train_dir=${data_feats}/${train_set}
 _valid_dir=${data_feats}/${valid_set}
 audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
@@ -233,15 +362,12 @@ audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
 }
 _train_type=$(audio_type "${_train_dir}")
 _valid_type=$(audio_type "${_valid_dir}")
-_normalize_opts=
-if [ "${feats_normalize}" = global_mvn ]; then
-    _normalize_opts="--normalize global_mvn "
-    _normalize_opts+="--normalize_conf stats_file=${ssl_stats_dir}/train/feats_stats.npz "
-fi
-# Targets whose projection is whitened or of principal components start from these.
-_frame_statistics=${ssl_stats_dir}/train/frame_statistics.npz
-_whitens=false
-if grep -qsE '^[^#]*projection: *(whitened|pca)' "${train_config}"; then _whitens=true; fi
+_feats_stats=${ssl_stats_dir}/train/feats_stats.npz
+global_mvn() {  # global_mvn FILE: options that normalize by these statistics, if wanted
+    if [ "${feats_normalize}" = global_mvn ]; then
+        echo "--normalize global_mvn --normalize_conf stats_file=$1"
+    fi
+}
 
 if ! "${skip_train}"; then
     if run_stage 6 || run_stage 7; then
@@ -252,16 +378,25 @@ if ! "${skip_train}"; then
             if formatted "${!_source}"; then _stage=1; fi
             need "${!_dir}/wav.scp" "${_stage}"
         done
+        check_sets 6
         log "Checking ${train_config}"
+        _opts=
+        if [ "${feats_normalize}" = global_mvn ]; then _opts="--normalize none"; fi
         # shellcheck disable=SC2086
         ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
             --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
-            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args}
+            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} ${_opts}
+        frontend=$(${python} -c "
+import json, sys, yaml
+conf = yaml.safe_load(sys.stdin)
+print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
+" < "${ssl_exp}/check/config.yaml")
         rm -r "${ssl_exp}/check"
     fi
 
     if run_stage 6; then
         log "Stage 6: Statistics: ${ssl_stats_dir}"
+        rm -rf "${ssl_stats_dir}"/{train,valid}/made_from.json "${ssl_stats_dir}"/splits*
         if [ "${feats_normalize}" != global_mvn ]; then
             # The shapes are known since stage 3: no need to read the audio again.
             for x in train valid; do
@@ -301,28 +436,25 @@ if ! "${skip_train}"; then
             ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
                 --output_dir "${ssl_stats_dir}"
         fi
-        if "${_whitens}"; then
-            # shellcheck disable=SC2086
-            ${train_cmd} "${ssl_stats_dir}"/frame_statistics.log \
-                ${python} -m espnet2_birq.bin.frame_statistics \
-                    --config "${train_config}" \
-                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
-                    --statistics "${_frame_statistics}" \
-                    --frontend_conf "fs=${fs}" ${_normalize_opts} ${ssl_args} ||
-                fail "see ${ssl_stats_dir}/frame_statistics.log"
-        fi
+        for x in train valid; do made_from write stats "${x}"; done
     fi
 
     if run_stage 7; then
-        for x in train valid; do need "${ssl_stats_dir}/${x}/speech_shape" 6; done
+        for x in train valid; do
+            need "${ssl_stats_dir}/${x}/speech_shape" 6
+            made_from check stats "${x}"
+        done
         log "Stage 7: Training, log: '${ssl_exp}/train.log'"
-        _opts=${_normalize_opts}
+        mkdir -p "${ssl_exp}"
+        if [ -e "${ssl_exp}/checkpoint.pth" ]; then made_from check training; fi
+        made_from write training
+        _opts="$(global_mvn "${ssl_exp}/feats_stats.npz") "
         if [ "${feats_normalize}" = global_mvn ]; then
-            need "${ssl_stats_dir}/train/feats_stats.npz" 6
-        fi
-        # Stage 6 made none if only targets of layers are whitened.
-        if "${_whitens}" && [ -e "${_frame_statistics}" ]; then
-            _opts+="--frame_statistics ${_frame_statistics} "
+            # Beside the model, which needs them wherever it is used. A training that is
+            # resumed has them already.
+            need "${_feats_stats}" 6
+            [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${ssl_exp}/feats_stats.npz" ] ||
+                cp "${_feats_stats}" "${ssl_exp}"
         fi
         _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
         if [ "${num_splits_ssl}" -gt 1 ]; then
@@ -330,8 +462,8 @@ if ! "${skip_train}"; then
                 fail "--num_splits_ssl and iterator_type category exclude each other:" \
                     "ESPnet's category sampler wants the whole set"
             _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
-            # Anew whenever the set's lists are: a resumed training reads the same.
-            if [ ! "${_split_dir}/.done" -nt "${_train_shape}" ]; then
+            # Stage 6 removes them; until then, a resumed training reads the same.
+            if [ ! -e "${_split_dir}/.done" ]; then
                 rm -rf "${_split_dir}"
                 ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
                     --scps "${_train_scp}" "${_train_shape}" --output_dir "${_split_dir}"
@@ -340,7 +472,6 @@ if ! "${skip_train}"; then
             _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
             _opts+="--multiple_iterator true "
         fi
-        mkdir -p "${ssl_exp}"
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
         chmod +x "${ssl_exp}/run.sh"
         log "'${ssl_exp}/run.sh' resumes from here"
@@ -369,21 +500,21 @@ if ! "${skip_train}"; then
                 --fold_length "$((speech_fold_length * 100))" \
                 --output_dir "${ssl_exp}" \
                 --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
+        [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
+            fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
+                "from best_model_criterion in ${train_config}; see --inference_ssl_model"
         log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
     fi
 fi
 
 # ------------------------------------------------------------------------- publishing
-packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
 if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
     _opts=
-    for _file in feats_stats.npz frame_statistics.npz; do
-        if [ -e "${ssl_stats_dir}/train/${_file}" ]; then
-            _opts+="--option ${ssl_stats_dir}/train/${_file} "
-        fi
-    done
+    if [ -e "${ssl_exp}/feats_stats.npz" ]; then
+        _opts="--option ${ssl_exp}/feats_stats.npz"
+    fi
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.pack ssl \
         --ssl_train_config "${ssl_exp}"/config.yaml \
@@ -391,12 +522,14 @@ if ! "${skip_packing}" && run_stage 8; then
         ${_opts} \
         --option "${ssl_exp}"/images \
         --outpath "${packed_model}"
+    made_from write package
 fi
 
 if ! "${skip_upload_hf}" && run_stage 9; then
     [ -n "${hf_repo}" ] || fail "--hf_repo is required, e.g. <your name>/<model name>"
     log "Stage 9: Upload to Hugging Face: ${hf_repo}"
     need "${packed_model}" 8
+    made_from check package
     _dir=${expdir}/hf_${hf_repo//\//_}
     rm -rf "${_dir}" && mkdir -p "${_dir}"
     ${python} -c "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])" \

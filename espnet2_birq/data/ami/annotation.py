@@ -198,10 +198,14 @@ def _seconds(path: Path, element: ElementTree.Element, name: str) -> float:
     value = element.get(name)
     if not value:
         return math.nan
+    # Only a time that is not there is NaN: one that is written so is an error.
     try:
-        return float(value)
-    except ValueError as error:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
         raise DataError(
             f"{path}: {name} {value!r} is not a number; restore the file from the "
             "annotation's zip file"
-        ) from error
+        )
+    return seconds

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from numpy.lib.stride_tricks import sliding_window_view
 
-from espnet2_birq.data.audio import probe
+from espnet2_birq.data.audio import AudioInfo, probe
 from espnet2_birq.errors import DataError
 
 WINDOW = 0.5  # seconds; a new window begins every half of it
@@ -68,6 +68,18 @@ class _Windows:
             yield range(first, min(first + BLOCK_WINDOWS, self.count))
 
 
+def probe_array(channels: Sequence[Path]) -> list[AudioInfo]:
+    """Probe the recordings of an array.
+
+    Raises:
+        DataError: A recording is bad, or the rates differ, or there is only one.
+    """
+    if len(channels) < 2:
+        raise DataError(f"{channels[0]}: beamforming wants at least two recordings")
+    first = probe(channels[0])
+    return [first, *(probe(channel, first.sample_rate) for channel in channels[1:])]
+
+
 def beamform(channels: Sequence[Path], dest: Path) -> None:
     """Make one recording of several, window by window.
 
@@ -77,18 +89,9 @@ def beamform(channels: Sequence[Path], dest: Path) -> None:
         dest: WAV file to write, with 16 bits a sample; there whole or not at all.
 
     Raises:
-        DataError: A recording is bad, or the rates differ, or there is only one.
+        DataError: As probe_array().
     """
-    if len(channels) < 2:
-        raise DataError(f"{dest}: beamforming wants at least two recordings")
-    infos = [probe(channels[0])]
-    infos += [probe(channel, infos[0].sample_rate) for channel in channels[1:]]
-    for channel, info in zip(channels, infos):
-        if info.channels != 1:
-            raise DataError(
-                f"{channel}: has {info.channels} channels, AMI's have one; download it "
-                "again"
-            )
+    infos = probe_array(channels)
     rate, frames = infos[0].sample_rate, min(info.frames for info in infos)
     step = int(rate * WINDOW / 2)
     windows = _Windows(2 * step, -(-frames // step) + 1, int(rate * MAX_DELAY))
@@ -113,8 +116,10 @@ def run_beamformit(meeting: str, channels: Sequence[Path], dest: Path) -> None:
         dest: WAV file to write; there whole or not at all.
 
     Raises:
-        DataError: BeamformIt is not installed or fails; its messages are beside `dest`.
+        DataError: As probe_array(); or BeamformIt is not installed or fails: its
+            messages are beside `dest`.
     """
+    probe_array(channels)
     if shutil.which("BeamformIt") is None:
         raise DataError(
             "BeamformIt is not on PATH; install it, or give --method python"

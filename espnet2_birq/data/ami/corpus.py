@@ -270,8 +270,7 @@ def find_audio(folder: str | Path) -> Path:
         if audio.is_dir():
             return audio
     raise DataError(
-        f"{folder}: no such folder; give the one with the meetings' folders, "
-        "amicorpus/, or cut by the annotation alone with --annotations-only"
+        f"{folder}: no such folder; give the one with the meetings' folders, amicorpus/"
     )
 
 
@@ -297,7 +296,7 @@ def match_audio(
         Path to the header of each good recording.
 
     Raises:
-        DataError: A recording is bad, or has several channels, and `skip_bad` is false.
+        DataError: A recording is bad and `skip_bad` is false.
         LfsPointerError: A recording is a git-LFS pointer.
     """
     path_of = {
@@ -312,12 +311,8 @@ def match_audio(
     for path, result in zip(there, probe_many(there, fs, nj, fatal)):
         if isinstance(result, DataError):
             bad[path] = str(result)
-        elif result.channels == 1:
-            infos[path] = result
         else:
-            bad[path] = f"{path}: has {result.channels} channels, AMI's have one"
-            if not skip_bad:
-                raise DataError(f"{bad[path]}; download it again")
+            infos[path] = result
     for one in sets.values():
         kept = []
         for turn in one.turns:

@@ -63,7 +63,7 @@ def read_partition(partition: str) -> dict[str, list[str]]:
                 f"{path}: no such list of meetings; give {FULL_CORPUS_ASR} or a folder "
                 "with train.txt, dev.txt and eval.txt"
             )
-        sets[name] = sorted(set(path.read_text(encoding="utf-8").split()))
+        sets[name] = sorted(set(path.read_text(encoding="utf-8-sig").split()))
     everywhere = [meeting for meetings in sets.values() for meeting in meetings]
     for meeting in everywhere:
         if everywhere.count(meeting) > 1:

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet2_birq.data.audio import LFS_MAGIC
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import LFS_MAGIC, DataError
 
 SUBSET = re.compile(r"([a-z]+)\d{3}")
 AUDIO_SUFFIX = ".tar.gz"
@@ -222,7 +221,7 @@ def read_captions(root: Path, shard: Shard) -> Captions:
             if raw.startswith(LFS_MAGIC):
                 raise DataError("its text file is a git-LFS pointer; run git lfs pull")
             try:
-                return read(raw.decode("utf-8"))
+                return read(raw.decode("utf-8-sig"))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 # Reasons are counted: no names in them, so that equal ones are equal.
                 raise DataError(

@@ -214,7 +214,9 @@ def read_manifest(path: Path) -> tuple[dict, list[dict]]:
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; correct --manifest")
     try:
-        head, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        head, *lines = map(
+            json.loads, path.read_text(encoding="utf-8-sig").splitlines()
+        )
         if head["corpus"] != "YODAS" or not all("used" in line for line in lines):
             raise KeyError("corpus")
     except (ValueError, KeyError, TypeError) as error:

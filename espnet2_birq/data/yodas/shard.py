@@ -12,12 +12,11 @@ from typing import BinaryIO
 
 import soundfile
 
-from espnet2_birq.data.audio import LFS_MAGIC
 from espnet2_birq.data.yodas import layout
 from espnet2_birq.data.yodas.audio import quiet_pieces, read_mono
 from espnet2_birq.data.yodas.layout import Captions, SegmentName, Shard
 from espnet2_birq.data.yodas.writer import ShardOptions, ShardWriter
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import LFS_MAGIC, DataError
 
 # Times in ids are rounded, and audio may end a little early.
 TIME_TOLERANCE = 0.2  # seconds

@@ -1,5 +1,6 @@
 """Where shards come from: a folder, or the Hugging Face hub."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,7 @@ class HubSource:
 
 def _last_number(line: str) -> float:
     try:
-        return float(line.split()[-1])
+        number = float(line.split()[-1])
     except (IndexError, ValueError):
         return 0.0
+    return number if math.isfinite(number) else 0.0

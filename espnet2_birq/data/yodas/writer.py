@@ -20,6 +20,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 
+from espnet2_birq.data.audio import NOT_FINITE, are_finite
 from espnet2_birq.data.yodas.audio import level, to_int16
 from espnet2_birq.data.yodas.layout import Captions, SegmentName, Shard, utterance_id
 
@@ -120,7 +121,7 @@ class ShardWriter:
         """
         if not seconds >= self.options.min_duration:
             reason = f"shorter than {self.options.min_duration:g} s"
-        elif seconds > self.options.max_duration:
+        elif not seconds <= self.options.max_duration:
             reason = f"longer than {self.options.max_duration:g} s"
         else:
             return True
@@ -201,9 +202,9 @@ class ShardWriter:
         loud = level(samples)
         if name in self._met:
             return "twice in its shard"
-        if not np.isfinite(samples).all():
-            return "samples are not numbers"
-        if loud < self.options.min_level:
+        if not are_finite(samples):
+            return NOT_FINITE
+        if not loud >= self.options.min_level:
             return f"quieter than {self.options.min_level:g} dB"
         if self.options.text and not caption:
             return "empty caption"

@@ -1,0 +1,76 @@
+"""Note what a stage's work was made from, and compare that before it is used."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.data.stamp import check_stamp, write_stamp
+from espnet2_birq.errors import DataError
+
+DESCRIPTION = """\
+Note what a folder or file was made from, or compare that with what is there now. The
+stages of birq.sh and finetune.sh do it, so that data that changed after a stage is not
+used in part, or not at all, without a word.
+
+  write  notes size and SHA-256 of each FILE, and the options, in MADE/made_from.json
+         (MADE.made_from.json if MADE is a file)
+  check  exit status 1, and what has changed, unless MADE would be made from the same
+         FILEs, of the same content, with the same options. A FILE that is gone is passed
+         over. Without a note there is nothing to compare, which is all right unless
+         --required is given."""
+
+EPILOG = """\
+example:
+  python -m espnet2_birq.bin.stamp check dump/raw/train --option max_wav_duration=30 \\
+      --remedy "run stage 4 again" dump/raw/org/train/wav.scp"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("stamp", DESCRIPTION, EPILOG)
+    parser.add_argument("action", choices=("write", "check"))
+    parser.add_argument("made", metavar="MADE", type=Path, help="folder or file")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="what it is made from")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that shapes it; may be repeated",
+    )
+    parser.add_argument(
+        "--required", action="store_true", help="check: a missing note is an error"
+    )
+    parser.add_argument(
+        "--remedy", default="make it again", help="check: what to do, for the message"
+    )
+    return parser
+
+
+def stamp(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Args:
+        args: What get_parser() parsed.
+
+    Raises:
+        DataError: Something has changed.
+    """
+    options = dict(option.split("=", 1) for option in args.option)
+    if args.action == "write":
+        write_stamp(args.made, args.files, options)
+        return
+    try:
+        check_stamp(args.made, args.files, options, args.required)
+    except DataError as error:
+        raise DataError(f"{error}: {args.remedy}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(stamp, get_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Model files that are not whole: named in one line, before a traceback does not."""
+
+import argparse
+import re
+import zipfile
+from pathlib import Path
+
+from espnet2_birq.errors import LFS_MAGIC, DataError
+
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+
+
+def check_model_file(path: str | Path) -> None:
+    """Check that a file that PyTorch is to load is there and whole.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is missing, empty, cut short or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if fault := find_fault(path):
+        raise DataError(f"{path}: {fault}; copy it again, or make it again")
+
+
+def find_fault(path: Path) -> str | None:
+    """Say what is wrong with a file that PyTorch is to load; None if nothing is seen.
+
+    It is not read: what torch.save() writes is a zip file, whose end is looked at.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(len(LFS_MAGIC))
+    if not head:
+        return "is empty"
+    if head == LFS_MAGIC:
+        return "is a git-LFS pointer, not a model (git lfs pull)"
+    if head.startswith(ZIP_MAGIC):
+        return None if zipfile.is_zipfile(path) else "is cut short"
+    # PyTorch's format before 1.6 is a pickle.
+    return None if head.startswith(PICKLE_MAGIC) else "is no file of PyTorch's"
+
+
+def check_training_files(args: argparse.Namespace) -> None:
+    """Check the files that ESPnet is about to load before a training.
+
+    Args:
+        args: ESPnet's options: of a training that is to be resumed, the checkpoint and
+            the models of its epochs are looked at, and all of ``init_param``.
+
+    Raises:
+        DataError: One of them is not whole.
+    """
+    for spec in args.init_param or ():
+        check_model_file(spec.split(":")[0])
+    if args.resume and args.output_dir is not None:
+        _check_resume(Path(args.output_dir))
+
+
+def _check_resume(folder: Path) -> None:
+    checkpoint = folder / "checkpoint.pth"
+    if not checkpoint.is_file():
+        return
+    models = [path for path in folder.glob("*epoch.pth") if _epoch(path)]
+    models.sort(key=_epoch)
+    faults = {path: fault for path in models if (fault := find_fault(path))}
+    if fault := find_fault(checkpoint):
+        whole = [path for path in models if path not in faults]
+        how = "training then begins anew"
+        if whole:
+            how += f", with --init_param {whole[-1]} from its last whole model"
+        raise DataError(
+            f"{checkpoint}: {fault}: training cannot be resumed; move it away: {how}"
+        )
+    for path, fault in faults.items():
+        how = "copy it again"
+        if (
+            path == models[-1]
+        ):  # ESPnet writes it after the checkpoint, with its weights
+            how = (
+                f'make it of the checkpoint: python3 -c "import torch; torch.save('
+                f"torch.load('{checkpoint}', 'cpu')['model'], '{path}')\""
+            )
+        raise DataError(f"{path}: {fault}; ESPnet will want it for its averages; {how}")
+
+
+def _epoch(path: Path) -> int:
+    match = re.fullmatch(r"(\d+)epoch\.pth", path.name)
+    return int(match[1]) if match else 0

@@ -1,0 +1,1 @@
+"""Measures of what the layers of an encoder hold."""

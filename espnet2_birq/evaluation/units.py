@@ -1,0 +1,63 @@
+"""What discrete units tell of phones: PNMI, and how many units are in use."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import mutual_info_score
+
+KMEANS_SEEDS = 3
+
+
+class UnitScores(NamedTuple):
+    """How units fit phones.
+
+    Attributes:
+        pnmi: I(phone; unit) / H(phone): the share of what there is to know of a frame's
+            phone that its unit tells.
+        chance: The same of units that are shuffled among the frames. A finite number of
+            frames makes PNMI too large, the more so the more units there are; what
+            counts is what exceeds this.
+        perplexity: exp of the entropy of the units: how many are in equal use.
+    """
+
+    pnmi: float
+    chance: float
+    perplexity: float
+
+
+def score_units(phones: np.ndarray, units: np.ndarray) -> UnitScores:
+    """Compare units with phones, frame by frame.
+
+    Args:
+        phones: (N,) integers.
+        units: (N,) integers.
+    """
+    shuffled = np.random.default_rng(0).permutation(units)
+    phone_entropy = entropy(phones)
+    if phone_entropy == 0.0:
+        raise ValueError("all frames are of one phone: there is nothing to tell")
+    return UnitScores(
+        float(mutual_info_score(phones, units) / phone_entropy),
+        float(mutual_info_score(phones, shuffled) / phone_entropy),
+        float(np.exp(entropy(units))),
+    )
+
+
+def entropy(values: np.ndarray) -> float:
+    """Entropy of the distribution of integers, in nats."""
+    counts = np.unique(values, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def kmeans_units(features: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Cluster frames; (N, D) to (N,) numbers of clusters.
+
+    At most ten passes in batches. Lloyd's algorithm over all frames takes four times as
+    long and made PNMI .005 to .006 larger, of log-mel and of a layer alike.
+    """
+    kmeans = MiniBatchKMeans(
+        number, batch_size=4096, max_iter=10, n_init=1, random_state=seed
+    )
+    return kmeans.fit_predict(features)

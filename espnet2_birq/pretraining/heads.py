@@ -1,0 +1,95 @@
+"""Prediction heads, shared by name, and the losses of all that they predict."""
+
+from typing import Dict, List, Tuple
+
+import torch
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.labels import Labels, SoftLabels
+from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
+from espnet2_birq.pretraining.objective import Objective
+from espnet2_birq.pretraining.statistics import BookTally
+
+
+class CodeHead(torch.nn.ModuleList):
+    """A linear layer for each of N codebooks.
+
+    Args:
+        input_size: E, size of the hidden states.
+        num_codebooks: N.
+        codebook_size: V.
+    """
+
+    def __init__(self, input_size: int, num_codebooks: int, codebook_size: int):
+        super().__init__(
+            torch.nn.Linear(input_size, codebook_size) for _ in range(num_codebooks)
+        )
+        self.shape = (num_codebooks, codebook_size)
+
+    def loss(
+        self,
+        hidden: torch.Tensor,
+        valid: torch.Tensor,
+        labels: Dict[str, List[Labels]],
+        weights: Dict[str, float],
+        counts: Dict[str, torch.Tensor],
+    ) -> Tuple[torch.Tensor, List[BookTally]]:
+        """Predict the labels of some objectives, one product a codebook for all.
+
+        Args:
+            hidden: (M, E) hidden states of masked frames.
+            valid: (M,) 1 where a row is a masked frame, 0 where it is filling.
+            labels: N for each objective, by its name.
+            weights: Of each objective's loss, which is the mean over its codebooks.
+            counts: (N,) frames that each objective's sums are divided by.
+
+        Returns:
+            () the weighted sum, and the statistics of each codebook.
+        """
+        names = list(labels)
+        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        for book, layer in enumerate(self):
+            loss, tally = masked_cross_entropy(
+                hidden,
+                layer.weight,
+                layer.bias,
+                valid,
+                [labels[name][book] for name in names],
+                [weights[name] / len(self) for name in names],
+                torch.stack([counts[name][book] for name in names]),
+            )
+            total = total + loss
+            soft = [isinstance(labels[name][book], SoftLabels) for name in names]
+            tallies.append(BookTally(names, soft, tally))
+        return total, tallies
+
+    def rest(self) -> torch.Tensor:
+        """Return a loss of 0 with gradients of 0: other ranks may wait for them."""
+        return 0.0 * sum(x.sum() for x in self.parameters())
+
+
+def build_heads(input_size: int, objectives: List[Objective]) -> torch.nn.ModuleDict:
+    """Make the heads that objectives name.
+
+    Raises:
+        ConfigError: Two objectives share a head and differ in size.
+    """
+    heads = torch.nn.ModuleDict()
+    first: Dict[str, Objective] = {}
+    for objective in objectives:
+        labeller = objective.labeller
+        shape = (labeller.num_codebooks, labeller.codebook_size)
+        if objective.head not in heads:
+            heads[objective.head] = CodeHead(input_size, *shape)
+            first[objective.head] = objective
+        elif heads[objective.head].shape != shape:
+            raise ConfigError(
+                f"head '{objective.head}': objective '{first[objective.head].name}' "
+                f"has {_sizes(heads[objective.head].shape)}, '{objective.name}' has "
+                f"{_sizes(shape)}; give one of them another 'head'"
+            )
+    return heads
+
+
+def _sizes(shape: Tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]} codes"

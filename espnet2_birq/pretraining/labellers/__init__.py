@@ -1,0 +1,47 @@
+"""Labellers: vectors in, labels out; a registry by the names of the configuration."""
+
+import importlib
+from typing import Type
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.labellers.base import Labeller
+from espnet2_birq.pretraining.labellers.given import GivenLabels
+from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabeller
+from espnet2_birq.pretraining.labellers.random_projection import (
+    RandomProjectionLabeller,
+)
+
+LABELLERS = {
+    "random_projection": RandomProjectionLabeller,
+    "gumbel_softmax": GumbelSoftmaxLabeller,
+    "given": GivenLabels,
+}
+
+
+def labeller_class(name: str) -> Type[Labeller]:
+    """Find a labeller by the configuration's name.
+
+    Args:
+        name: One of LABELLERS, or ``module:Class`` for one of your own, whose module
+            Python finds.
+
+    Raises:
+        ConfigError: There is none of that name, or it is no Labeller.
+    """
+    if name in LABELLERS:
+        return LABELLERS[name]
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        raise ConfigError(
+            f"unknown labeller {name!r}, use one of {list(LABELLERS)}, or module:Class"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"labeller {name!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Labeller)):
+        raise ConfigError(f"labeller {name!r} is no Labeller of espnet2_birq")
+    return found
+
+
+__all__ = ["LABELLERS", "Labeller", "labeller_class"]

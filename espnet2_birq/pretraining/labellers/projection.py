@@ -1,0 +1,117 @@
+"""Projections made of the mean and covariance of the vectors that they project."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from espnet2_birq.errors import DataError
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of vectors."""
+
+    count: int
+    mean: np.ndarray  # (D,) float64
+    covariance: np.ndarray  # (D, D) float64
+
+    def whiten(self, projection: torch.Tensor) -> torch.Tensor:
+        """Make a projection's values uncorrelated, each of variance 1.
+
+        Args:
+            projection: (D, d), linearly independent columns.
+
+        Returns:
+            (D, d) with the same span.
+
+        Raises:
+            DataError: The vectors have fewer than d independent directions.
+        """
+        matrix = projection.double().numpy()
+        covariance = matrix.T @ self.covariance @ matrix
+        self._check_rank(np.linalg.eigvalsh(covariance))
+        factor = np.linalg.cholesky(covariance)
+        return torch.tensor(np.linalg.solve(factor, matrix.T).T, dtype=torch.float32)
+
+    def principal_components(self, dim: int, whiten: bool) -> torch.Tensor:
+        """Find the directions of largest variance, scaled for a codebook of N(0, 1).
+
+        Args:
+            dim: d, how many components.
+            whiten: Give each component variance 1; else all are divided by the root of
+                their mean variance.
+
+        Returns:
+            (D, d) projection.
+
+        Raises:
+            DataError: The vectors have fewer than d independent directions.
+        """
+        variances, vectors = np.linalg.eigh(self.covariance)
+        variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
+        self._check_rank(variances)
+        # An eigenvector's sign is free; labels must not depend on the library's choice.
+        largest = np.abs(vectors).argmax(axis=0)
+        vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
+        scale = variances if whiten else np.full(dim, variances.mean())
+        return torch.tensor(vectors / np.sqrt(scale), dtype=torch.float32)
+
+    def _check_rank(self, variances: np.ndarray):
+        # Written so that NaN fails it, too.
+        if not variances.min() >= 1e-8 * variances.max():
+            raise DataError(
+                f"{self.count} frames have fewer than {len(variances)} independent "
+                "directions: labels with this projection want more speech"
+            )
+
+
+class MomentSums:
+    """Adds up vectors, in double precision, until their moments are asked for.
+
+    Args:
+        size: D.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.sums = None  # (1 + D + D^2,) count, sum, sum of outer products
+
+    def add(self, vectors: torch.Tensor, valid: torch.Tensor):
+        """Take in M vectors.
+
+        Args:
+            vectors: (M, D); rows that are not finite are left out.
+            valid: (M,) 1 where a row counts, 0 where it is filling.
+        """
+        rows = valid.bool() & vectors.isfinite().all(dim=1)
+        x = torch.where(rows[:, None], vectors, 0.0).double()
+        parts = [rows.sum()[None].double(), x.sum(dim=0), (x.T @ x).flatten()]
+        sums = torch.cat(parts)
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def count(self) -> int:
+        """Return the number of vectors so far, over all ranks."""
+        return int(self._total()[0])
+
+    def moments(self) -> Moments:
+        """Compute mean and covariance over all ranks.
+
+        Raises:
+            DataError: There was no vector.
+        """
+        count, *rest = self._total().cpu().numpy()
+        if not count > 0:
+            raise DataError("no frame to make the labels' projection of")
+        rest = np.array(rest) / count
+        mean, square = rest[: self.size], rest[self.size :]
+        square = square.reshape(self.size, self.size)
+        return Moments(int(count), mean, square - np.outer(mean, mean))
+
+    def _total(self) -> torch.Tensor:
+        sums = self.sums
+        if sums is None:
+            sums = torch.zeros(1 + self.size + self.size**2, dtype=torch.float64)
+        if torch.distributed.is_initialized():
+            sums = sums.clone()
+            torch.distributed.all_reduce(sums)
+        return sums

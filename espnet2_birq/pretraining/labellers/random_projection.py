@@ -1,0 +1,223 @@
+"""Random-projection quantization: vectors in, codes of fixed codebooks out.
+
+    vectors (M, D) -> projection -> points (N, M, d) -> scores of the V codes -> labels
+
+N codebooks label independently of one another. Projection and codebook are drawn once,
+never trained, and part of every checkpoint.
+"""
+
+from typing import List, Tuple
+
+import torch
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.labellers.base import Labeller
+from espnet2_birq.pretraining.labellers.projection import Moments, MomentSums
+from espnet2_birq.pretraining.labellers.whitening import RunningWhitening
+from espnet2_birq.pretraining.labels import CHUNK_NUMBERS, HardLabels, Labels
+
+PROJECTIONS = ("xavier", "whitened", "pca", "pca_whitened")
+SCORES = ("distance", "cosine")
+
+
+class RandomProjectionLabeller(Labeller):
+    """Nearest code after a fixed projection (BEST-RQ, arXiv 2202.01855; BiRQ Eq. 2).
+
+    Args:
+        input_size: D, size of the vectors.
+        running: Whether the vectors change while the model learns (a layer's), so that
+            their moments have to be followed; else they are taken once, before the
+            first update.
+        num_codebooks: N. Several books stabilise BEST-RQ (arXiv 2501.16131); each has a
+            prediction head of its own, and the objective's loss is the mean over them.
+        codebook_size: V.
+        codebook_dim: d, size of a code.
+        projection: ``xavier``: random, as in the papers; on real speech it leaves most
+            codes without use. ``whitened``: the same, then to unit covariance. ``pca``:
+            the d first principal components, by one common factor of mean variance 1
+            (arXiv 2606.30671), and ``pca_whitened``: each of variance 1; not for a
+            layer.
+        score: ``distance``: the squared Euclidean; ``cosine``: the same between points
+            and codes of length 1.
+        layer_norm: Normalise each vector over its D values first, without affine
+            parameters. Hidden states want it (their scale drifts in training); input
+            frames come normalised.
+        seed: Decides projection and codebooks. The codebooks do not depend on
+            ``input_size``: labellers of the same seed and shape share them.
+
+    Raises:
+        ConfigError: Unknown projection or score; ``pca`` or ``pca_whitened`` of a
+            layer; ``layer_norm`` with a projection of the input's moments.
+
+    Example:
+        >>> labeller = RandomProjectionLabeller(320, running=False, codebook_size=8192)
+        >>> (labels,) = labeller.label(torch.randn(5, 320))
+        >>> labels.codes.shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        running: bool,
+        num_codebooks: int = 1,
+        codebook_size: int = 8192,
+        codebook_dim: int = 16,
+        projection: str = "xavier",
+        score: str = "distance",
+        layer_norm: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        _check("projection", projection, PROJECTIONS)
+        _check("score", score, SCORES)
+        if running and projection.startswith("pca"):
+            raise ConfigError(
+                f"projection {projection!r} is for the input; of a layer, whose "
+                "principal components change order, use 'whitened'"
+            )
+        if layer_norm and not running and projection != "xavier":
+            raise ConfigError(
+                f"layer_norm and projection {projection!r} of the input: leave one out"
+            )
+        self.kind = projection
+        self.score = score
+        self.layer_norm = layer_norm
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        generator = torch.Generator().manual_seed(seed)
+        codebook = torch.randn(
+            num_codebooks, codebook_size, codebook_dim, generator=generator
+        )
+        matrix = torch.empty(num_codebooks, input_size, codebook_dim)
+        for book in matrix:
+            torch.nn.init.xavier_uniform_(book, generator=generator)
+        if score == "cosine":
+            codebook = torch.nn.functional.normalize(codebook, dim=-1)
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("projection", matrix)
+        self.register_buffer("mean", torch.zeros(input_size))
+        self.whitening = None
+        if running and projection == "whitened":
+            self.whitening = RunningWhitening(num_codebooks, codebook_dim)
+        self.ready = running or projection == "xavier"
+        self.sums = None if self.ready else MomentSums(input_size)
+        self.register_buffer("started", torch.tensor(float(self.ready)))
+        self.remember(
+            dict(
+                input_size=input_size,
+                num_codebooks=num_codebooks,
+                codebook_size=codebook_size,
+                codebook_dim=codebook_dim,
+                projection=projection,
+                score=score,
+                layer_norm=layer_norm,
+                seed=seed,
+            )
+        )
+
+    @torch.no_grad()
+    def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
+        """Take in moments: of a layer always, of the input until ``start``."""
+        if self.whitening is not None:
+            with torch.autocast(vectors.device.type, enabled=False):
+                self.whitening.observe(self._project(vectors), valid)
+        elif not self.ready:
+            self.sums.add(vectors, valid)
+
+    def start(self):
+        """Make the projection of the moments observed, for good, on all ranks alike."""
+        if not self.ready:
+            self.start_from(self.sums.moments())
+            self.sums = None
+
+    def start_from(self, moments: Moments):
+        """Make the projection of given moments, for good.
+
+        Raises:
+            DataError: The vectors have fewer than d independent directions.
+        """
+        if self.kind == "whitened":
+            matrix = torch.stack([moments.whiten(x.cpu()) for x in self.projection])
+        else:  # the same for all books: what tells them apart are their codes
+            components = moments.principal_components(
+                self.codebook.size(2), whiten=self.kind == "pca_whitened"
+            )
+            matrix = components.repeat(self.num_codebooks, 1, 1)
+        self.projection.copy_(matrix)
+        self.mean.copy_(torch.from_numpy(moments.mean))
+        if torch.distributed.is_initialized():  # processors round differently
+            torch.distributed.broadcast(self.projection, 0)
+            torch.distributed.broadcast(self.mean, 0)
+        self.started.fill_(1.0)
+        self.ready = True
+
+    def points(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Project vectors (M, D) to where the codes are: (N, M, d), at least float32.
+
+        Raises:
+            DataError: The projection is to be made of moments that are not known yet.
+        """
+        if not self.ready:
+            raise DataError(
+                f"projection '{self.kind}' is made of the training data's moments, "
+                "which ssl_train takes before the first update: call "
+                "BiRQModel.prepare(batches), or load a trained model"
+            )
+        # Not under autocast: rounding to bfloat16 would change labels.
+        with torch.autocast(vectors.device.type, enabled=False):
+            points = self._project(vectors)
+            if self.whitening is not None:
+                points = self.whitening(points)
+            if self.score == "cosine":
+                points = torch.nn.functional.normalize(points, dim=-1)
+        return points
+
+    def _project(self, vectors):
+        vectors = vectors.to(self.projection.dtype)
+        if self.layer_norm:
+            vectors = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:])
+        return (vectors - self.mean) @ self.projection
+
+    def code_layer(
+        self, book: int, scale: float = 1.0
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Write scores as a linear layer: -scale |v - c|^2 = 2 scale v.c - scale |c|^2.
+
+        Up to -scale |v|^2, which is the same for all codes: neither argmax nor softmax
+        needs it.
+
+        Returns:
+            (V, d) weight and (V,) bias.
+        """
+        codes = self.codebook[book]
+        return 2.0 * scale * codes, -scale * codes.square().sum(dim=1)
+
+    @torch.no_grad()
+    def codes(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the nearest codes (N, M) int64 of M vectors."""
+        points = self.points(vectors)
+        nearest = torch.empty(points.shape[:2], dtype=torch.long, device=points.device)
+        size = max(1, CHUNK_NUMBERS // self.codebook_size)
+        with torch.autocast(points.device.type, enabled=False):
+            for book in range(self.num_codebooks):
+                weight, bias = self.code_layer(book)
+                for start in range(0, points.size(1), size):
+                    rows = slice(start, start + size)
+                    scores = torch.addmm(bias, points[book, rows], weight.T)
+                    nearest[book, rows] = scores.argmax(dim=1)
+        return nearest
+
+    def label(self, vectors: torch.Tensor, update: int = 0) -> List[Labels]:
+        """Label M vectors by their nearest codes."""
+        return [HardLabels(codes) for codes in self.codes(vectors)]
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        if not self.started.is_meta:
+            self.ready = bool(self.started > 0)
+
+
+def _check(name, value, known):
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}, use one of {list(known)}")

@@ -1,0 +1,1 @@
+"""Losses at masked frames."""

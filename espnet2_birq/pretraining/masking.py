@@ -1,0 +1,153 @@
+"""Span masks, drawn at the encoder's rate and expanded to the input's.
+
+A mask drawn on input frames and then subsampled can cover half a label frame. Drawn on
+encoder frames and repeated, "masked encoder frame" and "frame whose label is predicted"
+are the same thing by construction:
+
+    encoder frames     0    [1]   [2]    3         mask        (B, T')
+    input frames    0 1 2 3 [4 .... 11] 12 ...     mask_input  (B, T)
+
+Nothing here asks a GPU how many frames are masked, which would stop the queue of work
+in the middle of a step: masked frames go to a number of rows known beforehand.
+"""
+
+import math
+from typing import Tuple
+
+import torch
+
+from espnet2_birq.errors import ConfigError
+
+REPLACEMENTS = ("noise", "zero", "learned")
+
+
+class SpanMasking(torch.nn.Module):
+    """Masks spans of frames, a draw of its own for each utterance, never padding.
+
+    Args:
+        input_size: D, numbers of an input frame.
+        mask_prob: Probability that a span starts at a 10 ms input frame, as BEST-RQ
+            counts it (arXiv 2202.01855: 0.01). Spans may overlap; about
+            1 - (1 - mask_prob) ** (mask_length_ms / 10) of the frames end up masked,
+            33 % with the defaults. The realised share is reported as ``mask_share``.
+        mask_length_ms: Length of a span in milliseconds.
+        replacement: What a masked input frame becomes: ``noise`` (BEST-RQ), ``zero``,
+            or ``learned``, one trained vector.
+        noise_std: Standard deviation of the noise (BEST-RQ: 0.1). The input is
+            normalised, so this is small.
+        frame_shift_ms: Shift of an input frame in milliseconds.
+        subsampling: r, input frames per encoder frame.
+
+    Raises:
+        ConfigError: Unknown replacement, or a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        mask_prob: float = 0.01,
+        mask_length_ms: float = 400.0,
+        replacement: str = "noise",
+        noise_std: float = 0.1,
+        frame_shift_ms: float = 10.0,
+        subsampling: int = 4,
+    ):
+        super().__init__()
+        if replacement not in REPLACEMENTS:
+            raise ConfigError(
+                f"unknown replacement {replacement!r}, use one of {list(REPLACEMENTS)}"
+            )
+        if not 0 <= mask_prob <= 1:
+            raise ConfigError(f"mask_prob is a probability, got {mask_prob}")
+        shift = frame_shift_ms * subsampling
+        # A span starts at an encoder frame if it starts at any of its input frames.
+        self.start_prob = 1.0 - (1.0 - mask_prob) ** (shift / 10.0)
+        self.span = max(1, round(mask_length_ms / shift))
+        self.replacement = replacement
+        self.noise_std = noise_std
+        self.subsampling = subsampling
+        if replacement == "learned":
+            self.embedding = torch.nn.Parameter(0.1 * torch.randn(input_size))
+
+    def draw(self, lengths: torch.Tensor, frames: int) -> torch.Tensor:
+        """Draw a mask, with at least one span in every utterance.
+
+        Args:
+            lengths: (B,) encoder frames of each utterance.
+            frames: T', encoder frames of the padded batch.
+
+        Returns:
+            (B, T') bool, True where masked; False on padding.
+        """
+        index = torch.arange(frames, device=lengths.device)
+        valid = index < lengths[:, None]  # (B, T')
+        draws = torch.rand(len(lengths), frames, device=lengths.device)
+        # Without a start an utterance would be encoded for nothing: its luckiest draw
+        # becomes one.
+        lowest = draws.masked_fill(~valid, 2.0).argmin(dim=1, keepdim=True)
+        starts = (draws < self.start_prob) | (index == lowest)
+        starts = (starts & valid).int()
+        # A frame is masked if a span started within the last `span` frames:
+        # the number of starts up to t less the number up to t - span.
+        count = starts.cumsum(dim=1)
+        before = torch.nn.functional.pad(count, (self.span, 0))[:, :frames]
+        return (count > before) & valid
+
+    def capacity(self, utterances: int, frames: int) -> int:
+        """Rows that hold all masked frames of a batch, but for one batch in 10^9.
+
+        Args:
+            utterances: B.
+            frames: T', encoder frames of the padded batch.
+
+        Returns:
+            The expected number without padding, a span for each utterance, and six
+            standard deviations (starts are independent, each masks up to a span).
+        """
+        every = utterances * frames
+        share = 1.0 - (1.0 - self.start_prob) ** self.span
+        deviation = math.sqrt(every * share * (1.0 - share) * self.span)
+        return min(
+            every, math.ceil(every * share + utterances * self.span + 6 * deviation)
+        )
+
+    def gather_index(self, mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Where the masked frames are.
+
+        Args:
+            mask: (B, T').
+
+        Returns:
+            (M,) positions in the flattened mask, in order, M being the capacity; and
+            (M,) float, 1 where a row is a masked frame, 0 where it fills up.
+        """
+        size = self.capacity(*mask.shape)
+        mask = mask.flatten()
+        # The n-th masked frame goes to row n; what is not masked, and what would not
+        # fit, goes to a row too many.
+        row = torch.where(mask, mask.cumsum(0) - 1, size).clamp(max=size)
+        index = row.new_full((size + 1,), -1)
+        index.scatter_(0, row, torch.arange(len(row), device=row.device))
+        index = index[:size]
+        return index.clamp(min=0), (index >= 0).float()
+
+    def apply_to(self, xs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Replace the masked frames of the input.
+
+        Args:
+            xs: (B, T, D) input frames; not changed.
+            mask: (B, T') at the encoder's rate.
+
+        Returns:
+            (B, T, D). Encoder frame t is input frames [t r, (t + 1) r), r being the
+            subsampling; what remains of the input behind T' r is left as it is.
+        """
+        mask = mask.repeat_interleave(self.subsampling, dim=1)[:, : xs.size(1)]
+        mask = torch.nn.functional.pad(mask, (0, xs.size(1) - mask.size(1)))
+        if self.replacement == "noise":
+            instead = torch.randn_like(xs) * self.noise_std
+        elif self.replacement == "zero":
+            instead = xs.new_zeros(())
+        else:
+            instead = self.embedding.to(xs.dtype)
+        return torch.where(mask[:, :, None], instead, xs)

@@ -1,0 +1,451 @@
+"""Masked prediction of self-made labels, on one shared encoder.
+
+    speech -> frontend -> normalize -> x -+-> mask -> x~ -> encoder ----> hidden states
+                                          |                               at masked
+                                          +-> input frames                frames -> heads
+                                          |        |                         |
+                                          +-> encoder, layers 1 to k       logits
+                                                   |                         v
+                                                labellers -> labels --> cross-entropy
+
+With an objective of the input alone this is BEST-RQ (arXiv 2202.01855); with one of a
+layer beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through the
+prediction and through the layers that made the label.
+"""
+
+from contextlib import nullcontext
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.specaug.abs_specaug import AbsSpecAug
+from espnet2.layers.abs_normalize import AbsNormalize
+from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from typeguard import typechecked
+
+from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
+from espnet2_birq.encoder.attention import limit_attention
+from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoder.layers import encode, encoder_lengths, subsampling_factor
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
+from espnet2_birq.pretraining.collapse import CollapseWatch
+from espnet2_birq.pretraining.heads import build_heads
+from espnet2_birq.pretraining.labels import Labels
+from espnet2_birq.pretraining.losses.usage import usage_entropy
+from espnet2_birq.pretraining.masking import SpanMasking
+from espnet2_birq.pretraining.objective import (
+    Objective,
+    Row,
+    build_objective,
+    check_always_on,
+)
+from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.statistics import objective_statistics
+from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
+from espnet2_birq.pretraining.views import (
+    LAYER,
+    TEACHER,
+    Batch,
+    MaskedRows,
+    View,
+    Views,
+)
+from espnet2_birq.products import takes_bfloat16
+
+# Frames that the moments of the input are taken of before the first update, an hour or so.
+# Another sample gives other labels of the same use (bench/start_frames.py): hence once.
+START_FRAMES = 100_000
+
+
+class BiRQModel(AbsESPnetModel):
+    """Frontend, encoder, objectives and heads; see the module's picture.
+
+    ``frontend``, ``normalize`` and ``encoder`` are ESPnet's own, under the names of its
+    ASR model: ``--init_param model.pth:encoder:encoder`` hands the encoder over. No
+    other attribute may begin with one of these words, since ESPnet matches names by
+    prefix. A checkpoint holds all that labels depend on.
+
+    Args:
+        frontend: Waveform to features.
+        specaug: Augmentation of the features that are masked; labels stay clean.
+        normalize: Normalisation of the features.
+        encoder: The encoder to pretrain.
+        objectives: What to predict, rows of the configuration.
+        masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
+            noise_std).
+        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances), and
+            ``copies``: M differently masked copies of a batch are predicted from labels
+            that are made once; the loss is the mean over them. A step then costs
+            (1 + k / (K M)) times M of BEST-RQ's, and keeps activations of M copies.
+        teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
+        sample_rate: Of the waveforms, in Hz.
+        frame_shift_ms: Shift of a feature frame.
+        stop_at_collapse: Stop training when an objective's labels have become a few
+            codes; without, a collapse is a warning in the log. See CollapseWatch.
+        cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
+            (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
+            processor has instructions for it. Features, labels and losses stay in
+            single precision.
+        accelerate: Compute the encoder in faster ways than ESPnet's, to the same
+            numbers; see encoder/acceleration.py.
+        attention_window: Length, in encoder frames, of the blocks inside which
+            attention of the stock encoders stays; None: attention to all frames.
+            Parameters are the same, so ESPnet loads the encoder, and then attends to
+            all frames. (``shaw_conformer`` has an
+            ``attention_window`` of its own in its ``encoder_conf``.)
+        extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
+    """
+
+    @typechecked
+    def __init__(
+        self,
+        frontend: AbsFrontend,
+        specaug: Optional[AbsSpecAug],
+        normalize: Optional[AbsNormalize],
+        encoder: AbsEncoder,
+        objectives: List[Row],
+        masking_conf: Dict[str, Any],
+        target_branch_conf: Optional[Dict[str, Any]] = None,
+        teacher_conf: Optional[Dict[str, Any]] = None,
+        sample_rate: int = 16000,
+        frame_shift_ms: float = 10.0,
+        stop_at_collapse: bool = False,
+        cpu_bfloat16: Union[bool, str] = "auto",
+        accelerate: bool = True,
+        attention_window: Optional[int] = None,
+        extract_feats_in_collect_stats: bool = True,
+    ):
+        super().__init__()
+        if getattr(specaug, "apply_time_warp", False):
+            raise ConfigError(
+                "specaug: time warping would shift the masked input against its "
+                "labels; set apply_time_warp: false in specaug_conf"
+            )
+        self.frontend = frontend
+        self.specaug = specaug
+        self.normalize = normalize
+        self.encoder = accelerate_encoder(encoder) if accelerate else encoder
+        if attention_window is not None:
+            limit_attention(encoder, attention_window)
+        self.sample_rate = sample_rate
+        if cpu_bfloat16 not in (True, False, "auto"):
+            raise ConfigError(
+                f"model_conf: cpu_bfloat16 is auto, true or false, got {cpu_bfloat16!r}"
+            )
+        self.cpu_bfloat16 = cpu_bfloat16
+        self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
+        self.subsampling = subsampling_factor(encoder)
+        self.masking = SpanMasking(
+            input_size=frontend.output_size(),
+            subsampling=self.subsampling,
+            frame_shift_ms=frame_shift_ms,
+            **masking_conf,
+        )
+        self.objectives = torch.nn.ModuleList(
+            build_objective(row, self._size_of(row.view)) for row in objectives
+        )
+        check_always_on([one.when for one in self.objectives])
+        self.heads = build_heads(encoder.output_size(), list(self.objectives))
+        branch_conf = dict(target_branch_conf or {})
+        self.copies = branch_conf.pop("copies", 1)
+        if not isinstance(self.copies, int) or self.copies < 1:
+            raise ConfigError(
+                f"target_branch_conf: copies is 1 or more, got {self.copies!r}"
+            )
+        self.branch = TargetBranch(encoder, **branch_conf)
+        self.branches = {LAYER: self.branch}
+        self.teacher = None
+        if any(one.view.kind == TEACHER for one in self.objectives):
+            self.teacher = Teacher(encoder, **(teacher_conf or {}))
+            self.branches[TEACHER] = TargetBranch(self.teacher.network, **branch_conf)
+        self.collapse = CollapseWatch(
+            [one.name for one in self.objectives], stop=stop_at_collapse
+        )
+        self.checks = BatchChecks()
+        # Optimizer updates so far, for schedules; in floating point since ESPnet sums
+        # integers when it averages checkpoints.
+        self.register_buffer("updates", torch.zeros(()))
+        self._update: Optional[int] = None  # its copy on this side, read once
+        # Labellers sum what they observe over ranks: there is nothing to broadcast.
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, _ in self.named_buffers() if name.startswith("objectives.")
+        ]
+
+    def _size_of(self, view: View) -> int:
+        """Size of a view's vectors."""
+        if view.kind == "input":
+            return self.frontend.output_size() * self.subsampling
+        return self.encoder.output_size()
+
+    def forward(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
+    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+        """One step of Algorithm 1: w1 F(theta) + w2 G(theta) and its statistics.
+
+        In evaluation mode mask and noise are drawn from a fixed seed, so validation
+        losses of different epochs can be compared.
+
+        Args:
+            speech: (B, N) waveforms, padded with zeros.
+            speech_lengths: (B,) samples.
+            **kwargs: ``labels``: (B, T') integers for objectives of the view 'labels',
+                padded with -1, one for each encoder frame, and ``labels_lengths``;
+                ``utt_id``: B names, for messages.
+
+        Returns:
+            Loss, statistics, and a weight by which ESPnet averages over batches and
+            ranks: the number of masked frames of all ranks. The loss of a rank is its
+            share of the joint batch's, such that the mean over ranks is that of all
+            their frames, however unequal their shares of labels are.
+            (Batches that ``accum_grad`` puts into one update stay means of their own,
+            as in all of ESPnet: what comes later cannot be counted.)
+        """
+        if self.training:
+            with finite_statistics(self.encoder):
+                return self._step(speech, speech_lengths, **kwargs)
+        self.checks.report()
+        devices = [speech.device] if speech.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            return self._step(speech, speech_lengths, **kwargs)
+
+    def _step(
+        self, speech, speech_lengths, labels=None, labels_lengths=None, utt_id=()
+    ):
+        update = self.update_number()
+        # x, the clean input
+        batch = self._clean_batch(speech, speech_lengths, labels, utt_id)
+        self.checks.check_labels(batch, labels_lengths, self._label_sizes())
+        active = self._active(update)
+        views = self._views(batch, active, update)
+        total, masked, tallies, stats = 0.0, 0.0, [], {}
+        for copy in range(self.copies):
+            mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
+            rows = MaskedRows(*self.masking.gather_index(mask))
+            with self._autocast(speech.device):
+                # Clean side: y(x) and y^(k)(theta; x)
+                made = {x.name: x.labels(views, rows, update, copy == 0) for x in active}
+                # Masked side: theta(x~)
+                hidden = self._encode_masked(batch, mask, rows)  # (M, E)
+                # w1 F(theta) + w2 G(theta)
+                loss, found, frames = self._loss(hidden, rows, active, made, update)
+                # - lambda H(q): codes of labels with a gradient stay in use
+                for one in (x for x in active if x.diversity):
+                    entropy = usage_entropy(made[one.name])
+                    loss = loss - one.diversity * entropy
+                    stats[f"use_ppl_{one.name}"] = entropy.detach().exp()
+            total, masked = total + loss / self.copies, masked + frames
+            tallies += found
+        stats.update(objective_statistics(tallies, gradients=torch.is_grad_enabled()))
+        stats["mask_share"] = mask.sum() / batch.frames.sum()
+        stats["loss"] = total.detach()
+        self.checks.check_finite(batch, stats["loss"])
+        if self.training:
+            self.collapse.watch(stats)
+        return force_gatherable((total, stats, masked), total.device)
+
+    def _active(self, update: int) -> List[Objective]:
+        """What is predicted in an update; in evaluation everything."""
+        if not self.training:
+            return list(self.objectives)
+        return [one for one in self.objectives if one.when.includes(update)]
+
+    def _views(self, batch: Batch, active: Iterable[Objective], update: int) -> Views:
+        wanted = [(one.view, one.keeps_gradient) for one in active]
+        return Views(batch, self.branches, self.subsampling, wanted, update)
+
+    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
+        """Last layer's output at masked frames, from the masked input: (M, E)."""
+        xs, lengths = batch.xs, batch.lengths
+        if self.specaug is not None and self.training:
+            xs, lengths = self.specaug(xs, lengths)
+        masked = self.masking.apply_to(xs, mask)
+        hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
+        if hidden.shape[:2] != mask.shape:
+            raise RuntimeError(
+                f"encoder made {tuple(hidden.shape[:2])} frames, the mask has "
+                f"{tuple(mask.shape)}: its input layer is not understood"
+            )
+        return hidden.flatten(0, 1)[rows.index]
+
+    def _loss(
+        self,
+        hidden: torch.Tensor,
+        rows: MaskedRows,
+        active: List[Objective],
+        labels: Dict[str, List[Labels]],
+        update: int,
+    ):
+        """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
+
+        Returns:
+            The loss, statistics of each codebook, and the masked frames of all ranks.
+        """
+        # One message: masked frames, and labelled frames of each objective's codebooks.
+        counts = [rows.valid.sum()]
+        counts += [x.valid.sum() for one in active for x in labels[one.name]]
+        masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
+        of: Dict[str, torch.Tensor] = {}
+        for one in active:
+            number = len(labels[one.name])
+            # The mean over ranks of world size x sum / count is sum / count.
+            of[one.name] = torch.stack(shares[:number]) / world_size()
+            shares = shares[number:]
+        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        for name, head in self.heads.items():
+            mine = [one for one in active if one.head == name]
+            if not mine:
+                total = total + head.rest()
+                continue
+            loss, found = head.loss(
+                hidden,
+                rows.valid,
+                {one.name: one.predicted(labels[one.name]) for one in mine},
+                {one.name: one.weight.at(update) for one in mine},
+                of,
+            )
+            total, tallies = total + loss, tallies + found
+        return total, tallies, masked.float().clamp(min=1.0)
+
+    # ------------------------------------------------------------------ updates
+    def count_updates_of(self, optimizer: torch.optim.Optimizer):
+        """Count an optimizer's updates from now on; schedules follow them.
+
+        Updates that ESPnet skips for want of a finite gradient are none.
+        """
+        optimizer.register_step_post_hook(lambda *_: self._count_update())
+
+    def _count_update(self):
+        self.updates += 1
+        if self._update is not None:
+            self._update += 1
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder, self.update_number())
+
+    def update_number(self) -> int:
+        """Return the number of optimizer updates so far."""
+        if self._update is None:
+            self._update = int(self.updates)  # once: this waits for a GPU
+        return self._update
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._update = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    # ------------------------------------------------------- before the first update
+    @property
+    def unprepared(self) -> List[str]:
+        """Names of objectives whose labellers want to see speech before training."""
+        return [one.name for one in self.objectives if not one.labeller.ready]
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Dict[str, torch.Tensor]]) -> int:
+        """Let labellers see speech before the first update; then they are settled.
+
+        Args:
+            batches: Of training data, arguments of ``forward``; all ranks take part
+                and stop after the same batch, when START_FRAMES frames were seen.
+
+        Returns:
+            Encoder frames seen, over all ranks; 0 if no labeller wants any.
+
+        Raises:
+            DataError: There was too little speech.
+        """
+        waiting = [one for one in self.objectives if not one.labeller.ready]
+        if not waiting:
+            return 0
+        seen = torch.zeros((), dtype=torch.float64, device=self.updates.device)
+        for batch in batches:
+            clean = self._clean_batch(**batch)
+            views = self._views(clean, waiting, 0)
+            valid = torch.arange(clean.padded, device=seen.device)
+            valid = (valid < clean.frames[:, None]).flatten().float()
+            for one in waiting:
+                vectors = views.whole(one.view).flatten(0, 1)
+                one.labeller.observe(vectors, valid)
+            seen += sum_over_ranks(valid.sum())
+            if seen >= START_FRAMES:
+                break
+        for one in waiting:
+            try:
+                one.labeller.start()
+            except DataError as error:
+                raise DataError(f"objective '{one.name}': {error}") from error
+        return int(seen)
+
+    # ---------------------------------------------------------------------- features
+    def _clean_batch(
+        self, speech, speech_lengths, labels=None, utt_id=(), **_
+    ) -> Batch:
+        """Features, lengths at the encoder's rate."""
+        xs, lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
+        frames = encoder_lengths(self.encoder, lengths)  # (B,)
+        padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
+        if padded < 1:
+            raise DataError(
+                f"utterances too short for one encoder frame: {', '.join(utt_id)} "
+                f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
+            )
+        return Batch(xs, lengths, frames, padded, labels, utt_id)
+
+    def _label_sizes(self) -> Optional[int]:
+        """How many labels may be on disk; None if no objective reads any."""
+        sizes = [
+            one.labeller.codebook_size
+            for one in self.objectives
+            if one.view.kind == "labels"
+        ]
+        return min(sizes) if sizes else None
+
+    def _extract_feats(self, speech, speech_lengths):
+        """Normalised features (B, T, D) and their lengths (B,), in single precision."""
+        with torch.autocast(speech.device.type, enabled=False), linear_padding():
+            speech = mirror_ends(speech.float(), speech_lengths, self.frontend)
+            feats, lengths = self.frontend(speech, speech_lengths)
+            if self.normalize is not None:
+                feats, lengths = self.normalize(feats, lengths)
+        return feats, lengths
+
+    def _autocast(self, device: torch.device):
+        if device.type == "cpu" and takes_bfloat16(self.cpu_bfloat16):
+            return torch.autocast("cpu", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def collect_feats(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
+    ) -> Dict[str, torch.Tensor]:
+        """Features for ESPnet's statistics stage; run with ``--normalize none``."""
+        feats, lengths = self._extract_feats(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+    @torch.no_grad()
+    def label(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, name: str
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Label all frames of clean speech by an objective, without noise.
+
+        Args:
+            speech: (B, N) waveforms, padded with zeros.
+            speech_lengths: (B,) samples.
+            name: Of an objective that makes its own labels.
+
+        Returns:
+            (N, B, T') int64 codes of each codebook, and (B,) frames.
+
+        Raises:
+            ConfigError: There is no such objective.
+        """
+        by_name = {one.name: one for one in self.objectives if one.view.kind != "labels"}
+        if name not in by_name:
+            raise ConfigError(
+                f"no objective '{name}' that makes labels; there are {list(by_name)}"
+            )
+        batch = self._clean_batch(speech, speech_lengths)
+        views = self._views(batch, [by_name[name]], self.update_number())
+        vectors = views.whole(by_name[name].view)
+        codes = by_name[name].labeller.codes(vectors.flatten(0, 1))
+        return codes.view(-1, *vectors.shape[:2]), batch.frames

@@ -1,0 +1,301 @@
+"""An objective: what is predicted at masked frames, as one row of the configuration.
+
+    view -> labeller -> labels <- cross-entropy - head <- hidden states, masked input
+
+The forward pass knows no method by name; a method is a list of objectives:
+
+    BEST-RQ    input   -> random_projection                weight 1
+    BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
+               layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
+"""
+
+import math
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+
+import torch
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
+from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.views import (
+    LAYER,
+    MaskedRows,
+    View,
+    Views,
+    parse_view,
+)
+
+# What `name` alone stands for; any key can be given another value beside it.
+PRESETS = {
+    "anchor": dict(
+        view="input", labeller="random_projection", head="codes", weight=2.4
+    ),
+    "enhanced": dict(
+        view="layer", labeller="gumbel_softmax", head="codes", weight=0.1
+    ),
+    "given": dict(view="labels", labeller="given", weight=1.0),
+}
+KEYS = {
+    "name": "in statistics loss_<name>, acc_<name>, ...",
+    "view": "what labels are made of: input, layer K, layer P%, teacher layer K, labels",
+    "labeller": "how: " + ", ".join(LABELLERS) + ", or module:Class of your own",
+    "labeller_conf": "its options",
+    "head": "prediction head; objectives of the same head share it (default: the name)",
+    "weight": "of the loss: a number or [[update, value], ...]",
+    "gradient": "factor on the gradient of the loss that flows back through the labels: "
+    "1 is BiRQ's, 0 cuts it (default: 1 where it can flow)",
+    "diversity": "weight of the entropy of the codes' use, which the loss is less by (0)",
+    "when": "updates in which it is on: {start, stop, every}",
+}
+
+BEST_RQ = [dict(name="anchor", weight=1.0)]
+BIRQ = [dict(name="anchor"), dict(name="enhanced")]
+
+
+class When(NamedTuple):
+    """The updates in which an objective is on."""
+
+    start: int = 0  # first update, counted from 0
+    stop: Optional[int] = None  # first update after the last; None: never
+    every: int = 1  # n: only every n-th update from `start` on
+
+    def includes(self, update: int) -> bool:
+        """Whether an update is one of them."""
+        on = update >= self.start and (self.stop is None or update < self.stop)
+        return on and (update - self.start) % self.every == 0
+
+
+def check_always_on(whens: List[When]):
+    """Check that every update has an objective.
+
+    Raises:
+        ConfigError: Names the first that has none.
+    """
+    period = math.lcm(*(when.every for when in whens))
+    edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
+    for update in sorted(edge + step for edge in edges for step in range(period)):
+        if not any(when.includes(update) for when in whens):
+            raise ConfigError(
+                f"objectives: none is on in update {update}; change a 'when', or add "
+                "an objective without one"
+            )
+
+
+class Row(NamedTuple):
+    """One row of the configuration's ``objectives``, checked and completed."""
+
+    name: str
+    view: View
+    labeller: str
+    labeller_conf: Dict[str, Any]
+    head: str
+    weight: Schedule
+    gradient: float
+    diversity: float
+    when: When
+
+
+class Objective(torch.nn.Module):
+    """Owns a labeller; says how its labels weigh and which head predicts them.
+
+    Args:
+        row: Of the configuration.
+        labeller: What makes its labels.
+    """
+
+    def __init__(self, row: Row, labeller: Labeller):
+        super().__init__()
+        self.name = row.name
+        self.view = row.view
+        self.head = row.head
+        self.weight = row.weight
+        self.gradient = row.gradient
+        self.diversity = row.diversity
+        self.when = row.when
+        self.labeller = labeller
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """Whether the loss changes what its labels are made of."""
+        return self.gradient != 0.0 or self.diversity != 0.0
+
+    def labels(
+        self, views: Views, rows: MaskedRows, update: int, observe: bool = True
+    ) -> List[Labels]:
+        """Make the labels of a batch's masked frames.
+
+        Args:
+            views: Of the batch.
+            rows: Where the masked frames are.
+            update: Optimizer updates made so far.
+            observe: In training, let the labeller learn from them first.
+
+        Returns:
+            Labels of each of the labeller's codebooks, ``valid`` where a frame has one.
+        """
+        vectors, valid = views.at(self.view, rows)
+        if not self.keeps_gradient:
+            vectors = vectors.detach()
+        if observe and self.training:
+            self.labeller.observe(vectors.detach(), valid)
+        labels = self.labeller.label(vectors, update)
+        return [x._replace(valid=labelled(x, valid)) for x in labels]
+
+    def predicted(self, labels: List[Labels]) -> List[Labels]:
+        """Return labels as the cross-entropy sees them, its gradient scaled."""
+        return [
+            x._replace(points=scale_gradient(x.points, self.gradient))
+            if isinstance(x, SoftLabels)
+            else x
+            for x in labels
+        ]
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return ``x``, with a factor on the gradient that flows back into it."""
+    if factor == 1.0:
+        return x
+    if factor == 0.0:
+        return x.detach()
+    return _ScaleGradient.apply(x, factor)
+
+
+def parse_objectives(rows: List[Dict[str, Any]], num_blocks: int) -> List[Row]:
+    """Check the configuration's ``objectives`` and fill in what it leaves out.
+
+    Args:
+        rows: Dictionaries with the keys of ``KEYS``. A name of ``PRESETS`` stands for a
+            whole row; any other wants ``view`` and ``labeller``.
+        num_blocks: K, depth of the encoder.
+
+    Returns:
+        The rows, in order.
+
+    Raises:
+        ConfigError: In one line, what is wrong and what may stand there.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError("objectives: give a list with at least one objective")
+    parsed = [_parse_row(row, num_blocks) for row in rows]
+    names = [row.name for row in parsed]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objectives: each needs a name of its own, got {names}")
+    return parsed
+
+
+def _parse_row(row: Dict[str, Any], num_blocks: int) -> Row:
+    if not isinstance(row, dict) or "name" not in row:
+        raise ConfigError(f"objectives: each needs a 'name', got {row!r}")
+    name = row["name"]
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ConfigError(
+            f"objectives: a name has letters, digits and _ only, got {name!r}"
+        )
+    if name == "scale":
+        raise ConfigError("objectives: 'scale' will not do, ESPnet logs a loss_scale")
+    _check(name, "key", row, KEYS)
+    if name not in PRESETS and not {"view", "labeller"} <= set(row):
+        raise ConfigError(
+            f"unknown objective '{name}': use one of {sorted(PRESETS)}, or give the "
+            "new one its 'view' and 'labeller'"
+        )
+    row = {"weight": 1.0, "head": name, **PRESETS.get(name, {}), **row}
+    try:
+        labeller_class(row["labeller"])
+        view = parse_view(row["view"], num_blocks)
+        weight = Schedule(row["weight"])
+    except ConfigError as error:
+        raise ConfigError(f"objective '{name}': {error}") from None
+    if (view.kind == "labels") != (row["labeller"] == "given"):
+        raise ConfigError(
+            f"objective '{name}': view 'labels' and labeller 'given' go together"
+        )
+    return Row(
+        name=name,
+        view=view,
+        labeller=row["labeller"],
+        labeller_conf=dict(row.get("labeller_conf") or {}),
+        head=str(row["head"]),
+        weight=weight,
+        gradient=_factor(name, row, view, "gradient", 1.0),
+        diversity=_factor(name, row, view, "diversity", 0.0),
+        when=_when(name, row.get("when") or {}),
+    )
+
+
+def _factor(
+    name: str, row: Dict[str, Any], view: View, key: str, default: float
+) -> float:
+    """Read a factor on what flows back through the labels; 0 where nothing can."""
+    flows = labeller_class(row["labeller"]).differentiable and view.kind == LAYER
+    factor = row.get(key)
+    if factor is None:
+        return default if flows else 0.0
+    if not isinstance(factor, (int, float)) or not 0 <= factor < float("inf"):
+        raise ConfigError(
+            f"objective '{name}': {key} is a factor of 0 or more, got {factor!r}"
+        )
+    if factor and not flows:
+        raise ConfigError(
+            f"objective '{name}': no gradient flows through labels of view '{view}' "
+            f"by labeller '{row['labeller']}'; leave '{key}' out"
+        )
+    return float(factor)
+
+
+def _when(name: str, conf: Dict[str, Any]) -> When:
+    _check(name, "key of 'when'", conf, When._fields)
+    when = When(**conf)
+    numbers = [x for x in when if x is not None]
+    if not all(isinstance(x, int) and x >= 0 for x in numbers) or when.every < 1:
+        raise ConfigError(
+            f"objective '{name}': when is {{start, stop, every}} in updates, every at "
+            f"least 1, got {conf}"
+        )
+    return when
+
+
+def _check(name: str, what: str, given: Iterable[str], known: Iterable[str]):
+    for one in given:
+        if one not in known:
+            raise ConfigError(
+                f"objective '{name}': unknown {what} {one!r}, use one of {list(known)}"
+            )
+
+
+def build_objective(row: Row, input_size: int) -> Objective:
+    """Build an objective and its labeller.
+
+    Args:
+        row: Of the configuration.
+        input_size: D, size of the view's vectors.
+
+    Raises:
+        ConfigError: The labeller does not take its options.
+    """
+    try:
+        labeller = labeller_class(row.labeller)(
+            input_size=input_size,
+            running=row.view.layer is not None,
+            **row.labeller_conf,
+        )
+    except TypeError as error:  # an unknown or missing option
+        text = str(error).split(".__init__() ")[-1]
+        raise ConfigError(
+            f"objective '{row.name}': labeller_conf of {row.labeller}: {text}"
+        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"objective '{row.name}': {error}") from None
+    return Objective(row, labeller)

@@ -1,0 +1,46 @@
+"""Numbers that change with the optimizer's updates: weights, temperatures."""
+
+from typing import List, Union
+
+import numpy as np
+
+from espnet2_birq.errors import ConfigError
+
+
+class Schedule:
+    """A number, or straight lines between given points.
+
+    Args:
+        points: A number, or ``[[update, value], ...]`` with rising updates; before the
+            first and after the last point the value stays.
+
+    Raises:
+        ConfigError: Neither of the two.
+
+    Example:
+        >>> Schedule([[0, 0.0], [1000, 0.1]]).at(500)
+        0.05
+    """
+
+    def __init__(self, points: Union[float, List]):
+        if isinstance(points, (int, float)) and not isinstance(points, bool):
+            points = [[0, points]]
+        try:
+            self.points = [(int(update), float(value)) for update, value in points]
+        except (TypeError, ValueError):
+            self.points = []
+        updates = [update for update, _ in self.points]
+        if not updates or any(b <= a for a, b in zip(updates, updates[1:])):
+            raise ConfigError(
+                "a schedule is a number or [[update, value], ...] with rising updates, "
+                f"got {points!r} (YAML reads 1e-3 as a word: write 0.001)"
+            )
+
+    def at(self, update: int) -> float:
+        """Return the value at an update, counted from 0."""
+        return float(np.interp(update, *zip(*self.points)))
+
+    def __repr__(self):
+        if len(self.points) == 1:
+            return str(self.points[0][1])
+        return str([list(point) for point in self.points])

@@ -1,0 +1,105 @@
+"""What tells a learning model from a collapsed one, over the batches of all ranks.
+
+All values are tensors made from the loss's own sums: no second look at the codes, and
+nothing waits for a GPU.
+"""
+
+from typing import Dict, List, NamedTuple
+
+import torch
+
+from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
+from espnet2_birq.pretraining.ranks import sum_over_ranks
+
+
+class BookTally(NamedTuple):
+    """The tally of one codebook and the objectives that its labels belong to."""
+
+    names: List[str]  # L objectives
+    soft: List[bool]  # whether their labels are soft
+    tally: Tally
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """exp of the entropy of code use: the number of codes in equal use.
+
+    Args:
+        counts: (..., V) how often each code occurs.
+
+    Returns:
+        (...) between 1 and V.
+    """
+    shares = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1.0)
+    return torch.special.entr(shares).sum(dim=-1).exp()
+
+
+def coverage(counts: torch.Tensor) -> torch.Tensor:
+    """Share of the codebook that occurs at all; (..., V) to (...) between 0 and 1."""
+    return (counts > 0).float().mean(dim=-1)
+
+
+def sum_tallies(tallies: List[Tally]) -> List[Tally]:
+    """Add up the tallies of all ranks, in one message."""
+    parts = [part for tally in tallies for part in tally]
+    message = sum_over_ranks(torch.cat([part.flatten() for part in parts]))
+    summed = [
+        total.view_as(part)
+        for total, part in zip(message.split([part.numel() for part in parts]), parts)
+    ]
+    width = len(Tally._fields)
+    return [Tally(*summed[i : i + width]) for i in range(0, len(summed), width)]
+
+
+@torch.no_grad()
+def objective_statistics(
+    books: List[BookTally], gradients: bool = True
+) -> Dict[str, torch.Tensor]:
+    """Compute statistics of every objective at the masked frames of a step.
+
+    Perplexity and coverage are those of the step: M frames cannot use more than M
+    codes, so compare them at equal batch sizes only.
+
+    Args:
+        books: Sums over frames; those of one objective are averaged.
+        gradients: Whether gradients were made, so that ``grad_share`` says something.
+
+    Returns:
+        For each objective: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
+        frames whose likeliest prediction is the label), ``label_ppl``, ``label_cov``,
+        ``pred_ppl``, ``pred_cov`` (codebook perplexity and coverage of labels and
+        predictions); for soft labels ``hit`` (share of frames whose label is the
+        nearest code), ``label_entropy`` (nats, of the label given the frame) and
+        ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
+        1.28); and with several objectives
+        ``grad_share`` (the norm of the objective's gradient at the encoder's output, as a
+        share of the objectives' sum; the path through labels is not in it) and
+        ``agree`` (share of frames with the label of the first objective of the head).
+    """
+    tallies = sum_tallies([book.tally for book in books])
+    values: Dict[str, List[torch.Tensor]] = {}
+    squares: Dict[str, torch.Tensor] = {}
+
+    def add(key, name, value):
+        values.setdefault(f"{key}_{name}", []).append(value)
+
+    for book, tally in zip(books, tallies):
+        means = tally.sums / tally.frames.clamp(min=1.0)[:, None]
+        for row, name in enumerate(book.names):
+            sums = dict(zip(SUMS, tally.sums[row]))
+            squares[name] = squares.get(name, 0.0) + sums["grad_square"]
+            mean = dict(zip(SUMS, means[row]))
+            keys = ("loss", "acc", "hit", "label_entropy", "score_std")
+            for key in keys if book.soft[row] else keys[:2]:
+                add(key, name, mean[key])
+            if row > 0:
+                add("agree", name, mean["agree"])
+            add("label_ppl", name, perplexity(tally.label_counts[row]))
+            add("label_cov", name, coverage(tally.label_counts[row]))
+            add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
+            add("pred_cov", name, coverage(tally.predicted_counts[row]))
+    stats = {key: torch.stack(several).mean() for key, several in values.items()}
+    if gradients and len(squares) > 1:
+        norms = {name: square.sqrt() for name, square in squares.items()}
+        total = sum(norms.values()).clamp(min=torch.finfo(torch.float32).tiny)
+        stats.update({f"grad_share_{name}": x / total for name, x in norms.items()})
+    return stats

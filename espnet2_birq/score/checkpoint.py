@@ -1,0 +1,39 @@
+"""What ESPnet's checkpoint.pth says of a training."""
+
+from pathlib import Path
+
+import torch
+
+from espnet2_birq.errors import DataError
+
+
+def check_training(model: Path) -> None:
+    """Check that a training made updates to its end, and left its model.
+
+    ESPnet ends a training at the first epoch without a valid update, averages what was
+    saved, and reports success.
+
+    Args:
+        model: Model file that is used from here on, in the experiment's folder.
+
+    Raises:
+        DataError: There is no model, or the last epoch had no update.
+    """
+    if not model.is_file():
+        raise DataError(
+            f"{model}: training has left no such model; its name comes from "
+            "best_model_criterion in the configuration"
+        )
+    checkpoint = model.parent / "checkpoint.pth"
+    if not checkpoint.is_file():  # DeepSpeed's trainer, which does not end like that
+        return
+    reporter = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["reporter"]
+    epoch = reporter["epoch"]
+    # ESPnet reports the norm of gradients that were finite, and of no others.
+    if "grad_norm" not in reporter["stats"][epoch]["train"]:
+        raise DataError(
+            f"{model.parent}: no update was made in epoch {epoch}, where training "
+            "stopped: the gradient was never finite, or there were fewer batches than "
+            "accum_grad; see train.log, lower the learning rate or accum_grad, and "
+            "remove the folder to train anew"
+        )

@@ -1,0 +1,142 @@
+"""ESPnet's trainer, with a start of our own and an end that tells the truth.
+
+Labellers see speech before the first update. ESPnet ends a training at the first epoch
+without an update, saves that epoch like any other, and reports success; ours fails.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Tuple
+
+import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.category_iter_factory import CategoryIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from espnet2.train.dataset import ESPnetDataset
+from espnet2.torch_utils.device_funcs import to_device
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.trainer import Trainer as ESPnetTrainer
+
+from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.errors import ConfigError, DataError
+
+CHECKPOINT = "checkpoint.pth"  # what ESPnet resumes from
+
+
+class Trainer(ESPnetTrainer):
+    """Trainer of SSLTask."""
+
+    @classmethod
+    def run(cls, model: AbsESPnetModel, **arguments) -> None:
+        """Train, after labellers have seen what they want to of the first epoch's batches.
+
+        Args:
+            model: A BiRQModel.
+            **arguments: ESPnet's, among them `train_iter_factory`, `trainer_options`.
+
+        Raises:
+            DataError: There is too little speech for them.
+        """
+        options = arguments["trainer_options"]
+        resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
+        if model.unprepared and not resumed:
+            names = ", ".join(model.unprepared)
+            logging.info(f"Before the first update: looking at speech for {names}")
+            iterator = arguments["train_iter_factory"].build_iter(1)
+            seen = model.prepare(_batches(iterator, model.updates.device))
+            logging.info(f"Objectives {names} have seen {seen} frames, and are settled")
+        super().run(model=model, **arguments)
+
+    @classmethod
+    def train_one_epoch(cls, **arguments) -> bool:
+        """Train for an epoch.
+
+        Args:
+            **arguments: ESPnet's, among them `reporter`.
+
+        Returns:
+            False: not all updates were invalid.
+
+        Raises:
+            ConfigError: No update was made. Nothing of this epoch has been saved.
+        """
+        if super().train_one_epoch(**arguments):
+            epoch = arguments["reporter"].get_epoch()
+            raise ConfigError(
+                f"epoch {epoch}: no update was made: the gradient was never finite, or "
+                "there were fewer batches than accum_grad; see the log, lower the "
+                "learning rate or accum_grad"
+            )
+        return False
+
+
+def _batches(
+    iterator: Iterable[Tuple[List[str], Dict[str, torch.Tensor]]], device: torch.device
+) -> Iterator[Dict[str, torch.Tensor]]:
+    """Arguments of the model's forward pass."""
+    for utterances, batch in iterator:
+        yield {"utt_id": utterances, **to_device(batch, device)}
+
+
+def check_trainer(args: argparse.Namespace) -> None:
+    """Refuse what replaces the trainer.
+
+    Raises:
+        ConfigError: DeepSpeed is asked for, with which ESPnet uses its own trainer.
+    """
+    if args.use_deepspeed:
+        raise ConfigError(
+            "use_deepspeed: pretraining has a trainer of its own, which ESPnet cannot "
+            "combine with DeepSpeed; leave it out"
+        )
+
+
+def check_batches(
+    args: argparse.Namespace, factory: AbsIterFactory, mode: str
+) -> None:
+    """Check before training that an epoch's batches make an update, and have data.
+
+    Args:
+        args: Options of training.
+        factory: Makes the batches of an epoch.
+        mode: ESPnet's: train, valid or plot_att.
+
+    Raises:
+        ConfigError: An epoch has fewer batches than accum_grad.
+        DataError: A file of the data lacks an utterance.
+    """
+    sampled = factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
+    if not isinstance(sampled, (SequenceIterFactory, CategoryIterFactory)):
+        return  # Chunks are cut while training: their number is not known.
+    if isinstance(sampled.dataset, ESPnetDataset):
+        check_utterances(sampled.sampler.batches, sampled.dataset)
+    # With several parts of the lists, this is one part of them.
+    if mode == "train" and not args.multiple_iterator:
+        batches = args.num_iters_per_epoch or len(factory.build_iter(1))
+        if batches < args.accum_grad:
+            raise ConfigError(
+                f"an epoch of {batches} batches has no update with accum_grad "
+                f"{args.accum_grad}; lower accum_grad, batch_bins or batch_size"
+            )
+
+
+def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -> None:
+    """Check that all data is there, before a worker process meets a KeyError.
+
+    Args:
+        batches: Utterances, as the shape file has them.
+        dataset: What they are read from.
+
+    Raises:
+        DataError: A file lacks an utterance.
+    """
+    for name, loader in dataset.loader_dict.items():
+        there = set(loader)
+        lacking = [key for batch in batches for key in batch if key not in there]
+        if lacking:
+            raise DataError(
+                f"{dataset.debug_info[name][0]}: has no {name} of {len(set(lacking))} "
+                f"utterances that the shape file has, the first: {min(lacking)}; make "
+                "the shape file again (birq.sh --stage 6)"
+            )

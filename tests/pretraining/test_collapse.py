@@ -1,0 +1,53 @@
+"""A collapse is named within 100 steps, and stops what asked for it."""
+
+import logging
+
+import pytest
+import torch
+
+from espnet2_birq.pretraining.collapse import CollapseError, CollapseWatch
+
+
+def watch_for(steps, perplexity, **options):
+    watch = CollapseWatch(["anchor", "enhanced"], **options)
+    for _ in range(steps):
+        watch.watch(
+            {
+                "label_ppl_anchor": torch.tensor(100.0),
+                "label_ppl_enhanced": torch.tensor(perplexity),
+            }
+        )
+
+
+def test_a_collapse_is_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        watch_for(100, 1.2)
+    assert len(caplog.messages) == 2
+    assert "objective 'enhanced' has collapsed" in caplog.messages[0]
+    caplog.clear()
+    watch_for(200, 30.0)
+    assert not caplog.messages
+
+
+def test_or_an_error():
+    with pytest.raises(CollapseError, match="labels 1.2"):
+        watch_for(100, 1.2, stop=True)
+    watch_for(100, 30.0, stop=True)
+
+
+def test_labels_that_are_made_in_some_steps_only(caplog):
+    watch = CollapseWatch(["anchor", "enhanced"])
+    with caplog.at_level(logging.WARNING):
+        for step in range(100):
+            stats = {"label_ppl_anchor": torch.tensor(100.0)}
+            if step % 4 == 0:
+                stats["label_ppl_enhanced"] = torch.tensor(1.2)
+            watch.watch(stats)
+    assert len(caplog.messages) == 2
+    assert "labels 1.2 over" in caplog.messages[0]
+
+
+def test_a_perplexity_that_is_no_number_is_no_health(caplog):
+    with caplog.at_level(logging.WARNING):
+        watch_for(50, float("nan"))
+    assert len(caplog.messages) == 1

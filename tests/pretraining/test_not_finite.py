@@ -1,0 +1,66 @@
+"""One bad sample or one overflow costs one update and leaves nothing behind."""
+
+import logging
+
+import pytest
+import torch
+from test_model import ANCHOR, ENHANCED, SMALL, make_batch, make_model
+
+WHITENED = {**ENHANCED, "labeller_conf": {**SMALL, "projection": "whitened"}}
+NAMES = ["good-1", "bad", "good-2"]
+
+
+def bad_batch(value):
+    speech, lengths = make_batch()
+    speech[1, 500] = value
+    return speech, lengths
+
+
+def step(model, batch, names=NAMES):
+    model.zero_grad()
+    loss, _, _ = model(*batch, utt_id=names)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    return norm.isfinite()  # ESPnet makes the update if so
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("objectives", [[ANCHOR], [ANCHOR, WHITENED]])
+def test_a_bad_sample(objectives, value, caplog):
+    model = make_model(objectives).train()
+    with caplog.at_level(logging.WARNING):
+        assert not step(model, bad_batch(value))
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    assert "bad" in caplog.text and "not finite" in caplog.text
+    caplog.clear()
+    assert step(model, make_batch())
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("objectives", [[ANCHOR], [ANCHOR, WHITENED]])
+def test_an_overflow_inside_the_encoder(objectives):
+    model = make_model(objectives).train()
+    assert step(model, make_batch())
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    block = model.encoder.encoders[0]
+    hook = block.register_forward_pre_hook(
+        lambda _, args: ((args[0][0] * torch.inf, args[0][1]), *args[1:])
+    )
+    assert not step(model, make_batch())
+    hook.remove()
+    for name, buffer in model.named_buffers():
+        if "running_" in name or "whitening" in name:
+            assert torch.equal(buffer, before[name]), name
+    assert step(model, make_batch())
+
+
+def test_evaluation_of_a_bad_sample_changes_nothing(caplog):
+    model = make_model([ANCHOR, WHITENED]).train()
+    step(model, make_batch())
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.eval()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        model(*bad_batch(torch.nan), utt_id=NAMES)
+    assert "bad" in caplog.text
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]), name

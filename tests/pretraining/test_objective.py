@@ -1,0 +1,95 @@
+"""Objectives from the configuration: defaults, and errors that name the remedy."""
+
+import pytest
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.objective import (
+    BEST_RQ,
+    BIRQ,
+    build_objective,
+    parse_objectives,
+)
+from espnet2_birq.pretraining.views import View
+
+
+def test_presets():
+    (anchor,) = parse_objectives(BEST_RQ, num_blocks=10)
+    assert (anchor.view, anchor.labeller) == (View("input"), "random_projection")
+    assert anchor.weight.at(0) == 1.0 and anchor.gradient == 0.0
+    anchor, enhanced = parse_objectives(BIRQ, num_blocks=10)
+    # the paper's w2 and w1, its label layer, its one head, its gradient
+    assert (anchor.weight.at(0), enhanced.weight.at(0)) == (2.4, 0.1)
+    assert (enhanced.view, enhanced.labeller) == (View("layer", 7), "gumbel_softmax")
+    assert anchor.head == enhanced.head and enhanced.gradient == 1.0
+    (given,) = parse_objectives([dict(name="given")], num_blocks=10)
+    assert (given.view, given.labeller) == (View("labels"), "given")
+
+
+def test_an_objective_of_ones_own():
+    (row,) = parse_objectives(
+        [
+            dict(
+                name="mine",
+                view="layer 3",
+                labeller="random_projection",
+                labeller_conf={"seed": 5},
+                when={"every": 4},
+            )
+        ],
+        num_blocks=4,
+    )
+    assert row.view == View("layer", 3) and row.weight.at(7) == 1.0
+    assert row.labeller_conf == {"seed": 5} and row.head == "mine"
+    assert row.when.every == 4 and row.gradient == 0.0
+
+
+@pytest.mark.parametrize(
+    "view, layer", [("layer", 8), ("layer 50%", 6), ("layer 12", 12), ("layer 1%", 1)]
+)
+def test_layers(view, layer):
+    (row,) = parse_objectives([dict(name="enhanced", view=view)], num_blocks=12)
+    assert row.view.layer == layer
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ([], "at least one objective"),
+        ([dict(name="anchr")], "unknown objective 'anchr'"),
+        ([dict(weight=1)], "needs a 'name'"),
+        ([dict(name="my one", view="input", labeller="given")], "letters, digits"),
+        ([dict(name="anchor", labeller="kmeans")], "unknown labeller 'kmeans'"),
+        ([dict(name="anchor", view="tape")], "'anchor': unknown view 'tape'"),
+        ([dict(name="anchor", view="labels")], "'labels' and labeller 'given' go toge"),
+        ([dict(name="anchor", weight="3e-3")], "'anchor': a schedule is a number or"),
+        ([dict(name="anchor", wieght=1)], "unknown key 'wieght'"),
+        ([dict(name="anchor", gradient=1)], "no gradient flows through labels of view"),
+        ([dict(name="enhanced", gradient=-1)], "gradient is a factor of 0 or more"),
+        ([dict(name="enhanced", view="layer 9")], "'layer 9' is not among the encoder"),
+        ([dict(name="enhanced", view="layer 0")], "'layer 0' is not among the encoder"),
+        ([dict(name="enhanced", when={"until": 3})], "unknown key of 'when' 'until'"),
+        ([dict(name="enhanced", when={"every": 0})], "every at least 1"),
+        ([dict(name="anchor"), dict(name="anchor")], "a name of its own"),
+    ],
+)
+def test_errors(rows, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        parse_objectives(rows, num_blocks=8)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        (dict(name="anchor", labeller_conf={"sede": 1}), "random_projection: got an un"),
+        (dict(name="given"), "'given': labeller_conf of given: missing .*codebook_size"),
+        (
+            dict(name="enhanced", labeller_conf={"projection": "pca"}),
+            "'enhanced': projection 'pca' is for the input",
+        ),
+    ],
+)
+def test_errors_of_labellers_name_the_objective(row, words):
+    (parsed,) = parse_objectives([row], num_blocks=8)
+    with pytest.raises(ConfigError, match=words):
+        build_objective(parsed, 40)

@@ -1,0 +1,71 @@
+"""The worked example of docs/own_objective.md, as it stands there."""
+
+import re
+import sys
+
+import pytest
+import torch
+import yaml
+from test_model import SMALL, make_batch, make_model
+
+from checkout import ROOT
+from espnet2_birq.errors import ConfigError
+
+PAGE = (ROOT / "docs" / "own_objective.md").read_text(encoding="utf-8")
+
+
+def block(language):
+    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """The page's module, where Python finds it, and its configuration."""
+    folder = tmp_path / "local"
+    folder.mkdir()
+    (folder / "kmeans.py").write_text(block("python"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("local", "local.kmeans"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    rows = yaml.safe_load(block("yaml"))["objectives"]
+    rows[0]["labeller_conf"] = SMALL
+    rows[1].update(labeller_conf={"codebook_size": 8}, when={"start": 1})
+    return rows
+
+
+def test_it_learns_reports_and_resumes(rows):
+    model = make_model(rows).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.count_updates_of(optimizer)
+    history = []
+    for update in range(40):
+        loss, stats, _ = model(*make_batch())
+        assert ("loss_clusters" in stats) == (update > 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(stats)
+    assert history[-1]["label_ppl_clusters"] > 1.5
+    assert history[-1]["loss_clusters"] < history[1]["loss_clusters"]
+    state = model.state_dict()
+    assert "objectives.1.labeller.sums" in state
+    resumed = make_model(rows)
+    resumed.load_state_dict(state)
+    codes, frames = resumed.eval().label(*make_batch(), "clusters")
+    assert torch.equal(codes, model.eval().label(*make_batch(), "clusters")[0])
+    assert codes.shape == (1, 3, 39) and frames.tolist() == [39, 27, 17]
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("local.kmeans:KMeans", "no attribute 'KMeans'"),
+        ("local.nothing:KMeans", "No module named 'local.nothing'"),
+        ("subprocess:Popen", "is no Labeller"),
+        ("kmeans", "unknown labeller 'kmeans', use one of .* or module:Class"),
+    ],
+)
+def test_wrong_names(rows, name, words):
+    rows[1]["labeller"] = name
+    with pytest.raises(ConfigError, match=words):
+        make_model(rows)

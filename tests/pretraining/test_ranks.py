@@ -1,0 +1,171 @@
+"""Several processes with parts of a batch give the gradients of one with all of it."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from test_model import ANCHOR, BOOKS, ENHANCED, GIVEN, MANY, SMALL, make_batch, make_model
+
+from espnet2_birq.pretraining.losses import cross_entropy
+
+STEPS = 2  # the second sees running moments of the first
+SECONDS = (1.6, 1.1, 1.6, 0.7)
+HALVES = (slice(0, 2), slice(2, 4))
+THIRDS = (slice(0, 1), slice(1, 3), slice(3, 4))  # of unequal size
+
+
+def masks():
+    """Fixed masks at the encoder's rate, of different sizes in the parts."""
+    mask = torch.zeros(4, 39, dtype=torch.bool)
+    for row, (start, end) in enumerate([(2, 20), (5, 9), (1, 12), (3, 10)]):
+        mask[row, start:end] = True
+    return mask
+
+
+def labels_of(share):
+    """Labels from disk, of a share of the frames, most of them of the first rank."""
+    torch.manual_seed(7)
+    labels = torch.randint(7, (4, 39))
+    chance = torch.tensor([1.9, 1.0, 0.3, 0.1])[:, None] * share
+    return labels.masked_fill(torch.rand(4, 39) >= chance, -1) if share < 1 else labels
+
+
+def run_steps(rows, objectives, conf, share):
+    """Forward and backward as ESPnet's trainer does it; gradients and statistics."""
+    torch.set_num_threads(1)
+    # Without BatchNorm, whose statistics are a rank's own.
+    model = make_model(objectives, EBranchformerEncoder, **conf).train()
+    mask = masks()[rows]
+    speech, lengths = make_batch(SECONDS)
+    feats, frames = model._extract_feats(speech, lengths)  # in single precision
+    model.double()
+    model._extract_feats = lambda *_: (feats[rows].double(), frames[rows])
+    model.masking.draw = lambda lengths, frames: mask[:, :frames]
+    model.masking.capacity = lambda *_: int(mask.sum()) + 3
+    model.masking.noise_std = 0.0
+    cross_entropy.gumbel_like = torch.zeros_like
+    if conf:  # the branch picks by the row in a rank's batch: here in the joint one
+        chosen = [row - rows.start for row in (0, 1, 3) if row in range(4)[rows]]
+        model.branch._rows = lambda size, update: chosen
+    given = {} if share is None else {"labels": labels_of(share)[rows]}
+    for update in range(STEPS):
+        model._update = update
+        loss, stats, weight = model(speech[rows], lengths[rows], **given)
+        model.zero_grad()
+        if dist.is_initialized():  # espnet2/train/trainer.py, DistributedDataParallel
+            total = weight.clone()
+            dist.all_reduce(total)
+            (loss * weight / total * dist.get_world_size()).sum().backward()
+            for parameter in model.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
+        else:
+            loss.sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    return gradients, stats, dict(model.named_buffers())
+
+
+def one_rank(rank, port, path, parts):
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
+    )
+    torch.save([run_steps(parts[rank], *case) for case in CASES], f"{path}{rank}")
+    dist.destroy_process_group()
+
+
+OWN = {**GIVEN, "head": "given"}
+DIVERSE = {**MANY[1], "gradient": 0.3, "diversity": 0.7}
+CASES = [
+    (MANY, {}, None),
+    ([ANCHOR, {**DIVERSE, "head": "own"}], {}, None),
+    ([ANCHOR, {**ENHANCED, "when": {"every": 2}}], {}, None),
+    (MANY, dict(target_branch_conf=dict(utterances=2)), None),
+    ([ANCHOR, OWN], {}, 0.1),
+    ([ANCHOR, OWN], {}, 0.5),
+    ([ANCHOR, OWN], {}, 1.0),
+    ([OWN], {}, 0.5),
+    ([OWN], {}, 0.0),
+]
+
+
+def spawn(function, path, parts):
+    """Run a function in a process for each part; what they saved, by rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(function, args=(port, path, parts), nprocs=len(parts))
+    return [torch.load(f"{path}{rank}") for rank in range(len(parts))]
+
+
+@pytest.mark.parametrize("parts", [HALVES, THIRDS])
+def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
+    """Also where ranks have unequal shares of the labelled frames, or none."""
+    monkeypatch.setattr(cross_entropy, "gumbel_like", cross_entropy.gumbel_like)
+    ranks = spawn(one_rank, tmp_path / "rank", parts)
+    threads = torch.get_num_threads()
+    whole = [run_steps(slice(0, 4), *case) for case in CASES]
+    torch.set_num_threads(threads)
+    for number, (expected, expected_stats, expected_buffers) in enumerate(whole):
+        for gradients, stats, buffers in (results[number] for results in ranks):
+            assert gradients.keys() == expected.keys()
+            for name, gradient in expected.items():
+                difference = (gradients[name] - gradient).abs().max()
+                assert difference < 1e-10, (number, name, difference)
+            for key in expected_stats:
+                # The loss is averaged by ESPnet.
+                if key not in ("loss", "mask_share"):
+                    close = torch.allclose(stats[key], expected_stats[key], atol=1e-6)
+                    assert close, (number, key)
+            for name, buffer in expected_buffers.items():
+                if name.startswith("objectives"):
+                    difference = (buffers[name] - buffer).abs().max()
+                    assert difference < 1e-10, (number, name)
+        largest = max(gradient.abs().max() for gradient in expected.values())
+        assert largest > 1e-2 or CASES[number][-1] == 0.0
+
+
+def test_no_parameter_goes_without_gradient(tmp_path):
+    """DistributedDataParallel, as ESPnet makes it, waits for the gradients of all."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        rare = [MANY[0], *(dict(row, when={"every": 2}) for row in MANY[1:])]
+        model = make_model(rare, target_branch_conf=dict(utterances=2))
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        for update in range(4):  # a missing gradient is an error in the next step
+            model._update = update
+            parallel(*make_batch())[0].backward()
+            assert all(p.grad is not None for p in model.parameters())
+        # Labellers are alike on all ranks by their own sums: nothing is broadcast.
+        broadcast = [x.data_ptr() for x in parallel.modules_buffers]
+        for objective in model.objectives:
+            assert not {x.data_ptr() for x in objective.buffers()} & set(broadcast)
+    finally:
+        dist.destroy_process_group()
+
+
+def prepare_rank(rank, port, path, parts):
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
+    )
+    torch.save(prepared(parts[rank]), f"{path}{rank}")
+    dist.destroy_process_group()
+
+
+def prepared(rows):
+    """The projection that moments of a batch make."""
+    conf = dict(SMALL, num_codebooks=BOOKS["num_codebooks"], projection="pca_whitened")
+    model = make_model([dict(name="anchor", labeller_conf=conf)])
+    speech, lengths = make_batch(SECONDS)
+    seen = model.prepare([dict(speech=speech[rows], speech_lengths=lengths[rows])])
+    assert seen == 39 + 27 + 39 + 17
+    return model.objectives[0].labeller.projection
+
+
+def test_moments_are_those_of_all_ranks(tmp_path):
+    one, other = spawn(prepare_rank, tmp_path / "rank", HALVES)
+    assert torch.equal(one, other)
+    assert torch.allclose(one, prepared(slice(0, 4)), atol=1e-3)

@@ -1,0 +1,47 @@
+"""Statistics on cases whose values are known."""
+
+import math
+
+import torch
+
+from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
+from espnet2_birq.pretraining.statistics import (
+    BookTally,
+    coverage,
+    objective_statistics,
+    perplexity,
+)
+
+
+def test_perplexity_and_coverage():
+    assert math.isclose(perplexity(torch.tensor([5.0, 5, 5, 0])), 3, rel_tol=1e-6)
+    assert math.isclose(perplexity(torch.tensor([9.0, 0, 0, 0])), 1, rel_tol=1e-6)
+    assert math.isclose(coverage(torch.tensor([5.0, 1, 0, 0])), 0.5)
+    both = perplexity(torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
+    assert torch.allclose(both, torch.tensor([2.0, 3.0]))
+
+
+def test_objectives_of_several_books_are_averaged():
+    def tally(loss, agree, codes):
+        sums = torch.zeros(2, len(SUMS))
+        sums[:, SUMS.index("loss")] = torch.tensor([loss, 2 * loss])
+        sums[:, SUMS.index("grad_square")] = torch.tensor([9.0, 1.0])
+        sums[1, SUMS.index("agree")] = agree
+        counts = torch.zeros(2, 4)
+        counts[:, :codes] = 2.0
+        return Tally(torch.tensor([4.0, 2.0]), sums, counts, counts)
+
+    books = [
+        BookTally(["anchor", "enhanced"], [False, True], tally(4.0, 1.0, 2)),
+        BookTally(["anchor", "enhanced"], [False, True], tally(8.0, 2.0, 4)),
+    ]
+    stats = objective_statistics(books)
+    assert stats["loss_anchor"] == 1.5  # (4 / 4 + 8 / 4) / 2
+    assert stats["loss_enhanced"] == 6.0  # (8 / 2 + 16 / 2) / 2
+    assert stats["agree_enhanced"] == 0.75 and "agree_anchor" not in stats
+    assert math.isclose(stats["label_ppl_anchor"], 3.0, rel_tol=1e-6)
+    assert math.isclose(stats["label_cov_anchor"], 0.75, rel_tol=1e-6)
+    # roots of 18 and 2: three to one
+    assert math.isclose(stats["grad_share_anchor"], 0.75, rel_tol=1e-6)
+    assert "hit_enhanced" in stats and "hit_anchor" not in stats
+    assert "grad_share_anchor" not in objective_statistics(books, gradients=False)

@@ -1,0 +1,114 @@
+"""A training that learns nothing fails, before it starts where that can be known."""
+
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from espnet2.bin.split_scps import main as split_scps
+
+from espnet2_birq.bin import ssl_train
+
+CONFIG = {
+    "objectives": [
+        {"name": "anchor", "labeller_conf": {"codebook_size": 32, "codebook_dim": 4}}
+    ],
+    "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20},
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 1,
+        "rel_pos_type": "latest",
+    },
+    "batch_type": "unsorted",
+    "batch_size": 2,
+    "max_epoch": 2,
+    "num_workers": 0,
+    "optim": "adamw",
+    "best_model_criterion": [["valid", "total_count", "max"]],
+    "num_att_plot": 0,
+    "use_matplotlib": False,
+    "use_tensorboard": False,
+}
+
+
+@pytest.fixture
+def train(tmp_path):
+    """A command that trains on three batches of noise in tmp_path/exp."""
+    generator = np.random.default_rng(0)
+    with (tmp_path / "wav.scp").open("w") as scp, (tmp_path / "shape").open("w") as out:
+        for name in ("u1", "u2", "u3", "u4", "u5", "u6"):
+            path = tmp_path / f"{name}.wav"
+            soundfile.write(path, generator.standard_normal(8000) * 0.1, 16000)
+            scp.write(f"{name} {path}\n")
+            out.write(f"{name} 8000\n")
+
+    def start(parts=tmp_path, **changes):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+        options = ["--config", str(tmp_path / "c.yaml"), "--ngpu", "0"]
+        options += ["--output_dir", str(tmp_path / "exp"), "--resume", "true"]
+        for kind, folder in (("train", parts), ("valid", tmp_path)):
+            options += [f"--{kind}_shape_file", f"{folder}/shape"]
+            options += [f"--{kind}_data_path_and_name_and_type"]
+            options += [f"{folder}/wav.scp,speech,sound"]
+        ssl_train.main(options)
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield start
+    root.handlers, root.level = handlers, level
+
+
+def models(folder):
+    return sorted(path.name for path in (folder / "exp").glob("*.pth"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_iters_per_epoch": 5, "accum_grad": 6}])
+def test_too_few_batches_for_an_update(tmp_path, train, changes):
+    changes = {"accum_grad": 4, **changes}
+    batches = changes.get("num_iters_per_epoch", 3)
+    words = f"an epoch of {batches} batches has no update with accum_grad"
+    with pytest.raises(SystemExit, match=f"^ssl_train: error: {words}"):
+        train(**changes)
+    assert models(tmp_path) == []
+    train(**{**changes, "accum_grad": batches, "max_epoch": 1})
+    assert "valid.total_count.ave.pth" in models(tmp_path)
+
+
+def test_too_few_batches_in_parts(tmp_path, train):
+    """With --num_splits_ssl nobody knows the number of batches beforehand."""
+    scps = ["--scps", str(tmp_path / "wav.scp"), str(tmp_path / "shape")]
+    split_scps([*scps, "--num_splits", "3", "--output_dir", str(tmp_path / "parts")])
+    with pytest.raises(SystemExit, match="^ssl_train: error: epoch 1: no update"):
+        train(tmp_path / "parts", multiple_iterator=True, accum_grad=4)
+    assert models(tmp_path) == []
+
+
+def test_gradients_that_are_no_numbers(tmp_path, train):
+    """ESPnet stops at the first epoch without an update, and calls it a success."""
+    diverging = {"optim_conf": {"lr": 1e30}, "max_epoch": 4, "accum_grad": 3}
+    with pytest.raises(SystemExit, match="^ssl_train: error: epoch 2: no update"):
+        train(**diverging)
+    # Nothing of that epoch is kept: a repetition does not go on behind it.
+    assert models(tmp_path) == ["1epoch.pth", "checkpoint.pth", "latest.pth"] + [
+        "valid.total_count.best.pth"
+    ]
+    with pytest.raises(SystemExit, match="^ssl_train: error: epoch 2: no update"):
+        train(**diverging)
+
+
+def test_utterances_without_audio(tmp_path, train):
+    with (tmp_path / "shape").open("a") as shape:
+        shape.write("u7 8000\nu8 8000\n")
+    words = "wav.scp: has no speech of 2 utterances .*, the first: u7"
+    with pytest.raises(SystemExit, match=f"^ssl_train: error: .*{words}"):
+        train()
+    assert models(tmp_path) == []
+
+
+def test_deepspeed_is_refused(tmp_path, train):
+    with pytest.raises(SystemExit, match="^ssl_train: error: use_deepspeed"):
+        train(use_deepspeed=True, deepspeed_config="x.json")
+    assert not (tmp_path / "exp").exists()
