@@ -8,8 +8,9 @@ Each command is a process of its own and prints one JSON object on its last line
 the number to compare under "seconds". Every second round goes backwards, so that what
 changes on the machine meanwhile meets all alike. A ratio is the median over rounds of
 the ratio within a round. A command may begin with settings of its environment,
-NAME=VALUE, or with the word KEPT: the settings with which glibc keeps large blocks of
-memory rather than handing them back to the system and asking again.
+NAME=VALUE, or with the word KEPT: the settings of espnet2_birq/allocator.py, with which
+glibc keeps large blocks of memory rather than handing them back to the system and
+asking again.
 
 The YAML file: `commands`, a name and a command each; `program`, with which all of them
 begin (default: nothing); `environments`, a name and such settings each, in all of which
@@ -32,11 +33,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import yaml
 
-KEPT = dict(
-    MALLOC_MMAP_THRESHOLD_="4294967296",  # 4 GiB: no block is mapped for itself,
-    MALLOC_TRIM_THRESHOLD_="17179869184",  # 16 GiB: none at the top is handed back,
-    MALLOC_TOP_PAD_="268435456",  # 256 MiB: and the top grows in large pieces
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from espnet2_birq.allocator import variables  # noqa: E402
+
 COLUMNS = [  # key of a command's JSON, heading, factor, format
     ("peak_rss_mib", "peak MiB", 1, ".0f"),
     ("peak_cuda_mib", "GPU peak MiB", 1, ".0f"),
@@ -120,7 +120,7 @@ def run(command: str) -> Dict[str, Any]:
     while words and (words[0] == "KEPT" or re.match(r"[A-Za-z_]\w*=", words[0])):
         setting = words.pop(0)
         environment.update(
-            KEPT if setting == "KEPT" else [setting.split("=", maxsplit=1)]
+            variables() if setting == "KEPT" else [setting.split("=", maxsplit=1)]
         )
     if words and words[0] == "python":
         words[0] = sys.executable

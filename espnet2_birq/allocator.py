@@ -1,26 +1,58 @@
-"""Memory of training on a CPU: large blocks stay with the process.
+"""Memory of training on a CPU: what glibc and oneDNN keep, set in one place.
 
 glibc hands blocks of some hundred KiB and more back to the system as soon as they are
 freed, and every one that a step asks for comes back as fresh pages: in a step of a
-small conformer up to half of the time (docs/benchmarks.md).
+small conformer up to half of the time (docs/benchmarks.md). So large blocks stay.
+
+oneDNN compiles a primitive for each shape that it meets and keeps the last 1024, and
+PyTorch's layer above it 1024 of its own: a few hundred KiB each. A step needs about 50.
+Batches of speech are all of other lengths, so the old ones are of no use: they take half
+a GiB, and, strewn over the heap, they keep its large holes from being used again, which
+takes as much again (bench/README.md).
+
+    export $(python -m espnet2_birq.allocator)
+
+is for processes that do not call ``keep_large_blocks``, such as ESPnet's own.
 """
 
 import ctypes
+import os
 
-# Parameters of mallopt(3)
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_TOP_PAD = 2**28  # bytes by which the heap grows at once
+# What glibc reads at the start of a process, the same parameter of mallopt(3), its value
+_MALLOC = (
+    ("MALLOC_MMAP_MAX_", -4, 0),  # large blocks come from the heap, too;
+    ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),  # up to 2 GiB free at its end stay;
+    ("MALLOC_TOP_PAD_", -2, 2**26),  # and it grows by 64 MiB at once
+)
+_PRIMITIVES = 128
+_CACHES = {  # both libraries read theirs when they need it first
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": _PRIMITIVES,
+    "LRU_CACHE_CAPACITY": _PRIMITIVES,
+}
 
 
 def keep_large_blocks() -> bool:
-    """Let glibc keep freed memory for this process; its size stays at its peak.
+    """Let this process keep freed memory, and few of oneDNN's primitives.
+
+    To be called before the first product. What the environment sets already stays.
 
     Returns:
-        Whether it has been done: not without glibc.
+        Whether glibc does so: not where the C library is another one.
     """
+    for name, value in _CACHES.items():
+        os.environ.setdefault(name, str(value))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # Large blocks from the heap, too; the heap is never cut; it grows in large pieces.
-    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD))
-    return all([mallopt(parameter, value) == 1 for parameter, value in wanted])
+    own = [setting for setting in _MALLOC if setting[0] not in os.environ]
+    return all([mallopt(parameter, value) == 1 for _, parameter, value in own])
+
+
+def variables() -> dict[str, str]:
+    """The same settings, for the environment of another process."""
+    values = {name: value for name, _, value in _MALLOC} | _CACHES
+    return {name: os.environ.get(name, str(value)) for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    print(*(f"{name}={value}" for name, value in variables().items()), sep="\n")

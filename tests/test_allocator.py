@@ -1,12 +1,16 @@
-"""What a freed block costs when it is asked for again."""
+"""What training on a CPU keeps in memory, and what a freed block costs."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
+from checkout import copy_checkout
 
-SCRIPT = """
+from espnet2_birq import allocator
+
+BLOCKS = """
 import resource, sys
 import numpy
 from espnet2_birq.allocator import keep_large_blocks
@@ -20,13 +24,83 @@ for number in range(6):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# A small model on batches that are all of other lengths: by how many MiB the process
+# grows after ten of them.
+TRAINING = """
+import sys
+import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2_birq.allocator import keep_large_blocks
+from espnet2_birq.encoder.acceleration import accelerate
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+if sys.argv[1] == "keep":
+    keep_large_blocks()
+torch.set_num_threads(1)
+encoder = accelerate(ConformerEncoder(80, output_size=32, linear_units=64, num_blocks=1))
+for number in range(120):
+    frames = 100 + 397 * number % 1120  # each length once, short and long ones in turn
+    with torch.autocast("cpu", torch.bfloat16, enabled=sys.argv[2] == "bfloat16"):
+        ys, *_ = encoder(torch.randn(2, frames, 80), torch.tensor([frames, frames]))
+    ys.sum().backward()
+    if number == 9:
+        before = resident()
+print(resident() - before)
+"""
+
+
+def glibc() -> bool:
+    return hasattr(ctypes.CDLL(None), "mallopt")
+
+
+def number(script: str, *arguments: str, **variables: str) -> float:
+    """What a script prints in a process of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    environment = {k: v for k, v in os.environ.items() if k not in allocator.variables()}
+    return float(subprocess.check_output(command, env={**environment, **variables}))
+
 
 def test_freed_blocks_are_used_again_without_page_faults():
-    if not hasattr(ctypes.CDLL(None), "mallopt"):
+    if not glibc():
         pytest.skip("the C library is not glibc")
-    faults = [
-        int(subprocess.check_output([sys.executable, "-c", SCRIPT, how], text=True))
-        for how in ("keep", "leave")
-    ]
+    kept, left = number(BLOCKS, "keep"), number(BLOCKS, "leave")
     # Four blocks of 64 MiB are 65,536 pages, or 128 large ones.
-    assert faults[0] < 50 < faults[1]
+    assert kept < 50 < left
+    assert number(BLOCKS, "leave", **allocator.variables()) < 50
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_memory_does_not_grow_with_every_new_length(precision):
+    """Without a bound on oneDNN's caches 700 MiB, where it has bfloat16."""
+    assert number(TRAINING, "keep", precision) < 200
+
+
+def test_variables_are_those_of_the_environment_where_it_has_them(monkeypatch):
+    for name in allocator.variables():
+        monkeypatch.delenv(name, raising=False)
+    own = allocator.variables()
+    assert own["MALLOC_MMAP_MAX_"] == "0" and own["LRU_CACHE_CAPACITY"] == "128"
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    assert allocator.variables() == {**own, "LRU_CACHE_CAPACITY": "7"}
+    printed = subprocess.check_output(
+        [sys.executable, "-m", "espnet2_birq.allocator"], text=True
+    )
+    assert dict(x.split("=") for x in printed.split()) == allocator.variables()
+
+
+def test_recipes_give_the_same_to_espnets_own_training(tmp_path, an4_tarball):
+    """finetune.sh calls asr_train, which knows nothing of this package."""
+    top = copy_checkout(tmp_path, an4_tarball.parents[3])
+    script = ". ./path.sh; cpu_training 3; exec env"
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    said = subprocess.check_output(
+        ["bash", "-euc", script],
+        cwd=top / "egs2" / "mini_an4" / "asr1",
+        env={**os.environ, "PATH": path},
+        text=True,
+    )
+    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    expected = {"OMP_NUM_THREADS": "3", **allocator.variables()}
+    assert expected.items() <= found.items()

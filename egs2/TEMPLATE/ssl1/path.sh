@@ -21,11 +21,13 @@ export PYTHONIOENCODING=UTF-8
 export LC_ALL=C
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# Settings for training on the CPU with $1 threads. glibc gives freed memory back to the
-# system at once; keeping it in the process saves the page faults of every update.
+# Settings for training on the CPU with $1 threads; espnet2_birq/allocator.py says what
+# they are good for.
 cpu_training() {
+    local settings
     export OMP_NUM_THREADS=$1
-    export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
-    export MALLOC_TOP_PAD_=268435456
+    settings=$(python3 -m espnet2_birq.allocator)
+    # shellcheck disable=SC2086,SC2163
+    export ${settings}
 }
 if [ -f local/path.sh ]; then . local/path.sh; fi
