@@ -13,8 +13,9 @@ log=${PWD}/demo.log
 
 # in_parallel FOLDER MESSAGE OPTIONS -- METHOD...: run.sh for each method, one thread
 # each (two single-threaded runs get more done on two cores than one with two threads).
+# How far their trainings are is told every 20 seconds.
 in_parallel() {
-    local folder=$1 message=$2 method pids=() options=()
+    local folder=$1 message=$2 method watch pids=() options=() experiments=()
     shift 2
     while [ "$1" != -- ]; do options+=("$1"); shift; done
     shift
@@ -23,10 +24,21 @@ in_parallel() {
         (cd "${folder}" && ./run.sh --method "${method}" --num_threads 1 \
             "${options[@]}") >> "${log}" 2>&1 &
         pids+=($!)
+        case ${folder} in
+            ssl1) experiments+=("ssl1/exp/ssl_train_${method}_raw") ;;
+            *) experiments+=("asr1/exp/asr_${method}") ;;
+        esac
     done
+    (cd "${folder}" && . ./path.sh && cd .. &&
+        exec python3 -m espnet2_birq.bin.watch_training "${experiments[@]}") &
+    watch=$!
     for pid in "${pids[@]}"; do
-        wait "${pid}" || { tail -n 20 "${log}"; echo "failed, see ${log}"; exit 1; }
+        wait "${pid}" || {
+            kill "${watch}"; tail -n 20 "${log}"; echo "failed, see ${log}"; exit 1
+        }
     done
+    kill "${watch}"
+    wait "${watch}" 2>/dev/null || true
 }
 
 in_parallel ssl1 "corpus and data preparation" --stop_stage 6 -- birq
