@@ -68,7 +68,9 @@ def main():
         pairs = [(x, weight), (grad, weight.t()), (grad.t(), x.t())]
         flops = 2e-9 * rows * inputs * outputs
         cells = [
-            " / ".join(f"{flops / seconds(call, args.repeat):.0f}" for call in three(*ab))
+            " / ".join(
+                f"{flops / seconds(call, args.repeat):.0f}" for call in three(*ab)
+            )
             for ab in pairs
         ]
         print(f"| {rows}, {inputs}, {outputs} | {' | '.join(cells)} |")

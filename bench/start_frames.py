@@ -43,18 +43,26 @@ def main():
     )
     parser.add_argument("--librispeech", type=Path, required=True)
     parser.add_argument("--train", default="train-clean-100", help="two halves of it")
-    parser.add_argument("--test", default="test-other", help="whose frames are labelled")
+    parser.add_argument(
+        "--test", default="test-other", help="whose frames are labelled"
+    )
     own = parser.parse_args()
-    args = SSLTask.get_parser().parse_args(["--config", str(CONFIG), "--output_dir", "-"])
+    args = SSLTask.get_parser().parse_args(
+        ["--config", str(CONFIG), "--output_dir", "-"]
+    )
     model = SSLTask.build_model(args).eval()
     readers = sorted((own.librispeech / own.train).iterdir())
     halves = [
-        frames_of(model, sorted(x for one in readers[i::2] for x in one.rglob("*.flac")))
+        frames_of(
+            model, sorted(x for one in readers[i::2] for x in one.rglob("*.flac"))
+        )
         for i in range(2)
     ]
     test = frames_of(model, sorted((own.librispeech / own.test).rglob("*.flac")))
     print(f"frames: {len(halves[0])} and {len(halves[1])}, labelled {len(test)}")
-    print("| projection | frames | same code % | perplexity |\n| --- | --- | --- | --- |")
+    print(
+        "| projection | frames | same code % | perplexity |\n| --- | --- | --- | --- |"
+    )
     for projection in ("pca", "pca_whitened", "whitened"):
         for number in (1_000, 10_000, 30_000, 100_000):
             number = min(number, *map(len, halves))
@@ -63,7 +71,9 @@ def main():
                 row = dict(name="anchor", labeller_conf={"projection": projection})
                 args.objectives = [row]
                 labeller = SSLTask.build_model(args).objectives[0].labeller
-                rows = torch.randperm(len(half), generator=torch.Generator().manual_seed(0))
+                rows = torch.randperm(
+                    len(half), generator=torch.Generator().manual_seed(0)
+                )
                 labeller.observe(half[rows[:number]], torch.ones(number))
                 labeller.start()
                 codes.append(labeller.codes(test)[0])

@@ -58,7 +58,9 @@ def glibc() -> bool:
 def number(script: str, *arguments: str, **variables: str) -> float:
     """What a script prints in a process of its own."""
     command = [sys.executable, "-c", script, *arguments]
-    environment = {k: v for k, v in os.environ.items() if k not in allocator.variables()}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in allocator.variables()
+    }
     return float(subprocess.check_output(command, env={**environment, **variables}))
 
 

@@ -217,7 +217,13 @@ def _time_rows(plan, own, peak):
 
 def command(own: argparse.Namespace) -> None:
     """Make the plan and print it."""
-    from espnet2_birq.pretraining.plan import GPUS, Data, as_dict, make_plan, sampling_rate
+    from espnet2_birq.pretraining.plan import (
+        GPUS,
+        Data,
+        as_dict,
+        make_plan,
+        sampling_rate,
+    )
 
     check(own)
     logging.disable(logging.WARNING)  # the model's are for training

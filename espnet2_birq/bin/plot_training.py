@@ -47,7 +47,9 @@ def main(cmd=None):
             logs.append((name, read_training_log(Path(folder))))
         except DataError as error:
             sys.exit(f"plot_training: error: {error}")
-    names = dict.fromkeys(x for _, log in logs for x in objectives_of(log.intervals[-1]))
+    names = dict.fromkeys(
+        x for _, log in logs for x in objectives_of(log.intervals[-1])
+    )
     keys = args.keys or [f"loss_{name}" for name in names] or ["loss"]
     size = (5 * len(keys), 3.4)
     figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False)

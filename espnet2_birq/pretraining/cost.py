@@ -183,7 +183,9 @@ class FakeModel:
                 fused = mock.patch.object(attention, "fused", lambda x: True)
                 stack.enter_context(fused)
                 noise = gumbel_from_exponential
-                stack.enter_context(mock.patch.object(cross_entropy, "gumbel_like", noise))
+                stack.enter_context(
+                    mock.patch.object(cross_entropy, "gumbel_like", noise)
+                )
             stack.enter_context(meter)
             self._step(utterances, samples)
         for parameter in self.model.parameters():

@@ -4,7 +4,6 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 
-
 # Numbers in the (frames, codes) tensors of a chunk of frames, 32 MiB in single precision.
 # Some five of them live at once; smaller chunks make the products slower.
 CHUNK_NUMBERS = 2**23

@@ -227,7 +227,9 @@ class BiRQModel(AbsESPnetModel):
             rows = MaskedRows(*self.masking.gather_index(mask))
             with self._autocast(speech.device):
                 # Clean side: y(x) and y^(k)(theta; x)
-                made = {x.name: x.labels(views, rows, update, copy == 0) for x in active}
+                made = {
+                    x.name: x.labels(views, rows, update, copy == 0) for x in active
+                }
                 # Masked side: theta(x~)
                 hidden = self._encode_masked(batch, mask, rows)  # (M, E)
                 # w1 F(theta) + w2 G(theta)
@@ -236,11 +238,14 @@ class BiRQModel(AbsESPnetModel):
                 for one in (x for x in active if x.diversity):
                     entropy = usage_entropy(made[one.name])
                     loss = loss - one.diversity * entropy
-                    stats[f"use_ppl_{one.name}"] = entropy.detach().exp()
+                    key = f"use_ppl_{one.name}"
+                    stats[key] = stats.get(key, 0.0) + entropy.detach().exp()
             total, masked = total + loss / self.copies, masked + frames
             tallies += found
+            share = mask.sum() / batch.frames.sum()
+            stats["mask_share"] = stats.get("mask_share", 0.0) + share
+        stats = {key: value / self.copies for key, value in stats.items()}
         stats.update(objective_statistics(tallies, gradients=torch.is_grad_enabled()))
-        stats["mask_share"] = mask.sum() / batch.frames.sum()
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
         if self.training:
@@ -439,7 +444,9 @@ class BiRQModel(AbsESPnetModel):
         Raises:
             ConfigError: There is no such objective.
         """
-        by_name = {one.name: one for one in self.objectives if one.view.kind != "labels"}
+        by_name = {
+            one.name: one for one in self.objectives if one.view.kind != "labels"
+        }
         if name not in by_name:
             raise ConfigError(
                 f"no objective '{name}' that makes labels; there are {list(by_name)}"

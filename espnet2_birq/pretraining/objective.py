@@ -31,9 +31,7 @@ PRESETS = {
     "anchor": dict(
         view="input", labeller="random_projection", head="codes", weight=2.4
     ),
-    "enhanced": dict(
-        view="layer", labeller="gumbel_softmax", head="codes", weight=0.1
-    ),
+    "enhanced": dict(view="layer", labeller="gumbel_softmax", head="codes", weight=0.1),
     "given": dict(view="labels", labeller="given", weight=1.0),
 }
 KEYS = {
@@ -145,9 +143,11 @@ class Objective(torch.nn.Module):
     def predicted(self, labels: List[Labels]) -> List[Labels]:
         """Return labels as the cross-entropy sees them, its gradient scaled."""
         return [
-            x._replace(points=scale_gradient(x.points, self.gradient))
-            if isinstance(x, SoftLabels)
-            else x
+            (
+                x._replace(points=scale_gradient(x.points, self.gradient))
+                if isinstance(x, SoftLabels)
+                else x
+            )
             for x in labels
         ]
 

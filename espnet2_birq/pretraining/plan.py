@@ -13,7 +13,12 @@ from humanfriendly import parse_size
 
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.pretraining.cost import FakeModel, Parameters, StepCost, optimizer_numbers
+from espnet2_birq.pretraining.cost import (
+    FakeModel,
+    Parameters,
+    StepCost,
+    optimizer_numbers,
+)
 
 SINGLE = 4  # bytes of a number in single precision
 

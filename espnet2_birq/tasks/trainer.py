@@ -13,9 +13,9 @@ import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.category_iter_factory import CategoryIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.train.dataset import ESPnetDataset
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 
 from espnet2_birq.data.like_lengths import LikeLengthsIterFactory

@@ -53,7 +53,9 @@ def test_a_changed_list(made, name, content, words):
 
 def test_another_list(made):
     message = error_of(*CHECK, "wav.scp", "segments", "text")
-    assert message == "error: set was not made from text, as it would be now: run stage 3"
+    assert (
+        message == "error: set was not made from text, as it would be now: run stage 3"
+    )
     message = error_of(*CHECK, "wav.scp")
     assert "set was made from segments, as it would not be now" in message
 

@@ -118,9 +118,7 @@ def test_label_pass_costs_its_share():
 
 def test_rare_labels_cost_their_share_on_average():
     def cost(objectives, when=None, **conf):
-        few = [
-            dict(one, labeller_conf=dict(codebook_size=16)) for one in objectives
-        ]
+        few = [dict(one, labeller_conf=dict(codebook_size=16)) for one in objectives]
         few[-1]["when"] = when
         args = make_args(objectives=few, target_branch_conf=conf, accum_grad=2)
         return FakeModel(args).count_step(4, 3 * SECOND)

@@ -77,9 +77,7 @@ def test_codes_are_those_of_vector_quantize_pytorch():
 
 
 def test_seed_decides_and_checkpoints_hold_all():
-    one, same, other = (
-        of_input(40, codebook_size=50, seed=seed) for seed in (3, 3, 4)
-    )
+    one, same, other = (of_input(40, codebook_size=50, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.codebook, same.codebook)
     assert torch.equal(one.projection, same.projection)
     assert not torch.equal(one.codebook, other.codebook)
@@ -136,9 +134,7 @@ def test_layer_norm_makes_labels_independent_of_scale():
     torch.manual_seed(0)
     labeller = of_layer(40, layer_norm=True)
     vectors = torch.randn(100, 40)
-    assert torch.equal(
-        codes_of(labeller, vectors), codes_of(labeller, 7 * vectors + 3)
-    )
+    assert torch.equal(codes_of(labeller, vectors), codes_of(labeller, 7 * vectors + 3))
 
 
 def soft_probs(labels):

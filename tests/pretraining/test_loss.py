@@ -181,7 +181,13 @@ def test_sums_over_counts_of_several_ranks():
         part += [x._replace(points=x.points[rows]) for x in soft]
         hidden = leaves["hs"][rows]
         return masked_cross_entropy(
-            hidden, leaves["weight"], leaves["bias"], present[rows], part, weights, counts
+            hidden,
+            leaves["weight"],
+            leaves["bias"],
+            present[rows],
+            part,
+            weights,
+            counts,
         )[0]
 
     whole = loss(slice(None))
@@ -310,7 +316,9 @@ def test_statistics_equal_plain_ones():
     total, tally = masked_cross_entropy(
         hs, weight, bias, present, [HardLabels(hard), soft], [2.4, 0.1], None, 70
     )
-    stats = objective_statistics([BookTally(["anchor", "enhanced"], [False, True], tally)])
+    stats = objective_statistics(
+        [BookTally(["anchor", "enhanced"], [False, True], tally)]
+    )
     _, noise = draw_noises(1, [HardLabels(hard), soft], frames, codes, 70 // codes)
     rows = present.bool()
     logits = hs @ weight.T + bias

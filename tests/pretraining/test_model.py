@@ -222,7 +222,9 @@ def test_objectives_that_name_a_head_share_it():
     own = {**ENHANCED, "head": "own"}
     assert set(make_model([ANCHOR, own]).heads) == {"codes", "own"}
     larger = {**ENHANCED, "labeller_conf": {**SMALL, "codebook_size": 64}}
-    with pytest.raises(ConfigError, match="'codes'.*1 x 32 codes, 'enhanced' has 1 x 64"):
+    with pytest.raises(
+        ConfigError, match="'codes'.*1 x 32 codes, 'enhanced' has 1 x 64"
+    ):
         make_model([ANCHOR, larger])
     assert len(make_model([ANCHOR, {**larger, "head": "own"}]).heads) == 2
 
@@ -244,7 +246,7 @@ def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
 
 
 def loss_with(setting):
-    (loss, *_) = make_model([ANCHOR], cpu_bfloat16=setting).eval()(*make_batch())
+    loss, *_ = make_model([ANCHOR], cpu_bfloat16=setting).eval()(*make_batch())
     return loss
 
 

@@ -81,8 +81,14 @@ def test_errors(rows, words):
 @pytest.mark.parametrize(
     "row, words",
     [
-        (dict(name="anchor", labeller_conf={"sede": 1}), "random_projection: got an un"),
-        (dict(name="given"), "'given': labeller_conf of given: missing .*codebook_size"),
+        (
+            dict(name="anchor", labeller_conf={"sede": 1}),
+            "random_projection: got an un",
+        ),
+        (
+            dict(name="given"),
+            "'given': labeller_conf of given: missing .*codebook_size",
+        ),
         (
             dict(name="enhanced", labeller_conf={"projection": "pca"}),
             "'enhanced': projection 'pca' is for the input",

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 import yaml
+from checkout import ROOT
 from test_model import SMALL, make_batch, make_model
 
-from checkout import ROOT
 from espnet2_birq.errors import ConfigError
 
 PAGE = (ROOT / "docs" / "own_objective.md").read_text(encoding="utf-8")

@@ -7,7 +7,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
-from test_model import ANCHOR, BOOKS, ENHANCED, GIVEN, MANY, SMALL, make_batch, make_model
+from test_model import (
+    ANCHOR,
+    BOOKS,
+    ENHANCED,
+    GIVEN,
+    MANY,
+    SMALL,
+    make_batch,
+    make_model,
+)
 
 from espnet2_birq.pretraining.losses import cross_entropy
 
