@@ -16,6 +16,7 @@ from espnet2_birq.decode.command import (
     load_search,
     log_probs_of,
     read_weights,
+    set_name,
 )
 from espnet2_birq.decode.pipeline import finish_set, search_store
 from espnet2_birq.decode.search import Weights, best_path, greedy
@@ -33,10 +34,11 @@ delete the folder when all is decoded). The search runs in --nj processes. A rep
 killed command does only what is missing; with another model, other audio or other
 options it starts afresh.
 
-Written to ASR_EXP/TAG/SET: text, token, token_int and score, as by stage 12 of asr.sh
-(score with its stage 13 and --inference_tag TAG); skipped, utterances that could not be
-decoded, which have empty lines; decode.json, with real-time factors and, if the data
-has a text, the word error rate (that of the text as it is, without a cleaner)."""
+Written to ASR_EXP/TAG/SET (TAG/org/SET for dump/raw/org/SET, as asr.sh does): text,
+token, token_int and score, as by stage 12 of asr.sh (score with its stage 13 and
+--inference_tag TAG); skipped, utterances that could not be decoded, which have empty
+lines; decode.json, with real-time factors and, if the data has a text, the word error
+rate (that of the text as it is, without a cleaner)."""
 
 EPILOG = """\
 examples, in a recipe's folder:
@@ -105,7 +107,7 @@ def choose_search(args, recogniser):
 
 def decode(args: argparse.Namespace) -> None:
     """Run the command."""
-    if len({data.name for data in args.data}) < len(args.data):
+    if len({set_name(data) for data in args.data}) < len(args.data):
         raise ConfigError(
             "--data: two directories have the same name; decode them apart"
         )
@@ -114,7 +116,7 @@ def decode(args: argparse.Namespace) -> None:
     search, key, name = choose_search(args, recogniser)
     tag = args.tag or f"ctc_{name}_{args.model.stem}"
     for data, (store, skipped) in stores.items():
-        folder = args.model.parent / tag / data.name
+        folder = args.model.parent / tag / set_name(data)
         stored = json.loads((store.folder / "key.json").read_text())
         results = Results(folder / "results.jsonl", {**stored, **key})
         search_store(search, store, results, args.nj)

@@ -80,8 +80,13 @@ def log_probs_of(
     args: argparse.Namespace, recogniser: Recogniser, data: Path
 ) -> tuple[LogProbs, dict[str, str]]:
     """Log-probabilities of a set, kept in <asr_exp>/ctc_log_probs_<model>/<set>."""
-    folder = args.model.parent / f"ctc_log_probs_{args.model.stem}" / data.name
+    folder = args.model.parent / f"ctc_log_probs_{args.model.stem}" / set_name(data)
     return compute_log_probs(recogniser, data, folder, args.batch_seconds)
+
+
+def set_name(data: Path) -> Path:
+    """Name a set as asr.sh does: that before the length filter is org/<name>."""
+    return Path("org", data.name) if data.parent.name == "org" else Path(data.name)
 
 
 def lm_name(lm: Path) -> str:

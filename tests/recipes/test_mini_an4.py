@@ -116,6 +116,18 @@ def test_texts_that_would_be_paired_with_other_transcripts(recipes):
     assert "1 texts of 2 utterances; run stage 12 again" in said
 
 
+def test_validation_set_among_the_test_sets(recipes):
+    """asr.sh looks for it in another folder; what it does not find counts as silence."""
+    fine_tuned(recipes)
+    options = ["--stage", "12", "--stop_stage", "13", "--test_sets", "train_dev"]
+    run(["./run.sh", *options, "--greedy_ctc", "true"], recipes / "asr1")
+    exp = recipes / "asr1" / "exp" / "asr_birq"
+    decoded = exp / "greedy_ctc_valid.loss.ave" / "org" / "train_dev"
+    _, text = (decoded / "text").read_text().split(maxsplit=1)
+    hypothesis = (decoded / "score_wer" / "hyp.trn").read_text()
+    assert text.split() and hypothesis.split("\t")[0].split() == text.split()
+
+
 def test_fine_tuning_without_an_update(recipes):
     fine_tuned(recipes)
     options = ["--stage", "11", "--asr_tag", "none", "--ssl_model", "none"]

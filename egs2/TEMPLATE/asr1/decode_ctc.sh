@@ -23,6 +23,7 @@ fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
 inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
+eval_valid_set=false
 inference_nj=$(../../../local/cores)
 opts=()
 while [ $# -gt 0 ]; do
@@ -34,7 +35,8 @@ while [ $# -gt 0 ]; do
     name=${1#--} name=${name//-/_}
     case "${name}" in
         lm|lm_interpolate|lm_words|asr_exp|train_set|valid_set|test_sets|ngpu|expdir|\
-        dumpdir|python|inference_asr_model|inference_nj) printf -v "${name}" %s "$2" ;;
+        dumpdir|python|inference_asr_model|inference_nj|eval_valid_set)
+            printf -v "${name}" %s "$2" ;;
         # Of decoding by ESPnet, and of the stages that are run: not for scoring.
         inference_*|stage|stop_stage) ;;
         *) opts+=("$1" "$2") ;;
@@ -80,12 +82,16 @@ if [ ! -f "${weights}" ] || ! is_fresh "${weights}" "${made_from[@]}"; then
         --lm "${lm}" ${lm_words:+--words "${lm_words}"} --out "${weights}"
     stamp write "${weights}" "${made_from[@]}"
 fi
+# asr.sh scores the validation set without its length filter, as org/SET.
 data=()
-for set in ${test_sets}; do data+=("${raw}/${set}"); done
+for set in ${test_sets}; do
+    if [ "${set}" = "${valid_set}" ]; then eval_valid_set=true; else data+=("${raw}/${set}"); fi
+done
+if "${eval_valid_set}"; then data=("${raw}/org/${valid_set}" "${data[@]}"); fi
 python3 -m espnet2_birq.bin.ctc_decode "${common[@]}" --data "${data[@]}" \
     --weights "${weights}" --tag "${tag}"
 ./asr.sh --stage 13 --stop_stage 13 --ngpu "${ngpu}" --expdir "${expdir}" \
     --dumpdir "${dumpdir}" --asr_exp "${asr_exp}" --inference_tag "${tag}" \
     --inference_asr_model "${inference_asr_model}" --python "${python}" \
     --train_set "${train_set:-none}" --valid_set "${valid_set}" \
-    --test_sets "${test_sets}" "${opts[@]}"
+    --test_sets "${test_sets}" --eval_valid_set "${eval_valid_set}" "${opts[@]}"

@@ -30,9 +30,10 @@ num_threads=$(../../../local/cores)
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
-lm_train_text= bpe_train_text= bpemode=unigram skip_stages=
-skip_data_prep=false skip_train=false skip_eval=false
+bpe_train_text= bpemode=unigram
+skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
+eval_valid_set=false
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -47,9 +48,9 @@ while [ $# -gt 0 ]; do
             printf -v "${name}" %s "$2" ;;
         num_threads) num_threads=$2 ;;
         num_nodes|lang|token_type|nbpe|speed_perturb_factors|dumpdir|train_set|valid_set|\
-        test_sets|fs|audio_format|min_wav_duration|max_wav_duration|lm_train_text|\
-        bpe_train_text|bpemode|skip_stages|skip_data_prep|skip_train|skip_eval|use_lm|\
-        use_ngram|use_k2|inference_*)
+        test_sets|fs|audio_format|min_wav_duration|max_wav_duration|bpe_train_text|\
+        bpemode|skip_stages|skip_data_prep|skip_train|skip_eval|use_lm|\
+        use_ngram|use_k2|inference_*|eval_valid_set)
             printf -v "${name}" %s "$2"; opts+=("$1" "$2") ;;
         *) opts+=("$1" "$2") ;;
     esac
@@ -96,6 +97,13 @@ run_asr() {  # run_asr FIRST LAST: those of the stages asked for that lie in bet
         --asr_args "${asr_args}" --asr_stats_dir "${stats}" \
         --python "${python}" --feats_normalize "${feats_normalize}" "${opts[@]}"
 }
+
+# asr.sh decodes the validation set without its length filter, in dump/raw/org.
+scored=()
+for dset in ${test_sets}; do
+    if [ "${dset}" = "${valid_set}" ]; then eval_valid_set=true; else scored+=("${dset}"); fi
+done
+if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 
 # What is made from what, as asr.sh makes it: noted after a stage (write), compared before
 # a later one uses it (check), since the data may have changed in between.
@@ -162,9 +170,9 @@ all_sets() {  # all_sets write|check org|set|test: that of the sets which has it
         for dset in "${trained}" "${valid_set}"; do made_from "$1" "$2" "${dset}"; done
         return
     fi
-    for dset in ${test_sets}; do
+    for dset in "${scored[@]}"; do
         case "${dset}" in
-            "${trained}"|"${valid_set}") ;;  # formatted as such
+            org/*) made_from "$1" org "${dset#org/}" ;;
             *) made_from "$1" test "${dset}" ;;
         esac
     done
@@ -258,21 +266,20 @@ fi
 if runs 12; then
     check_before 12
     if "${greedy_ctc}"; then
-        # shellcheck disable=SC2086
         python3 -m espnet2_birq.bin.ctc_decode --ngpu $((ngpu > 0)) \
             --model "${asr_exp}/${inference_asr_model}" --nj "${inference_nj}" \
-            --tag "${inference_tag}" --data $(printf " ${raw}/%s" ${test_sets})
+            --tag "${inference_tag}" --data "${scored[@]/#/${raw}/}"
     else
         run_asr 12 12
     fi
     if [ -n "${inference_tag}" ]; then
-        for dset in ${test_sets}; do made_from write decoded "${dset}"; done
+        for dset in "${scored[@]}"; do made_from write decoded "${dset}"; done
     fi
 fi
 if runs 13; then
     check_before 13
     if [ -n "${inference_tag}" ]; then
-        for dset in ${test_sets}; do
+        for dset in "${scored[@]}"; do
             made_from check decoded "${dset}"
             # asr.sh pairs texts and transcripts by the number of their line.
             _texts=$(wc -l < "${asr_exp}/${inference_tag}/${dset}/text")
