@@ -1,7 +1,8 @@
 """What tells useful labels from useless ones while training goes on.
 
-Pure functions of labels and counts. Nothing waits for a GPU: counts have fixed sizes,
-so a few batches can be joined to a window, and several ranks by one sum.
+Pure functions of labels and counts. Nothing but effective_rank, whose decomposition
+does, waits for a GPU: counts have fixed sizes, so a few batches can be joined to a
+window, and several ranks by one sum.
 
     counts = slide(counts, count(codes, 8192, valid), frames=10_000)
     perplexity(counts)                                 # of statistics.py

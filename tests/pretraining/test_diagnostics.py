@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import mutual_info_score
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from espnet2_birq.pretraining.diagnostics import (
     agreement,
@@ -124,3 +125,18 @@ def test_effective_rank_is_rankme(scale):
 def test_effective_rank_at_its_ends():
     assert effective_rank(torch.eye(7).repeat(3, 1)).item() == pytest.approx(7.0)
     assert effective_rank(torch.ones(30, 5)).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_nothing_asks_a_device_for_a_value():
+    """Fake tensors have no values: whatever reads one raises (see test_no_waiting)."""
+    with FakeTensorMode():
+        codes, valid = torch.randint(8192, (1000,)), torch.ones(1000)
+        window = pairs = None
+        for _ in range(2):
+            window = slide(window, count(codes, 8192, valid))
+            batch = count_pairs(codes, codes, (8192, 8192), valid)
+            pairs = slide_pairs(pairs, batch)
+        values = [perplexity(window), *mutual_information(pairs)]
+        values += agreement(codes, codes, valid)
+        values.append(effective_rank(torch.randn(50, 8)))
+        assert all(value.shape == () for value in values)
