@@ -34,18 +34,21 @@ _CACHES = {  # both libraries read theirs when they need it first
 def keep_large_blocks() -> bool:
     """Let this process keep freed memory, and few of oneDNN's primitives.
 
-    To be called before the first product. What the environment sets already stays.
+    To be called once, before the first product. What the environment sets stays.
 
     Returns:
         Whether glibc does so: not where the C library is another one.
     """
     for name, value in _CACHES.items():
         os.environ.setdefault(name, str(value))
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
         return False
+    # A process that reads batches starts as a copy of this one, and what this one frees
+    # and uses again would stay there as it was.
+    os.register_at_fork(after_in_child=lambda: libc.malloc_trim(0))
     own = [setting for setting in _MALLOC if setting[0] not in os.environ]
-    return all([mallopt(parameter, value) == 1 for _, parameter, value in own])
+    return all([libc.mallopt(parameter, value) == 1 for _, parameter, value in own])
 
 
 def variables() -> dict[str, str]:

@@ -1,18 +1,21 @@
 """Which matrix products are fast on this processor, and linear layers by them.
 
-Two choices, each made once a process by what the processor has, not by who made it:
+Two choices go by one thing, whether the processor has instructions that multiply in
+bfloat16 (``torch.cpu.get_capabilities``), and by nobody's name:
 
-- single precision: PyTorch's products go through MKL, which takes its AVX2 kernels on
-  processors of AMD whatever else they have; oneDNN, which is in PyTorch too but serves
-  only convolutions and bfloat16 by default, takes AVX512. So ``linear`` goes through
-  oneDNN where there is AVX512, and is ``torch.nn.functional.linear`` everywhere else:
-  on GPUs, under autocast, in other precisions, on processors with AVX2 alone, where
-  both libraries are equally fast.
-- bfloat16: a gain where there are instructions for it, a great loss where not.
+- the precision, where ``cpu_bfloat16`` is auto: with these instructions bfloat16 has
+  twice the rate of single precision, without them a third of it, or a fiftieth;
+- the library of products in single precision. PyTorch's go through MKL, which on some
+  of these processors (AMD's) takes its kernels for AVX2: less than half of what oneDNN
+  reaches on the newest, about as much on those before. oneDNN is in PyTorch, too, but
+  serves only convolutions and bfloat16. Here ``linear`` goes through it, and is
+  ``torch.nn.functional.linear`` everywhere else: on GPUs, under autocast, in other
+  precisions, and on all other processors, where MKL is as fast and, unlike oneDNN, has
+  nothing to compile for a batch of a new length.
 
-Nothing is timed for this: a choice that noise can turn would change the last bits from
-one run to the next, and a resumed training is to be the same to the last bit. The rates
-behind it are in bench/README.md, `python bench/products.py` measures them anew.
+Nothing is timed for this: noise could turn a choice that goes by time, and with it the
+last bits of a training that is resumed. What was measured is in bench/README.md;
+``python bench/products.py`` measures it anew.
 """
 
 import logging
@@ -32,28 +35,26 @@ BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
 
 
 @cache
-def onednn_is_faster() -> bool:
-    """Whether oneDNN has products in single precision that MKL may not have."""
-    return (
-        onednn_has(torch.float32)
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    )
-
-
-@cache
 def bfloat16_is_faster() -> bool:
     """Whether products in bfloat16 are faster than in single precision.
 
-    oneDNN by itself says that it has them on every processor with AVX512: without
+    oneDNN says that it has them on every processor with AVX512: where there are no
     instructions for it, it converts, at a third of the rate.
     """
     has = torch.cpu.get_capabilities()
     return onednn_has(torch.bfloat16) and any(has.get(name) for name in BFLOAT16)
 
 
+def onednn_is_faster() -> bool:
+    """Whether products in single precision go through oneDNN rather than MKL."""
+    return torch.backends.mkl.is_available() and bfloat16_is_faster()
+
+
 def onednn_has(dtype: torch.dtype) -> bool:
     """Whether ``onednn`` has products in this precision here, however slow they are."""
     if not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False

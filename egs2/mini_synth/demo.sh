@@ -11,41 +11,57 @@ say() { echo "[$((SECONDS / 60))m$(printf %02d $((SECONDS % 60)))s] $*"; }
 log=${PWD}/demo.log
 : > "${log}"
 
-# in_parallel FOLDER MESSAGE OPTIONS -- METHOD...: run.sh for each method, one thread
-# each (two single-threaded runs get more done on two cores than one with two threads).
-# How far their trainings are is told every 20 seconds.
+# in_parallel FOLDER EXPERIMENT MESSAGE OPTIONS -- METHOD...: run.sh for each method, one
+# thread each (two single-threaded runs get more done on two cores than one with two
+# threads). EXPERIMENT is where a METHOD trains; none: nothing does.
 in_parallel() {
-    local folder=$1 message=$2 method watch pids=() options=() experiments=()
-    shift 2
+    local folder=$1 experiment=$2 message=$3 method pids=() options=() experiments=()
+    shift 3
     while [ "$1" != -- ]; do options+=("$1"); shift; done
     shift
     say "${message}: $*"
+    first_line=$(($(wc -l < "${log}") + 1)) stages=0 told='' told_at=-30
     for method in "$@"; do
         (cd "${folder}" && ./run.sh --method "${method}" --num_threads 1 \
             "${options[@]}") >> "${log}" 2>&1 &
         pids+=($!)
-        case ${folder} in
-            ssl1) experiments+=("ssl1/exp/ssl_train_${method}_raw") ;;
-            *) experiments+=("asr1/exp/asr_${method}") ;;
-        esac
+        experiments+=("${experiment/METHOD/${method}}")
     done
-    (cd "${folder}" && . ./path.sh && cd .. &&
-        exec python3 -m espnet2_birq.bin.watch_training "${experiments[@]}") &
-    watch=$!
+    while [ -n "$(jobs -rp)" ]; do
+        tell_stages
+        if [ $((SECONDS - told_at)) -ge 30 ]; then tell_progress; fi
+        sleep 1
+    done
+    tell_stages
     for pid in "${pids[@]}"; do
-        wait "${pid}" || {
-            kill "${watch}"; tail -n 20 "${log}"; echo "failed, see ${log}"; exit 1
-        }
+        wait "${pid}" || { tail -n 20 "${log}"; echo "failed, see ${log}"; exit 1; }
     done
-    kill "${watch}"
-    wait "${watch}" 2>/dev/null || true
+}
+tell_stages() {  # those that have begun since the last time, each once
+    local stage
+    while read -r stage; do
+        say "  ${stage}"
+        stages=$((stages + 1))
+    done < <(tail -n +"${first_line}" "${log}" | grep -o 'Stage [0-9]*: [^:,]*' |
+        awk '!seen[$0]++' | tail -n +$((stages + 1)))
+}
+tell_progress() {  # of the trainings of which there is something new
+    local line logs=("${experiments[@]/%//train.log}")
+    if ! (cd "${folder}" && ls "${logs[@]}") > /dev/null 2>&1; then return; fi
+    told_at=${SECONDS}
+    while read -r line; do
+        if [[ ${told} != *"${line}"* ]]; then say "    ${line}"; fi
+        told+="${line}|"
+    done < <(cd "${folder}" && . ./path.sh &&
+        python3 -m espnet2_birq.bin.progress "${experiments[@]}")
 }
 
-in_parallel ssl1 "corpus and data preparation" --stop_stage 6 -- birq
-in_parallel ssl1 "pretraining" --stage 7 -- best_rq birq
-in_parallel asr1 "data preparation for ASR" --stop_stage 10 -- scratch
-in_parallel asr1 "fine-tuning, decoding, scoring" --stage 11 --inference_nj 1 -- \
-    scratch best_rq birq
+say "five to ten minutes on two free cores"
+in_parallel ssl1 none "1 of 4, corpus and data preparation" --stop_stage 6 -- birq
+in_parallel ssl1 exp/ssl_train_METHOD_raw "2 of 4, pretraining" --stage 7 -- best_rq birq
+in_parallel asr1 none "3 of 4, data preparation for ASR" --stop_stage 10 -- scratch
+in_parallel asr1 exp/asr_METHOD "4 of 4, fine-tuning, decoding, scoring" \
+    --stage 11 --inference_nj 1 -- scratch best_rq birq
 
 say "done; every log is in ${log}, ssl1/exp and asr1/exp"
 cd asr1

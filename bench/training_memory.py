@@ -1,0 +1,129 @@
+"""Memory of a long training on a CPU: what ssl_train holds after so many updates.
+
+    python bench/training_memory.py --librispeech DIR
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY=1024 LRU_CACHE_CAPACITY=1024 \\
+        python bench/training_memory.py --librispeech DIR
+
+DIR holds FLAC files, anywhere below. ssl_train runs on them, with one thread, in batches
+of 20 s that are all of other lengths, and after every --every updates a row tells its
+resident memory, that of the process which reads its batches as far as it is not shared
+with it, and CPU seconds an update. espnet2_birq/allocator.py leaves alone what the
+environment sets: the second command is oneDNN's and PyTorch's own bound.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+
+from data_path import list_audio, options  # noqa: E402
+
+from espnet2_birq.errors import DataError  # noqa: E402
+
+UPDATES = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: .*\bloss=([\d.e+-]+)")
+
+
+def memory(pid: int) -> dict[str, float]:
+    """MiB of a process by /proc/PID/smaps_rollup: Rss, Private_Dirty, ..."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    pairs = (line.split()[:2] for line in lines)
+    return {name.rstrip(":"): int(kib) / 1024 for name, kib in pairs}
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of those that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def readers(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
+
+
+def train(folder: Path, args) -> Iterator[tuple]:
+    """Run ssl_train.
+
+    Yields:
+        After every args.every updates: their number, MiB of the process, MiB of its
+        readers that are theirs alone, CPU seconds an update, and the loss.
+    """
+    for name in ("wav.scp", "speech_shape"):  # two utterances to validate with
+        lines = (folder / name).open().readlines()
+        (folder / f"valid_{name}").write_text("".join(lines[:2]))
+    epoch = min(args.updates, 500)
+    command = [sys.executable, "-m", "espnet2_birq.bin.ssl_train"]
+    command += options(args, folder)
+    command += ["--valid_data_path_and_name_and_type"]
+    command += [f"{folder}/valid_wav.scp,speech,sound"]
+    command += ["--valid_shape_file", f"{folder}/valid_speech_shape"]
+    command += ["--num_iters_per_epoch", str(epoch), "--log_interval", str(args.every)]
+    command += ["--max_epoch", str(args.updates // epoch), "--use_tensorboard", "false"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    path = [str(BENCH.parent), os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    log, before = [], 0.0
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            log.append(line)
+            if (found := UPDATES.search(line)) is None:
+                continue
+            own = memory(process.pid)["Rss"]
+            theirs = [memory(pid) for pid in readers(process.pid)]
+            private = sum(x["Private_Dirty"] + x["Private_Clean"] for x in theirs)
+            seconds = cpu_seconds(process.pid)
+            number = (int(found[1]) - 1) * epoch + int(found[2])
+            yield number, own, private, (seconds - before) / args.every, found[3]
+            before = seconds
+    if process.returncode:
+        sys.exit(f"bench/training_memory.py: ssl_train failed:\n{''.join(log[-20:])}")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    config = BENCH.parent / "conf" / "mini_librispeech" / "train_birq.yaml"
+    add("--librispeech", type=Path, required=True, help="folder with FLAC files")
+    add("--limit", type=int, default=2000, help="utterances at most (%(default)s)")
+    add("--config", default=str(config), help="of ssl_train; mini_librispeech's BiRQ")
+    add("--batch_seconds", type=float, default=20.0, help="(default: %(default)s)")
+    add("--num_workers", type=int, default=1, help="that read (default: %(default)s)")
+    add("--updates", type=int, default=2000, help="500 an epoch (%(default)s)")
+    add("--every", type=int, default=100, help="a row (default: %(default)s updates)")
+    return parser
+
+
+def main():
+    """Measure and print."""
+    args = get_parser().parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            list_audio(args.librispeech, folder, args.limit)
+        except DataError as error:
+            sys.exit(f"bench/training_memory.py: {error}")
+        print("| updates | MiB | readers' own MiB | CPU s an update | loss |")
+        print("|---|---|---|---|---|")
+        for number, own, private, seconds, loss in train(folder, args):
+            row = f"| {number} | {own:.0f} | {private:.0f} | {seconds:.3f} | {loss} |"
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
