@@ -1,11 +1,31 @@
 """Fixtures for all tests."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def same_process_after_each_test():
+    """What holds for a whole process must not outlive the test that changed it."""
+
+    def state():
+        return {
+            "logging.disable": logging.root.manager.disable,
+            "folder": os.getcwd(),
+            "dtype": torch.get_default_dtype(),
+            "gradients": torch.is_grad_enabled(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+
+    before = state()
+    yield
+    assert state() == before
 
 
 @pytest.fixture(scope="session")

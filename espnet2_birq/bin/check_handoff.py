@@ -7,10 +7,10 @@ Example:
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
+from espnet2_birq.bin.command import warnings_off
 from espnet2_birq.encoder.handoff import LAYER, change_since, check_handoff
 from espnet2_birq.errors import ConfigError, DataError
 
@@ -40,15 +40,13 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd=None):
     """Run the check; the exit status is its outcome."""
     args = get_parser().parse_args(cmd)
-    logging.disable(logging.WARNING)
     try:
-        handoff = check_handoff(args.ssl_model, args.asr_model)
-        if args.asr_model.suffix == ".pth":
-            change = change_since(args.ssl_model, args.asr_model)
+        with warnings_off():
+            handoff = check_handoff(args.ssl_model, args.asr_model)
+            if args.asr_model.suffix == ".pth":
+                change = change_since(args.ssl_model, args.asr_model)
     except (ConfigError, DataError) as error:
         sys.exit(f"check_handoff: error: {error}")
-    finally:
-        logging.disable(logging.NOTSET)  # it holds for the whole process
     print(
         f"encoder tensors from pretraining: {len(handoff.loaded)} of "
         f"{len(handoff.loaded) + len(handoff.missing)} "

@@ -1,8 +1,10 @@
 """What the data commands share: the look of their help, options, and errors."""
 
 import argparse
+import logging
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError
@@ -95,6 +97,21 @@ def run(
         sys.exit(f"error: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def warnings_off() -> Iterator[None]:
+    """Silence warnings while a model is built that is not going to be trained.
+
+    logging.disable holds for the whole process: whoever calls main() from Python, as a
+    test does, would never see a warning again.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def summary_lines(

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.errors import ConfigError
 
 DESCRIPTION = """\
@@ -226,7 +225,6 @@ def command(own: argparse.Namespace) -> None:
     )
 
     check(own)
-    logging.disable(logging.WARNING)  # the model's are for training
     args = read_config(own.config, own.rest)
     fs = sampling_rate(args)
     if own.data is not None:
@@ -234,15 +232,16 @@ def command(own: argparse.Namespace) -> None:
     else:
         longest = max(own.longest_seconds, own.utterance_seconds)
         data = Data(3600 * own.hours, own.utterance_seconds, longest)
-    plan = make_plan(
-        args,
-        data,
-        own.gpus,
-        GPUS[own.gpu],
-        memory=own.memory and 1e9 * own.memory,
-        tflops=own.tflops,
-        measured=own.step_seconds,
-    )
+    with warnings_off():
+        plan = make_plan(
+            args,
+            data,
+            own.gpus,
+            GPUS[own.gpu],
+            memory=own.memory and 1e9 * own.memory,
+            tflops=own.tflops,
+            measured=own.step_seconds,
+        )
     if own.json:
         print(json.dumps(as_dict(plan), indent=2))
     else:

@@ -88,7 +88,7 @@ def test_fine_tuning_without_an_update(recipes):
     said = fails(recipes / "asr1", *options, "--asr_args", "--accum_grad 9")
     assert "an epoch of 2 batches has no update with accum_grad 9" in said
     # What only training can tell, and ESPnet calls a success.
-    diverging = "--optim sgd --optim_conf lr=1e38 --optim_conf weight_decay=0"
+    diverging = "--optim sgd --optim_conf lr=1.0e+38 --optim_conf weight_decay=0"
     said = fails(recipes / "asr1", *options, "--asr_args", f"{diverging} --max_epoch 2")
     assert "exp/asr_none: no update was made in epoch 2, where training stopped" in said
     assert "Stage 12" not in said

@@ -24,7 +24,7 @@ fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
 inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
 eval_valid_set=false
-inference_nj=$(../../../local/cores)
+inference_nj=$("$(dirname "$(readlink -f "$0")")/../../../local/cores")
 opts=()
 while [ $# -gt 0 ]; do
     case "$1" in

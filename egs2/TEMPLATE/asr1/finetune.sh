@@ -26,7 +26,7 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
-num_threads=$(../../../local/cores)
+num_threads=$("$(dirname "$(readlink -f "$0")")/../../../local/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20

@@ -479,7 +479,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             *) jobname=${ssl_exp}/train.log ;;
         esac
         if [ "${ngpu}" -eq 0 ]; then
-            cpu_training "${num_threads:-$(../../../local/cores)}"
+            cpu_training "${num_threads:-$("$(dirname "$(readlink -f "$0")")/../../../local/cores")}"
         fi
         # shellcheck disable=SC2086
         ${python} -m espnet2.bin.launch \
