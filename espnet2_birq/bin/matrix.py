@@ -20,7 +20,8 @@ each step, config/, and report.md with its plots.
 
 Repeat the command after an interruption: what is done is not done again, and training
 goes on where it stopped. A step whose settings have changed is made again. Systems with
-`compute_of: NAME` get as many updates as cost what NAME's cost, in whole epochs.
+`compute_of: NAME` get as many updates as cost what NAME's cost, in whole epochs; those
+with `after: NAME` start from NAME's model, with a new optimizer.
 
 The prepared data is the recipe's own (its dump/): one matrix at a time in a checkout."""
 
@@ -56,6 +57,13 @@ def get_parser() -> argparse.ArgumentParser:
         "--gpus, else --ngpu 0)",
     )
     add(
+        "--phones",
+        default="",
+        metavar="OPTIONS",
+        help="measure phones, too: options of phone_probe, in one string, e.g. "
+        '"--data /corpora/LibriSpeech/dev-clean --alignment dev-clean.ctm"',
+    )
+    add(
         "--report_only",
         action="store_true",
         help="run nothing; report what OUT holds",
@@ -71,19 +79,25 @@ def command(args: argparse.Namespace) -> None:
         DataError: Steps have failed; all others were run, and the report is written.
     """
     from espnet2_birq.matrix.report import write_report
-    from espnet2_birq.matrix.spec import read_spec
+    from espnet2_birq.matrix.spec import read_spec, with_trunks
     from espnet2_birq.matrix.steps import Runner, say
 
     spec = read_spec(args.spec)
-    runner = Runner(spec, args.out, args.data_options, args.run_options, args.gpus)
-    systems = [spec.system(name) for name in args.only or spec.names]
+    runner = Runner(
+        spec, args.out, args.data_options, args.run_options, args.gpus, args.phones
+    )
+    systems = with_trunks(spec, args.only or spec.names)
     failures = []
     if not args.report_only:
         runner.write_configs(args.seeds)
         runner.prepare()
 
+        runs = {}
+
         def one(system, seed):
             try:
+                if system.after is not None:
+                    runs[system.after, seed].result()
                 runner.run(system, seed)
             except (DataError, OSError) as error:
                 failures.append(str(error))
@@ -91,12 +105,10 @@ def command(args: argparse.Namespace) -> None:
 
         # Seed by seed: an interrupted run leaves a whole table of the first.
         with ThreadPoolExecutor(len(args.gpus or []) or args.jobs) as pool:
-            runs = [
-                pool.submit(one, system, seed)
-                for seed in args.seeds
-                for system in systems
-            ]
-        for each in runs:
+            for seed in args.seeds:
+                for system in systems:
+                    runs[system.name, seed] = pool.submit(one, system, seed)
+        for each in runs.values():
             each.result()  # a fault of this program's own is not to be lost
     report = write_report(runner, args.seeds)
     say(f"report: {report}")

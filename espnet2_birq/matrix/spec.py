@@ -24,6 +24,7 @@ SYSTEM_KEYS = {
     "pretrain": "changes of the configuration; null: not pretrained",
     "updates": "of pretraining; default: what the configuration says",
     "compute_of": "as many updates as cost what this system's cost",
+    "after": "system from whose model, of the same seed, this one's pretraining starts",
 }
 
 
@@ -37,6 +38,7 @@ class System:
         pretrain: Changes of the pretraining's configuration; None: from scratch.
         updates: Of pretraining; None: max_epoch x num_iters_per_epoch.
         compute_of: Name of the system whose compute it may spend.
+        after: Name of the system whose model it starts from, with a new optimizer.
     """
 
     name: str
@@ -44,6 +46,7 @@ class System:
     pretrain: Optional[Dict[str, Any]]
     updates: Optional[int] = None
     compute_of: Optional[str] = None
+    after: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,19 @@ def read_spec(path: Path) -> Spec:
     return spec
 
 
+def with_trunks(spec: Spec, names: List[str]) -> List[System]:
+    """Return systems by name, and before them those that they start from.
+
+    Raises:
+        ConfigError: There is no such system.
+    """
+    wanted = {spec.system(name).name for name in names}
+    for system in reversed(spec.systems):
+        if system.name in wanted and system.after is not None:
+            wanted.add(system.after)
+    return [system for system in spec.systems if system.name in wanted]
+
+
 def _system(path: Path, conf: Dict) -> System:
     _check_keys(path, "systems: ", conf, SYSTEM_KEYS, ("name", "pretrain"))
     return System(**{"label": conf["name"], **conf})
@@ -170,7 +186,14 @@ def _check(path: Path, spec: Spec) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two systems are called '{name}'")
-    for system in spec.systems:
+    for number, system in enumerate(spec.systems):
+        if system.after is not None:
+            before = [one.name for one in spec.systems[:number] if one.pretrain]
+            if system.after not in before or system.pretrain is None:
+                raise ConfigError(
+                    f"{path}: '{system.name}': after wants two systems with "
+                    f"pretraining, '{system.after}' above it in the list"
+                )
         other = system.compute_of
         if other is None:
             continue
@@ -212,8 +235,8 @@ def with_updates(conf: Dict, updates: int, where: str) -> Dict:
     """Return a configuration of pretraining that stops after so many updates.
 
     Args:
-        conf: With num_iters_per_epoch; a scheduler that ends (``total_steps``) ends
-            with the training.
+        conf: With num_iters_per_epoch; a scheduler that ends (``total_steps``,
+            ``max_steps``) ends with the training.
         updates: Multiple of an epoch's updates.
         where: What an error names.
 
@@ -227,8 +250,9 @@ def with_updates(conf: Dict, updates: int, where: str) -> Dict:
             "(num_iters_per_epoch / accum_grad)"
         )
     changes = {"max_epoch": updates // each}
-    if "total_steps" in conf.get("scheduler_conf", {}):
-        changes["scheduler_conf"] = {"total_steps": updates}
+    for key in ("total_steps", "max_steps"):  # of onecyclelr, of tristagelr
+        if key in conf.get("scheduler_conf", {}):
+            changes["scheduler_conf"] = {key: updates}
     return merge(conf, changes)
 
 

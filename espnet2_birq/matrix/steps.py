@@ -45,6 +45,8 @@ class Runner:
         data_options: Options of both run.sh that name the data.
         run_options: Options of both run.sh that say where it runs, e.g. --ngpu 1.
         gpus: CUDA devices, each for one step at a time; none: steps of one CPU thread.
+        phones: Options of espnet2_birq.bin.phone_probe that name the data, and others;
+            none: no phones are measured.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Runner:
         data_options: str = "",
         run_options: str = "",
         gpus: Optional[List[str]] = None,
+        phones: str = "",
     ):
         self.spec = spec
         self.out = out.resolve()
         self.data_options = shlex.split(data_options)
         self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
+        self.phones = shlex.split(phones)
         self.gpus = queue.Queue()
         for gpu in gpus or []:
             self.gpus.put(gpu)
@@ -69,6 +73,10 @@ class Runner:
         """Experiment of a pretraining."""
         return self.out / "ssl" / f"ssl_{system.name}_seed{seed}"
 
+    def model(self, name: str, seed: int) -> Path:
+        """Model of a pretraining, averaged as its configuration says."""
+        return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
+
     def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
         """Experiment of a fine-tuning."""
         return self.out / "asr" / f"asr_{system.name}_seed{seed}_{dataset}"
@@ -76,6 +84,10 @@ class Runner:
     def probe_dir(self, system: System, seed: int) -> Path:
         """Folder of a probe."""
         return self.out / "probe" / f"{system.name}_seed{seed}"
+
+    def phones_file(self, system: System, seed: int) -> Path:
+        """What phone_probe finds."""
+        return self.out / "phones" / f"{system.name}_seed{seed}.json"
 
     def config(self, system: System, seed: int) -> Path:
         """Configuration of a pretraining."""
@@ -133,7 +145,10 @@ class Runner:
                 conf = with_updates(conf, each * max(1, round(updates / each)), name)
             confs[name] = conf
             for seed in seeds:
-                text = yaml.safe_dump({**conf, "seed": seed}, sort_keys=False)
+                own = {**conf, "seed": seed}
+                if system.after is not None:
+                    own["init_param"] = [str(self.model(system.after, seed))]
+                text = yaml.safe_dump(own, sort_keys=False)
                 write_if_new(self.config(system, seed), text)
 
     def prepare(self) -> None:
@@ -203,8 +218,11 @@ class Runner:
         name = f"{system.name}_seed{seed}"
         model, encoder = None, ["--config", self.config(system, seed)]
         if system.pretrain is not None:
-            model = self.ssl_exp(system, seed) / SSL_MODEL
+            model = self.model(system.name, seed)
             encoder = ["--model", model]
+            trunk = [self.model(system.after, seed)] if system.after else []
+            if not all(one.is_file() for one in trunk):
+                raise DataError(f"{name}: starts from {trunk[0]}, which is not there")
             config = self.config(system, seed)
             train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
             train += ["--train_config", config, "--ssl_tag", name]
@@ -213,10 +231,20 @@ class Runner:
                 key,
                 [(self.spec.recipe / "ssl1", train)],
                 makes=[model],
-                lists=self.ssl_lists,
+                lists=lambda: [*trunk, *self.ssl_lists()],
                 folder=self.ssl_exp(system, seed),
             )
         models = [model] if model else []
+        if self.phones:
+            measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
+            measure += ["--model", encoder[1], "--out", self.phones_file(system, seed)]
+            self._step(
+                f"phones_{name}",
+                [*key, self.phones],
+                [(Path.cwd(), [*measure, *self.phones])],
+                makes=[self.phones_file(system, seed)],
+                lists=lambda: models,
+            )
         asr = self.spec.recipe / "asr1"
         if self.spec.probe is not None:
             probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]

@@ -341,6 +341,17 @@ class BiRQModel(AbsESPnetModel):
         super()._load_from_state_dict(*args, **kwargs)
 
     # ------------------------------------------------------- before the first update
+    @torch.no_grad()
+    def begin(self):
+        """Count from 0 a training that may start from another's parameters (init_param).
+
+        Schedules are those of this training, and a teacher starts as its student.
+        """
+        self.updates.zero_()
+        self._update = None
+        if self.teacher is not None:
+            self.teacher.copy(self.encoder)
+
     @property
     def unprepared(self) -> List[str]:
         """Names of objectives whose labellers want to see speech before training."""

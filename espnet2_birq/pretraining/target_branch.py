@@ -144,6 +144,10 @@ class Teacher(torch.nn.Module):
                 f"{decay!r} and {every!r}"
             )
 
+    def copy(self, encoder: torch.nn.Module):
+        """Become the same as an encoder."""
+        self.network.load_state_dict(encoder.state_dict())
+
     @torch.no_grad()
     def follow(self, encoder: torch.nn.Module, update: int):
         """Move after an optimizer update, counted from 1."""

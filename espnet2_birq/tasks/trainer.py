@@ -40,6 +40,8 @@ class Trainer(ESPnetTrainer):
         """
         options = arguments["trainer_options"]
         resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
+        if not resumed:
+            model.begin()
         if model.unprepared and not resumed:
             names = ", ".join(model.unprepared)
             logging.info(f"Before the first update: looking at speech for {names}")

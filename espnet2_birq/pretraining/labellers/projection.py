@@ -50,9 +50,11 @@ class Moments(NamedTuple):
         variances, vectors = np.linalg.eigh(self.covariance)
         variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
         self._check_rank(variances)
-        # An eigenvector's sign is free; labels must not depend on the library's choice.
-        largest = np.abs(vectors).argmax(axis=0)
-        vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
+        # An eigenvector's sign is free. Labels must depend on it neither by the library's
+        # choice nor by the sample: which value is largest changes with the sample, the
+        # side of a fixed direction hardly does.
+        side = np.random.default_rng(0).standard_normal(len(vectors))
+        vectors = vectors * np.sign(side @ vectors)
         scale = variances if whiten else np.full(dim, variances.mean())
         return torch.tensor(vectors / np.sqrt(scale), dtype=torch.float32)
 
