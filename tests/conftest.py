@@ -4,8 +4,13 @@ import logging
 import os
 from pathlib import Path
 
-import pytest
-import torch
+# Before torch is imported, and for all that tests start. Small models gain nothing from
+# more threads, and threads that wait for each other beside other work take ten times as
+# long. Recipes count cores by themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -125,11 +125,26 @@ def encode_up_to(
             xs, masks = checkpoint(
                 *(block, xs, masks),
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), recompute_in()),
+                context_fn=lambda: (nullcontext(), _Again(recompute_in)),
             )
         # With relative positions a block's output is (hidden states, positions).
         outputs[number] = xs[0] if isinstance(xs, tuple) else xs
     return [outputs[layer] for layer in layers]
+
+
+class _Again:
+    """A context that can be entered again, as often as the graph is run backward."""
+
+    def __init__(self, make: Callable[[], ContextManager]):
+        self.make = make
+        self.entered: List[ContextManager] = []
+
+    def __enter__(self):
+        self.entered.append(self.make())
+        return self.entered[-1].__enter__()
+
+    def __exit__(self, *error):
+        return self.entered.pop().__exit__(*error)
 
 
 DROPOUT = torch.nn.modules.dropout._DropoutNd

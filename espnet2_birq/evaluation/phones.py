@@ -29,12 +29,12 @@ from espnet2_birq.evaluation.frames import Corpus, Frames, collect, find_corpus
 from espnet2_birq.evaluation.models import check_files, load_model
 from espnet2_birq.evaluation.probing import (
     accuracy_of_speakers,
+    effective_rank,
     fit_linear_probe,
     mean_and_error,
     paired_difference,
 )
 from espnet2_birq.evaluation.units import KMEANS_SEEDS, kmeans_units, score_units
-from espnet2_birq.pretraining.diagnostics import effective_rank
 
 
 class Source(NamedTuple):

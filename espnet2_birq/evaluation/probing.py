@@ -115,3 +115,23 @@ def paired_difference(
     if one.keys() != other.keys():
         raise ValueError("accuracies of different speakers cannot be paired")
     return mean_and_error([one[speaker] - other[speaker] for speaker in sorted(one)])
+
+
+def effective_rank(vectors: torch.Tensor) -> torch.Tensor:
+    """Compute RankMe (arXiv 2210.02885): how many dimensions are in equal use.
+
+    exp of the entropy of the singular values as shares of their sum. Vectors are not
+    centred, as in that paper: a common offset is one of the dimensions.
+
+    Args:
+        vectors: (M, D); better more than D.
+
+    Returns:
+        Between 1 and D.
+    """
+    square = vectors.new_zeros(vectors.size(1), vectors.size(1), dtype=torch.double)
+    for rows in vectors.split(10_000):
+        rows = rows.double()
+        square += rows.T @ rows
+    values = torch.linalg.eigvalsh(square).clamp(min=0.0).sqrt()
+    return torch.special.entr(values / values.sum()).sum().exp()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from espnet2_birq.matrix.phones import phone_tables
 from espnet2_birq.matrix.plots import plot_all
 from espnet2_birq.matrix.results import Errors, Result, read_results, resample
 from espnet2_birq.matrix.spec import System
@@ -38,6 +39,7 @@ def write_report(runner: Runner, seeds: List[int]) -> Path:
     results = read_results(runner, seeds)
     figures = plot_all(runner, results)
     parts = [_pretraining_table(runner.spec.systems, results)]
+    parts += phone_tables(runner.spec, results)
     if runner.spec.probe is not None:
         parts.append(_probe_table(runner, results))
     for one in runner.spec.finetune_sets:

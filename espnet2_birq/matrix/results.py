@@ -36,6 +36,7 @@ class Result(NamedTuple):
     pretraining: Optional[Pretraining]
     errors: Dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
     probe: Optional[Dict]  # probe.json
+    phones: Optional[Dict] = None  # what phone_probe found
 
 
 def read_results(runner: Runner, seeds: List[int]) -> Dict[str, Dict[int, Result]]:
@@ -61,7 +62,8 @@ def read_results(runner: Runner, seeds: List[int]) -> Dict[str, Dict[int, Result
 
 
 def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
-    name, pretraining, probe = f"{system.name}_seed{seed}", None, None
+    name = f"{system.name}_seed{seed}"
+    pretraining = probe = phones = None
     folder = runner.ssl_exp(system, seed)
     if (folder / SSL_MODEL).exists() and runner.is_done(f"ssl_{name}"):
         log = read_training_log(folder)
@@ -69,6 +71,8 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
     if runner.is_done(f"probe_{name}"):
         text = (runner.probe_dir(system, seed) / "probe.json").read_text()
         probe = json.loads(text)
+    if runner.is_done(f"phones_{name}"):
+        phones = json.loads(runner.phones_file(system, seed).read_text())
     errors = {}
     for one in runner.spec.finetune_sets:
         if not runner.is_done(f"asr_{name}_{one.name}"):
@@ -76,7 +80,7 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
         for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
             for kind in KINDS:
                 errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
-    return Result(pretraining, errors, probe)
+    return Result(pretraining, errors, probe, phones)
 
 
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:

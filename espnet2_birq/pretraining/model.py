@@ -32,6 +32,7 @@ from espnet2_birq.encoder.layers import encode, encoder_lengths, subsampling_fac
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch
+from espnet2_birq.pretraining.diagnostics import Windows, gradient_paths
 from espnet2_birq.pretraining.heads import build_heads
 from espnet2_birq.pretraining.labels import Labels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
@@ -85,6 +86,9 @@ class BiRQModel(AbsESPnetModel):
         frame_shift_ms: Shift of a feature frame.
         stop_at_collapse: Stop training when an objective's labels have become a few
             codes; without, a collapse is a warning in the log. See CollapseWatch.
+        diagnose_every: Where a gradient flows through labels, log its norm beside that
+            through the prediction every so many updates (three more backward passes;
+            0: never). See diagnostics.gradient_paths.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
             processor has instructions for it. Features, labels and losses stay in
@@ -113,6 +117,7 @@ class BiRQModel(AbsESPnetModel):
         sample_rate: int = 16000,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
+        diagnose_every: int = 200,
         cpu_bfloat16: Union[bool, str] = "auto",
         accelerate: bool = True,
         attention_window: Optional[int] = None,
@@ -165,6 +170,9 @@ class BiRQModel(AbsESPnetModel):
             [one.name for one in self.objectives], stop=stop_at_collapse
         )
         self.checks = BatchChecks()
+        self.windows = Windows()
+        self.diagnose_every = diagnose_every
+        self._diagnosed = 0  # the last update whose gradients were looked at
         # Optimizer updates so far, for schedules; in floating point since ESPnet sums
         # integers when it averages checkpoints.
         self.register_buffer("updates", torch.zeros(()))
@@ -233,7 +241,10 @@ class BiRQModel(AbsESPnetModel):
                 # Masked side: theta(x~)
                 hidden = self._encode_masked(batch, mask, rows)  # (M, E)
                 # w1 F(theta) + w2 G(theta)
-                loss, found, frames = self._loss(hidden, rows, active, made, update)
+                weights = {x.name: x.weight.at(update) for x in active}
+                loss, found, frames = self._loss(hidden, rows, active, made, weights)
+                if copy == 0 and self._diagnoses(active, update):
+                    stats.update(self._gradient_paths(hidden, rows, active, made))
                 # - lambda H(q): codes of labels with a gradient stay in use
                 for one in (x for x in active if x.diversity):
                     entropy = usage_entropy(made[one.name])
@@ -244,8 +255,17 @@ class BiRQModel(AbsESPnetModel):
             tallies += found
             share = mask.sum() / batch.frames.sum()
             stats["mask_share"] = stats.get("mask_share", 0.0) + share
-        stats = {key: value / self.copies for key, value in stats.items()}
-        stats.update(objective_statistics(tallies, gradients=torch.is_grad_enabled()))
+        stats = {
+            key: value if key.startswith("path_") else value / self.copies
+            for key, value in stats.items()
+        }
+        stats.update(
+            objective_statistics(
+                tallies,
+                gradients=torch.is_grad_enabled(),
+                windows=self.windows if self.training else None,
+            )
+        )
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
         if self.training:
@@ -282,7 +302,7 @@ class BiRQModel(AbsESPnetModel):
         rows: MaskedRows,
         active: List[Objective],
         labels: Dict[str, List[Labels]],
-        update: int,
+        weights: Dict[str, float],
     ):
         """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
 
@@ -309,11 +329,35 @@ class BiRQModel(AbsESPnetModel):
                 hidden,
                 rows.valid,
                 {one.name: one.predicted(labels[one.name]) for one in mine},
-                {one.name: one.weight.at(update) for one in mine},
+                {one.name: weights[one.name] for one in mine},
                 of,
             )
             total, tallies = total + loss, tallies + found
         return total, tallies, masked.float().clamp(min=1.0)
+
+    # -------------------------------------------------------------- diagnostics
+    def _diagnoses(self, active: List[Objective], update: int) -> bool:
+        """Whether it is time to look at the paths of gradients."""
+        if not (self.training and self.diagnose_every and torch.is_grad_enabled()):
+            return False
+        if update - self._diagnosed < self.diagnose_every:
+            return False
+        if not any(one.gradient for one in active):
+            return False
+        self._diagnosed = update
+        return True
+
+    def _gradient_paths(self, hidden, rows, active, made) -> Dict[str, torch.Tensor]:
+        """Norms of gradients, by their paths; training's own noise is not drawn from."""
+
+        def loss_of(one: Objective, labels: List[Labels]) -> torch.Tensor:
+            return self._loss(hidden, rows, [one], {one.name: labels}, {one.name: 1.0})[
+                0
+            ]
+
+        devices = [hidden.device] if hidden.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            return gradient_paths(self.encoder, active, made, loss_of)
 
     # ------------------------------------------------------------------ updates
     def count_updates_of(self, optimizer: torch.optim.Optimizer):

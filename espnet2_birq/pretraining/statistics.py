@@ -4,10 +4,11 @@ All values are tensors made from the loss's own sums: no second look at the code
 nothing waits for a GPU.
 """
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 import torch
 
+from espnet2_birq.pretraining.diagnostics import Windows
 from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
 from espnet2_birq.pretraining.ranks import sum_over_ranks
 
@@ -52,7 +53,9 @@ def sum_tallies(tallies: List[Tally]) -> List[Tally]:
 
 @torch.no_grad()
 def objective_statistics(
-    books: List[BookTally], gradients: bool = True
+    books: List[BookTally],
+    gradients: bool = True,
+    windows: Optional[Windows] = None,
 ) -> Dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
@@ -62,12 +65,14 @@ def objective_statistics(
     Args:
         books: Sums over frames; those of one objective are averaged.
         gradients: Whether gradients were made, so that ``grad_share`` says something.
+        windows: Where label counts of earlier steps are; they take in this step's.
 
     Returns:
         For each objective: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
         frames whose likeliest prediction is the label), ``label_ppl``, ``label_cov``,
         ``pred_ppl``, ``pred_cov`` (codebook perplexity and coverage of labels and
-        predictions); for soft labels ``hit`` (share of frames whose label is the
+        predictions); with windows ``window_ppl``, the labels' perplexity over the last
+        10,000 labelled frames; for soft labels ``hit`` (share of frames whose label is the
         nearest code), ``label_entropy`` (nats, of the label given the frame) and
         ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
         1.28); and with several objectives
@@ -94,6 +99,10 @@ def objective_statistics(
             if row > 0:
                 add("agree", name, mean["agree"])
             add("label_ppl", name, perplexity(tally.label_counts[row]))
+            if windows is not None:
+                number = len(values[f"label_ppl_{name}"])
+                window = windows.add(name, number, tally.label_counts[row])
+                add("window_ppl", name, perplexity(window))
             add("label_cov", name, coverage(tally.label_counts[row]))
             add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
             add("pred_cov", name, coverage(tally.predicted_counts[row]))

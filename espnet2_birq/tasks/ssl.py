@@ -105,7 +105,9 @@ class SSLTask(AbsTask):
             default=BIRQ,
             help="What is predicted at masked frames: a list, best given in the YAML "
             "file. Keys of an objective: "
-            + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace("%", "%%")
+            + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace(
+                "%", "%%"
+            )
             + ". The names 'anchor' (the input's nearest code: BEST-RQ), 'enhanced' (a "
             "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
             "from disk, the data named 'labels') stand for a whole row. "

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from espnet2_birq.evaluation.probing import (
     accuracy_of_speakers,
+    effective_rank,
     fit_linear_probe,
     mean_and_error,
     paired_difference,
@@ -85,3 +86,19 @@ def test_paired_difference_does_not_see_how_hard_speakers_are():
     assert error < mean_and_error(list(one.values()))[1] / 10
     with pytest.raises(ValueError, match="different speakers"):
         paired_difference(one, {"a": 0.3})
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_effective_rank_is_rankme(scale):
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((500, 12)) * scale ** np.linspace(0, 1, 12)
+    vectors = vectors.astype(np.float32) + 0.5
+    values = np.linalg.svd(vectors.astype(np.float64), compute_uv=False)
+    shares = values / values.sum()
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    assert effective_rank(torch.from_numpy(vectors)).item() == pytest.approx(expected)
+
+
+def test_effective_rank_at_its_ends():
+    assert effective_rank(torch.eye(7).repeat(3, 1)).item() == pytest.approx(7.0)
+    assert effective_rank(torch.ones(30, 5)).item() == pytest.approx(1.0, abs=1e-4)

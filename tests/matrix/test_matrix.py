@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from planted import write_speech
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Writes what birq.sh and asr.sh leave, in their formats; counts its calls. With the file
@@ -223,3 +225,47 @@ def test_a_failed_step_is_named_and_others_go_on(matrix):
     assert "asr1 11 long_seed0_rest" in calls(folder)
     report = (folder / "out" / "report.md").read_text()
     assert "| long |" in report and "| birq |" not in report
+
+
+def test_a_system_starts_from_the_model_of_another(matrix):
+    folder, start = matrix
+    conf = yaml.safe_load((folder / "matrix.yaml").read_text())
+    conf["systems"].append(dict(name="more", pretrain={}, updates=4, after="birq"))
+    del conf["finetune"]
+    (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
+    output, _ = start("--only", "more", "--jobs", "2").communicate()
+    trained = [line for line in calls(folder) if line.startswith("ssl1 7")]
+    assert trained == ["ssl1 7 birq_seed0", "ssl1 7 more_seed0"], output
+    trunk = folder / "out" / "ssl" / "ssl_birq_seed0" / "valid.total_count.ave.pth"
+    config = yaml.safe_load((folder / "out" / "config" / "more_seed0.yaml").read_text())
+    assert config["init_param"] == [str(trunk)] and config["max_epoch"] == 2
+    # Another trunk makes another branch.
+    trunk.write_text("another model")
+    output, _ = start("--only", "more").communicate()
+    assert re.search("more_seed0: .*total_count.ave.pth has changed.*again", output)
+    trained = [line for line in calls(folder) if line.startswith("ssl1 7")]
+    assert trained[2:] == ["ssl1 7 more_seed0"]
+    # Without its trunk it is not trained from nothing.
+    conf["systems"][1]["pretrain"]["masking_conf"] = dict(mask_prob=0.02)
+    (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
+    run = folder / "recipe" / "ssl1" / "run.sh"
+    run.write_text(
+        RUN.replace("echo model", "[ ${ssl_tag} != birq_seed0 ]; echo model")
+    )
+    output, _ = start("--only", "more").communicate()
+    assert re.search("more_seed0: starts from .*, which is not there", output)
+
+
+def test_phones_are_measured(matrix):
+    folder, start = matrix
+    write_speech(folder / "speech")
+    probe = "--data speech/data --alignment speech/phones.tsv --units 4 --layers 0 1"
+    output, _ = start("--only", "scratch", "--phones", probe).communicate()
+    assert "report.md" in output, output
+    found = json.loads((folder / "out" / "phones" / "scratch_seed0.json").read_text())
+    accuracy = found["models"][0]["layers"][1]["accuracy"]["mean"]
+    assert f"| scratch | {accuracy:.4f} |" in (folder / "out/report.md").read_text()
+    output, _ = start("--only", "scratch", "--phones", probe).communicate()
+    assert "phones_scratch_seed0: already done" in output
+    output, _ = start("--only", "scratch", "--phones", probe + " 2").communicate()
+    assert "phones_scratch_seed0: was made with other settings; made again" in output

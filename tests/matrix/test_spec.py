@@ -13,11 +13,12 @@ from espnet2_birq.pretraining.objective import build_objective, parse_objectives
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("file", ["matrix.yaml", "objectives.yaml"])
+@pytest.mark.parametrize(
+    "file", ["matrix.yaml", "objectives.yaml", "evidence_best_rq.yaml"]
+)
 def test_matrices_of_the_project_are_sound(file):
     spec = read_spec(ROOT / "bench" / file)
-    assert spec.systems[0].pretrain is None
-    for system in spec.systems[1:]:
+    for system in (x for x in spec.systems if x.pretrain is not None):
         conf = merge(yaml.safe_load(spec.pretrain.read_text()), system.pretrain)
         blocks = conf["encoder_conf"]["num_blocks"]
         rows = parse_objectives(conf["objectives"], blocks)
@@ -38,6 +39,10 @@ def test_matrices_of_the_project_are_sound(file):
             "no system 'b'",
         ),
         (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
+        (
+            dict(systems=[dict(name="a", pretrain={}, after="b")]),
+            "'a': after wants two systems with pretraining, 'b' above it",
+        ),
         (
             dict(finetune=dict(config="c", sets=dict(a=dict(hour=1)))),
             "unknown key 'hour'",
@@ -76,9 +81,10 @@ def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
     changed = with_updates(conf, 300, "x")
     assert changed["max_epoch"] == 3 and changed["scheduler_conf"] == dict(a=1)
     assert updates_of(changed) == 300
-    conf["scheduler_conf"] = dict(a=1, total_steps=100)
-    changed = with_updates(conf, 300, "x")
-    assert changed["scheduler_conf"] == dict(a=1, total_steps=300)
+    for key in ("total_steps", "max_steps"):
+        conf["scheduler_conf"] = {"a": 1, key: 100}
+        changed = with_updates(conf, 300, "x")
+        assert changed["scheduler_conf"] == {"a": 1, key: 300}
     for wrong in (0, 250):
         with pytest.raises(ConfigError, match=f"{wrong} updates"):
             with_updates(conf, wrong, "x")

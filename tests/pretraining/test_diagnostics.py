@@ -1,44 +1,37 @@
-"""Windows of counts, agreement and mutual information, against plain formulas."""
+"""Windows of counts, and gradients by their paths, against plain formulas."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import mutual_info_score
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from espnet2_birq.pretraining.diagnostics import (
-    agreement,
-    count,
-    count_pairs,
-    effective_rank,
-    mutual_information,
-    slide,
-    slide_pairs,
-)
+from espnet2_birq.pretraining.diagnostics import Windows, slide
+from espnet2_birq.pretraining.losses import cross_entropy
 from espnet2_birq.pretraining.statistics import perplexity
+
+from test_model import ANCHOR, ENHANCED, make_batch, make_model
 
 
 def draw(frames, size, seed=0):
-    return torch.randint(size, (frames,), generator=torch.Generator().manual_seed(seed))
-
-
-def test_counts_are_those_of_valid_rows():
-    codes = torch.tensor([3, 1, -1, 3, 0, 3])
-    valid = torch.tensor([1.0, 1, 1, 1, 1, 0])
-    assert count(codes, 5).tolist() == [1, 1, 0, 3, 0]
-    assert count(codes, 5, valid).tolist() == [1, 1, 0, 2, 0]
+    codes = torch.randint(
+        size, (frames,), generator=torch.Generator().manual_seed(seed)
+    )
+    return codes, torch.bincount(codes, minlength=size).float()
 
 
 def test_a_window_of_batches_has_the_perplexity_of_their_union():
     # 50 batches of 100 frames, each of which can use at most 100 of the 1000 codes.
     batches = [draw(100, 1000, seed) for seed in range(50)]
-    window = None
-    for batch in batches:
-        window = slide(window, count(batch, 1000), frames=10_000)
-    counts = np.bincount(torch.cat(batches), minlength=1000) / 5000
+    windows = Windows()
+    for _, counts in batches:
+        window = windows.add("anchor", 0, counts)
+        windows.add("anchor", 1, torch.ones(3))  # another's are not mixed in
+    counts = np.bincount(torch.cat([x for x, _ in batches]), minlength=1000) / 5000
     expected = np.exp(-(counts[counts > 0] * np.log(counts[counts > 0])).sum())
     assert perplexity(window).item() == pytest.approx(expected, rel=1e-4)
-    means = np.mean([perplexity(count(x, 1000)).item() for x in batches])
+    means = np.mean([perplexity(counts).item() for _, counts in batches])
     assert means < 101 < 800 < expected
 
 
@@ -46,7 +39,9 @@ def test_a_window_forgets():
     window = None
     for code, batches in ((0, 100), (1, 400)):  # of 100 frames each
         for _ in range(batches):
-            window = slide(window, count(torch.full((100,), code), 2), frames=10_000)
+            counts = torch.zeros(2)
+            counts[code] = 100
+            window = slide(window, counts, frames=10_000)
         assert window.sum().item() == pytest.approx(10_000, rel=1e-3)
         if code == 0:
             assert perplexity(window).item() == pytest.approx(1.0)
@@ -55,88 +50,104 @@ def test_a_window_forgets():
 
 
 def test_a_batch_larger_than_the_window_stays_whole():
-    window = slide(count(draw(50, 4), 4), count(draw(5000, 4), 4), frames=100)
-    assert window.tolist() == count(draw(5000, 4), 4).tolist()
-
-
-def test_agreement():
-    codes = torch.tensor([1, 2, 3, -1, 5, 6])
-    others = torch.tensor([1, 0, 3, -1, -1, 6])
-    assert [x.item() for x in agreement(codes, others)] == [3, 4]
-    valid = torch.tensor([1.0, 1, 1, 1, 1, 0])
-    assert [x.item() for x in agreement(codes, others, valid)] == [2, 3]
-
-
-@pytest.mark.parametrize("size", [16, 4096])  # exact, and hashed
-def test_mutual_information(size):
-    frames, window, firsts, seconds = 2000, None, [], []
-    for seed in range(5):
-        first = draw(frames, 40, seed) * (size // 40 or 1) % size
-        noise = draw(frames, 3, seed + 100)
-        second = torch.where(noise > 0, first * 7 % size, noise)
-        firsts.append(first)
-        seconds.append(second)
-        window = slide_pairs(window, count_pairs(first, second, (size, size)))
-    nats, chance = mutual_information(window)
-    expected = mutual_info_score(torch.cat(firsts), torch.cat(seconds))
-    assert nats.item() == pytest.approx(expected, abs=0.002)
-    assert expected > 1
-    # A small bias of (V' - 1)(W' - 1) / 2N, of the 40 codes in use
-    assert 0 < chance.item() < 0.1
-
-
-def test_chance_is_what_unrelated_labels_give():
-    first, second = draw(20_000, 256, 1), draw(20_000, 256, 2)
-    nats, chance = mutual_information(count_pairs(first, second, (256, 256)))
-    assert nats.item() == pytest.approx(mutual_info_score(first, second), abs=0.02)
-    assert nats > 1  # though there is nothing
-    assert (nats - chance).abs() < 0.05
-
-
-def test_rows_that_fill_up_count_nowhere():
-    codes = draw(1000, 8)
-    rows = torch.arange(0, 1000, 3)
-    valid = torch.zeros(1000)
-    valid[rows] = 1
-    padded = count_pairs(codes, codes * 3 % 8, (8, 8), valid)
-    alone = count_pairs(codes[rows], codes[rows] * 3 % 8, (8, 8))
-    for one, other in zip(padded, alone):
-        assert torch.equal(one, other)
-    assert padded.apart.sum() == len(rows)
-
-
-def test_an_empty_batch():
-    nothing = count_pairs(draw(10, 8), draw(10, 8), (8, 8), torch.zeros(10))
-    assert all(x.sum() == 0 for x in nothing)
-    assert [x.item() for x in mutual_information(nothing)] == [0, 0]
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-4])
-def test_effective_rank_is_rankme(scale):
-    generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((500, 12)) * scale ** np.linspace(0, 1, 12)
-    vectors = vectors.astype(np.float32) + 0.5
-    values = np.linalg.svd(vectors.astype(np.float64), compute_uv=False)
-    shares = values / values.sum()
-    expected = np.exp(-(shares * np.log(shares)).sum())
-    assert effective_rank(torch.from_numpy(vectors)).item() == pytest.approx(expected)
-
-
-def test_effective_rank_at_its_ends():
-    assert effective_rank(torch.eye(7).repeat(3, 1)).item() == pytest.approx(7.0)
-    assert effective_rank(torch.ones(30, 5)).item() == pytest.approx(1.0, abs=1e-4)
+    window = slide(draw(50, 4)[1], draw(5000, 4)[1], frames=100)
+    assert window.tolist() == draw(5000, 4)[1].tolist()
 
 
 def test_nothing_asks_a_device_for_a_value():
     """Fake tensors have no values: whatever reads one raises (see test_no_waiting)."""
     with FakeTensorMode():
-        codes, valid = torch.randint(8192, (1000,)), torch.ones(1000)
-        window = pairs = None
+        windows = Windows()
         for _ in range(2):
-            window = slide(window, count(codes, 8192, valid))
-            batch = count_pairs(codes, codes, (8192, 8192), valid)
-            pairs = slide_pairs(pairs, batch)
-        values = [perplexity(window), *mutual_information(pairs)]
-        values += agreement(codes, codes, valid)
-        values.append(effective_rank(torch.randn(50, 8)))
-        assert all(value.shape == () for value in values)
+            window = windows.add("anchor", 0, torch.ones(8192))
+        assert perplexity(window).shape == ()
+
+
+def make_model_like(model, objectives):
+    other = make_model(objectives, diagnose_every=0)
+    other.encoder.load_state_dict(model.encoder.state_dict())
+    for name, head in other.heads.items():
+        head.load_state_dict(model.heads[name].state_dict())
+    return other.train()
+
+
+def plain_gradient(model, objectives):
+    """Gradient at the encoder of a step of some objectives, as one vector a tensor."""
+    other = make_model_like(model, objectives)
+    torch.manual_seed(3)
+    other(*make_batch())[0].backward()
+    grads = {name: x.grad for name, x in other.encoder.named_parameters()}
+    lower = ("embed.", "encoders.0.", "encoders.1.")
+    return {n: g for n, g in grads.items() if n.startswith(lower) and g is not None}
+
+
+def norm(gradients):
+    return torch.cat([g.flatten() for g in gradients.values()]).norm().item()
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_paths_are_parts_of_the_gradient_of_a_step(factor, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "gumbel_like", torch.zeros_like)
+    anchor = {**ANCHOR, "weight": 1.0}
+    enhanced = {**ENHANCED, "weight": 1.0, "head": "own", "gradient": factor}
+    model = make_model([anchor, enhanced], diagnose_every=1).train()
+    start = copy.deepcopy(model.state_dict())
+    model.updates += 1
+    torch.manual_seed(3)
+    _, stats, _ = model(*make_batch())
+    model.load_state_dict(start)
+    whole = plain_gradient(model, [enhanced])
+    cut = plain_gradient(model, [{**enhanced, "gradient": 0}])
+    apart = {name: whole[name] - cut.get(name, 0) for name in whole}
+    assert stats["path_label_enhanced"] == pytest.approx(norm(apart), rel=1e-4)
+    assert stats["path_pred_enhanced"] == pytest.approx(norm(cut), rel=1e-4)
+    alone = plain_gradient(model, [anchor])
+    assert stats["path_pred_anchor"] == pytest.approx(norm(alone), rel=1e-4)
+    assert "path_label_anchor" not in stats
+
+
+def test_looking_changes_nothing_and_is_as_rare_as_asked():
+    losses, seen = [], []
+    for every in (0, 2):
+        model = make_model([ANCHOR, ENHANCED], diagnose_every=every).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.count_updates_of(optimizer)
+        torch.manual_seed(5)
+        for _ in range(6):
+            for _ in range(2):  # batches of an update
+                loss, stats, _ = model(*make_batch())
+                loss.backward()
+                losses.append(loss.item())
+                seen.append("path_label_enhanced" in stats)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[:12] == losses[12:]
+    assert not any(seen[:12])
+    # After 2 and 4 updates, in the first batch of the next.
+    assert [number for number, one in enumerate(seen[12:]) if one] == [4, 8]
+
+
+@pytest.mark.parametrize("conf", [dict(gradient=0), dict(gradient=0, diversity=0.1)])
+def test_without_a_gradient_there_is_nothing_to_see(conf):
+    model = make_model([ANCHOR, {**ENHANCED, **conf}], diagnose_every=1).train()
+    model.updates += 1
+    _, stats, _ = model(*make_batch())
+    assert not any(key.startswith("path_") for key in stats)
+
+
+def test_with_activations_that_are_computed_again():
+    model = make_model(
+        [ANCHOR, ENHANCED], diagnose_every=1, target_branch_conf=dict(checkpoint=True)
+    ).train()
+    other = make_model([ANCHOR, ENHANCED], diagnose_every=1).train()
+    found = []
+    for one in (model, other):
+        one.updates += 1
+        torch.manual_seed(0)
+        loss, stats, _ = one(*make_batch())
+        loss.backward()
+        found.append(
+            (stats["path_label_enhanced"], next(one.encoder.embed.parameters()).grad)
+        )
+    assert torch.allclose(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1])

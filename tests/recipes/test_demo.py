@@ -34,7 +34,9 @@ def demo(tmp_path, an4_tarball):
 
 
 def test_stages_and_progress_are_told(demo):
-    said = run(["./demo.sh"], demo, check=False).stdout  # there are no results at the end
+    said = run(
+        ["./demo.sh"], demo, check=False
+    ).stdout  # there are no results at the end
     lines = [re.sub(r"^\[\d+m\d\ds\] ", "", line) for line in said.splitlines()]
     left = "update 20 of 1600, loss 3.50, about 6 min left"
     two, three = lines.index("2 of 4, pretraining: best_rq birq"), lines.index(
