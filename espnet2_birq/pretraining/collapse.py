@@ -1,7 +1,7 @@
-"""A collapse is named in the log, and stops training when asked."""
+"""Means over some steps, at whose values something happens: a collapse, a start."""
 
 import logging
-from typing import Dict, List
+from typing import Dict, Iterable, List
 
 import torch
 
@@ -11,6 +11,42 @@ FEWEST = 4.0  # perplexity, of any codebook, that no useful label has
 
 class CollapseError(RuntimeError):
     """An objective's labels have become a few codes."""
+
+
+class StartWatch:
+    """Begins objectives whose condition is met, looking every 50 steps.
+
+    Some labels are of use only when the model has learned something. The perplexity of
+    the predictions of another objective tells: at first they are all the same code.
+
+    Args:
+        objectives: All of the model's.
+    """
+
+    def __init__(self, objectives: Iterable[torch.nn.Module]):
+        self.waiting = [one for one in objectives if one.when.once is not None]
+        self.seen: List[torch.Tensor] = []
+
+    def watch(self, stats: Dict[str, torch.Tensor], update: int):
+        """Take in one training step's statistics."""
+        waiting = [one for one in self.waiting if one.age(update) is None]
+        keys = [f"pred_ppl_{name}" for one in waiting for name in one.when.once]
+        if not keys or not all(key in stats for key in keys):
+            return
+        self.seen.append(torch.stack([stats[key] for key in keys]))
+        if len(self.seen) < EVERY:
+            return
+        means = torch.stack(self.seen).mean(dim=0).tolist()
+        self.seen = []
+        for one, key, mean in zip(waiting, keys, means):
+            (wanted,) = one.when.once.values()
+            if mean >= wanted:
+                one.begin(update + 1)
+                logging.info(
+                    f"objective '{one.name}' begins at update {update + 1}: {key} was "
+                    f"{mean:.1f} over the last {EVERY} steps"
+                )
+                self.seen = []
 
 
 class CollapseWatch:

@@ -132,8 +132,10 @@ class FakeModel:
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
         # There are no values: nothing to look at, and nothing to take moments of.
         self.model.checks.on = False
+        self.model.diagnose_every = 0
         for objective in self.model.objectives:
             objective.labeller.ready = True
+            objective._begun = 0  # whatever it waits for: dear steps are those with it
         if gpu and args.model_conf.get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.model)

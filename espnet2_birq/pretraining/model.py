@@ -31,7 +31,7 @@ from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
 from espnet2_birq.encoder.layers import encode, encoder_lengths, subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
-from espnet2_birq.pretraining.collapse import CollapseWatch
+from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.diagnostics import Windows, gradient_paths
 from espnet2_birq.pretraining.heads import build_heads
 from espnet2_birq.pretraining.labels import Labels
@@ -169,6 +169,7 @@ class BiRQModel(AbsESPnetModel):
         self.collapse = CollapseWatch(
             [one.name for one in self.objectives], stop=stop_at_collapse
         )
+        self.starts = StartWatch(self.objectives)
         self.checks = BatchChecks()
         self.windows = Windows()
         self.diagnose_every = diagnose_every
@@ -241,7 +242,7 @@ class BiRQModel(AbsESPnetModel):
                 # Masked side: theta(x~)
                 hidden = self._encode_masked(batch, mask, rows)  # (M, E)
                 # w1 F(theta) + w2 G(theta)
-                weights = {x.name: x.weight.at(update) for x in active}
+                weights = {x.name: x.weight_at(update) for x in active}
                 loss, found, frames = self._loss(hidden, rows, active, made, weights)
                 if copy == 0 and self._diagnoses(active, update):
                     stats.update(self._gradient_paths(hidden, rows, active, made))
@@ -270,13 +271,14 @@ class BiRQModel(AbsESPnetModel):
         self.checks.check_finite(batch, stats["loss"])
         if self.training:
             self.collapse.watch(stats)
+            self.starts.watch(stats, update)
         return force_gatherable((total, stats, masked), total.device)
 
     def _active(self, update: int) -> List[Objective]:
         """What is predicted in an update; in evaluation everything."""
         if not self.training:
             return list(self.objectives)
-        return [one for one in self.objectives if one.when.includes(update)]
+        return [one for one in self.objectives if one.is_on(update)]
 
     def _views(self, batch: Batch, active: Iterable[Objective], update: int) -> Views:
         wanted = [(one.view, one.keeps_gradient) for one in active]

@@ -44,7 +44,8 @@ KEYS = {
     "gradient": "factor on the gradient of the loss that flows back through the labels: "
     "1 is BiRQ's, 0 cuts it (default: 1 where it can flow)",
     "diversity": "weight of the entropy of the codes' use, which the loss is less by (0)",
-    "when": "updates in which it is on: {start, stop, every}",
+    "when": "updates in which it is on: {start, stop, every, once}; once: {other "
+    "objective: perplexity of its predictions}, from where on all updates count",
 }
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
@@ -57,6 +58,7 @@ class When(NamedTuple):
     start: int = 0  # first update, counted from 0
     stop: Optional[int] = None  # first update after the last; None: never
     every: int = 1  # n: only every n-th update from `start` on
+    once: Optional[Dict[str, float]] = None  # another's predictions: their perplexity
 
     def includes(self, update: int) -> bool:
         """Whether an update is one of them."""
@@ -70,6 +72,7 @@ def check_always_on(whens: List[When]):
     Raises:
         ConfigError: Names the first that has none.
     """
+    whens = [when for when in whens if when.once is None]  # others may never begin
     period = math.lcm(*(when.every for when in whens))
     edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
     for update in sorted(edge + step for edge in edges for step in range(period)):
@@ -112,6 +115,36 @@ class Objective(torch.nn.Module):
         self.diversity = row.diversity
         self.when = row.when
         self.labeller = labeller
+        if row.when.once is not None:
+            # The update from which it counts, -1 before; floating point, see updates.
+            self.register_buffer("begun", torch.full((), -1.0))
+        self._begun: Optional[int] = None  # its copy on this side, read once
+
+    def begin(self, update: int):
+        """Count this objective's updates from here: its condition is met."""
+        self.begun.fill_(update)
+        self._begun = update
+
+    def age(self, update: int) -> Optional[int]:
+        """Return its updates so far; None if it has not begun."""
+        if self.when.once is None:
+            return update
+        if self._begun is None:
+            self._begun = int(self.begun)  # once: this waits for a GPU
+        return update - self._begun if self._begun >= 0 else None
+
+    def is_on(self, update: int) -> bool:
+        """Whether it is predicted in this update of training."""
+        age = self.age(update)
+        return age is not None and self.when.includes(age)
+
+    def weight_at(self, update: int) -> float:
+        """Return the weight of its loss; before it has begun, that at its beginning."""
+        return self.weight.at(self.age(update) or 0)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._begun = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     @property
     def keeps_gradient(self) -> bool:
@@ -192,6 +225,13 @@ def parse_objectives(rows: List[Dict[str, Any]], num_blocks: int) -> List[Row]:
     names = [row.name for row in parsed]
     if len(set(names)) < len(names):
         raise ConfigError(f"objectives: each needs a name of its own, got {names}")
+    for row in parsed:
+        for other in row.when.once or ():
+            if other not in names or other == row.name:
+                raise ConfigError(
+                    f"objective '{row.name}': when: once names another objective, not "
+                    f"'{other}'"
+                )
     return parsed
 
 
@@ -258,11 +298,21 @@ def _factor(
 def _when(name: str, conf: Dict[str, Any]) -> When:
     _check(name, "key of 'when'", conf, When._fields)
     when = When(**conf)
-    numbers = [x for x in when if x is not None]
+    once = when.once
+    if once is not None and not (
+        isinstance(once, dict)
+        and len(once) == 1
+        and all(isinstance(x, (int, float)) and x >= 1 for x in once.values())
+    ):
+        raise ConfigError(
+            f"objective '{name}': when: once is {{objective: perplexity of its "
+            f"predictions, 1 or more}}, got {once!r}"
+        )
+    numbers = [x for x in when[:3] if x is not None]
     if not all(isinstance(x, int) and x >= 0 for x in numbers) or when.every < 1:
         raise ConfigError(
-            f"objective '{name}': when is {{start, stop, every}} in updates, every at "
-            f"least 1, got {conf}"
+            f"objective '{name}': when is {{start, stop, every, once}}, the first three "
+            f"in updates, every at least 1, got {conf}"
         )
     return when
 
