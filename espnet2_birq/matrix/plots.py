@@ -12,7 +12,7 @@ Results = Dict[str, Dict[int, Result]]
 # log without the objective's name.
 CURVES = (
     ("learning.png", "learning curves", ("loss", "acc")),
-    ("codebooks.png", "use of the codebooks", ("label_ppl", "pred_ppl", "agree")),
+    ("codebooks.png", "use of the codebooks", ("window_ppl", "pred_ppl", "agree")),
 )
 
 

@@ -18,7 +18,7 @@ STATISTICS = [
     ("loss, train", "loss", "train", 1, ".2f"),
     ("valid", "loss", "valid", 1, ".2f"),
     ("masked acc. %", "acc", "train", 100, ".1f"),
-    ("label ppl", "label_ppl", "train", 1, ".0f"),
+    ("label ppl", "window_ppl", "train", 1, ".0f"),
     ("prediction ppl", "pred_ppl", "train", 1, ".0f"),
     ("hit rate %", "hit", "train", 100, ".0f"),
     ("label entropy, nats", "label_entropy", "train", 1, ".2f"),
@@ -78,7 +78,7 @@ def _pretraining_table(systems: List[System], results: Results) -> str:
         return ""
     used = [i for i in range(len(titles)) if any(row[i] not in "-" for row in rows)]
     table = _table([[row[i] for i in used] for row in [titles, *rows]])
-    return f"## Pretraining\n\n{table}\n\nMean over seeds (each seed), last epoch."
+    return f"## Pretraining\n\n{table}\n\nMean over seeds (each seed), last epoch; label ppl over 10,000 frames."
 
 
 def _probe_table(runner: Runner, results: Results) -> str:
