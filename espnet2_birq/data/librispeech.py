@@ -6,6 +6,7 @@ The corpus is laid out as LibriSpeech/<part>/<reader>/<chapter>/, with the audio
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,24 @@ UTTERANCES_OF_PART = {
     "test-clean": 2620,
     "test-other": 2939,
 }
+# Reader and chapter, what data directories call a speaker; and an utterance's name.
+_CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
 # ESPnet's names for sets that join others.
 JOINT_SETS = {
     "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
     "dev": ("dev_clean", "dev_other"),
 }
+
+
+def voice_of(speaker: str) -> str:
+    """Return the reader of a `reader-chapter` or an utterance; all other names stay.
+
+    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
+    directories. To train on one and test on the other, or to draw them apart, would take
+    one voice for two.
+    """
+    match = _CHAPTER.fullmatch(speaker)
+    return match[1] if match else speaker
 
 
 @dataclass

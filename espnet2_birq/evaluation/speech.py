@@ -1,7 +1,6 @@
 """Which utterances of a data set to measure on, and their audio."""
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ import numpy as np
 from espnet2_birq.data.audio import probe_many
 from espnet2_birq.data.kaldi import read_scp
 from espnet2_birq.data.librispeech import find_corpus, find_parts, scan_part
+from espnet2_birq.data.librispeech import voice_of
 from espnet2_birq.data.paths import PathResolver
 from espnet2_birq.data.stream import map_parallel
 from espnet2_birq.decode.network import Utterance, make_batches, read_wave
 from espnet2_birq.errors import DataError
 
 READERS = 4  # threads that read audio ahead
-# Reader and chapter, what LibriSpeech's data directories call a speaker
-_CHAPTER = re.compile(r"(\d+)-\d+$")
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,6 @@ def find_speech(folder: Path) -> list[Spoken]:
             for one in scanned.utterances
         ]
     return sorted(found, key=lambda one: one.name)
-
-
-def voice_of(speaker: str) -> str:
-    """Take the reader of a LibriSpeech `reader-chapter`; all other names stay.
-
-    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
-    directories. Here one in training and one in the test would be the same voice.
-    """
-    match = _CHAPTER.match(speaker)
-    return match[1] if match else speaker
 
 
 def _of_kaldi(folder: Path) -> list[Spoken]:

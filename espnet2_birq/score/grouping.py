@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.data.librispeech import voice_of
 from espnet2_birq.errors import ConfigError, DataError
 
 CLUSTERS = ("utterance", "speaker", "meeting")
@@ -18,8 +19,6 @@ MIN_CLUSTERS = 5
 
 # AMI_ES2011a_H00_FEE041_0003415_0003484, times in hundredths of a second.
 _AMI = re.compile(r"(?:^|-)AMI_([^_]+)_([^_]+)_([^_]+)_(\d{7})_(\d{7})$")
-# Reader and chapter, the speakers of ESPnet's LibriSpeech.
-_LIBRISPEECH = re.compile(r"(\d+)-\d+(?:-\d+)?")
 
 
 class Labels(NamedTuple):
@@ -84,19 +83,19 @@ def _label(
         return Labels(speaker, meeting, microphone, int(start) / 100, int(end) / 100)
     speaker, name = split_trn_id(utt_id)
     if not data:
-        if whole := _LIBRISPEECH.fullmatch(speaker or utt_id):
-            return Labels(whole[1])
+        if (reader := voice_of(speaker or utt_id)) != (speaker or utt_id):
+            return Labels(reader)
         # Where speakers are unknown, Kaldi's directories call them as their utterance.
         return Labels(speaker if speaker != name else None)
     key = utt_id if utt_id in speakers else name
     if key not in speakers:
         raise DataError(f"{data}/utt2spk: lacks {utt_id}; give the set's own --data")
     if key not in segments:
-        return Labels(speakers[key])
+        return Labels(voice_of(speakers[key]))
     recording, start, end = segments[key].split()
     # An end of -1 is that of the recording, whose length is not known here.
     times = float(start), None if float(end) == -1 else float(end)
-    return Labels(speakers[key], recording, None, *times)
+    return Labels(voice_of(speakers[key]), recording, None, *times)
 
 
 def split_trn_id(utt_id: str) -> tuple[str | None, str]:

@@ -8,13 +8,13 @@ import soundfile
 from planted import write_speech
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.data.librispeech import voice_of
 from espnet2_birq.evaluation.speech import (
     Spoken,
     check_audio,
     choose,
     find_speech,
     held_out_speakers,
-    voice_of,
 )
 
 

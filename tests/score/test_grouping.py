@@ -60,6 +60,10 @@ def test_labels_of_a_data_directory(tmp_path):
     labels = label(["u1", "u2"], tmp_path)
     assert labels[0] == Labels("bob", "rec", None, 0.5)
     assert overlap_shares(labels) == [None, 0.0]
+    # Chapters of a reader are one voice.
+    (tmp_path / "utt2spk").write_text("1-2-u1 1-2\n1-3-u2 1-3\n")
+    (tmp_path / "segments").unlink()
+    assert label(["1-2-u1", "1-3-u2"], tmp_path) == [Labels("1"), Labels("1")]
     with pytest.raises(DataError, match="utt2spk: lacks u3"):
         label(["u3"], tmp_path)
 
