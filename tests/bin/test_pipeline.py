@@ -330,9 +330,13 @@ def test_a_checkpoint_that_is_not_whole(stopped, share, words):
     )
     # As it says
     (exp / "checkpoint.pth").unlink()
-    before = torch.load(exp / "1epoch.pth")["updates"]
+    before = torch.load(exp / "1epoch.pth")
     ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
-    assert torch.load(exp / "1epoch.pth")["updates"] == 2 * before
+    after = torch.load(exp / "1epoch.pth")
+    # Schedules begin anew, as ESPnet's learning rate does.
+    assert after["updates"] == before["updates"] > 0
+    weight = "encoder.encoders.0.feed_forward.w_1.weight"
+    assert 0 < (after[weight] - before[weight]).abs().max() < 0.1
 
 
 def test_a_model_of_an_epoch_that_is_not_whole(stopped):
