@@ -14,7 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "file", ["matrix.yaml", "objectives.yaml", "evidence_best_rq.yaml"]
+    "file",
+    [
+        "matrix.yaml",
+        "objectives.yaml",
+        "evidence_best_rq.yaml",
+        "evidence_branches.yaml",
+    ],
 )
 def test_matrices_of_the_project_are_sound(file):
     spec = read_spec(ROOT / "bench" / file)
