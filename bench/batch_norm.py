@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
-from espnet2_birq.encoder.layers import (  # noqa: E402
+from espnet2_birq.encoders.taps import (  # noqa: E402
     BATCH_NORM,
     DROPOUT,
     encode_up_to,

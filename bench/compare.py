@@ -8,7 +8,7 @@ Each command is a process of its own and prints one JSON object on its last line
 the number to compare under "seconds". Every second round goes backwards, so that what
 changes on the machine meanwhile meets all alike. A ratio is the median over rounds of
 the ratio within a round. A command may begin with settings of its environment,
-NAME=VALUE, or with the word KEPT: the settings of espnet2_birq/allocator.py, with which
+NAME=VALUE, or with the word KEPT: the settings of espnet2_birq/kernels/allocator.py, with which
 glibc keeps large blocks of memory rather than handing them back to the system and
 asking again.
 
@@ -35,7 +35,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from espnet2_birq.allocator import variables  # noqa: E402
+from espnet2_birq.kernels.allocator import variables  # noqa: E402
 
 COLUMNS = [  # key of a command's JSON, heading, factor, format
     ("peak_rss_mib", "peak MiB", 1, ".0f"),

@@ -28,7 +28,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from espnet2_birq.score.training_log import read_training_log
+from espnet2_birq.experiments.training_log import read_training_log
 
 times = {}
 for name in ("float32", "bfloat16"):

@@ -34,9 +34,9 @@ from espnet2.samplers.build_batch_sampler import build_batch_sampler  # noqa: E4
 from espnet2.samplers.category_power_sampler import CategoryPowerSampler  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 
-from espnet2_birq.data.like_lengths import sort_into_batches  # noqa: E402
 from espnet2_birq.errors import DataError  # noqa: E402
-from espnet2_birq.score.training_log import read_training_log  # noqa: E402
+from espnet2_birq.experiments.training_log import read_training_log  # noqa: E402
+from espnet2_birq.tasks.like_lengths import sort_into_batches  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 FS = 16000
@@ -235,7 +235,7 @@ def train(args, folder: Path):
 
 def noise(args):
     """Steps of the configuration's model on noise; prints seconds of each."""
-    from espnet2_birq.allocator import keep_large_blocks
+    from espnet2_birq.kernels.allocator import keep_large_blocks
 
     keep_large_blocks()  # as ssl_train does
     conf = SSLTask.get_parser().parse_args(args.command)

@@ -33,7 +33,7 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import torch  # noqa: E402
 from step import DTYPES, read_config  # noqa: E402
 
-from espnet2_birq.encoder.layers import (  # noqa: E402
+from espnet2_birq.encoders.taps import (  # noqa: E402
     BATCH_NORM,
     DROPOUT,
     encode_up_to,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch  # noqa: E402
 
 from espnet2_birq.checkpoint import check_model_file  # noqa: E402
-from espnet2_birq.encoder.layers import encode_up_to  # noqa: E402
+from espnet2_birq.encoders.taps import encode_up_to  # noqa: E402
 from espnet2_birq.pretraining.labellers.random_projection import (  # noqa: E402
     RandomProjectionLabeller,
 )

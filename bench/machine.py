@@ -9,7 +9,7 @@ from typing import Any, Dict
 
 import torch
 
-from espnet2_birq.products import onednn, onednn_has
+from espnet2_birq.kernels.products import onednn, onednn_has
 
 SIZES = {
     "cpu": 2048,
@@ -52,7 +52,7 @@ def peak_memory_mib(device: str) -> Dict[str, int]:
 def matrix_rate(device: str, dtype: torch.dtype, repeat: int = 5) -> float:
     """The best rate of a large matrix product, in FLOP a second.
 
-    On a CPU through both of PyTorch's libraries (espnet2_birq/products.py), as far as
+    On a CPU through both of PyTorch's libraries (espnet2_birq/kernels/products.py), as far as
     oneDNN has the precision there; in single precision on a GPU as ``torch.backends``
     allows, that is, without TF32 unless set.
     """

@@ -39,8 +39,8 @@ from plain import PlainModel  # noqa: E402
 from plan_check import resident  # noqa: E402
 from step import DTYPES, METHODS, SAMPLING_RATE, autocast, read_config  # noqa: E402
 
-from espnet2_birq.pretraining.cost import FakeModel  # noqa: E402
-from espnet2_birq.pretraining.plan import Batch, plan_memory  # noqa: E402
+from espnet2_birq.planning.cost import FakeModel  # noqa: E402
+from espnet2_birq.planning.plan import Batch, plan_memory  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 BUILDS = dict(

@@ -19,8 +19,8 @@ from typing import Tuple
 import torch
 from torch.nn import functional
 
-from espnet2_birq.encoder.frontend import mirror_ends
-from espnet2_birq.encoder.layers import encoder_lengths
+from espnet2_birq.encoders.frontend import mirror_ends
+from espnet2_birq.encoders.taps import encoder_lengths
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective, When

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from espnet2_birq.pretraining.cost import (
+from espnet2_birq.planning.cost import (
     FakeModel,
     count_parameters,
     counted,

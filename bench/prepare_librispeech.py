@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from espnet2_birq.data.librispeech import (
+from espnet2_birq.corpora.librispeech import (
     find_corpus,
     make_sets,
     probe_sets,

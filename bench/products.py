@@ -1,14 +1,14 @@
-"""What espnet2_birq/products.py and encoder/acceleration.py gain, piece by piece.
+"""What espnet2_birq/kernels/products.py and kernels/acceleration.py gain, piece by piece.
 
     python bench/products.py --threads 1
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python bench/products.py
     ONEDNN_MAX_CPU_ISA=AVX512_CORE python bench/products.py
 
 prints a linear layer's rate, forward and at both gradients, through PyTorch's default
-library, through oneDNN and in bfloat16, what espnet2_birq/products.py chooses, and the
+library, through oneDNN and in bfloat16, what espnet2_birq/kernels/products.py chooses, and the
 time of dropout drawn by PyTorch and by us. The second line measures this processor
 without all that is above AVX2, the third without its instructions for bfloat16 alone
-(which products.py takes no notice of: it asks the processor).
+(which kernels/products.py takes no notice of: it asks the processor).
 """
 
 import argparse
@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
-from espnet2_birq import products  # noqa: E402
-from espnet2_birq.encoder.acceleration import FastDropout  # noqa: E402
+from espnet2_birq.kernels import products  # noqa: E402
+from espnet2_birq.kernels.acceleration import FastDropout  # noqa: E402
 
 # Rows, inputs, outputs: feed-forward and attention layers of bench/step.yaml with 8 x
 # 10 s, the subsampling's second convolution, the head

@@ -7,7 +7,7 @@
 DIR holds FLAC files, anywhere below. ssl_train runs on them, with one thread, in batches
 of 20 s that are all of other lengths, and after every --every updates a row tells its
 resident memory, that of the process which reads its batches as far as it is not shared
-with it, and CPU seconds an update. espnet2_birq/allocator.py leaves alone what the
+with it, and CPU seconds an update. espnet2_birq/kernels/allocator.py leaves alone what the
 environment sets: the second command is oneDNN's and PyTorch's own bound.
 """
 

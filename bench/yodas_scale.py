@@ -14,8 +14,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from espnet2_birq.data.yodas.layout import Shard, tar_path
-from espnet2_birq.data.yodas.writer import ShardOptions
+from espnet2_birq.corpora.yodas.layout import Shard, tar_path
+from espnet2_birq.corpora.yodas.writer import ShardOptions
 
 UNIT = 20000  # utterances of size 1
 UTTERANCES, PER_VIDEO = 2000, 20  # of a shard

@@ -15,9 +15,9 @@ import tarfile
 import time
 from pathlib import Path
 
-from espnet2_birq.data.yodas import layout
-from espnet2_birq.data.yodas.shard import prepare_shard
-from espnet2_birq.data.yodas.writer import ShardOptions
+from espnet2_birq.corpora.yodas import layout
+from espnet2_birq.corpora.yodas.shard import prepare_shard
+from espnet2_birq.corpora.yodas.writer import ShardOptions
 
 
 def copy_shard(

@@ -8,8 +8,7 @@ from typing import Union
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet2_birq.checkpoint import check_model_file
-from espnet2_birq.encoder.handoff import read_config
+from espnet2_birq.checkpoint import check_model_file, read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask

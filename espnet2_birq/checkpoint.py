@@ -1,13 +1,41 @@
-"""Model files that are not whole: named in one line, before a traceback does not."""
+"""Model files and the configurations beside them; those not whole are named in one line."""
 
 import argparse
 import re
 import zipfile
 from pathlib import Path
 
-from espnet2_birq.errors import LFS_MAGIC, DataError
+import yaml
+
+from espnet2_birq.errors import LFS_MAGIC, ConfigError, DataError
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+
+
+def read_config(path: Path) -> argparse.Namespace:
+    """Read an experiment's config.yaml.
+
+    Statistics of ``normalize: global_mvn`` that lie beside it are taken from there: the
+    path in the file is relative to the folder that the training was started in.
+
+    Args:
+        path: The config.yaml, or a model file beside it.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    config = path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
+    for file in (path, config):
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file; give a model beside its config")
+    with open(config, encoding="utf-8") as stream:
+        args = argparse.Namespace(**yaml.safe_load(stream))
+    normalize_conf = getattr(args, "normalize_conf", None) or {}
+    if "stats_file" in normalize_conf:
+        beside = config.parent / Path(normalize_conf["stats_file"]).name
+        if beside.is_file():
+            normalize_conf["stats_file"] = str(beside)
+    return args
 
 
 def check_model_file(path: str | Path) -> None:

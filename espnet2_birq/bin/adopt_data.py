@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.adopt import adopt
+from espnet2_birq.datadir.adopt import adopt
 
 DESCRIPTION = """\
 Take over another recipe's Kaldi data directory, or set that ESPnet has formatted

@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.ami.beamform import beamform, run_beamformit
-from espnet2_birq.data.ami.corpus import MICROPHONES, find_audio
+from espnet2_birq.corpora.ami.beamform import beamform, run_beamformit
+from espnet2_birq.corpora.ami.corpus import MICROPHONES, find_audio
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\

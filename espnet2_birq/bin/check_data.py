@@ -10,7 +10,7 @@ from espnet2_birq.bin.command import (
     make_parser,
     wanted_rate,
 )
-from espnet2_birq.data.check import Report, check_data_dir
+from espnet2_birq.datadir.check import Report, check_data_dir
 
 DESCRIPTION = """\
 Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before

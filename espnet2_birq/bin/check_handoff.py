@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.bin.command import warnings_off
-from espnet2_birq.encoder.handoff import LAYER, change_since, check_handoff
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.transfer import LAYER, change_since, check_handoff
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.score.checkpoint import check_training
+from espnet2_birq.experiments.checkpoint import check_training
 
 DESCRIPTION = """\
 Check that a training made updates to its end, and left its model: ESPnet stops at the

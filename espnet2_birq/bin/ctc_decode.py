@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.decode.command import (
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.evaluation.decode.command import (
     add_lm_options,
     add_network_options,
     lm_name,
@@ -18,10 +19,9 @@ from espnet2_birq.decode.command import (
     read_weights,
     set_name,
 )
-from espnet2_birq.decode.pipeline import finish_set, search_store
-from espnet2_birq.decode.search import Weights, best_path, greedy
-from espnet2_birq.decode.store import Results
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.evaluation.decode.pipeline import finish_set, search_store
+from espnet2_birq.evaluation.decode.search import Weights, best_path, greedy
+from espnet2_birq.evaluation.decode.store import Results
 from espnet2_birq.options import finite
 
 DESCRIPTION = """\

@@ -27,9 +27,9 @@ import numpy as np
 from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet2_birq.api import load
-from espnet2_birq.data.audio import LARGEST_SAMPLE, NOT_FINITE
-from espnet2_birq.data.collate import check_first_audio, refuse_channels
+from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE
 from espnet2_birq.errors import ConfigError, DataError, one_line
+from espnet2_birq.tasks.collate import check_first_audio, refuse_channels
 from espnet2_birq.tasks.ssl import SSLTask
 
 

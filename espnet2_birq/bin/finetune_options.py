@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.encoder.handoff import copy_statistics, init_param
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
+from espnet2_birq.transfer import copy_statistics, init_param
 
 DESCRIPTION = """\
 Print options of ESPnet's asr_train. OPTIONS are its other options; first of all,

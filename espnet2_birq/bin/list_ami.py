@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.bin.prepare_ami import add_selection
-from espnet2_birq.data.ami.annotation import find_annotation, read_meetings
-from espnet2_birq.data.ami.corpus import MICROPHONES, list_recordings
-from espnet2_birq.data.ami.partitions import SETS, read_partition
+from espnet2_birq.corpora.ami.annotation import find_annotation, read_meetings
+from espnet2_birq.corpora.ami.corpus import MICROPHONES, list_recordings
+from espnet2_birq.corpora.ami.partitions import SETS, read_partition
 
 DESCRIPTION = """\
 List the recordings of a microphone that AMI's sets need, as lines `- URL PATH` for

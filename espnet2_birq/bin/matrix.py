@@ -78,9 +78,9 @@ def command(args: argparse.Namespace) -> None:
         ConfigError: The matrix is wrong.
         DataError: Steps have failed; all others were run, and the report is written.
     """
-    from espnet2_birq.matrix.report import write_report
-    from espnet2_birq.matrix.spec import read_spec, with_trunks
-    from espnet2_birq.matrix.steps import Runner, say
+    from espnet2_birq.experiments.report import write_report
+    from espnet2_birq.experiments.runner import Runner, say
+    from espnet2_birq.experiments.spec import read_spec, with_trunks
 
     spec = read_spec(args.spec)
     runner = Runner(

@@ -20,9 +20,9 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.evaluation.models import config_of
-from espnet2_birq.evaluation.phones import Settings, Source, measure
-from espnet2_birq.evaluation.report import make_tables
+from espnet2_birq.evaluation.phones.measure import Settings, Source, measure
+from espnet2_birq.evaluation.phones.models import config_of
+from espnet2_birq.evaluation.phones.report import make_tables
 
 
 def get_parser() -> argparse.ArgumentParser:

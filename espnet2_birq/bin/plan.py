@@ -29,7 +29,7 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of this command; all others are those of ssl_train."""
-    from espnet2_birq.pretraining.plan import GPUS
+    from espnet2_birq.planning.plan import GPUS
 
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
@@ -133,7 +133,7 @@ def check(own: argparse.Namespace) -> None:
 
 def report(plan, data, own, args) -> str:
     """The plan on one screen."""
-    from espnet2_birq.pretraining.plan import CONTEXT, GPUS, MARGIN
+    from espnet2_birq.planning.plan import CONTEXT, GPUS, MARGIN
 
     gpu = GPUS[own.gpu]
     peak = gpu.half if args.use_amp else gpu.single
@@ -154,7 +154,7 @@ Assumed:
 
 
 def _speed(own, gpu, peak):
-    from espnet2_birq.pretraining.plan import OF_PEAK_BANDWIDTH, OF_PEAK_FLOPS
+    from espnet2_birq.planning.plan import OF_PEAK_BANDWIDTH, OF_PEAK_FLOPS
 
     if own.step_seconds:
         return "a step as measured (--step-seconds)"
@@ -168,7 +168,7 @@ def _speed(own, gpu, peak):
 
 
 def _size_rows(plan, own, args):
-    from espnet2_birq.pretraining.plan import sampling_rate
+    from espnet2_birq.planning.plan import sampling_rate
 
     parameters, memory, batch = plan.parameters, plan.memory, plan.batch
     yield "parameters", (
@@ -216,7 +216,7 @@ def _time_rows(plan, own, peak):
 
 def command(own: argparse.Namespace) -> None:
     """Make the plan and print it."""
-    from espnet2_birq.pretraining.plan import (
+    from espnet2_birq.planning.plan import (
         GPUS,
         Data,
         as_dict,

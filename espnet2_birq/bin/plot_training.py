@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.training_log import objectives_of, read_training_log
+from espnet2_birq.experiments.training_log import objectives_of, read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -12,8 +12,8 @@ from espnet2_birq.bin.command import (
     summary_lines,
     wanted_rate,
 )
-from espnet2_birq.data.ami.annotation import find_annotation, read_meetings
-from espnet2_birq.data.ami.corpus import (
+from espnet2_birq.corpora.ami.annotation import find_annotation, read_meetings
+from espnet2_birq.corpora.ami.corpus import (
     MICROPHONES,
     MeetingSet,
     Microphone,
@@ -23,9 +23,9 @@ from espnet2_birq.data.ami.corpus import (
     find_audio,
     match_audio,
 )
-from espnet2_birq.data.ami.output import write_set
-from espnet2_birq.data.ami.partitions import FULL_CORPUS_ASR, SETS, read_partition
-from espnet2_birq.data.ami.statistics import measure
+from espnet2_birq.corpora.ami.output import write_set
+from espnet2_birq.corpora.ami.partitions import FULL_CORPUS_ASR, SETS, read_partition
+from espnet2_birq.corpora.ami.statistics import measure
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.an4 import read_an4, unpack_an4
-from espnet2_birq.data.audio import probe_many
-from espnet2_birq.data.kaldi import write_data_dir
+from espnet2_birq.corpora.an4 import read_an4, unpack_an4
+from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.kaldi import write_data_dir
 
 SAMPLE_RATE = 16000  # Hz
 DESCRIPTION = """\

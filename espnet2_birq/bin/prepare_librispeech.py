@@ -13,8 +13,7 @@ from espnet2_birq.bin.command import (
     summary_lines,
     wanted_rate,
 )
-from espnet2_birq.data.audio import AudioInfo
-from espnet2_birq.data.librispeech import (
+from espnet2_birq.corpora.librispeech import (
     JOINT_SETS,
     UTTERANCES_OF_PART,
     SpeechSet,
@@ -27,6 +26,7 @@ from espnet2_birq.data.librispeech import (
     reader_of,
     write_set,
 )
+from espnet2_birq.datadir.audio import AudioInfo
 from espnet2_birq.errors import DataError
 
 _Value = TypeVar("_Value")

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from espnet2_birq import __version__
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.yodas import selection
-from espnet2_birq.data.yodas.corpus import Request, candidates, make_sets
-from espnet2_birq.data.yodas.layout import Shard
-from espnet2_birq.data.yodas.sets import MANIFEST, SetSize, check_replaceable
-from espnet2_birq.data.yodas.source import FolderSource, HubSource
-from espnet2_birq.data.yodas.store import ShardStore, Source
-from espnet2_birq.data.yodas.writer import ShardOptions, allowed_captions
+from espnet2_birq.corpora.yodas import selection
+from espnet2_birq.corpora.yodas.corpus import Request, candidates, make_sets
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.corpora.yodas.sets import MANIFEST, SetSize, check_replaceable
+from espnet2_birq.corpora.yodas.source import FolderSource, HubSource
+from espnet2_birq.corpora.yodas.store import ShardStore, Source
+from espnet2_birq.corpora.yodas.writer import ShardOptions, allowed_captions
 from espnet2_birq.errors import DataError
 from espnet2_birq.options import finite, positive
 

@@ -28,13 +28,13 @@ from typing import Dict, List, NamedTuple, Tuple
 import torch
 
 from espnet2_birq.api import load, untrained
-from espnet2_birq.data.audio import probe_many
-from espnet2_birq.data.kaldi import read_scp
-from espnet2_birq.decode.network import read_wave
-from espnet2_birq.encoder.layers import encode_up_to, encoder_lengths
+from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.network import read_wave
+from espnet2_birq.evaluation.wer.experiments import score_set
 from espnet2_birq.options import positive
-from espnet2_birq.score.experiments import score_set
 
 
 class Utterance(NamedTuple):

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.progress import read_progress
+from espnet2_birq.experiments.progress import read_progress
 
 
 def get_parser() -> argparse.ArgumentParser:

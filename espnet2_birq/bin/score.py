@@ -7,22 +7,22 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.score.comparison import (
+from espnet2_birq.evaluation.wer.comparison import (
     compare_sets,
     make_comparison_table,
     pair_sets,
 )
-from espnet2_birq.score.experiments import (
+from espnet2_birq.evaluation.wer.experiments import (
     DecodedSet,
     Options,
     find_sets,
     plain_set,
     score_sets,
 )
-from espnet2_birq.score.grouping import CLUSTERS
-from espnet2_birq.score.meeting import make_meeting_table, score_meetings
-from espnet2_birq.score.normalization import NORMALIZATIONS, get_normalization
-from espnet2_birq.score.tables import make_results_md, make_table
+from espnet2_birq.evaluation.wer.grouping import CLUSTERS
+from espnet2_birq.evaluation.wer.meeting import make_meeting_table, score_meetings
+from espnet2_birq.evaluation.wer.normalization import NORMALIZATIONS, get_normalization
+from espnet2_birq.evaluation.wer.tables import make_results_md, make_table
 
 DESCRIPTION = """\
 Tabulate word and character error rates (WER, CER) with 95 % confidence intervals, or

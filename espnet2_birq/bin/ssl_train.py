@@ -7,11 +7,11 @@ import sys
 
 import torch
 
-from espnet2_birq.allocator import keep_large_blocks
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.data.collate import check_first_audio
 from espnet2_birq.errors import ConfigError, DataError, one_line
+from espnet2_birq.kernels.allocator import keep_large_blocks
 from espnet2_birq.pretraining.collapse import CollapseError
+from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.data.stamp import check_stamp, write_stamp
+from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\

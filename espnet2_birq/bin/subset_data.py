@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run, summary_lines
-from espnet2_birq.data.kaldi import replace_data_dir
-from espnet2_birq.data.subset import DataDir, choose, read_data_dir, subset_files
+from espnet2_birq.datadir.kaldi import replace_data_dir
+from espnet2_birq.datadir.subset import DataDir, choose, read_data_dir, subset_files
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\

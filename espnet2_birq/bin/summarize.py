@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.score.summary import summarize
+from espnet2_birq.experiments.summary import summarize
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 import espnet2_birq
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.kaldi import Utterance, write_data_dir
-from espnet2_birq.data.sentences import random_sentence
-from espnet2_birq.data.synth import (
+from espnet2_birq.corpora.sentences import random_sentence
+from espnet2_birq.corpora.synth import (
     SAMPLE_RATE,
     TEST_VOICES,
     TRAIN_VOICES,
@@ -30,6 +29,7 @@ from espnet2_birq.data.synth import (
     check_available,
     synthesize,
 )
+from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
 from espnet2_birq.options import positive
 

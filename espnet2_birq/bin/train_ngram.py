@@ -11,8 +11,9 @@ from pathlib import Path
 import kenlm
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.data.kaldi import read_scp
-from espnet2_birq.decode.ngram import (
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.ngram import (
     Model,
     arpa_lines,
     estimate,
@@ -21,8 +22,7 @@ from espnet2_birq.decode.ngram import (
     read_arpa,
     tune_weights,
 )
-from espnet2_birq.decode.store import write_whole
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.store import write_whole
 
 DESCRIPTION = """\
 Estimate a word n-gram from transcripts and write it as an ARPA file, for ctc_decode.

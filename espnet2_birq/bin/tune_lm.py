@@ -10,19 +10,19 @@ from pathlib import Path
 import yaml
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.data.kaldi import read_scp
-from espnet2_birq.decode.command import (
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.command import (
     add_lm_options,
     add_network_options,
     load_recogniser,
     load_search,
     log_probs_of,
 )
-from espnet2_birq.decode.pipeline import search_store, word_error_rate
-from espnet2_birq.decode.search import Weights
-from espnet2_birq.decode.store import Results, write_whole
-from espnet2_birq.decode.tuning import table, tune
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.pipeline import search_store, word_error_rate
+from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.evaluation.decode.store import Results, write_whole
+from espnet2_birq.evaluation.decode.tuning import table, tune
 
 DESCRIPTION = """\
 Tune the weights with which ctc_decode uses a word n-gram: lm_weight and word_score with

@@ -1,1 +1,1 @@
-"""Measures of what the layers of an encoder hold."""
+"""From models to tables: decoding, error rates, phones."""

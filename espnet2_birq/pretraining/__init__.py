@@ -1,1 +1,1 @@
-"""The method: masking, targets, quantizers, loss and statistics."""
+"""The method: views, objectives, masking, labellers, losses, statistics."""

@@ -25,11 +25,12 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
-from espnet2_birq.encoder.acceleration import accelerate as accelerate_encoder
-from espnet2_birq.encoder.attention import limit_attention
-from espnet2_birq.encoder.frontend import linear_padding, mirror_ends
-from espnet2_birq.encoder.layers import encode, encoder_lengths, subsampling_factor
+from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoders.taps import encode, encoder_lengths, subsampling_factor
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.kernels.acceleration import accelerate as accelerate_encoder
+from espnet2_birq.kernels.attention import limit_attention
+from espnet2_birq.kernels.products import takes_bfloat16
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.diagnostics import Windows, gradient_paths
@@ -54,7 +55,6 @@ from espnet2_birq.pretraining.views import (
     View,
     Views,
 )
-from espnet2_birq.products import takes_bfloat16
 
 # Frames that the moments of the input are taken of before the first update, an hour or so.
 # Another sample gives other labels of the same use (bench/start_frames.py): hence once.
@@ -94,7 +94,7 @@ class BiRQModel(AbsESPnetModel):
             processor has instructions for it. Features, labels and losses stay in
             single precision.
         accelerate: Compute the encoder in faster ways than ESPnet's, to the same
-            numbers; see encoder/acceleration.py.
+            numbers; see kernels/acceleration.py.
         attention_window: Length, in encoder frames, of the blocks inside which
             attention of the stock encoders stays; None: attention to all frames.
             Parameters are the same, so ESPnet loads the encoder, and then attends to

@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 
-from espnet2_birq.encoder.layers import encode_up_to, evaluating, running_statistics
+from espnet2_birq.encoders.taps import encode_up_to, evaluating, running_statistics
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.schedule import Schedule
 

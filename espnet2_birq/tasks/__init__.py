@@ -1,1 +1,1 @@
-"""ESPnet tasks: arguments and class choices in, a model out."""
+"""ESPnet tasks, trainer and samplers: arguments and class choices in, a model out."""

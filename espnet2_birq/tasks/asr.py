@@ -12,7 +12,7 @@ from espnet2.tasks.abs_task import optim_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.tasks.asr import encoder_choices
 
-from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.tasks.finetuning import build_optimizer
 
 encoder_choices.classes["shaw_conformer"] = ShawConformerEncoder

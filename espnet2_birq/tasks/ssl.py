@@ -26,12 +26,12 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
-from espnet2_birq.data.collate import SpeechCollateFn
-from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
+from espnet2_birq.tasks.collate import SpeechCollateFn
+from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Names and classes are those of ESPnet's ASR task, into which the encoder goes.

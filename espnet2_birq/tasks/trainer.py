@@ -18,8 +18,8 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 
-from espnet2_birq.data.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 
 CHECKPOINT = "checkpoint.pth"  # what ESPnet resumes from
 

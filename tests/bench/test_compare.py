@@ -13,7 +13,7 @@ sys.path.insert(0, str(COMPARE.parent))
 
 import compare  # noqa: E402
 
-from espnet2_birq.allocator import variables  # noqa: E402
+from espnet2_birq.kernels.allocator import variables  # noqa: E402
 
 # Notes when it ran, and prints a number of its own.
 PROGRAM = """

@@ -13,9 +13,10 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.train.reporter import Reporter
 
 from espnet2_birq.bin import check_handoff
-from espnet2_birq.encoder.handoff import init_param, read_config
+from espnet2_birq.checkpoint import read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.transfer import init_param
 
 COMMON = {
     "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20},

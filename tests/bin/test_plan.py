@@ -7,7 +7,7 @@ import pytest
 
 from espnet2_birq.bin.plan import main
 from espnet2_birq.errors import DataError
-from espnet2_birq.pretraining.plan import Data
+from espnet2_birq.planning.plan import Data
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMALL = CONF / "mini_librispeech" / "train_birq.yaml"

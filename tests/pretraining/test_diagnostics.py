@@ -5,13 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from test_model import ANCHOR, ENHANCED, make_batch, make_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from espnet2_birq.pretraining.diagnostics import Windows, slide
 from espnet2_birq.pretraining.losses import cross_entropy
 from espnet2_birq.pretraining.statistics import perplexity
-
-from test_model import ANCHOR, ENHANCED, make_batch, make_model
 
 
 def draw(frames, size, seed=0):

@@ -7,9 +7,9 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
-from espnet2_birq import products
-from espnet2_birq.encoder.layers import encoder_lengths
+from espnet2_birq.encoders.taps import encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.kernels import products
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BEST_RQ, parse_objectives
 from espnet2_birq.pretraining.views import Batch, MaskedRows, stack_frames

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.overrides import TorchFunctionMode
 
-from espnet2_birq.encoder.frontend import mirror_ends
+from espnet2_birq.encoders.frontend import mirror_ends
 from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabeller
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from checkout import copy_checkout, run
 
-from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import read_scp
 
 FS = 16000
 

@@ -15,7 +15,7 @@ import torch
 from checkout import GENERATED, ROOT, copy_checkout, run
 from omniio import kaldi as kaldi_io
 
-from espnet2_birq.data.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import read_scp
 
 PRETRAIN = ["./run.sh", "--ngpu", "0", "--nj", "2"]
 PRETRAIN += ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from checkout import ROOT, run
 
-from espnet2_birq.data.librispeech import UTTERANCES_OF_PART
+from espnet2_birq.corpora.librispeech import UTTERANCES_OF_PART
 
 RECIPE = ROOT / "egs2" / "librispeech"
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 
-from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.tasks.asr import ASRTask
 
 CONFIG = {

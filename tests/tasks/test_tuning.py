@@ -8,7 +8,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask as StockASRTask
 
 from espnet2_birq.bin import ssl_train
-from espnet2_birq.encoder.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.pretraining.objective import parse_objectives
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.ssl import SSLTask

@@ -21,12 +21,12 @@ export PYTHONIOENCODING=UTF-8
 export LC_ALL=C
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# Settings for training on the CPU with $1 threads; espnet2_birq/allocator.py says what
+# Settings for training on the CPU with $1 threads; espnet2_birq/kernels/allocator.py says what
 # they are good for.
 cpu_training() {
     local settings
     export OMP_NUM_THREADS=$1
-    settings=$(python3 -m espnet2_birq.allocator)
+    settings=$(python3 -m espnet2_birq.kernels.allocator)
     # shellcheck disable=SC2086,SC2163
     export ${settings}
 }

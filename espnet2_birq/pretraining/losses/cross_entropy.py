@@ -24,6 +24,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from espnet2_birq.kernels.products import matmul
 from espnet2_birq.pretraining.labels import (
     CHUNK_NUMBERS,
     Labels,
@@ -31,7 +32,6 @@ from espnet2_birq.pretraining.labels import (
     labelled,
 )
 from espnet2_birq.pretraining.losses.gumbel import gumbel_like
-from espnet2_birq.products import matmul
 
 # What is summed over frames for each label, in the order of Tally.sums.
 SUMS = ("loss", "acc", "hit", "label_entropy", "score_std", "grad_square", "agree")

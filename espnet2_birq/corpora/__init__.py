@@ -1,0 +1,1 @@
+"""Corpora as they are unpacked, prepared as Kaldi data directories."""

@@ -1,0 +1,397 @@
+"""AMI as sets of utterances, with ids and speakers as in Kaldi's recipe."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from espnet2_birq.corpora.ami.annotation import (
+    Participant,
+    read_meetings,
+    read_segments,
+    read_words,
+)
+from espnet2_birq.corpora.ami.splitting import split_segment
+from espnet2_birq.datadir.audio import AudioInfo, probe_many
+from espnet2_birq.errors import DataError, LfsPointerError
+
+# Kaldi, too, accepts an utterance that reaches up to this much beyond its recording.
+MAX_OVERSHOOT = 50  # hundredths of a second
+# The recordings of their arrays are lost: AMI's page "data problems".
+WITHOUT_ARRAY = ("IS1003b", "IS1007d")
+# Why a word is in no utterance, besides the reasons of splitting.py.
+PUNCTUATION = "it is a punctuation mark"
+NO_SEGMENT = "it is in no segment"
+TWICE = "its utterance is there twice"
+DROPPED = "its utterance is skipped"
+HALVED = "it has a full stop inside, and one part of it is in no utterance"
+# Why an utterance is skipped.
+NO_RECORDING = "there is no recording"
+LOST = "its array's recording is lost"
+TOO_LATE = "it ends after its recording"
+INSIDE = "it lies inside another utterance of its speaker"
+
+
+@dataclass(frozen=True)
+class Microphone:
+    """A way to record a meeting, and what Kaldi's recipe calls it.
+
+    Attributes:
+        name: Begins the names of its sets: ihm_train.
+        label: Stands in utterance ids and recording names; "" for headsets, where
+            the headset's number stands.
+        recording: File name without .wav, with {meeting} and {headset}.
+        folder: Where that file lies, with {meeting}.
+        downloads: The files that are published for it, as `recording`.
+    """
+
+    name: str
+    label: str
+    recording: str
+    folder: str
+    downloads: tuple[str, ...]
+
+    def label_of(self, headset: int) -> str:
+        """Tell what stands for a participant's microphone in names."""
+        return self.label or f"H0{headset}"
+
+    def file_name(self, meeting: str, headset: int) -> str:
+        """Name a recording, as stm files do: without .wav."""
+        return self.recording.format(meeting=meeting, headset=headset)
+
+    def path(self, audio: Path, meeting: str, headset: int) -> Path:
+        """Tell where a recording lies."""
+        folder = audio / self.folder.format(meeting=meeting)
+        return folder / f"{self.file_name(meeting, headset)}.wav"
+
+
+_HEADSET = "{meeting}.Headset-{headset}"
+_ARRAY = "{{meeting}}.Array1-0{}"
+_MIX = "{meeting}.Mix-Headset"
+MICROPHONES = {
+    microphone.name: microphone
+    for microphone in (
+        Microphone("ihm", "", _HEADSET, "{meeting}/audio", (_HEADSET,)),
+        Microphone(
+            "sdm1", "SDM", _ARRAY.format(1), "{meeting}/audio", (_ARRAY.format(1),)
+        ),
+        Microphone(
+            "mdm8",
+            "MDM",
+            "{meeting}_MDM8",
+            "{meeting}",
+            tuple(_ARRAY.format(number) for number in range(1, 9)),
+        ),
+        Microphone("mix", "MIX", _MIX, "{meeting}/audio", (_MIX,)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An utterance.
+
+    Attributes:
+        meeting: The meeting.
+        speaker: Global name of the participant.
+        headset: Number of the participant's headset.
+        start: Begin in hundredths of a second.
+        end: End in hundredths of a second.
+        text: Its normalised words.
+        word_ids: The annotation's words that it is made of.
+        named_start: The begin that stands in its id, where `start` was moved.
+        named_end: The end that stands in its id, where `end` was moved.
+    """
+
+    meeting: str
+    speaker: str
+    headset: int
+    start: int
+    end: int
+    text: str
+    word_ids: tuple[str, ...] = ()
+    named_start: int | None = None
+    named_end: int | None = None
+
+    def utt_id(self, microphone: Microphone) -> str:
+        """Name it as ESPnet does: AMI_ES2011a_H00_FEE041_0003415_0003484."""
+        start = self.start if self.named_start is None else self.named_start
+        end = self.end if self.named_end is None else self.named_end
+        return f"{self.channel_speaker(microphone)}_{start:07d}_{end:07d}"
+
+    def channel_speaker(self, microphone: Microphone) -> str:
+        """Name the participant in the meeting: AMI_ES2011a_H00_FEE041."""
+        return f"{self.recording(microphone)}_{self.speaker}"
+
+    def recording(self, microphone: Microphone) -> str:
+        """Name the recording: AMI_ES2011a_H00."""
+        return f"AMI_{self.meeting}_{microphone.label_of(self.headset)}"
+
+
+@dataclass
+class MeetingSet:
+    """The utterances of a set, and what became of every other word.
+
+    Attributes:
+        name: train, dev or eval.
+        meetings: Its meetings.
+        turns: The utterances.
+        words: How many words and punctuation marks the annotation of the meetings has.
+        unused: Token id of each word that is in no utterance, to the reason.
+        halved: Token ids of words of which only a part is in an utterance.
+        skipped: The utterances that are left out, by reason.
+        moved: Utterances of which the begin or end was moved, by reason.
+        missing: Path of each recording that is not there, to its utterances.
+    """
+
+    name: str
+    meetings: list[str]
+    turns: list[Turn] = field(default_factory=list)
+    words: int = 0
+    unused: dict[str, str] = field(default_factory=dict)
+    halved: set[str] = field(default_factory=set)
+    skipped: dict[str, list[Turn]] = field(default_factory=dict)
+    moved: dict[str, list[Turn]] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+
+    def skip(self, turn: Turn, reason: str) -> None:
+        """Leave an utterance out."""
+        self.skipped.setdefault(reason, []).append(turn)
+        self.unused.update(dict.fromkeys(turn.word_ids, f"{DROPPED}: {reason}"))
+
+    def word_counts(self) -> dict[str, int]:
+        """Count what became of the words: reason to number; "used" is one of them."""
+        counts = dict(Counter(self.unused.values()).most_common())
+        halved = len(self.halved - self.unused.keys())
+        if halved:
+            counts[HALVED] = halved
+        return {"used": self.words - len(self.unused) - halved, **counts}
+
+
+def cut_sets(
+    root: Path, partition: Mapping[str, Sequence[str]], sets: Iterable[str]
+) -> dict[str, MeetingSet]:
+    """Cut the annotation into utterances.
+
+    Args:
+        root: What find_annotation() found.
+        partition: Set to its meetings.
+        sets: The sets to make.
+
+    Returns:
+        Set to its utterances. In dev and eval, utterances of a speaker do not overlap.
+
+    Raises:
+        DataError: A meeting is not in the annotation, or a file of it is bad.
+    """
+    participants = read_meetings(root)
+    made = {name: MeetingSet(name, list(partition[name])) for name in sets}
+    jobs = [(one, meeting) for one in made.values() for meeting in one.meetings]
+    if unknown := [m for _, m in jobs if m not in participants]:
+        raise DataError(
+            f"{root}/corpusResources/meetings.xml: no meeting {unknown[0]}; correct "
+            "the partition, or take annotation 1.6.2"
+        )
+    for one, meeting in tqdm(
+        jobs, "annotation", unit="meeting", leave=False, disable=None
+    ):
+        for participant in participants[meeting]:
+            _cut(root, meeting, participant, one)
+    for one in made.values():
+        _drop_doubles(one)
+        if one.name != "train":
+            _separate(one)
+    return made
+
+
+def count_words(root: Path, meeting: str, participants: Sequence[Participant]) -> int:
+    """Count the words and punctuation marks of a meeting's annotation."""
+    return sum(
+        token.is_word
+        for participant in participants
+        for token in read_words(root, meeting, participant.letter)
+    )
+
+
+def drop_lost(sets: Mapping[str, MeetingSet], microphone: Microphone) -> None:
+    """Leave out the meetings of which the microphone's recordings are lost.
+
+    Args:
+        sets: Set name to set; they are changed.
+        microphone: Whose recordings.
+    """
+    for one in sets.values():
+        lost = [t for t in one.turns if _is_lost(microphone, t.meeting)]
+        one.turns = [t for t in one.turns if not _is_lost(microphone, t.meeting)]
+        for turn in lost:
+            one.skip(turn, LOST)
+
+
+def list_recordings(
+    microphone: Microphone, meeting: str, participants: Sequence[Participant]
+) -> list[str]:
+    """List the files that are published of a meeting for a microphone.
+
+    Args:
+        microphone: The microphone.
+        meeting: The meeting.
+        participants: Who takes part.
+
+    Returns:
+        Paths below the mirror's root: amicorpus/<meeting>/audio/<file>.
+    """
+    if _is_lost(microphone, meeting):
+        return []
+    names = {
+        pattern.format(meeting=meeting, headset=participant.headset)
+        for pattern in microphone.downloads
+        for participant in participants
+    }
+    return [f"amicorpus/{meeting}/audio/{name}.wav" for name in sorted(names)]
+
+
+def find_audio(folder: str | Path) -> Path:
+    """Find the folder of the meetings' folders.
+
+    Args:
+        folder: That folder, or one that holds it as amicorpus/.
+
+    Returns:
+        The folder, absolute, symbolic links kept.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    # Not resolve(): a link may be what makes the path free of spaces.
+    folder = Path(folder).absolute()
+    for audio in (folder / "amicorpus", folder):
+        if audio.is_dir():
+            return audio
+    raise DataError(
+        f"{folder}: no such folder; give the one with the meetings' folders, amicorpus/"
+    )
+
+
+def match_audio(
+    sets: Mapping[str, MeetingSet],
+    microphone: Microphone,
+    audio: Path,
+    fs: int | None,
+    nj: int,
+    skip_bad: bool,
+) -> dict[str, AudioInfo]:
+    """Open the recordings and leave out what they do not hold.
+
+    Args:
+        sets: Set name to set; they are changed.
+        microphone: Whose recordings.
+        audio: What find_audio() found.
+        fs: The wanted sample rate in Hz; None accepts any.
+        nj: Number of threads.
+        skip_bad: Skip the utterances of a bad recording rather than give up.
+
+    Returns:
+        Path to the header of each good recording.
+
+    Raises:
+        DataError: A recording is bad and `skip_bad` is false.
+        LfsPointerError: A recording is a git-LFS pointer.
+    """
+    path_of = {
+        (turn.meeting, turn.headset): microphone.path(audio, turn.meeting, turn.headset)
+        for one in sets.values()
+        for turn in one.turns
+    }
+    there = sorted({str(path) for path in path_of.values() if path.is_file()})
+    infos: dict[str, AudioInfo] = {}
+    bad: dict[str, str] = {}
+    fatal = (LfsPointerError,) if skip_bad else (DataError,)
+    for path, result in zip(there, probe_many(there, fs, nj, fatal)):
+        if isinstance(result, DataError):
+            bad[path] = str(result)
+        else:
+            infos[path] = result
+    for one in sets.values():
+        kept = []
+        for turn in one.turns:
+            path = str(path_of[turn.meeting, turn.headset])
+            if path not in infos:
+                if path not in bad:
+                    one.missing[path] = one.missing.get(path, 0) + 1
+                one.skip(turn, bad.get(path, NO_RECORDING))
+            elif fitting := _fit(turn, infos[path], one):
+                kept.append(fitting)
+        one.turns = kept
+    return infos
+
+
+def _is_lost(microphone: Microphone, meeting: str) -> bool:
+    return "Array" in microphone.downloads[0] and meeting in WITHOUT_ARRAY
+
+
+def _cut(root: Path, meeting: str, participant: Participant, one: MeetingSet) -> None:
+    tokens = read_words(root, meeting, participant.letter)
+    one.words += sum(token.is_word for token in tokens)
+    reasons = {
+        token.token_id: PUNCTUATION if token.is_punctuation else NO_SEGMENT
+        for token in tokens
+        if token.is_word
+    }
+    for segment in read_segments(root, meeting, participant.letter, tokens):
+        cut = split_segment(segment)
+        reasons.update(cut.lost)
+        one.halved.update(cut.halved)
+        for part in cut.parts:
+            for token_id in part.word_ids:
+                reasons.pop(token_id, None)
+            one.turns.append(
+                Turn(meeting, participant.speaker, participant.headset, *part)
+            )
+    one.unused.update(reasons)
+
+
+def _drop_doubles(one: MeetingSet) -> None:
+    """Keep the first of utterances that are alike in all but their words' ids."""
+    seen: dict[tuple, Turn] = {}
+    for turn in one.turns:
+        key = (turn.meeting, turn.headset, turn.start, turn.end, turn.text)
+        if seen.setdefault(key, turn) is not turn:
+            one.skipped.setdefault(TWICE, []).append(turn)
+            one.unused.update(dict.fromkeys(turn.word_ids, TWICE))
+    one.turns = list(seen.values())
+
+
+def _separate(one: MeetingSet) -> None:
+    """Let an utterance begin when the one before it, of the same speaker, has ended.
+
+    Scoring of several speakers at once wants it. The id keeps the annotation's begin.
+    """
+    kept: list[Turn] = []
+    previous_end: dict[tuple, int] = {}
+    order = sorted(one.turns, key=lambda t: (t.meeting, t.headset, t.start, t.end))
+    for turn in order:
+        key = (turn.meeting, turn.headset)
+        start = max(turn.start, previous_end.get(key, 0))
+        previous_end[key] = max(turn.end, start)
+        if start == turn.start:
+            kept.append(turn)
+        elif start < turn.end:
+            kept.append(replace(turn, start=start, named_start=turn.start))
+            one.moved.setdefault("begins later", []).append(kept[-1])
+        else:
+            one.skip(turn, INSIDE)
+    one.turns = kept
+
+
+def _fit(turn: Turn, info: AudioInfo, one: MeetingSet) -> Turn | None:
+    limit = int(info.seconds * 100)
+    if turn.end <= limit:
+        return turn
+    if turn.end > limit + MAX_OVERSHOOT or turn.start >= limit:
+        one.skip(turn, TOO_LATE)
+        return None
+    shorter = replace(turn, end=limit, named_end=turn.end)
+    one.moved.setdefault("ends with its recording", []).append(shorter)
+    return shorter

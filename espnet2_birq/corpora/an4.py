@@ -1,0 +1,101 @@
+"""Mini AN4: the nine short recordings that ESPnet brings along for trying recipes."""
+
+import os
+import re
+import tarfile
+import tempfile
+import zlib
+from gzip import BadGzipFile
+from pathlib import Path
+
+from espnet2_birq.datadir.kaldi import Utterance
+from espnet2_birq.errors import DataError
+
+AUDIO_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
+# "<s> YES </s> (an251-fash-b)" or, in the test part, "YES (an251-fash-b)"
+TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")
+
+
+def unpack_an4(tarball: str | Path, downloads: str | Path) -> Path:
+    """Unpack ESPnet's mini AN4, unless that has been done.
+
+    Args:
+        tarball: egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet tree.
+        downloads: Folder to make: what is downloads/ in the tar file.
+
+    Returns:
+        The folder an4/, absolute.
+
+    Raises:
+        DataError: The tar file is missing or not mini AN4, or `downloads` exists and
+            is something else.
+    """
+    tarball, downloads = Path(tarball), Path(os.path.abspath(downloads))
+    corpus = downloads / "an4"
+    if (corpus / "etc").is_dir():
+        return corpus
+    if downloads.exists():
+        raise DataError(
+            f"{downloads}: exists without AN4 in it; "
+            "move it away or choose another --downloads"
+        )
+    if not tarball.is_file():
+        raise DataError(
+            f"{tarball}: no such file; it is egs2/mini_an4/asr1/downloads.tar.gz of an "
+            "ESPnet source tree"
+        )
+    downloads.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when complete: an interrupted run leaves no half corpus.
+    with tempfile.TemporaryDirectory(dir=downloads.parent) as scratch:
+        try:
+            with tarfile.open(tarball) as tar:
+                tar.extractall(scratch, filter="data")
+        except (tarfile.TarError, BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(
+                f"{tarball}: not a readable tar file ({error}); copy it again"
+            ) from error
+        if not Path(scratch, "downloads", "an4", "etc").is_dir():
+            raise DataError(
+                f"{tarball}: has no downloads/an4/etc; give mini AN4's downloads.tar.gz"
+            )
+        Path(scratch, "downloads").rename(downloads)
+    return corpus
+
+
+def read_an4(corpus: Path, part: str) -> list[Utterance]:
+    """Read one part of AN4.
+
+    Args:
+        corpus: The folder an4/.
+        part: "train" or "test".
+
+    Returns:
+        The utterances, sorted by id: as in ESPnet's recipe, <speaker>-<text>-<take>
+        with the transcript as distributed, less its <s> and </s>.
+
+    Raises:
+        DataError: The transcripts are missing, or a line of them is malformed.
+    """
+    path = corpus / "etc" / f"an4_{part}.transcription"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; remove {corpus.parent} and run again")
+    utterances = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        if not (match := TRANSCRIPT.match(line.strip())):
+            raise DataError(
+                f"{path}: line {number} is not `words (name)`; "
+                f"remove {corpus.parent} and run again"
+            )
+        words, what, speaker, take = match.groups()
+        audio = corpus / "wav" / AUDIO_FOLDERS[part] / speaker
+        utterances.append(
+            Utterance(
+                f"{speaker}-{what}-{take}",
+                speaker,
+                str(audio / f"{what}-{speaker}-{take}.sph"),
+                words,
+            )
+        )
+    return sorted(utterances, key=lambda utterance: utterance.utt_id)

@@ -1,0 +1,369 @@
+"""LibriSpeech, and OpenSLR 31's mini LibriSpeech, as sets of utterances.
+
+The corpus is laid out as LibriSpeech/<part>/<reader>/<chapter>/, with the audio in
+<reader>-<chapter>-<number>.flac and all transcripts of a chapter in one
+<reader>-<chapter>.trans.txt.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from espnet2_birq.datadir.audio import AudioInfo, probe_many
+from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
+from espnet2_birq.errors import DataError, LfsPointerError
+
+# The parts of the whole corpus (OpenSLR 12) and how many utterances each has.
+UTTERANCES_OF_PART = {
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+}
+# Reader and chapter, what data directories call a speaker; and an utterance's name.
+_CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
+# ESPnet's names for sets that join others.
+JOINT_SETS = {
+    "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
+    "dev": ("dev_clean", "dev_other"),
+}
+
+
+def voice_of(speaker: str) -> str:
+    """Return the reader of a `reader-chapter` or an utterance; all other names stay.
+
+    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
+    directories. To train on one and test on the other, or to draw them apart, would take
+    one voice for two.
+    """
+    match = _CHAPTER.fullmatch(speaker)
+    return match[1] if match else speaker
+
+
+@dataclass
+class SpeechSet:
+    """Utterances that become one data directory.
+
+    Attributes:
+        utterances: What is used.
+        skipped: Utterance id to the reason why it is left out.
+    """
+
+    utterances: list[Utterance] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def find_corpus(folder: str | Path) -> Path:
+    """Find the folder that holds the parts.
+
+    Args:
+        folder: The folder LibriSpeech/ or the one that holds it.
+
+    Returns:
+        The folder LibriSpeech/, absolute, symbolic links kept.
+
+    Raises:
+        DataError: There is no part in either.
+    """
+    # Not resolve(): a link may be what makes the path free of spaces.
+    folder = Path(os.path.abspath(folder))
+    for corpus in (folder / "LibriSpeech", folder):
+        if corpus.is_dir() and find_parts(corpus):
+            return corpus
+    raise DataError(
+        f"{folder}: no part of LibriSpeech in it or in its LibriSpeech/; give the "
+        "folder where the corpus' tar files were unpacked"
+    )
+
+
+def find_parts(corpus: Path) -> list[str]:
+    """List the parts (dev-clean, ...): the folders that hold folders of readers.
+
+    Args:
+        corpus: The folder LibriSpeech/.
+
+    Returns:
+        Names of the parts, sorted.
+    """
+    return sorted(
+        part.name for part in corpus.iterdir() if part.is_dir() and _numbered(part)
+    )
+
+
+def set_name(part: str) -> str:
+    """Name the set of a part: dev-clean becomes dev_clean."""
+    return part.replace("-", "_")
+
+
+def official_size(name: str) -> int | None:
+    """Return how many utterances a set has in the whole corpus; None if unknown."""
+    sizes = {set_name(part): size for part, size in UTTERANCES_OF_PART.items()}
+    if name in JOINT_SETS:
+        return sum(sizes[member] for member in JOINT_SETS[name])
+    return sizes.get(name)
+
+
+def reader_of(utt_id: str) -> str:
+    """Take the reader's number from an utterance id or a speaker name."""
+    return utt_id.split("-", 1)[0]
+
+
+def scan_part(corpus: Path, part: str) -> SpeechSet:
+    """Pair a part's audio with its transcripts, without opening any audio.
+
+    Args:
+        corpus: The folder LibriSpeech/.
+        part: One of its parts.
+
+    Returns:
+        The utterances. Audio without transcript and the reverse are in `skipped`.
+
+    Raises:
+        DataError: There is no such part, or a file is not of the chapter it lies in.
+    """
+    if part not in (there := find_parts(corpus)):
+        raise DataError(f"{corpus}: no part {part} there, only {', '.join(there)}")
+    found = SpeechSet()
+    readers = _numbered(corpus / part)
+    for reader in tqdm(readers, part, unit="reader", leave=False, disable=None):
+        for chapter in _numbered(reader):
+            _scan_chapter(chapter, f"{reader.name}-{chapter.name}", found)
+    return found
+
+
+def split_readers(
+    whole: SpeechSet, number: int
+) -> tuple[SpeechSet, SpeechSet, SpeechSet]:
+    """Hold out a set's last readers, in the order of their numbers.
+
+    Args:
+        whole: The set to split.
+        number: How many readers to hold out: half for validation, half for test.
+
+    Returns:
+        The sets train, valid and test.
+
+    Raises:
+        DataError: `number` is odd, not positive or leaves no reader for training.
+    """
+    # Readers of whom all is skipped count too: a bad file must not move the others.
+    utt_ids = [*(u.utt_id for u in whole.utterances), *whole.skipped]
+    readers = sorted({reader_of(utt_id) for utt_id in utt_ids}, key=int)
+    if number <= 0 or number % 2 or number >= len(readers):
+        raise DataError(
+            f"--split: cannot hold out {number} of {len(readers)} readers; "
+            "give an even number that is at least 2 and leaves a reader for training"
+        )
+    first_test = len(readers) - number // 2
+    first_valid = len(readers) - number
+    return (
+        _of_readers(whole, readers[:first_valid]),
+        _of_readers(whole, readers[first_valid:first_test]),
+        _of_readers(whole, readers[first_test:]),
+    )
+
+
+def combine_sets(sets: Iterable[SpeechSet]) -> SpeechSet:
+    """Join sets into a new one."""
+    joined = SpeechSet()
+    for one in sets:
+        joined.utterances.extend(one.utterances)
+        joined.skipped.update(one.skipped)
+    return joined
+
+
+def make_sets(
+    corpus: Path,
+    parts: Sequence[str],
+    splits: Mapping[str, int],
+    combinations: Mapping[str, Sequence[str]],
+) -> dict[str, SpeechSet]:
+    """Make all sets that are asked for, without opening any audio.
+
+    ESPnet's train_960 and dev are made, too, where all the sets they join are.
+
+    Args:
+        corpus: The folder LibriSpeech/.
+        parts: The parts to use.
+        splits: Part to the number of readers to hold out. The part's own set is
+            replaced by <set>_train, <set>_valid and <set>_test.
+        combinations: Name of a new set to the names of the sets that it joins.
+
+    Returns:
+        Set name to set.
+
+    Raises:
+        DataError: A part or a set that is named does not exist, or a name is taken.
+    """
+    if unused := sorted(set(splits) - set(parts)):
+        raise DataError(
+            f"--split {unused[0]}: not among the parts, which are {', '.join(parts)}"
+        )
+    sets = {}
+    for part in parts:
+        whole, name = scan_part(corpus, part), set_name(part)
+        if part in splits:
+            names = (f"{name}_train", f"{name}_valid", f"{name}_test")
+            sets.update(zip(names, split_readers(whole, splits[part])))
+        else:
+            sets[name] = whole
+    for name, members in JOINT_SETS.items():
+        if name not in combinations and all(member in sets for member in members):
+            sets[name] = combine_sets(sets[member] for member in members)
+    for name, members in combinations.items():
+        if name in sets:
+            raise DataError(f"--combine {name}: there is a set of this name; rename it")
+        if missing := [member for member in members if member not in sets]:
+            raise DataError(
+                f"--combine {name}: no set {missing[0]}, only {', '.join(sets)}"
+            )
+        sets[name] = combine_sets(sets[member] for member in members)
+    return sets
+
+
+def probe_sets(
+    sets: Mapping[str, SpeechSet], fs: int | None, nj: int, skip_bad: bool
+) -> tuple[dict[str, SpeechSet], dict[str, AudioInfo]]:
+    """Open the audio of all sets, each file once, and leave out what is bad.
+
+    Args:
+        sets: Set name to set.
+        fs: The wanted sample rate in Hz; None accepts any.
+        nj: Number of threads.
+        skip_bad: Move utterances with bad audio to `skipped` rather than give up.
+
+    Returns:
+        The sets without bad audio, and path to header.
+
+    Raises:
+        DataError: An audio file is bad and `skip_bad` is false.
+        LfsPointerError: An audio file is a git-LFS pointer: then no file of the clone
+            is audio, which skipping would hide.
+    """
+    # Not by utterance id: mini LibriSpeech's are those of the whole corpus.
+    paths = list({u.path: None for one in sets.values() for u in one.utterances})
+    fatal = (LfsPointerError,) if skip_bad else (DataError,)
+    infos: dict[str, AudioInfo] = {}
+    reasons: dict[str, str] = {}
+    for path, result in zip(paths, probe_many(paths, fs, nj, fatal)):
+        if isinstance(result, DataError):
+            # Without the file's name the reason is that of all such files.
+            reasons[path] = str(result).removeprefix(f"{path}: ")
+        else:
+            infos[path] = result
+    good = {
+        name: SpeechSet(
+            [u for u in one.utterances if u.path in infos],
+            one.skipped
+            | {u.utt_id: reasons[u.path] for u in one.utterances if u.path in reasons},
+        )
+        for name, one in sets.items()
+    }
+    return good, infos
+
+
+def read_genders(corpus: Path) -> dict[str, str]:
+    """Read SPEAKERS.TXT.
+
+    Args:
+        corpus: The folder LibriSpeech/.
+
+    Returns:
+        Reader's number to "f" or "m"; empty if there is no such file. A reader with
+        another gender is left out.
+    """
+    path = corpus / "SPEAKERS.TXT"
+    if not path.is_file():
+        return {}
+    genders = {}
+    # A reader's name may hold any character, also "|"; only the first columns matter.
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.strip() and not line.startswith(";"):
+            reader, gender = [*line.split("|"), ""][:2]
+            if gender.strip() in ("F", "M"):
+                genders[reader.strip()] = gender.strip().lower()
+    return genders
+
+
+def write_set(dest: Path, one: SpeechSet, genders: Mapping[str, str]) -> None:
+    """Write a set as a Kaldi data directory.
+
+    Beside Kaldi's files there is `skipped` (utterance id, tab, reason) if anything was
+    left out, and spk2gender if the gender of every reader is known.
+
+    Args:
+        dest: Directory to write.
+        one: The set.
+        genders: Reader's number to "f" or "m".
+
+    Raises:
+        DataError: The set cannot be written.
+    """
+    extra = {}
+    if one.skipped:
+        extra["skipped"] = "".join(
+            f"{u}\t{r}\n" for u, r in sorted(one.skipped.items())
+        )
+    speakers = sorted({u.speaker for u in one.utterances})
+    if all(reader_of(speaker) in genders for speaker in speakers):
+        extra["spk2gender"] = "".join(
+            f"{s} {genders[reader_of(s)]}\n" for s in speakers
+        )
+    write_data_dir(dest, one.utterances, extra)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(
+        (sub for sub in folder.iterdir() if sub.name.isdecimal() and sub.is_dir()),
+        key=lambda sub: int(sub.name),
+    )
+
+
+def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
+    audio = {path.stem: path for path in chapter.glob("*.flac")}
+    texts = _read_transcripts(chapter / f"{speaker}.trans.txt")
+    for utt_id in sorted(audio.keys() | texts.keys()):
+        if not utt_id.startswith(f"{speaker}-"):
+            raise DataError(
+                f"{audio.get(utt_id, chapter)}: utterance {utt_id} is not of chapter "
+                f"{speaker}; restore the folder from the corpus' tar file"
+            )
+        if utt_id not in audio:
+            found.skipped[utt_id] = "in the chapter's trans.txt, but no .flac file"
+        elif not texts.get(utt_id):
+            found.skipped[utt_id] = "no transcript in the chapter's trans.txt"
+        else:
+            path = str(audio[utt_id])
+            found.utterances.append(Utterance(utt_id, speaker, path, texts[utt_id]))
+
+
+def _read_transcripts(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8; restore it from the corpus' tar file"
+        ) from error
+    texts = {}
+    for line in lines:
+        utt_id, _, text = line.strip().partition(" ")
+        if utt_id:
+            texts[utt_id] = text.strip()
+    return texts
+
+
+def _of_readers(whole: SpeechSet, readers: Iterable[str]) -> SpeechSet:
+    wanted = set(readers)
+    return SpeechSet(
+        [u for u in whole.utterances if reader_of(u.utt_id) in wanted],
+        {u: why for u, why in whole.skipped.items() if reader_of(u) in wanted},
+    )

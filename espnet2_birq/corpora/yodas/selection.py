@@ -1,0 +1,256 @@
+"""Which shards and videos make a set, and the manifest that says so."""
+
+import hashlib
+import heapq
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.corpora.yodas.store import ShardStore, Source
+from espnet2_birq.corpora.yodas.writer import VIDEOS
+from espnet2_birq.errors import DataError
+
+DUPLICATE = "video is in another shard, too"
+REPEATED = ("tar_sha256", "utterances", "samples", "skipped")
+
+
+@dataclass
+class Selection:
+    """What a set is made of.
+
+    Attributes:
+        shards: Those that are used, in the order in which they were chosen.
+        unusable: Shard to the reason why it cannot be used.
+        held_out: Videos of the validation set.
+        samples: Language to samples of both sets.
+        skipped: Reason to what is left out for it: count, seconds and first example.
+    """
+
+    shards: list[Shard] = field(default_factory=list)
+    unusable: dict[Shard, str] = field(default_factory=dict)
+    held_out: set[str] = field(default_factory=set)
+    samples: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    skipped: dict[str, dict] = field(default_factory=dict)
+
+    def skip(self, reason: str, count: int, seconds: float, first: str) -> None:
+        """Count what is left out."""
+        sums = self.skipped.setdefault(
+            reason, {"count": 0, "seconds": 0.0, "first": first}
+        )
+        sums["count"] += count
+        sums["seconds"] += seconds
+
+    def add_unusable(self, shard: Shard, reason: str) -> None:
+        """Count a shard that cannot be used."""
+        self.unusable[shard] = reason
+        self.skip(f"shard: {reason}", 1, 0.0, str(shard))
+
+
+class VideoOwners:
+    """Which shard each video is taken from: the first that has it.
+
+    Kept on disk: memory does not grow with the number of videos.
+
+    Args:
+        folder: Where to keep it; it is of no use later.
+    """
+
+    def __init__(self, folder: Path):
+        self._table = sqlite3.connect(folder / "videos.sqlite", isolation_level=None)
+        self._table.execute("PRAGMA journal_mode = OFF")
+        self._table.execute("PRAGMA synchronous = OFF")
+        self._table.execute(
+            "CREATE TABLE owner (video TEXT PRIMARY KEY, shard TEXT) WITHOUT ROWID"
+        )
+
+    def claim(self, shard: Shard, videos: list[str]) -> list[bool]:
+        """Take videos for a shard; tell for each whether it is the shard's now."""
+        self._table.execute("BEGIN")
+        claimed = [
+            self._table.execute(
+                "INSERT OR IGNORE INTO owner VALUES (?, ?)", (video, shard.key)
+            ).rowcount
+            == 1
+            for video in videos
+        ]
+        self._table.execute("COMMIT")
+        return claimed
+
+    def is_of(self, video: str, shard: Shard) -> bool:
+        """Tell whether a video is taken from a shard."""
+        row = self._table.execute("SELECT shard FROM owner WHERE video = ?", (video,))
+        return row.fetchone() == (shard.key,)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._table.close()
+
+
+class HeldOut:
+    """Chooses whole videos at random until they last long enough.
+
+    The choice depends on the videos' ids and the seed, not on their order. Memory grows
+    with the videos that are held out, not with those that are offered.
+
+    Args:
+        samples: How many samples to hold out at least.
+        seed: Seed of the choice.
+    """
+
+    def __init__(self, samples: int, seed: int):
+        self._wanted, self._seed, self._sum = samples, seed, 0
+        self._heap: list[tuple[int, str, int]] = []
+
+    def offer(self, video: str, samples: int) -> None:
+        """Offer a video."""
+        digest = hashlib.sha256(f"{self._seed} {video}".encode()).digest()
+        heapq.heappush(self._heap, (-int.from_bytes(digest), video, samples))
+        self._sum += samples
+        # The smallest hashes stay, as few as suffice.
+        while self._heap and self._sum - self._heap[0][2] >= self._wanted:
+            self._sum -= heapq.heappop(self._heap)[2]
+
+    def videos(self) -> set[str]:
+        """Return the chosen videos."""
+        return {video for _, video, _ in self._heap}
+
+
+def read_table(path: Path) -> Iterator[list[str]]:
+    """Read a file of tab-separated values line by line."""
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            yield line.removesuffix("\n").split("\t")
+
+
+def select(
+    store: ShardStore,
+    source: Source,
+    shards: list[Shard],
+    owners: VideoOwners,
+    held_out: HeldOut,
+    limit: float,
+    nj: int,
+    record: Callable[[dict], None],
+    progress: Callable[[Shard, int], None],
+) -> Selection:
+    """Prepare shards in their order until there is enough of each language.
+
+    Args:
+        store: Where prepared shards are.
+        source: Where shards come from.
+        shards: The candidates in the order of use.
+        owners: Takes the videos; empty.
+        held_out: Chooses videos for validation.
+        limit: Samples of each language; infinity takes all shards.
+        nj: How many shards to prepare at once.
+        record: Is given a line of the manifest for every shard.
+        progress: Is given every shard with the samples used of it.
+
+    Returns:
+        What makes the set.
+
+    Raises:
+        DataError: A shard changed, a worker failed, or nothing is left.
+    """
+    chosen = Selection()
+
+    def wanted(shard: Shard) -> bool:
+        return chosen.samples[shard.language] < limit
+
+    for shard, summary in store.prepare(source, shards, wanted, nj):
+        if isinstance(summary, str):
+            chosen.add_unusable(shard, summary)
+            record({"shard": str(shard), "used": False, "reason": summary})
+            progress(shard, 0)
+            continue
+        entry = _claim(shard, summary, store, owners, held_out)
+        for reason, sums in entry["skipped"].items():
+            chosen.skip(reason, sums["count"], sums["seconds"], sums["first"])
+        chosen.shards.append(shard)
+        chosen.samples[shard.language] += entry["samples"]
+        record(entry)
+        progress(shard, entry["samples"])
+    chosen.held_out = held_out.videos()
+    return chosen
+
+
+def check_repeated(entry: dict, wanted: dict) -> None:
+    """Check that a shard is what a manifest says it was.
+
+    Args:
+        entry: The shard's line now.
+        wanted: Its line in the manifest that is to be repeated.
+
+    Raises:
+        DataError: It differs.
+    """
+    shard = wanted["shard"]
+    if not entry["used"]:
+        raise DataError(f"--manifest: {shard} cannot be used: {entry['reason']}")
+    for key in REPEATED:
+        if entry[key] != wanted[key]:
+            raise DataError(
+                f"--manifest: {shard} differs: {key} is {entry[key]}, in the manifest "
+                f"{wanted[key]}; get the release and the package version that it names"
+            )
+
+
+def read_manifest(path: Path) -> tuple[dict, list[dict]]:
+    """Read a manifest.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its first line, which says how the set was made, and a line for each shard.
+
+    Raises:
+        DataError: It is missing or not a manifest.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; correct --manifest")
+    try:
+        head, *lines = map(
+            json.loads, path.read_text(encoding="utf-8-sig").splitlines()
+        )
+        if head["corpus"] != "YODAS" or not all("used" in line for line in lines):
+            raise KeyError("corpus")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a manifest of prepare_yodas; give a set's manifest.jsonl"
+        ) from error
+    return head, lines
+
+
+def _claim(
+    shard: Shard, summary: dict, store: ShardStore, owners: VideoOwners, held: HeldOut
+) -> dict:
+    videos = list(read_table(store.folder_of(shard) / VIDEOS))
+    claimed = owners.claim(shard, [video for video, _, _ in videos])
+    utterances = samples = 0
+    skipped = dict(summary["skipped"])
+    for (video, count, length), new in zip(videos, claimed):
+        if new:
+            utterances, samples = utterances + int(count), samples + int(length)
+            held.offer(video, int(length))
+        else:
+            seconds = int(length) / store.options.fs
+            sums = skipped.setdefault(
+                DUPLICATE, {"count": 0, "seconds": 0.0, "first": video}
+            )
+            sums["count"] += int(count)
+            sums["seconds"] = round(sums["seconds"] + seconds, 2)
+    return {
+        "shard": str(shard),
+        "used": True,
+        "release": summary["release"],
+        "tar_bytes": summary["tar_bytes"],
+        "tar_sha256": summary["tar_sha256"],
+        "utterances": utterances,
+        "samples": samples,
+        "skipped": skipped,
+    }

@@ -1,0 +1,211 @@
+"""Sets that ESPnet trains on, made of prepared shards without copying any audio.
+
+A set has what ESPnet's stage 4 leaves in dump/raw/<set>: wav.scp into the archives,
+utt2num_samples, utt2spk, spk2utt, feats_type and audio_format; text if captions are
+wanted, and category2utt (language to utterances) if there are several languages.
+Everything is streamed, so memory does not grow with the number of utterances.
+"""
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.corpora.yodas.selection import (
+    DUPLICATE,
+    Selection,
+    VideoOwners,
+    read_table,
+)
+from espnet2_birq.corpora.yodas.store import ShardStore
+from espnet2_birq.corpora.yodas.writer import AUDIO, SKIPPED, UTTERANCES
+from espnet2_birq.errors import DataError
+
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass
+class SetSize:
+    """What a set holds.
+
+    Attributes:
+        utterances: Number of utterances.
+        speakers: Number of speakers, which are videos.
+        samples: Samples of all utterances.
+    """
+
+    utterances: int = 0
+    speakers: int = 0
+    samples: int = 0
+
+
+def write_sets(
+    store: ShardStore,
+    chosen: Selection,
+    owners: VideoOwners,
+    manifest: Path,
+    train: Path,
+    valid: Path | None,
+) -> dict[Path, SetSize]:
+    """Write the training and the validation set, each complete or not at all.
+
+    Args:
+        store: Prepared shards.
+        chosen: What makes the sets.
+        owners: Which shard each video is taken from.
+        manifest: The manifest's file; moved into the training set.
+        train: Folder of the training set; a former one is replaced.
+        valid: Folder of the validation set, for the videos that are held out.
+
+    Returns:
+        What each set holds.
+
+    Raises:
+        DataError: A set would be empty.
+    """
+    languages = {shard.language for shard in chosen.shards}
+    with ExitStack() as stack:
+        writers = {
+            path: stack.enter_context(
+                _SetWriter(store.work / path.name, store, len(languages) > 1)
+            )
+            for path in (train, valid)
+            if path is not None
+        }
+        skipped = stack.enter_context(_create(writers[train].folder / "skipped"))
+        for shard in sorted([*chosen.shards, *chosen.unusable], key=lambda s: s.key):
+            if shard in chosen.unusable:
+                skipped.write(f"{shard}\t{chosen.unusable[shard]}\n")
+            else:
+                _add_shard(shard, store, chosen, owners, writers, train, valid, skipped)
+    for path, writer in writers.items():
+        if not writer.size.utterances:
+            raise DataError(
+                f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
+                "other --parts, filters or --valid-hours"
+            )
+    languages = {code for code, samples in chosen.samples.items() if samples}
+    if missing := sorted(languages - writers[train].languages):
+        raise DataError(
+            f"{train}: all videos of {missing[0]} would be held out for validation; "
+            "give a smaller --valid-hours, or leave it out of --parts"
+        )
+    manifest.rename(writers[train].folder / MANIFEST)
+    for path, writer in writers.items():
+        _replace(path, writer.folder)
+    return {path: writer.size for path, writer in writers.items()}
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a set may be written to a folder.
+
+    Raises:
+        DataError: Something else is there.
+    """
+    if path.exists() and not (path / "utt2num_samples").is_file():
+        raise DataError(
+            f"{path}: exists and is no set; move it away or choose another --name"
+        )
+
+
+class _SetWriter:
+    """Writes the files of a set, utterance by utterance in their order."""
+
+    def __init__(self, folder: Path, store: ShardStore, categories: bool):
+        self.folder, self.size = folder, SetSize()
+        self.languages: set[str] = set()
+        self._store, self._categories = store, categories
+        self._speaker = self._language = None
+        self._files = ExitStack()
+
+    def __enter__(self) -> "_SetWriter":
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        names = ["wav.scp", "utt2num_samples", "utt2spk", "spk2utt"]
+        names += ["text"] if self._store.options.text else []
+        names += ["category2utt"] if self._categories else []
+        self._to = {
+            n: self._files.enter_context(_create(self.folder / n)) for n in names
+        }
+        for name, value in (
+            ("feats_type", "raw"),
+            ("audio_format", self._store.options.audio_format),
+        ):
+            (self.folder / name).write_text(f"{value}\n")
+        return self
+
+    def __exit__(self, *_) -> None:
+        # Both have a line for many utterances; the last one is open.
+        for name, key in (("spk2utt", self._speaker), ("category2utt", self._language)):
+            if key is not None and name in self._to:
+                self._to[name].write("\n")
+        self._files.close()
+
+    def add(self, shard: Shard, row: list[str], ark: str) -> None:
+        """Add a row of utterances.tsv."""
+        utt_id, video, offset, samples, caption = row
+        speaker = f"{shard.key}-{video}"
+        self._to["wav.scp"].write(f"{utt_id} {ark}:{offset}\n")
+        self._to["utt2num_samples"].write(f"{utt_id} {samples}\n")
+        self._to["utt2spk"].write(f"{utt_id} {speaker}\n")
+        if "text" in self._to:
+            self._to["text"].write(f"{utt_id} {caption}\n")
+        self._group("spk2utt", self._speaker, speaker, utt_id)
+        if self._categories:
+            self._group("category2utt", self._language, shard.language, utt_id)
+        self.size.speakers += speaker != self._speaker
+        self._speaker, self._language = speaker, shard.language
+        self.languages.add(shard.language)
+        self.size.utterances += 1
+        self.size.samples += int(samples)
+
+    def _group(self, name: str, last: str | None, key: str, utt_id: str) -> None:
+        if key != last:
+            self._to[name].write(f"{key}" if last is None else f"\n{key}")
+        self._to[name].write(f" {utt_id}")
+
+
+def _add_shard(
+    shard: Shard,
+    store: ShardStore,
+    chosen: Selection,
+    owners: VideoOwners,
+    writers: dict[Path, _SetWriter],
+    train: Path,
+    valid: Path | None,
+    skipped,
+) -> None:
+    folder = store.folder_of(shard)
+    ark, last, ours = str((folder / AUDIO).absolute()), None, False
+    for row in read_table(folder / UTTERANCES):
+        video = row[1]
+        if video != last:
+            last, ours = video, owners.is_of(video, shard)
+            if not ours:
+                skipped.write(f"{shard.key}-{video}\t{DUPLICATE}\n")
+        if ours:
+            path = valid if video in chosen.held_out else train
+            writers[path].add(shard, row, ark)
+    for name, reason in read_table(folder / SKIPPED):
+        skipped.write(f"{shard.key}-{name}\t{reason}\n")
+
+
+def _most_skipped(chosen: Selection) -> str:
+    counts = {reason: sums["count"] for reason, sums in chosen.skipped.items()}
+    if not counts:
+        return ""
+    reason = max(counts, key=counts.get)
+    return f", skipped {counts[reason]} x {reason}"
+
+
+def _create(path: Path):
+    return path.open("w", encoding="utf-8", newline="\n")
+
+
+def _replace(path: Path, new: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(new.with_name(f"{new.name}.old"))  # removed with the work folder
+    new.rename(path)

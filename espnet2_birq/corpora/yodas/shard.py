@@ -1,0 +1,218 @@
+"""One shard of YODAS: its tar file is read once, and never unpacked."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import soundfile
+
+from espnet2_birq.corpora.yodas import layout
+from espnet2_birq.corpora.yodas.audio import quiet_pieces, read_mono
+from espnet2_birq.corpora.yodas.layout import Captions, SegmentName, Shard
+from espnet2_birq.corpora.yodas.writer import ShardOptions, ShardWriter
+from espnet2_birq.errors import LFS_MAGIC, DataError
+
+# Times in ids are rounded, and audio may end a little early.
+TIME_TOLERANCE = 0.2  # seconds
+# Larger members of a tar file go through a temporary file rather than memory.
+MEMORY_BYTES = 64 << 20
+_COPY_BYTES = 1 << 20
+
+
+class BadShardError(DataError):
+    """A shard cannot be used as a whole; the others can."""
+
+
+def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -> None:
+    """Prepare a shard.
+
+    Args:
+        root: The folder that holds the subsets.
+        shard: The shard.
+        options: What to use and how to write it.
+        dest: An empty folder, whose files are complete when this function returns.
+
+    Raises:
+        BadShardError: The shard's tar or text file cannot be used.
+    """
+    try:
+        captions = layout.read_captions(root, shard)
+    except DataError as error:
+        if not options.uncaptioned:
+            raise BadShardError(str(error)) from error
+        captions = {}
+    tar = layout.tar_path(root, shard)
+    with ShardWriter(shard, options, dest) as writer, tar.open("rb") as raw:
+        hashed = HashedReader(raw)
+        releases = set()
+        try:
+            for name, stream in audio_members(hashed, dest):
+                releases.add(use_recording(name, stream, captions, writer))
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            why = "is truncated or damaged; download it again"
+            if hashed.starts_with(LFS_MAGIC):
+                why = "is a git-LFS pointer; run git lfs pull"
+            raise BadShardError(f"its tar file {why}") from error
+        releases.discard(None)
+        if not releases:
+            raise BadShardError("its tar file holds no audio; download it again")
+        writer.skip_without_audio(captions)
+        release = "+".join(sorted(releases))
+        writer.finish(release, hashed.size, hashed.digest.hexdigest())
+
+
+class HashedReader(io.RawIOBase):
+    """A file being read, and the checksum of all that was read from it.
+
+    Attributes:
+        digest: SHA-256.
+        size: Bytes read.
+    """
+
+    def __init__(self, raw: BinaryIO):
+        self.digest, self.size = hashlib.sha256(), 0
+        self._raw, self._head = raw, b""
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        """Read into a buffer; return how many bytes."""
+        data = self._raw.read(len(buffer))
+        buffer[: len(data)] = data
+        self._head = self._head or data[:64]
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def starts_with(self, magic: bytes) -> bool:
+        """Tell what the file begins with, of what was read."""
+        return self._head.startswith(magic)
+
+
+def audio_members(
+    compressed: io.RawIOBase, scratch: Path
+) -> Iterator[tuple[str, BinaryIO]]:
+    """Go through the files of a .tar.gz, one at a time, and read it to its very end.
+
+    Args:
+        compressed: The .tar.gz.
+        scratch: Folder for a temporary copy of a large file.
+
+    Yields:
+        Name without folders, and the content, seekable.
+
+    Raises:
+        tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error: It is damaged.
+    """
+    buffered = io.BufferedReader(compressed, _COPY_BYTES)
+    with gzip.GzipFile(fileobj=buffered) as plain:
+        with tarfile.open(fileobj=plain, mode="r|") as tar:
+            for member in tar:
+                # tarfile keeps every header it has seen; nobody will ask for them.
+                tar.members = []
+                if member.isfile():
+                    with _copy(tar.extractfile(member), member.size, scratch) as copy:
+                        yield PurePosixPath(member.name).name, copy
+        # The checksum of gzip is at its end: a cut after the last file shows only here.
+        while plain.read(_COPY_BYTES):
+            pass
+
+
+def _copy(source: BinaryIO, size: int, scratch: Path) -> BinaryIO:
+    if size <= MEMORY_BYTES:
+        copy: BinaryIO = io.BytesIO()
+    else:
+        copy = tempfile.TemporaryFile(dir=scratch)
+    left = size
+    while left:
+        data = source.read(min(left, _COPY_BYTES))
+        if not data:
+            raise EOFError("the tar file ends inside a member")
+        copy.write(data)
+        left -= len(data)
+    copy.seek(0)
+    return copy
+
+
+def use_recording(
+    name: str, stream: BinaryIO, captions: Captions, writer: ShardWriter
+) -> str | None:
+    """Use one audio file of a shard.
+
+    Args:
+        name: Its name.
+        stream: Its content.
+        captions: The shard's captions.
+        writer: Takes the utterances and what is left out.
+
+    Returns:
+        The release that it is of, yodas or yodas2; None if it cannot be read.
+    """
+    stem = name.rpartition(".")[0] or name
+    segment = layout.parse_segment(stem)
+    try:
+        with soundfile.SoundFile(stream) as audio:
+            if segment:
+                _use_segment(audio, stem, segment, captions, writer)
+            elif layout.is_video(stem):
+                _use_video(audio, stem, captions, writer)
+            else:
+                writer.skip(name, "its name is no id of YODAS")
+    except soundfile.LibsndfileError:
+        writer.skip(stem, "not readable as audio")
+        return None
+    return "yodas" if segment else "yodas2"
+
+
+def _use_segment(
+    audio: soundfile.SoundFile,
+    name: str,
+    segment: SegmentName,
+    captions: Captions,
+    writer: ShardWriter,
+) -> None:
+    seconds = audio.frames / audio.samplerate
+    caption = captions.get(segment.video, {}).get(name)
+    if caption is None and not writer.options.uncaptioned:
+        writer.skip(name, "no caption", seconds)
+    elif seconds + TIME_TOLERANCE < segment.end - segment.start:
+        writer.skip(name, "audio is shorter than its id says", seconds)
+    elif writer.has_good_length(name, seconds):
+        writer.add(segment, name, read_mono(audio), audio.samplerate, caption)
+
+
+def _use_video(
+    audio: soundfile.SoundFile, video: str, captions: Captions, writer: ShardWriter
+) -> None:
+    rate, seconds = audio.samplerate, audio.frames / audio.samplerate
+    if spoken := captions.get(video):
+        for name in sorted(spoken):
+            segment = layout.parse_segment(name)
+            if segment is None or segment.video != video:
+                writer.skip(name, "caption's id is not of its video")
+            elif segment.end > seconds + TIME_TOLERANCE:
+                writer.skip(name, "caption reaches beyond the end of its video")
+            elif writer.has_good_length(name, segment.end - segment.start):
+                start = round(segment.start * rate)
+                audio.seek(start)
+                samples = read_mono(audio, round(segment.end * rate) - start)
+                writer.add(segment, name, samples, rate, spoken[name])
+    elif writer.options.uncaptioned:
+        for index, (first, samples) in enumerate(
+            quiet_pieces(audio, writer.options.max_duration)
+        ):
+            start, end = first / rate, (first + len(samples)) / rate
+            rest = f"{index:05d}-{round(start * 100):08d}-{round(end * 100):08d}"
+            name, segment = f"{video}-{rest}", SegmentName(video, rest, start, end)
+            if writer.has_good_length(name, end - start):
+                writer.add(segment, name, samples, rate, None)
+    else:
+        writer.skip(video, "video without captions", seconds)

@@ -1,0 +1,183 @@
+"""Where shards come from: a folder, or the Hugging Face hub."""
+
+import math
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    XetDownloadError,
+)
+
+from espnet2_birq.corpora.yodas import layout
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.errors import DataError
+
+
+class FolderSource:
+    """A release on disk.
+
+    Args:
+        folder: The release's folder, or its folder data/.
+
+    Raises:
+        DataError: It has no subsets.
+    """
+
+    revision = None
+
+    def __init__(self, folder: str | Path):
+        self.root = layout.find_root(folder)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def subsets(self) -> list[str]:
+        """List the subsets, sorted."""
+        return layout.find_subsets(self.root)
+
+    def shards(self, subset: str) -> list[Shard]:
+        """List a subset's shards, sorted."""
+        return layout.find_shards(self.root, subset)
+
+    def fetch(self, shard: Shard) -> Path:
+        """Return the folder of the subsets, in which the shard is."""
+        return self.root
+
+    def seconds(self, shard: Shard) -> float:
+        """Sum up the shard's duration file, before any filter; 0 if there is none."""
+        path = self.root / shard.subset / "duration" / f"{shard.number}.txt"
+        if not path.is_file():
+            return 0.0
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        return sum(_last_number(line) for line in lines)
+
+    def tar_bytes(self, shard: Shard) -> int | None:
+        """Return the size of the shard's tar file; None if it is not here."""
+        path = layout.tar_path(self.root, shard)
+        return path.stat().st_size if path.is_file() else None
+
+    def discard(self, shard: Shard) -> None:
+        """Do nothing: the folder is the user's."""
+
+    def close(self) -> None:
+        """Do nothing: the folder is the user's."""
+
+
+class HubSource:
+    """A release on the Hugging Face hub; shards are downloaded one by one.
+
+    Args:
+        release: yodas or yodas2.
+        folder: Where downloads go.
+        keep: Keep a shard's files when it has been prepared.
+        revision: Commit of the release; default: the newest.
+
+    Raises:
+        DataError: The hub cannot be reached.
+    """
+
+    def __init__(self, release: str, folder: Path, keep: bool, revision: str | None):
+        self.release, self.keep = release, keep
+        self._repository = f"espnet/{release}"
+        self._folder = folder
+        info = self._ask(
+            HfApi().dataset_info, self._repository, revision=revision, timeout=60
+        )
+        self.revision = info.sha
+
+    def __str__(self) -> str:
+        return f"{self._repository} at {self.revision}"
+
+    def subsets(self) -> list[str]:
+        """List the subsets, sorted."""
+        names = self._list("data")
+        return sorted(name for name in names if layout.SUBSET.fullmatch(name))
+
+    def shards(self, subset: str) -> list[Shard]:
+        """List a subset's shards, sorted."""
+        return layout.shards_of(subset, self._list(f"data/{subset}/audio"))
+
+    def fetch(self, shard: Shard) -> Path:
+        """Download a shard; a download that was cut off is continued.
+
+        Returns:
+            The folder of the subsets, in which the shard is.
+
+        Raises:
+            DataError: The hub cannot be reached.
+        """
+        ending = ".txt" if self.release == "yodas" else ".json"
+        self._download(f"data/{shard.subset}/audio/{shard.number}{layout.AUDIO_SUFFIX}")
+        try:
+            self._download(f"data/{shard.subset}/text/{shard.number}{ending}")
+        except FileNotFoundError:
+            pass  # there are such shards: reported when the shard is prepared
+        return self._folder / "data"
+
+    def seconds(self, shard: Shard) -> float:
+        """Return 0: durations are not downloaded beforehand."""
+        return 0.0
+
+    def tar_bytes(self, shard: Shard) -> int | None:
+        """Return the size of the shard's tar file; None if it is not here."""
+        path = layout.tar_path(self._folder / "data", shard)
+        return path.stat().st_size if path.is_file() else None
+
+    def discard(self, shard: Shard) -> None:
+        """Remove what was downloaded of a shard, unless it is to be kept."""
+        if not self.keep:
+            for path in self._folder.glob(f"data/{shard.subset}/*/{shard.number}.*"):
+                path.unlink()
+
+    def close(self) -> None:
+        """Remove the folder of downloads, unless they are to be kept."""
+        if not self.keep and self._folder.is_dir():
+            shutil.rmtree(self._folder)
+
+    def _list(self, path: str) -> list[str]:
+        def ask() -> list[str]:
+            tree = HfApi().list_repo_tree(
+                self._repository, path, revision=self.revision, repo_type="dataset"
+            )
+            return [entry.path.rsplit("/", 1)[-1] for entry in tree]
+
+        return self._ask(ask)
+
+    def _download(self, path: str) -> None:
+        self._ask(
+            hf_hub_download,
+            self._repository,
+            path,
+            repo_type="dataset",
+            revision=self.revision,
+            local_dir=self._folder,
+        )
+
+    def _ask(self, function, *args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except LocalEntryNotFoundError as error:
+            raise self._unreachable(error) from error
+        except EntryNotFoundError as error:
+            raise FileNotFoundError(f"{self._repository}: {error}") from error
+        except (HTTPError, XetDownloadError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> DataError:
+        why = str(error).strip().split("\n")[0]
+        return DataError(
+            f"{self._repository}: not reached ({type(error).__name__}: {why}); repeat "
+            "the command when the network is back, or give a copy with --yodas DIR"
+        )
+
+
+def _last_number(line: str) -> float:
+    try:
+        number = float(line.split()[-1])
+    except (IndexError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0

@@ -1,0 +1,227 @@
+"""All prepared shards: made in parallel, kept whole, added in a fixed order.
+
+A shard is made in <folder>/.work and moved to <folder>/<subset>/<number> when it is
+complete and all shards before it in the order are there. So whatever is there after a
+kill, or after any number of them, is what an undisturbed run has at some moment.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.corpora.yodas.shard import BadShardError, prepare_shard
+from espnet2_birq.corpora.yodas.source import FolderSource, HubSource
+from espnet2_birq.corpora.yodas.writer import SUMMARY, ShardOptions
+from espnet2_birq.errors import DataError
+
+Source = FolderSource | HubSource
+_PARENT_CHECK = 0.2  # seconds between a worker's looks at who its parent is
+_LOCK_WAIT = 10  # seconds that workers of a killed run may take to end
+
+
+class ShardStore:
+    """A folder of prepared shards, which several sets may share.
+
+    Use it as a context, in which no other process can change it.
+
+    Args:
+        folder: The folder; made if it is not there.
+        options: How the shards are prepared: for all of them the same.
+
+    Raises:
+        DataError: The folder was made with other options, or is in use.
+    """
+
+    def __init__(self, folder: Path, options: ShardOptions):
+        self.folder, self.options = folder, options
+        self.work = folder / ".work"
+        self._lock = None
+
+    def __enter__(self) -> "ShardStore":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / ".lock").open("w")
+        _lock(self._lock, self.folder)
+        self._check_options()
+        self.work.mkdir(exist_ok=True)
+        for path in self.work.iterdir():
+            if path.suffix != ".ready":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            shutil.rmtree(self.work)
+        self._lock.close()
+
+    def folder_of(self, shard: Shard) -> Path:
+        """Say where a shard is, or will be."""
+        return self.folder / shard.subset / shard.number
+
+    def prepare(
+        self,
+        source: Source,
+        shards: Iterable[Shard],
+        wanted: Callable[[Shard], bool],
+        nj: int,
+    ) -> Iterator[tuple[Shard, dict | str]]:
+        """Prepare shards in parallel, in a process each; those that are there are not.
+
+        Args:
+            source: Where they come from.
+            shards: The shards in the order in which they are to be used.
+            wanted: Tells whether a shard is still wanted. It is asked before a shard is
+                begun, and again before it is kept: the answer may become no.
+            nj: How many to prepare at once.
+
+        Yields:
+            In the order of `shards`, those that are wanted: the shard with its summary,
+            or with the reason why it cannot be used.
+
+        Raises:
+            DataError: A shard is not what was prepared, or a worker failed.
+        """
+        todo, waiting = iter(shards), deque()
+        running: dict[Shard, BaseProcess] = {}
+        try:
+            while True:
+                # Not too far ahead of a slow one: what it does not need is thrown away.
+                while len(running) < nj and len(waiting) < 2 * nj:
+                    shard = next((s for s in todo if wanted(s)), None)
+                    if shard is None:
+                        break
+                    waiting.append(shard)
+                    if not self._is_there(shard, source):
+                        running[shard] = self._start(source, shard)
+                if not waiting:
+                    return
+                if not wanted(waiting[0]):
+                    _kill(running.pop(waiting.popleft(), None))
+                elif waiting[0] in running:
+                    self._reap(running)
+                else:
+                    shard = waiting.popleft()
+                    yield shard, self._keep(shard, source)
+        finally:
+            for process in running.values():
+                _kill(process)
+
+    def _is_there(self, shard: Shard, source: Source) -> bool:
+        now = source.tar_bytes(shard)
+        for folder in (self.folder_of(shard), self._ready(shard)):
+            if folder.is_dir():
+                then = json.loads((folder / SUMMARY).read_text())["tar_bytes"]
+                if now not in (None, then):
+                    raise DataError(
+                        f"{shard}: its tar file has another size than when it was "
+                        f"prepared; remove {folder} to prepare it again, or choose "
+                        "another --dest for the other release"
+                    )
+                return True
+        return False
+
+    def _ready(self, shard: Shard) -> Path:
+        return self.work / f"{shard.key}.ready"
+
+    def _start(self, source: Source, shard: Shard) -> BaseProcess:
+        # fork: starts at once, and shares the lock until it ends.
+        process = get_context("fork").Process(
+            target=_prepare_one,
+            args=(source, shard, self.options, self.work, os.getpid()),
+        )
+        process.start()
+        return process
+
+    def _reap(self, running: dict[Shard, BaseProcess]) -> None:
+        connection.wait([process.sentinel for process in running.values()])
+        for shard in [s for s, process in running.items() if not process.is_alive()]:
+            process = running.pop(shard)
+            error = self.work / f"{shard.key}.error"
+            if error.is_file():
+                raise DataError(error.read_text(encoding="utf-8"))
+            if process.exitcode < 0:
+                raise DataError(
+                    f"{shard}: its worker was killed by signal {-process.exitcode}; "
+                    "if memory ran out, repeat with a smaller --nj"
+                )
+            if process.exitcode:
+                raise DataError(f"{shard}: its worker failed, see its message above")
+
+    def _keep(self, shard: Shard, source: Source) -> dict | str:
+        bad = self.work / f"{shard.key}.bad"
+        source.discard(shard)
+        if bad.is_file():
+            return bad.read_text(encoding="utf-8")
+        if self._ready(shard).is_dir():
+            self.folder_of(shard).parent.mkdir(exist_ok=True)
+            self._ready(shard).rename(self.folder_of(shard))
+        return json.loads((self.folder_of(shard) / SUMMARY).read_text())
+
+    def _check_options(self) -> None:
+        path, new = self.folder / "options.json", asdict(self.options)
+        if path.is_file():
+            old = json.loads(path.read_text())
+            if changed := [key for key in new if old.get(key) != new[key]]:
+                key = changed[0]
+                raise DataError(
+                    f"{self.folder}: made with {key} {old.get(key)}, not {new[key]}; "
+                    "choose another --dest, or remove this folder"
+                )
+            return
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(new, indent=1) + "\n")
+        part.rename(path)
+
+
+def _prepare_one(
+    source: Source, shard: Shard, options: ShardOptions, work: Path, parent: int
+) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    part = work / f"{shard.key}.part"
+    try:
+        root = source.fetch(shard)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        prepare_shard(root, shard, options, part)
+        part.rename(work / f"{shard.key}.ready")
+    except BadShardError as error:
+        (work / f"{shard.key}.bad").write_text(str(error), encoding="utf-8")
+    except (DataError, OSError) as error:
+        (work / f"{shard.key}.error").write_text(f"{shard}: {error}", encoding="utf-8")
+
+
+def _end_with(parent: int) -> None:
+    # A killed parent cannot stop its workers; a worker without parent stops itself.
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK)
+    os._exit(1)
+
+
+def _kill(process: BaseProcess | None) -> None:
+    if process is not None:
+        process.kill()
+        process.join()
+
+
+def _lock(stream, folder: Path) -> None:
+    deadline = time.monotonic() + _LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise DataError(
+                    f"{folder}: another process is at work in it; wait for its end, "
+                    "or choose another --dest"
+                ) from error
+            time.sleep(_PARENT_CHECK)

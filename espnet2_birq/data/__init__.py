@@ -1,1 +1,0 @@
-"""Corpora on disk: reading audio headers, writing and checking Kaldi data."""

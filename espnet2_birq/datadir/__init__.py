@@ -1,0 +1,1 @@
+"""Kaldi data directories and the audio they name; no knowledge of any corpus."""

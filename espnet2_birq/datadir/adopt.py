@@ -1,0 +1,215 @@
+"""Take over a data directory of another recipe, without writing anything into it."""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet2_birq.datadir.audio import ARK_ENTRY
+from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.datadir.stream import merge
+from espnet2_birq.errors import DataError
+
+SOURCE = "source"  # file that says from where a directory was taken over
+
+
+@dataclass
+class Adopted:
+    """What was taken over.
+
+    Attributes:
+        utterances: How many are in the new directory.
+        left_out: How many were too short or too long.
+    """
+
+    utterances: int = 0
+    left_out: int = 0
+
+
+def is_formatted(source: str | Path) -> bool:
+    """Tell a set that ESPnet has formatted from a Kaldi data directory."""
+    return (Path(source) / "feats_type").exists()
+
+
+def adopt(
+    source: str | Path,
+    dest: str | Path,
+    fs: int,
+    min_seconds: float = 0.0,
+    max_seconds: float = float("inf"),
+) -> Adopted:
+    """Make a directory with lists of its own for the audio of another one.
+
+    Paths become absolute; the audio stays where it is. Each utterance gets itself as
+    its speaker: pretraining looks at no speakers, and so it matters neither whether
+    they are known nor how they sort. Transcripts are left behind. All is read and
+    written line by line.
+
+    A set that ESPnet has formatted (it has the file feats_type) is filtered by length
+    as ESPnet's stage 4 does it. A Kaldi data directory is not: it still has to be
+    formatted.
+
+    Args:
+        source: Kaldi data directory, or ESPnet's dump/raw/<name>.
+        dest: Directory to write, whole or not at all. It is replaced if it was made
+            from the same source, and left as it is if it is the source itself.
+        fs: Sample rate of a formatted set in Hz.
+        min_seconds: Shorter utterances of a formatted set are left out.
+        max_seconds: Longer ones are left out, too.
+
+    Returns:
+        Numbers of utterances.
+
+    Raises:
+        DataError: The source cannot be used, or `dest` was not made from it.
+    """
+    source, dest = Path(source), Path(os.path.realpath(dest))
+    if not (source / "wav.scp").is_file():
+        raise DataError(f"{source}: no wav.scp in it; give a Kaldi data directory")
+    if dest.exists() and dest.samefile(source):
+        return Adopted(sum(1 for _ in iter_scp(source / "wav.scp")))
+    _check_dest(dest, source)
+    part = dest.with_name(f"{dest.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if is_formatted(source):
+        limits = (min_seconds * fs, max_seconds * fs)
+        adopted = _adopt_formatted(source, part, limits)
+        if not adopted.utterances:
+            raise DataError(
+                f"{source}: no utterance is left that is longer than {min_seconds:g} s "
+                f"and shorter than {max_seconds:g} s; give wider limits"
+            )
+    else:
+        adopted = _adopt_kaldi(source, part)
+    (part / SOURCE).write_text(f"{os.path.realpath(source)}\n", encoding="utf-8")
+    if dest.exists():
+        shutil.rmtree(dest)
+    part.rename(dest)
+    return adopted
+
+
+def _check_dest(dest: Path, source: Path) -> None:
+    if not dest.exists():
+        return
+    made_from = None
+    if (dest / SOURCE).is_file():
+        made_from = (dest / SOURCE).read_text(encoding="utf-8").rstrip("\n")
+    if made_from != os.path.realpath(source):
+        raise DataError(
+            f"{dest}: is there already, made from {made_from or 'something else'}, not "
+            f"{source}; move it away, or give the new set by a link of another name"
+        )
+
+
+def _adopt_kaldi(source: Path, part: Path) -> Adopted:
+    resolver, adopted = PathResolver(source), Adopted()
+    utterances = "wav.scp"
+    if (source / "segments").exists():
+        utterances = "segments"
+        shutil.copyfile(source / "segments", part / "segments")
+    with (part / "wav.scp").open("w", encoding="utf-8") as scp:
+        for key, entry in iter_scp(source / "wav.scp"):
+            if ARK_ENTRY.match(entry):
+                raise DataError(
+                    f"{source}/wav.scp: {key} is in an ark, which ESPnet's formatting "
+                    "cannot read; give a set that ESPnet has formatted"
+                )
+            scp.write(f"{key} {resolver(entry)}\n")
+    with _speaker_files(part) as speakers:
+        for utt_id, _ in iter_scp(source / utterances):
+            speakers.write(utt_id)
+            adopted.utterances += 1
+    return adopted
+
+
+def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> Adopted:
+    feats_type = (source / "feats_type").read_text().strip()
+    if feats_type != "raw":
+        raise DataError(
+            f"{source}: feats_type is {feats_type}, pretraining wants audio; give a "
+            "set made with --feats_type raw"
+        )
+    adopted = Adopted()
+    audio_format = None
+    with (
+        (part / "wav.scp").open("w", encoding="utf-8") as scp,
+        (part / "utt2num_samples").open("w", encoding="utf-8") as lengths,
+        _speaker_files(part) as speakers,
+    ):
+        for utt_id, entry, samples in _formatted(source):
+            if not limits[0] < samples < limits[1]:
+                adopted.left_out += 1
+                continue
+            audio_format = audio_format or _audio_format(source, entry)
+            scp.write(f"{utt_id} {entry}\n")
+            lengths.write(f"{utt_id} {samples}\n")
+            speakers.write(utt_id)
+            adopted.utterances += 1
+    (part / "feats_type").write_text("raw\n")
+    (part / "audio_format").write_text(f"{audio_format}\n")
+    return adopted
+
+
+def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield utterance, resolved entry of wav.scp, and length in samples."""
+    tables = {name: iter_scp(source / name) for name in ("wav.scp", "utt2num_samples")}
+    resolver = PathResolver(source)
+    for utt_id, row in merge(tables):
+        for name in tables:
+            if name not in row:
+                # If one of them is not sorted, that is what is to be said.
+                for table in tables.values():
+                    deque(table, maxlen=0)
+                raise DataError(
+                    f"{source}/{name}: no {utt_id}; run the recipe's stages 3 and 4 "
+                    "again"
+                )
+        if not row["utt2num_samples"].isdecimal():
+            raise DataError(
+                f"{source}/utt2num_samples: {utt_id} has no number; run the recipe's "
+                "stages 3 and 4 again"
+            )
+        if row["wav.scp"].endswith("|"):
+            raise DataError(
+                f"{source}/wav.scp: {utt_id} is a command, in a formatted set; run the "
+                "recipe's stages 3 and 4 again"
+            )
+        # The recipe's stage 3 writes "None" for audio that it could not make.
+        samples = int(row["utt2num_samples"])
+        entry = row["wav.scp"] if samples == 0 else resolver(row["wav.scp"])
+        yield utt_id, entry, samples
+
+
+def _audio_format(source: Path, entry: str) -> str:
+    name = "ark" if ARK_ENTRY.match(entry) else Path(entry).suffix.removeprefix(".")
+    if (source / "audio_format").is_file():
+        name = (source / "audio_format").read_text().strip()
+    if name.startswith("multi_"):
+        raise DataError(
+            f"{source}: audio_format {name} has several files an utterance, "
+            "pretraining wants one; make the set without --multi_columns_output_wav_scp"
+        )
+    return name
+
+
+class _speaker_files:
+    """Writes utt2spk and spk2utt in which every utterance is its own speaker."""
+
+    def __init__(self, folder: Path):
+        self._paths = [folder / name for name in ("utt2spk", "spk2utt")]
+
+    def __enter__(self) -> "_speaker_files":
+        self._files = [path.open("w", encoding="utf-8") for path in self._paths]
+        return self
+
+    def write(self, utt_id: str) -> None:
+        for file in self._files:
+            file.write(f"{utt_id} {utt_id}\n")
+
+    def __exit__(self, *exception) -> None:
+        for file in self._files:
+            file.close()

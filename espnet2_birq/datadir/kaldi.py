@@ -1,0 +1,270 @@
+"""Kaldi data directories: wav.scp, segments, utt2spk, spk2utt and text."""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet2_birq.datadir.stream import refuse_byte_order_mark
+from espnet2_birq.errors import DataError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where in a recording an utterance is.
+
+    Attributes:
+        recording: Unique name of the recording, without whitespace.
+        start: Begin in seconds.
+        end: End in seconds.
+    """
+
+    recording: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a data directory.
+
+    Attributes:
+        utt_id: Unique name without whitespace; begin it with the speaker's name, so
+            that sorting by utterance also sorts by speaker, as Kaldi wants.
+        speaker: Speaker name without whitespace.
+        path: Audio file, as it is to stand in wav.scp.
+        text: Transcript in one line; None where there is none.
+        segment: The part of the audio file that it is; None if it is the whole.
+    """
+
+    utt_id: str
+    speaker: str
+    path: str
+    text: str | None = None
+    segment: Segment | None = None
+
+
+def write_data_dir(
+    dest: str | Path,
+    utterances: Iterable[Utterance],
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
+    """Write a data directory, complete or not at all.
+
+    The files are sorted in byte order (the C locale) and are UTF-8. `text` is written
+    only if every utterance has one, `segments` if every utterance is a segment; times
+    are written to 10 ms. An existing data directory is replaced.
+
+    Args:
+        dest: Directory to write.
+        utterances: What to write, in any order.
+        extra_files: Further files: name to whole content.
+
+    Raises:
+        DataError: An utterance cannot be represented, there is none, only some are
+            segments, or `dest` exists and is not a data directory.
+    """
+    dest = Path(os.path.realpath(dest))
+    ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
+    _check_utterances(dest, ordered)
+    files = {
+        "wav.scp": format_scp(sorted(_audio_files(dest, ordered).items())),
+        "utt2spk": format_scp((u.utt_id, u.speaker) for u in ordered),
+        "spk2utt": format_scp(_utterances_of_speakers(ordered)),
+    }
+    if ordered[0].segment:
+        files["segments"] = format_scp(
+            (
+                u.utt_id,
+                f"{u.segment.recording} {u.segment.start:.2f} {u.segment.end:.2f}",
+            )
+            for u in ordered
+        )
+    if all(u.text is not None for u in ordered):
+        files["text"] = format_scp((u.utt_id, u.text) for u in ordered)
+    files.update(extra_files or {})
+    replace_data_dir(dest, files)
+
+
+def replace_data_dir(dest: str | Path, files: Mapping[str, str]) -> None:
+    """Write the files of a data directory, all or none, in place of an existing one.
+
+    Args:
+        dest: Directory to write.
+        files: Name to whole content.
+
+    Raises:
+        DataError: `dest` exists and is not a data directory.
+    """
+    # Replace the folder that a link points at, not the link.
+    dest = Path(os.path.realpath(dest))
+    if dest.exists() and not _is_replaceable(dest):
+        raise DataError(
+            f"{dest}: exists and is not a Kaldi data directory; "
+            "move it away or choose another one to write"
+        )
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    new = dest.with_name(f".{dest.name}.new{os.getpid()}")
+    old = dest.with_name(f".{dest.name}.old{os.getpid()}")
+    new.mkdir()
+    try:
+        for name, content in files.items():
+            (new / name).write_text(content, encoding="utf-8", newline="\n")
+        if dest.exists():
+            dest.rename(old)
+        new.rename(dest)
+    except BaseException:
+        shutil.rmtree(new)
+        if old.exists():
+            old.rename(dest)
+        raise
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, str]:
+    """Read a file of `key value` lines: wav.scp, utt2spk, text, segments, ...
+
+    Args:
+        path: The file.
+        allow_empty_values: Accept a key alone in its line, as "" (text may have it).
+
+    Returns:
+        Key to value, in the order of the file.
+
+    Raises:
+        DataError: As iter_scp.
+    """
+    return dict(iter_scp(path, allow_empty_values))
+
+
+def format_scp(pairs: Iterable[tuple[str, str]]) -> str:
+    """Make the content of a file of `key value` lines; a key may have no value."""
+    return "".join(f"{key} {value}".rstrip() + "\n" for key, value in pairs)
+
+
+def iter_scp(
+    path: str | Path, allow_empty_values: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Read a file of `key value` lines one by one: it may be larger than the memory.
+
+    Args:
+        path: The file.
+        allow_empty_values: Accept a key alone in its line, as "" (text may have it).
+
+    Yields:
+        Key and value, in the order of the file.
+
+    Raises:
+        DataError: The file is missing or empty, begins with a byte order mark, or a
+            line is blank, is not UTF-8, ends as in Windows, lacks a value, repeats a
+            key, or is out of order.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; run the data preparation first")
+    previous = ""
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            where = f"{path}: line {number}"
+            if number == 1:
+                refuse_byte_order_mark(path, raw)
+            try:
+                line = raw.decode("utf-8").removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where} is not UTF-8; convert the file with iconv -t UTF-8"
+                ) from error
+            if line.endswith("\r"):
+                raise DataError(
+                    f"{where} has a Windows line end; convert it with dos2unix"
+                )
+            fields = line.split(maxsplit=1)
+            if not fields:
+                raise DataError(f"{where} is blank; remove it")
+            key, value = fields[0], fields[1].rstrip() if len(fields) == 2 else ""
+            if not value and not allow_empty_values:
+                raise DataError(
+                    f"{where}: {key} has no value; complete or remove the line"
+                )
+            # In a sorted file equal keys are neighbours.
+            if key == previous:
+                raise DataError(
+                    f"{where} repeats {key} of line {number - 1}; remove one of them"
+                )
+            # Code point order is the byte order of UTF-8, which is that of LC_ALL=C.
+            if key < previous:
+                raise DataError(
+                    f"{where}: {key} comes after {previous}; "
+                    f"sort it with LC_ALL=C sort -o {path} {path}"
+                )
+            yield key, value
+            previous = key
+    if not previous:
+        raise DataError(f"{path}: empty file; run the data preparation again")
+
+
+def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
+    if not ordered:
+        raise DataError(f"{dest}: no utterance to write; check the corpus folder")
+    previous = None
+    for utterance in ordered:
+        if previous is not None and utterance.utt_id == previous.utt_id:
+            raise DataError(
+                f"{dest}: utterance {utterance.utt_id} is there twice, as "
+                f"{previous.path} and {utterance.path}; leave one of them out"
+            )
+        previous = utterance
+        names = [("utterance id", utterance.utt_id), ("speaker", utterance.speaker)]
+        if utterance.segment:
+            names.append(("recording", utterance.segment.recording))
+        for what, name in names:
+            if not name or _has_space(name):
+                raise DataError(
+                    f"{utterance.path}: {what} {name!r} is empty or has whitespace in "
+                    "it; rename it"
+                )
+        if _has_space(utterance.path):
+            raise DataError(
+                f"{utterance.path}: there is a space in the path, at which ESPnet's "
+                "shell scripts would split it; give the corpus by a symbolic link "
+                "without spaces"
+            )
+        if utterance.text is not None and len(utterance.text.splitlines()) > 1:
+            raise DataError(
+                f"{utterance.path}: its transcript has several lines; join them"
+            )
+
+
+def _audio_files(dest: Path, utterances: Iterable[Utterance]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    segmented = {u.segment is not None for u in utterances}
+    if len(segmented) > 1:
+        raise DataError(f"{dest}: only some utterances are segments of a recording")
+    for u in utterances:
+        name = u.segment.recording if u.segment else u.utt_id
+        if files.setdefault(name, u.path) != u.path:
+            raise DataError(
+                f"{dest}: recording {name} is both {files[name]} and {u.path}; "
+                "leave one of them out"
+            )
+    return files
+
+
+def _has_space(name: str) -> bool:
+    return any(character.isspace() for character in name)
+
+
+def _is_replaceable(dest: Path) -> bool:
+    return dest.is_dir() and ((dest / "wav.scp").exists() or not any(dest.iterdir()))
+
+
+def _utterances_of_speakers(ordered: list[Utterance]) -> list[tuple[str, str]]:
+    utterances_of = defaultdict(list)
+    for utterance in ordered:
+        utterances_of[utterance.speaker].append(utterance.utt_id)
+    return [
+        (speaker, " ".join(utterances_of[speaker])) for speaker in sorted(utterances_of)
+    ]

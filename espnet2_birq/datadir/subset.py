@@ -1,0 +1,295 @@
+"""Hours of a data directory, even over its speakers; and what is left of it."""
+
+import heapq
+import math
+import random
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet2_birq.datadir.adopt import SOURCE, is_formatted
+from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.kaldi import format_scp, read_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.errors import DataError
+
+# LibriSpeech's speaker is a reader in a chapter: 19-198
+READER_IN_CHAPTER = re.compile(r"(\d+)-\d+")
+# Files that need not be sorted: what formatting and our preparations say about a set
+NO_TABLES = ("feats_type", "audio_format", "skipped", "unused_words", "words.tsv")
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """A data directory in memory.
+
+    Attributes:
+        folder: Where it is.
+        files: Name to content of every file: key to value for a table of utterances,
+            recordings or speakers, a string for what is none.
+        seconds: Utterance to duration in seconds.
+        people: Utterance to the person who speaks.
+        genders: Person to "f" or "m"; empty if that of someone is not known.
+    """
+
+    folder: Path
+    files: dict[str, dict[str, str] | str]
+    seconds: dict[str, float]
+    people: dict[str, str]
+    genders: dict[str, str]
+
+    def count(self, utterances: Collection[str]) -> tuple[int, float, float | None]:
+        """Count people, seconds, and the share of women in these (None: unknown)."""
+        total = sum(self.seconds[u] for u in utterances)
+        share = None
+        if self.genders and total:
+            women = [u for u in utterances if self.genders[self.people[u]] == "f"]
+            share = sum(self.seconds[u] for u in women) / total
+        return len({self.people[u] for u in utterances}), total, share
+
+
+def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
+    """Read a Kaldi data directory, or a set that ESPnet has formatted.
+
+    Durations are those of utt2num_samples in a formatted set; else those of utt2dur, of
+    segments, or of the audio files' headers, whichever is there first.
+
+    Args:
+        folder: Directory with wav.scp, utt2spk and what else belongs to them.
+        fs: Sample rate of a formatted set in Hz.
+        nj: Number of threads that open audio files.
+
+    Returns:
+        All its files; relative paths in wav.scp are absolute.
+
+    Raises:
+        DataError: A file is missing or broken, or files do not fit together.
+    """
+    folder = Path(folder)
+    speakers = read_scp(folder / "utt2spk")
+    recordings = read_scp(folder / "wav.scp")
+    per_utterance = recordings
+    if segmented := (folder / "segments").exists():
+        per_utterance = read_scp(folder / "segments")
+    if odd := min(per_utterance.keys() ^ speakers.keys(), default=None):
+        raise DataError(
+            f"{folder}: {odd} is in only one of utt2spk and "
+            f"{'segments' if segmented else 'wav.scp'}; run utils/fix_data_dir.sh"
+        )
+    files: dict[str, dict[str, str] | str] = {}
+    for path in sorted(folder.iterdir()):
+        # `source` says what a directory was taken over from, whole.
+        if path.is_file() and path.name[0] != "." and path.name != SOURCE:
+            files[path.name] = _read_file(path, speakers, recordings)
+    seconds = _durations(folder, files, speakers, fs, nj)
+    resolve = PathResolver(folder)
+    # ESPnet writes "None" for audio that it could not make; it has no samples.
+    files["wav.scp"] = {
+        key: entry if seconds.get(key) == 0 else resolve(entry)
+        for key, entry in recordings.items()
+    }
+    genders = files.get("spk2gender")
+    genders = genders if isinstance(genders, dict) else {}
+    known = genders.keys() >= set(speakers.values())
+    return DataDir(
+        folder=folder,
+        files=files,
+        seconds=seconds,
+        people={utt_id: _person(speaker) for utt_id, speaker in speakers.items()},
+        genders={_person(s): g for s, g in genders.items()} if known else {},
+    )
+
+
+def choose(data: DataDir, hours: float, seed: int = 0) -> list[str]:
+    """Choose utterances at random, as much of each gender and of each person.
+
+    Again and again, the person of whom there is least, of the gender of which there is
+    least, gives one more utterance, as long as that brings the total closer to what is
+    wanted. So it is met to half an utterance, and with one seed the shorter choice is
+    part of the longer one. Someone who has no more is passed over, as is a gender.
+
+    Args:
+        data: What to choose from.
+        hours: How many hours.
+        seed: Seed of the choice.
+
+    Returns:
+        The utterances, sorted.
+
+    Raises:
+        DataError: There is not so much, or an utterance is more than twice of it.
+    """
+    wanted, there = hours * 3600, sum(data.seconds.values())
+    if not 0 < wanted <= there:
+        raise DataError(
+            f"{data.folder}: {hours:g} hours were asked for, there are "
+            f"{there / 3600:.2f}"
+        )
+    generator = random.Random(seed)
+    stock = defaultdict(list)
+    for utt_id in sorted(data.seconds):
+        if data.seconds[utt_id] > 0:
+            stock[data.people[utt_id]].append(utt_id)
+    # Heaps of (seconds so far, a person's place in a random order, person)
+    queues: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
+    people = sorted(stock)
+    generator.shuffle(people)
+    for place, person in enumerate(people):
+        generator.shuffle(stock[person])
+        queues[data.genders.get(person, "")].append((0.0, place, person))
+    taken = dict.fromkeys(sorted(queues), 0.0)
+    total, chosen = 0.0, []
+    while taken:
+        gender = min(taken, key=taken.__getitem__)
+        so_far, place, person = heapq.heappop(queues[gender])
+        utt_id = stock[person].pop()
+        length = data.seconds[utt_id]
+        if total + length - wanted > wanted - total:
+            break
+        chosen.append(utt_id)
+        total += length
+        taken[gender] += length
+        if stock[person]:
+            heapq.heappush(queues[gender], (so_far + length, place, person))
+        if not queues[gender]:
+            del taken[gender]
+    if not chosen:
+        raise DataError(
+            f"{data.folder}: {hours:g} hours are less than half of its utterance "
+            f"{utt_id}; ask for more"
+        )
+    return sorted(chosen)
+
+
+def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
+    """Make the files of a data directory with some of the utterances.
+
+    Args:
+        data: What the utterances are part of.
+        utterances: Some of them.
+
+    Returns:
+        File name to content: tables with the lines that belong to the utterances, their
+        recordings and speakers, other files unchanged.
+    """
+    kept = set(utterances)
+    speakers = {u: s for u, s in data.files["utt2spk"].items() if u in kept}
+    if "segments" in data.files:
+        kept |= {data.files["segments"][u].split()[0] for u in speakers}
+    kept |= set(speakers.values())
+    of_speaker = defaultdict(list)
+    for utt_id in sorted(speakers):
+        of_speaker[speakers[utt_id]].append(utt_id)
+    files = {}
+    for name, content in data.files.items():
+        if isinstance(content, dict):
+            wanted = speakers if _is_of_utterances(name) else kept
+            content = format_scp((k, v) for k, v in content.items() if k in wanted)
+        files[name] = content
+    files["spk2utt"] = format_scp(
+        (speaker, " ".join(of_speaker[speaker])) for speaker in sorted(of_speaker)
+    )
+    return files
+
+
+def _read_file(
+    path: Path, speakers: Mapping[str, str], recordings: Collection[str]
+) -> dict[str, str] | str:
+    if path.name in NO_TABLES:
+        return path.read_text(encoding="utf-8")
+    table = read_scp(path, allow_empty_values=True)
+    keys = table.keys()
+    owners = [speakers.keys()]
+    if not _is_of_utterances(path.name):
+        owners += [set(recordings), set(speakers.values())]
+    if any(keys <= owner for owner in owners):
+        return table
+    if len(owners) > 1 and not any(keys & owner for owner in owners):
+        return path.read_text(encoding="utf-8")
+    unknown = min(keys - set().union(*owners), default=min(keys))
+    raise DataError(
+        f"{path}: {unknown} is not in utt2spk or wav.scp; run utils/fix_data_dir.sh"
+    )
+
+
+def _is_of_utterances(name: str) -> bool:
+    """Tell by the name: a speaker or recording may be called as an utterance."""
+    return name.startswith(("utt2", "text"))
+
+
+def _durations(
+    folder: Path, files: Mapping, speakers: Mapping[str, str], fs: int, nj: int
+) -> dict[str, float]:
+    """Return utterance to seconds."""
+    if is_formatted(folder):
+        samples = files.get("utt2num_samples") or read_scp(folder / "utt2num_samples")
+        seconds = {u: _number(folder, u, n) / fs for u, n in samples.items()}
+    elif "utt2dur" in files:
+        seconds = {u: _number(folder, u, n) for u, n in files["utt2dur"].items()}
+    elif "segments" in files:
+        seconds = _segment_durations(folder, files, nj)
+    else:
+        seconds = _audio_durations(folder, files["wav.scp"], nj)
+    if missing := min(speakers.keys() - seconds.keys(), default=None):
+        raise DataError(
+            f"{folder}: the duration of {missing} is not known; make "
+            "utt2num_samples or utt2dur again"
+        )
+    return seconds
+
+
+def _segment_durations(folder: Path, files: Mapping, nj: int) -> dict[str, float]:
+    spans = {}
+    for utt_id, value in files["segments"].items():
+        recording, start, end = [*value.split(), "", ""][:3]
+        times = _number(folder, utt_id, start), _number(folder, utt_id, end)
+        spans[utt_id] = (recording, *times)
+    # An end of -1 means the end of the recording.
+    open_ended = {recording for recording, _, end in spans.values() if end == -1}
+    whole = {r: e for r, e in files["wav.scp"].items() if r in open_ended}
+    lengths = _audio_durations(folder, whole, nj)
+    seconds = {}
+    for utt_id, (recording, start, end) in spans.items():
+        end = lengths.get(recording, end) if end == -1 else end
+        if not start < end:
+            raise DataError(
+                f"{folder}/segments: {utt_id} does not end after it starts; correct it"
+            )
+        seconds[utt_id] = end - start
+    return seconds
+
+
+def _audio_durations(
+    folder: Path, entries: Mapping[str, str], nj: int
+) -> dict[str, float]:
+    resolve = PathResolver(folder)
+    resolved = []
+    for name, entry in entries.items():
+        if entry.endswith("|"):
+            raise DataError(
+                f"{folder}/wav.scp: {name} is a command, and there is no utt2dur; run "
+                "utils/data/get_utt2dur.sh"
+            )
+        resolved.append(resolve(entry))
+    infos = probe_many(resolved, nj=nj)
+    return {name: info.seconds for name, info in zip(entries, infos)}
+
+
+def _number(folder: Path, utt_id: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(
+            f"{folder}: {utt_id} has the time or duration {value!r}, which is not a "
+            "number; correct the line"
+        )
+    return number
+
+
+def _person(speaker: str) -> str:
+    match = READER_IN_CHAPTER.fullmatch(speaker)
+    return match[1] if match else speaker

@@ -1,1 +1,0 @@
-"""What is needed around ESPnet's own encoders."""

@@ -1,0 +1,1 @@
+"""What is needed inside ESPnet's encoders, and one encoder more."""

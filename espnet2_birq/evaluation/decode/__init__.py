@@ -1,0 +1,1 @@
+"""Greedy and n-gram decoding of fine-tuned CTC models."""

@@ -1,0 +1,274 @@
+"""Log-probabilities of an ESPnet model's CTC head, in padded batches.
+
+What an utterance gets does not depend on its batch: ESPnet masks padding in its
+encoders, and here every utterance's end is mirrored for the STFT as if it were alone.
+"""
+
+import hashlib
+import logging
+import time
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import kaldiio
+import numpy as np
+import soundfile
+import torch
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
+from humanfriendly import parse_size
+from tqdm import tqdm
+
+from espnet2_birq.checkpoint import check_model_file
+from espnet2_birq.datadir.audio import ARK_ENTRY, probe_many
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.stream import map_parallel
+from espnet2_birq.encoders.frontend import mirror_ends
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.store import Block, LogProbs, file_hash
+from espnet2_birq.tasks.asr import ASRTask
+
+READERS = 4  # threads that read audio ahead
+NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
+ALONE_SECONDS = 0.2  # shorter utterances go alone: one too short fails all its batch
+
+
+class Recogniser:
+    """An ESPnet ASR model, of which the CTC head is used.
+
+    Args:
+        model_file: Its parameters, beside its config.yaml. Paths in that file, like the
+            BPE model's, count from the current folder, as in ESPnet.
+        device: "cpu" or "cuda".
+
+    Raises:
+        DataError: A file is missing.
+        ConfigError: The model has no CTC head, or tokens that are not known here.
+    """
+
+    def __init__(self, model_file: Path, device: str):
+        config = model_file.parent / "config.yaml"
+        for path in (model_file, config):
+            if not path.is_file():
+                raise DataError(
+                    f"{path}: no such file; give a model of an asr_* folder"
+                )
+        check_model_file(model_file)
+        self.key = {"model": file_hash(model_file), "config": file_hash(config)}
+        self.device = device
+        self.model, self.args = ASRTask.build_model_from_file(
+            *(config, model_file, device)
+        )
+        self.model.eval()
+        if getattr(self.model, "ctc", None) is None:
+            raise ConfigError(f"{config}: the model has no CTC head (ctc_weight: 0)")
+        if self.args.token_type not in ("char", "bpe"):
+            raise ConfigError(
+                f"{config}: token_type {self.args.token_type}: only char and bpe can "
+                "be decoded here; use ESPnet's asr_inference"
+            )
+        if self.args.token_type == "bpe" and not Path(self.args.bpemodel).is_file():
+            raise DataError(
+                f"{self.args.bpemodel}: no such BPE model; run this in the recipe's "
+                "folder"
+            )
+        self.model._extract_feats = types.MethodType(_extract_feats, self.model)
+        self.tokens = list(self.model.token_list)
+        self._converter = TokenIDConverter(self.tokens)
+        self._tokenizer = build_tokenizer(
+            token_type=self.args.token_type, bpemodel=self.args.bpemodel
+        )
+        rate = (getattr(self.args, "frontend_conf", None) or {}).get("fs", 16000)
+        self.sample_rate = parse_size(rate) if isinstance(rate, str) else int(rate)
+
+    def text(self, numbers: Sequence[int]) -> tuple[str, list[str]]:
+        """Text and tokens of token numbers."""
+        tokens = self._converter.ids2tokens(numbers)
+        return self._tokenizer.tokens2text(tokens), tokens
+
+    @torch.no_grad()
+    def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute (T, V) natural log-probabilities for each waveform (N,).
+
+        A batch that does not fit into the GPU's memory is halved.
+
+        Raises:
+            TooShortUttError: The longest of them is too short for the input layer.
+        """
+        speech = [torch.from_numpy(wave) for wave in waves]
+        lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
+        speech = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+        try:
+            hs, frames = self.model.encode(speech.to(self.device), lengths)
+            hs = hs[0] if isinstance(hs, tuple) else hs  # intermediate CTC
+            log_probs = self.model.ctc.log_softmax(hs).float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            if len(waves) == 1:
+                raise
+        else:
+            return [one[:t].copy() for one, t in zip(log_probs, frames.tolist())]
+        # Outside of the except: there the traceback would keep the memory in use.
+        torch.cuda.empty_cache()
+        half = len(waves) // 2
+        return self.log_probs(waves[:half]) + self.log_probs(waves[half:])
+
+
+def _extract_feats(model, speech, lengths):
+    # In the place of ESPnetASRModel's, which sees padding at an utterance's end.
+    if model.frontend is None:
+        return speech, lengths
+    speech = mirror_ends(speech, lengths, model.frontend)
+    feats, lengths = model.frontend(speech, lengths)
+    return feats[:, : lengths.max()], lengths
+
+
+class Utterance(NamedTuple):
+    """What is to be recognised.
+
+    Attributes:
+        name: Unique.
+        entry: Audio file, or file.ark:offset.
+        seconds: Duration.
+    """
+
+    name: str
+    entry: str
+    seconds: float
+
+
+def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str, str]]:
+    """Look at all audio of a data directory.
+
+    Args:
+        folder: With wav.scp and no segments.
+        rate: Sample rate in Hz that the model wants.
+
+    Returns:
+        The sound utterances, and name to reason for all others.
+
+    Raises:
+        DataError: wav.scp is wrong, or there are segments.
+    """
+    if (folder / "segments").exists():
+        raise DataError(
+            f"{folder}/segments: audio must be cut into utterances; give what asr.sh "
+            f"--stage 3 has written, as dump/raw/{folder.name}"
+        )
+    entries = read_scp(folder / "wav.scp")
+    good, bad = [], {}
+    for (name, entry), info in zip(
+        entries.items(), probe_many(list(entries.values()), rate, READERS, fatal=())
+    ):
+        if isinstance(info, DataError):
+            bad[name] = str(info)
+        else:
+            good.append(Utterance(name, entry, info.seconds))
+    return good, bad
+
+
+def audio_hash(utterances: Sequence[Utterance]) -> str:
+    """Hash names, lengths and times of change of audio files.
+
+    The list alone is the same when its audio is made anew under the old names.
+    """
+    digest = hashlib.sha256()
+    for one in utterances:
+        match = ARK_ENTRY.match(one.entry)
+        changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
+        digest.update(f"{one.name} {one.seconds} {changed}\n".encode())
+    return digest.hexdigest()
+
+
+def read_wave(entry: str) -> np.ndarray:
+    """Read what stands in wav.scp: (N,) float32 samples between -1 and 1."""
+    if not ARK_ENTRY.match(entry):
+        return soundfile.read(entry, dtype="float32")[0]
+    samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)
+    return samples.astype(np.float32)
+
+
+def make_batches(
+    utterances: Sequence[Utterance], seconds: float
+) -> Iterator[list[Utterance]]:
+    """Yield batches of up to so many seconds, padding included, of like durations."""
+    batch: list[Utterance] = []
+    for one in sorted(utterances, key=lambda one: (one.seconds, one.name)):
+        full = (len(batch) + 1) * one.seconds > seconds
+        if batch and (full or batch[0].seconds < ALONE_SECONDS):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def compute_log_probs(
+    recogniser: Recogniser,
+    folder: Path,
+    store_folder: Path,
+    batch_seconds: float,
+) -> tuple[LogProbs, dict[str, str]]:
+    """Compute the log-probabilities of a data directory, less what is there already.
+
+    Args:
+        recogniser: The model.
+        folder: Data directory.
+        store_folder: Where they are kept.
+        batch_seconds: Audio in a batch, padding included.
+
+    Returns:
+        The store, and name to reason for each utterance that has none.
+
+    Raises:
+        DataError: As find_utterances(); or no utterance is left.
+    """
+    utterances, skipped = find_utterances(folder, recogniser.sample_rate)
+    key = {
+        **recogniser.key,
+        "wav.scp": file_hash(folder / "wav.scp"),
+        "audio": audio_hash(utterances),
+    }
+    store = LogProbs(store_folder, key)
+    done = store.done()
+    todo = [one for one in utterances if one.name not in done]
+    if done:
+        logging.info(f"{folder}: {len(done)} utterances are done, {len(todo)} are left")
+    batches = list(make_batches(todo, batch_seconds))
+    waves = map_parallel(
+        lambda one: read_wave(one.entry),
+        (one for batch in batches for one in batch),
+        READERS,
+    )
+    bar = tqdm(total=len(todo), desc=f"network {folder.name}", unit="utt", disable=None)
+    for batch in batches:
+        audio = [next(waves) for _ in batch]
+        start = time.monotonic()
+        try:
+            log_probs = recogniser.log_probs(audio)
+        except TooShortUttError as error:
+            skipped.update({one.name: f"too short: {error}" for one in batch})
+        else:
+            spent = time.monotonic() - start
+            seconds = sum(one.seconds for one in batch)
+            # The audio is finite (find_utterances): NaN is the model's own.
+            good = {
+                one.name: matrix
+                for one, matrix in zip(batch, log_probs)
+                if not np.isnan(matrix).any()
+            }
+            skipped.update({x.name: NAN_OUTPUT for x in batch if x.name not in good})
+            if good:
+                store.add(Block(list(good), list(good.values()), seconds, spent))
+        bar.update(len(batch))
+    bar.close()
+    if not store.blocks():
+        name, reason = next(iter(skipped.items()))
+        raise DataError(
+            f"{folder}: no utterance can be recognised; the first, {name}: {reason}"
+        )
+    return store, skipped

@@ -1,0 +1,129 @@
+"""Beam search through CTC's log-probabilities with a word n-gram.
+
+It wants the packages of the extra `decode`: flashlight-text and KenLM.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from flashlight.lib.text.decoder import (
+    CriterionType,
+    LexiconDecoder,
+    LexiconDecoderOptions,
+    SmearingMode,
+    Trie,
+)
+from flashlight.lib.text.decoder.kenlm import KenLM
+from flashlight.lib.text.dictionary import Dictionary
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.search import BLANK, Hypothesis, Weights
+
+SPACE = "<space>"
+UNKNOWN = "<unk>"
+NOT_WORDS = ("<s>", "</s>", UNKNOWN, "<UNK>")
+IMPOSSIBLE = -1e9  # a log-probability that keeps finite sums finite
+
+
+class NgramSearch:
+    """Beam search over the words of an n-gram, spelled by characters.
+
+    W maximises log P_CTC(W) + lm_weight log10 P_LM(W) + word_score |W|, where P_CTC is
+    the sum over all alignments of W. Only words of `words` can be found. The search is
+    flashlight-text's LexiconDecoder.
+
+    Args:
+        lm: ARPA file, may be gzipped, or KenLM binary.
+        tokens: The model's tokens; number 0 is the blank.
+        words: What can be recognised; those with a letter that is no token are left
+            out.
+        weights: See Weights; `search.weights = ...` changes them.
+
+    Raises:
+        ConfigError: The tokens have no <space>, or no word can be spelled.
+        DataError: The n-gram cannot be read.
+    """
+
+    def __init__(
+        self,
+        lm: str | Path,
+        tokens: Sequence[str],
+        words: Iterable[str],
+        weights: Weights = Weights(),
+    ):
+        if SPACE not in tokens:
+            raise ConfigError(
+                f"no token {SPACE}: with an n-gram, only models of characters "
+                "(--token_type char) can be decoded; leave out --lm"
+            )
+        numbers = {token: number for number, token in enumerate(tokens)}
+        self._space = numbers[SPACE]
+        self.words, self._spelling, self.unspelled = [], [], 0
+        for word in words:
+            spelling = [numbers.get(letter) for letter in word]
+            if None in spelling or word in NOT_WORDS:
+                self.unspelled += word not in NOT_WORDS
+                continue
+            self.words.append(word)
+            self._spelling.append(spelling)
+        if not self.words:
+            raise ConfigError(
+                f"{lm}: no word of it can be spelled with the model's tokens; is it "
+                "of another language, or lower case?"
+            )
+        try:
+            self._lm = KenLM(str(lm), Dictionary([*self.words, UNKNOWN]))
+        except RuntimeError as error:
+            raise DataError(f"{lm}: KenLM cannot read it: {error}") from error
+        self._trie = self._make_trie(len(tokens))
+        self.weights = weights
+
+    def _make_trie(self, size: int) -> Trie:
+        trie = Trie(size, self._space)
+        start = self._lm.start(False)
+        for number, spelling in enumerate(self._spelling):
+            _, score = self._lm.score(start, number)
+            trie.insert([*spelling, self._space], number, score)
+        trie.smear(SmearingMode.MAX)
+        return trie
+
+    @property
+    def weights(self) -> Weights:
+        """How it weighs and prunes."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: Weights) -> None:
+        self._weights = weights
+        options = LexiconDecoderOptions(
+            weights.beam_size,
+            1 << 20,  # tokens tried for each frame: all
+            weights.beam_threshold,
+            weights.lm_weight,
+            weights.word_score,
+            float("-inf"),  # unknown words
+            0.0,  # silence
+            True,  # sum over alignments
+            CriterionType.CTC,
+        )
+        self._decoder = LexiconDecoder(
+            *(options, self._trie, self._lm, self._space, BLANK),
+            *(len(self.words), [], False),
+        )
+
+    def __call__(self, log_probs: np.ndarray) -> Hypothesis:
+        """Search in (T, V) log-probabilities."""
+        # In the lexicon a word ends with a space, but no space ends an utterance:
+        # a last frame that is a space for certain ends the last word.
+        end = np.full((1, log_probs.shape[1]), IMPOSSIBLE)
+        end[0, self._space] = 0
+        frames = np.ascontiguousarray(np.vstack([log_probs, end]), dtype=np.float32)
+        found = self._decoder.decode(frames.ctypes.data, *frames.shape)
+        if not found:
+            return Hypothesis([], IMPOSSIBLE)
+        tokens: list[int] = []
+        for number in found[0].words:
+            if number >= 0:
+                tokens += [self._space] * bool(tokens) + self._spelling[number]
+        return Hypothesis(tokens, found[0].score)

@@ -1,0 +1,174 @@
+"""Search through stored log-probabilities in several processes, and write the texts."""
+
+import json
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.decode.search import Hypothesis
+from espnet2_birq.evaluation.decode.store import (
+    LogProbs,
+    Results,
+    block_seconds,
+    read_block,
+    write_whole,
+)
+from espnet2_birq.evaluation.wer.alignment import count_errors
+
+Search = Callable[[np.ndarray], Hypothesis]
+
+# What forked workers find in their memory: an n-gram is loaded once, for all of them.
+_search: Search | None = None
+_done: set[str] = set()
+
+
+def _search_block(path: Path) -> dict[str, dict]:
+    block = read_block(path)
+    found = {}
+    for name, log_probs in zip(block.names, block.log_probs):
+        if name not in _done:
+            start = time.perf_counter()
+            tokens, score = _search(log_probs)
+            spent = round(time.perf_counter() - start, 6)
+            found[name] = dict(tokens=tokens, score=score, seconds=spent)
+    return found
+
+
+def _search_blocks(paths: Sequence[Path], nj: int) -> Iterator[dict[str, dict]]:
+    if nj == 1:
+        yield from map(_search_block, paths)
+        return
+    # Forked, not spawned: see above. The workers never touch a GPU.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(nj, mp_context=context) as pool:
+        waiting = [pool.submit(_search_block, path) for path in paths]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> None:
+    """Search for all utterances of a store that have no result yet.
+
+    Args:
+        search: Log-probabilities (T, V) to hypothesis.
+        store: Where the log-probabilities are.
+        results: Where the hypotheses go, a block at a time.
+        nj: Number of processes.
+    """
+    global _search, _done
+    left = len(store.done() - results.found.keys())
+    if not left:
+        return
+    _search, _done = search, set(results.found)
+    with tqdm(total=left, desc="search", unit="utt", disable=None) as bar:
+        for found in _search_blocks(store.blocks(), nj):
+            if found:
+                results.add(found)
+            bar.update(len(found))
+
+
+def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
+    """Word error rate in percent over the utterances of `refs`.
+
+    Raises:
+        DataError: They have no word.
+    """
+    if not any(refs.values()):
+        raise DataError("the transcripts have no word: there is no error rate")
+    texts = [hyps.get(name, "") for name in refs]
+    counts = count_errors(list(refs.values()), texts)
+    return float(100 * counts[:, 1:].sum() / counts[:, :3].sum())
+
+
+def write_output(
+    folder: Path,
+    names: Sequence[str],
+    results: Results,
+    skipped: Mapping[str, str],
+    to_text: Callable[[Sequence[int]], tuple[str, list[str]]],
+) -> dict[str, str]:
+    """Write what asr.sh's stage 12 leaves: text, token, token_int, score.
+
+    Each has a line for every utterance; that of a skipped one is empty, and its reason
+    is in the file `skipped`.
+
+    Args:
+        folder: <asr_exp>/<tag>/<set>.
+        names: All utterances of the set, in the order of its wav.scp.
+        results: Of those that are not skipped.
+        skipped: Name to reason.
+        to_text: Token numbers to text and tokens.
+
+    Returns:
+        Name to text.
+    """
+    lines: dict[str, list[str]] = {x: [] for x in ("token", "token_int", "score")}
+    texts = {}
+    for name in names:
+        found = dict(tokens=[], score=0.0)
+        if name not in skipped:  # a store made before may have had it
+            found = results.found.get(name, found)
+        texts[name], tokens = to_text(found["tokens"])
+        lines["token"].append(f"{name} {' '.join(tokens)}")
+        lines["token_int"].append(f"{name} {' '.join(map(str, found['tokens']))}")
+        lines["score"].append(f"{name} {found['score']}")
+    lines["skipped"] = [f"{name} {reason}" for name, reason in sorted(skipped.items())]
+    lines["text"] = [f"{name} {text}" for name, text in texts.items()]
+    for kind, content in lines.items():
+        write_whole(folder / kind, "".join(line + "\n" for line in content))
+    return texts
+
+
+def finish_set(
+    data: Path, folder: Path, store: LogProbs, results: Results, skipped, to_text
+) -> dict:
+    """Write the output of a set and report(): its figures, logged and in decode.json.
+
+    Args:
+        data: The data directory; with `text`, the word error rate is computed.
+        folder: <asr_exp>/<tag>/<set>.
+        store: Log-probabilities.
+        results: What was found.
+        skipped: Name to reason.
+        to_text: Token numbers to text and tokens.
+
+    Returns:
+        The figures.
+    """
+    texts = write_output(
+        *(folder, list(read_scp(data / "wav.scp")), results, skipped, to_text)
+    )
+    seconds, network = block_seconds(store.blocks())
+    search = sum(found["seconds"] for found in results.found.values())
+    empty = [name for name, text in texts.items() if not text and name not in skipped]
+    figures = dict(
+        utterances=len(texts),
+        skipped=len(skipped),
+        empty=len(empty),
+        hours=round(seconds / 3600, 3),
+        network_rtf=round(network / seconds, 5),
+        search_rtf_per_core=round(search / seconds, 5),
+    )
+    if (data / "text").exists():
+        refs = read_scp(data / "text", allow_empty_values=True)
+        if any(refs.values()):  # else there is no rate
+            figures["wer"] = round(word_error_rate(refs, texts), 2)
+    write_whole(folder / "decode.json", json.dumps(figures, indent=1) + "\n")
+    logging.info(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in figures.items()))
+    if skipped:
+        logging.warning(
+            f"{folder}/skipped: {len(skipped)} utterances have empty lines; the first: "
+            + " ".join(next(iter(sorted(skipped.items()))))
+        )
+    return figures

@@ -1,0 +1,258 @@
+"""Phones in time, from CTM files, Praat's TextGrids or lines of `PHONE:frames`.
+
+    read_alignments(path) -> {utterance: Alignment}
+    Alignment.frame_labels(frames, shift, classes) -> (T,) class of each frame
+
+A frame takes the phone at the centre of its hop: frame t of shift s takes the one at
+(t + 1/2) s. With four 10 ms frames to one encoder frame, that is where the third of
+them begins. It is a choice: the receptive field of ESPnet's `conv2d` is centred 10 ms
+later, the stack of input frames 5 ms earlier, and labels must be the same for all.
+
+Times are kept in whole microseconds, so that a centre on the border of two phones
+belongs to the later one, whatever file format the border was read from.
+"""
+
+import gzip
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.phones.textgrid import read_textgrid
+
+SILENCE = "SIL"
+# Names of silence: MFA (empty, sil, sp), Kaldi (SIL, <eps>), TIMIT (h#, pau).
+_SILENCES = {"", "sil", "sp", "<eps>", "h#", "pau"}
+_POSITION = re.compile(r"_[BIES]$")  # in the word, as Kaldi writes it
+_STRESSED = re.compile(r"([A-Z]{2})[012]$")  # vowels of ARPAbet
+_FRAMES = re.compile(r"(\S+):(\d+)$")
+FRAME = 10_000  # microseconds, of `PHONE:frames`
+# What rounding to 10 ms can make two neighbours overlap
+OVERLAP = 10_000  # microseconds
+FORMATS = (
+    "a CTM (`utterance channel start duration phone`), a TextGrid, a folder of "
+    "<utterance>.TextGrid, or lines of `utterance, tab, PHONE:n ...`"
+)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Phones of one utterance, in order.
+
+    Attributes:
+        starts: (N,) int64, microseconds.
+        ends: (N,) int64, microseconds.
+        phones: N names.
+        where: File, and line where it has many utterances, for messages.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    phones: tuple[str, ...]
+    where: str
+
+    @property
+    def seconds(self) -> float:
+        """Where the last phone ends, in seconds."""
+        return self.ends[-1] / 1e6
+
+    def frame_labels(
+        self, frames: int, shift: float, classes: Sequence[str]
+    ) -> np.ndarray:
+        """Tell the phone at the centre of each frame's hop.
+
+        Args:
+            frames: T.
+            shift: Shift of a frame in seconds.
+            classes: Phones in the order of their numbers.
+
+        Returns:
+            (T,) int64 numbers; -1 where the alignment has nothing, or a phone that is
+            not among the classes.
+        """
+        numbers = {phone: number for number, phone in enumerate(classes)}
+        of_phone = np.array([numbers.get(phone, -1) for phone in self.phones])
+        centres = np.rint((np.arange(frames) + 0.5) * shift * 1e6).astype(np.int64)
+        index = np.searchsorted(self.starts, centres, side="right") - 1
+        inside = (index >= 0) & (centres < self.ends[index])
+        return np.where(inside, of_phone[index], -1)
+
+
+def phone_classes(
+    alignments: Iterable[Alignment], silence: bool = True
+) -> tuple[str, ...]:
+    """List the phones that occur, sorted; with SIL, unless `silence` is false."""
+    found = {phone for alignment in alignments for phone in alignment.phones}
+    return tuple(sorted(found if silence else found - {SILENCE}))
+
+
+def read_alignments(
+    path: str | Path, names: Collection[str] | None = None, tier: str = "phones"
+) -> dict[str, Alignment]:
+    """Read alignments in whatever format they are.
+
+    Stress (AH0) and position in the word (AH_B) are dropped, all names of silence
+    become SIL.
+
+    Args:
+        path: The file, which may be gzip'ed, or the folder of TextGrids, below which
+            they may lie in folders of their speakers.
+        names: Utterances to keep; None: all.
+        tier: The tier of TextGrids that has the phones.
+
+    Returns:
+        Utterance to alignment.
+
+    Raises:
+        DataError: A file is missing or not in one of the formats, phones of an
+            utterance overlap, or none of the utterances is there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        utterances = _from_folder(path, names, tier)
+    elif not path.is_file():
+        raise DataError(f"{path}: no such alignment; give {FORMATS}")
+    elif path.suffix.lower() == ".textgrid":
+        utterances = iter([_from_textgrid(path, tier)])
+    else:
+        utterances = _from_lines(path, names)
+    found = {}
+    for name, alignment in utterances:
+        if name in found:
+            raise DataError(
+                f"{alignment.where}: utterance {name} has been there before "
+                f"({found[name].where}); sort the lines, or remove one of them"
+            )
+        if names is None or name in names:
+            found[name] = alignment
+    if not found:
+        raise DataError(f"{path}: has none of the utterances that are wanted")
+    return found
+
+
+def _make(where: str, intervals: Sequence[tuple[int, int, str, str]]) -> Alignment:
+    """From (start, end, phone, place) in microseconds; those of no length are left out.
+
+    Raises:
+        DataError: They overlap, or are not in order.
+    """
+    intervals = [one for one in intervals if one[0] != one[1]]
+    if not intervals:
+        raise DataError(f"{where}: no phone that lasts; align this utterance again")
+    before = 0
+    for start, end, _, place in intervals:
+        if start < before - OVERLAP or end < start:
+            raise DataError(
+                f"{place}: from {start / 1e6:g} to {end / 1e6:g} s, but the phone "
+                f"before ends at {before / 1e6:g} s; sort them by time"
+            )
+        before = end
+    starts, ends, phones, _ = zip(*intervals)
+    return Alignment(
+        np.array(starts), np.array(ends), tuple(map(_normalise, phones)), where
+    )
+
+
+def _normalise(phone: str) -> str:
+    phone = _POSITION.sub("", phone.strip())
+    phone = _STRESSED.sub(r"\1", phone)
+    return SILENCE if phone.casefold() in _SILENCES else phone
+
+
+def _from_folder(
+    folder: Path, names: Collection[str] | None, tier: str
+) -> Iterator[tuple[str, Alignment]]:
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() == ".textgrid"
+    )
+    if not files:
+        raise DataError(f"{folder}: no TextGrid below this folder; give {FORMATS}")
+    for file in files:
+        if names is None or file.stem in names:
+            yield _from_textgrid(file, tier)
+
+
+def _from_textgrid(path: Path, tier: str) -> tuple[str, Alignment]:
+    intervals = [
+        (_microseconds(start), _microseconds(end), phone, f"{path}: line {line}")
+        for start, end, phone, line in read_textgrid(path, tier)
+    ]
+    return path.stem, _make(str(path), intervals)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _from_lines(
+    path: Path, names: Collection[str] | None
+) -> Iterator[tuple[str, Alignment]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as stream:
+            yield from _of_format(path, stream, names)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
+
+
+def _of_format(path: Path, stream: TextIO, names: Collection[str] | None):
+    lines = (
+        (f"{path}: line {number}", line.rstrip("\n"))
+        for number, line in enumerate(stream, 1)
+        if line.strip() and not line.startswith(";;")  # a comment of CTM
+    )
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{path}: empty; give {FORMATS}")
+    reader = _from_frames if "\t" in first[1] and ":" in first[1] else _from_ctm
+
+    def all_lines():
+        yield first
+        yield from lines
+
+    return reader(all_lines(), names)
+
+
+def _from_frames(lines: Iterable[tuple[str, str]], names: Collection[str] | None):
+    for where, line in lines:
+        name, tab, row = line.partition("\t")
+        if not tab or not name or not row.strip():
+            raise DataError(f"{where} is not `utterance, tab, PHONE:n PHONE:n ...`")
+        if names is not None and name not in names:
+            continue
+        intervals, now = [], 0
+        for field in row.split():
+            match = _FRAMES.match(field)
+            if not match:
+                raise DataError(f"{where}: {field!r} is not `PHONE:frames`")
+            end = now + int(match[2]) * FRAME
+            intervals.append((now, end, match[1], where))
+            now = end
+        yield name, _make(where, intervals)
+
+
+def _from_ctm(lines: Iterable[tuple[str, str]], names: Collection[str] | None):
+    current, begun, intervals = None, "", []
+    for where, line in lines:
+        fields = line.split()
+        try:
+            name, _, start, duration, phone = fields[:5]
+            times = _microseconds(float(start)), _microseconds(float(duration))
+        except (ValueError, OverflowError) as error:
+            raise DataError(
+                f"{where}: {line[:80]!r} is no line of {FORMATS}"
+            ) from error
+        if min(times) < 0:
+            raise DataError(f"{where}: starts before 0 or has a negative duration")
+        if name != current:
+            if intervals:
+                yield current, _make(begun, intervals)
+            current, begun, intervals = name, where, []
+        if names is None or name in names:
+            intervals.append((times[0], sum(times), phone, where))
+    if intervals:
+        yield current, _make(begun, intervals)

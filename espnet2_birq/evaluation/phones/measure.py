@@ -1,0 +1,259 @@
+"""How much of the phones do the layers of encoders hold? Several models side by side.
+
+For each layer, 0 being the stacked input frames that anchor labels are made of:
+
+* accuracy of a linear probe, trained on the frames of one half of the speakers and
+  tested on the other half's, speaker by speaker;
+* PNMI of k-means units, how many of these are in use, effective rank and variance;
+* if asked for, ABX error rates.
+
+And for a pretrained model, PNMI and use of the labels of each of its objectives. All
+models see the same utterances, and all layers the same phones.
+"""
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx
+from espnet2_birq.evaluation.phones.frames import Corpus, Frames, collect, find_corpus
+from espnet2_birq.evaluation.phones.models import check_files, load_model
+from espnet2_birq.evaluation.phones.probing import (
+    accuracy_of_speakers,
+    effective_rank,
+    fit_linear_probe,
+    mean_and_error,
+    paired_difference,
+)
+from espnet2_birq.evaluation.phones.units import KMEANS_SEEDS, kmeans_units, score_units
+
+
+class Source(NamedTuple):
+    """A model to measure: its name in the tables, and its file (see load_model)."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and on how much.
+
+    Attributes:
+        utterances: How many, spread evenly over the speakers.
+        layers: Which ones; None: all, from 0.
+        tier: The tier of TextGrids that has the phones.
+        silence: Keep silence as a class; else its frames are left out.
+        units: Clusters of k-means.
+        max_frames: Frames that are kept, of all layers at once in memory.
+        abx: ABX error rates, too.
+        device: "cpu" or "cuda".
+    """
+
+    utterances: int = 400
+    layers: Sequence[int] | None = None
+    tier: str = "phones"
+    silence: bool = True
+    units: int = 100
+    max_frames: int = 100_000
+    abx: bool = False
+    device: str = "cpu"
+
+
+def measure(
+    sources: Sequence[Source],
+    data: Path,
+    alignment: Path,
+    settings: Settings = Settings(),
+) -> dict:
+    """Measure models on the same speech.
+
+    Args:
+        sources: The models; differences are those from the first.
+        data: Kaldi data directory, or LibriSpeech or a part of it.
+        alignment: See read_alignments().
+        settings: What to measure.
+
+    Returns:
+        What `phone_probe --out` writes; docs/measures.md tells what is in it.
+
+    Raises:
+        DataError: Something in the data, an alignment or a model file is wrong.
+        ConfigError: A setting or a model is of no use here.
+    """
+    if min(settings.utterances, settings.units, settings.max_frames) < 2:
+        raise ConfigError("--utterances, --units and --max_frames are 2 or more")
+    # Now, not after minutes
+    for source in sources:
+        check_files(source.path)
+    if settings.abx:
+        import_fastabx()
+    corpus = find_corpus(
+        data, alignment, settings.utterances, settings.tier, settings.silence
+    )
+    models = [measure_model(source, corpus, settings) for source in sources]
+    speakers = {one.speaker for one in corpus.speech}
+    return {
+        "data": str(data),
+        "alignment": str(alignment),
+        "settings": asdict(settings),
+        "utterances": [one.name for one in corpus.speech],
+        "phones": list(corpus.classes),
+        "train_speakers": sorted(speakers - set(corpus.tested)),
+        "test_speakers": corpus.tested,
+        "models": models,
+        "differences": [compare(other, models[0]) for other in models[1:]],
+    }
+
+
+def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:
+    """Measure one model.
+
+    Raises:
+        DataError: See load_model() and collect(); or no frame to train or test on.
+        ConfigError: The model does not have a layer that is asked for.
+    """
+    start = time.monotonic()
+    logging.info(f"{source.name}: {source.path}")
+    model = load_model(source.path, settings.device)
+    layers = sorted(set(settings.layers or range(model.depth + 1)))
+    if layers[0] < 0 or layers[-1] > model.depth:
+        raise ConfigError(f"--layers: {source.name} has layers 0 to {model.depth}")
+    with contextlib.ExitStack() as stack:
+        scratch = None
+        if settings.abx:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        frames = collect(model, corpus, layers, settings.max_frames, scratch)
+        is_test = np.isin(frames.speakers, corpus.tested)
+        _check(frames, is_test, source, settings)
+        found = []
+        for layer in layers:
+            begun = time.monotonic()
+            features = frames.layers.pop(layer).to(settings.device)
+            one = measure_layer(features, frames, is_test, settings)
+            if scratch is not None:
+                items, folder = scratch / "triphones.item", scratch / str(layer)
+                one["abx"] = abx_errors(items, folder, model.shift)
+            found.append({"layer": layer, **one})
+            logging.info(
+                f"{source.name}: layer {layer}: accuracy "
+                f"{one['accuracy']['mean']:.4f}, PNMI {one['pnmi']:.4f} "
+                f"({time.monotonic() - begun:.0f} s)"
+            )
+    return {
+        "name": source.name,
+        "file": str(source.path),
+        "encoder_parameters": model.parameters,
+        "frame_shift": model.shift,
+        "frames": len(frames.phones),
+        "unlabelled_frames": frames.unlabelled,
+        "majority": _majority(frames, is_test),
+        "layers": found,
+        "objectives": _objectives(frames),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def measure_layer(
+    features: torch.Tensor, frames: Frames, is_test: np.ndarray, settings: Settings
+) -> dict:
+    """Measure one layer.
+
+    Args:
+        features: (N, D), its output.
+        frames: Phones and speakers of the frames.
+        is_test: (N,) bool, frames of the speakers that are tested.
+        settings: What to measure.
+    """
+    train = torch.from_numpy(~is_test).to(features.device)
+    phones = torch.from_numpy(frames.phones).to(features.device)
+    probe = fit_linear_probe(
+        features[train], phones[train], int(frames.phones.max()) + 1
+    )
+    correct = probe.predict(features[~train]) == frames.phones[is_test]
+    vectors = features.cpu().numpy()
+    runs = [
+        score_units(frames.phones, kmeans_units(vectors, settings.units, seed))
+        for seed in range(KMEANS_SEEDS)
+    ]
+    return {
+        "size": features.size(1),
+        "accuracy": _accuracy(correct, frames.speakers[is_test]),
+        "pnmi": float(np.mean([run.pnmi for run in runs])),
+        "pnmi_of_seeds": [run.pnmi for run in runs],
+        "pnmi_chance": float(np.mean([run.chance for run in runs])),
+        "unit_perplexity": float(np.mean([run.perplexity for run in runs])),
+        "effective_rank": float(effective_rank(features)),
+        "variance": float(features.var(dim=0, correction=0).mean()),
+    }
+
+
+def compare(one: dict, first: dict) -> dict:
+    """Subtract the first model's accuracies from another's, speaker by speaker.
+
+    Args:
+        one: What measure_model() gave.
+        first: The same of the first model.
+
+    Returns:
+        The names, and for each layer of both the mean difference and its error.
+    """
+    theirs = {layer["layer"]: layer for layer in first["layers"]}
+    layers = []
+    for layer in one["layers"]:
+        if layer["layer"] in theirs:
+            mean, error = paired_difference(
+                layer["accuracy"]["speakers"],
+                theirs[layer["layer"]]["accuracy"]["speakers"],
+            )
+            layers.append({"layer": layer["layer"], "mean": mean, "error": error})
+    return {"model": one["name"], "minus": first["name"], "layers": layers}
+
+
+def _check(frames: Frames, is_test, source: Source, settings: Settings) -> None:
+    if is_test.all() or not is_test.any():
+        raise DataError("only one half of the speakers has frames with a phone")
+    if len(np.unique(frames.phones)) < 2:
+        raise DataError("all frames are of one phone: there is nothing to tell")
+    if len(frames.phones) < settings.units:
+        raise ConfigError(
+            f"--units {settings.units}: there are {len(frames.phones)} frames only"
+        )
+    for layer, features in frames.layers.items():
+        if not features.isfinite().all():
+            raise DataError(
+                f"{source.path}: layer {layer} is not finite; this training diverged"
+            )
+
+
+def _objectives(frames: Frames) -> list[dict]:
+    """What the labels of each codebook of each objective tell of phones."""
+    return [
+        {
+            "name": name,
+            "books": [score_units(frames.phones, codes)._asdict() for codes in books],
+        }
+        for name, books in frames.objectives.items()
+    ]
+
+
+def _majority(frames: Frames, is_test: np.ndarray) -> dict:
+    """Accuracy of the phone that is most frequent in training."""
+    guess = np.bincount(frames.phones[~is_test]).argmax()
+    return _accuracy(frames.phones[is_test] == guess, frames.speakers[is_test])
+
+
+def _accuracy(correct: np.ndarray, speakers: np.ndarray) -> dict:
+    of_speakers = accuracy_of_speakers(correct, speakers)
+    mean, error = mean_and_error(list(of_speakers.values()))
+    pooled = float(correct.mean())  # over frames, whoever speaks
+    return {"mean": mean, "error": error, "pooled": pooled, "speakers": of_speakers}

@@ -1,0 +1,193 @@
+"""What the measures need of a model, and the only place here that knows its classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from humanfriendly import parse_size
+
+from espnet2_birq import api
+from espnet2_birq.checkpoint import check_model_file, read_config
+from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoders.taps import (
+    encode_up_to,
+    encoder_lengths,
+    subsampling_factor,
+)
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.views import LAYER, stack_frames
+from espnet2_birq.tasks.asr import ASRTask
+
+UNTRAINED_SEED = 0
+
+
+class Look(NamedTuple):
+    """What a model makes of one utterance.
+
+    Attributes:
+        layers: Layer to its (T', D) float32 output; 0: the input frames of each encoder
+            frame side by side, normalised, what anchor labels are made of.
+        labels: Objective to its (N, T') codes, of N codebooks.
+    """
+
+    layers: dict[int, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+class SpeechModel:
+    """A model in evaluation mode: no mask, no dropout, no augmentation.
+
+    Attributes:
+        depth: K, layers of its encoder.
+        sample_rate: Of the audio that it wants, in Hz.
+        shift: Shift of its encoder's frames, in seconds.
+        parameters: Number of its encoder's parameters.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        sample_rate: int,
+        objectives: Sequence = (),
+        device: str = "cpu",
+    ):
+        """Wrap a model.
+
+        Args:
+            model: An ESPnet model with frontend, normalize and encoder.
+            sample_rate: See above.
+            objectives: Those of its objectives whose labels are wanted.
+            device: "cpu" or "cuda".
+        """
+        self._model = model.eval().to(device)
+        self._objectives = objectives
+        self._encoder = model.encoder
+        self._device = device
+        self._factor = subsampling_factor(model.encoder)
+        self.depth = len(model.encoder.encoders)
+        self.sample_rate = sample_rate
+        self.shift = model.frontend.hop_length * self._factor / sample_rate
+        self.parameters = sum(x.numel() for x in model.encoder.parameters())
+
+    @torch.no_grad()
+    def look(self, waves: Sequence[np.ndarray], layers: Sequence[int]) -> list[Look]:
+        """Run the encoder on unmasked speech.
+
+        What an utterance gets does not depend on the others.
+
+        Args:
+            waves: (N,) float32 samples of each utterance.
+            layers: Wanted layers, 0 to `depth`.
+
+        Raises:
+            TooShortUttError: The longest is too short for the encoder's input layer.
+        """
+        speech = [torch.from_numpy(wave) for wave in waves]
+        samples = torch.tensor([len(wave) for wave in waves], device=self._device)
+        speech = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
+        speech = speech.to(self._device)
+        xs, lengths = self._input(speech, samples)
+        frames = encoder_lengths(self._encoder, lengths)
+        padded = int(encoder_lengths(self._encoder, torch.tensor(xs.size(1))))
+        own = [one for one in self._objectives if one.view.kind in ("input", LAYER)]
+        blocks = {one.view.layer for one in own if one.view.layer}
+        blocks = sorted((blocks | set(layers)) - {0})
+        views = {0: stack_frames(xs, self._factor, padded)}
+        if blocks:
+            views.update(zip(blocks, encode_up_to(self._encoder, xs, lengths, blocks)))
+        codes = {
+            one.name: _codes(one.labeller, views[one.view.layer or 0]) for one in own
+        }
+        for one in self._objectives:  # of a teacher's layers: another network
+            if one.name not in codes:
+                codes[one.name] = self._model.label(speech, samples, one.name)[0]
+        return [
+            Look(
+                {layer: views[layer][row, :length].cpu().numpy() for layer in layers},
+                {name: x[:, row, :length].cpu().numpy() for name, x in codes.items()},
+            )
+            for row, length in enumerate(frames.tolist())
+        ]
+
+    def _input(self, speech, samples):
+        """Normalised features (B, T, D) and their lengths; T may be some too many."""
+        with linear_padding():
+            speech = mirror_ends(speech, samples, self._model.frontend)
+            xs, lengths = self._model.frontend(speech, samples)
+            if self._model.normalize is not None:
+                xs, lengths = self._model.normalize(xs, lengths)
+        return xs, lengths
+
+
+def _codes(labeller, vectors: torch.Tensor) -> torch.Tensor:
+    """A labeller's hard codes, (N, B, T'), of vectors (B, T', D)."""
+    return labeller.codes(vectors.flatten(0, 1)).unflatten(1, vectors.shape[:2])
+
+
+def load_model(path: Path, device: str = "cpu") -> SpeechModel:
+    """Load a pretrained model, or an ASR model that it became.
+
+    Args:
+        path: Its parameters, beside its config.yaml; or a configuration (.yaml), which
+            means the same model untrained, of a fixed seed, without labels.
+        device: "cpu" or "cuda".
+
+    Raises:
+        DataError: A file is missing or does not fit.
+        ConfigError: The model does not start from waveforms, as ESPnet's do.
+    """
+    config = check_files(path)
+    conf = vars(read_config(config))
+    if "encoder" not in conf:
+        raise DataError(f"{config}: not a configuration of a model with an encoder")
+    if "token_list" in conf:
+        model, objectives = _load_asr(path, config, device), []
+    elif config == path:
+        with torch.random.fork_rng(devices=[]):
+            model, objectives = api.untrained(path, UNTRAINED_SEED), []
+    else:
+        model = api.load(path, device)
+        objectives = [one for one in model.objectives if one.view.kind != "labels"]
+    frontend = getattr(model, "frontend", None)
+    if not hasattr(frontend, "hop_length") or not hasattr(model.encoder, "encoders"):
+        raise ConfigError(
+            f"{config}: the frontend must be 'default', and the encoder have blocks, "
+            "as ESPnet's conformer has"
+        )
+    if getattr(model, "preencoder", None) is not None:
+        raise ConfigError(f"{config}: a model with a preencoder cannot be measured")
+    rate = (conf.get("frontend_conf") or {}).get("fs", 16000)
+    rate = parse_size(rate) if isinstance(rate, str) else int(rate)
+    return SpeechModel(model, rate, objectives, device)
+
+
+def config_of(path: Path) -> Path:
+    """Return the configuration beside a model, or the path if it is one."""
+    return path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
+
+
+def check_files(path: Path) -> Path:
+    """Return the configuration of a model.
+
+    Raises:
+        DataError: It, or the model, is missing.
+    """
+    config = config_of(path)
+    for file in (path, config):
+        if not file.is_file():
+            raise DataError(f"{file}: no such file; give a model beside its config")
+    return config
+
+
+def _load_asr(path: Path, config: Path, device: str) -> torch.nn.Module:
+    if path == config:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNTRAINED_SEED)
+            return ASRTask.build_model(read_config(config))
+    check_model_file(path)
+    try:
+        return ASRTask.build_model_from_file(config, path, device)[0]
+    except RuntimeError as error:  # of load_state_dict
+        raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from error

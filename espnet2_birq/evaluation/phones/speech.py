@@ -1,0 +1,174 @@
+"""Which utterances of a data set to measure on, and their audio."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espnet2_birq.corpora.librispeech import (
+    find_corpus,
+    find_parts,
+    scan_part,
+    voice_of,
+)
+from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.datadir.stream import map_parallel
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.decode.network import Utterance, make_batches, read_wave
+
+READERS = 4  # threads that read audio ahead
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance of a data set.
+
+    Attributes:
+        name: Unique.
+        speaker: Who speaks. In LibriSpeech the reader, whatever the chapter.
+        entry: Audio file, or file.ark:offset.
+    """
+
+    name: str
+    speaker: str
+    entry: str
+
+
+def find_speech(folder: Path) -> list[Spoken]:
+    """List the utterances of a data set, without opening any audio.
+
+    Args:
+        folder: A Kaldi data directory without segments; LibriSpeech/, the folder that
+            holds it, or one of its parts.
+
+    Returns:
+        Its utterances, sorted by name.
+
+    Raises:
+        DataError: It is neither, or a list in it is wrong.
+    """
+    if (folder / "wav.scp").is_file():
+        return _of_kaldi(folder)
+    corpus, parts = folder.parent, [folder.name]
+    if not (folder.is_dir() and corpus.is_dir() and folder.name in find_parts(corpus)):
+        try:
+            corpus = find_corpus(folder)
+        except DataError as error:
+            raise DataError(
+                f"{folder}: neither a data directory (no wav.scp) nor LibriSpeech or a "
+                "part of it"
+            ) from error
+        parts = find_parts(corpus)
+    found = []
+    for part in parts:
+        scanned = scan_part(corpus, part)
+        if scanned.skipped:
+            name, why = next(iter(scanned.skipped.items()))
+            logging.warning(
+                f"{corpus / part}: {len(scanned.skipped)} utterances left out; the "
+                f"first, {name}: {why}"
+            )
+        found += [
+            Spoken(one.utt_id, voice_of(one.speaker), one.path)
+            for one in scanned.utterances
+        ]
+    return sorted(found, key=lambda one: one.name)
+
+
+def _of_kaldi(folder: Path) -> list[Spoken]:
+    if (folder / "segments").exists():
+        raise DataError(
+            f"{folder}/segments: audio must be cut into utterances; give what stage 3 "
+            f"of the recipe has written, as dump/raw/{folder.name}"
+        )
+    entries = read_scp(folder / "wav.scp")
+    speakers = read_scp(folder / "utt2spk")
+    resolve = PathResolver(folder)
+    found = []
+    for name, entry in entries.items():
+        if entry.endswith("|"):
+            raise DataError(
+                f"{folder}/wav.scp: {name} is a command; give what stage 3 of the "
+                f"recipe has written, as dump/raw/{folder.name}"
+            )
+        if name not in speakers:
+            raise DataError(f"{folder}/utt2spk: lacks {name}; utils/fix_data_dir.sh")
+        found.append(Spoken(name, voice_of(speakers[name]), resolve(entry)))
+    return found
+
+
+def choose(speech: Sequence[Spoken], number: int) -> list[Spoken]:
+    """Choose utterances, as many of each speaker as of any other.
+
+    The first of every speaker, the second of every speaker, ... in the order of their
+    names: without chance, and with 20 speakers and 400 utterances the first 20 of each.
+
+    Args:
+        speech: What there is.
+        number: How many to choose; all, if there are no more.
+
+    Returns:
+        The chosen ones, by speaker and name.
+
+    Raises:
+        DataError: There are fewer than two speakers.
+    """
+    of_speaker = defaultdict(list)
+    for one in sorted(speech, key=lambda one: one.name):
+        of_speaker[one.speaker].append(one)
+    if len(of_speaker) < 2:
+        raise DataError(
+            f"{len(speech)} utterances of {len(of_speaker)} speaker: half of the "
+            "speakers are trained on, the others tested; give at least two, better 20"
+        )
+    turns = [
+        (turn, one.speaker, one)
+        for some in of_speaker.values()
+        for turn, one in enumerate(some)
+    ]
+    turns.sort(key=lambda turn: turn[:2])
+    chosen = [one for _, _, one in turns[:number]]
+    return sorted(chosen, key=lambda one: (one.speaker, one.name))
+
+
+def held_out_speakers(speakers: Collection[str]) -> list[str]:
+    """Return every second speaker in sorted order: the second, the fourth, ..."""
+    return sorted(set(speakers))[1::2]
+
+
+def check_audio(speech: Sequence[Spoken], rate: int) -> list[Utterance]:
+    """Look at the header of each utterance's audio.
+
+    Args:
+        speech: Utterances.
+        rate: Sample rate in Hz that the model wants.
+
+    Returns:
+        The same with their durations.
+
+    Raises:
+        DataError: A file is not what probe() takes.
+    """
+    infos = probe_many([one.entry for one in speech], rate)
+    return [
+        Utterance(one.name, one.entry, info.seconds) for one, info in zip(speech, infos)
+    ]
+
+
+def read_batches(
+    utterances: Sequence[Utterance], seconds: float
+) -> Iterator[tuple[list[Utterance], list[np.ndarray]]]:
+    """Yield batches of up to so many seconds, padding included, and their waveforms."""
+    batches = list(make_batches(utterances, seconds))
+    waves = map_parallel(
+        lambda one: read_wave(one.entry),
+        (one for batch in batches for one in batch),
+        READERS,
+    )
+    for batch in batches:
+        yield batch, [next(waves) for _ in batch]

@@ -1,0 +1,1 @@
+"""Error rates of decoded speech, with their intervals."""

@@ -1,0 +1,300 @@
+"""Error rates of decoded sets: ASR experiments of asr.sh, or plain pairs of files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.wer.alignment import count_errors
+from espnet2_birq.evaluation.wer.grouping import (
+    Labels,
+    label,
+    make_clusters,
+    make_groups,
+)
+from espnet2_birq.evaluation.wer.normalization import Normalization, get_normalization
+from espnet2_birq.evaluation.wer.significance import bootstrap_interval
+from espnet2_birq.evaluation.wer.transcripts import Transcripts, fold_case, read_pair
+
+KINDS = ("wer", "cer")
+
+
+class DecodedSet(NamedTuple):
+    """A set and what a system recognised in it.
+
+    Attributes:
+        experiment: Its folder, or the file of the hypothesis.
+        decoding: Name of the decoding, "-" for plain files.
+        name: Name of the set, or the file of the reference.
+        pairs: "wer" to files of reference and hypothesis in words, "cer", "ter" to
+            those cut into characters and tokens, where there are such.
+    """
+
+    experiment: str
+    decoding: str
+    name: str
+    pairs: dict[str, tuple[Path, Path]]
+
+
+class Options(NamedTuple):
+    """How to score.
+
+    Attributes:
+        normalization: Rewrites reference and hypothesis.
+        cluster: What the bootstrap draws, as in make_clusters().
+        data: The set's data directory, as in label().
+        by: What to score apart, as in make_groups().
+    """
+
+    normalization: Normalization = get_normalization("none")
+    cluster: str | None = None
+    data: Path | None = None
+    by: str | None = None
+
+
+def find_sets(experiment: Path) -> list[DecodedSet]:
+    """Find the scored sets of an experiment.
+
+    Args:
+        experiment: Its folder, as in exp/asr_train.
+
+    Returns:
+        The sets <decoding>/<set>, or .../org/<set>, sorted.
+
+    Raises:
+        DataError: There is no such folder, or nothing in it is decoded.
+    """
+    if not experiment.is_dir():
+        raise DataError(f"{experiment}: no such folder; give one as exp/asr_train")
+    found = {
+        score.parent
+        # The validation set, if it is decoded, is below org/.
+        for pattern in ("*/*/score_[wc]er", "*/org/*/score_[wc]er")
+        for score in experiment.glob(pattern)
+    }
+    if not found:
+        raise DataError(
+            f"{experiment}/decode_*/<set>/score_wer/ref.trn: no such file; "
+            "run asr.sh with --stage 12 --stop_stage 13"
+        )
+    sets = []
+    for folder in sorted(found):
+        decoding, _, name = folder.relative_to(experiment).as_posix().partition("/")
+        sets.append(DecodedSet(str(experiment), decoding, name, _trn_pairs(folder)))
+    return sets
+
+
+def _trn_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
+    kinds = (*KINDS, "ter") if (folder / "score_ter").is_dir() else KINDS
+    return {
+        kind: (folder / f"score_{kind}/ref.trn", folder / f"score_{kind}/hyp.trn")
+        for kind in kinds
+    }
+
+
+def plain_set(ref: Path, hyp: Path) -> DecodedSet:
+    """Return the set of two files of words, trn or Kaldi text."""
+    return DecodedSet(str(hyp), "-", str(ref), {"wer": (ref, hyp)})
+
+
+def characters(text: str) -> list[str]:
+    """Cut words with spaces between into characters; a space is one, as in ESPnet."""
+    return list(" ".join(text.split()))
+
+
+def read_set(
+    one: DecodedSet, kind: str, normalization: Normalization
+) -> tuple[Transcripts, Callable[[str], Sequence[str]]] | None:
+    """Read and normalise a set.
+
+    What asr.sh has cut into characters is taken as it is; normalised or plain words are
+    cut here.
+
+    Args:
+        one: The set.
+        kind: "wer", "cer" or "ter".
+        normalization: Rewrites reference and hypothesis.
+
+    Returns:
+        Transcripts, and what cuts one into tokens. None where the normalisation does
+        not go with the kind: a word that may be missing has no characters, and tokens
+        are those of the decoded text.
+
+    Raises:
+        DataError: A file is missing or wrong, or the reference has no token.
+    """
+    rewritten = kind != "wer" and normalization.apply not in (str, fold_case)
+    if rewritten and (normalization.optional or kind == "ter"):
+        return None
+    source = "wer" if rewritten or kind not in one.pairs else kind
+    texts = read_pair(*one.pairs[source])
+    refs, hyps = (
+        [normalization.apply(text) for text in side]
+        for side in (texts.refs, texts.hyps)
+    )
+    if not any(text and not text.isspace() for text in refs):
+        raise DataError(f"{one.pairs[source][0]}: has no token; check the set's text")
+    cut = str.split if source == kind else characters
+    return Transcripts(texts.ids, refs, hyps), cut
+
+
+def count_set(
+    one: DecodedSet, kind: str, normalization: Normalization
+) -> tuple[list[str], np.ndarray] | None:
+    """Count the errors of each utterance of a set.
+
+    Args:
+        one: The set.
+        kind: "wer", "cer" or "ter".
+        normalization: Rewrites reference and hypothesis.
+
+    Returns:
+        Utterance ids, and correct, substituted, deleted, inserted tokens, shape (N, 4).
+        None as in read_set().
+
+    Raises:
+        DataError: As in read_set().
+    """
+    read = read_set(one, kind, normalization)
+    if read is None:
+        return None
+    texts, cut = read
+    return texts.ids, count_errors(texts.refs, texts.hyps, cut, normalization.optional)
+
+
+def rates(counts: np.ndarray, clusters: np.ndarray) -> dict:
+    """Sum up counts.
+
+    Args:
+        counts: As of count_set(), shape (N, 4).
+        clusters: Number of each utterance's cluster, shape (N,).
+
+    Returns:
+        utterances, wrong_utterances, tokens (of the reference), correct, sub, del, ins,
+        errors; percent, and the ends of its interval low and high. The last three are
+        None where they cannot be known.
+    """
+    tokens, errors = counts[:, :3].sum(axis=1), counts[:, 1:].sum(axis=1)
+    low, high = bootstrap_interval(errors, tokens, clusters)
+    total = int(tokens.sum())
+    names = ("correct", "sub", "del", "ins")
+    return {
+        "utterances": len(counts),
+        "wrong_utterances": int((errors > 0).sum()),
+        "tokens": total,
+        **dict(zip(names, counts.sum(axis=0).tolist(), strict=True)),
+        "errors": int(errors.sum()),
+        "percent": 100 * int(errors.sum()) / total if total else None,
+        "low": None if np.isnan(low) else 100 * low,
+        "high": None if np.isnan(high) else 100 * high,
+    }
+
+
+def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list[dict]:
+    """Score sets.
+
+    Args:
+        sets: The sets.
+        options: How.
+
+    Returns:
+        For each set, and each group of its utterances if options.by says so:
+        experiment, decoding, set, group (None: all), utterances, normalization,
+        resampled (what the intervals are over), wer and cer. The last two are what
+        rates() gives; cer is None as in read_set().
+
+    Raises:
+        DataError: A file is missing or wrong.
+        ConfigError: An option does not go with the set.
+    """
+    rows = []
+    for one in sets:
+        counted = {}
+        for kind in KINDS:
+            counted[kind] = count_set(one, kind, options.normalization)
+        ids = counted["wer"][0]
+        if counted["cer"] and counted["cer"][0] != ids:
+            raise DataError(
+                f"{one.pairs['cer'][0]}: has other utterances than "
+                f"{one.pairs['wer'][0]}; run asr.sh --stage 13 again"
+            )
+        labels = label(ids, options.data)
+        groups: dict[str | None, np.ndarray] = {None: np.arange(len(ids))}
+        if options.by:
+            groups |= make_groups(ids, labels, options.by)
+        for group, indices in groups.items():
+            rows.append(
+                {
+                    "experiment": one.experiment,
+                    "decoding": one.decoding,
+                    "set": one.name,
+                    "group": group,
+                    **_score_group(counted, labels, indices, options),
+                }
+            )
+    return rows
+
+
+def _score_group(
+    counted: dict[str, tuple[list[str], np.ndarray] | None],
+    labels: Sequence[Labels],
+    indices: np.ndarray,
+    options: Options,
+) -> dict:
+    clusters = make_clusters([labels[i] for i in indices], options.cluster)
+    return {
+        "utterances": len(indices),
+        "normalization": options.normalization.name,
+        "resampled": clusters.name,
+        **{
+            kind: counts and rates(counts[1][indices], clusters.codes)
+            for kind, counts in counted.items()
+        },
+    }
+
+
+def score_experiments(
+    experiments: Sequence[Path], options: Options = Options()
+) -> list[dict]:
+    """Score all sets of experiments, as score_sets()."""
+    return score_sets(
+        [one for experiment in experiments for one in find_sets(experiment)], options
+    )
+
+
+def score_set(folder: Path, kind: str, case_sensitive: bool = False) -> dict:
+    """Score one set.
+
+    Args:
+        folder: <experiment>/<decoding>/<set>.
+        kind: "wer" or "cer".
+        case_sensitive: Whether "a" and "A" differ.
+
+    Returns:
+        What rates() gives, and normalization and resampled.
+
+    Raises:
+        DataError: A trn file is missing or wrong.
+    """
+    normalization = get_normalization("none", case_sensitive)
+    one = DecodedSet(str(folder.parent), "-", folder.name, _trn_pairs(folder))
+    ids, counts = count_set(one, kind, normalization)
+    clusters = make_clusters(label(ids))
+    return {
+        "normalization": normalization.name,
+        "resampled": clusters.name,
+        **rates(counts, clusters.codes),
+    }
+
+
+def check_alike(rows: Sequence[dict]) -> str:
+    """Return the normalisation of rows; ConfigError if there is more than one."""
+    names = sorted({row["normalization"] for row in rows})
+    if len(names) != 1:
+        raise ConfigError(
+            f"rows of several normalisations ({', '.join(names)}) do not compare; "
+            "score all with one --normalize"
+        )
+    return names[0]

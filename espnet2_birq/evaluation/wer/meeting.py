@@ -1,0 +1,220 @@
+"""Error rates of whole meetings, in which speakers are found by the recogniser.
+
+cpWER concatenates what a speaker says and takes the assignment of hypothesis speakers
+to reference speakers with the fewest errors (CHiME-6, arXiv 2004.09249); tcpWER forbids
+matches further apart than a collar (arXiv 2307.11394). Both are computed by meeteval.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.wer.experiments import DecodedSet, Options, read_set
+from espnet2_birq.evaluation.wer.grouping import label
+from espnet2_birq.evaluation.wer.normalization import Normalization
+from espnet2_birq.evaluation.wer.significance import bootstrap_interval
+from espnet2_birq.evaluation.wer.tables import format_rate
+from espnet2_birq.evaluation.wer.transcripts import Transcripts
+
+COLLAR = 5.0  # seconds
+MEASURES = ("cpwer", "tcpwer")
+# What stands behind the meeting in the names of AMI's recordings.
+_RECORDING = re.compile(r"(\.(Headset-\d|Array1-\d+|Mix-Headset)|_MDM8)$")
+
+# session_id, speaker, start_time, end_time, words: meeteval's SegLST.
+Segments = list[dict]
+
+
+def is_stm(path: Path) -> bool:
+    """Tell whether a file is in NIST's stm format, by its name."""
+    return path.name == "stm" or path.suffix == ".stm"
+
+
+def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
+    """Score the meetings of a set.
+
+    Args:
+        one: Utterances, each decoded by itself and written to its speaker's stream, or
+            two stm files, of which that of the hypothesis may have speakers and times
+            of its own.
+        options: How; cluster and by are not heeded.
+
+    Returns:
+        For each meeting, and for all of them as "all": experiment, decoding, set,
+        meeting, speakers, normalization, cpwer and tcpwer. Each of the last two has
+        tokens, errors, percent, low and high; the ends of the interval, over meetings,
+        are None but for "all".
+
+    Raises:
+        DataError: A file is wrong, or a meeting is in one of them only.
+        ConfigError: The meeting is not known, meeteval is not installed, or the
+            normalisation has words that may be missing.
+    """
+    try:
+        from meeteval.io import SegLST
+        from meeteval.wer import cpwer, tcpwer
+    except ImportError as error:
+        raise ConfigError(
+            "--meeting: its package is not there; pip install meeteval"
+        ) from error
+    if options.normalization.optional:
+        raise ConfigError(
+            f"--meeting: not with --normalize {options.normalization.name}, in which "
+            "words may be missing; use none or whisper"
+        )
+    ref, hyp = _segments(one, options)
+    for path, odd in zip(
+        one.pairs["wer"][::-1],
+        (_names(ref) - _names(hyp), _names(hyp) - _names(ref)),
+        strict=True,
+    ):
+        if odd:
+            raise DataError(
+                f"{path}: lacks meeting {min(odd)}, which its counterpart has; give "
+                "both the same meetings"
+            )
+    both = SegLST(ref), SegLST(hyp)
+    scored = {"cpwer": cpwer(*both), "tcpwer": tcpwer(*both, collar=COLLAR)}
+    speakers = {name: _speakers(ref, name) for name in sorted(_names(ref))}
+    head = {"experiment": one.experiment, "decoding": one.decoding, "set": one.name}
+    head["normalization"] = options.normalization.name
+    rows = []
+    for meeting, number in [*speakers.items(), ("all", sum(speakers.values()))]:
+        chosen = list(speakers) if meeting == "all" else [meeting]
+        rates = {
+            measure: _rates([scored[measure][name] for name in chosen])
+            for measure in MEASURES
+        }
+        rows.append({**head, "meeting": meeting, "speakers": number, **rates})
+    return rows
+
+
+def _names(segments: Segments) -> set[str]:
+    return {segment["session_id"] for segment in segments}
+
+
+def _speakers(segments: Segments, meeting: str) -> int:
+    return len({one["speaker"] for one in segments if one["session_id"] == meeting})
+
+
+def _rates(scores: Sequence) -> dict:
+    """Sum up meeteval's ErrorRate of meetings, and resample these."""
+    errors, tokens = (
+        np.array([getattr(score, name) for score in scores])
+        for name in ("errors", "length")
+    )
+    low, high = bootstrap_interval(errors, tokens, np.arange(len(scores)))
+    total = int(tokens.sum())
+    return {
+        "tokens": total,
+        "errors": int(errors.sum()),
+        "percent": 100 * int(errors.sum()) / total if total else None,
+        "low": None if np.isnan(low) else 100 * low,
+        "high": None if np.isnan(high) else 100 * high,
+    }
+
+
+def _segments(one: DecodedSet, options: Options) -> tuple[Segments, Segments]:
+    """Read reference and hypothesis."""
+    files = one.pairs["wer"]
+    if is_stm(files[0]) != is_stm(files[1]):
+        raise ConfigError(
+            f"{files[0]}, {files[1]}: one is stm, the other is not; give two alike"
+        )
+    if is_stm(files[0]):
+        ref, hyp = (_read_stm(path, options.normalization) for path in files)
+        return ref, hyp
+    texts, _ = read_set(one, "wer", options.normalization)
+    return utterance_segments(texts, options.data)
+
+
+def utterance_segments(
+    texts: Transcripts, data: Path | None = None
+) -> tuple[Segments, Segments]:
+    """Put utterances into their meetings.
+
+    Args:
+        texts: Reference and hypothesis of utterances.
+        data: The set's data directory, as in grouping.label().
+
+    Returns:
+        Reference and hypothesis, with the same speakers and times.
+
+    Raises:
+        ConfigError: The meeting of an utterance is not known.
+    """
+    ref, hyp = [], []
+    for utt_id, labels, *both in zip(
+        texts.ids, label(texts.ids, data), texts.refs, texts.hyps, strict=True
+    ):
+        if labels.meeting is None or labels.end is None:
+            raise ConfigError(
+                f"--meeting: id {utt_id} does not tell the meeting and the times; give "
+                "--data with the set's utt2spk and segments, their ends in seconds"
+            )
+        for side, words in zip((ref, hyp), both, strict=True):
+            side.append(
+                {
+                    "session_id": labels.meeting,
+                    "speaker": labels.speaker,
+                    "start_time": labels.start,
+                    "end_time": labels.end,
+                    "words": " ".join(words.split()),
+                }
+            )
+    return ref, hyp
+
+
+def _read_stm(path: Path, normalization: Normalization) -> Segments:
+    """Read lines `recording channel speaker begin end [<label>] words`."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; prepare_ami writes it for dev and eval")
+    segments = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        fields = re.sub(r"^((?:\S+\s+){5})<[^>]*>", r"\1", line).split(maxsplit=5)
+        try:
+            start, end = float(fields[3]), float(fields[4])
+        except (IndexError, ValueError):
+            raise DataError(
+                f"{path}: line {number} is not `recording channel speaker begin end "
+                "words`; correct it"
+            ) from None
+        words = normalization.apply(fields[5] if len(fields) > 5 else "")
+        segments.append(
+            {
+                "session_id": _RECORDING.sub("", fields[0]),
+                "speaker": fields[2],
+                "start_time": start,
+                "end_time": end,
+                "words": " ".join(words.split()),
+            }
+        )
+    if not segments:
+        raise DataError(f"{path}: empty file; write it again")
+    return segments
+
+
+def make_meeting_table(rows: Sequence[dict]) -> str:
+    """Format rows of score_meetings() as a table in Markdown."""
+    lines = [
+        f"Normalisation: {rows[0]['normalization']}. cpWER and tcpWER (collar "
+        f"{COLLAR:g} s) by meeteval. [95 %]: bootstrap over meetings, 1000 draws, "
+        "seed 0.",
+        "",
+        "| experiment | decoding | set | meeting | speakers | words | cpWER % [95 %] "
+        "| tcpWER % [95 %] |",
+        "|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row[name] for name in ("experiment", "decoding", "set", "meeting")]
+        cells += [row["speakers"], row["cpwer"]["tokens"]]
+        for measure in MEASURES:
+            text = format_rate(row[measure])
+            cells.append(text if row["meeting"] == "all" else text.split()[0])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Text normalisations before scoring, of reference and hypothesis alike."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from espnet2_birq.corpora.ami.scoring import HESITATION, HESITATIONS, SAME_WORDS
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.evaluation.wer.transcripts import fold_case
+
+NORMALIZATIONS = ("none", "kaldi", "whisper")
+
+
+class Normalization(NamedTuple):
+    """A way to rewrite words before they are compared.
+
+    Attributes:
+        name: What tables call it.
+        apply: Rewrites an utterance, words with spaces between.
+        optional: A word of the reference that the hypothesis may lack.
+    """
+
+    name: str
+    apply: Callable[[str], str]
+    optional: str | None = None
+
+
+def get_normalization(name: str, case_sensitive: bool = False) -> Normalization:
+    """Get a normalisation.
+
+    Args:
+        name: One of these.
+            none: only the case of ASCII letters is ignored, as in sclite.
+            kaldi: the rules of the file glm that AMI's preparation writes: hesitations
+            are one word, which the hypothesis may lack, and spellings of OKAY, MM-HMM
+            and UH-HUH are one.
+            whisper: OpenAI's normaliser of English (arXiv 2212.04356, appendix C).
+        case_sensitive: Let "a" and "A" differ; with none only.
+
+    Returns:
+        The normalisation.
+
+    Raises:
+        ConfigError: It is unknown, it cannot tell cases apart, or its package is not
+            installed.
+    """
+    if name not in NORMALIZATIONS:
+        raise ConfigError(
+            f"--normalize {name}: unknown; use one of {', '.join(NORMALIZATIONS)}"
+        )
+    if name == "none":
+        if case_sensitive:
+            return Normalization("none, case counts", str)
+        return Normalization("none", fold_case)
+    if case_sensitive:
+        raise ConfigError(
+            f"--case_sensitive: not with --normalize {name}, which ignores the case"
+        )
+    if name == "kaldi":
+        return Normalization(name, apply_glm, HESITATION)
+    return Normalization(name, _whisper())
+
+
+def apply_glm(text: str) -> str:
+    """Apply the rules of AMI's glm file to words with spaces between."""
+    return _PATTERN.sub(lambda match: _RULES[match[0]], text.upper())
+
+
+_RULES = SAME_WORDS | dict.fromkeys(HESITATIONS, HESITATION)
+_PATTERN = re.compile(
+    rf"(?<!\S)({'|'.join(map(re.escape, sorted(_RULES, key=len, reverse=True)))})(?!\S)"
+)
+
+
+def _whisper() -> Callable[[str], str]:
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError as error:
+        raise ConfigError(
+            "--normalize whisper: its package is not there; pip install "
+            "whisper-normalizer"
+        ) from error
+    # Two systems and their reference have many utterances in common.
+    return lru_cache(maxsize=300_000)(EnglishTextNormalizer())

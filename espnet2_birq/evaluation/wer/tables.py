@@ -1,0 +1,109 @@
+"""Error rates as tables in Markdown."""
+
+from collections.abc import Sequence
+
+from espnet2_birq.evaluation.wer.experiments import (
+    DecodedSet,
+    Options,
+    check_alike,
+    count_set,
+)
+from espnet2_birq.evaluation.wer.sclite import summary_cells
+
+_CLUSTER_NOTE = (
+    "[95 %]: bootstrap over what stands under resampled, 1000 draws, seed 0; it does "
+    "not tell how another training run would differ."
+)
+
+
+def format_rate(rate: dict | None) -> str:
+    """Format what rates() gives as `12.3 [11.0, 13.5]`; "-" for what is unknown."""
+    if rate is None:
+        return "-"
+    if rate["percent"] is None:  # no reference token: as sclite does
+        return f"{rate['errors']} errors"
+    if rate["low"] is None:
+        return f"{rate['percent']:.1f} [-]"
+    return "{percent:.1f} [{low:.1f}, {high:.1f}]".format(**rate)
+
+
+def make_table(rows: Sequence[dict]) -> str:
+    """Format rows of score_sets() as a table.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        Text, with the normalisation in its first line.
+
+    Raises:
+        ConfigError: They are of different normalisations.
+    """
+    grouped = any(row["group"] is not None for row in rows)
+    head = ["experiment", "decoding", "set", *(["group"] if grouped else [])]
+    head += ["utterances", "words", "WER % [95 %]", "sub", "del", "ins", "S.Err %"]
+    head += ["CER % [95 %]", "resampled"]
+    texts = ("experiment", "decoding", "set", "group", "resampled")
+    lines = [
+        f"Normalisation: {check_alike(rows)}. {_CLUSTER_NOTE}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join("---" if name in texts else "---:" for name in head) + "|",
+    ]
+    for row in rows:
+        cells = [row["experiment"], row["decoding"], row["set"]]
+        if grouped:
+            cells.append(row["group"] or "all")
+        wer = row["wer"]
+        cells += [row["utterances"], wer["tokens"], format_rate(wer)]
+        cells += [wer["sub"], wer["del"], wer["ins"]]
+        cells.append(f"{100 * wer['wrong_utterances'] / wer['utterances']:.1f}")
+        cells += [format_rate(row["cer"]), row["resampled"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def make_results_md(sets: Sequence[DecodedSet], options: Options = Options()) -> str:
+    """Write what ESPnet's show_asr_result.sh writes below its environment.
+
+    Args:
+        sets: Of experiments; all their WER first, then CER, then TER.
+        options: How to score.
+
+    Returns:
+        A heading for each experiment, with a table for each kind of token.
+
+    Raises:
+        DataError: A file is missing or wrong.
+        ConfigError: The normalisation does not go with characters or tokens.
+    """
+    of_experiment: dict[str, list[DecodedSet]] = {}
+    for one in sets:
+        # The validation set lies one folder deeper, and the script's pattern with it.
+        is_deep = one.name.startswith("org/")
+        head = f"{one.experiment}/{one.decoding}" if is_deep else one.experiment
+        of_experiment.setdefault(head, []).append(one)
+    lines = []
+    if options.normalization.name != "none":
+        lines += [f"Normalisation: {options.normalization.name}.", ""]
+    for experiment, some in of_experiment.items():
+        lines.append(f"## {experiment}")
+        for kind in ("wer", "cer", "ter"):
+            lines += [f"### {kind.upper()}", ""]
+            lines += ["|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|"]
+            lines += ["|---|---|---|---|---|---|---|---|---|"]
+            found = [_results_row(one, kind, options) for one in some]
+            if any(found):
+                lines += [*filter(None, found), ""]
+    return "\n".join(lines)
+
+
+def _results_row(one: DecodedSet, kind: str, options: Options) -> str | None:
+    if kind == "ter" and kind not in one.pairs:
+        return None
+    counted = count_set(one, kind, options.normalization)
+    if counted is None:
+        return None
+    is_whole = one.decoding == "-" or one.name.startswith("org/")
+    name = one.name if is_whole else f"{one.decoding}/{one.name}"
+    return "|".join(["", name, *summary_cells(counted[1]), ""])

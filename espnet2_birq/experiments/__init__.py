@@ -1,0 +1,1 @@
+"""Matrices of training runs, their logs, reports and plots."""

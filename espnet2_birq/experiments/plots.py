@@ -1,0 +1,150 @@
+"""Plots of a matrix."""
+
+from typing import Dict, List, Tuple
+
+from espnet2_birq.experiments.results import Result, resample
+from espnet2_birq.experiments.runner import Runner
+from espnet2_birq.experiments.training_log import objectives_of
+
+Results = Dict[str, Dict[int, Result]]
+
+# What is plotted against updates, of each objective: file, title, keys of the training
+# log without the objective's name.
+CURVES = (
+    ("learning.png", "learning curves", ("loss", "acc")),
+    ("codebooks.png", "use of the codebooks", ("window_ppl", "pred_ppl", "agree")),
+)
+
+
+def plot_all(runner: Runner, results: Results) -> List[Tuple[str, str]]:
+    """Plot what there is.
+
+    Args:
+        runner: Knows the places; files go into its OUT.
+        results: By system and seed.
+
+    Returns:
+        Title and name of each file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display is needed
+    figures = []
+    for name, title, keys in CURVES:
+        figures += _curves(runner, results, name, title, keys)
+    figures += _error_rates(runner, results)
+    return figures + _layer_weights(runner, results)
+
+
+def _axes(rows: int, columns: int):
+    import matplotlib.pyplot as plt
+
+    size = (4.2 * columns, 3.2 * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False)
+
+
+def _save(figure, runner: Runner, name: str) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
+    part = runner.out / f"{name}.part"
+    figure.savefig(part, dpi=80, format="png")
+    part.rename(runner.out / name)
+    plt.close(figure)
+
+
+def _curves(runner, results, name, title, keys):
+    """A panel for each key; seeds of a system have its colour."""
+    logs = [
+        (number, system.label, result.pretraining.log)
+        for number, system in enumerate(runner.spec.systems)
+        for result in results[system.name].values()
+        if result.pretraining
+    ]
+    # Objectives of all systems, in the order in which they come.
+    names = dict.fromkeys(x for *_, log in logs for x in objectives_of(log.train[-1]))
+    keys = [f"{key}_{name}" for name in names for key in keys]
+    keys = [key for key in keys if any(key in log.train[-1] for *_, log in logs)]
+    if not keys:
+        return []
+    figure, axes = _axes(1, len(keys))
+    for axis, key in zip(axes[0], keys):
+        labelled = set()
+        for number, label, log in logs:
+            points = [
+                (update, values[key])
+                for update, values in zip(log.updates, log.intervals)
+                if key in values
+            ]
+            if points:
+                own = None if label in labelled else label
+                labelled.add(label)
+                axis.plot(*zip(*points), f"C{number}", label=own, linewidth=0.8)
+        axis.set(xlabel="updates", title=key)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    _save(figure, runner, name)
+    return [(title, name)]
+
+
+def _error_rates(runner, results):
+    """WER with intervals against updates and against compute of pretraining."""
+    sets = [
+        (one.name, test)
+        for one in runner.spec.finetune_sets
+        for test in runner.spec.tests
+    ]
+    points = {key: list(_points(runner, results, (*key, "wer"))) for key in sets}
+    points = {key: value for key, value in points.items() if value}
+    if not points:
+        return []
+    figure, axes = _axes(2, len(points))
+    for column, (key, found) in enumerate(points.items()):
+        for row, unit in enumerate(("updates", "TFLOP of pretraining")):
+            axis = axes[row][column]
+            for number, label, xs, score in found:
+                middle, low, high = (score[name] for name in ("percent", "low", "high"))
+                axis.errorbar(
+                    xs[row],
+                    middle,
+                    [[max(0, middle - low)], [max(0, high - middle)]],
+                    fmt="o",
+                    color=f"C{number}",
+                    capsize=3,
+                    label=label,
+                )
+            axis.set(xlabel=unit, ylabel="WER %", title=f"{key[0]}, {key[1]}")
+            axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    _save(figure, runner, "wer.png")
+    return [("WER against updates and against compute of pretraining", "wer.png")]
+
+
+def _points(runner, results, key):
+    for number, system in enumerate(runner.spec.systems):
+        done = [r for r in results[system.name].values() if key in r.errors]
+        if done:
+            runs = [r.pretraining for r in done if r.pretraining]
+            updates = sum(run.updates for run in runs) / len(done)
+            compute = sum(run.flops for run in runs) / len(done) / 1e12
+            score = resample([result.errors[key] for result in done])
+            yield number, system.label, (updates, compute), score
+
+
+def _layer_weights(runner, results):
+    """Which layer the probe takes how much of."""
+    figure, axes = _axes(1, 1)
+    for number, system in enumerate(runner.spec.systems):
+        found = results[system.name].values()
+        weights = [result.probe["layer_weights"] for result in found if result.probe]
+        if weights:
+            means = [sum(column) / len(weights) for column in zip(*weights)]
+            layers = range(1, len(means) + 1)
+            axes[0][0].plot(layers, means, f"C{number}o-", label=system.label)
+    if not axes[0][0].lines:
+        return []
+    axes[0][0].set(xlabel="encoder layer", ylabel="weight in the probe")
+    axes[0][0].legend(fontsize=8)
+    axes[0][0].grid(alpha=0.3)
+    _save(figure, runner, "layers.png")
+    return [("weights of the layers in the probe", "layers.png")]

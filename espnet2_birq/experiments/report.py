@@ -1,0 +1,172 @@
+"""One report of a matrix: tables and plots, from what is on disk."""
+
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from espnet2_birq.experiments.phone_tables import phone_tables
+from espnet2_birq.experiments.plots import plot_all
+from espnet2_birq.experiments.results import Errors, Result, read_results, resample
+from espnet2_birq.experiments.runner import Runner
+from espnet2_birq.experiments.spec import System
+from espnet2_birq.experiments.training_log import objectives_of
+
+Results = Dict[str, Dict[int, Result]]
+
+# Columns of an objective in the table of pretraining: title, key of the last epoch's
+# means without the objective's name, training or validation set, factor, format.
+STATISTICS = [
+    ("loss, train", "loss", "train", 1, ".2f"),
+    ("valid", "loss", "valid", 1, ".2f"),
+    ("masked acc. %", "acc", "train", 100, ".1f"),
+    ("label ppl", "window_ppl", "train", 1, ".0f"),
+    ("prediction ppl", "pred_ppl", "train", 1, ".0f"),
+    ("hit rate %", "hit", "train", 100, ".0f"),
+    ("label entropy, nats", "label_entropy", "train", 1, ".2f"),
+    ("agreement with the head's first %", "agree", "train", 100, ".1f"),
+]
+
+
+def write_report(runner: Runner, seeds: List[int]) -> Path:
+    """Write OUT/report.md and its plots.
+
+    Args:
+        runner: Knows the places.
+        seeds: Which to report.
+
+    Returns:
+        The report's path.
+    """
+    results = read_results(runner, seeds)
+    figures = plot_all(runner, results)
+    parts = [_pretraining_table(runner.spec.systems, results)]
+    parts += phone_tables(runner.spec, results)
+    if runner.spec.probe is not None:
+        parts.append(_probe_table(runner, results))
+    for one in runner.spec.finetune_sets:
+        for test in runner.spec.tests:
+            parts.append(_error_table(runner, results, one.name, test))
+    if runner.spec.compare:
+        parts.append(_comparisons(runner, results))
+    parts += [f"![{title}]({name})" for title, name in figures]
+    path = runner.out / "report.md"
+    part = path.with_suffix(".part")
+    part.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    part.rename(path)
+    return path
+
+
+def _pretraining_table(systems: List[System], results: Results) -> str:
+    titles = ["system", "updates", "compute, TFLOP", "minutes", "objective"]
+    titles += [column[0] for column in STATISTICS]
+    rows = []
+    for system in systems:
+        done = [r.pretraining for r in results[system.name].values() if r.pretraining]
+        if not done:
+            continue
+        first = [system.label, _each([one.updates for one in done], ".0f")]
+        first.append(_each([one.flops / 1e12 for one in done], ".3g"))
+        first.append(_each([one.log.seconds / 60 for one in done], ".1f"))
+        for name in objectives_of(done[0].log.train[-1]):
+            row = [*first, name]
+            for _, key, part, factor, form in STATISTICS:
+                values = [getattr(x.log, part)[-1].get(f"{key}_{name}") for x in done]
+                values = [factor * value for value in values if value is not None]
+                row.append(_each(values, form))
+            rows.append(row)
+            first = [""] * len(first)
+    if not rows:
+        return ""
+    used = [i for i in range(len(titles)) if any(row[i] not in "-" for row in rows)]
+    table = _table([[row[i] for i in used] for row in [titles, *rows]])
+    return f"## Pretraining\n\n{table}\n\nMean over seeds (each seed), last epoch; label ppl over 10,000 frames."
+
+
+def _probe_table(runner: Runner, results: Results) -> str:
+    tests = runner.spec.tests
+    rows = [["system", *(f"CER % {test} [95 %]" for test in tests), "layer weights"]]
+    for system in runner.spec.systems:
+        probes = [r.probe for r in results[system.name].values() if r.probe]
+        if not probes:
+            continue
+        row = [system.label]
+        for test in tests:
+            scores = [probe["cer"][test] for probe in probes]
+            each = "; ".join(map(_interval, scores))
+            mean = sum(score["percent"] for score in scores) / len(scores)
+            row.append(f"{mean:.1f} ({each})" if len(scores) > 1 else each)
+        weights = [probe["layer_weights"] for probe in probes]
+        means = [sum(column) / len(weights) for column in zip(*weights)]
+        rows.append([*row, " ".join(f"{mean:.2f}" for mean in means)])
+    return f"## Probe of the frozen encoder\n\n{_table(rows)}" if rows[1:] else ""
+
+
+def _error_table(runner: Runner, results: Results, dataset: str, test: str) -> str:
+    rows = [["system", "seeds", "WER % [95 %]", "each seed", "CER % [95 %]", "each"]]
+    for system in runner.spec.systems:
+        row = [system.label]
+        for kind in ("wer", "cer"):
+            own = _errors(results[system.name], (dataset, test, kind)).values()
+            if not own:
+                break
+            rates = [100 * one.errors.sum() / one.tokens.sum() for one in own]
+            row += [str(len(own))] if kind == "wer" else []
+            row.append(_interval(resample(list(own))))
+            row.append("; ".join(f"{rate:.1f}" for rate in rates))
+        else:
+            rows.append(row)
+    if not rows[1:]:
+        return ""
+    return f"## Fine-tuned on {dataset}, tested on {test}\n\n{_table(rows)}"
+
+
+def _comparisons(runner: Runner, results: Results) -> str:
+    rows = [["systems", "fine-tuned on", "test", "WER", "CER"]]
+    for pair in runner.spec.compare:
+        label = " minus ".join(runner.spec.system(name).label for name in pair)
+        for one in runner.spec.finetune_sets:
+            for test in runner.spec.tests:
+                cells = []
+                for kind in ("wer", "cer"):
+                    key = (one.name, test, kind)
+                    own, other = (_errors(results[name], key) for name in pair)
+                    seeds = sorted(own.keys() & other.keys())
+                    if seeds:
+                        both = [[x[seed] for seed in seeds] for x in (own, other)]
+                        cells.append(_interval(resample(*both), "+"))
+                if cells:
+                    rows.append([label, one.name, test, *cells])
+    if not rows[1:]:
+        return ""
+    return f"""## Differences, in points [95 %]
+
+{_table(rows)}
+
+Below zero: the first system is better. All intervals are by bootstrap over seeds and
+utterances, the same for both systems; with few seeds they are rough."""
+
+
+def _errors(by_seed: Dict[int, Result], key) -> Dict[int, Errors]:
+    return {
+        seed: result.errors[key]
+        for seed, result in by_seed.items()
+        if key in result.errors
+    }
+
+
+def _each(values: List[Optional[float]], form: str) -> str:
+    """Mean, and the values if there are several that differ."""
+    if not values:
+        return "-"
+    each = [f"{value:{form}}" for value in values]
+    if len(set(each)) == 1:
+        return each[0]
+    return f"{sum(values) / len(values):{form}} ({'; '.join(each)})"
+
+
+def _interval(score: Dict, sign: str = "") -> str:
+    return "{percent:{s}.1f} [{low:{s}.1f}, {high:{s}.1f}]".format(s=sign, **score)
+
+
+def _table(rows: List[List[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

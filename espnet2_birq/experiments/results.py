@@ -1,0 +1,126 @@
+"""What the steps of a matrix came to, read from disk."""
+
+import json
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from espnet2_birq.evaluation.wer.experiments import DecodedSet, count_set, find_sets
+from espnet2_birq.evaluation.wer.normalization import get_normalization
+from espnet2_birq.experiments.runner import SSL_MODEL, Runner
+from espnet2_birq.experiments.spec import System
+from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
+
+KINDS = ("wer", "cer")
+
+
+class Errors(NamedTuple):
+    """Errors of a decoded set, by utterance, in the order of their names."""
+
+    names: List[str]
+    errors: np.ndarray  # (U,)
+    tokens: np.ndarray  # (U,)
+
+
+class Pretraining(NamedTuple):
+    """A finished pretraining."""
+
+    log: TrainingLog
+    updates: int
+    flops: float  # of all updates
+
+
+class Result(NamedTuple):
+    """What one system and seed came to so far."""
+
+    pretraining: Optional[Pretraining]
+    errors: Dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
+    probe: Optional[Dict]  # probe.json
+    phones: Optional[Dict] = None  # what phone_probe found
+
+
+def read_results(runner: Runner, seeds: List[int]) -> Dict[str, Dict[int, Result]]:
+    """Read all that is finished.
+
+    Args:
+        runner: Knows the places.
+        seeds: Which to look for.
+
+    Returns:
+        By name of the system and by seed.
+    """
+    flops = {}
+    if (runner.out / "config" / "flops.json").is_file():
+        flops = json.loads((runner.out / "config" / "flops.json").read_text())
+    found = {}
+    for system in runner.spec.systems:
+        found[system.name] = {
+            seed: _read_result(runner, system, seed, flops.get(system.name))
+            for seed in seeds
+        }
+    return found
+
+
+def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
+    name = f"{system.name}_seed{seed}"
+    pretraining = probe = phones = None
+    folder = runner.ssl_exp(system, seed)
+    if (folder / SSL_MODEL).exists() and runner.is_done(f"ssl_{name}"):
+        log = read_training_log(folder)
+        pretraining = Pretraining(log, log.last_update, flops * log.last_update)
+    if runner.is_done(f"probe_{name}"):
+        text = (runner.probe_dir(system, seed) / "probe.json").read_text()
+        probe = json.loads(text)
+    if runner.is_done(f"phones_{name}"):
+        phones = json.loads(runner.phones_file(system, seed).read_text())
+    errors = {}
+    for one in runner.spec.finetune_sets:
+        if not runner.is_done(f"asr_{name}_{one.name}"):
+            continue
+        for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
+            for kind in KINDS:
+                errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
+    return Result(pretraining, errors, probe, phones)
+
+
+def read_errors(decoded: DecodedSet, kind: str) -> Errors:
+    """Count the errors of each utterance, "wer" or "cer"."""
+    names, counts = count_set(decoded, kind, get_normalization("none"))
+    return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1))
+
+
+def resample(
+    own: List[Errors], other: Optional[List[Errors]] = None, draws: int = 2000
+) -> Dict[str, float]:
+    """Error rate over seeds, or its difference between two systems, with an interval.
+
+    The bootstrap draws seeds and utterances, the same for both systems: the interval is
+    for other training runs and other utterances of such speakers. With few seeds it is
+    rough.
+
+    Args:
+        own: A seed each; all of the same utterances.
+        other: The other system's, seed by seed; None: no difference.
+        draws: How many.
+
+    Returns:
+        ``percent``, and the ends of the 95 % interval ``low`` and ``high``.
+    """
+    errors = np.stack([one.errors for one in own]).astype(float)  # (S, U)
+    if other is not None:
+        for one, two in zip(own, other, strict=True):
+            if one.names != two.names:
+                raise ValueError("two systems decoded other utterances")
+        errors -= np.stack([one.errors for one in other])
+    tokens = own[0].tokens
+    generator = np.random.default_rng(0)
+    seeds, utterances = errors.shape
+    rates = []
+    for _ in range(draws):
+        picked = generator.integers(utterances, size=utterances)
+        rows = generator.integers(seeds, size=seeds)
+        rates.append(errors[np.ix_(rows, picked)].sum(axis=1).mean())
+        rates[-1] /= tokens[picked].sum()
+    low, high = np.percentile(rates, [2.5, 97.5])
+    rate = errors.sum(axis=1).mean() / tokens.sum()
+    return dict(percent=100 * rate, low=100 * low, high=100 * high)

@@ -1,0 +1,458 @@
+"""The steps of a matrix: the stages of the recipes, each done once."""
+
+import glob
+import json
+import os
+import queue
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Dict, Iterable, Iterator, List, Optional
+
+import yaml
+
+from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
+from espnet2_birq.errors import DataError
+from espnet2_birq.experiments.spec import (
+    Spec,
+    System,
+    merge,
+    updates_of,
+    updates_per_epoch,
+    with_updates,
+)
+
+UTTERANCE = 5.0  # seconds, where compute is counted
+SSL_MODEL = "valid.total_count.ave.pth"
+TRAIN_VALID = ("train", "valid")
+
+
+class Runner:
+    """Runs steps, several at once, each only if it is not done.
+
+    A step has a folder OUT/steps/<name> with its log, what it depends on (key.json) and,
+    once it has ended well, the lists of data that it went by (made_from.json) and
+    done.json. A step that was interrupted runs again, and ESPnet's training goes on
+    where it stopped.
+
+    Args:
+        spec: The matrix.
+        out: Where everything goes.
+        data_options: Options of both run.sh that name the data.
+        run_options: Options of both run.sh that say where it runs, e.g. --ngpu 1.
+        gpus: CUDA devices, each for one step at a time; none: steps of one CPU thread.
+        phones: Options of espnet2_birq.bin.phone_probe that name the data, and others;
+            none: no phones are measured.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        out: Path,
+        data_options: str = "",
+        run_options: str = "",
+        gpus: Optional[List[str]] = None,
+        phones: str = "",
+    ):
+        self.spec = spec
+        self.out = out.resolve()
+        self.data_options = shlex.split(data_options)
+        self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
+        self.phones = shlex.split(phones)
+        self.gpus = queue.Queue()
+        for gpu in gpus or []:
+            self.gpus.put(gpu)
+        self.uses_gpus = bool(gpus)
+
+    # ------------------------------------------------------------------ places
+    def ssl_exp(self, system: System, seed: int) -> Path:
+        """Experiment of a pretraining."""
+        return self.out / "ssl" / f"ssl_{system.name}_seed{seed}"
+
+    def model(self, name: str, seed: int) -> Path:
+        """Model of a pretraining, averaged as its configuration says."""
+        return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
+
+    def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
+        """Experiment of a fine-tuning."""
+        return self.out / "asr" / f"asr_{system.name}_seed{seed}_{dataset}"
+
+    def probe_dir(self, system: System, seed: int) -> Path:
+        """Folder of a probe."""
+        return self.out / "probe" / f"{system.name}_seed{seed}"
+
+    def phones_file(self, system: System, seed: int) -> Path:
+        """What phone_probe finds."""
+        return self.out / "phones" / f"{system.name}_seed{seed}.json"
+
+    def config(self, system: System, seed: int) -> Path:
+        """Configuration of a pretraining."""
+        return self.out / "config" / f"{system.name}_seed{seed}.yaml"
+
+    def train_set(self, name: str) -> str:
+        """Name of a fine-tuning set in dump/raw."""
+        one = next(one for one in self.spec.finetune_sets if one.name == name)
+        if one.hours is None and one.rest_of is None:
+            return self.spec.train_set
+        return f"{self.spec.train_set}_{name}"
+
+    def lists(self, *sets: str) -> List[Path]:
+        """Lists of some sets in the dump/raw of asr1."""
+        raw = self.spec.recipe / "asr1" / "dump" / "raw"
+        return [raw / one / file for one in sets for file in ("wav.scp", "text")]
+
+    def ssl_lists(self) -> List[Path]:
+        """Lists that pretraining goes by, and those that they were made from."""
+        stats = [self.out / "ssl" / "ssl_stats_raw" / x for x in TRAIN_VALID]
+        made_from = [self.spec.recipe / "ssl1" / x for y in stats for x in sources(y)]
+        return [*(folder / "speech_shape" for folder in stats), *made_from]
+
+    def asr_lists(self, name: str) -> List[Path]:
+        """Lists that fine-tuning on a set goes by, and those of the test sets."""
+        made_from = sources(self.out / "asr" / f"stats_{name}")
+        lists = self.lists(self.train_set(name), *self.spec.tests)
+        return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
+
+    def is_done(self, step: str) -> bool:
+        """Whether a step has ended well."""
+        return (self.out / "steps" / step / "done.json").is_file()
+
+    # ------------------------------------------------------------------- steps
+    def write_configs(self, seeds: List[int]) -> None:
+        """Write the configurations of all pretrainings, updates settled.
+
+        Raises:
+            ConfigError: Updates are no whole epochs, or a target is wrong.
+        """
+        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
+        folder = self.out / "config"
+        folder.mkdir(parents=True, exist_ok=True)
+        confs, flops = {}, Flops(folder)
+        # Those that others are to equal come first.
+        for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
+            name, file = system.name, folder / f"{system.name}.yaml"
+            conf = merge(base, system.pretrain or {})
+            if system.updates is not None:
+                conf = with_updates(conf, system.updates, name)
+            flops.count(file, yaml.safe_dump(conf, sort_keys=False))
+            if system.compute_of is not None:
+                other, each = system.compute_of, updates_per_epoch(conf, name)
+                updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
+                conf = with_updates(conf, each * max(1, round(updates / each)), name)
+            confs[name] = conf
+            for seed in seeds:
+                own = {**conf, "seed": seed}
+                if system.after is not None:
+                    own["init_param"] = [str(self.model(system.after, seed))]
+                text = yaml.safe_dump(own, sort_keys=False)
+                write_if_new(self.config(system, seed), text)
+
+    def prepare(self) -> None:
+        """Data and statistics, once for all systems."""
+        ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
+        key = [self.data_options, self.run_options, str(self.spec.recipe)]
+        conf = self.spec.pretrain
+        run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
+        self._step(
+            "data_ssl",
+            [*key, conf.read_text()],
+            [(ssl, run_ssl)],
+            makes=[f"{self.out}/ssl/ssl_stats_raw/{x}/{STAMP}" for x in TRAIN_VALID],
+            lists=self.ssl_lists,
+        )
+        if not self.spec.finetune_sets and self.spec.probe is None:
+            return
+        config = self._asr_config()
+        run_asr = self._run_sh("asr", *config, "--ssl_model", "none", "--stop_stage")
+        sets = [self.spec.train_set, *self.spec.tests]
+        self._step(
+            "data_asr",
+            key,
+            [(asr, [*run_asr, 5])],
+            makes=self.lists(*sets),
+            lists=lambda: self.lists(*sets),
+        )
+        seen = {}
+        for one in self.spec.finetune_sets:
+            if one.hours is not None:
+                seen[one.name] = one.hours
+                subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
+                subset += ["--hours", one.hours, f"dump/raw/{self.spec.train_set}"]
+                subset += [f"dump/raw/{self.train_set(one.name)}"]
+                for other in self.spec.finetune_sets:
+                    if other.rest_of == one.name:
+                        seen[other.name] = one.hours
+                        rest = f"dump/raw/{self.train_set(other.name)}"
+                        subset[3:3] = ["--rest", rest]
+                drawn = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
+                drawn = [self.train_set(x.name) for x in (one, *drawn)]
+                drawn = self.lists(self.spec.train_set, *drawn)
+                self._step(
+                    f"data_{one.name}",
+                    [*key, seen],
+                    [(asr, subset)],
+                    makes=drawn,
+                    lists=lambda drawn=drawn: drawn,
+                )
+        for one in self.spec.finetune_sets:
+            stats = [*run_asr, 10, "--stage", 10, *self._asr_data(one.name)]
+            self._step(
+                f"stats_{one.name}",
+                [*key, seen],
+                [(asr, stats)],
+                makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
+                lists=lambda name=one.name: self.asr_lists(name),
+            )
+
+    def run(self, system: System, seed: int) -> None:
+        """Pretrain, probe and fine-tune one system with one seed.
+
+        Raises:
+            DataError: A step failed; names its log.
+        """
+        key = [self.data_options, self.config(system, seed).read_text()]
+        name = f"{system.name}_seed{seed}"
+        model, encoder = None, ["--config", self.config(system, seed)]
+        if system.pretrain is not None:
+            model = self.model(system.name, seed)
+            encoder = ["--model", model]
+            trunk = [self.model(system.after, seed)] if system.after else []
+            if not all(one.is_file() for one in trunk):
+                raise DataError(f"{name}: starts from {trunk[0]}, which is not there")
+            config = self.config(system, seed)
+            train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
+            train += ["--train_config", config, "--ssl_tag", name]
+            self._step(
+                f"ssl_{name}",
+                key,
+                [(self.spec.recipe / "ssl1", train)],
+                makes=[model],
+                lists=lambda: [*trunk, *self.ssl_lists()],
+                folder=self.ssl_exp(system, seed),
+            )
+        models = [model] if model else []
+        if self.phones:
+            measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
+            measure += ["--model", encoder[1], "--out", self.phones_file(system, seed)]
+            self._step(
+                f"phones_{name}",
+                [*key, self.phones],
+                [(Path.cwd(), [*measure, *self.phones])],
+                makes=[self.phones_file(system, seed)],
+                lists=lambda: models,
+            )
+        asr = self.spec.recipe / "asr1"
+        if self.spec.probe is not None:
+            probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]
+            probe += ["--train", asr / "dump/raw" / self.spec.train_set, "--seed", seed]
+            probe += ["--out", self.probe_dir(system, seed), "--test"]
+            probe += [asr / "dump/raw" / test for test in self.spec.tests]
+            probe += shlex.split(self.spec.probe)
+            sets = [self.spec.train_set, *self.spec.tests]
+            self._step(
+                f"probe_{name}",
+                [*key, self.spec.probe, self.spec.tests],
+                [(asr, probe)],
+                makes=[self.probe_dir(system, seed) / "probe.json"],
+                lists=lambda: [*models, *self.lists(*sets)],
+                folder=self.probe_dir(system, seed),
+            )
+        for one in self.spec.finetune_sets:
+            folder = self.asr_exp(system, seed, one.name)
+            tune = self._run_sh("asr", *self._asr_config(), "--asr_tag")
+            tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
+            tune += ["--ssl_model", model or "none", *self._asr_data(one.name)]
+            tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
+            tune += ["--inference_nj", 1]
+            own = [*key, one.name, self.spec.hours_of(one)]
+            own.append(self.spec.finetune_config.read_text())
+            scores = [folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests]
+            self._step(
+                f"asr_{name}_{one.name}",
+                own,
+                [(asr, tune)],
+                makes=scores,
+                lists=lambda set_=one.name: [*models, *self.asr_lists(set_)],
+                folder=folder,
+            )
+
+    def _asr_config(self) -> List:
+        if self.spec.finetune_config is None:
+            return []
+        return ["--asr_config", self.spec.finetune_config]
+
+    def _asr_data(self, name: str) -> List:
+        stats = self.out / "asr" / f"stats_{name}"
+        return ["--train_set", self.train_set(name), "--asr_stats_dir", stats]
+
+    def _run_sh(self, kind: str, *options) -> List:
+        expdir = ["--expdir", self.out / kind]
+        if not self.uses_gpus:
+            expdir += ["--num_threads", 1]
+        return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
+
+    def _step(
+        self,
+        name: str,
+        key,
+        commands,
+        makes: Iterable[str | Path],
+        lists: Callable[[], List[Path]],
+        folder: Optional[Path] = None,
+    ) -> None:
+        """Run a step's commands unless it is done.
+
+        Args:
+            name: Name of the step.
+            key: What it depends on, as JSON.
+            commands: Pairs of a folder and a command to run in it.
+            makes: Patterns of files that the step makes; each must match one.
+            lists: Returns the lists of data and models that the step goes by; if they
+                change, the step is made again.
+            folder: What the step makes; a step that is made again removes it.
+
+        Raises:
+            DataError: A command failed, or has not made what it should.
+        """
+        own = self.out / "steps" / name
+        done, log = own / "done.json", own / "log"
+        text = json.dumps(key)
+        reason = None
+        if (own / "key.json").is_file() and (own / "key.json").read_text() != text:
+            reason = "was made with other settings"
+        elif done.is_file():
+            reason = _what_changed(own, makes, lists())
+            if reason is None:
+                say(f"{name}: already done")
+                return
+        if reason is not None:
+            say(f"{name}: {reason}; made again")
+            shutil.rmtree(own)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        (own / "key.json").write_text(text)
+        with self._device() as environment:
+            say(f"{name}: started, {log}")
+            start = time.monotonic()
+            for where, command in commands:
+                with log.open("a") as stream:
+                    code = subprocess.run(
+                        [str(word) for word in command],
+                        cwd=where,
+                        stdin=subprocess.DEVNULL,
+                        stdout=stream,
+                        stderr=subprocess.STDOUT,
+                        env={**os.environ, **environment},
+                    ).returncode
+                if code:
+                    raise DataError(
+                        f"{name}: failed with exit status {code}, see {log}"
+                    )
+        if lacking := _lacking(makes):
+            raise DataError(f"{name}: ended without {lacking}, see {log}")
+        seconds = round(time.monotonic() - start)
+        write_stamp(own, lists())
+        part = done.with_suffix(".part")
+        part.write_text(json.dumps({"seconds": seconds}))
+        part.rename(done)
+        say(f"{name}: done in {seconds} s")
+
+    @contextmanager
+    def _device(self) -> Iterator[Dict[str, str]]:
+        """Environment of a step: a GPU that no other step has, or one CPU thread."""
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        environment = {"PYTHONPATH": path}
+        if not self.uses_gpus:
+            yield {**environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            return
+        gpu = self.gpus.get()
+        try:
+            yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
+        finally:
+            self.gpus.put(gpu)
+
+
+def _lacking(patterns: Iterable[str | Path]) -> Optional[str]:
+    """Return the first pattern that no file matches."""
+    return next((str(x) for x in patterns if not glob.glob(str(x))), None)
+
+
+def _what_changed(own: Path, makes: Iterable, lists: List[Path]) -> Optional[str]:
+    """Tell why a finished step has to be made again; None: it has not."""
+    if lacking := _lacking(makes):
+        return f"{lacking} is gone"
+    try:
+        check_stamp(own, lists)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+class Flops:
+    """FLOPs of an update of each configuration, counted once; kept in flops.json.
+
+    Args:
+        folder: Where the configurations are.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / "flops.json"
+        self.of = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def count(self, config: Path, text: str) -> None:
+        """Write a configuration and count it, unless that is done."""
+        name = config.stem
+        if name in self.of and config.is_file() and config.read_text() == text:
+            return
+        self.of.pop(name, None)
+        self._save()  # first: an interruption must not leave the number of another one
+        config.write_text(text, encoding="utf-8")
+        self.of[name] = update_flops(config)
+        self._save()
+
+    def _save(self):
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.of, indent=1))
+        part.rename(self.path)
+
+
+def update_flops(config: Path) -> float:
+    """FLOPs of an update: products and convolutions of whole steps, the label pass too.
+
+    Counted on tensors without numbers (planning/cost.py), for utterances of UTTERANCE
+    seconds.
+
+    Args:
+        config: Of pretraining.
+
+    Raises:
+        ConfigError: It is wrong.
+    """
+    from espnet2_birq.planning.cost import FakeModel
+    from espnet2_birq.planning.plan import configured_batch, sampling_rate
+    from espnet2_birq.tasks.ssl import SSLTask
+
+    arguments = ["--config", str(config), "--output_dir", "-"]
+    args = SSLTask.get_parser().parse_args(arguments)
+    batch = configured_batch(args, UTTERANCE, gpus=1)
+    utterances = max(1, round(batch.seconds / UTTERANCE))
+    samples = round(UTTERANCE * sampling_rate(args))
+    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
+    return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it has this content already."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """Print a line of progress, with the time."""
+    print(time.strftime("%H:%M:%S"), line, flush=True)

@@ -1,0 +1,79 @@
+"""Pretraining, hand-off and error rates of several systems, side by side."""
+
+import re
+from pathlib import Path
+from typing import Optional, Sequence, Tuple
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.wer.experiments import score_experiments
+from espnet2_birq.evaluation.wer.tables import format_rate
+from espnet2_birq.experiments.training_log import objectives_of, read_training_log
+
+HEADER = (
+    "system",
+    "objective: loss, first and last",
+    "masked acc. %",
+    "perplexity of labels / predictions",
+    "tensors handed off",
+    "CER % [95 %]",
+    "WER % [95 %]",
+    "pretraining, fine-tuning s",
+)
+
+
+def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
+    """Make a Markdown table of systems.
+
+    Args:
+        systems: Name, pretraining experiment (None: from scratch) and ASR experiment
+            of each, decoded and scored.
+
+    Returns:
+        The table; a system with several test sets has a row for each. A line below
+        tells what the intervals are over.
+
+    Raises:
+        DataError: A file that a stage should have left is missing.
+    """
+    rows, drawn = [], {}
+    for name, ssl_exp, asr_exp in systems:
+        pretraining, ssl_seconds = _pretraining(ssl_exp, asr_exp)
+        times = f"{ssl_seconds}, {read_training_log(asr_exp).seconds}"
+        for number, scores in enumerate(score_experiments([asr_exp])):
+            rates = [format_rate(scores[kind]) for kind in ("cer", "wer")]
+            drawn[scores["set"]] = scores["resampled"]
+            if number == 0:
+                first = [name, *pretraining]
+            else:
+                first = [""] * (1 + len(pretraining))
+            label = (
+                f"{first[0]} ({scores['set']})" if first[0] else f"({scores['set']})"
+            )
+            rows.append([label, *first[1:], *rates, times if number == 0 else ""])
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    over = ", ".join(f"{name} ({clusters})" for name, clusters in drawn.items())
+    return f"{table}\n\nNormalisation: none. [95 %]: bootstrap over {over}."
+
+
+def _pretraining(ssl_exp: Optional[Path], asr_exp: Path) -> Tuple[Sequence[str], int]:
+    """Columns 2 to 5 of a row, and the seconds of pretraining."""
+    if ssl_exp is None:
+        return ["-"] * 4, 0
+    log = read_training_log(ssl_exp)
+    first, last, epoch = log.intervals[0], log.intervals[-1], log.train[-1]
+    handoff = asr_exp / "handoff.txt"
+    if not handoff.is_file():
+        raise DataError(f"{handoff}: no such file; run stage 11 of finetune.sh")
+    counts = re.search(r"pretraining: (\d+ of \d+)", handoff.read_text())
+    losses, accuracies, perplexities = [], [], []
+    for name in objectives_of(epoch):
+        key = f"loss_{name}"
+        # One that starts later or is rarely on may lack in an interval.
+        ends = [f"{x[key]:.2f}" if key in x else "-" for x in (first, last)]
+        losses.append(f"{name}: {', '.join(ends)}")
+        accuracies.append(f"{100 * epoch[f'acc_{name}']:.1f}")
+        labels, predictions = (epoch[f"{x}_ppl_{name}"] for x in ("label", "pred"))
+        perplexities.append(f"{labels:.0f} / {predictions:.0f}")
+    columns = ["; ".join(cell) for cell in (losses, accuracies, perplexities)]
+    return [*columns, counts[1]], log.seconds

@@ -1,0 +1,1 @@
+"""Faster ways to the same numbers: attention, products on a CPU, memory."""

@@ -1,0 +1,231 @@
+"""ESPnet's encoders, faster: same parameters, same names, same output.
+
+``accelerate`` gives the modules of a built encoder other ``forward`` methods, by giving
+them subclasses of their classes. What is saved is what ESPnet saves, and either loads
+the other's. What is faster on a CPU:
+
+- linear layers, where MKL is slow (``products``);
+- dropout: a 16-bit random number a value, four from one draw of PyTorch's generator,
+  rather than a draw a value, which PyTorch does in one thread;
+- two-dimensional subsampling: channels last throughout, each of its convolution's three
+  products in the layout in which oneDNN is fast;
+- the conformer's pointwise convolutions as linear layers, without transposed copies.
+
+On every device:
+
+- attention with relative positions (``attention``).
+
+All else runs on a GPU as ESPnet's does.
+"""
+
+import logging
+from typing import Dict
+
+import torch
+from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
+    ConvolutionModule,
+    mask_padded_frames,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    MultiHeadedAttention,
+    RelPositionMultiHeadedAttention,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import (
+    Conv2dSubsampling,
+    _subsample_mask,
+)
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from espnet2_birq.kernels.attention import FastRelPositionAttention
+from espnet2_birq.kernels.products import linear, matmul
+
+
+def accelerate(module: torch.nn.Module) -> torch.nn.Module:
+    """Make an ESPnet encoder faster. Attention that stays ESPnet's is logged.
+
+    Args:
+        module: A conformer or E-Branchformer, or any module with parts of theirs.
+
+    Returns:
+        The same module, changed.
+    """
+    accelerate_parts(module, FASTER)
+    unchanged = {
+        type(part).__name__
+        for part in module.modules()
+        if isinstance(part, MultiHeadedAttention) and type(part) not in FASTER.values()
+    }
+    if unchanged:
+        logging.info(
+            f"Attention as ESPnet has it ({', '.join(sorted(unchanged))}): only that "
+            "of rel_pos_type: latest is accelerated"
+        )
+    return module
+
+
+def accelerate_parts(module: torch.nn.Module, faster: Dict[type, type]):
+    """Give parts of a module other classes.
+
+    Args:
+        module: What to change.
+        faster: ESPnet's class to ours: FASTER, or ON_GPU.
+    """
+    for part in module.modules():
+        part.__class__ = faster.get(type(part), type(part))
+
+
+def _runs_here(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+class FastLinear(torch.nn.Linear):
+    """A linear layer by the faster library."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See torch.nn.Linear."""
+        return linear(x, self.weight, self.bias)
+
+
+class FastDropout(torch.nn.Dropout):
+    """Dropout with random bits drawn many at a time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See torch.nn.Dropout. The rate is rounded to 1/65536."""
+        if not self.training or self.p in (0.0, 1.0) or x.device.type != "cpu":
+            return super().forward(x)
+        return _Dropout.apply(x, self.p)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, p):
+        dropped = round(p * 65536)
+        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+        bits.random_(-(2**63), None)
+        # int16 is uniform on [-32768, 32768): the least `dropped` values are dropped.
+        kept = bits.view(torch.int16)[: x.numel()].view(x.shape)
+        mask = torch.empty(x.shape, dtype=torch.uint8)
+        torch.ge(kept, dropped - 32768, out=mask)
+        ctx.scale = 65536 / (65536 - dropped)
+        ctx.save_for_backward(mask)
+        return (x * mask).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (mask,) = ctx.saved_tensors
+        return (grad * mask).mul_(ctx.scale), None
+
+
+class FastConv2dSubsampling(Conv2dSubsampling):
+    """Subsampling to a quarter of the frames, with channels last in memory."""
+
+    def forward(self, x, x_mask, prefix_embeds=None):
+        """See ESPnet's Conv2dSubsampling."""
+        if not _runs_here(x) or prefix_embeds is not None:
+            return super().forward(x, x_mask, prefix_embeds)
+        first, _, second, _ = self.conv
+        inputs = (x, first.weight, first.bias, second.weight, second.bias)
+        if torch.is_autocast_enabled("cpu"):
+            inputs = [i.to(torch.get_autocast_dtype("cpu")) for i in inputs]
+        hs = _TwoConvolutions.apply(*inputs)
+        batch, frames, bins, channels = hs.shape  # (B, T/4, F/4, C)
+        # ESPnet's layer takes channels before bins: turn its weight, not the frames.
+        weight = self.out.weight.view(-1, channels, bins).transpose(1, 2).flatten(1)
+        hs = linear(hs.view(batch, frames, bins * channels), weight, self.out.bias)
+        if x_mask is not None:
+            x_mask = _subsample_mask(x_mask, frames, ((3, 2), (3, 2)))
+        return self.pos_enc(hs), x_mask
+
+
+class _TwoConvolutions(torch.autograd.Function):
+    """Two 3 x 3 convolutions of stride 2, each with a ReLU, channels last throughout:
+    (B, T, F) to (B, T/4, F/4, C).
+
+    The first, which sees nine numbers, is a product. For the second, oneDNN is fast but
+    for the gradient of its weight. That is nine products, one for each of its places,
+    of the output's gradient with what this place has seen: every second row and column.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight1, bias1, weight2, bias2):
+        patches = _patches(x)
+        hs = linear(patches, weight1.flatten(1), bias1).relu_()
+        hs = hs.view(len(x), *_halves(x), -1).permute(0, 3, 1, 2)  # (B, C, T/2, F/2)
+        ys = functional.conv2d(hs, _channels_last(weight2), bias2, stride=2).relu_()
+        ctx.save_for_backward(x, hs, ys, weight1, weight2)
+        return ys.permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, hs, ys, weight1, weight2 = ctx.saved_tensors
+        grad = _channels_last(grad.permute(0, 3, 1, 2))
+        grad = torch.ops.aten.threshold_backward(grad, ys, 0)
+        rows, columns = grad.shape[2:]
+        flat = grad.permute(1, 0, 2, 3).flatten(1)  # (D, B T/4 F/4)
+        grad_weight2 = torch.empty_like(weight2)
+        for i in range(3):
+            for j in range(3):
+                seen = hs[:, :, i : i + 2 * rows : 2, j : j + 2 * columns : 2]
+                seen = seen.permute(0, 2, 3, 1).flatten(0, 2)
+                grad_weight2[:, :, i, j] = matmul(flat, seen)
+        grad_hs = _input_gradient(grad, hs, _channels_last(weight2))
+        grad_hs = torch.ops.aten.threshold_backward(grad_hs, hs, 0)
+        grad_x = None
+        if ctx.needs_input_grad[0]:  # a learned replacement of masked frames is in it
+            grad_x = _input_gradient(grad_hs, x[:, None], weight1)[:, 0]
+        grad_hs = grad_hs.permute(0, 2, 3, 1).flatten(0, 2)  # (B T/2 F/2, C)
+        # In this order the product's long side stays the inner one: 8 times faster.
+        grad_weight1 = (_patches(x).t() @ grad_hs).t().reshape(weight1.shape)
+        grad_bias2 = grad.sum((0, 2, 3))
+        return grad_x, grad_weight1, grad_hs.sum(0), grad_weight2, grad_bias2
+
+
+def _input_gradient(grad, x, weight):
+    """Gradient of a convolution of stride 2 at its input x, both (B, C, T, F)."""
+    grad_x, _, _ = torch.ops.aten.convolution_backward(
+        *(grad, x, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1),
+        [True, False, False],
+    )
+    return grad_x
+
+
+def _halves(x):
+    return [(side - 1) // 2 for side in x.shape[1:]]
+
+
+def _patches(x):
+    """What a 3 x 3 convolution of stride 2 sees: (B, T, F) to (B T/2 F/2, 9)."""
+    return x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3).flatten(0, 2)
+
+
+def _channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class FastConvolutionModule(ConvolutionModule):
+    """The conformer's convolution with its pointwise ones as linear layers."""
+
+    def forward(self, x, mask_pad=None):
+        """See ESPnet's ConvolutionModule."""
+        if not _runs_here(x):
+            return super().forward(x, mask_pad)
+        first, second = self.pointwise_conv1, self.pointwise_conv2
+        x = linear(x, first.weight.squeeze(2), first.bias)  # (B, T, 2 C)
+        x = functional.glu(x, dim=2).transpose(1, 2)  # (B, C, T)
+        x = mask_padded_frames(x, mask_pad)
+        x = self.activation(self.norm(self.depthwise_conv(x)))
+        return linear(x.transpose(1, 2), second.weight.squeeze(2), second.bias)
+
+
+# What is faster on a GPU, too.
+ON_GPU = {RelPositionMultiHeadedAttention: FastRelPositionAttention}
+FASTER = {
+    **ON_GPU,
+    torch.nn.Linear: FastLinear,
+    torch.nn.Dropout: FastDropout,
+    Conv2dSubsampling: FastConv2dSubsampling,
+    ConvolutionModule: FastConvolutionModule,
+}

@@ -1,0 +1,1 @@
+"""Parameters, FLOPs, memory and days of a training, before it runs."""

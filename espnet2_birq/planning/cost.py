@@ -1,0 +1,356 @@
+"""What a training step costs: counted on tensors that have shapes but no numbers.
+
+``count_step`` runs forward and backward pass of the very model that a configuration
+describes, on PyTorch's fake tensors, and looks at each operation that comes by:
+
+- FLOPs of matrix products and convolutions, two for each multiplication and addition;
+- bytes that all other operations read and write, which is what these take time for;
+- bytes alive, and their peak.
+
+Nothing is computed and nothing of the model's size is allocated: it takes seconds and
+no GPU, for any model and batch. With ``gpu`` the operations are those of a GPU under
+ESPnet's ``use_amp``; without, those of a CPU, which is what can be measured anywhere.
+"""
+
+import argparse
+import copy
+import math
+import weakref
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from espnet2_birq.kernels import attention
+from espnet2_birq.kernels.acceleration import ON_GPU, accelerate_parts
+from espnet2_birq.pretraining.losses import cross_entropy
+from espnet2_birq.pretraining.losses.gumbel import gumbel_from_exponential
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.tasks.ssl import SSLTask
+
+aten = torch.ops.aten
+
+
+class StepCost(NamedTuple):
+    """Of the forward and backward pass of one batch."""
+
+    flops: int  # of matrix products and convolutions
+    moved: int  # bytes read and written by all other operations
+    peak: int  # most bytes alive at once; without the parameters and gradients of
+    # earlier steps, with the gradients that the step makes
+
+
+class Parameters(NamedTuple):
+    """How many numbers are trained."""
+
+    encoder: int
+    heads: int
+    others: int
+
+    @property
+    def all(self) -> int:
+        """The sum."""
+        return sum(self)
+
+
+def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
+    """Arguments of the same model by ESPnet's own operations, which can be counted.
+
+    Args:
+        args: Of SSLTask.
+        gpu: Without bfloat16 autocast for CPUs.
+    """
+    args = copy.deepcopy(args)
+    args.model_conf["accelerate"] = False
+    if gpu:
+        args.model_conf["cpu_bfloat16"] = False
+    args.init = None
+    args.specaug = None  # works on the input, without gradients
+    return args
+
+
+def count_parameters(model: BiRQModel) -> Parameters:
+    """Count what is trained.
+
+    Args:
+        model: Also a fake one.
+    """
+    everything = _numbers(model)
+    encoder, heads = _numbers(model.encoder), _numbers(model.heads)
+    return Parameters(encoder, heads, everything - encoder - heads)
+
+
+def _numbers(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def optimizer_numbers(args: argparse.Namespace) -> float:
+    """Numbers that the optimizer keeps for each parameter: 2 for AdamW.
+
+    Read off one step of a small real model, whichever optimizer it is.
+
+    Args:
+        args: Of SSLTask.
+    """
+    layer = torch.nn.Linear(64, 64, bias=False)
+    layer(torch.randn(2, 64)).sum().backward()
+    (optimizer,) = SSLTask.build_optimizers(args, layer)
+    optimizer.step()
+    state = sum(
+        value.numel()
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.dim() > 0
+    )
+    return state / layer.weight.numel()
+
+
+class FakeModel:
+    """A model of fake tensors, to count steps of different batches.
+
+    Args:
+        args: Of SSLTask.
+        gpu: Count a GPU's operations, under bfloat16 autocast if ``args.use_amp``; else
+            a CPU's.
+
+    Raises:
+        ConfigError: The configuration describes no model.
+    """
+
+    def __init__(self, args: argparse.Namespace, gpu: bool = True):
+        self.gpu = gpu
+        self.half = gpu and args.use_amp
+        self.mode = _FakeMode()
+        with self.mode, torch.random.fork_rng(devices=[]):
+            self.model = SSLTask.build_model(plain_args(args, gpu)).train()
+        # There are no values: nothing to look at, and nothing to take moments of.
+        self.model.checks.on = False
+        self.model.diagnose_every = 0
+        for objective in self.model.objectives:
+            objective.labeller.ready = True
+            objective._begun = 0  # whatever it waits for: dear steps are those with it
+        if gpu and args.model_conf.get("accelerate", True):
+            accelerate_parts(self.model.encoder, ON_GPU)
+        self.parameters = count_parameters(self.model)
+
+    def count_step(
+        self, utterances: int, samples: int, accumulate: bool = False
+    ) -> StepCost:
+        """Count a step of a batch whose utterances are equally long.
+
+        Args:
+            utterances: B.
+            samples: Of each utterance.
+            accumulate: Gradients are there already and are added to.
+
+        Returns:
+            FLOPs, bytes moved, peak of bytes alive. Where some objectives are on in
+            some updates only: the mean of a step late in training, and the largest
+            peak.
+        """
+        whens = [objective.when for objective in self.model.objectives]
+        last = max(max(when.start, when.stop or 0) for when in whens)
+        period = math.lcm(*(when.every for when in whens))
+        costs = {}  # of each set of objectives
+        for update in range(last, last + period):
+            on = tuple(when.includes(update) for when in whens)
+            if on not in costs:
+                cost = self._count_step(update, utterances, samples, accumulate)
+                costs[on] = [cost, 0]
+            costs[on][1] += 1
+        every = [cost for cost, number in costs.values() for _ in range(number)]
+        flops, moved, peaks = zip(*every)
+        return StepCost(
+            round(sum(flops) / period), round(sum(moved) / period), max(peaks)
+        )
+
+    def _count_step(self, update, utterances, samples, accumulate):
+        self.model._update = update
+        with ExitStack() as stack:
+            stack.enter_context(self.mode)
+            for parameter in self.model.parameters():
+                parameter.grad = torch.empty_like(parameter) if accumulate else None
+            meter = _Meter([*self.model.parameters(), *self.model.buffers()])
+            if accumulate:
+                meter.know(parameter.grad for parameter in self.model.parameters())
+            stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
+            if self.gpu:
+                fused = mock.patch.object(attention, "fused", lambda x: True)
+                stack.enter_context(fused)
+                noise = gumbel_from_exponential
+                stack.enter_context(
+                    mock.patch.object(cross_entropy, "gumbel_like", noise)
+                )
+            stack.enter_context(meter)
+            self._step(utterances, samples)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        return StepCost(meter.flops, meter.moved, meter.peak)
+
+    def _step(self, utterances, samples):
+        speech = torch.empty(utterances, samples)
+        lengths = torch.tensor([samples] * utterances)
+        given = {}
+        if any(one.view.kind == "labels" for one in self.model.objectives):
+            shift = self.model.frontend.hop_length * self.model.subsampling
+            given["labels"] = torch.zeros(
+                utterances, samples // shift, dtype=torch.long
+            )
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            total, *_ = self.model(speech, lengths, **given)
+        total.backward()
+
+
+class _FakeMode(FakeTensorMode):
+    """Fake tensors, but for lengths of utterances: models ask for their values."""
+
+    def may_turn_const(self, t: torch.Tensor) -> bool:
+        # FakeTensorMode keeps the values of single numbers only, and forgets what
+        # something larger was made of.
+        if t.dtype == torch.int64 and t.device.type == "cpu":
+            return not self.is_our_fake(t) and t.numel() <= 2**22
+        return super().may_turn_const(t)
+
+
+class _NoLayerDrop(TorchFunctionMode):
+    """ESPnet's encoders draw a number for each layer: here no layer is left out."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.item and args[0].constant is None:
+            return 1.0
+        return func(*args, **(kwargs or {}))
+
+
+class _AsOnGPU(_NoLayerDrop):
+    """Where a GPU keeps other tensors for the backward pass than a CPU does."""
+
+    SINGLE = (  # what CUDA's autocast computes in single precision and CPU's does not
+        F.layer_norm,
+        F.softmax,
+        torch.softmax,
+        torch.Tensor.softmax,
+        F.log_softmax,
+        torch.log_softmax,
+        torch.Tensor.log_softmax,
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.SINGLE and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        elif func is F.dropout:
+            return _dropout(*args, **kwargs)
+        elif func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _dropout(x, p=0.5, training=True, inplace=False):
+    return torch.native_dropout(x, p, training)[0] if training and p else x
+
+
+def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+    """The memory-efficient kernel: the fastest one that takes a bias with gradient."""
+    if torch.is_autocast_enabled("cpu"):
+        q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:-1], k.size(-2))
+    return aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, q.requires_grad, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+class _Meter(TorchDispatchMode):
+    """Adds up FLOPs, bytes moved and bytes alive of the operations that come by."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.flops = self.moved = self.alive = self.peak = 0
+        self.storages = {}
+        self.known = set()
+        self.kept = []
+        self.know(known)
+
+    def know(self, tensors):
+        """Do not count the memory of tensors that were there before."""
+        for tensor in tensors:
+            self.kept.append(tensor.untyped_storage())
+            self.known.add(self.kept[-1]._cdata)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        outputs = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        elif not (func.is_view or func.namespace == "prim") and (
+            func._overloadpacket not in EMPTY
+        ):  # of "prim" are questions like a tensor's device
+            inputs = tree_leaves((args, kwargs))
+            for x in (*inputs, *outputs):
+                if isinstance(x, torch.Tensor):
+                    self.moved += min(x.nbytes, x.untyped_storage().nbytes())
+        for x in outputs:
+            self._see(x.untyped_storage())
+        return out
+
+    def _see(self, storage):
+        key = storage._cdata
+        if key in self.known or key in self.storages:
+            return
+        size = storage.nbytes()
+        # Called when the last tensor that uses the storage is gone.
+        gone = weakref.ref(storage, lambda _: self._forget(key))
+        self.storages[key] = (gone, size)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+    def _forget(self, key):
+        _, size = self.storages.pop(key)
+        self.alive -= size
+
+
+def _convolution_backward(
+    grad, x, weight, bias, stride, padding, dilation, transposed, *rest, **kwargs
+):
+    # PyTorch's own formula forgets the groups of depthwise convolutions.
+    output_mask = rest[2]
+    forward = 2 * grad.numel() * weight[0].numel()
+    if transposed:
+        forward = 2 * x.numel() * weight[0].numel()
+    return forward * (output_mask[0] + output_mask[1])
+
+
+def _linear_pointwise(x, weight, *args, **kwargs):
+    return 2 * x.numel() * weight.size(0)
+
+
+FORMULAS = {
+    **flop_registry,
+    aten.convolution_backward: _convolution_backward,
+}
+# The products by which espnet2_birq.kernels.products replaces PyTorch's on some CPUs.
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = _linear_pointwise
+
+EMPTY = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.detach}
+EMPTY |= {aten.new_empty_strided, aten.lift_fresh, aten._unsafe_view, aten.alias}
+
+
+@contextmanager
+def counted():
+    """Count what real operations cost, e.g. those of a step that is timed.
+
+    Yields:
+        An object with ``flops``, ``moved``, and ``peak`` (see StepCost).
+    """
+    with _Meter([]) as meter:
+        yield meter

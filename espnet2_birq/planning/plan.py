@@ -1,0 +1,308 @@
+"""Memory, batch and days of a pretraining run, before it runs.
+
+What a step costs is counted (espnet2_birq.planning.cost); how fast a GPU does it is assumed,
+or taken from a step that somebody has measured.
+"""
+
+import argparse
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+from humanfriendly import parse_size
+
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.planning.cost import (
+    FakeModel,
+    Parameters,
+    StepCost,
+    optimizer_numbers,
+)
+
+SINGLE = 4  # bytes of a number in single precision
+
+# Assumptions, which every plan prints.
+OF_PEAK_FLOPS = 0.6  # what large matrix products reach of a data sheet's FLOP/s
+OF_PEAK_BANDWIDTH = 0.8  # ... and all other operations of its bytes/s
+MARGIN = 0.1  # share of the memory lost between blocks of PyTorch's allocator
+CONTEXT = 1.5e9  # bytes that CUDA and its libraries take for themselves
+
+
+class GPU(NamedTuple):
+    """A device's limits, from NVIDIA's data sheets (dense, without sparsity)."""
+
+    memory: float  # bytes
+    half: float  # FLOP/s in bfloat16 (V100: float16)
+    single: float  # FLOP/s in float32, without TF32: PyTorch's default
+    bandwidth: float  # bytes/s
+
+
+GPUS = {
+    "v100": GPU(32e9, 125e12, 15.7e12, 0.9e12),  # SXM2
+    "a100-40": GPU(40e9, 312e12, 19.5e12, 1.555e12),  # SXM4
+    "a100": GPU(80e9, 312e12, 19.5e12, 2.039e12),  # SXM4
+    "h100": GPU(80e9, 989e12, 67e12, 3.35e12),  # SXM5
+    "h200": GPU(141e9, 989e12, 67e12, 4.8e12),  # SXM5
+}
+
+
+class Data(NamedTuple):
+    """How much speech there is, in seconds."""
+
+    total: float
+    utterance: float  # length at which a second of speech costs what it does on average
+    longest: float
+
+    @classmethod
+    def read(cls, folder: Path, fs: int) -> "Data":
+        """Take lengths from a data directory.
+
+        A second of an utterance costs a + b length, because of attention. Its mean over
+        all seconds is a + b (sum of squared lengths) / (sum of lengths).
+
+        Args:
+            folder: With an ``utt2num_samples``, as dump/raw has.
+            fs: Sampling rate.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
+        path = folder / "utt2num_samples"
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file; give --data a folder of dump/raw that stage 3 "
+                "of run.sh has written, or give --hours"
+            )
+        try:
+            seconds = [int(samples) / fs for samples in read_scp(path).values()]
+        except ValueError as error:
+            raise DataError(f"{path}: not a number of samples: {error}") from error
+        total = sum(seconds)
+        if total <= 0:
+            raise DataError(f"{path}: no speech in it")
+        return cls(total, sum(x * x for x in seconds) / total, max(seconds))
+
+
+class Batch(NamedTuple):
+    """What the configuration asks for."""
+
+    seconds: float  # of speech in a step, on all GPUs
+    share: float  # ... on each
+    accum_grad: int  # steps an update
+
+
+class Memory(NamedTuple):
+    """Bytes on a GPU."""
+
+    kept: float  # parameters, optimizer, gradients and their buckets
+    step: float  # what else is alive at the peak of a step
+    limit: float  # what there is, without margin and CUDA's own
+
+
+class Plan(NamedTuple):
+    """The numbers of a run."""
+
+    parameters: Parameters
+    batch: Batch
+    cost: StepCost  # on each GPU
+    memory: Memory
+    fits: float  # seconds of speech a GPU that the memory allows
+    step_seconds: float
+    products_seconds: Optional[float]  # ... of which matrix products; None: not known
+    steps: float  # an epoch
+    epochs: int
+    gpus: int
+
+    @property
+    def days(self) -> float:
+        """All epochs."""
+        return self.steps * self.epochs * self.step_seconds / 86400
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s of a GPU, on average over a step."""
+        return self.cost.flops / self.step_seconds
+
+
+def sampling_rate(args: argparse.Namespace) -> int:
+    """Samples a second, as the frontend has it."""
+    fs = args.frontend_conf.get("fs", 16000)
+    return parse_size(fs) if isinstance(fs, str) else fs
+
+
+def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> Batch:
+    """How much speech a step takes.
+
+    Args:
+        args: Of SSLTask.
+        utterance: Seconds.
+        gpus: Among which ESPnet divides a batch.
+
+    Raises:
+        ConfigError: Less than an utterance for each GPU.
+    """
+    if args.batch_type in ("numel", "length"):
+        seconds = args.batch_bins / sampling_rate(args)
+        key, least = "batch_bins", gpus * utterance * sampling_rate(args)
+    else:
+        seconds, key, least = args.batch_size * utterance, "batch_size", gpus
+    if seconds / gpus < utterance:
+        raise ConfigError(
+            f"{key} {getattr(args, key)} is the batch of all {gpus} GPUs and holds "
+            f"less than one utterance of {utterance:.1f} s for each; give at least "
+            f"--{key} {least:.0f}"
+        )
+    return Batch(seconds, seconds / gpus, args.accum_grad)
+
+
+def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **kwargs):
+    """Count a step on some seconds of speech, cut into utterances.
+
+    Returns:
+        A StepCost; FLOPs and bytes moved are for exactly these seconds.
+    """
+    number = max(1, round(seconds / utterance))
+    cost = model.count_step(number, round(utterance * fs), **kwargs)
+    factor = seconds / (number * utterance)
+    return StepCost(round(cost.flops * factor), round(cost.moved * factor), cost.peak)
+
+
+def plan_memory(args, model, batch, longest, gpus, memory):
+    """Memory of the worst batch, the longest utterances, and the largest that fits.
+
+    Args:
+        args: Of SSLTask.
+        model: The FakeModel.
+        batch: The configured one.
+        longest: Seconds of the longest utterances.
+        gpus: How many.
+        memory: Bytes of a GPU.
+
+    Returns:
+        Memory, and the seconds of speech a GPU that fit: whole utterances.
+    """
+    accumulate = batch.accum_grad > 1
+    # A step's own gradients are in its count, those of the steps before are not.
+    copies = 1 + optimizer_numbers(args) + (gpus > 1) + accumulate
+    kept = SINGLE * model.parameters.all * copies
+    kept += sum(buffer.nbytes for buffer in model.model.buffers())
+    limit = memory * (1 - MARGIN) - CONTEXT
+
+    @cache
+    def used(utterances):
+        samples = round(longest * sampling_rate(args))
+        return kept + model.count_step(utterances, samples, accumulate).peak
+
+    configured = used(max(1, int(batch.share / longest))) - kept
+    fits = _largest(used, limit) if used(1) <= limit else 0
+    return Memory(kept, configured, limit), fits * longest
+
+
+def _largest(used, limit) -> int:
+    """The largest argument of a nearly linear function up to a limit, within 1 %."""
+    low, high = 16, 64
+    for _ in range(2):
+        slope = (used(high) - used(low)) / (high - low)
+        low, high = high, max(1, int(high + (limit - used(high)) / slope))
+        if low == high:
+            break
+    while high > 1 and used(high) > limit:
+        high = min(high - 1, int(0.99 * high))
+    return high
+
+
+def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: Optional[float]):
+    """Time of a step: matrix products at one rate, all else at that of the memory.
+
+    Args:
+        cost: Of the step.
+        gpu: Which one.
+        half: In bfloat16.
+        tflops: Effective rate of the whole step, instead of the assumptions.
+
+    Returns:
+        Seconds, and seconds of the products (None if ``tflops`` is given).
+    """
+    if tflops is not None:
+        return cost.flops / (tflops * 1e12), None
+    products = cost.flops / (OF_PEAK_FLOPS * (gpu.half if half else gpu.single))
+    return products + cost.moved / (OF_PEAK_BANDWIDTH * gpu.bandwidth), products
+
+
+def make_plan(
+    args: argparse.Namespace,
+    data: Data,
+    gpus: int,
+    gpu: GPU,
+    memory: Optional[float] = None,
+    tflops: Optional[float] = None,
+    measured: Optional[float] = None,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        args: Of SSLTask.
+        data: How much speech.
+        gpus: How many.
+        gpu: Which ones.
+        memory: Bytes of one, if not the data sheet's.
+        tflops: Effective rate of a step, if known.
+        measured: Seconds of a step of this configuration, if known.
+
+    Raises:
+        ConfigError: The configuration does not fit together.
+    """
+    batch = configured_batch(args, data.utterance, gpus)
+    model = FakeModel(args)
+    cost = count_batch(model, batch.share, data.utterance, sampling_rate(args))
+    if measured is not None:
+        seconds, products = measured, None
+    else:
+        seconds, products = step_seconds(cost, gpu, model.half, tflops)
+    usage, fits = plan_memory(
+        args, model, batch, data.longest, gpus, memory or gpu.memory
+    )
+    steps = args.num_iters_per_epoch or data.total / batch.seconds
+    return Plan(
+        model.parameters,
+        batch,
+        cost,
+        usage,
+        fits,
+        seconds,
+        products,
+        steps,
+        args.max_epoch,
+        gpus,
+    )
+
+
+Number = Union[int, float, None]
+
+
+def as_dict(plan: Plan) -> dict[str, Number]:
+    """All numbers under names that carry their unit, for --json."""
+    memory = plan.memory
+    return dict(
+        encoder_parameters=plan.parameters.encoder,
+        head_parameters=plan.parameters.heads,
+        parameters=plan.parameters.all,
+        batch_seconds=plan.batch.seconds,
+        batch_seconds_per_gpu=plan.batch.share,
+        accum_grad=plan.batch.accum_grad,
+        step_flops_per_gpu=plan.cost.flops,
+        step_bytes_moved_per_gpu=plan.cost.moved,
+        memory_kept_bytes=memory.kept,
+        memory_step_bytes=memory.step,
+        memory_limit_bytes=memory.limit,
+        fits_seconds_per_gpu=plan.fits,
+        step_seconds=plan.step_seconds,
+        products_seconds=plan.products_seconds,
+        steps_per_epoch=plan.steps,
+        updates_per_epoch=plan.steps / plan.batch.accum_grad,
+        epochs=plan.epochs,
+        effective_flops_per_second=plan.rate,
+        days=plan.days,
+        gpu_hours=plan.days * 24 * plan.gpus,
+    )

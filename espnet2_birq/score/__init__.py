@@ -1,1 +1,0 @@
-"""Error rates of decoded speech."""

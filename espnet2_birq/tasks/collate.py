@@ -1,0 +1,139 @@
+"""Batches of waveforms: bad audio is left out of them, and named.
+
+Data that came through the recipes' stages has been checked, but any file may go bad
+later, and ESPnet's training command takes any list of files.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.train.collate_fn import CommonCollateFn
+from humanfriendly import parse_size
+
+from espnet2_birq.datadir.audio import NOT_FINITE, ONE_CHANNEL, are_finite, probe_entry
+from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.errors import DataError
+
+Arrays = dict[str, np.ndarray]
+
+NOISE_LEVEL = 0.01  # of full scale
+NOISE_SAMPLES = 16000  # at least: enough for a frame of any encoder
+# Training stops once so many utterances were bad, and more than were good.
+FEWEST_BAD = 4
+
+
+def check_first_audio(
+    lists: Iterable[Sequence[str]], frontend_conf: Mapping[str, Any]
+) -> None:
+    """Probe the first recording of each list that ESPnet is to read.
+
+    ESPnet looks at no sample rate but for its being the same in all of a list.
+
+    Args:
+        lists: Path, name and type, as of ``train_data_path_and_name_and_type``.
+        frontend_conf: Of the model; ``fs`` in Hz, or as "16k".
+
+    Raises:
+        DataError: As probe_entry().
+    """
+    rate = frontend_conf.get("fs", 16000)
+    rate = parse_size(rate) if isinstance(rate, str) else rate
+    for scp, name, kind in lists:
+        # A folder is a list in several parts (--multiple_iterator).
+        if name == "speech" and kind in ("sound", "kaldi_ark") and Path(scp).is_file():
+            # ESPnet writes "None" for audio that it could not make.
+            entries = (entry for _, entry in iter_scp(scp) if entry != "None")
+            if first := next(entries, None):
+                probe_entry(first, rate)
+
+
+def refuse_channels(utt_id: str, arrays: Arrays) -> Arrays:
+    """Refuse speech of several channels; one of ESPnet's preprocessing functions.
+
+    Args:
+        utt_id: Whose it is.
+        arrays: What was read; ``speech`` is (N,), or else refused.
+
+    Returns:
+        The same.
+
+    Raises:
+        DataError: It is (N, channels).
+    """
+    if arrays["speech"].ndim != 1:
+        channels = arrays["speech"].shape[1]
+        raise DataError(f"utterance {utt_id}: has {channels} channels, {ONE_CHANNEL}")
+    return arrays
+
+
+class SpeechCollateFn(CommonCollateFn):
+    """Pad waveforms with zeros; leave out utterances whose samples are not finite.
+
+    All that was read with such an utterance goes with it, its labels, too. Each is
+    named in a warning, once in each process that loads data.
+
+    If nothing is left, which may well happen to a rank's part of a batch, the first
+    utterance stays, with noise for samples and without labels (-1): ESPnet has dealt
+    the batch out before it is read, and a rank without its part would keep the others
+    waiting. Noise, since frames of zeros are all alike: their variance is 0, and
+    whitening would divide by it.
+    """
+
+    def __init__(self) -> None:
+        """Pad as ESPnet's SSL task does."""
+        super().__init__(float_pad_value=0.0, int_pad_value=-1)
+        self.named: set[str] = set()
+        self.good = self.bad = 0  # how many utterances were so in this process
+
+    def __call__(
+        self, data: Collection[tuple[str, Arrays]]
+    ) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """Make a batch.
+
+        Args:
+            data: Utterance and its arrays; ``speech`` is (N,).
+
+        Returns:
+            The utterances in the batch, and their padded arrays with their lengths.
+
+        Raises:
+            DataError: Speech has several channels, or most of what this process has
+                read is bad.
+        """
+        good = [one for one in data if self._is_good(*one)]
+        return super().__call__(good or [self._stand_in(*next(iter(data)))])
+
+    def _is_good(self, utt_id: str, arrays: Arrays) -> bool:
+        speech = refuse_channels(utt_id, arrays)["speech"]
+        if len(speech) and are_finite(speech):
+            self.good += 1
+            return True
+        self.bad += 1
+        why = NOT_FINITE if len(speech) else "no samples"
+        if utt_id not in self.named:
+            self.named.add(utt_id)
+            logging.warning(
+                f"utterance {utt_id} is left out of its batch: {why} (bad utterance "
+                f"{len(self.named)} of this process); check_data --full finds all"
+            )
+        if self.bad >= FEWEST_BAD and self.bad > self.good:
+            raise DataError(
+                f"utterance {utt_id}: {why}, as in {self.bad} of the "
+                f"{self.bad + self.good} utterances read so far; find them with "
+                "check_data --full, and leave them out or make them again"
+            )
+        return False
+
+    def _stand_in(self, utt_id: str, arrays: Arrays) -> tuple[str, Arrays]:
+        stand_in = {
+            name: np.full_like(array, self.int_pad_value)
+            for name, array in arrays.items()
+        }
+        samples = max(len(arrays["speech"]), NOISE_SAMPLES)
+        noise = np.random.default_rng(0).normal(0.0, NOISE_LEVEL, samples)
+        stand_in["speech"] = noise.astype(arrays["speech"].dtype)
+        return utt_id, stand_in

@@ -1,0 +1,302 @@
+"""AMI's utterances, from small annotations."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_birq.bin.list_ami import main as list_main
+from espnet2_birq.bin.prepare_ami import main
+from espnet2_birq.corpora.ami.annotation import (
+    Token,
+)
+from espnet2_birq.corpora.ami.splitting import split_segment
+from espnet2_birq.corpora.ami.statistics import spoken_and_overlapped
+from espnet2_birq.datadir.kaldi import read_scp
+
+ROOT = Path(__file__).resolve().parents[2]
+ESPNET = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
+ESPNET = ESPNET / "egs2" / "ami" / "asr1"
+SCTK = f"/usr/lib/sctk/bin:{os.environ['PATH']}"
+
+
+def tokens(text, start=10.0, step=0.5):
+    """Make tokens of a text: words of half a second; marks, [sounds] have no length."""
+    made, time = [], start
+    for number, part in enumerate(text.split()):
+        mark, sound = part in ".,?!:", part.startswith("[")
+        end = time if mark or sound else time + step
+        shown = "" if sound else part
+        made.append(Token(f"w{number}", not sound, mark, shown, time, end))
+        time = end
+    return made
+
+
+def cut(text, **times):
+    split = split_segment(tokens(text, **times))
+    return [(p.start, p.end, p.text) for p in split.parts], split.lost
+
+
+def test_full_stops_and_normalisation():
+    parts, lost = cut("Um , I'd like T_V_ . [laugh] Mm-hmm ? Uh-huh ! anti-trust")
+    assert parts == [
+        (1000, 1200, "UM I'D LIKE T. V."),
+        (1200, 1250, "MM-HMM"),
+        (1250, 1350, "UH-HUH ANTI TRUST"),
+    ]
+    assert not lost
+
+
+def test_long_parts_are_cut_at_the_comma_nearest_to_the_middle():
+    text = " ".join(["a"] * 5 + [","] + ["b"] * 14 + [","] + ["c"] * 14)
+    parts, _ = cut(text)
+    # The middle is at 18.25 s, the commas at 12.5 s and 19.5 s.
+    assert [part[:2] for part in parts] == [(1000, 1950), (1950, 2650)]
+    # Up to 30 words, labels of commas among them, stay together.
+    short = " ".join(["a"] * 20 + [","] + ["b"] * 9)
+    assert len(cut(short)[0]) == 1
+    assert len(cut(short + " b")[0]) == 2
+    # No comma, no cut.
+    assert len(cut(" ".join(["a"] * 40))[0]) == 1
+
+
+def test_lost_words_have_reasons():
+    # No duration, and of the two parts with the same times the later one counts.
+    parts, lost = cut("yes . no .", step=0.0)
+    assert not parts and lost == {
+        "w0": "another part of the segment has the same times",
+        "w2": "its part of the segment has no duration",
+    }
+    # Kaldi's accident: two words around a comma without spaces are erased.
+    parts, lost = cut("well um,I think")
+    assert parts == [(1000, 1150, "WELL THINK")]
+    assert lost == {"w1": "nothing of it is left by the normalisation"}
+    # A full stop inside a word has no time: what is after it is lost, here after the
+    # last full stop that has one.
+    split = split_segment(tokens("we go now.Then home"))
+    assert [part.text for part in split.parts] == ["WE GO NOW"]
+    assert split.halved == ["w2"] and set(split.lost) == {"w3"}
+    # A mark without time: the whole segment is lost.
+    words = tokens("yes . no")
+    words[1] = words[1]._replace(start=float("nan"))
+    split = split_segment(words)
+    assert not split.parts and set(split.lost) == {"w0", "w2"}
+    assert split_segment(tokens("[laugh] [cough]")) == split_segment([])
+
+
+MEETINGS = """<root>
+<meeting observation="ES2011a">
+  <speaker nxt_agent="A" global_name="FEE041" channel="1"/>
+  <speaker nxt_agent="B" global_name="MEE073" channel="0"/>
+</meeting>
+<meeting observation="IS1003b">
+  <speaker nxt_agent="A" global_name="FIO017" channel="0"/>
+</meeting>
+</root>"""
+WORDS = {
+    "ES2011a.A": [("Caf&#233;", 1.0, 1.5), (".", 1.5, 1.5), ("Two", 2.0, 2.5)],
+    "ES2011a.B": [("Both", 1.2, 2.2), ("late", 3.5, 4.5), ("never", 9.0, 9.5)],
+    "IS1003b.A": [("Lost", 1.0, 2.0)],
+}
+
+
+def write_small(root):
+    """Write an annotation: one segment a word, but for the last of B, in none."""
+    for folder in ("words", "segments", "corpusResources"):
+        (root / folder).mkdir(parents=True)
+    (root / "corpusResources" / "meetings.xml").write_text(MEETINGS)
+    head = '<?xml version="1.0" encoding="ISO-8859-1"?>\n<nite:root nite:id="r" '
+    head += 'xmlns:nite="http://nite.sourceforge.net/">'
+    for who, words in WORDS.items():
+        lines = [
+            f'<w nite:id="{who}.w{n}" starttime="{start}" endtime="{end}"'
+            f'{" punc=" + chr(34) + "true" + chr(34) if text == "." else ""}>{text}</w>'
+            for n, (text, start, end) in enumerate(words)
+        ]
+        lines.append(f'<vocalsound nite:id="{who}.s" starttime="7" endtime="7"/>')
+        (root / "words" / f"{who}.words.xml").write_text(
+            head + "".join(lines) + "</nite:root>", encoding="latin-1"
+        )
+        last = len(words) - (who == "ES2011a.B")
+        lines = [
+            # The channel here is wrong, as in the true annotation.
+            f'<segment nite:id="{who}.g{n}" channel="7"><nite:child '
+            f'href="{who}.words.xml#id({who}.w{n})"/></segment>'
+            for n in range(last)
+        ]
+        (root / "segments" / f"{who}.segments.xml").write_text(
+            head + "".join(lines) + "</nite:root>"
+        )
+    lists = root / "lists"
+    lists.mkdir()
+    for name, meetings in (("train", "IS1003b"), ("dev", "ES2011a"), ("eval", "")):
+        (lists / f"{name}.txt").write_text(meetings)
+    return root
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_small(tmp_path / "annotations")
+
+
+def prepare(small, dest, *options):
+    options = ("--annotations", small, "--partition", small / "lists", *options)
+    main([str(option) for option in (*options, dest)])
+
+
+def error_of(small, dest, *options):
+    with pytest.raises(SystemExit) as caught:
+        prepare(small, dest, *options)
+    message = str(caught.value.code)
+    assert message.startswith("error: ") and "\n" not in message
+    return message
+
+
+def write_wav(path, seconds=5.0, rate=16000, channels=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros((int(seconds * rate), channels)), rate)
+
+
+def test_headsets_are_those_of_meetings_xml(small, tmp_path, capsys):
+    audio = tmp_path / "amicorpus" / "ES2011a" / "audio"
+    write_wav(audio / "ES2011a.Headset-1.wav", 2.4)
+    write_wav(audio / "ES2011a.Headset-0.wav", 3.6)
+    prepare(small, tmp_path / "data", "--audio", tmp_path, "--sets", "dev", "--nj", "2")
+    dest = tmp_path / "data" / "ihm_dev"
+    assert read_scp(dest / "wav.scp") == {
+        "AMI_ES2011a_H00": str(audio / "ES2011a.Headset-0.wav"),
+        "AMI_ES2011a_H01": str(audio / "ES2011a.Headset-1.wav"),
+    }
+    # What ends half a second or less after its recording ends with it.
+    assert read_scp(dest / "segments") == {
+        "AMI_ES2011a_H00_MEE073_0000120_0000220": "AMI_ES2011a_H00 1.20 2.20",
+        "AMI_ES2011a_H01_FEE041_0000100_0000150": "AMI_ES2011a_H01 1.00 1.50",
+        "AMI_ES2011a_H01_FEE041_0000200_0000250": "AMI_ES2011a_H01 2.00 2.40",
+    }
+    # Upper case is ASCII's alone, as in Kaldi's script.
+    assert read_scp(dest / "text")["AMI_ES2011a_H01_FEE041_0000100_0000150"] == "CAFé"
+    late = "AMI_ES2011a_H00_MEE073_0000350_0000450"
+    assert (dest / "skipped").read_text() == f"{late}\tit ends after its recording\n"
+    assert (dest / "stm").read_text().splitlines()[0] == (
+        "ES2011a.Headset-0 A AMI_ES2011a_H00_MEE073 1.20 2.20 BOTH"
+    )
+    assert dict(
+        line.split("\t") for line in (dest / "words.tsv").read_text().splitlines()
+    ) == {
+        "used": "3",
+        "it is a punctuation mark": "1",
+        "it is in no segment": "1",
+        "its utterance is skipped: it ends after its recording": "1",
+    }
+    assert "ES2011a.B.w2\tit is in no segment" in (dest / "unused_words").read_text()
+    table = (dest / "statistics.tsv").read_text().splitlines()
+    # 1.0 to 2.4 s, of which 1.2 to 1.5 and 2.0 to 2.2 s are double.
+    assert table[-1].split("\t") == (
+        ["total", "2", "3", "3", "0.0005", "0.0004", "0.0001", "35.7"]
+    )
+    out = capsys.readouterr().out
+    assert "3 utterances, 2 speakers, 0.00 hours, 1 skipped" in out
+    assert "1 x ends with its recording" in out
+
+
+def test_distant_microphones(small, tmp_path, capsys):
+    prepare(
+        small, tmp_path / "d", "--annotations-only", "--mic", "sdm1", "--sets", "dev"
+    )
+    assert set(read_scp(tmp_path / "d" / "sdm1_dev" / "utt2spk").values()) == (
+        {"AMI_ES2011a_SDM_"}
+    )
+    stm = (tmp_path / "d" / "sdm1_dev" / "stm").read_text()
+    assert stm.startswith("ES2011a.Array1-01 A AMI_ES2011a_SDM_FEE041 1.00 1.50 ")
+    for meeting in ("ES2011a", "IS1003b"):
+        write_wav(tmp_path / "amicorpus" / meeting / f"audio/{meeting}.Mix-Headset.wav")
+    options = ("--audio", tmp_path, "--mic", "mix", "--sets", "train,dev", "--nj", "2")
+    prepare(small, tmp_path / "d", *options)
+    assert read_scp(tmp_path / "d" / "mix_train" / "utt2spk") == {
+        "AMI_IS1003b_MIX_FIO017_0000100_0000200": "AMI_IS1003b"
+    }
+    capsys.readouterr()
+    # The array's recording of IS1003b is lost.
+    message = error_of(small, tmp_path / "e", "--annotations-only", "--mic", "sdm1")
+    assert "no utterance to write" in message
+    list_main(
+        ["--annotations", str(small), "--partition", str(small / "lists")]
+        + ["--mic", "mdm8"]
+    )
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 8 and listed[7].endswith(
+        " amicorpus/ES2011a/audio/ES2011a.Array1-08.wav"
+    )
+
+
+def test_bad_input_is_named(small, tmp_path, capsys):
+    dest, audio = tmp_path / "data", tmp_path / "amicorpus"
+    options = ("--sets", "dev", "--nj", "2", "--audio", audio)
+    assert f"{audio}: no such folder" in error_of(small, dest, *options)
+    audio.mkdir()
+    assert "no recording with an utterance of dev" in error_of(small, dest, *options)
+    one = audio / "ES2011a" / "audio" / "ES2011a.Headset-0.wav"
+    two = one.with_name("ES2011a.Headset-1.wav")
+    write_wav(one, rate=8000)
+    write_wav(two)
+    assert f"{one}: sample rate is 8000 Hz" in error_of(small, dest, *options)
+    write_wav(one, channels=2)
+    assert f"{one}: has 2 channels, wanted one" in error_of(small, dest, *options)
+    one.write_bytes(one.read_bytes()[:1000])
+    assert f"{one}: truncated" in error_of(small, dest, *options)
+    assert not dest.exists()
+    prepare(small, dest, *options, "--skip-bad", "--dry-run")
+    assert not dest.exists()
+    prepare(small, dest, *options, "--skip-bad")
+    assert f"{one}: truncated" in (dest / "ihm_dev" / "skipped").read_text()
+    # A recording that is missing is skipped, and listed.
+    one.unlink()
+    prepare(small, dest, *options)
+    assert (dest / "ihm_dev" / "missing_recordings").read_text() == f"{one}\t2\n"
+    assert "1 recordings are not there" in capsys.readouterr().out
+    two.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "git-LFS pointer" in error_of(small, dest, *options, "--skip-bad")
+
+
+def test_bad_annotation_is_named(small, tmp_path):
+    dest, only = tmp_path / "data", ("--annotations-only", "--sets", "dev")
+    assert "no words/ and segments/" in error_of(tmp_path / "x", dest, *only)
+    path = small / "words" / "ES2011a.B.words.xml"
+    good = path.read_bytes()
+    path.write_bytes(good[:200])
+    assert f"{path}: not readable as XML" in error_of(small, dest, *only)
+    path.write_bytes(good.replace(b'"1.2"', b'"soon"'))
+    assert f"{path}: starttime 'soon' is not a number" in error_of(small, dest, *only)
+    path.write_bytes(good.replace(b"ES2011a.B.w1", b"ES2011a.B.x1"))
+    assert "is not in words/" in error_of(small, dest, *only)
+    path.unlink()
+    assert f"{path}: no such file" in error_of(small, dest, *only)
+    path.write_bytes(good)
+    (small / "lists" / "dev.txt").write_text("ES2011a ES9999z")
+    assert "no meeting ES9999z" in error_of(small, dest, *only)
+    (small / "lists" / "dev.txt").write_text("IS1003b")
+    assert "meeting IS1003b is in two sets" in error_of(small, dest, *only)
+    assert not dest.exists()
+
+
+def test_overlap_against_a_plain_count():
+    rng = np.random.default_rng(0)
+    intervals = []
+    for _ in range(300):
+        start = int(rng.integers(0, 2000))
+        length = int(rng.integers(0, 40))
+        intervals.append((f"s{rng.integers(4)}", start, start + length))
+    speaking = defaultdict(set)
+    for speaker, start, end in intervals:
+        for time in range(start, end):
+            speaking[time].add(speaker)
+    assert spoken_and_overlapped(intervals) == (
+        len(speaking),
+        sum(len(speakers) > 1 for speakers in speaking.values()),
+    )
+
+
+# ----------------------------------------------------------- the complete annotation

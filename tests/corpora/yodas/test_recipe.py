@@ -1,0 +1,69 @@
+"""egs2/yodas: preparation and a few updates, in a copy of the folders it needs."""
+
+import re
+
+import pytest
+from checkout import copy_checkout, run
+
+from espnet2_birq.datadir.kaldi import read_scp
+
+TINY = (
+    "--max_epoch 1 --batch_bins 320000 --accum_grad 1 --num_workers 0 --log_interval 1 "
+    "--encoder_conf output_size=16 --encoder_conf linear_units=16 "
+    "--encoder_conf num_blocks=4 --encoder_conf attention_heads=2"
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, an4_tarball):
+    """A copy of egs2/, conf/ and local/; the folder egs2/yodas/ssl1 in it."""
+    top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
+    return top / "egs2" / "yodas" / "ssl1"
+
+
+def run_recipe(recipe, *options, check=True):
+    """Run run.sh on one thread of the CPU; return what it says."""
+    command = ["./run.sh", "--ngpu", "0", "--num_threads", "1", "--nj", "2", *options]
+    return run(command, recipe, check).stdout
+
+
+def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
+    release = make_release()
+    for subset, count in (("en000", 6), ("sw000", 3)):
+        videos = {f"{subset}video{n}": [(0, 5, "x"), (5, 9, "y")] for n in range(count)}
+        release.add(f"{subset}/00000000", videos)
+    languages = ["--yodas", str(release.root), "--lang", "en sw", "--hours", "1"]
+    run_recipe(recipe, *languages, "--valid_hours", "0.002", "--ssl_args", TINY)
+    exp = recipe / "exp" / "en_sw_1h" / "ssl_train_birq_multilingual_raw"
+    assert (exp / "valid.total_count.ave.pth").exists()
+    log = (exp / "train.log").read_text()
+    assert "CategoryPowerSampler" in log and "upsampling_factor=0.5" in log
+    assert "loss_enhanced=" in log
+    train = recipe / "dump" / "raw" / "en_sw_1h"
+    assert set(read_scp(train / "category2utt")) == {"en", "sw"}
+
+    # Stage 7 again, on parts of the lists; not with the category sampler.
+    tiny = ["--ssl_args", f"{TINY} --resume false", "--num_splits_ssl", "2"]
+    again = [*languages, *tiny, "--stage", "7"]
+    assert "exclude each other" in run_recipe(recipe, *again, check=False)
+    config = recipe.parents[2] / "conf" / "yodas" / "train_birq.yaml"
+    run_recipe(recipe, *again, "--train_config", str(config), "--ssl_tag", "splits")
+    log = (recipe / "exp" / "en_sw_1h" / "ssl_splits" / "train.log").read_text()
+    parts = [
+        list(read_scp(recipe / f"exp/en_sw_1h/ssl_stats_raw/splits2/wav.scp/split.{n}"))
+        for n in range(2)
+    ]
+    assert sorted(parts[0] + parts[1]) == list(read_scp(train / "wav.scp"))
+    assert "splits2/wav.scp/split.1" in log and re.search(r"1epoch results", log)
+
+
+def test_preparation_by_manifest(recipe, make_release):
+    release = make_release("yodas2")
+    release.add("fr000/00000000", {f"video{n}": [(0, 5, "x")] for n in range(4)})
+    data = ["--yodas", str(release.root), "--stop_stage", "1", "--valid_hours", "0.002"]
+    run_recipe(recipe, *data, "--lang", "fr", "--hours", "all", "--seed", "7")
+    first = recipe / "dump" / "raw" / "fr_allh" / "manifest.jsonl"
+    run_recipe(recipe, *data, "--manifest", str(first), "--set_name", "again")
+    assert (recipe / "dump/raw/again/manifest.jsonl").read_bytes() == first.read_bytes()
+    out = run_recipe(recipe, *data, "--lang", "fr", "--valid_hours", "9", check=False)
+    assert "other --parts, filters or --valid-hours" in out and "Traceback" not in out

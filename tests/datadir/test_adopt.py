@@ -1,0 +1,151 @@
+"""Taking over directories of other recipes: what comes out; they stay as they are."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_birq.bin.adopt_data import main
+from espnet2_birq.datadir.adopt import adopt
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.errors import DataError
+
+FS = 16000
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Make a recipe with a formatted set of utterances of 1, 2, 3 s, paths relative."""
+    recipe = tmp_path / "other recipe"
+    formatted = recipe / "dump" / "raw" / "train"
+    formatted.mkdir(parents=True)
+    with (
+        (formatted / "wav.scp").open("w") as scp,
+        (formatted / "utt2num_samples").open("w") as lengths,
+    ):
+        for seconds in (1, 2, 3):
+            soundfile.write(recipe / f"{seconds}.flac", np.zeros(seconds * FS), FS)
+            scp.write(f"u{seconds} {seconds}.flac\n")
+            lengths.write(f"u{seconds} {seconds * FS}\n")
+    (formatted / "feats_type").write_text("raw\n")
+    (recipe / "data" / "train").mkdir(parents=True)
+    (recipe / "data" / "train" / "wav.scp").write_text("u1 1.flac\nu2 cat 2.flac |\n")
+    return recipe
+
+
+def test_formatted_set(recipe, tmp_path, capsys):
+    dest = tmp_path / "dump" / "raw" / "train"
+    source = recipe / "dump" / "raw" / "train"
+    limits = ["--min-seconds", "1", "--max-seconds", "3"]
+    main([str(source), str(dest), *limits])
+    assert "1 utterances" in capsys.readouterr().out  # both limits are exclusive
+    assert read_scp(dest / "wav.scp") == {"u2": f"{recipe}/2.flac"}
+    assert read_scp(dest / "utt2num_samples") == {"u2": str(2 * FS)}
+    assert read_scp(dest / "utt2spk") == read_scp(dest / "spk2utt") == {"u2": "u2"}
+    assert (dest / "audio_format").read_text() == "flac\n"
+    # Made again from the same source, with other limits
+    assert adopt(source, dest, FS).utterances == 3
+    assert len(read_scp(dest / "wav.scp")) == 3
+
+
+def test_kaldi_directory(recipe, tmp_path):
+    source, dest = recipe / "data" / "train", tmp_path / "data" / "train"
+    (source / "wav.scp").write_text("a 1.flac\nb sox ./2.flac -t wav - | cat |\n")
+    (source / "segments").write_text("u1 b 0 1\nu2 a 0 1\n")
+    assert adopt(source, dest, FS).utterances == 2
+    wavs = read_scp(dest / "wav.scp")
+    assert wavs["a"] == f"{recipe}/1.flac"
+    assert wavs["b"] == f"cd '{recipe}' && sox ./2.flac -t wav - | cat |"
+    assert read_scp(dest / "segments") == {"u1": "b 0 1", "u2": "a 0 1"}
+    assert read_scp(dest / "utt2spk") == {"u1": "u1", "u2": "u2"}
+    assert sorted(path.name for path in dest.iterdir()) == [
+        "segments",
+        "source",
+        "spk2utt",
+        "utt2spk",
+        "wav.scp",
+    ]
+
+
+def test_a_command_runs_in_its_own_recipe(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolve = PathResolver(recipe / "data" / "train")
+    command = resolve("cat ./2.flac | cat |").removesuffix("|")
+    done = subprocess.run(command, shell=True, capture_output=True, check=True)
+    assert done.stdout == (recipe / "2.flac").read_bytes()
+    # Not ours to change: it has no path that is relative to anything
+    assert PathResolver(tmp_path)("cat - < /x/y.flac |") == "cat - < /x/y.flac |"
+
+
+def test_its_own_recipe_comes_before_this_folder(recipe, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "1.flac").touch()
+    (tmp_path / "here" / "only.flac").touch()
+    source = recipe / "data" / "train"
+    assert PathResolver(source)("1.flac") == f"{recipe}/1.flac"
+    assert PathResolver(source)("only.flac") == f"{tmp_path}/here/only.flac"
+    assert PathResolver(source)("/x/y.flac") == "/x/y.flac"
+    (recipe / "a.ark").touch()
+    assert PathResolver(source)("a.ark:77") == f"{recipe}/a.ark:77"
+
+
+def test_the_set_itself_is_left_as_it_is(recipe, monkeypatch):
+    monkeypatch.chdir(recipe)
+    before = (recipe / "dump/raw/train/wav.scp").read_text()
+    assert adopt(recipe / "dump/raw/train", "dump/raw/train", FS).utterances == 3
+    assert (recipe / "dump/raw/train/wav.scp").read_text() == before
+    assert not (recipe / "dump/raw/train/source").exists()
+
+
+def test_nothing_else_is_replaced(recipe, tmp_path):
+    other = tmp_path / "data" / "train"
+    other.mkdir(parents=True)
+    (other / "wav.scp").write_text("mine /x\n")
+    with pytest.raises(DataError, match="made from something else, not"):
+        adopt(recipe / "dump/raw/train", other, FS)
+    assert (other / "wav.scp").read_text() == "mine /x\n"
+    adopt(recipe / "dump/raw/train", tmp_path / "dump", FS)
+    with pytest.raises(DataError, match="made from .*dump/raw/train, not .*data/train"):
+        adopt(recipe / "data/train", tmp_path / "dump", FS)
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("wav.scp", "u1 1.flac\n", "wav.scp: no u2; run the recipe's stages"),
+        ("utt2num_samples", "u1 16000\n", "utt2num_samples: no u2"),
+        ("utt2num_samples", None, "utt2num_samples: no such file"),
+        ("utt2num_samples", "u1 1.0\nu2 2\nu3 3\n", "u1 has no number"),
+        ("wav.scp", "u1 cat x |\nu2 2\nu3 3\n", "u1 is a command"),
+        ("wav.scp", "u1 nowhere.flac\nu2 2\nu3 3\n", "nowhere.flac: no such file"),
+        ("wav.scp", "u2 2\nu1 1\n", "u1 comes after u2"),
+        ("wav.scp", None, "no wav.scp in it"),
+        ("feats_type", "fbank\n", "feats_type is fbank"),
+        ("audio_format", "multi_flac\n", "several files an utterance"),
+    ],
+)
+def test_unusable_sets(recipe, tmp_path, name, content, words):
+    source = recipe / "dump" / "raw" / "train"
+    if content is None:
+        (source / name).unlink()
+    else:
+        (source / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        adopt(source, tmp_path / "dest", FS)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_kaldi_directory_with_arks(recipe, tmp_path):
+    (recipe / "data" / "train" / "wav.scp").write_text("u1 /x/a.ark:3\n")
+    with pytest.raises(DataError, match="u1 is in an ark"):
+        adopt(recipe / "data" / "train", tmp_path / "dest", FS)
+
+
+def test_no_utterance_of_that_length(recipe, tmp_path):
+    with pytest.raises(SystemExit, match="^error: .*is left that is longer than 4 s"):
+        main(
+            [str(recipe / "dump/raw/train"), str(tmp_path / "d"), "--min-seconds", "4"]
+        )

@@ -1,0 +1,217 @@
+"""Subsets of data directories."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_birq.bin.prepare_librispeech import main as prepare_librispeech
+from espnet2_birq.bin.subset_data import main
+from espnet2_birq.datadir.check import check_data_dir
+from espnet2_birq.datadir.kaldi import Segment, Utterance, read_scp, write_data_dir
+from espnet2_birq.datadir.subset import choose, read_data_dir
+from espnet2_birq.errors import DataError
+
+FS = 16000
+
+
+@pytest.fixture
+def formatted(tmp_path):
+    """Make a formatted set: readers 1-6, 1 and 2 women; reader r has 30 x 10 r s."""
+    folder = tmp_path / "dump" / "raw" / "train"
+    folder.mkdir(parents=True)
+    (folder / "data").mkdir()  # as ESPnet leaves it behind
+    ids = [f"{r}-{c}-{n:04d}" for r in range(1, 7) for c in (10, 11) for n in range(15)]
+    speakers = sorted({u.rsplit("-", 1)[0] for u in ids})
+    tables = {
+        "wav.scp": [f"{u} {tmp_path}/{u}.flac" for u in ids],
+        "text": [f"{u} WORD {u}" for u in ids],
+        "utt2spk": [f"{u} {u.rsplit('-', 1)[0]}" for u in ids],
+        "spk2utt": [
+            f"{s} {' '.join(u for u in ids if u.startswith(s))}" for s in speakers
+        ],
+        "spk2gender": [f"{s} {'f' if s[0] in '12' else 'm'}" for s in speakers],
+        "utt2num_samples": [f"{u} {int(u[0]) * 10 * FS}" for u in ids],
+        "feats_type": ["raw"],
+        "audio_format": ["flac"],
+    }
+    for name, lines in tables.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def seconds_of(folder, reader=""):
+    """Sum the lengths in utt2num_samples, of one reader or of all."""
+    samples = read_scp(folder / "utt2num_samples")
+    return sum(int(n) for u, n in samples.items() if u.startswith(reader)) / FS
+
+
+def test_hours_genders_and_readers(formatted, tmp_path, capsys):
+    dest = tmp_path / "dump" / "raw" / "part"
+    main([str(formatted), str(dest), "--hours", "0.5"])
+    assert seconds_of(dest) == pytest.approx(1800, rel=0.02)
+    # Readers 1 and 2 have 300 and 600 s: all of reader 1, the rest of 450 of reader 2
+    # make half of the women's 900, to an utterance.
+    women = seconds_of(dest, "1-") + seconds_of(dest, "2-")
+    assert women == pytest.approx(900, abs=40)
+    assert seconds_of(dest, "1-") == 300
+    men = [seconds_of(dest, f"{reader}-") for reader in "3456"]
+    assert all(abs(part - 225) <= 60 for part in men)
+    assert "6 speakers" in capsys.readouterr().out
+
+
+def test_files_are_cut_and_complete(formatted, tmp_path):
+    dest, rest = tmp_path / "part", tmp_path / "rest"
+    main([str(formatted), str(dest), "--hours", "0.4", "--rest", str(rest)])
+    names = sorted(path.name for path in formatted.iterdir() if path.is_file())
+    for folder in (dest, rest):
+        assert sorted(path.name for path in folder.iterdir()) == names
+        assert (folder / "feats_type").read_text() == "raw\n"
+        ids = list(read_scp(folder / "utt2spk"))
+        for name in ("wav.scp", "text", "utt2num_samples"):
+            assert list(read_scp(folder / name)) == ids
+        spk2utt = read_scp(folder / "spk2utt")
+        assert sorted(" ".join(spk2utt.values()).split()) == ids
+        assert list(read_scp(folder / "spk2gender")) == list(spk2utt)
+    for name in ("wav.scp", "text", "utt2spk", "utt2num_samples"):
+        # Together they are the source, each line once and as it was.
+        lines = [*(dest / name).open(), *(rest / name).open()]
+        assert sorted(lines) == sorted((formatted / name).open())
+
+
+def test_one_seed_one_draw_shorter_in_longer(formatted):
+    data = read_data_dir(formatted, FS)
+    assert choose(data, 0.7, seed=3) == choose(data, 0.7, seed=3)
+    assert choose(data, 0.7, seed=3) != choose(data, 0.7, seed=4)
+    assert set(choose(data, 0.1, seed=3)) < set(choose(data, 0.7, seed=3))
+    total = sum(data.seconds.values()) / 3600
+    assert choose(data, total) == sorted(data.seconds)
+
+
+def test_without_genders(formatted, capsys, tmp_path):
+    (formatted / "spk2gender").unlink()
+    main([str(formatted), str(tmp_path / "part"), "--hours", "0.5"])
+    assert "genders unknown" in capsys.readouterr().out
+    shares = [seconds_of(tmp_path / "part", f"{reader}-") for reader in range(1, 7)]
+    assert all(abs(share - 300) <= 60 for share in shares)
+
+
+def test_segments_to_the_end_of_their_recordings(tmp_path):
+    soundfile.write(tmp_path / "r.wav", np.zeros(5 * FS), FS)
+    (tmp_path / "all").mkdir()
+    for name, lines in {
+        "wav.scp": f"r {tmp_path}/r.wav\n",
+        "segments": "s-a r 0 2\ns-b r 2 -1\n",
+        "utt2spk": "s-a s\ns-b s\n",
+    }.items():
+        (tmp_path / "all" / name).write_text(lines)
+    data = read_data_dir(tmp_path / "all", FS)
+    assert data.seconds == {"s-a": 2.0, "s-b": 3.0}
+    for bad in ("2 nan", "nan 3", "2 inf", "2 2", "6 -1"):
+        (tmp_path / "all" / "segments").write_text(f"s-a r 0 2\ns-b r {bad}\n")
+        with pytest.raises(DataError, match="s-b"):
+            read_data_dir(tmp_path / "all", FS)
+
+
+def test_kaldi_directory_with_segments(tmp_path):
+    utterances = [
+        Utterance(f"s{r}-{n}", f"s{r}", f"/{r}.wav", "x", Segment(f"r{r}", n, n + 1))
+        for r in range(3)
+        for n in range(10)
+    ]
+    write_data_dir(tmp_path / "all", utterances)
+    (tmp_path / "all" / "reco2dur").write_text("r0 10\nr1 10\nr2 10\n")
+    main([str(tmp_path / "all"), str(tmp_path / "one"), "--hours", str(1 / 3600)])
+    (utt_id, segment), *others = read_scp(tmp_path / "one" / "segments").items()
+    assert not others
+    recording = segment.split()[0]
+    assert list(read_scp(tmp_path / "one" / "wav.scp")) == [recording]
+    assert read_scp(tmp_path / "one" / "reco2dur") == {recording: "10"}
+    assert list(read_scp(tmp_path / "one" / "text")) == [utt_id]
+
+    (tmp_path / "all" / "segments").write_text(
+        "".join(f"s{r}-{n} r{r} {n}\n" for r in range(3) for n in range(10))
+    )
+    with pytest.raises(DataError, match="s0-0 has the time or duration ''"):
+        read_data_dir(tmp_path / "all", FS)
+
+
+def test_relative_paths_and_headers(tmp_path):
+    source = tmp_path / "recipe" / "data" / "train"
+    source.mkdir(parents=True)
+    for n in range(4):
+        soundfile.write(tmp_path / "recipe" / f"{n}.wav", np.zeros(FS), FS)
+    (source / "wav.scp").write_text("".join(f"u{n} {n}.wav\n" for n in range(4)))
+    (source / "utt2spk").write_text("".join(f"u{n} u{n}\n" for n in range(4)))
+    main([str(source), str(tmp_path / "part"), "--hours", str(3 / 3600)])
+    wavs = read_scp(tmp_path / "part" / "wav.scp")
+    assert len(wavs) == 3
+    assert all(path == f"{tmp_path}/recipe/{u[1]}.wav" for u, path in wavs.items())
+
+
+def test_real_librispeech(shared_data, tmp_path, capsys):
+    corpus = str(shared_data / "librispeech")
+    data = tmp_path / "data"
+    prepare_librispeech(
+        ["--librispeech", corpus, "--dest", str(data), "--parts", "train-clean-100"]
+    )
+    capsys.readouterr()
+    parts = [str(data / "train_1h"), "--rest", str(data / "rest")]
+    main([str(data / "train_clean_100"), *parts, "--hours", "1"])
+    one, rest = capsys.readouterr().out.splitlines()
+    # 251 readers, so 14 s of each: all of them are there.
+    assert "251 speakers" in one and "1.00 hours" in one and "1.04 hours" in rest
+    for folder in ("train_1h", "rest"):
+        assert not check_data_dir(data / folder, FS, 0, 1).problems
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("utt2num_samples", None, "utt2num_samples: no such file"),
+        ("utt2num_samples", "1-10-0000 5\n", "the duration of 1-10-0001 is not known"),
+        ("utt2num_samples", "1-10-0000 x\n", "'x', which is not a number"),
+        ("utt2spk", "1-10-0000 1-10\n", "1-10-0001 is in only one of utt2spk and wav"),
+        ("utt2dur", "zz 1\n", "utt2dur: zz is not in utt2spk"),
+        ("segments", "1-10-0000 r 1\n", "1-10-0001 is in only one of utt2spk and seg"),
+        ("text", "1-10-0000 a\nzz b\n", "text: zz is not in utt2spk"),
+        ("utt2spk", None, "utt2spk: no such file"),
+    ],
+)
+def test_broken_sources(formatted, tmp_path, name, content, words):
+    if content is None:
+        (formatted / name).unlink()
+    else:
+        (formatted / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        main([str(formatted), str(tmp_path / "part"), "--hours", "0.1"])
+    assert not (tmp_path / "part").exists()
+
+
+def test_requests_that_cannot_be_met(formatted, tmp_path):
+    source, dest = str(formatted), str(tmp_path / "part")
+    for more, words in [
+        (["--hours", "2"], "2 hours were asked for, there are 1.75"),
+        (["--hours", "0"], "0 hours were asked for"),
+        (["--hours", "0.0001"], "less than half of its utterance"),
+        (["--hours", "1.75", "--rest", dest + "2"], "nothing is left"),
+        (["--hours", "1", "--rest", dest], "must be different"),
+        (["--hours", "1", "--rest", source], "must be different"),
+    ]:
+        with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+            main([source, dest, *more])
+        assert not (tmp_path / "part").exists()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    with pytest.raises(SystemExit, match="thesis: exists and is not a Kaldi"):
+        main([source, str(tmp_path / "thesis"), "--hours", "1"])
+
+
+def test_a_command_needs_utt2dur(tmp_path):
+    source = tmp_path / "train"
+    source.mkdir()
+    (source / "wav.scp").write_text("u1 cat x |\nu2 cat y |\n")
+    (source / "utt2spk").write_text("u1 a\nu2 b\n")
+    with pytest.raises(DataError, match="u1 is a command, and there is no utt2dur"):
+        read_data_dir(source, FS)
+    (source / "utt2dur").write_text("u1 3.5\nu2 1\n")
+    assert read_data_dir(source, FS).seconds == {"u1": 3.5, "u2": 1.0}

@@ -1,0 +1,399 @@
+"""ctc_decode and tune_lm as commands, with a tiny random model on synthetic audio."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from espnet2.bin.asr_inference import Speech2Text
+
+from espnet2_birq.bin import ctc_decode, train_ngram, tune_lm
+from espnet2_birq.evaluation.decode.network import (
+    Recogniser,
+    Utterance,
+    make_batches,
+    read_wave,
+)
+from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results, read_block
+from espnet2_birq.evaluation.decode.tuning import table, tune
+from espnet2_birq.tasks.asr import ASRTask
+
+ROOT = Path(__file__).resolve().parents[3]
+TOKENS = ["<blank>", "<unk>", "<space>", *"AEST", "<sos/eos>"]
+SAMPLES = [16000, 4000, 40000, 9000, 2500, 24000, 800, 12345]
+CONFIG = dict(
+    frontend_conf=dict(fs="16k", n_fft=512, win_length=400, hop_length=160, n_mels=40),
+    normalize="utterance_mvn",
+    encoder="conformer",
+    encoder_conf=dict(
+        output_size=16,
+        attention_heads=2,
+        linear_units=32,
+        num_blocks=2,
+        macaron_style=True,
+        rel_pos_type="latest",
+        pos_enc_layer_type="rel_pos",
+        selfattention_layer_type="rel_selfattn",
+        use_cnn_module=True,
+        cnn_module_kernel=7,
+    ),
+    decoder=None,
+    model_conf=dict(ctc_weight=1.0),
+    token_type="char",
+    token_list=TOKENS,
+)
+
+
+def make_model(folder, seed=0):
+    """A random model, after a training step for BatchNorm, that outputs many labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parser = ASRTask.get_parser()
+    args = parser.parse_args(["--output_dir", str(folder)])
+    for key, value in CONFIG.items():
+        setattr(args, key, value)
+    torch.manual_seed(seed)
+    model = ASRTask.build_model(args)
+    for parameter in model.ctc.parameters():
+        torch.nn.init.normal_(parameter)
+    model.train().encoder(torch.randn(2, 60, 40), torch.tensor([60, 50]))
+    torch.save(model.state_dict(), folder / "model.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    return folder / "model.pth"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "asr")
+
+
+def make_data(folder, samples=SAMPLES, text=True):
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    scp, lines = [], []
+    for number, length in enumerate(samples):
+        path = folder / f"{number}.wav"
+        # A random walk: neither silence nor the same everywhere
+        wave = np.cumsum(generator.normal(size=length)) * 0.01
+        soundfile.write(path, np.sin(wave) * generator.uniform(0.1, 0.9), 16000)
+        scp.append(f"utt{number} {path}\n")
+        lines.append(f"utt{number} SEAT TEA\n")
+    (folder / "wav.scp").write_text("".join(sorted(scp)))
+    if text:
+        (folder / "text").write_text("".join(sorted(lines)))
+    return folder
+
+
+def copy_model(model, folder):
+    folder.mkdir()
+    for path in (model, model.parent / "config.yaml"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder / model.name
+
+
+def decode(model, *data, options=()):
+    ctc_decode.main(
+        ["--model", str(model), "--ngpu", "0", "--nj", "1", *options]
+        + ["--data", *map(str, data)]
+    )
+
+
+def read_texts(path):
+    return dict(line.partition(" ")[::2] for line in path.read_text().splitlines())
+
+
+def test_greedy_text_is_that_of_asr_inference(model, tmp_path):
+    data = make_data(tmp_path / "test")
+    model = copy_model(model, tmp_path / "asr")
+    decode(model, data)  # lengths of 2,500 to 40,000 samples in a batch
+    found = read_texts(tmp_path / "asr/ctc_greedy_model/test/text")
+    inference = Speech2Text(
+        *(model.parent / "config.yaml", model), ctc_weight=1.0, beam_size=1
+    )
+    long_enough = [n for n, samples in enumerate(SAMPLES) if samples > 1200]
+    for number in long_enough:
+        wave, _ = soundfile.read(data / f"{number}.wav", dtype="float32")
+        text, tokens, _, _ = inference(wave)[0]
+        assert found[f"utt{number}"] == text
+    texts = [found[f"utt{number}"] for number in long_enough]
+    # Long enough and different enough that equality says something
+    assert len(set(texts)) > 4 and min(map(len, texts)) > 0
+    # 800 samples: ESPnet's layer makes no frame of them
+    assert found["utt6"] == ""
+    assert "too short" in (tmp_path / "asr/ctc_greedy_model/test/skipped").read_text()
+
+
+def test_log_probabilities_do_not_depend_on_the_batch(model, tmp_path):
+    data = make_data(tmp_path / "test")
+    recogniser = Recogniser(model, "cpu")
+    waves = [read_wave(str(data / f"{n}.wav")) for n in (0, 2, 3, 5, 7)]
+    together = recogniser.log_probs(waves)
+    for wave, one in zip(waves, together):
+        alone = recogniser.log_probs([wave])[0]
+        assert one.shape == alone.shape
+        np.testing.assert_allclose(one, alone, atol=2e-4)
+
+
+def test_a_batch_that_does_not_fit_is_halved(model, tmp_path, monkeypatch):
+    recogniser = Recogniser(model, "cpu")
+    waves = [
+        np.sin(np.arange(n) * 0.05).astype(np.float32) for n in (9000, 16000, 7000)
+    ]
+    whole, encode, sizes = recogniser.log_probs(waves), recogniser.model.encode, []
+
+    def short_of_memory(speech, lengths):
+        sizes.append(len(speech))
+        if len(speech) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return encode(speech, lengths)
+
+    monkeypatch.setattr(recogniser.model, "encode", short_of_memory)
+    for one, other in zip(recogniser.log_probs(waves), whole):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    assert sizes == [3, 1, 2, 1, 1]
+
+
+def test_batches_have_like_durations_and_a_limit():
+    durations = [9.0, 1.0, 3.0, 0.1, 2.9, 0.15, 20.0]
+    utterances = [Utterance(f"u{n}", "x", s) for n, s in enumerate(durations)]
+    batches = [[x.seconds for x in batch] for batch in make_batches(utterances, 10)]
+    assert batches == [[0.1], [0.15], [1.0, 2.9, 3.0], [9.0], [20.0]]
+
+
+def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    data = make_data(tmp_path / "test", [9000] * 8)
+    (data / "1.wav").unlink()
+    (data / "2.wav").write_bytes(b"no audio")
+    soundfile.write(data / "3.wav", np.zeros(9000), 8000)
+    soundfile.write(data / "4.wav", np.zeros((9000, 2)), 16000)
+    for number, value in ((5, np.nan), (6, np.inf)):
+        wave = np.zeros(9000)
+        wave[4000] = value
+        soundfile.write(data / f"{number}.wav", wave, 16000, "FLOAT")
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace("7.wav", "7.wav cat |"))
+    model = copy_model(model, tmp_path / "asr")
+    decode(model, data)
+    out = tmp_path / "asr/ctc_greedy_model/test"
+    texts = read_texts(out / "text")
+    assert list(texts) == [f"utt{n}" for n in range(8)]
+    assert texts["utt0"] and not any(texts[f"utt{n}"] for n in range(1, 8))
+    reasons = read_texts(out / "skipped")
+    assert "no such audio file" in reasons["utt1"]
+    assert "not readable" in reasons["utt2"]
+    assert "8000 Hz" in reasons["utt3"] and "--resample" not in reasons["utt3"]
+    assert "has 2 channels, wanted one" in reasons["utt4"]
+    assert all("NaN, infinite" in reasons[f"utt{n}"] for n in (5, 6))
+    assert "a command, not audio" in reasons["utt7"]
+    scores = read_texts(out / "score").values()
+    assert all(np.isfinite(float(score)) for score in scores)
+    figures = json.loads((out / "decode.json").read_text())
+    assert (figures["utterances"], figures["skipped"]) == (8, 7)
+    assert figures["network_rtf"] > 0 and figures["search_rtf_per_core"] > 0
+    assert "7 utterances have empty lines" in caplog.text
+    # Restored, they are done, and only they are.
+    for number in range(1, 7):
+        (data / f"{number}.wav").write_bytes((data / "0.wav").read_bytes())
+    decode(model, data)
+    assert "1 utterances are done, 6 are left" in caplog.text
+    again = read_texts(out / "text")
+    assert again.pop("utt7") == "" and set(again.values()) == {texts["utt0"]}
+    assert list(read_texts(out / "skipped")) == ["utt7"]
+
+
+def test_a_model_that_gives_nan_writes_none(model, tmp_path, caplog, monkeypatch):
+    data = make_data(tmp_path / "test", [9000, 9100, 9200])
+    model = copy_model(model, tmp_path / "asr")
+    compute = Recogniser.log_probs
+
+    def broken(self, waves):
+        found = compute(self, waves)
+        for wave, one in zip(waves, found):
+            if len(wave) == 9100:
+                one[3] = np.nan
+        return found
+
+    monkeypatch.setattr(Recogniser, "log_probs", broken)
+    decode(model, data)
+    out = tmp_path / "asr/ctc_greedy_model/test"
+    assert list(read_texts(out / "skipped")) == ["utt1"]
+    assert "utt1 the model's output has NaN" in caplog.text
+    texts, scores = read_texts(out / "text"), read_texts(out / "score")
+    assert texts["utt0"] and texts["utt2"] and not texts["utt1"]
+    assert all(np.isfinite(float(score)) for score in scores.values())
+    assert "NaN" not in (out / "results.jsonl").read_text()
+    # What an earlier version has stored of it is not taken.
+    key = json.loads((out / "results.jsonl").read_text().splitlines()[0])
+    results = Results(out / "results.jsonl", key)
+    results.add({"utt1": dict(tokens=[3], score=float("nan"), seconds=0.0)})
+    decode(model, data)
+    assert scores == read_texts(out / "score")
+
+
+@pytest.mark.parametrize("kept, words", [(0, "is empty"), (5000, "is cut short")])
+def test_a_model_file_that_is_not_whole(model, tmp_path, kept, words):
+    data = make_data(tmp_path / "test", [9000])
+    model = copy_model(model, tmp_path / "asr")
+    model.write_bytes(model.read_bytes()[:kept])
+    with pytest.raises(SystemExit, match=f"^error: {model}: {words}; copy it again"):
+        decode(model, data)
+
+
+def test_another_model_starts_afresh_and_the_same_one_does_not(model, tmp_path, caplog):
+    caplog.set_level("INFO")
+    data = make_data(tmp_path / "test", [9000, 16000])
+    mine = copy_model(model, tmp_path / "asr")
+    decode(mine, data)
+    out = tmp_path / "asr/ctc_greedy_model/test/text"
+    first = out.read_text()
+    blocks = sorted((tmp_path / "asr/ctc_log_probs_model/test").glob("*.npz"))
+    times = [path.stat().st_mtime_ns for path in blocks]
+    decode(mine, data)
+    assert [path.stat().st_mtime_ns for path in blocks] == times
+    assert "afresh" not in caplog.text
+    mine.write_bytes(make_model(tmp_path / "other", seed=1).read_bytes())
+    decode(mine, data)
+    assert "starting afresh" in caplog.text and out.read_text() != first
+    # Other audio of the same length under the same name, as a stage 3 leaves it.
+    caplog.clear()
+    before = (tmp_path / "asr/ctc_greedy_model/test/score").read_text()
+    soundfile.write(data / "0.wav", soundfile.read(data / "1.wav")[0][:9000], 16000)
+    decode(mine, data)
+    assert "starting afresh" in caplog.text
+    assert (tmp_path / "asr/ctc_greedy_model/test/score").read_text() != before
+
+
+def test_a_killed_command_goes_on(model, tmp_path):
+    data = make_data(tmp_path / "test", [16000 + n for n in range(40)])
+    model = copy_model(model, tmp_path / "asr")
+    command = [sys.executable, "-m", "espnet2_birq.bin.ctc_decode", "--ngpu", "0"]
+    command += ["--model", str(model), "--data", str(data), "--nj", "2"]
+    command += ["--batch_seconds", "1"]  # a block for each utterance
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "asr/ctc_log_probs_model/test"
+    while len(list(folder.glob("*.npz"))) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    text = tmp_path / "asr/ctc_greedy_model/test/text"
+    done = sorted(folder.glob("*.npz"))
+    assert len(done) < 40 and not text.exists()
+    (folder / "block000099.part").write_bytes(b"torn")
+    times = {path: path.stat().st_mtime_ns for path in done}
+    decode(model, data, options=["--batch_seconds", "1"])
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    whole = copy_model(model, tmp_path / "whole")
+    decode(whole, data)
+    assert (
+        text.read_text() == (tmp_path / "whole/ctc_greedy_model/test/text").read_text()
+    )
+    assert not list(folder.glob("*.part"))
+
+
+def test_results_drop_a_torn_line(tmp_path):
+    path = tmp_path / "x" / "results.jsonl"
+    Results(path, {"model": "a"}).add({"u1": {"tokens": [1]}, "u2": {"tokens": []}})
+    with path.open("a") as stream:
+        stream.write('{"name": "u3", "tok')
+    again = Results(path, {"model": "a"})
+    assert again.found == {"u1": {"tokens": [1]}, "u2": {"tokens": []}}
+    again.add({"u3": {"tokens": [2]}})
+    assert len(Results(path, {"model": "a"}).found) == 3
+    assert Results(path, {"model": "b"}).found == {}
+
+
+def test_blocks_come_back_as_they_were(tmp_path):
+    store = LogProbs(tmp_path / "x", {"model": "a"})
+    arrays = [np.random.rand(n, 3).astype(np.float32) for n in (4, 0, 2)]
+    store.add(Block(["u/1", "file", "ü"], arrays, 3.0, 0.5))
+    block = read_block(store.blocks()[0])
+    assert block.names == ["u/1", "file", "ü"] and block.seconds == 3.0
+    for one, other in zip(block.log_probs, arrays):
+        np.testing.assert_array_equal(one, other)
+    assert store.done() == {"u/1", "file", "ü"}
+
+
+def test_tuning_decodes_and_its_weights_are_taken(
+    model, tmp_path, capsys, caplog, monkeypatch
+):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    dev, test = make_data(tmp_path / "dev"), make_data(tmp_path / "test")
+    model = copy_model(model, tmp_path / "asr")
+    text = tmp_path / "text"
+    text.write_text("SEAT TEA\nA SEAT\nTEA AT SEA\n" * 3)
+    arpa, out = tmp_path / "lm.arpa", tmp_path / "asr" / "lm.yaml"
+    train_ngram.main(["--text", str(text), "--out", str(arpa), "--order", "2"])
+    common = ["--model", str(model), "--ngpu", "0", "--lm", str(arpa), "--nj", "1"]
+    tune_lm.main([*common, "--dev", str(dev), "--out", str(out), "--beam_size", "8"])
+    weights = yaml.safe_load(out.read_text())
+    printed = capsys.readouterr().out
+    assert f"**{weights['dev_wer']:.2f}**" in printed
+    assert (
+        f"{dev}: 1 utterances are left out; the first, utt6: too short" in caplog.text
+    )
+    assert weights["beam_size"] == 8 and weights["lm"] == str(arpa)
+    tried = [
+        float(cell) for cell in printed.replace("*", "").split() if "." in cell[1:]
+    ]
+    assert weights["dev_wer"] <= min(x for x in tried if x > 20)
+    decode(model, dev, test, options=["--weights", str(out), "--nj", "2"])
+    folder = tmp_path / "asr" / "ctc_lm_model"
+    figures = json.loads((folder / "dev" / "decode.json").read_text())
+    assert figures["wer"] == weights["dev_wer"]
+    words = set(" ".join(read_texts(folder / "test" / "text").values()).split())
+    assert words and words <= {"SEAT", "TEA", "A", "AT", "SEA"}
+    with pytest.raises(SystemExit, match="looks like a test set"):
+        tune_lm.main([*common, "--dev", str(test), "--out", str(out)])
+
+
+def test_pattern_search_finds_the_lowest_point_and_asks_once():
+    asked = []
+
+    def error_rate(weights):
+        asked.append(weights)
+        return (weights.lm_weight - 2.75) ** 2 + (weights.word_score + 1.5) ** 2
+
+    best, tried = tune(error_rate, Weights(beam_size=7))
+    assert best == Weights(2.75, -1.5, 7)
+    assert len(asked) == len(set(asked)) == len(tried)
+    assert "**0.00**" in table(tried, best)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--lm", "none.arpa"], "none.arpa: no such n-gram"),
+        (["--lm_weight", "1"], "--lm_weight is of no use without --lm"),
+        (["--weights", "none.yaml"], "none.yaml: no such file"),
+        (["--batch_seconds", "nan"], "2"),
+        (["--lm_weight", "nan"], "2"),
+    ],
+)
+def test_users_errors_are_one_line(model, tmp_path, options, words):
+    data = make_data(tmp_path / "test", [9000])
+    with pytest.raises(SystemExit, match=words):
+        decode(copy_model(model, tmp_path / "asr"), data, options=options)
+    with pytest.raises(SystemExit, match="no such file; give a model"):
+        decode(tmp_path / "none.pth", data)
+    (data / "segments").write_text("a b 0 1\n")
+    with pytest.raises(SystemExit, match="must be cut into utterances"):
+        decode(model, data)
+
+
+def test_transcripts_without_a_word_have_no_rate(model, tmp_path):
+    data = make_data(tmp_path / "test", [9000, 16000])
+    (data / "text").write_text("utt0\nutt1\n")
+    decode(copy_model(model, tmp_path / "asr"), data)
+    figures = (tmp_path / "asr/ctc_greedy_model/test/decode.json").read_text()
+    assert '"utterances": 2' in figures and "wer" not in figures

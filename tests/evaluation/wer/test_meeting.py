@@ -1,0 +1,188 @@
+"""cpWER of meetings of AMI's annotation, with words dropped and altered by a rule."""
+
+import itertools
+import json
+import random
+import sys
+import tarfile
+from collections import defaultdict
+
+import editdistance
+import pytest
+
+from espnet2_birq.bin import score as command
+from espnet2_birq.corpora.ami.annotation import find_annotation
+from espnet2_birq.corpora.ami.corpus import MICROPHONES, cut_sets
+from espnet2_birq.corpora.ami.scoring import make_stm
+
+pytest.importorskip("meeteval", reason="meeteval is not installed")
+MEETINGS = ("EN2002c", "ES2004a")  # three speakers; four
+
+
+@pytest.fixture(scope="module")
+def turns(shared_data, tmp_path_factory):
+    """Utterances of the first minutes of two meetings of the evaluation set."""
+    archive = shared_data / "ami" / "ami_public_manual_1.6.2.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"no annotation: {archive} is not there")
+    folder = tmp_path_factory.mktemp("ami")
+    wanted = (*MEETINGS, "corpusResources")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if any(name in member.name for name in wanted):
+                tar.extract(member, folder, filter="data")
+    root = find_annotation(next(folder.glob("**/words")).parent)
+    turns = cut_sets(root, {"eval": MEETINGS}, ["eval"])["eval"].turns
+    return [turn for turn in turns if turn.end < 8 * 60 * 100]
+
+
+def altered(text, rng):
+    words = text.split()
+    return " ".join(
+        "XYZ" if rng.random() < 0.1 else word for word in words if rng.random() > 0.15
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(turns, tmp_path_factory):
+    """Files of the headsets' utterances: text and stm, and their hypotheses."""
+    folder = tmp_path_factory.mktemp("files")
+    ihm, rng = MICROPHONES["ihm"], random.Random(0)
+    texts = {turn.utt_id(ihm): turn.text for turn in turns}
+    hyps = {utt_id: altered(text, rng) for utt_id, text in texts.items()}
+    for name, side in (("text", texts), ("hyp", hyps)):
+        lines = sorted(f"{utt_id} {text}".strip() for utt_id, text in side.items())
+        (folder / name).write_text("\n".join(lines) + "\n")
+    stm = make_stm(turns, ihm)
+    (folder / "stm").write_text(stm)
+    of_stm = dict(zip(sorted(texts), stm.splitlines(), strict=True))
+    # Speakers of another recogniser have names of their own.
+    names = {"FEE016": "2"}
+    lines = []
+    for utt_id, line in of_stm.items():
+        recording, channel, speaker, start, end = line.split()[:5]
+        speaker = names.get(speaker[-6:], speaker[::-1])
+        lines.append(f"{recording} {channel} {speaker} {start} {end} {hyps[utt_id]}\n")
+    (folder / "hyp.stm").write_text("".join(lines))
+    return folder
+
+
+def plain_cpwer(ref, hyp):
+    """Try every assignment of streams; a stream without counterpart is all wrong."""
+    names = list(hyp) + [None] * max(0, len(ref) - len(hyp))
+    streams = list(ref) + [None] * max(0, len(hyp) - len(ref))
+    cost = {
+        (one, other): editdistance.eval(ref.get(one, []), hyp.get(other, []))
+        for one in streams
+        for other in names
+    }
+    return min(
+        sum(cost[pair] for pair in zip(streams, order, strict=True))
+        for order in itertools.permutations(names)
+    )
+
+
+def streams(turns, texts, meeting):
+    """Words of each speaker, in the order of time."""
+    found = defaultdict(list)
+    for turn in sorted(turns, key=lambda turn: turn.start):
+        if turn.meeting == meeting:
+            found[turn.speaker] += (
+                texts[turn.utt_id(MICROPHONES["ihm"])].lower().split()
+            )
+    return dict(found)
+
+
+def score(capsys, *args):
+    command.main(["--meeting", "--json", *map(str, args)])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_cpwer_is_that_of_a_plain_search(turns, folder, capsys):
+    rows = score(capsys, "--ref", folder / "text", "--hyp", folder / "hyp")
+    assert [row["meeting"] for row in rows] == [*MEETINGS, "all"]
+    assert [row["speakers"] for row in rows] == [3, 4, 7]
+    lines = (folder / "hyp").read_text().splitlines()
+    hyps = {line.split()[0]: line.partition(" ")[2] for line in lines}
+    refs = {turn.utt_id(MICROPHONES["ihm"]): turn.text for turn in turns}
+    for row in rows[:2]:
+        sides = [streams(turns, texts, row["meeting"]) for texts in (refs, hyps)]
+        assert row["cpwer"]["errors"] == plain_cpwer(*sides)
+        assert row["cpwer"]["tokens"] == sum(map(len, sides[0].values()))
+    total = rows[2]["cpwer"]
+    assert total["errors"] == sum(row["cpwer"]["errors"] for row in rows[:2])
+    assert total["low"] <= total["percent"] <= total["high"]
+    assert 23 < total["percent"] < 27  # 0.15 + 0.85 * 0.1 of the words are wrong
+
+
+def test_times_forbid_matches(turns, folder, capsys):
+    """Words that are right, but a minute late, are wrong in tcpWER alone."""
+    late = []
+    for line in (folder / "stm").read_text().splitlines():
+        head, (start, end), words = line.split()[:3], *split_times(line)
+        late.append(" ".join([*head, f"{start + 60:.2f}", f"{end + 60:.2f}", words]))
+    (folder / "late.stm").write_text("\n".join(late) + "\n")
+    *_, total = score(
+        capsys, "--ref", folder / "stm", "--hyp", folder / "late.stm", folder / "stm"
+    )
+    rows = score(capsys, "--ref", folder / "stm", "--hyp", folder / "late.stm")
+    assert rows[-1]["cpwer"]["errors"] == 0 and rows[-1]["tcpwer"]["percent"] > 50
+    assert total["cpwer"]["errors"] == total["tcpwer"]["errors"] == 0
+
+
+def split_times(line):
+    fields = line.split(maxsplit=5)
+    return (float(fields[3]), float(fields[4])), fields[5]
+
+
+def test_stm_is_scored_as_utterances(folder, capsys):
+    by_text = score(capsys, "--ref", folder / "text", "--hyp", folder / "hyp")
+    by_stm = score(capsys, "--ref", folder / "stm", "--hyp", folder / "hyp.stm")
+    for one, other in zip(by_text, by_stm, strict=True):
+        assert one["cpwer"] == other["cpwer"] and one["tcpwer"] == other["tcpwer"]
+
+
+def test_speakers_that_are_missing(turns, folder, capsys):
+    """A recogniser that has put all words into one stream."""
+    one = [
+        " ".join([*line.split()[:2], "X", *line.split()[3:]])
+        for line in (folder / "hyp.stm").read_text().splitlines()
+    ]
+    (folder / "one.stm").write_text("\n".join(one) + "\n")
+    rows = score(capsys, "--ref", folder / "stm", "--hyp", folder / "one.stm")
+    assert rows[-1]["cpwer"]["percent"] > 75
+
+
+def test_table(folder, capsys):
+    command.main(["--meeting", "--ref", f"{folder}/stm", "--hyp", f"{folder}/hyp.stm"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Normalisation: none. cpWER") and len(lines) == 7
+    assert "| all | 7 |" in lines[-1] and "[" in lines[-1] and "[" not in lines[-2]
+
+
+@pytest.mark.parametrize(
+    "ref, hyp, more, message",
+    [
+        ("stm", "hyp", (), "one is stm, the other is not"),
+        ("text", "hyp", ("--normalize", "kaldi"), "--meeting: not with --normalize"),
+        ("stm", "less.stm", (), "less.stm: lacks meeting ES2004a"),
+        ("less.stm", "stm", (), "less.stm: lacks meeting ES2004a"),
+        ("bad.stm", "stm", (), "bad.stm: line 1 is not `recording channel"),
+        ("plain", "plain", (), "--meeting: id u1 does not tell the meeting"),
+    ],
+)
+def test_errors(folder, ref, hyp, more, message):
+    lines = (folder / "stm").read_text().splitlines(keepends=True)
+    (folder / "less.stm").write_text("".join(x for x in lines if x.startswith("EN")))
+    (folder / "bad.stm").write_text("ES2004a A spk x y word\n")
+    (folder / "plain").write_text("u1 a b\n")
+    with pytest.raises(SystemExit, match="error: .*" + message.replace("`", ".")):
+        command.main(
+            ["--meeting", "--ref", f"{folder}/{ref}", "--hyp", f"{folder}/{hyp}", *more]
+        )
+
+
+def test_meeteval_is_missing(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "meeteval.io", None)
+    with pytest.raises(SystemExit, match="pip install meeteval"):
+        command.main(["--meeting", "--ref", f"{folder}/stm", "--hyp", f"{folder}/stm"])

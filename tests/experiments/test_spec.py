@@ -1,0 +1,107 @@
+"""What is read from a matrix' YAML, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.experiments.spec import merge, read_spec, updates_of, with_updates
+from espnet2_birq.pretraining.heads import build_heads
+from espnet2_birq.pretraining.objective import build_objective, parse_objectives
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "matrix.yaml",
+        "objectives.yaml",
+        "evidence_best_rq.yaml",
+        "evidence_branches.yaml",
+    ],
+)
+def test_matrices_of_the_project_are_sound(file):
+    spec = read_spec(ROOT / "bench" / file)
+    for system in (x for x in spec.systems if x.pretrain is not None):
+        conf = merge(yaml.safe_load(spec.pretrain.read_text()), system.pretrain)
+        blocks = conf["encoder_conf"]["num_blocks"]
+        rows = parse_objectives(conf["objectives"], blocks)
+        build_heads(8, [build_objective(row, 8) for row in rows])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(sytems=[]), "unknown key 'sytems'"),
+        (dict(systems=[dict(name="a")]), "'pretrain' is missing"),
+        (
+            dict(systems=[dict(name="a", pretrain=None), dict(name="a", pretrain={})]),
+            "two systems are called 'a'",
+        ),
+        (
+            dict(systems=[dict(name="a", pretrain={}, compute_of="b")]),
+            "no system 'b'",
+        ),
+        (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
+        (
+            dict(systems=[dict(name="a", pretrain={}, after="b")]),
+            "'a': after wants two systems with pretraining, 'b' above it",
+        ),
+        (
+            dict(finetune=dict(config="c", sets=dict(a=dict(hour=1)))),
+            "unknown key 'hour'",
+        ),
+        (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
+        (
+            dict(
+                finetune=dict(
+                    config="conf/train_asr.yaml", sets=dict(b=dict(rest_of="c"))
+                )
+            ),
+            "'b' is the rest of no set",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    conf = yaml.safe_load((ROOT / "bench" / "matrix.yaml").read_text())
+    conf.update(recipe=str(ROOT / "egs2" / "mini_librispeech"), **change)
+    path = tmp_path / "matrix.yaml"
+    path.write_text(yaml.safe_dump(conf))
+    with pytest.raises(ConfigError, match=message) as error:
+        read_spec(path)
+    assert str(path) in str(error.value)
+
+
+def test_systems_and_hours_by_name():
+    spec = read_spec(ROOT / "bench" / "matrix.yaml")
+    assert [spec.system(name).name for name in spec.names] == spec.names
+    with pytest.raises(ConfigError, match="no system 'hubert'.*best_rq"):
+        spec.system("hubert")
+    assert [spec.hours_of(one) for one in spec.finetune_sets] == [1, 1]
+
+
+def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
+    conf = dict(num_iters_per_epoch=100, max_epoch=1, scheduler_conf=dict(a=1))
+    changed = with_updates(conf, 300, "x")
+    assert changed["max_epoch"] == 3 and changed["scheduler_conf"] == dict(a=1)
+    assert updates_of(changed) == 300
+    for key in ("total_steps", "max_steps"):
+        conf["scheduler_conf"] = {"a": 1, key: 100}
+        changed = with_updates(conf, 300, "x")
+        assert changed["scheduler_conf"] == {"a": 1, key: 300}
+    for wrong in (0, 250):
+        with pytest.raises(ConfigError, match=f"{wrong} updates"):
+            with_updates(conf, wrong, "x")
+    with pytest.raises(ConfigError, match="num_iters_per_epoch"):
+        with_updates({}, 100, "x")
+
+
+def test_updates_are_not_batches():
+    """accum_grad batches make an update: it is there and back again."""
+    conf = dict(num_iters_per_epoch=100, max_epoch=10, accum_grad=2)
+    assert updates_of(conf) == 500
+    assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
+    with pytest.raises(ConfigError, match="no multiple of accum_grad 3"):
+        updates_of({**conf, "accum_grad": 3})

@@ -1,0 +1,86 @@
+"""Reading ESPnet's train.log, its quirks included."""
+
+import os
+
+import pytest
+
+from espnet2_birq.bin import plot_training
+from espnet2_birq.errors import DataError
+from espnet2_birq.experiments.training_log import read_training_log
+
+FIRST = """\
+# Started at Sat Nov 21 05:16:10 UTC 2026
+[h] 2026-11-21 05:16:45,236 (trainer:810) INFO: 1epoch:train:1-10batch: \
+iter_time=0.015, loss_anchor=9.075, label_entropy_anchor=0.000e+00hit_anchor=1.000, loss=22.698
+[h] 2026-11-21 05:17:00,561 (trainer:810) INFO: 1epoch:train:11-20batch: \
+iter_time=0.004, loss_anchor=8.696, pred_cov_anchor=1.221e-04
+[h] 2026-11-21 05:18:53,330 (trainer:392) INFO: 1epoch results: [train] \
+iter_time=0.004, loss_anchor=8.9, time=4 minutes and 12.9 seconds, total_count=20, [valid] \
+mask_share=0.372, loss_anchor=6.524
+[h] 2026-11-21 05:19:00,561 (trainer:810) INFO: 2epoch:train:1-10batch: loss_anchor=7.5
+# Accounting: time=180 threads=1
+# Ended (code 137) at Sat Nov 21 05:19:10 UTC 2026, elapsed time 180 seconds
+"""
+SECOND = """\
+[h] 2026-11-21 05:20:00,561 (trainer:810) INFO: 2epoch:train:1-10batch: loss_anchor=7.0
+[h] 2026-11-21 05:20:10,561 (trainer:810) INFO: 2epoch:train:11-20batch: loss_anchor=nan
+[h] 2026-11-21 05:20:53,330 (trainer:392) INFO: 2epoch results: [train] \
+loss_anchor=6.8, total_count=40, [valid] loss_anchor=6.1
+# Ended (code 0) at Sat Nov 21 05:21:10 UTC 2026, elapsed time 60 seconds
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "train.1.log").write_text(FIRST)
+    (tmp_path / "train.log").write_text(SECOND)
+    os.utime(tmp_path / "train.1.log", (1, 1))
+    return tmp_path
+
+
+def test_values(experiment):
+    log = read_training_log(experiment)
+    assert log.updates == [10, 20, 30, 40]
+    # The interrupted epoch's values give way to those of its repetition.
+    assert [i["loss_anchor"] for i in log.intervals[:3]] == [9.075, 8.696, 7.0]
+    assert log.intervals[0]["label_entropy_anchor"] == 0.0
+    assert log.intervals[0]["hit_anchor"] == 1.0
+    assert log.intervals[1]["pred_cov_anchor"] == 1.221e-04
+    assert log.intervals[3]["loss_anchor"] != log.intervals[3]["loss_anchor"]  # nan
+    assert [epoch["loss_anchor"] for epoch in log.train] == [8.9, 6.8]
+    assert [epoch["loss_anchor"] for epoch in log.valid] == [6.524, 6.1]
+    assert log.seconds == 135 + 53  # between the first and the last line of each
+
+
+def test_missing_and_empty_logs(tmp_path):
+    with pytest.raises(DataError, match="no such file; run the training stage"):
+        read_training_log(tmp_path)
+    (tmp_path / "train.log").write_text("# Started\n")
+    with pytest.raises(DataError, match="tells of no update"):
+        read_training_log(tmp_path)
+
+
+def test_epochs_too_short_for_intervals(tmp_path):
+    lines = [line for line in FIRST.splitlines() if "epoch results" in line]
+    (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
+    log = read_training_log(tmp_path)
+    assert log.updates == [20]
+    assert log.intervals[0]["loss_anchor"] == 8.9
+
+
+def test_updates_are_counted_as_espnet_makes_them(experiment):
+    """One for every accum_grad batches of an epoch; the rest of an epoch makes none."""
+    (experiment / "config.yaml").write_text("accum_grad: 3\n")
+    log = read_training_log(experiment)
+    assert log.updates == [3, 6, 9, 12]
+    assert log.last_update == 12
+    (experiment / "config.yaml").unlink()
+    assert read_training_log(experiment).last_update == 40
+
+
+def test_plot(experiment, tmp_path):
+    out = tmp_path / "sub" / "loss.png"
+    plot_training.main(
+        [f"run={experiment}", "--keys", "loss_anchor", "--out", str(out)]
+    )
+    assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

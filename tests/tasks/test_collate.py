@@ -1,0 +1,182 @@
+"""Bad audio is left out of batches and named; a batch is never empty."""
+
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet2_birq.bin import ssl_train
+from espnet2_birq.errors import DataError
+from espnet2_birq.tasks.collate import FEWEST_BAD, SpeechCollateFn
+from espnet2_birq.tasks.ssl import SSLTask
+
+FS = 16000
+BOOK = {"codebook_size": 16, "codebook_dim": 4}
+CONFIG = {
+    "objectives": [
+        {"name": "anchor", "labeller_conf": BOOK},
+        {
+            "name": "enhanced",
+            "view": "layer 1",
+            "labeller_conf": {**BOOK, "projection": "whitened"},
+        },
+    ],
+    "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 2,
+        "rel_pos_type": "latest",
+    },
+    "batch_type": "unsorted",
+    "batch_size": 2,
+    "max_epoch": 1,
+    "num_workers": 0,
+    "optim": "adamw",
+    "best_model_criterion": [["valid", "total_count", "max"]],
+    "num_att_plot": 0,
+}
+
+
+def utterance(name, samples=FS, bad=None, labels=25):
+    """Noise, with one bad sample, and labels that say whose they are."""
+    wave = np.random.default_rng(len(name)).normal(0.0, 0.1, samples)
+    if bad is not None:
+        wave[samples // 3] = bad
+    label = int(name[1:]) + 1
+    arrays = {"speech": wave.astype(np.float32), "labels": np.full(labels, label)}
+    return name, arrays
+
+
+def warnings_of(caplog):
+    return [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_bad_utterances_go_with_their_labels(bad, caplog):
+    collate = SpeechCollateFn()
+    data = [utterance("u0", 900), utterance("u1", bad=bad), utterance("u2", 700)]
+    ids, batch = collate(data)
+    assert ids == ["u0", "u2"]
+    assert batch["speech"].shape == (2, 900) and batch["speech"].isfinite().all()
+    assert batch["speech_lengths"].tolist() == [900, 700]
+    assert batch["labels"][:, 0].tolist() == [1, 3]
+    for _ in range(2):
+        assert collate(data)[0] == ids
+    (warning,) = warnings_of(caplog)  # once, though it was met three times
+    assert "utterance u1 is left out of its batch: samples that are NaN" in warning
+    collate([utterance("u0"), utterance("u7", bad=bad)])
+    assert (
+        "u7" in warnings_of(caplog)[1] and "bad utterance 2" in warnings_of(caplog)[1]
+    )
+
+
+def test_good_utterances_are_as_they_are():
+    data = [utterance("u0", 900), utterance("u1", 700)]
+    _, batch = SpeechCollateFn()(data)
+    for row, (_, arrays) in zip(batch["speech"], data):
+        wave = arrays["speech"]
+        assert np.array_equal(row[: len(wave)], wave) and not row[len(wave) :].any()
+
+
+def test_a_batch_is_never_empty():
+    """A rank whose part of a batch is one bad utterance still makes a step."""
+    options = ["--output_dir", "-", "--model_conf", "attention_window=null"]
+    args = SSLTask.get_parser().parse_args(options)
+    vars(args).update(CONFIG, model_conf={})
+    model = SSLTask.build_model(args)
+    collate = SSLTask.build_collate_fn(args, train=True)
+    for one in (utterance("u0", 2 * FS, bad=np.nan), utterance("u1", 30, bad=np.inf)):
+        ids, batch = collate([one])
+        assert ids == [one[0]]
+        assert batch["speech"].std() > 0 and batch["speech"].isfinite().all()
+        assert batch["speech"].shape[1] == max(FS, len(one[1]["speech"]))
+        assert (batch["labels"] == -1).all()
+        loss, _, weight = model(**batch)
+        loss.backward()
+        assert loss.isfinite() and weight > 0
+    assert all(x.grad.isfinite().all() for x in model.parameters())
+
+
+def test_mostly_bad_data_stop_training():
+    collate = SpeechCollateFn()
+    collate([utterance("u0"), utterance("u1")])
+    for number in range(2, FEWEST_BAD + 1):
+        collate([utterance(f"u{number}", bad=np.nan)])
+    with pytest.raises(DataError, match=r"utterance u9: samples .* 4 of the 6 utt"):
+        collate([utterance("u9", bad=np.nan)])
+
+
+def test_several_channels_are_an_error_that_names_the_utterance():
+    name, arrays = utterance("u3")
+    arrays["speech"] = np.stack([arrays["speech"]] * 2, axis=1)
+    with pytest.raises(DataError, match="utterance u3: has 2 channels, wanted one"):
+        SpeechCollateFn()([utterance("u0"), (name, arrays)])
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Six utterances and the options of a training with them."""
+    scp, shapes = [], []
+    for number in range(6):
+        path = tmp_path / f"u{number}.wav"
+        noise = np.random.default_rng(number).normal(0.0, 0.1, FS)
+        soundfile.write(path, noise, FS, "FLOAT")
+        scp.append(f"u{number} {path}\n")
+        shapes.append(f"u{number} {FS}\n")
+    (tmp_path / "wav.scp").write_text("".join(scp))
+    (tmp_path / "shape").write_text("".join(shapes))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    options = ["--config", str(tmp_path / "c.yaml"), "--ngpu", "0"]
+    options += ["--output_dir", str(tmp_path / "exp")]
+    for kind in ("train", "valid"):
+        option = f"--{kind}_data_path_and_name_and_type"
+        options += [option, f"{tmp_path}/wav.scp,speech,sound"]
+        options += [f"--{kind}_shape_file", f"{tmp_path}/shape"]
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield options
+    root.handlers, root.level = handlers, level
+
+
+def spoil(path, value=np.nan):
+    samples, rate = soundfile.read(path)
+    samples[1234] = value
+    soundfile.write(path, samples, rate, "FLOAT")
+
+
+def test_training_with_a_bad_utterance_in_each_place(prepared, tmp_path, caplog):
+    for number in (1, 2, 3):  # the second batch is all of bad ones
+        spoil(tmp_path / f"u{number}.wav")
+    ssl_train.main(prepared)
+    left_out = {line.split()[1] for line in warnings_of(caplog) if "left out" in line}
+    assert left_out == {"u1", "u2", "u3"}
+    state = torch.load(tmp_path / "exp" / "latest.pth")
+    assert all(value.isfinite().all() for value in state.values())
+    stats = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)
+    loss = stats["reporter"]["stats"][1]["train"]["loss"]
+    assert 0 < loss < 10
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_what_ssl_train_says_of_other_audio(prepared, tmp_path, workers):
+    """Also what a worker process of PyTorch finds is one line."""
+    options = [*prepared, "--num_workers", workers]
+    two = np.zeros((FS, 2))
+    soundfile.write(tmp_path / "u4.wav", two, FS)
+    with pytest.raises(SystemExit) as caught:
+        ssl_train.main(options)
+    assert str(caught.value).startswith(
+        "ssl_train: error: utterance u4: has 2 channels"
+    )
+    assert "\n" not in str(caught.value)
+    # That of the first is seen before anything is built.
+    soundfile.write(tmp_path / "u0.wav", np.zeros(8000), 8000)
+    with pytest.raises(
+        SystemExit, match="u0.wav: sample rate is 8000 Hz, wanted 16000"
+    ):
+        ssl_train.main(options)

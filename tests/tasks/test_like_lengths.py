@@ -1,0 +1,144 @@
+"""Draws of ESPnet's category sampler in batches of like lengths."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from espnet2.samplers.category_power_sampler import CategoryPowerSampler
+from espnet2.train.distributed_utils import DistributedOption
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.tasks.like_lengths import POOL, make_pools, sort_into_batches
+from espnet2_birq.tasks.ssl import SSLTask
+
+BINS = 16000
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two languages, one with a tenth of the utterances, 0.01 to 0.25 s."""
+    draw = np.random.RandomState(0)
+    sizes = {f"en{i:03}": int(draw.randint(160, 4000)) for i in range(600)}
+    sizes.update({f"sw{i:03}": int(draw.randint(160, 4000)) for i in range(60)})
+    lines = {"wav.scp": "", "speech_shape": "", "category2utt": ""}
+    for key, size in sizes.items():
+        soundfile.write(tmp_path / f"{key}.wav", np.zeros(size), 16000)
+        lines["wav.scp"] += f"{key} {tmp_path / key}.wav\n"
+        lines["speech_shape"] += f"{key} {size}\n"
+    for language in ("en", "sw"):
+        keys = [key for key in sizes if key.startswith(language)]
+        lines["category2utt"] += f"{language} {' '.join(keys)}\n"
+    for name, text in lines.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path, sizes
+
+
+def make_factory(folder, *options, distributed=False):
+    command = [
+        *("--iterator_type", "category", "--batch_type", "catpow"),
+        *("--batch_bins", str(BINS), "--upsampling_factor", "0.5"),
+        *("--train_data_path_and_name_and_type", f"{folder}/wav.scp,speech,sound"),
+        *("--train_shape_file", f"{folder}/speech_shape", "--num_workers", "0"),
+        *("--output_dir", "unused", "--ngpu", "0", *options),
+    ]
+    args = SSLTask.get_parser().parse_args(command)
+    where = DistributedOption()
+    where.distributed = distributed
+    return SSLTask.build_iter_factory(args, where, mode="train")
+
+
+def espnets(folder, epoch, least=1):
+    sampler = CategoryPowerSampler(
+        batch_bins=BINS,
+        shape_files=[str(folder / "speech_shape")],
+        min_batch_size=least,
+        upsampling_factor=0.5,
+        category2utt_file=str(folder / "category2utt"),
+        epoch=epoch,
+    )
+    return list(sampler)
+
+
+def padding(batches, sizes):
+    speech = sum(sizes[key] for key in itertools.chain.from_iterable(batches))
+    return 1 - speech / sum(len(x) * max(map(sizes.get, x)) for x in batches)
+
+
+def keys_of(iterator):
+    return [list(keys) for keys, _ in iterator]
+
+
+def test_espnets_draws_less_padding(corpus):
+    folder, sizes = corpus
+    factory = make_factory(folder)
+    orders = []
+    for epoch in (1, 2):
+        batches = keys_of(factory.build_iter(epoch))
+        theirs = espnets(folder, epoch)
+        count = collections.Counter(itertools.chain.from_iterable(batches))
+        assert count == collections.Counter(itertools.chain.from_iterable(theirs))
+        assert max(len(x) * max(map(sizes.get, x)) for x in batches) <= BINS
+        assert padding(theirs, sizes) > 0.4
+        assert padding(batches, sizes) < 0.1
+        assert keys_of(factory.build_iter(epoch)) == batches  # after a restart
+        longest = [max(map(sizes.get, batch)) for batch in batches]
+        assert longest != sorted(longest, reverse=True)  # batches are shuffled
+        orders.append(batches)
+    assert orders[0] != orders[1]
+    # sw: 60 utterances, a fourth of some 800 draws; copies are not side by side
+    twice = sum(len(set(batch)) < len(batch) for batch in orders[0])
+    assert twice == 0
+
+
+def test_ranks_share_batches(corpus, monkeypatch):
+    folder, sizes = corpus
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        parts.append(keys_of(make_factory(folder, distributed=True).build_iter(2)))
+    assert len(set(map(len, parts))) == 1
+    for batch in zip(*parts):
+        counts = [len(part) for part in batch]
+        assert min(counts) > 0 and max(counts) - min(counts) <= 1
+    drawn = itertools.chain.from_iterable(itertools.chain(*parts))
+    theirs = itertools.chain.from_iterable(espnets(folder, 2, least=3))
+    assert sorted(drawn) == sorted(theirs)
+
+
+def test_iterations_of_an_epoch(corpus):
+    folder, _ = corpus
+    factory = make_factory(folder, "--num_iters_per_epoch", "7")
+    first, second = (keys_of(factory.build_iter(epoch)) for epoch in (1, 2))
+    assert len(first) == len(second) == 7 and first != second
+
+
+@pytest.mark.parametrize("least, most", [(1, None), (4, None), (1, 3), (3, 5)])
+def test_counts(least, most):
+    draw = np.random.RandomState(least)
+    sizes = {f"u{i}": int(size) for i, size in enumerate(draw.randint(1, 90, 500))}
+    sizes["giant"] = 1000
+    drawn = [f"u{i}" for i in draw.randint(0, 500, 777)] + ["giant"]
+    batches = sort_into_batches(drawn, sizes, 200, least, most)
+    assert sorted(itertools.chain.from_iterable(batches)) == sorted(drawn)
+    for batch in batches:
+        assert least <= len(batch)
+        over = len(batch) * sizes[batch[0]] > 200 or len(batch) > (most or len(drawn))
+        assert not over or len(batch) < 2 * least
+        assert sizes[batch[0]] == max(map(sizes.get, batch))
+    with pytest.raises(DataError, match="2 utterances in an epoch are too few"):
+        sort_into_batches(drawn[:2], sizes, 200, 3)
+
+
+def test_pools():
+    sizes = {"a": 10, "b": 10, "c": 10}
+    pools = make_pools(list("abcabab"), sizes, 20, 1)
+    assert pools == [list("abc"), list("ab"), list("ab")]
+    pools = make_pools(list("abcabab"), sizes, 50, 1)  # a pool is a batch at least
+    assert pools == [list("abcab"), list("ab")]
+    assert make_pools(list("abcab"), sizes, 20, 3) == [list("abcab")]
+    many = {str(i): 20 for i in range(3 * POOL)}
+    assert [len(x) for x in make_pools(list(many), many, 20, 1)] == [POOL] * 3
