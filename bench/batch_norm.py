@@ -20,18 +20,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch  # noqa: E402
+import torch
 
-from espnet2_birq.encoders.taps import (  # noqa: E402
+from espnet2_birq.encoders.taps import (
     BATCH_NORM,
     DROPOUT,
     encode_up_to,
     encoder_lengths,
     evaluating,
 )
-from espnet2_birq.pretraining import model as ssl_model  # noqa: E402
-from espnet2_birq.pretraining.target_branch import TargetBranch  # noqa: E402
-from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
+from espnet2_birq.pretraining import model as ssl_model
+from espnet2_birq.pretraining.target_branch import TargetBranch
+from espnet2_birq.tasks.ssl import SSLTask
 
 
 @contextmanager

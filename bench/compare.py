@@ -29,13 +29,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from espnet2_birq.kernels.allocator import variables  # noqa: E402
+from espnet2_birq.kernels.allocator import variables
 
 COLUMNS = [  # key of a command's JSON, heading, factor, format
     ("peak_rss_mib", "peak MiB", 1, ".0f"),
@@ -55,11 +55,11 @@ COLUMNS = [  # key of a command's JSON, heading, factor, format
 class Plan(NamedTuple):
     """What to run: environments times commands; and what to divide by what."""
 
-    environments: Dict[str, str]
-    commands: Dict[str, str]
-    ratios: List[Tuple[str, str]]
+    environments: dict[str, str]
+    commands: dict[str, str]
+    ratios: list[tuple[str, str]]
 
-    def rows(self) -> List[Tuple[str, str, str]]:
+    def rows(self) -> list[tuple[str, str, str]]:
         """(environment, name, whole command)."""
         return [
             (environment, name, f"{settings} {command}".strip())
@@ -68,7 +68,7 @@ class Plan(NamedTuple):
         ]
 
 
-def read_plan(arguments: List[str]) -> Plan:
+def read_plan(arguments: list[str]) -> Plan:
     """From a YAML file, or from commands on the command line, each after ``--``.
 
     Raises:
@@ -87,14 +87,14 @@ def read_plan(arguments: List[str]) -> Plan:
         }
         ratios = [_ratio(text, commands, path) for text in plan.get("ratios") or []]
     else:
-        found: List[List[str]] = []
+        found: list[list[str]] = []
         for word in arguments:
             if word == "--":
                 found.append([])
             else:
                 found[-1].append(word)
         environments, ratios = {"": ""}, []
-        commands: Dict[str, str] = {}
+        commands: dict[str, str] = {}
         for text in (shlex.join(words) for words in found if words):
             again = sum(text == other for other in commands.values())
             commands[f"{text} ({again + 1})" if again else text] = text
@@ -106,7 +106,7 @@ def read_plan(arguments: List[str]) -> Plan:
     return Plan(environments, commands, ratios)
 
 
-def _ratio(text: str, commands: Dict[str, str], path: str) -> Tuple[str, str]:
+def _ratio(text: str, commands: dict[str, str], path: str) -> tuple[str, str]:
     names = [part.strip() for part in text.split(" / ")]
     unknown = [name for name in names if name not in commands]
     if unknown or len(names) != 2:
@@ -114,7 +114,7 @@ def _ratio(text: str, commands: Dict[str, str], path: str) -> Tuple[str, str]:
     return names[0], names[1]
 
 
-def run(command: str) -> Dict[str, Any]:
+def run(command: str) -> dict[str, Any]:
     """Run a command: its JSON object, or ``error``."""
     words, environment = shlex.split(command), dict(os.environ)
     while words and (words[0] == "KEPT" or re.match(r"[A-Za-z_]\w*=", words[0])):
@@ -140,7 +140,7 @@ def run(command: str) -> Dict[str, Any]:
     return result
 
 
-def measure(plan: Plan, rounds: int, out: Optional[Path]) -> List[Dict[str, Any]]:
+def measure(plan: Plan, rounds: int, out: Path | None) -> list[dict[str, Any]]:
     """Run all in turn. One row for each: ``results`` has a round each, in order."""
     rows = [
         dict(environment=environment, name=name, command=command, results=[])
@@ -164,17 +164,17 @@ def measure(plan: Plan, rounds: int, out: Optional[Path]) -> List[Dict[str, Any]
     return rows
 
 
-def label(row: Dict[str, Any]) -> str:
+def label(row: dict[str, Any]) -> str:
     """How a row is called."""
     return ", ".join(part for part in (row["environment"], row["name"]) if part)
 
 
-def good(row: Dict[str, Any]) -> List[Dict[str, Any]]:
+def good(row: dict[str, Any]) -> list[dict[str, Any]]:
     """A row's results that are no errors."""
     return [result for result in row["results"] if "error" not in result]
 
 
-def ratios(plan: Plan, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+def ratios(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Medians over rounds of A's seconds over B's, in each environment."""
     by_name = {(row["environment"], row["name"]): row["results"] for row in rows}
     found = []
@@ -197,7 +197,7 @@ def ratios(plan: Plan, rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     return found
 
 
-def tables(rows: List[Dict[str, Any]], found: List[Dict[str, Any]]) -> str:
+def tables(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     """Two Markdown tables."""
     keys = [
         column
@@ -231,11 +231,11 @@ def tables(rows: List[Dict[str, Any]], found: List[Dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _line(cells: List[str]) -> str:
+def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def write_json(path: Path, content: Dict[str, Any]):
+def write_json(path: Path, content: dict[str, Any]):
     """Write beside, then move: what is there is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")

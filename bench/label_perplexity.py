@@ -14,20 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch  # noqa: E402
+import torch
 
-from espnet2_birq.checkpoint import check_model_file  # noqa: E402
-from espnet2_birq.encoders.taps import encode_up_to  # noqa: E402
-from espnet2_birq.pretraining.labellers.random_projection import (  # noqa: E402
+from espnet2_birq.checkpoint import check_model_file
+from espnet2_birq.encoders.taps import encode_up_to
+from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
-from espnet2_birq.pretraining.statistics import perplexity  # noqa: E402
-from espnet2_birq.pretraining.views import (  # noqa: E402
+from espnet2_birq.pretraining.statistics import perplexity
+from espnet2_birq.pretraining.views import (
     DEFAULT_DEPTH,
     layer_at,
     stack_frames,
 )
-from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
+from espnet2_birq.tasks.ssl import SSLTask
 
 
 @torch.no_grad()

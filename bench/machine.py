@@ -5,7 +5,7 @@ import platform
 import resource
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ SIZES = {
 }  # sides of the matrices that rates are measured with
 
 
-def describe(device: str) -> Dict[str, Any]:
+def describe(device: str) -> dict[str, Any]:
     """Processor, cores in use, memory, versions and how busy the machine is."""
     machine = dict(
         processor=_processor(),
@@ -41,7 +41,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def peak_memory_mib(device: str) -> Dict[str, int]:
+def peak_memory_mib(device: str) -> dict[str, int]:
     """The highest memory so far: of the process, imports included, and of the GPU."""
     peak = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
     if device == "cuda":

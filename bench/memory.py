@@ -27,9 +27,9 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable, List, Optional, Union
 
 BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
@@ -100,7 +100,7 @@ class Step:
         loss.backward()
 
 
-def peaks_of_lengths(args) -> List[Optional[int]]:
+def peaks_of_lengths(args) -> list[int | None]:
     """Bytes that steps take above what was there before; None: not enough memory.
 
     Lengths ascend: behind one that does not fit, none is tried.
@@ -152,7 +152,7 @@ def peak_of_batch(args) -> int:
     return torch.cuda.max_memory_reserved()
 
 
-def measure(args, *more: str) -> Union[List[Optional[int]], int, None]:
+def measure(args, *more: str) -> list[int | None] | int | None:
     """Bytes, by this program in a process of its own; None: not enough memory."""
     command = [sys.executable, __file__, args.what, "--one", *more]
     for name in ("config", "options", "method", "device", "dtype", "limit", "memory"):

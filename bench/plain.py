@@ -14,7 +14,6 @@ without dropout its BEST-RQ loss is the same number (tests/bench/test_step.py).
 """
 
 from contextlib import nullcontext
-from typing import Tuple
 
 import torch
 from torch.nn import functional
@@ -59,7 +58,7 @@ class PlainModel(torch.nn.Module):
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step's loss in nats, and the share of masked frames.
 
         Args:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch  # noqa: E402
+import torch
 
-from espnet2_birq.kernels import products  # noqa: E402
-from espnet2_birq.kernels.acceleration import FastDropout  # noqa: E402
+from espnet2_birq.kernels import products
+from espnet2_birq.kernels.acceleration import FastDropout
 
 # Rows, inputs, outputs: feed-forward and attention layers of bench/step.yaml with 8 x
 # 10 s, the subsampling's second convolution, the head
@@ -79,7 +79,7 @@ def main():
     print(f"chosen: {library}; cpu_bfloat16 auto: {precision}")
     x = torch.randn(8, 249, 1024)
     times = [
-        seconds(lambda: layer(x), args.repeat)
+        seconds(lambda layer=layer: layer(x), args.repeat)
         for layer in (torch.nn.Dropout(0.1), FastDropout(0.1))
     ]
     print(f"dropout of (8, 249, 1024): {times[0] * 1e3:.1f} / {times[1] * 1e3:.1f} ms")

@@ -14,7 +14,6 @@ channels as ESPnet's (``speechbrain_equal``), for equal numbers of parameters.
 """
 
 import argparse
-from typing import List, Tuple
 
 import torch
 
@@ -103,7 +102,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
         parts = (self.convolutions, self.transformer)
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    def forward(self, batch) -> Tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One step's loss in nats, and the share of masked frames.
 
         Args:
@@ -129,7 +128,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
 
 def batches(
     speech: torch.Tensor, mask_share: float, hop_length: int, count: int
-) -> List[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """What SpeechBrain's data loader hands to training steps, masks drawn.
 
     Args:

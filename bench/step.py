@@ -29,9 +29,10 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, NamedTuple
 
 BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
@@ -57,7 +58,7 @@ class Build(NamedTuple):
 
     model: torch.nn.Module
     # Of a step's number: its loss and its share of masked frames.
-    forward: Callable[[int], Tuple[torch.Tensor, torch.Tensor]]
+    forward: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
     encoder_parameters: int
     flops: int  # of a step; 0 where they are counted in the first
 
@@ -82,7 +83,7 @@ def read_config(path: str, method: str, options: str = "") -> argparse.Namespace
     return args
 
 
-def random_speech(args) -> Tuple[torch.Tensor, torch.Tensor]:
+def random_speech(args) -> tuple[torch.Tensor, torch.Tensor]:
     """Waveforms (B, N) of equal length, and their lengths (B,)."""
     samples = int(args.seconds * SAMPLING_RATE)
     generator = torch.Generator().manual_seed(args.seed)
@@ -188,7 +189,7 @@ class Watch:
         else:
             self.marks.append(time.perf_counter())
 
-    def seconds(self) -> List[float]:
+    def seconds(self) -> list[float]:
         """Seconds between marks; waits for the GPU."""
         pairs = list(zip(self.marks, self.marks[1:]))
         if not self.on_gpu:
@@ -200,9 +201,9 @@ class Watch:
 class Result(NamedTuple):
     """What some steps took and gave."""
 
-    seconds: List[List[float]]  # of a step: of each phase
-    losses: List[float]
-    mask_shares: List[float]
+    seconds: list[list[float]]  # of a step: of each phase
+    losses: list[float]
+    mask_shares: list[float]
     flops: int  # of a step
 
 
@@ -236,7 +237,7 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
     return Result(seconds, losses, mask_shares, flops)
 
 
-def measure(args: argparse.Namespace) -> Dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Take the steps, then the machine's rate, and put the numbers together."""
     build = make_build(args)
     conf = read_config(args.config, args.method, args.options)
@@ -275,7 +276,7 @@ def measure(args: argparse.Namespace) -> Dict[str, Any]:
     )
 
 
-def readable(result: Dict[str, Any]) -> str:
+def readable(result: dict[str, Any]) -> str:
     """The line for people."""
     phases = ", ".join(f"{name} {x:.3f}" for name, x in result["phases"].items())
     memory = result.get("peak_cuda_mib", result["peak_rss_mib"])

@@ -81,7 +81,7 @@ def train(rank: int, world: int, exchange: bool, args, folder: str):
             ssl_statistics.sum_over_ranks = lambda message: message
     model.prepare([dict(speech=speech, speech_lengths=lengths)])
     seconds = []
-    for step in range(args.warmup + args.steps):
+    for _ in range(args.warmup + args.steps):
         count.gradients = count.others = 0
         start = time.perf_counter()
         loss, _, _ = step_model(speech, lengths)

@@ -3,7 +3,6 @@
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Union
 
 import torch
 from espnet2.torch_utils.safe_torch_load import safe_torch_load
@@ -14,7 +13,7 @@ from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
 
-def load(path: Union[str, Path], device: str = "cpu") -> BiRQModel:
+def load(path: str | Path, device: str = "cpu") -> BiRQModel:
     """Load a pretrained model, ready to label speech and to give features.
 
     The file and the config.yaml beside it are all that a model is: neither the corpus
@@ -66,7 +65,7 @@ def _load_packed(path: Path, device: str) -> BiRQModel:
         raise DataError(f"{path}: {error}") from error
 
 
-def untrained(config: Union[str, Path], seed: int = 0) -> BiRQModel:
+def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
     """Build the model of a configuration, or of a trained model's, without training.
 
     Args:

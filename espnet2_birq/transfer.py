@@ -9,7 +9,7 @@ import argparse
 import re
 import shutil
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
@@ -27,11 +27,11 @@ LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 class Handoff(NamedTuple):
     """Outcome of the check."""
 
-    loaded: List[str]  # encoder tensors equal to the pretrained ones after loading
-    missing: List[str]  # encoder tensors that loading left alone, or made different
-    dropped: List[str]  # pretrained tensors of layers above the ASR encoder's last one
-    unused: List[str]  # other ones that the ASR model has no place for
-    differing: List[str]  # of frontend and normalize, those that differ
+    loaded: list[str]  # encoder tensors equal to the pretrained ones after loading
+    missing: list[str]  # encoder tensors that loading left alone, or made different
+    dropped: list[str]  # pretrained tensors of layers above the ASR encoder's last one
+    unused: list[str]  # other ones that the ASR model has no place for
+    differing: list[str]  # of frontend and normalize, those that differ
     values: int  # numbers in the loaded tensors
 
 
@@ -158,7 +158,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
 
 
 @torch.no_grad()
-def _differing_modules(pretrained, model) -> List[str]:
+def _differing_modules(pretrained, model) -> list[str]:
     """Name those of frontend and normalize whose output differs on a second of noise.
 
     Outputs are compared because neither settings nor buffers tell: the window shows in
@@ -176,7 +176,7 @@ def _differing_modules(pretrained, model) -> List[str]:
     return differing
 
 
-def _output(module: Optional[torch.nn.Module], inputs: torch.Tensor) -> torch.Tensor:
+def _output(module: torch.nn.Module | None, inputs: torch.Tensor) -> torch.Tensor:
     if module is None:
         return inputs
     # A copy: ESPnet's normalization works in place.

@@ -1,8 +1,8 @@
 """Options that depend on the pretrained model and on the data; for finetune.sh."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.errors import ConfigError
@@ -83,7 +83,7 @@ def finetune_options(args: argparse.Namespace) -> None:
     print(" ".join(found))
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     parser = get_parser()
     args = parser.parse_args(argv)

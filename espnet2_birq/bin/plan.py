@@ -171,29 +171,44 @@ def _size_rows(plan, own, args):
     from espnet2_birq.planning.plan import sampling_rate
 
     parameters, memory, batch = plan.parameters, plan.memory, plan.batch
-    yield "parameters", (
-        f"{parameters.encoder / 1e6:.1f} M encoder, {parameters.heads / 1e6:.1f} M "
-        f"heads, {parameters.all / 1e6:.1f} M all"
+    yield (
+        "parameters",
+        (
+            f"{parameters.encoder / 1e6:.1f} M encoder, {parameters.heads / 1e6:.1f} M "
+            f"heads, {parameters.all / 1e6:.1f} M all"
+        ),
     )
-    yield "batch", (
-        f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s a GPU; an update "
-        f"is {batch.accum_grad} x {batch.seconds:.0f} s"
+    yield (
+        "batch",
+        (
+            f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s a GPU; an update "
+            f"is {batch.accum_grad} x {batch.seconds:.0f} s"
+        ),
     )
-    yield "FLOPs a step", (
-        f"{plan.cost.flops / 1e12:.2f} T a GPU, of products and convolutions; "
-        f"{plan.cost.moved / 1e9:.0f} GB moved by all else"
+    yield (
+        "FLOPs a step",
+        (
+            f"{plan.cost.flops / 1e12:.2f} T a GPU, of products and convolutions; "
+            f"{plan.cost.moved / 1e9:.0f} GB moved by all else"
+        ),
     )
     used = memory.kept + memory.step
-    yield "memory a GPU", (
-        f"{used / 1e9:.1f} GB of {memory.limit / 1e9:.1f} usable: "
-        f"{'fits' if used <= memory.limit else 'DOES NOT FIT'} "
-        f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
+    yield (
+        "memory a GPU",
+        (
+            f"{used / 1e9:.1f} GB of {memory.limit / 1e9:.1f} usable: "
+            f"{'fits' if used <= memory.limit else 'DOES NOT FIT'} "
+            f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
+        ),
     )
     bins = int(plan.fits * sampling_rate(args) * own.gpus)
-    yield "batch that fits", (
-        f"{plan.fits:.0f} s of speech a GPU: --batch_bins {bins}"
-        if plan.fits
-        else "none: not one of the longest utterances"
+    yield (
+        "batch that fits",
+        (
+            f"{plan.fits:.0f} s of speech a GPU: --batch_bins {bins}"
+            if plan.fits
+            else "none: not one of the longest utterances"
+        ),
     )
 
 
@@ -201,16 +216,23 @@ def _time_rows(plan, own, peak):
     products = ""
     if plan.products_seconds is not None:
         products = f" ({plan.products_seconds:.3f} s of it products)"
-    yield "time", (
-        f"{plan.step_seconds:.3f} s a step{products}: {plan.rate / 1e12:.1f} TFLOP/s, "
-        f"{plan.rate / peak:.0%} of the peak"
+    yield (
+        "time",
+        (
+            f"{plan.step_seconds:.3f} s a step{products}: {plan.rate / 1e12:.1f} TFLOP/s, "
+            f"{plan.rate / peak:.0%} of the peak"
+        ),
     )
-    yield "an epoch", (
-        f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
-        f"{plan.days * 24 / plan.epochs:.2f} h"
+    yield (
+        "an epoch",
+        (
+            f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
+            f"{plan.days * 24 / plan.epochs:.2f} h"
+        ),
     )
-    yield f"{plan.epochs} epochs", (
-        f"{plan.days:.2f} days, {plan.days * 24 * own.gpus:.0f} GPU hours"
+    yield (
+        f"{plan.epochs} epochs",
+        (f"{plan.days:.2f} days, {plan.days * 24 * own.gpus:.0f} GPU hours"),
     )
 
 

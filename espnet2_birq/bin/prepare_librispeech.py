@@ -29,7 +29,7 @@ from espnet2_birq.corpora.librispeech import (
 from espnet2_birq.datadir.audio import AudioInfo
 from espnet2_birq.errors import DataError
 
-_Value = TypeVar("_Value")
+Value = TypeVar("Value")
 
 DESCRIPTION = """\
 Prepare LibriSpeech, or mini LibriSpeech, as Kaldi data directories.
@@ -147,8 +147,8 @@ def _combination(value: str) -> tuple[str, list[str]]:
     return name, members.split("+")
 
 
-def _unique(option: str, pairs: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
-    values: dict[str, _Value] = {}
+def _unique[Value](option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
     for key, value in pairs:
         if key in values:
             raise DataError(f"{option} {key}: given twice; give it once")

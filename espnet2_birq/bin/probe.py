@@ -23,7 +23,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 
@@ -114,7 +114,7 @@ def get_parser() -> argparse.ArgumentParser:
 @torch.no_grad()
 def extract(
     model, folder: Path, rate: int, max_seconds: float = 1e9
-) -> List[Utterance]:
+) -> list[Utterance]:
     """Run the encoder over a data directory, utterances of like lengths at once.
 
     Raises:
@@ -143,7 +143,7 @@ def extract(
     return found
 
 
-def encode(model, files: List[Path]) -> Tuple[torch.Tensor, torch.Tensor]:
+def encode(model, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs of all layers (B, K, T', E) and frames (B,) of some sound files."""
     waves = [torch.from_numpy(read_wave(str(x))) for x in files]
     speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
@@ -154,7 +154,7 @@ def encode(model, files: List[Path]) -> Tuple[torch.Tensor, torch.Tensor]:
     return hs, encoder_lengths(model.encoder, lengths)
 
 
-def make_batches(utterances: List[Utterance], frames: int) -> List[List[Utterance]]:
+def make_batches(utterances: list[Utterance], frames: int) -> list[list[Utterance]]:
     """Batches of about as many frames, padding included, of like lengths."""
     batches, batch = [], []
     for one in sorted(utterances, key=lambda one: one.feats.size(1)):
@@ -165,7 +165,7 @@ def make_batches(utterances: List[Utterance], frames: int) -> List[List[Utteranc
     return batches + [batch]
 
 
-def pad(batch: List[Utterance]) -> Tuple[torch.Tensor, torch.Tensor]:
+def pad(batch: list[Utterance]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (B, K, T', E) and frames (B,)."""
     rows = [one.feats.transpose(0, 1) for one in batch]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -217,7 +217,7 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
 
 
 @torch.no_grad()
-def decode(probe: Probe, utterances: List[Utterance], letters: str) -> Dict[str, str]:
+def decode(probe: Probe, utterances: list[Utterance], letters: str) -> dict[str, str]:
     """Likeliest letters, repeats and blanks removed."""
     texts = {}
     for batch in make_batches(utterances, 4000):
@@ -228,7 +228,7 @@ def decode(probe: Probe, utterances: List[Utterance], letters: str) -> Dict[str,
     return texts
 
 
-def write_trn(path: Path, texts: Dict[str, str], names: List[str], kind: str) -> None:
+def write_trn(path: Path, texts: dict[str, str], names: list[str], kind: str) -> None:
     """Write a trn file of words or characters."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:
@@ -239,7 +239,7 @@ def write_trn(path: Path, texts: Dict[str, str], names: List[str], kind: str) ->
             print(*tokens, f"({name}-{name})", file=stream)
 
 
-def run(args: argparse.Namespace) -> Dict:
+def run(args: argparse.Namespace) -> dict:
     """Extract, train, decode and score."""
     start = time.monotonic()
     model = load(args.model) if args.model else untrained(args.config, args.seed)

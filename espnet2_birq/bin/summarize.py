@@ -18,9 +18,9 @@ def get_parser() -> argparse.ArgumentParser:
     """Parser of this command."""
     parser = argparse.ArgumentParser(
         description="Print a Markdown table: for each system the first and last loss "
-        "of each objective of pretraining, accuracy at masked frames and codebook perplexities (of "
-        "the last epoch), tensors handed off, error rates with bootstrap confidence "
-        "intervals, and wall time."
+        "of each objective of pretraining, accuracy at masked frames and codebook "
+        "perplexities (of the last epoch), tensors handed off, error rates with bootstrap "
+        "confidence intervals, and wall time."
     )
     parser.add_argument(
         "--system",

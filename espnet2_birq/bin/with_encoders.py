@@ -11,13 +11,12 @@ encoders.)
 
 import os
 import sys
-from typing import List
 
 ESPNET, OURS = "espnet2.bin.", "espnet2_birq.bin."
 COMMANDS = ("asr_train", "asr_inference")
 
 
-def translate(arguments: List[str]) -> List[str]:
+def translate(arguments: list[str]) -> list[str]:
     """Replace the module to run, if it is one of COMMANDS.
 
     Args:

@@ -98,7 +98,7 @@ class ExternalSort:
         self._process.wait()
 
 
-def draw(items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
+def draw[Item](items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
     """Draw a random sample in one pass, each item with the same chance.
 
     Args:
@@ -119,7 +119,7 @@ def draw(items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
     return [item for _, item in sorted(sample, key=lambda drawn: drawn[0])]
 
 
-def map_parallel(
+def map_parallel[Item, Result](
     function: Callable[[Item], Result], items: Iterable[Item], nj: int
 ) -> Iterator[Result]:
     """Like ThreadPoolExecutor.map(), but reads `items` only as fast as they are done.

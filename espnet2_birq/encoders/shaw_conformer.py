@@ -15,8 +15,6 @@ alone, Shaw's relative positions (arXiv 1803.02155), a convolution module of twi
 width, optional block attention, and 50 instead of 25 frames a second.
 """
 
-from typing import List, Optional, Tuple
-
 import torch
 import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -70,7 +68,7 @@ class FrameStacking(torch.nn.Module):
 
     def forward(
         self, xs: torch.Tensor, masks: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stack; xs (B, T, D), masks (B, 1, T) -> (B, T // n, E), (B, 1, T // n).
 
         Raises:
@@ -100,7 +98,7 @@ class ShawAttention(torch.nn.Module):
         dropout_rate: float,
         attention_dropout_rate: float,
         max_position: int,
-        window: Optional[int],
+        window: int | None,
     ):
         super().__init__()
         self.heads = heads
@@ -203,7 +201,7 @@ class ShawConformerBlock(torch.nn.Module):
 
     def forward(
         self, xs: torch.Tensor, masks: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the block; xs (B, T, E), masks (B, 1, T) -> the same shapes."""
         xs = xs + 0.5 * self.first(xs)
         xs = xs + self.attention(xs, masks)
@@ -257,9 +255,9 @@ class ShawConformerEncoder(AbsEncoder):
         cnn_module_kernel: int = 15,
         conv_expansion: int = 2,
         max_position: int = 512,
-        attention_window: Optional[int] = None,
+        attention_window: int | None = None,
         input_stack: int = 2,
-        interctc_layer_idx: List[int] = [],
+        interctc_layer_idx: list[int] = [],  # noqa: B006  as in ESPnet's encoders
     ):
         super().__init__()
         for wrong, message in (
@@ -307,8 +305,8 @@ class ShawConformerEncoder(AbsEncoder):
         self,
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
-        prev_states: Optional[torch.Tensor] = None,
-        ctc: Optional[torch.nn.Module] = None,
+        prev_states: torch.Tensor | None = None,
+        ctc: torch.nn.Module | None = None,
         return_all_hs: bool = False,
     ):
         """Encode.

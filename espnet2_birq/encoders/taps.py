@@ -6,14 +6,14 @@ ShawConformerEncoder.
 """
 
 import inspect
-from contextlib import contextmanager, nullcontext
-from typing import Callable, ContextManager, List, Optional, Tuple, Type
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def time_convolutions(encoder: torch.nn.Module) -> List[Tuple[int, int]]:
+def time_convolutions(encoder: torch.nn.Module) -> list[tuple[int, int]]:
     """Kernel size and stride, along time, of the input layer's convolutions.
 
     Args:
@@ -91,9 +91,9 @@ def encode_up_to(
     encoder: torch.nn.Module,
     xs: torch.Tensor,
     lengths: torch.Tensor,
-    layers: List[int],
-    recompute_in: Optional[Callable[[], ContextManager]] = None,
-) -> List[torch.Tensor]:
+    layers: list[int],
+    recompute_in: Callable[[], AbstractContextManager] | None = None,
+) -> list[torch.Tensor]:
     """Outputs of some blocks; no block beyond the last one asked for is run.
 
     The same numbers as ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, for
@@ -135,9 +135,9 @@ def encode_up_to(
 class _Again:
     """A context that can be entered again, as often as the graph is run backward."""
 
-    def __init__(self, make: Callable[[], ContextManager]):
+    def __init__(self, make: Callable[[], AbstractContextManager]):
         self.make = make
-        self.entered: List[ContextManager] = []
+        self.entered: list[AbstractContextManager] = []
 
     def __enter__(self):
         self.entered.append(self.make())
@@ -152,7 +152,7 @@ BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
 
 @contextmanager
-def evaluating(module: torch.nn.Module, *kinds: Type[torch.nn.Module]):
+def evaluating(module: torch.nn.Module, *kinds: type[torch.nn.Module]):
     """Put ``module``, or the layers of some kinds inside it, in evaluation mode.
 
     Args:
@@ -175,7 +175,7 @@ def evaluating(module: torch.nn.Module, *kinds: Type[torch.nn.Module]):
             layer.training = True
 
 
-def running_statistics(module: torch.nn.Module) -> Callable[[], ContextManager]:
+def running_statistics(module: torch.nn.Module) -> Callable[[], AbstractContextManager]:
     """Remember BatchNorm's running statistics.
 
     Args:

@@ -1,7 +1,5 @@
 """What phone probes found, as tables of a matrix's report."""
 
-from typing import Dict, List, Tuple
-
 import numpy as np
 
 from espnet2_birq.experiments.results import Result
@@ -10,7 +8,7 @@ from espnet2_birq.experiments.spec import Spec
 DRAWS = 2000
 
 
-def phone_tables(spec: Spec, results: Dict[str, Dict[int, Result]]) -> List[str]:
+def phone_tables(spec: Spec, results: dict[str, dict[int, Result]]) -> list[str]:
     """Make the tables of accuracies, labels, and differences.
 
     Args:
@@ -41,7 +39,7 @@ def phone_tables(spec: Spec, results: Dict[str, Dict[int, Result]]) -> List[str]
     return [*filter(None, [*parts, _differences(pairs, found, labels)])]
 
 
-def accuracies(phones: Dict) -> np.ndarray:
+def accuracies(phones: dict) -> np.ndarray:
     """Return the accuracy of each layer, 0 first, and each test speaker: (L, P)."""
     layers = sorted(phones["models"][0]["layers"], key=lambda layer: layer["layer"])
     return np.array(
@@ -53,8 +51,8 @@ def accuracies(phones: Dict) -> np.ndarray:
 
 
 def difference(
-    own: Dict[int, Dict], other: Dict[int, Dict]
-) -> Tuple[np.ndarray, np.ndarray, int]:
+    own: dict[int, dict], other: dict[int, dict]
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Subtract one system's accuracies from another's, seed by seed.
 
     Each layer from 1, then the best layer of each: the one with the highest mean over
@@ -115,7 +113,7 @@ input); PNMI of k-means units of the layer where it is highest. Mean over seeds.
 def _labels(found, labels) -> str:
     rows = []
     for name, by_seed in found.items():
-        objectives: Dict[str, List] = {}
+        objectives: dict[str, list] = {}
         for phones in by_seed.values():
             for one in phones["models"][0]["objectives"]:
                 objectives.setdefault(one["name"], []).extend(one["books"])
@@ -150,6 +148,6 @@ Differences of accuracies by layer, paired by speaker and seed, with 95 % interv
 bootstrap over both; with one seed they are over speakers alone."""
 
 
-def _table(rows: List[List[str]]) -> str:
+def _table(rows: list[list[str]]) -> str:
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

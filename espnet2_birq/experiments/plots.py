@@ -1,12 +1,10 @@
 """Plots of a matrix."""
 
-from typing import Dict, List, Tuple
-
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.training_log import objectives_of
 
-Results = Dict[str, Dict[int, Result]]
+Results = dict[str, dict[int, Result]]
 
 # What is plotted against updates, of each objective: file, title, keys of the training
 # log without the objective's name.
@@ -16,7 +14,7 @@ CURVES = (
 )
 
 
-def plot_all(runner: Runner, results: Results) -> List[Tuple[str, str]]:
+def plot_all(runner: Runner, results: Results) -> list[tuple[str, str]]:
     """Plot what there is.
 
     Args:

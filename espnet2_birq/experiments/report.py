@@ -1,7 +1,6 @@
 """One report of a matrix: tables and plots, from what is on disk."""
 
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from espnet2_birq.experiments.phone_tables import phone_tables
 from espnet2_birq.experiments.plots import plot_all
@@ -10,7 +9,7 @@ from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import objectives_of
 
-Results = Dict[str, Dict[int, Result]]
+Results = dict[str, dict[int, Result]]
 
 # Columns of an objective in the table of pretraining: title, key of the last epoch's
 # means without the objective's name, training or validation set, factor, format.
@@ -26,7 +25,7 @@ STATISTICS = [
 ]
 
 
-def write_report(runner: Runner, seeds: List[int]) -> Path:
+def write_report(runner: Runner, seeds: list[int]) -> Path:
     """Write OUT/report.md and its plots.
 
     Args:
@@ -55,7 +54,7 @@ def write_report(runner: Runner, seeds: List[int]) -> Path:
     return path
 
 
-def _pretraining_table(systems: List[System], results: Results) -> str:
+def _pretraining_table(systems: list[System], results: Results) -> str:
     titles = ["system", "updates", "compute, TFLOP", "minutes", "objective"]
     titles += [column[0] for column in STATISTICS]
     rows = []
@@ -78,7 +77,11 @@ def _pretraining_table(systems: List[System], results: Results) -> str:
         return ""
     used = [i for i in range(len(titles)) if any(row[i] not in "-" for row in rows)]
     table = _table([[row[i] for i in used] for row in [titles, *rows]])
-    return f"## Pretraining\n\n{table}\n\nMean over seeds (each seed), last epoch; label ppl over 10,000 frames."
+    return f"""## Pretraining
+
+{table}
+
+Mean over seeds (each seed), last epoch; label ppl over 10,000 frames."""
 
 
 def _probe_table(runner: Runner, results: Results) -> str:
@@ -145,7 +148,7 @@ Below zero: the first system is better. All intervals are by bootstrap over seed
 utterances, the same for both systems; with few seeds they are rough."""
 
 
-def _errors(by_seed: Dict[int, Result], key) -> Dict[int, Errors]:
+def _errors(by_seed: dict[int, Result], key) -> dict[int, Errors]:
     return {
         seed: result.errors[key]
         for seed, result in by_seed.items()
@@ -153,7 +156,7 @@ def _errors(by_seed: Dict[int, Result], key) -> Dict[int, Errors]:
     }
 
 
-def _each(values: List[Optional[float]], form: str) -> str:
+def _each(values: list[float | None], form: str) -> str:
     """Mean, and the values if there are several that differ."""
     if not values:
         return "-"
@@ -163,10 +166,10 @@ def _each(values: List[Optional[float]], form: str) -> str:
     return f"{sum(values) / len(values):{form}} ({'; '.join(each)})"
 
 
-def _interval(score: Dict, sign: str = "") -> str:
+def _interval(score: dict, sign: str = "") -> str:
     return "{percent:{s}.1f} [{low:{s}.1f}, {high:{s}.1f}]".format(s=sign, **score)
 
 
-def _table(rows: List[List[str]]) -> str:
+def _table(rows: list[list[str]]) -> str:
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

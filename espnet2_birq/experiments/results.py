@@ -1,7 +1,7 @@
 """What the steps of a matrix came to, read from disk."""
 
 import json
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ KINDS = ("wer", "cer")
 class Errors(NamedTuple):
     """Errors of a decoded set, by utterance, in the order of their names."""
 
-    names: List[str]
+    names: list[str]
     errors: np.ndarray  # (U,)
     tokens: np.ndarray  # (U,)
 
@@ -33,13 +33,13 @@ class Pretraining(NamedTuple):
 class Result(NamedTuple):
     """What one system and seed came to so far."""
 
-    pretraining: Optional[Pretraining]
-    errors: Dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
-    probe: Optional[Dict]  # probe.json
-    phones: Optional[Dict] = None  # what phone_probe found
+    pretraining: Pretraining | None
+    errors: dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
+    probe: dict | None  # probe.json
+    phones: dict | None = None  # what phone_probe found
 
 
-def read_results(runner: Runner, seeds: List[int]) -> Dict[str, Dict[int, Result]]:
+def read_results(runner: Runner, seeds: list[int]) -> dict[str, dict[int, Result]]:
     """Read all that is finished.
 
     Args:
@@ -90,8 +90,8 @@ def read_errors(decoded: DecodedSet, kind: str) -> Errors:
 
 
 def resample(
-    own: List[Errors], other: Optional[List[Errors]] = None, draws: int = 2000
-) -> Dict[str, float]:
+    own: list[Errors], other: list[Errors] | None = None, draws: int = 2000
+) -> dict[str, float]:
     """Error rate over seeds, or its difference between two systems, with an interval.
 
     The bootstrap draws seeds and utterances, the same for both systems: the interval is

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional
 
 import yaml
 
@@ -55,7 +55,7 @@ class Runner:
         out: Path,
         data_options: str = "",
         run_options: str = "",
-        gpus: Optional[List[str]] = None,
+        gpus: list[str] | None = None,
         phones: str = "",
     ):
         self.spec = spec
@@ -100,18 +100,18 @@ class Runner:
             return self.spec.train_set
         return f"{self.spec.train_set}_{name}"
 
-    def lists(self, *sets: str) -> List[Path]:
+    def lists(self, *sets: str) -> list[Path]:
         """Lists of some sets in the dump/raw of asr1."""
         raw = self.spec.recipe / "asr1" / "dump" / "raw"
         return [raw / one / file for one in sets for file in ("wav.scp", "text")]
 
-    def ssl_lists(self) -> List[Path]:
+    def ssl_lists(self) -> list[Path]:
         """Lists that pretraining goes by, and those that they were made from."""
         stats = [self.out / "ssl" / "ssl_stats_raw" / x for x in TRAIN_VALID]
         made_from = [self.spec.recipe / "ssl1" / x for y in stats for x in sources(y)]
         return [*(folder / "speech_shape" for folder in stats), *made_from]
 
-    def asr_lists(self, name: str) -> List[Path]:
+    def asr_lists(self, name: str) -> list[Path]:
         """Lists that fine-tuning on a set goes by, and those of the test sets."""
         made_from = sources(self.out / "asr" / f"stats_{name}")
         lists = self.lists(self.train_set(name), *self.spec.tests)
@@ -122,7 +122,7 @@ class Runner:
         return (self.out / "steps" / step / "done.json").is_file()
 
     # ------------------------------------------------------------------- steps
-    def write_configs(self, seeds: List[int]) -> None:
+    def write_configs(self, seeds: list[int]) -> None:
         """Write the configurations of all pretrainings, updates settled.
 
         Raises:
@@ -280,16 +280,16 @@ class Runner:
                 folder=folder,
             )
 
-    def _asr_config(self) -> List:
+    def _asr_config(self) -> list:
         if self.spec.finetune_config is None:
             return []
         return ["--asr_config", self.spec.finetune_config]
 
-    def _asr_data(self, name: str) -> List:
+    def _asr_data(self, name: str) -> list:
         stats = self.out / "asr" / f"stats_{name}"
         return ["--train_set", self.train_set(name), "--asr_stats_dir", stats]
 
-    def _run_sh(self, kind: str, *options) -> List:
+    def _run_sh(self, kind: str, *options) -> list:
         expdir = ["--expdir", self.out / kind]
         if not self.uses_gpus:
             expdir += ["--num_threads", 1]
@@ -301,8 +301,8 @@ class Runner:
         key,
         commands,
         makes: Iterable[str | Path],
-        lists: Callable[[], List[Path]],
-        folder: Optional[Path] = None,
+        lists: Callable[[], list[Path]],
+        folder: Path | None = None,
     ) -> None:
         """Run a step's commands unless it is done.
 
@@ -363,7 +363,7 @@ class Runner:
         say(f"{name}: done in {seconds} s")
 
     @contextmanager
-    def _device(self) -> Iterator[Dict[str, str]]:
+    def _device(self) -> Iterator[dict[str, str]]:
         """Environment of a step: a GPU that no other step has, or one CPU thread."""
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -378,12 +378,12 @@ class Runner:
             self.gpus.put(gpu)
 
 
-def _lacking(patterns: Iterable[str | Path]) -> Optional[str]:
+def _lacking(patterns: Iterable[str | Path]) -> str | None:
     """Return the first pattern that no file matches."""
     return next((str(x) for x in patterns if not glob.glob(str(x))), None)
 
 
-def _what_changed(own: Path, makes: Iterable, lists: List[Path]) -> Optional[str]:
+def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
     """Tell why a finished step has to be made again; None: it has not."""
     if lacking := _lacking(makes):
         return f"{lacking} is gone"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import yaml
 
@@ -43,10 +43,10 @@ class System:
 
     name: str
     label: str
-    pretrain: Optional[Dict[str, Any]]
-    updates: Optional[int] = None
-    compute_of: Optional[str] = None
-    after: Optional[str] = None
+    pretrain: dict[str, Any] | None
+    updates: int | None = None
+    compute_of: str | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class FinetuneSet:
     """
 
     name: str
-    hours: Optional[float] = None
-    rest_of: Optional[str] = None
+    hours: float | None = None
+    rest_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class Spec:
 
     recipe: Path
     pretrain: Path
-    systems: List[System]
-    tests: List[str]
+    systems: list[System]
+    tests: list[str]
     train_set: str = "train"
-    finetune_config: Optional[Path] = None
-    finetune_sets: List[FinetuneSet] = field(default_factory=list)
-    probe: Optional[str] = None
-    compare: List[Tuple[str, str]] = field(default_factory=list)
+    finetune_config: Path | None = None
+    finetune_sets: list[FinetuneSet] = field(default_factory=list)
+    probe: str | None = None
+    compare: list[tuple[str, str]] = field(default_factory=list)
 
     @property
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """Names of the systems, in their order."""
         return [system.name for system in self.systems]
 
@@ -103,7 +103,7 @@ class Spec:
             )
         return self.systems[self.names.index(name)]
 
-    def hours_of(self, one: FinetuneSet) -> Optional[float]:
+    def hours_of(self, one: FinetuneSet) -> float | None:
         """Hours of a fine-tuning set, or of the one whose rest it is; None: all."""
         hours = {each.name: each.hours for each in self.finetune_sets}
         return hours[one.rest_of or one.name]
@@ -149,7 +149,7 @@ def read_spec(path: Path) -> Spec:
     return spec
 
 
-def with_trunks(spec: Spec, names: List[str]) -> List[System]:
+def with_trunks(spec: Spec, names: list[str]) -> list[System]:
     """Return systems by name, and before them those that they start from.
 
     Raises:
@@ -162,7 +162,7 @@ def with_trunks(spec: Spec, names: List[str]) -> List[System]:
     return [system for system in spec.systems if system.name in wanted]
 
 
-def _system(path: Path, conf: Dict) -> System:
+def _system(path: Path, conf: dict) -> System:
     _check_keys(path, "systems: ", conf, SYSTEM_KEYS, ("name", "pretrain"))
     return System(**{"label": conf["name"], **conf})
 
@@ -221,7 +221,7 @@ def _check(path: Path, spec: Spec) -> None:
             raise ConfigError(f"{path}: {file}: no such file")
 
 
-def merge(base: Dict, changes: Dict) -> Dict:
+def merge(base: dict, changes: dict) -> dict:
     """Return base with changes: dictionaries are merged, other values replaced."""
     merged = dict(base)
     for key, value in changes.items():
@@ -231,7 +231,7 @@ def merge(base: Dict, changes: Dict) -> Dict:
     return merged
 
 
-def with_updates(conf: Dict, updates: int, where: str) -> Dict:
+def with_updates(conf: dict, updates: int, where: str) -> dict:
     """Return a configuration of pretraining that stops after so many updates.
 
     Args:
@@ -256,7 +256,7 @@ def with_updates(conf: Dict, updates: int, where: str) -> Dict:
     return merge(conf, changes)
 
 
-def updates_of(conf: Dict) -> int:
+def updates_of(conf: dict) -> int:
     """Updates of a configuration of pretraining.
 
     Raises:
@@ -265,7 +265,7 @@ def updates_of(conf: Dict) -> int:
     return conf["max_epoch"] * updates_per_epoch(conf, "compute_of")
 
 
-def updates_per_epoch(conf: Dict, where: str) -> int:
+def updates_per_epoch(conf: dict, where: str) -> int:
     """Updates of an epoch of num_iters_per_epoch batches, accum_grad to an update.
 
     Raises:

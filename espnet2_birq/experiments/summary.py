@@ -1,8 +1,8 @@
 """Pretraining, hand-off and error rates of several systems, side by side."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
 
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.wer.experiments import score_experiments
@@ -21,7 +21,7 @@ HEADER = (
 )
 
 
-def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
+def summarize(systems: Sequence[tuple[str, Path | None, Path]]) -> str:
     """Make a Markdown table of systems.
 
     Args:
@@ -56,7 +56,7 @@ def summarize(systems: Sequence[Tuple[str, Optional[Path], Path]]) -> str:
     return f"{table}\n\nNormalisation: none. [95 %]: bootstrap over {over}."
 
 
-def _pretraining(ssl_exp: Optional[Path], asr_exp: Path) -> Tuple[Sequence[str], int]:
+def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], int]:
     """Columns 2 to 5 of a row, and the seconds of pretraining."""
     if ssl_exp is None:
         return ["-"] * 4, 0

@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -19,15 +19,15 @@ STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE
 class TrainingLog(NamedTuple):
     """Values in the order of training."""
 
-    updates: List[int]  # optimizer updates made by the end of each logged interval
-    intervals: List[Dict[str, float]]  # means over these intervals
-    train: List[Dict[str, float]]  # means over each epoch
-    valid: List[Dict[str, float]]  # of the validation set, after each epoch
+    updates: list[int]  # optimizer updates made by the end of each logged interval
+    intervals: list[dict[str, float]]  # means over these intervals
+    train: list[dict[str, float]]  # means over each epoch
+    valid: list[dict[str, float]]  # of the validation set, after each epoch
     seconds: int  # wall time from the first line to the last, over all runs
     last_update: int  # updates made by the end of the last epoch or interval
 
 
-def objectives_of(values: Dict[str, float]) -> List[str]:
+def objectives_of(values: dict[str, float]) -> list[str]:
     """Names of the objectives that an interval or an epoch tells of, in their order."""
     keys = [key for key in values if key.startswith("loss_") and key != "loss_scale"]
     return [key.removeprefix("loss_") for key in keys]
@@ -96,7 +96,7 @@ def _accum_grad(folder: Path) -> int:
     return yaml.safe_load(config.read_text(encoding="utf-8")).get("accum_grad", 1)
 
 
-def _batches(steps: Dict, train: Dict) -> Dict[int, int]:
+def _batches(steps: dict, train: dict) -> dict[int, int]:
     """Batches of each epoch; of one without its line of results, those logged."""
     batches, before = {}, 0
     for epoch in sorted({key[0] for key in steps} | set(train)):
@@ -106,5 +106,5 @@ def _batches(steps: Dict, train: Dict) -> Dict[int, int]:
     return batches
 
 
-def _values(text: str) -> Dict[str, float]:
+def _values(text: str) -> dict[str, float]:
     return {key: float(value) for key, value in VALUE.findall(text)}

@@ -19,7 +19,6 @@ All else runs on a GPU as ESPnet's does.
 """
 
 import logging
-from typing import Dict
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
@@ -64,7 +63,7 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def accelerate_parts(module: torch.nn.Module, faster: Dict[type, type]):
+def accelerate_parts(module: torch.nn.Module, faster: dict[type, type]):
     """Give parts of a module other classes.
 
     Args:

@@ -48,7 +48,7 @@ def keep_large_blocks() -> bool:
     # and uses again would stay there as it was.
     os.register_at_fork(after_in_child=lambda: libc.malloc_trim(0))
     own = [setting for setting in _MALLOC if setting[0] not in os.environ]
-    return all([libc.mallopt(parameter, value) == 1 for _, parameter, value in own])
+    return all(libc.mallopt(parameter, value) == 1 for _, parameter, value in own)
 
 
 def variables() -> dict[str, str]:

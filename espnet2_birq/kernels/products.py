@@ -20,7 +20,6 @@ last bits of a training that is resumed. What was measured is in bench/README.md
 
 import logging
 from functools import cache
-from typing import Optional, Union
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -62,7 +61,7 @@ def onednn_has(dtype: torch.dtype) -> bool:
 
 
 @cache
-def takes_bfloat16(setting: Union[bool, str]) -> bool:
+def takes_bfloat16(setting: bool | str) -> bool:
     """What ``cpu_bfloat16`` means on this processor; a line in the log, once.
 
     Args:
@@ -83,7 +82,7 @@ def takes_bfloat16(setting: Union[bool, str]) -> bool:
 
 
 def linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The same as ``torch.nn.functional.linear``.
 
@@ -125,7 +124,7 @@ def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def onednn(
-    x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """``torch.nn.functional.linear`` of a matrix, by oneDNN and without gradients.
 

@@ -7,7 +7,7 @@ or taken from a step that somebody has measured.
 import argparse
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 from humanfriendly import parse_size
 
@@ -109,7 +109,7 @@ class Plan(NamedTuple):
     memory: Memory
     fits: float  # seconds of speech a GPU that the memory allows
     step_seconds: float
-    products_seconds: Optional[float]  # ... of which matrix products; None: not known
+    products_seconds: float | None  # ... of which matrix products; None: not known
     steps: float  # an epoch
     epochs: int
     gpus: int
@@ -212,7 +212,7 @@ def _largest(used, limit) -> int:
     return high
 
 
-def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: Optional[float]):
+def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: float | None):
     """Time of a step: matrix products at one rate, all else at that of the memory.
 
     Args:
@@ -235,9 +235,9 @@ def make_plan(
     data: Data,
     gpus: int,
     gpu: GPU,
-    memory: Optional[float] = None,
-    tflops: Optional[float] = None,
-    measured: Optional[float] = None,
+    memory: float | None = None,
+    tflops: float | None = None,
+    measured: float | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -278,7 +278,7 @@ def make_plan(
     )
 
 
-Number = Union[int, float, None]
+Number = int | float | None
 
 
 def as_dict(plan: Plan) -> dict[str, Number]:

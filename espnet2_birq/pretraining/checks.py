@@ -1,8 +1,9 @@
 """What is wrong with a batch: found on its device, named in the log, kept out of states."""
 
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -44,7 +45,7 @@ class _Question(NamedTuple):
     """Something to be told of a batch unless all answers are true."""
 
     good: torch.Tensor  # (K,) bool
-    tell: Callable[[List[bool]], None]
+    tell: Callable[[list[bool]], None]
 
 
 class BatchChecks:
@@ -59,7 +60,7 @@ class BatchChecks:
 
     def __init__(self):
         self.on = True
-        self.asked: List[_Question] = []
+        self.asked: list[_Question] = []
 
     def check_finite(self, batch: Batch, loss: torch.Tensor):
         """Warn of features or a loss that are not finite, naming utterances.
@@ -86,7 +87,7 @@ class BatchChecks:
         self._ask(good, tell)
 
     def check_labels(
-        self, batch: Batch, lengths: Optional[torch.Tensor], size: Optional[int]
+        self, batch: Batch, lengths: torch.Tensor | None, size: int | None
     ):
         """Stop where labels from disk are of another rate or not among the codes.
 
@@ -131,18 +132,18 @@ class BatchChecks:
             if not answers.all():
                 question.tell(answers.tolist())
 
-    def _ask(self, good: torch.Tensor, tell: Callable[[List[bool]], None]):
+    def _ask(self, good: torch.Tensor, tell: Callable[[list[bool]], None]):
         self.asked.append(_Question(good, tell))
         if good.device.type == "cpu" or len(self.asked) >= EVERY:
             self.report()
 
 
-def _names(utterances: Sequence[str], good: List[bool]) -> List[str]:
+def _names(utterances: Sequence[str], good: list[bool]) -> list[str]:
     """Names of the utterances whose answer is False."""
     known = list(utterances) or [f"number {i}" for i in range(len(good))]
     return [name for name, ok in zip(known, good) if not ok]
 
 
-def _shown(names: List[str]) -> str:
+def _shown(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

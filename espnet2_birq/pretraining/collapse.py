@@ -1,7 +1,7 @@
 """Means over some steps, at whose values something happens: a collapse, a start."""
 
 import logging
-from typing import Dict, Iterable, List
+from collections.abc import Iterable
 
 import torch
 
@@ -25,9 +25,9 @@ class StartWatch:
 
     def __init__(self, objectives: Iterable[torch.nn.Module]):
         self.waiting = [one for one in objectives if one.when.once is not None]
-        self.seen: List[torch.Tensor] = []
+        self.seen: list[torch.Tensor] = []
 
-    def watch(self, stats: Dict[str, torch.Tensor], update: int):
+    def watch(self, stats: dict[str, torch.Tensor], update: int):
         """Take in one training step's statistics."""
         waiting = [one for one in self.waiting if one.age(update) is None]
         keys = [f"pred_ppl_{name}" for one in waiting for name in one.when.once]
@@ -62,13 +62,13 @@ class CollapseWatch:
         stop: Raise instead of warning.
     """
 
-    def __init__(self, names: List[str], stop: bool = False):
+    def __init__(self, names: list[str], stop: bool = False):
         self.names = names
         self.stop = stop
         self.seen = 0
         self.sums = {}  # of an objective: perplexities, and how many
 
-    def watch(self, stats: Dict[str, torch.Tensor]):
+    def watch(self, stats: dict[str, torch.Tensor]):
         """Take in one training step's statistics.
 
         Raises:

@@ -4,7 +4,7 @@ How many codes are in use over a window longer than a batch, and by which path a
 the layers that make its labels. Nothing waits for a GPU, and nothing changes training.
 """
 
-from typing import Callable, Dict, Iterable, List, Optional
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -15,7 +15,7 @@ WINDOW = 10_000  # frames
 
 
 def slide(
-    window: Optional[torch.Tensor], batch: torch.Tensor, frames: int = WINDOW
+    window: torch.Tensor | None, batch: torch.Tensor, frames: int = WINDOW
 ) -> torch.Tensor:
     """Add a batch's counts to those of a window, whose older ones fade.
 
@@ -45,7 +45,7 @@ class Windows:
     """
 
     def __init__(self):
-        self._counts: Dict[tuple, torch.Tensor] = {}
+        self._counts: dict[tuple, torch.Tensor] = {}
 
     def add(self, objective: str, book: int, counts: torch.Tensor) -> torch.Tensor:
         """Take in a batch's counts (V,); return those of the window."""
@@ -56,10 +56,10 @@ class Windows:
 
 def gradient_paths(
     encoder: torch.nn.Module,
-    objectives: List[Objective],
-    labels: Dict[str, List[Labels]],
-    loss_of: Callable[[Objective, List[Labels]], torch.Tensor],
-) -> Dict[str, torch.Tensor]:
+    objectives: list[Objective],
+    labels: dict[str, list[Labels]],
+    loss_of: Callable[[Objective, list[Labels]], torch.Tensor],
+) -> dict[str, torch.Tensor]:
     """Measure how each loss moves the layers that make labels, by the path it takes.
 
     The gradient of BiRQ's F flows through the prediction and through the labels
@@ -85,7 +85,7 @@ def gradient_paths(
         return {}
     parameters = [x for x in encoder.parameters() if x.requires_grad]
 
-    def gradients(of: torch.Tensor) -> List[Optional[torch.Tensor]]:
+    def gradients(of: torch.Tensor) -> list[torch.Tensor | None]:
         return torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True)
 
     points = [x.points.sum() for one in through_labels for x in labels[one.name]]
@@ -109,10 +109,10 @@ def _detached(labels: Labels) -> Labels:
     return labels
 
 
-def _minus(one: torch.Tensor, other: Optional[torch.Tensor]) -> torch.Tensor:
+def _minus(one: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
     return one if other is None else one - other
 
 
-def _norm(gradients: Iterable[Optional[torch.Tensor]]) -> torch.Tensor:
+def _norm(gradients: Iterable[torch.Tensor | None]) -> torch.Tensor:
     squares = [x.float().square().sum() for x in gradients if x is not None]
     return torch.stack(squares).sum().sqrt()

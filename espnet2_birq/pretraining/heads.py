@@ -1,7 +1,5 @@
 """Prediction heads, shared by name, and the losses of all that they predict."""
 
-from typing import Dict, List, Tuple
-
 import torch
 
 from espnet2_birq.errors import ConfigError
@@ -30,10 +28,10 @@ class CodeHead(torch.nn.ModuleList):
         self,
         hidden: torch.Tensor,
         valid: torch.Tensor,
-        labels: Dict[str, List[Labels]],
-        weights: Dict[str, float],
-        counts: Dict[str, torch.Tensor],
-    ) -> Tuple[torch.Tensor, List[BookTally]]:
+        labels: dict[str, list[Labels]],
+        weights: dict[str, float],
+        counts: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, list[BookTally]]:
         """Predict the labels of some objectives, one product a codebook for all.
 
         Args:
@@ -68,14 +66,14 @@ class CodeHead(torch.nn.ModuleList):
         return 0.0 * sum(x.sum() for x in self.parameters())
 
 
-def build_heads(input_size: int, objectives: List[Objective]) -> torch.nn.ModuleDict:
+def build_heads(input_size: int, objectives: list[Objective]) -> torch.nn.ModuleDict:
     """Make the heads that objectives name.
 
     Raises:
         ConfigError: Two objectives share a head and differ in size.
     """
     heads = torch.nn.ModuleDict()
-    first: Dict[str, Objective] = {}
+    first: dict[str, Objective] = {}
     for objective in objectives:
         labeller = objective.labeller
         shape = (labeller.num_codebooks, labeller.codebook_size)
@@ -91,5 +89,5 @@ def build_heads(input_size: int, objectives: List[Objective]) -> torch.nn.Module
     return heads
 
 
-def _sizes(shape: Tuple[int, int]) -> str:
+def _sizes(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]} codes"

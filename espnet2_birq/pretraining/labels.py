@@ -1,6 +1,6 @@
 """What masked frames are labelled with: the type between labellers and losses."""
 
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ class HardLabels(NamedTuple):
     """One code a frame."""
 
     codes: torch.Tensor  # (M,) int64; -1: the frame has none
-    valid: Optional[torch.Tensor] = None  # (M,) 1 where a row counts; None: all do
+    valid: torch.Tensor | None = None  # (M,) 1 where a row counts; None: all do
 
 
 class SoftLabels(NamedTuple):
@@ -29,10 +29,10 @@ class SoftLabels(NamedTuple):
     code_bias: torch.Tensor  # (V,)
     temperature: float = 1.0
     straight_through: bool = False  # the label is the code drawn, the gradient is soft
-    valid: Optional[torch.Tensor] = None  # (M,) 1 where a row counts; None: all do
+    valid: torch.Tensor | None = None  # (M,) 1 where a row counts; None: all do
 
 
-Labels = Union[HardLabels, SoftLabels]
+Labels = HardLabels | SoftLabels
 
 
 def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ in the middle of a step: masked frames go to a number of rows known beforehand.
 """
 
 import math
-from typing import Tuple
 
 import torch
 
@@ -111,7 +110,7 @@ class SpanMasking(torch.nn.Module):
             every, math.ceil(every * share + utterances * self.span + 6 * deviation)
         )
 
-    def gather_index(self, mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def gather_index(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the masked frames are.
 
         Args:

@@ -13,8 +13,9 @@ layer beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient t
 prediction and through the layers that made the label.
 """
 
+from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -107,20 +108,20 @@ class BiRQModel(AbsESPnetModel):
     def __init__(
         self,
         frontend: AbsFrontend,
-        specaug: Optional[AbsSpecAug],
-        normalize: Optional[AbsNormalize],
+        specaug: AbsSpecAug | None,
+        normalize: AbsNormalize | None,
         encoder: AbsEncoder,
-        objectives: List[Row],
-        masking_conf: Dict[str, Any],
-        target_branch_conf: Optional[Dict[str, Any]] = None,
-        teacher_conf: Optional[Dict[str, Any]] = None,
+        objectives: list[Row],
+        masking_conf: dict[str, Any],
+        target_branch_conf: dict[str, Any] | None = None,
+        teacher_conf: dict[str, Any] | None = None,
         sample_rate: int = 16000,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
         diagnose_every: int = 200,
-        cpu_bfloat16: Union[bool, str] = "auto",
+        cpu_bfloat16: bool | str = "auto",
         accelerate: bool = True,
-        attention_window: Optional[int] = None,
+        attention_window: int | None = None,
         extract_feats_in_collect_stats: bool = True,
     ):
         super().__init__()
@@ -177,7 +178,7 @@ class BiRQModel(AbsESPnetModel):
         # Optimizer updates so far, for schedules; in floating point since ESPnet sums
         # integers when it averages checkpoints.
         self.register_buffer("updates", torch.zeros(()))
-        self._update: Optional[int] = None  # its copy on this side, read once
+        self._update: int | None = None  # its copy on this side, read once
         # Labellers sum what they observe over ranks: there is nothing to broadcast.
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if name.startswith("objectives.")
@@ -191,7 +192,7 @@ class BiRQModel(AbsESPnetModel):
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """One step of Algorithm 1: w1 F(theta) + w2 G(theta) and its statistics.
 
         In evaluation mode mask and noise are drawn from a fixed seed, so validation
@@ -274,7 +275,7 @@ class BiRQModel(AbsESPnetModel):
             self.starts.watch(stats, update)
         return force_gatherable((total, stats, masked), total.device)
 
-    def _active(self, update: int) -> List[Objective]:
+    def _active(self, update: int) -> list[Objective]:
         """What is predicted in an update; in evaluation everything."""
         if not self.training:
             return list(self.objectives)
@@ -302,9 +303,9 @@ class BiRQModel(AbsESPnetModel):
         self,
         hidden: torch.Tensor,
         rows: MaskedRows,
-        active: List[Objective],
-        labels: Dict[str, List[Labels]],
-        weights: Dict[str, float],
+        active: list[Objective],
+        labels: dict[str, list[Labels]],
+        weights: dict[str, float],
     ):
         """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
 
@@ -315,7 +316,7 @@ class BiRQModel(AbsESPnetModel):
         counts = [rows.valid.sum()]
         counts += [x.valid.sum() for one in active for x in labels[one.name]]
         masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
-        of: Dict[str, torch.Tensor] = {}
+        of: dict[str, torch.Tensor] = {}
         for one in active:
             number = len(labels[one.name])
             # The mean over ranks of world size x sum / count is sum / count.
@@ -338,7 +339,7 @@ class BiRQModel(AbsESPnetModel):
         return total, tallies, masked.float().clamp(min=1.0)
 
     # -------------------------------------------------------------- diagnostics
-    def _diagnoses(self, active: List[Objective], update: int) -> bool:
+    def _diagnoses(self, active: list[Objective], update: int) -> bool:
         """Whether it is time to look at the paths of gradients."""
         if not (self.training and self.diagnose_every and torch.is_grad_enabled()):
             return False
@@ -349,10 +350,10 @@ class BiRQModel(AbsESPnetModel):
         self._diagnosed = update
         return True
 
-    def _gradient_paths(self, hidden, rows, active, made) -> Dict[str, torch.Tensor]:
+    def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
         """Norms of gradients, by their paths; training's own noise is not drawn from."""
 
-        def loss_of(one: Objective, labels: List[Labels]) -> torch.Tensor:
+        def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:
             return self._loss(hidden, rows, [one], {one.name: labels}, {one.name: 1.0})[
                 0
             ]
@@ -399,12 +400,12 @@ class BiRQModel(AbsESPnetModel):
             self.teacher.copy(self.encoder)
 
     @property
-    def unprepared(self) -> List[str]:
+    def unprepared(self) -> list[str]:
         """Names of objectives whose labellers want to see speech before training."""
         return [one.name for one in self.objectives if not one.labeller.ready]
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[Dict[str, torch.Tensor]]) -> int:
+    def prepare(self, batches: Iterable[dict[str, torch.Tensor]]) -> int:
         """Let labellers see speech before the first update; then they are settled.
 
         Args:
@@ -454,7 +455,7 @@ class BiRQModel(AbsESPnetModel):
             )
         return Batch(xs, lengths, frames, padded, labels, utt_id)
 
-    def _label_sizes(self) -> Optional[int]:
+    def _label_sizes(self) -> int | None:
         """How many labels may be on disk; None if no objective reads any."""
         sizes = [
             one.labeller.codebook_size
@@ -479,7 +480,7 @@ class BiRQModel(AbsESPnetModel):
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """Features for ESPnet's statistics stage; run with ``--normalize none``."""
         feats, lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
@@ -487,7 +488,7 @@ class BiRQModel(AbsESPnetModel):
     @torch.no_grad()
     def label(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, name: str
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Label all frames of clean speech by an objective, without noise.
 
         Args:

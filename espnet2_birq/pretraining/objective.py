@@ -10,7 +10,8 @@ The forward pass knows no method by name; a method is a list of objectives:
 """
 
 import math
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,9 +57,9 @@ class When(NamedTuple):
     """The updates in which an objective is on."""
 
     start: int = 0  # first update, counted from 0
-    stop: Optional[int] = None  # first update after the last; None: never
+    stop: int | None = None  # first update after the last; None: never
     every: int = 1  # n: only every n-th update from `start` on
-    once: Optional[Dict[str, float]] = None  # another's predictions: their perplexity
+    once: dict[str, float] | None = None  # another's predictions: their perplexity
 
     def includes(self, update: int) -> bool:
         """Whether an update is one of them."""
@@ -66,7 +67,7 @@ class When(NamedTuple):
         return on and (update - self.start) % self.every == 0
 
 
-def check_always_on(whens: List[When]):
+def check_always_on(whens: list[When]):
     """Check that every update has an objective.
 
     Raises:
@@ -89,7 +90,7 @@ class Row(NamedTuple):
     name: str
     view: View
     labeller: str
-    labeller_conf: Dict[str, Any]
+    labeller_conf: dict[str, Any]
     head: str
     weight: Schedule
     gradient: float
@@ -118,14 +119,14 @@ class Objective(torch.nn.Module):
         if row.when.once is not None:
             # The update from which it counts, -1 before; floating point, see updates.
             self.register_buffer("begun", torch.full((), -1.0))
-        self._begun: Optional[int] = None  # its copy on this side, read once
+        self._begun: int | None = None  # its copy on this side, read once
 
     def begin(self, update: int):
         """Count this objective's updates from here: its condition is met."""
         self.begun.fill_(update)
         self._begun = update
 
-    def age(self, update: int) -> Optional[int]:
+    def age(self, update: int) -> int | None:
         """Return its updates so far; None if it has not begun."""
         if self.when.once is None:
             return update
@@ -153,7 +154,7 @@ class Objective(torch.nn.Module):
 
     def labels(
         self, views: Views, rows: MaskedRows, update: int, observe: bool = True
-    ) -> List[Labels]:
+    ) -> list[Labels]:
         """Make the labels of a batch's masked frames.
 
         Args:
@@ -173,7 +174,7 @@ class Objective(torch.nn.Module):
         labels = self.labeller.label(vectors, update)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
 
-    def predicted(self, labels: List[Labels]) -> List[Labels]:
+    def predicted(self, labels: list[Labels]) -> list[Labels]:
         """Return labels as the cross-entropy sees them, its gradient scaled."""
         return [
             (
@@ -205,7 +206,7 @@ def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
     return _ScaleGradient.apply(x, factor)
 
 
-def parse_objectives(rows: List[Dict[str, Any]], num_blocks: int) -> List[Row]:
+def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
     """Check the configuration's ``objectives`` and fill in what it leaves out.
 
     Args:
@@ -235,7 +236,7 @@ def parse_objectives(rows: List[Dict[str, Any]], num_blocks: int) -> List[Row]:
     return parsed
 
 
-def _parse_row(row: Dict[str, Any], num_blocks: int) -> Row:
+def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
     if not isinstance(row, dict) or "name" not in row:
         raise ConfigError(f"objectives: each needs a 'name', got {row!r}")
     name = row["name"]
@@ -276,7 +277,7 @@ def _parse_row(row: Dict[str, Any], num_blocks: int) -> Row:
 
 
 def _factor(
-    name: str, row: Dict[str, Any], view: View, key: str, default: float
+    name: str, row: dict[str, Any], view: View, key: str, default: float
 ) -> float:
     """Read a factor on what flows back through the labels; 0 where nothing can."""
     flows = labeller_class(row["labeller"]).differentiable and view.kind == LAYER
@@ -295,7 +296,7 @@ def _factor(
     return float(factor)
 
 
-def _when(name: str, conf: Dict[str, Any]) -> When:
+def _when(name: str, conf: dict[str, Any]) -> When:
     _check(name, "key of 'when'", conf, When._fields)
     when = When(**conf)
     once = when.once

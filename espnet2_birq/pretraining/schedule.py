@@ -1,7 +1,5 @@
 """Numbers that change with the optimizer's updates: weights, temperatures."""
 
-from typing import List, Union
-
 import numpy as np
 
 from espnet2_birq.errors import ConfigError
@@ -22,7 +20,7 @@ class Schedule:
         0.05
     """
 
-    def __init__(self, points: Union[float, List]):
+    def __init__(self, points: float | list):
         if isinstance(points, (int, float)) and not isinstance(points, bool):
             points = [[0, points]]
         try:

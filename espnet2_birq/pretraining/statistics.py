@@ -4,7 +4,7 @@ All values are tensors made from the loss's own sums: no second look at the code
 nothing waits for a GPU.
 """
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +16,8 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks
 class BookTally(NamedTuple):
     """The tally of one codebook and the objectives that its labels belong to."""
 
-    names: List[str]  # L objectives
-    soft: List[bool]  # whether their labels are soft
+    names: list[str]  # L objectives
+    soft: list[bool]  # whether their labels are soft
     tally: Tally
 
 
@@ -39,7 +39,7 @@ def coverage(counts: torch.Tensor) -> torch.Tensor:
     return (counts > 0).float().mean(dim=-1)
 
 
-def sum_tallies(tallies: List[Tally]) -> List[Tally]:
+def sum_tallies(tallies: list[Tally]) -> list[Tally]:
     """Add up the tallies of all ranks, in one message."""
     parts = [part for tally in tallies for part in tally]
     message = sum_over_ranks(torch.cat([part.flatten() for part in parts]))
@@ -53,10 +53,10 @@ def sum_tallies(tallies: List[Tally]) -> List[Tally]:
 
 @torch.no_grad()
 def objective_statistics(
-    books: List[BookTally],
+    books: list[BookTally],
     gradients: bool = True,
-    windows: Optional[Windows] = None,
-) -> Dict[str, torch.Tensor]:
+    windows: Windows | None = None,
+) -> dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
     Perplexity and coverage are those of the step: M frames cannot use more than M
@@ -81,8 +81,8 @@ def objective_statistics(
         ``agree`` (share of frames with the label of the first objective of the head).
     """
     tallies = sum_tallies([book.tally for book in books])
-    values: Dict[str, List[torch.Tensor]] = {}
-    squares: Dict[str, torch.Tensor] = {}
+    values: dict[str, list[torch.Tensor]] = {}
+    squares: dict[str, torch.Tensor] = {}
 
     def add(key, name, value):
         values.setdefault(f"{key}_{name}", []).append(value)

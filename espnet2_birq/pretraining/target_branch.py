@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import contextmanager, nullcontext
-from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 
@@ -54,9 +53,9 @@ class TargetBranch:
         self,
         xs: torch.Tensor,
         lengths: torch.Tensor,
-        layers: Dict[int, bool],
+        layers: dict[int, bool],
         update: int = 0,
-    ) -> Tuple[Dict[int, torch.Tensor], Optional[torch.Tensor]]:
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
         """Compute outputs of some layers; no layer above the last of them is run.
 
         Args:
@@ -131,7 +130,7 @@ class Teacher(torch.nn.Module):
     def __init__(
         self,
         encoder: torch.nn.Module,
-        decay: Union[float, List] = 0.999,
+        decay: float | list = 0.999,
         every: int = 1,
     ):
         super().__init__()

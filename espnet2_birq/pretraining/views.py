@@ -11,7 +11,8 @@ is the layer at that share of the depth).
 """
 
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -28,7 +29,7 @@ class View(NamedTuple):
     """A source of labels, parsed."""
 
     kind: str  # "input", LAYER, TEACHER or "labels"
-    layer: Optional[int] = None  # of LAYER and TEACHER, counted from 1
+    layer: int | None = None  # of LAYER and TEACHER, counted from 1
 
     def __str__(self):
         return self.kind if self.layer is None else f"{self.kind} {self.layer}"
@@ -75,7 +76,7 @@ class Batch(NamedTuple):
     lengths: torch.Tensor  # (B,)
     frames: torch.Tensor  # (B,) encoder frames
     padded: int  # T', encoder frames of the padded batch
-    labels: Optional[torch.Tensor] = None  # (B, L) from disk, padded with -1
+    labels: torch.Tensor | None = None  # (B, L) from disk, padded with -1
     utterances: Sequence[str] = ()  # B names, for messages
 
 
@@ -102,18 +103,18 @@ class Views:
     def __init__(
         self,
         batch: Batch,
-        branches: Dict[str, TargetBranch],
+        branches: dict[str, TargetBranch],
         subsampling: int,
-        wanted: List[Tuple[View, bool]],
+        wanted: list[tuple[View, bool]],
         update: int,
     ):
         self.batch, self.branches, self.subsampling = batch, branches, subsampling
         self.wanted, self.update = wanted, update
-        self._whole: Dict[View, torch.Tensor] = {}
+        self._whole: dict[View, torch.Tensor] = {}
         # (B,) utterances that a branch has run on; None: all
-        self._labelled: Dict[str, Optional[torch.Tensor]] = {}
+        self._labelled: dict[str, torch.Tensor | None] = {}
 
-    def at(self, view: View, rows: MaskedRows) -> Tuple[torch.Tensor, torch.Tensor]:
+    def at(self, view: View, rows: MaskedRows) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather a view at masked frames.
 
         Returns:
@@ -166,7 +167,7 @@ def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
 SLACK = 2
 
 
-def fit_labels(labels: Optional[torch.Tensor], frames: int) -> torch.Tensor:
+def fit_labels(labels: torch.Tensor | None, frames: int) -> torch.Tensor:
     """Make labels from disk as long as the encoder's output.
 
     Args:
@@ -194,9 +195,9 @@ def fit_labels(labels: Optional[torch.Tensor], frames: int) -> torch.Tensor:
     return labels[:, :frames].long()
 
 
-def wanted_layers(wanted: List[Tuple[View, bool]], kind: str) -> Dict[int, bool]:
+def wanted_layers(wanted: list[tuple[View, bool]], kind: str) -> dict[int, bool]:
     """Which layers views of a kind ask for, and whether a gradient flows into each."""
-    layers: Dict[int, bool] = {}
+    layers: dict[int, bool] = {}
     for view, gradient in wanted:
         if view.kind == kind:
             layers[view.layer] = layers.get(view.layer, False) or gradient

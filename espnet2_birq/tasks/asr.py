@@ -5,7 +5,6 @@ module adds the encoder to them, for ESPnet's own ASRTask, too.
 """
 
 import argparse
-from typing import List
 
 import torch
 from espnet2.tasks.abs_task import optim_classes
@@ -48,7 +47,7 @@ class ASRTask(ESPnetASRTask):
     @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
-    ) -> List[torch.optim.Optimizer]:
+    ) -> list[torch.optim.Optimizer]:
         """Build ESPnet's optimizer; with parameter groups if an option asks for them.
 
         Raises:

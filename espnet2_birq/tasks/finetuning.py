@@ -8,7 +8,6 @@ import argparse
 import logging
 import re
 from collections import defaultdict
-from typing import Dict, Optional
 
 import torch
 from espnet2.optimizers.optim_groups import add_optimizer_hooks
@@ -20,7 +19,7 @@ LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of an optimizer's parameter group: how many are left
 
 
-def depths(model: torch.nn.Module) -> Dict[str, Optional[int]]:
+def depths(model: torch.nn.Module) -> dict[str, int | None]:
     """Tell how deep below the encoder's output each parameter lies.
 
     Args:
@@ -131,7 +130,7 @@ def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
         logging.info("freeze_encoder_updates: from the next update on, all is trained")
 
 
-def count_batches(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
     """Count the batches of an epoch, as ESPnet's trainer will make them.
 
     Args:
@@ -160,7 +159,7 @@ def count_batches(args: argparse.Namespace, processes: int = 1) -> Optional[int]
     return len(list(sampler))
 
 
-def count_updates(args: argparse.Namespace, processes: int = 1) -> Optional[int]:
+def count_updates(args: argparse.Namespace, processes: int = 1) -> int | None:
     """Count the updates of a whole training.
 
     Args:

@@ -6,7 +6,6 @@ draws go into batches with utterances of about their length.
 """
 
 import logging
-from typing import Dict, List, Optional
 
 import torch
 from espnet2.fileio.read_text import load_num_sequence_text
@@ -37,7 +36,7 @@ class LikeLengthsIterFactory(AbsIterFactory):
         shapes = load_num_sequence_text(shape_file, loader_type="text_int")
         self.sizes = {key: shape[0] for key, shape in shapes.items()}
 
-    def make_batches(self, epoch: int) -> List[List[str]]:
+    def make_batches(self, epoch: int) -> list[list[str]]:
         """Batches of an epoch, over all GPUs."""
         options = {**self.factory.sampler_args, "epoch": epoch}
         drawn = [key for batch in CategoryPowerSampler(**options) for key in batch]
@@ -51,7 +50,7 @@ class LikeLengthsIterFactory(AbsIterFactory):
         )
         return batches[: options["num_batches"]]
 
-    def build_iter(self, epoch: int, shuffle: Optional[bool] = None) -> DataLoader:
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
         """The iterator of an epoch, of this rank's part of every batch."""
         batches = self.make_batches(epoch)
         if self.factory.sampler_args["distributed"]:
@@ -71,12 +70,12 @@ class LikeLengthsIterFactory(AbsIterFactory):
 
 
 def sort_into_batches(
-    drawn: List[str],
-    sizes: Dict[str, int],
+    drawn: list[str],
+    sizes: dict[str, int],
     batch_bins: int,
     min_batch_size: int = 1,
-    max_batch_size: Optional[int] = None,
-) -> List[List[str]]:
+    max_batch_size: int | None = None,
+) -> list[list[str]]:
     """Put drawn utterances into batches of like lengths, longest first.
 
     Args:
@@ -112,8 +111,8 @@ def sort_into_batches(
 
 
 def make_pools(
-    drawn: List[str], sizes: Dict[str, int], batch_bins: int, min_batch_size: int
-) -> List[List[str]]:
+    drawn: list[str], sizes: dict[str, int], batch_bins: int, min_batch_size: int
+) -> list[list[str]]:
     """Cut the draws into pieces to sort, of up to POOL batches.
 
     An utterance comes once in a pool, as far as a pool is a batch at least: copies of an

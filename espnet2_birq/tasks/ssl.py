@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import Callable, Collection, Dict, List, Optional, Tuple
+from collections.abc import Callable, Collection
 
 import humanfriendly
 import numpy as np
@@ -174,9 +174,11 @@ class SSLTask(AbsTask):
 
     @classmethod
     @typechecked
-    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable[
-        [Collection[Tuple[str, Dict[str, np.ndarray]]]],
-        Tuple[List[str], Dict[str, torch.Tensor]],
+    def build_collate_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable[
+        [Collection[tuple[str, dict[str, np.ndarray]]]],
+        tuple[list[str], dict[str, torch.Tensor]],
     ]:
         """Pad waveforms with zeros; leave out what is not finite, and name it."""
         return SpeechCollateFn()
@@ -187,7 +189,7 @@ class SSLTask(AbsTask):
         args: argparse.Namespace,
         distributed_option: DistributedOption,
         mode: str,
-        kwargs: Optional[dict] = None,
+        kwargs: dict | None = None,
     ) -> AbsIterFactory:
         """Build ESPnet's factory, and check what the training will get of it."""
         factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
@@ -208,21 +210,21 @@ class SSLTask(AbsTask):
     @typechecked
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
-    ) -> Optional[Callable[[str, Dict[str, np.ndarray]], Dict[str, np.ndarray]]]:
+    ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]] | None:
         """Waveforms go in as they are."""
         return None
 
     @classmethod
     def required_data_names(
         cls, train: bool = True, inference: bool = False
-    ) -> Tuple[str, ...]:
+    ) -> tuple[str, ...]:
         """Waveforms, and nothing else."""
         return ("speech",)
 
     @classmethod
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
-    ) -> Tuple[str, ...]:
+    ) -> tuple[str, ...]:
         """Labels, for objectives of the view 'labels'."""
         return ("labels",)
 
@@ -282,7 +284,7 @@ class SSLTask(AbsTask):
     @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
-    ) -> List[torch.optim.Optimizer]:
+    ) -> list[torch.optim.Optimizer]:
         """Build ESPnet's optimizer; the model counts its updates, for schedules."""
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, BiRQModel):

@@ -6,8 +6,8 @@ without an update, saves that epoch like any other, and reports success; ours fa
 
 import argparse
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Tuple
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -74,8 +74,8 @@ class Trainer(ESPnetTrainer):
 
 
 def _batches(
-    iterator: Iterable[Tuple[List[str], Dict[str, torch.Tensor]]], device: torch.device
-) -> Iterator[Dict[str, torch.Tensor]]:
+    iterator: Iterable[tuple[list[str], dict[str, torch.Tensor]]], device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
     """Arguments of the model's forward pass."""
     for utterances, batch in iterator:
         yield {"utt_id": utterances, **to_device(batch, device)}

@@ -133,7 +133,9 @@ def test_figures(config, build, dtype, monkeypatch):
     assert result["seconds_min"] <= result["seconds"] <= result["seconds_max"]
     assert sum(result["phases"].values()) == pytest.approx(result["seconds"], rel=0.5)
     assert result["audio_per_second"] == pytest.approx(
-        4 / result["seconds"], rel=0.01, abs=0.005  # rounded to 0.01
+        4 / result["seconds"],
+        rel=0.01,
+        abs=0.005,  # rounded to 0.01
     )
     rate = result["gflop"] / result["seconds"] / result["matrix_gflop_per_second"]
     assert result["share_of_matrix_rate"] == pytest.approx(rate, rel=0.1, abs=0.002)

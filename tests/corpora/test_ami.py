@@ -113,7 +113,7 @@ def write_small(root):
     for who, words in WORDS.items():
         lines = [
             f'<w nite:id="{who}.w{n}" starttime="{start}" endtime="{end}"'
-            f'{" punc=" + chr(34) + "true" + chr(34) if text == "." else ""}>{text}</w>'
+            f"{' punc=' + chr(34) + 'true' + chr(34) if text == '.' else ''}>{text}</w>"
             for n, (text, start, end) in enumerate(words)
         ]
         lines.append(f'<vocalsound nite:id="{who}.s" starttime="7" endtime="7"/>')

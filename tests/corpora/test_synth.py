@@ -73,8 +73,9 @@ def test_same_bytes_whatever_the_number_of_processes(corpus, tmp_path, monkeypat
 
 def test_another_seed_is_another_corpus(corpus, tmp_path, monkeypatch):
     make(tmp_path, monkeypatch, "--nj", "1", "--seed", "1")
-    ours, theirs = read_scp(corpus / "data/test/text"), read_scp(
-        tmp_path / "data/test/text"
+    ours, theirs = (
+        read_scp(corpus / "data/test/text"),
+        read_scp(tmp_path / "data/test/text"),
     )
     assert not set(ours.values()) & set(theirs.values())
 

@@ -151,7 +151,7 @@ def test_checkpointed_label_pass_keeps_less_and_has_the_same_gradients(encoder):
         ).train()
         kept = {}  # storage to bytes
 
-        def pack(tensor):
+        def pack(tensor, kept=kept):
             kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
             return tensor
 

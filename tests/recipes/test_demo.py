@@ -39,8 +39,9 @@ def test_stages_and_progress_are_told(demo):
     ).stdout  # there are no results at the end
     lines = [re.sub(r"^\[\d+m\d\ds\] ", "", line) for line in said.splitlines()]
     left = "update 20 of 1600, loss 3.50, about 6 min left"
-    two, three = lines.index("2 of 4, pretraining: best_rq birq"), lines.index(
-        "3 of 4, data preparation for ASR: scratch"
+    two, three = (
+        lines.index("2 of 4, pretraining: best_rq birq"),
+        lines.index("3 of 4, data preparation for ASR: scratch"),
     )
     assert lines[two + 1 : three] == [
         "  Stage 6: Statistics",  # of both, told once

@@ -52,8 +52,9 @@ def test_paper_is_the_default(tmp_path):
 def test_microphones_of_ami(tmp_path, mic):
     given = options_of(tmp_path, "ami", "--mic", mic)
     assert given["--ssl_model"].startswith(f"../ssl1/exp/{mic}/")
-    assert given["--expdir"] == f"exp/{mic}" and f"--mic {mic}" in (
-        given["--local_data_opts"]
+    assert (
+        given["--expdir"] == f"exp/{mic}"
+        and f"--mic {mic}" in (given["--local_data_opts"])
     )
     assert given["--train_set"] == f"{mic}_train"
     assert given["--test_sets"] == f"{mic}_dev {mic}_eval"

@@ -98,7 +98,7 @@ def test_ranks_share_batches(corpus, monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         parts.append(keys_of(make_factory(folder, distributed=True).build_iter(2)))
     assert len(set(map(len, parts))) == 1
     for batch in zip(*parts):

@@ -1,7 +1,6 @@
 """Labellers: vectors in, labels out; a registry by the names of the configuration."""
 
 import importlib
-from typing import Type
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.base import Labeller
@@ -18,7 +17,7 @@ LABELLERS = {
 }
 
 
-def labeller_class(name: str) -> Type[Labeller]:
+def labeller_class(name: str) -> type[Labeller]:
     """Find a labeller by the configuration's name.
 
     Args:

@@ -1,6 +1,6 @@
 """The protocol of a labeller, and what keeps it the same in every checkpoint."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 
@@ -47,7 +47,7 @@ class Labeller(torch.nn.Module):
             DataError: It is too little.
         """
 
-    def label(self, vectors: torch.Tensor, update: int = 0) -> List[Labels]:
+    def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Label M vectors.
 
         Args:
@@ -63,7 +63,7 @@ class Labeller(torch.nn.Module):
         """Return hard codes (N, M) of M vectors, without noise."""
         raise NotImplementedError
 
-    def remember(self, identity: Dict[str, Any]):
+    def remember(self, identity: dict[str, Any]):
         """Keep in every checkpoint which configuration the labels are of.
 
         As text in a buffer of floating-point numbers, the only type that survives
@@ -83,7 +83,7 @@ class Labeller(torch.nn.Module):
         return super()._apply(keep_precise, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        own: Optional[torch.Tensor] = getattr(self, "identity", None)
+        own: torch.Tensor | None = getattr(self, "identity", None)
         other = state_dict.get(f"{prefix}identity")
         if own is not None and other is not None and not own.is_meta:
             one, two = _text(own), _text(other)

@@ -1,7 +1,5 @@
 """Labels that another model made, read from disk with the speech."""
 
-from typing import List
-
 import torch
 
 from espnet2_birq.errors import ConfigError
@@ -24,7 +22,7 @@ class GivenLabels(Labeller):
             raise ConfigError(f"codebook_size is 2 or more, got {codebook_size}")
         self.codebook_size = codebook_size
 
-    def label(self, vectors: torch.Tensor, update: int = 0) -> List[Labels]:
+    def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Hand labels (M,) through; -1 is a frame without one.
 
         A number that is too large counts as none: as an index it would end a training

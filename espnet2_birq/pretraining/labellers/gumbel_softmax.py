@@ -1,7 +1,5 @@
 """Soft labels with a gradient into the layer that makes them (BiRQ Eq. 4)."""
 
-from typing import List, Union
-
 import torch
 
 from espnet2_birq.pretraining.labellers.random_projection import (
@@ -37,7 +35,7 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
         self,
         input_size: int,
         running: bool,
-        temperature: Union[float, List] = 0.5,
+        temperature: float | list = 0.5,
         score_scale: float = 1.0,
         straight_through: bool = False,
         layer_norm: bool = True,
@@ -48,7 +46,7 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
         self.score_scale = score_scale
         self.straight_through = straight_through
 
-    def label(self, vectors: torch.Tensor, update: int = 0) -> List[Labels]:
+    def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Prepare soft labels of M vectors; they are drawn where the loss is made."""
         labels = []
         for book, points in enumerate(self.points(vectors)):

@@ -6,8 +6,6 @@ N codebooks label independently of one another. Projection and codebook are draw
 never trained, and part of every checkpoint.
 """
 
-from typing import List, Tuple
-
 import torch
 
 from espnet2_birq.errors import ConfigError, DataError
@@ -181,7 +179,7 @@ class RandomProjectionLabeller(Labeller):
 
     def code_layer(
         self, book: int, scale: float = 1.0
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write scores as a linear layer: -scale |v - c|^2 = 2 scale v.c - scale |c|^2.
 
         Up to -scale |v|^2, which is the same for all codes: neither argmax nor softmax
@@ -208,7 +206,7 @@ class RandomProjectionLabeller(Labeller):
                     nearest[book, rows] = scores.argmax(dim=1)
         return nearest
 
-    def label(self, vectors: torch.Tensor, update: int = 0) -> List[Labels]:
+    def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Label M vectors by their nearest codes."""
         return [HardLabels(codes) for codes in self.codes(vectors)]
 

@@ -19,7 +19,7 @@ With p = softmax(s), for one frame and one label:
 Straight-through labels take loss and grad_s of the likeliest code of y, grad_a of y.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -53,11 +53,11 @@ def masked_cross_entropy(
     head_weight: torch.Tensor,
     head_bias: torch.Tensor,
     valid: torch.Tensor,
-    labels: List[Labels],
-    weights: List[float],
-    counts: Optional[torch.Tensor] = None,
+    labels: list[Labels],
+    weights: list[float],
+    counts: torch.Tensor | None = None,
     chunk_numbers: int = CHUNK_NUMBERS,
-) -> Tuple[torch.Tensor, Tally]:
+) -> tuple[torch.Tensor, Tally]:
     """Add up weighted cross-entropies to L labels, each over a count of frames.
 
     The result is sum_l weights_l (sum over labelled frames of CE_l) / counts_l: with
@@ -142,7 +142,7 @@ class _SoftChunk(NamedTuple):
     y: torch.Tensor  # (C, V)
     hit: torch.Tensor  # (C,) whether the likeliest is the code of the highest score
     entropy: torch.Tensor  # (C,) of y, in nats
-    grad_points: Optional[torch.Tensor]  # (C, d)
+    grad_points: torch.Tensor | None  # (C, d)
 
 
 def _soft_chunk(labels: SoftLabels, rows: slice, logp: torch.Tensor, needs_grad: bool):

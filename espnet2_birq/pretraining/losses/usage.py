@@ -12,8 +12,6 @@ cross-entropy depends neither on the size of the batch nor on that of the mask. 
 left out: at a high temperature it would make any use look even.
 """
 
-from typing import List
-
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -22,7 +20,7 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 
 
 def usage_entropy(
-    labels: List[SoftLabels], chunk_numbers: int = CHUNK_NUMBERS
+    labels: list[SoftLabels], chunk_numbers: int = CHUNK_NUMBERS
 ) -> torch.Tensor:
     """Compute the entropy of the codes' use, differentiable in the points.
 

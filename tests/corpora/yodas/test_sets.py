@@ -1,5 +1,6 @@
 """The command on both layouts: what is written, chosen, left out and repeated."""
 
+import functools
 import json
 
 import kaldiio
@@ -37,7 +38,7 @@ def error_of(call, *args):
 
 
 def test_espnet_reads_what_is_written(release, prepare):
-    release.add("en000/00000000", {video: ONE for video in TRICKY})
+    release.add("en000/00000000", dict.fromkeys(TRICKY, ONE))
     release.add("en100/00000003", {"zyxwvutsrqp": ONE})
     out = prepare(release, "--parts", "en", "--valid-hours", 0) / "yodas"
     lengths = read_scp(out / "utt2num_samples")
@@ -250,8 +251,9 @@ def test_manifest_repeats_and_complains(release, prepare):
     used = [json.loads(line) for line in manifest.open()][1:]
     shard = next(line["shard"] for line in used if line["used"])
     release.add(shard, {"another": [(0, 10, "x")]})
-    call = lambda: prepare(release, "--manifest", manifest, dest="other")
-    assert f"{shard} differs: tar_sha256" in error_of(call)
+    elsewhere = functools.partial(prepare, dest="other")
+    message = error_of(elsewhere, release, "--manifest", manifest)
+    assert f"{shard} differs: tar_sha256" in message
     assert not (again.parent / "other" / "yodas").exists()
     # What is prepared already and changes on disk is noticed, too.
     release.add(shard, {"another": [(0, 20, "x")]})
