@@ -1,9 +1,13 @@
 # `make demo`: pretrain on synthetic speech, fine-tune, error rates. `make test`: tests.
+# `make lint`: format and common faults.
 # Both set up what is missing first: .venv (Python packages) and tools/ (ESPnet tree).
-.PHONY: setup demo test
+.PHONY: setup demo lint test
 setup:
 	local/setup.sh
 demo: setup
 	egs2/mini_synth/demo.sh
+lint: setup
+	.venv/bin/ruff check espnet2_birq tests bench
+	.venv/bin/ruff format --check espnet2_birq tests bench
 test: setup
 	.venv/bin/python -m pytest -q tests

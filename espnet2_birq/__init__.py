@@ -1,3 +1,3 @@
 """BiRQ and BEST-RQ speech pretraining as an ESPnet2 task."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
