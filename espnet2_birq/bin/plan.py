@@ -131,111 +131,6 @@ def check(own: argparse.Namespace) -> None:
             )
 
 
-def report(plan, data, own, args) -> str:
-    """The plan on one screen."""
-    from espnet2_birq.planning.plan import CONTEXT, GPUS, MARGIN
-
-    gpu = GPUS[own.gpu]
-    peak = gpu.half if args.use_amp else gpu.single
-    rows = [*_size_rows(plan, own, args), *_time_rows(plan, own, peak)]
-    table = "\n".join(f"{name:<16} {value}" for name, value in rows)
-    precision = (
-        "bfloat16 (use_amp)" if args.use_amp else "single precision (no use_amp)"
-    )
-    return f"""{table}
-
-Assumed:
-- {data.total / 3600:.1f} h of speech, utterances of {data.utterance:.1f} s, no padding
-- {precision}; {_speed(own, gpu, peak)}
-- no time for reading, exchanging gradients, the optimizer, validation
-- memory of the worst batch, of utterances of {data.longest:.1f} s; not used: \
-{MARGIN:.0%} that get lost
-  between blocks of PyTorch's allocator, {CONTEXT / 1e9:.1f} GB of CUDA's own"""
-
-
-def _speed(own, gpu, peak):
-    from espnet2_birq.planning.plan import OF_PEAK_BANDWIDTH, OF_PEAK_FLOPS
-
-    if own.step_seconds:
-        return "a step as measured (--step-seconds)"
-    if own.tflops:
-        return f"{own.tflops:g} TFLOP/s over a whole step (--tflops)"
-    return (
-        f"{own.gpu}: products at {OF_PEAK_FLOPS:.0%} of {peak / 1e12:.4g} TFLOP/s, all "
-        f"else\n  at {OF_PEAK_BANDWIDTH:.0%} of {gpu.bandwidth / 1e12:.2g} TB/s "
-        "(--step-seconds or --tflops replaces this)"
-    )
-
-
-def _size_rows(plan, own, args):
-    from espnet2_birq.planning.plan import sampling_rate
-
-    parameters, memory, batch = plan.parameters, plan.memory, plan.batch
-    yield (
-        "parameters",
-        (
-            f"{parameters.encoder / 1e6:.1f} M encoder, {parameters.heads / 1e6:.1f} M "
-            f"heads, {parameters.all / 1e6:.1f} M all"
-        ),
-    )
-    yield (
-        "batch",
-        (
-            f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s a GPU; an update "
-            f"is {batch.accum_grad} x {batch.seconds:.0f} s"
-        ),
-    )
-    yield (
-        "FLOPs a step",
-        (
-            f"{plan.cost.flops / 1e12:.2f} T a GPU, of products and convolutions; "
-            f"{plan.cost.moved / 1e9:.0f} GB moved by all else"
-        ),
-    )
-    used = memory.kept + memory.step
-    yield (
-        "memory a GPU",
-        (
-            f"{used / 1e9:.1f} GB of {memory.limit / 1e9:.1f} usable: "
-            f"{'fits' if used <= memory.limit else 'DOES NOT FIT'} "
-            f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
-        ),
-    )
-    bins = int(plan.fits * sampling_rate(args) * own.gpus)
-    yield (
-        "batch that fits",
-        (
-            f"{plan.fits:.0f} s of speech a GPU: --batch_bins {bins}"
-            if plan.fits
-            else "none: not one of the longest utterances"
-        ),
-    )
-
-
-def _time_rows(plan, own, peak):
-    products = ""
-    if plan.products_seconds is not None:
-        products = f" ({plan.products_seconds:.3f} s of it products)"
-    yield (
-        "time",
-        (
-            f"{plan.step_seconds:.3f} s a step{products}: {plan.rate / 1e12:.1f} TFLOP/s, "
-            f"{plan.rate / peak:.0%} of the peak"
-        ),
-    )
-    yield (
-        "an epoch",
-        (
-            f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
-            f"{plan.days * 24 / plan.epochs:.2f} h"
-        ),
-    )
-    yield (
-        f"{plan.epochs} epochs",
-        (f"{plan.days:.2f} days, {plan.days * 24 * own.gpus:.0f} GPU hours"),
-    )
-
-
 def command(own: argparse.Namespace) -> None:
     """Make the plan and print it."""
     from espnet2_birq.planning.plan import (
@@ -245,6 +140,7 @@ def command(own: argparse.Namespace) -> None:
         make_plan,
         sampling_rate,
     )
+    from espnet2_birq.planning.report import Speed, report
 
     check(own)
     args = read_config(own.config, own.rest)
@@ -267,7 +163,8 @@ def command(own: argparse.Namespace) -> None:
     if own.json:
         print(json.dumps(as_dict(plan), indent=2))
     else:
-        print(report(plan, data, own, args))
+        speed = Speed(own.gpu, own.gpus, own.step_seconds, own.tflops)
+        print(report(plan, data, args, speed))
 
 
 def main(cmd=None):

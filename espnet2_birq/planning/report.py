@@ -1,0 +1,137 @@
+"""A plan as text."""
+
+import argparse
+from typing import NamedTuple
+
+from espnet2_birq.planning.plan import (
+    CONTEXT,
+    GPUS,
+    MARGIN,
+    OF_PEAK_BANDWIDTH,
+    OF_PEAK_FLOPS,
+    Data,
+    Plan,
+    sampling_rate,
+)
+
+
+class Speed(NamedTuple):
+    """What the times of a plan rest on.
+
+    Attributes:
+        gpu: Name in GPUS.
+        gpus: How many.
+        step_seconds: A measured step; None: assumed.
+        tflops: Effective TFLOP/s over a whole step; None: assumed.
+    """
+
+    gpu: str
+    gpus: int
+    step_seconds: float | None = None
+    tflops: float | None = None
+
+
+def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> str:
+    """Write a plan on one screen.
+
+    Args:
+        plan: What make_plan() has counted.
+        data: The speech it is for.
+        args: Configuration of the training.
+        speed: What its times rest on.
+    """
+    gpu = GPUS[speed.gpu]
+    peak = gpu.half if args.use_amp else gpu.single
+    rows = [*_size_rows(plan, speed, args), *_time_rows(plan, speed, peak)]
+    table = "\n".join(f"{name:<16} {value}" for name, value in rows)
+    precision = (
+        "bfloat16 (use_amp)" if args.use_amp else "single precision (no use_amp)"
+    )
+    return f"""{table}
+
+Assumed:
+- {data.total / 3600:.1f} h of speech, utterances of {data.utterance:.1f} s, no padding
+- {precision}; {_speed(speed, gpu, peak)}
+- no time for reading, exchanging gradients, the optimizer, validation
+- memory of the worst batch, of utterances of {data.longest:.1f} s; not used: \
+{MARGIN:.0%} that get lost
+  between blocks of PyTorch's allocator, {CONTEXT / 1e9:.1f} GB of CUDA's own"""
+
+
+def _speed(speed, gpu, peak):
+    if speed.step_seconds:
+        return "a step as measured (--step-seconds)"
+    if speed.tflops:
+        return f"{speed.tflops:g} TFLOP/s over a whole step (--tflops)"
+    return (
+        f"{speed.gpu}: products at {OF_PEAK_FLOPS:.0%} of {peak / 1e12:.4g} TFLOP/s, all "
+        f"else\n  at {OF_PEAK_BANDWIDTH:.0%} of {gpu.bandwidth / 1e12:.2g} TB/s "
+        "(--step-seconds or --tflops replaces this)"
+    )
+
+
+def _size_rows(plan, speed, args):
+    parameters, memory, batch = plan.parameters, plan.memory, plan.batch
+    yield (
+        "parameters",
+        (
+            f"{parameters.encoder / 1e6:.1f} M encoder, {parameters.heads / 1e6:.1f} M "
+            f"heads, {parameters.all / 1e6:.1f} M all"
+        ),
+    )
+    yield (
+        "batch",
+        (
+            f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s a GPU; an update "
+            f"is {batch.accum_grad} x {batch.seconds:.0f} s"
+        ),
+    )
+    yield (
+        "FLOPs a step",
+        (
+            f"{plan.cost.flops / 1e12:.2f} T a GPU, of products and convolutions; "
+            f"{plan.cost.moved / 1e9:.0f} GB moved by all else"
+        ),
+    )
+    used = memory.kept + memory.step
+    yield (
+        "memory a GPU",
+        (
+            f"{used / 1e9:.1f} GB of {memory.limit / 1e9:.1f} usable: "
+            f"{'fits' if used <= memory.limit else 'DOES NOT FIT'} "
+            f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
+        ),
+    )
+    bins = int(plan.fits * sampling_rate(args) * speed.gpus)
+    yield (
+        "batch that fits",
+        (
+            f"{plan.fits:.0f} s of speech a GPU: --batch_bins {bins}"
+            if plan.fits
+            else "none: not one of the longest utterances"
+        ),
+    )
+
+
+def _time_rows(plan, speed, peak):
+    products = ""
+    if plan.products_seconds is not None:
+        products = f" ({plan.products_seconds:.3f} s of it products)"
+    yield (
+        "time",
+        (
+            f"{plan.step_seconds:.3f} s a step{products}: {plan.rate / 1e12:.1f} TFLOP/s, "
+            f"{plan.rate / peak:.0%} of the peak"
+        ),
+    )
+    yield (
+        "an epoch",
+        (
+            f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
+            f"{plan.days * 24 / plan.epochs:.2f} h"
+        ),
+    )
+    yield (
+        f"{plan.epochs} epochs",
+        (f"{plan.days:.2f} days, {plan.days * 24 * speed.gpus:.0f} GPU hours"),
+    )
