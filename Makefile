@@ -9,5 +9,6 @@ demo: setup
 lint: setup
 	.venv/bin/ruff check espnet2_birq tests bench
 	.venv/bin/ruff format --check espnet2_birq tests bench
-test: setup
-	.venv/bin/python -m pytest -q tests
+test: setup  # as many files at once as there are cores, up to 4 (2 GB each)
+	.venv/bin/python -m pytest -q -n $$(n=$$(local/cores); echo $$((n < 4 ? n : 4))) \
+	    --dist loadfile tests
