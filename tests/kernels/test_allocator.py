@@ -122,7 +122,7 @@ def test_variables_are_those_of_the_environment_where_it_has_them(monkeypatch):
 
 def test_recipes_give_the_same_to_espnets_own_training(tmp_path, an4_tarball):
     """finetune.sh calls asr_train, which knows nothing of this package."""
-    top = copy_checkout(tmp_path, an4_tarball.parents[4])
+    top = copy_checkout(tmp_path, an4_tarball.parents[3])
     script = ". ./path.sh; cpu_training 3; exec env"
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     said = subprocess.check_output(

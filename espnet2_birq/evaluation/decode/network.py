@@ -4,7 +4,6 @@ What an utterance gets does not depend on its batch: ESPnet masks padding in its
 encoders, and here every utterance's end is mirrored for the STFT as if it were alone.
 """
 
-import hashlib
 import logging
 import time
 import types
@@ -169,17 +168,11 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
     return good, bad
 
 
-def audio_hash(utterances: Sequence[Utterance]) -> str:
-    """Hash names, lengths and times of change of audio files.
-
-    The list alone is the same when its audio is made anew under the old names.
-    """
-    digest = hashlib.sha256()
-    for one in utterances:
-        match = ARK_ENTRY.match(one.entry)
-        changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
-        digest.update(f"{one.name} {one.seconds} {changed}\n".encode())
-    return digest.hexdigest()
+def audio_of(one: Utterance) -> str:
+    """Return what tells an utterance's audio from other audio under the same name."""
+    match = ARK_ENTRY.match(one.entry)
+    changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
+    return f"{one.seconds} {changed}"
 
 
 def read_wave(entry: str) -> np.ndarray:
@@ -228,12 +221,9 @@ def compute_log_probs(
         DataError: As find_utterances(); or no utterance is left.
     """
     utterances, skipped = find_utterances(folder, recogniser.sample_rate)
-    key = {
-        **recogniser.key,
-        "wav.scp": file_hash(folder / "wav.scp"),
-        "audio": audio_hash(utterances),
-    }
-    store = LogProbs(store_folder, key)
+    key = {**recogniser.key, "wav.scp": file_hash(folder / "wav.scp")}
+    audio_now = {one.name: audio_of(one) for one in utterances}
+    store = LogProbs(store_folder, key, audio_now)
     done = store.done()
     todo = [one for one in utterances if one.name not in done]
     if done:
@@ -263,7 +253,8 @@ def compute_log_probs(
             }
             skipped.update({x.name: NAN_OUTPUT for x in batch if x.name not in good})
             if good:
-                store.add(Block(list(good), list(good.values()), seconds, spent))
+                found = [audio_now[name] for name in good]
+                store.add(Block(list(good), list(good.values()), seconds, spent, found))
         bar.update(len(batch))
     bar.close()
     if not store.blocks():

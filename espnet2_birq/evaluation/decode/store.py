@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -37,12 +38,14 @@ class Block(NamedTuple):
         log_probs: Theirs, in the same order: (T, V) each, natural logarithm.
         seconds: Of audio, together.
         network_seconds: What computing them took.
+        audio: What tells the audio of each from other audio under the same name.
     """
 
     names: list[str]
     log_probs: list[np.ndarray]
     seconds: float
     network_seconds: float
+    audio: list[str]
 
 
 class LogProbs:
@@ -50,21 +53,45 @@ class LogProbs:
 
     Args:
         folder: Where; it is made.
-        key: Of the model and the audio.
+        key: Of the model and the list of utterances.
+        audio: What tells the audio of each utterance from other audio; what is stored
+            of other audio is of no use, what is not there yet does no harm.
     """
 
-    def __init__(self, folder: Path, key: Key):
+    def __init__(self, folder: Path, key: Key, audio: Mapping[str, str]):
         self.folder = folder
-        stored = folder / "key.json"
-        wanted = json.dumps(key, sort_keys=True, indent=1) + "\n"
-        if folder.exists() and (not stored.exists() or stored.read_text() != wanted):
+        if folder.exists() and not self._is_of(key, audio):
             logging.info(f"{folder}: of another model or other audio, starting afresh")
             shutil.rmtree(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
-            write_whole(stored, wanted)
+            # When it began tells results of these log-probabilities from earlier ones.
+            began = {**key, "began": time.time_ns()}
+            write_whole(self._key, json.dumps(began, sort_keys=True, indent=1) + "\n")
         for part in folder.glob("*.part"):
             part.unlink()
+
+    @property
+    def _key(self) -> Path:
+        return self.folder / "key.json"
+
+    def _is_of(self, key: Key, audio: Mapping[str, str]) -> bool:
+        if not self._key.exists():
+            return False
+        stored = json.loads(self._key.read_text())
+        stored.pop("began", None)
+        if stored != json.loads(json.dumps(key)):
+            return False
+        for path in self.blocks():
+            with np.load(path) as arrays:
+                if "audio" not in arrays:
+                    return False
+                for name, own in zip(
+                    arrays["names"].tolist(), arrays["audio"].tolist()
+                ):
+                    if audio.get(name) != own:
+                        return False
+        return True
 
     def blocks(self) -> list[Path]:
         """The files of finished blocks, in order."""
@@ -86,6 +113,7 @@ class LogProbs:
             np.savez(
                 stream,
                 names=np.array(block.names),
+                audio=np.array(block.audio),
                 frames=np.array([len(one) for one in block.log_probs]),
                 log_probs=np.concatenate(block.log_probs),
                 seconds=block.seconds,
@@ -103,6 +131,7 @@ def read_block(path: Path) -> Block:
             np.split(arrays["log_probs"], ends),
             float(arrays["seconds"]),
             float(arrays["network_seconds"]),
+            arrays["audio"].tolist(),
         )
 
 

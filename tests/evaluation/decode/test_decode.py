@@ -314,14 +314,22 @@ def test_results_drop_a_torn_line(tmp_path):
 
 
 def test_blocks_come_back_as_they_were(tmp_path):
-    store = LogProbs(tmp_path / "x", {"model": "a"})
+    audio = {"u/1": "1 1", "file": "1 2", "ü": "1 3", "later": "2 4"}
+    store = LogProbs(tmp_path / "x", {"model": "a"}, audio)
     arrays = [np.random.rand(n, 3).astype(np.float32) for n in (4, 0, 2)]
-    store.add(Block(["u/1", "file", "ü"], arrays, 3.0, 0.5))
+    store.add(Block(["u/1", "file", "ü"], arrays, 3.0, 0.5, ["1 1", "1 2", "1 3"]))
     block = read_block(store.blocks()[0])
     assert block.names == ["u/1", "file", "ü"] and block.seconds == 3.0
     for one, other in zip(block.log_probs, arrays):
         np.testing.assert_array_equal(one, other)
     assert store.done() == {"u/1", "file", "ü"}
+    key = (tmp_path / "x/key.json").read_text()
+    changed = {**audio, "later": "2 5"}  # of no stored one
+    assert LogProbs(tmp_path / "x", {"model": "a"}, changed).done() == store.done()
+    assert (tmp_path / "x/key.json").read_text() == key
+    changed = {**audio, "file": "1 5"}
+    assert not LogProbs(tmp_path / "x", {"model": "a"}, changed).done()
+    assert (tmp_path / "x/key.json").read_text() != key  # results start afresh, too
 
 
 def test_tuning_decodes_and_its_weights_are_taken(
