@@ -37,6 +37,15 @@ def memory(pid: int) -> dict[str, float]:
     return {name.rstrip(":"): int(kib) / 1024 for name, kib in pairs}
 
 
+def private_memory(pid: int) -> float:
+    """MiB that a reader of batches does not share; 0 if it has just ended its epoch."""
+    try:
+        found = memory(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return found["Private_Dirty"] + found["Private_Clean"]
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and of those that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -82,8 +91,7 @@ def train(folder: Path, args) -> Iterator[tuple]:
             if (found := UPDATES.search(line)) is None:
                 continue
             own = memory(process.pid)["Rss"]
-            theirs = [memory(pid) for pid in readers(process.pid)]
-            private = sum(x["Private_Dirty"] + x["Private_Clean"] for x in theirs)
+            private = sum(private_memory(pid) for pid in readers(process.pid))
             seconds = cpu_seconds(process.pid)
             number = (int(found[1]) - 1) * epoch + int(found[2])
             yield number, own, private, (seconds - before) / args.every, found[3]
