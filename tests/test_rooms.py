@@ -70,9 +70,11 @@ def test_every_room_is_known():
     assert {room_of(path) for path in files} == {*BELOW, "bin"}
 
 
-@pytest.mark.parametrize("folder", ["bench", "egs2", "local", "docs"])
+@pytest.mark.parametrize("folder", ["bench", "tests"])
 def test_imports_outside_of_the_package_lead_somewhere(folder):
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
         for module, names in imports_of(path):
             found = importlib.import_module(module)
             for name in names:

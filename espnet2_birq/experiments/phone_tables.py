@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from espnet2_birq.evaluation.phones.report import markdown_table
 from espnet2_birq.experiments.results import Result
 from espnet2_birq.experiments.spec import Spec
 
@@ -104,7 +105,7 @@ def _accuracies(found, labels) -> str:
     head += [*map(str, range(depth + 1)), "PNMI"]
     return f"""## Phones
 
-{_table([head, *rows])}
+{markdown_table(head, rows)}
 
 Accuracy of a linear probe on frames of speakers that it has not heard, by layer (0: the
 input); PNMI of k-means units of the layer where it is highest. Mean over seeds."""
@@ -127,7 +128,7 @@ def _labels(found, labels) -> str:
     if not rows:
         return ""
     head = ["labels of", "objective", "PNMI", "by chance", "codes in use"]
-    return f"{_table([head, *rows])}\n\nMean over codebooks and seeds."
+    return f"{markdown_table(head, rows)}\n\nMean over codebooks and seeds."
 
 
 def _differences(pairs, found, labels) -> str:
@@ -142,12 +143,7 @@ def _differences(pairs, found, labels) -> str:
         return ""
     depth = max(map(len, rows)) - 3
     head = ["phones", "seeds", *map(str, range(1, depth + 1)), "best layers"]
-    return f"""{_table([head, *rows])}
+    return f"""{markdown_table(head, rows)}
 
 Differences of accuracies by layer, paired by speaker and seed, with 95 % intervals by
 bootstrap over both; with one seed they are over speakers alone."""
-
-
-def _table(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

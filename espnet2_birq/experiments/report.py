@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from espnet2_birq.evaluation.phones.report import markdown_table
 from espnet2_birq.experiments.phone_tables import phone_tables
 from espnet2_birq.experiments.plots import plot_all
 from espnet2_birq.experiments.results import Errors, Result, read_results, resample
@@ -76,7 +77,8 @@ def _pretraining_table(systems: list[System], results: Results) -> str:
     if not rows:
         return ""
     used = [i for i in range(len(titles)) if any(row[i] not in "-" for row in rows)]
-    table = _table([[row[i] for i in used] for row in [titles, *rows]])
+    head, *rows = [[row[i] for i in used] for row in [titles, *rows]]
+    table = markdown_table(head, rows)
     return f"""## Pretraining
 
 {table}
@@ -100,7 +102,10 @@ def _probe_table(runner: Runner, results: Results) -> str:
         weights = [probe["layer_weights"] for probe in probes]
         means = [sum(column) / len(weights) for column in zip(*weights)]
         rows.append([*row, " ".join(f"{mean:.2f}" for mean in means)])
-    return f"## Probe of the frozen encoder\n\n{_table(rows)}" if rows[1:] else ""
+    if not rows[1:]:
+        return ""
+    table = markdown_table(rows[0], rows[1:])
+    return f"## Probe of the frozen encoder\n\n{table}"
 
 
 def _error_table(runner: Runner, results: Results, dataset: str, test: str) -> str:
@@ -119,7 +124,8 @@ def _error_table(runner: Runner, results: Results, dataset: str, test: str) -> s
             rows.append(row)
     if not rows[1:]:
         return ""
-    return f"## Fine-tuned on {dataset}, tested on {test}\n\n{_table(rows)}"
+    table = markdown_table(rows[0], rows[1:])
+    return f"## Fine-tuned on {dataset}, tested on {test}\n\n{table}"
 
 
 def _comparisons(runner: Runner, results: Results) -> str:
@@ -142,7 +148,7 @@ def _comparisons(runner: Runner, results: Results) -> str:
         return ""
     return f"""## Differences, in points [95 %]
 
-{_table(rows)}
+{markdown_table(rows[0], rows[1:])}
 
 Below zero: the first system is better. All intervals are by bootstrap over seeds and
 utterances, the same for both systems; with few seeds they are rough."""
@@ -168,8 +174,3 @@ def _each(values: list[float | None], form: str) -> str:
 
 def _interval(score: dict, sign: str = "") -> str:
     return "{percent:{s}.1f} [{low:{s}.1f}, {high:{s}.1f}]".format(s=sign, **score)
-
-
-def _table(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

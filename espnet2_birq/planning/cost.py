@@ -132,7 +132,7 @@ class FakeModel:
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
         # There are no values: nothing to look at, and nothing to take moments of.
         self.model.checks.on = False
-        self.model.diagnose_every = 0
+        self.model.paths.every = 0
         for objective in self.model.objectives:
             objective.labeller.ready = True
             objective._begun = 0  # whatever it waits for: dear steps are those with it

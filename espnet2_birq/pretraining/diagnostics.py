@@ -54,7 +54,41 @@ class Windows:
         return self._counts[key]
 
 
-def gradient_paths(
+class GradientPaths:
+    """Measures, every so many updates, by which paths losses move the label layers.
+
+    Args:
+        every: Updates between two looks; 0: never.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self._last = 0  # update of the last look
+
+    def due(self, objectives: list[Objective], update: int) -> bool:
+        """Whether to look in this update: in one of its batches only."""
+        if not self.every or update - self._last < self.every:
+            return False
+        if not torch.is_grad_enabled() or not any(one.gradient for one in objectives):
+            return False
+        self._last = update
+        return True
+
+    @staticmethod
+    def measure(
+        encoder: torch.nn.Module,
+        objectives: list[Objective],
+        labels: dict[str, list[Labels]],
+        loss_of: Callable[[Objective, list[Labels]], torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Measure; the noise of training is not drawn from. See _gradient_paths."""
+        device = next(encoder.parameters()).device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return _gradient_paths(encoder, objectives, labels, loss_of)
+
+
+def _gradient_paths(
     encoder: torch.nn.Module,
     objectives: list[Objective],
     labels: dict[str, list[Labels]],

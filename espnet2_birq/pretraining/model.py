@@ -34,7 +34,7 @@ from espnet2_birq.kernels.attention import limit_attention
 from espnet2_birq.kernels.products import takes_bfloat16
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
-from espnet2_birq.pretraining.diagnostics import Windows, gradient_paths
+from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
 from espnet2_birq.pretraining.heads import build_heads
 from espnet2_birq.pretraining.labels import Labels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
@@ -89,7 +89,7 @@ class BiRQModel(AbsESPnetModel):
             codes; without, a collapse is a warning in the log. See CollapseWatch.
         diagnose_every: Where a gradient flows through labels, log its norm beside that
             through the prediction every so many updates (three more backward passes;
-            0: never). See diagnostics.gradient_paths.
+            0: never). See diagnostics.GradientPaths.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
             processor has instructions for it. Features, labels and losses stay in
@@ -173,8 +173,7 @@ class BiRQModel(AbsESPnetModel):
         self.starts = StartWatch(self.objectives)
         self.checks = BatchChecks()
         self.windows = Windows()
-        self.diagnose_every = diagnose_every
-        self._diagnosed = 0  # the last update whose gradients were looked at
+        self.paths = GradientPaths(diagnose_every)
         # Optimizer updates so far, for schedules; in floating point since ESPnet sums
         # integers when it averages checkpoints.
         self.register_buffer("updates", torch.zeros(()))
@@ -231,7 +230,7 @@ class BiRQModel(AbsESPnetModel):
         self.checks.check_labels(batch, labels_lengths, self._label_sizes())
         active = self._active(update)
         views = self._views(batch, active, update)
-        total, masked, tallies, stats = 0.0, 0.0, [], {}
+        total, masked, tallies, stats, paths = 0.0, 0.0, [], {}, {}
         for copy in range(self.copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
@@ -245,8 +244,8 @@ class BiRQModel(AbsESPnetModel):
                 # w1 F(theta) + w2 G(theta)
                 weights = {x.name: x.weight_at(update) for x in active}
                 loss, found, frames = self._loss(hidden, rows, active, made, weights)
-                if copy == 0 and self._diagnoses(active, update):
-                    stats.update(self._gradient_paths(hidden, rows, active, made))
+                if copy == 0 and self.training and self.paths.due(active, update):
+                    paths = self._gradient_paths(hidden, rows, active, made)
                 # - lambda H(q): codes of labels with a gradient stay in use
                 for one in (x for x in active if x.diversity):
                     entropy = usage_entropy(made[one.name])
@@ -257,10 +256,7 @@ class BiRQModel(AbsESPnetModel):
             tallies += found
             share = mask.sum() / batch.frames.sum()
             stats["mask_share"] = stats.get("mask_share", 0.0) + share
-        stats = {
-            key: value if key.startswith("path_") else value / self.copies
-            for key, value in stats.items()
-        }
+        stats = {key: value / self.copies for key, value in stats.items()} | paths
         stats.update(
             objective_statistics(
                 tallies,
@@ -338,29 +334,13 @@ class BiRQModel(AbsESPnetModel):
             total, tallies = total + loss, tallies + found
         return total, tallies, masked.float().clamp(min=1.0)
 
-    # -------------------------------------------------------------- diagnostics
-    def _diagnoses(self, active: list[Objective], update: int) -> bool:
-        """Whether it is time to look at the paths of gradients."""
-        if not (self.training and self.diagnose_every and torch.is_grad_enabled()):
-            return False
-        if update - self._diagnosed < self.diagnose_every:
-            return False
-        if not any(one.gradient for one in active):
-            return False
-        self._diagnosed = update
-        return True
-
     def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
-        """Norms of gradients, by their paths; training's own noise is not drawn from."""
-
         def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:
             return self._loss(hidden, rows, [one], {one.name: labels}, {one.name: 1.0})[
                 0
             ]
 
-        devices = [hidden.device] if hidden.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            return gradient_paths(self.encoder, active, made, loss_of)
+        return self.paths.measure(self.encoder, active, made, loss_of)
 
     # ------------------------------------------------------------------ updates
     def count_updates_of(self, optimizer: torch.optim.Optimizer):

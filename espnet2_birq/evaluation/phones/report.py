@@ -37,7 +37,7 @@ def _accuracies(result: dict) -> str:
     rows = [
         [layer, *(column.get(layer, "-") for column in columns)] for layer in layers
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _layers(model: dict) -> str:
@@ -52,7 +52,9 @@ def _layers(model: dict) -> str:
         if has_abx:
             row += [f"{100 * layer['abx'][x]:.2f}" for x in ("within", "across")]
         rows.append(row)
-    return f"{model['name']}, {model['frames']} frames:\n\n" + _table(head, rows)
+    return f"{model['name']}, {model['frames']} frames:\n\n" + markdown_table(
+        head, rows
+    )
 
 
 def _objectives(models: list[dict]) -> str:
@@ -67,7 +69,7 @@ def _objectives(models: list[dict]) -> str:
                 least, most = min(values, key=float), max(values, key=float)
                 row.append(least if least == most else f"{least} to {most}")
             rows.append(row)
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _with_error(value: dict, sign: str = "") -> str:
@@ -75,6 +77,7 @@ def _with_error(value: dict, sign: str = "") -> str:
     return f"{value['mean']:{sign}.4f} ({error})"
 
 
-def _table(head: list[str], rows: list[list]) -> str:
+def markdown_table(head: list[str], rows: list[list]) -> str:
+    """Write a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

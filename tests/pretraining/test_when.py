@@ -1,0 +1,70 @@
+"""When objectives are on: in some updates, or once another has been learned."""
+
+import pytest
+import torch
+from test_model import ANCHOR, ENHANCED, make_batch, make_model
+
+from espnet2_birq.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "when, updates",
+    [
+        (dict(start=2), [2, 3, 4, 5, 6]),
+        (dict(stop=3), [0, 1, 2]),
+        (dict(start=1, stop=6, every=2), [1, 3, 5]),
+    ],
+)
+def test_when(when, updates):
+    model = make_model([ANCHOR, {**ENHANCED, "when": when}])
+    objective = model.objectives[1]
+    assert [x for x in range(7) if objective.when.includes(x)] == updates
+
+
+def test_an_objective_begins_once_another_predicts_many_codes(caplog):
+    caplog.set_level("INFO")
+    late = {**ENHANCED, "head": "own", "weight": [[0, 0.0], [4, 0.4]]}
+    late["when"] = dict(once={"anchor": 5.0}, every=2)
+    model = make_model([ANCHOR, late]).train()
+    enhanced = model.objectives[1]
+    values = {"pred_ppl_anchor": torch.tensor(4.0)}
+    for update in range(100):  # the mean over 50 steps counts
+        assert not enhanced.is_on(update)
+        values["pred_ppl_anchor"] = torch.tensor(4.0 if update < 50 else 5.5)
+        model.starts.watch(values, update)
+    assert "'enhanced' begins at update 100: pred_ppl_anchor was 5.5" in caplog.text
+    on = [update for update in range(90, 108) if enhanced.is_on(update)]
+    assert on == [100, 102, 104, 106]
+    weights = [enhanced.weight_at(update) for update in (0, 100, 102, 104, 999)]
+    assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+    # A resumed training remembers; whether its predictions still have it or not.
+    other = make_model([ANCHOR, late]).train()
+    assert other.objectives[1].age(104) is None
+    other.load_state_dict(model.state_dict())
+    assert other.objectives[1].age(104) == 4
+    other.starts.watch({"pred_ppl_anchor": torch.tensor(1.0)}, 105)
+    assert other.objectives[1].is_on(106)
+    model._update = 99
+    assert "loss_enhanced" not in model(*make_batch())[1]
+    model._update = 102
+    assert "loss_enhanced" in model(*make_batch())[1]
+
+
+@pytest.mark.parametrize(
+    "once, message",
+    [
+        ({"nobody": 5}, "once names another objective, not 'nobody'"),
+        ({"enhanced": 5}, "once names another objective, not 'enhanced'"),
+        ({"anchor": 0.5}, "once is {objective: perplexity"),
+        (["anchor"], "once is {objective: perplexity"),
+    ],
+)
+def test_conditions_that_cannot_be(once, message):
+    with pytest.raises(ConfigError, match=message):
+        make_model([ANCHOR, {**ENHANCED, "when": {"once": once}}])
+
+
+def test_something_is_predicted_before_a_condition_is_met():
+    row = {**ANCHOR, "when": {"start": 5}}
+    with pytest.raises(ConfigError, match="none is on in update 0"):
+        make_model([row, {**ENHANCED, "when": {"once": {"anchor": 5}}}])
