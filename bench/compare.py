@@ -10,7 +10,8 @@ changes on the machine meanwhile meets all alike. A ratio is the median over rou
 the ratio within a round. A command may begin with settings of its environment,
 NAME=VALUE, or with the word KEPT: the settings of espnet2_birq/kernels/allocator.py, with which
 glibc keeps large blocks of memory rather than handing them back to the system and
-asking again.
+asking again. With --forked, programs of this folder are forks of one process that has
+imported PyTorch: on a GPU, where nothing is measured that importing could change.
 
 The YAML file: `commands`, a name and a command each; `program`, with which all of them
 begin (default: nothing); `environments`, a name and such settings each, in all of which
@@ -33,9 +34,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+BENCH = Path(__file__).resolve().parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 
-from espnet2_birq.kernels.allocator import variables
+import forked  # noqa: E402
+
+from espnet2_birq.kernels.allocator import variables  # noqa: E402
 
 COLUMNS = [  # key of a command's JSON, heading, factor, format
     ("peak_rss_mib", "peak MiB", 1, ".0f"),
@@ -114,9 +118,11 @@ def _ratio(text: str, commands: dict[str, str], path: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def run(command: str) -> dict[str, Any]:
+def run(command: str, fork: bool = False) -> dict[str, Any]:
     """Run a command: its JSON object, or ``error``."""
     words, environment = shlex.split(command), dict(os.environ)
+    if fork and words[0] == "python" and words[1].endswith(".py"):
+        return outcome(forked.run(words[1:]))
     while words and (words[0] == "KEPT" or re.match(r"[A-Za-z_]\w*=", words[0])):
         setting = words.pop(0)
         environment.update(
@@ -128,6 +134,11 @@ def run(command: str) -> dict[str, Any]:
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
     except OSError as error:
         return dict(error=str(error))
+    return outcome(done)
+
+
+def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What a command that has ended printed, or ``error``."""
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-5:])
@@ -140,8 +151,12 @@ def run(command: str) -> dict[str, Any]:
     return result
 
 
-def measure(plan: Plan, rounds: int, out: Path | None) -> list[dict[str, Any]]:
-    """Run all in turn. One row for each: ``results`` has a round each, in order."""
+def measure(plan: Plan, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run all in turn. One row for each: ``results`` has a round each, in order.
+
+    What does not begin within ``args.seconds`` is not run, and reported as that.
+    """
+    rounds, out, begin = args.rounds, args.out, time.monotonic()
     rows = [
         dict(environment=environment, name=name, command=command, results=[])
         for environment, name, command in plan.rows()
@@ -150,7 +165,12 @@ def measure(plan: Plan, rounds: int, out: Path | None) -> list[dict[str, Any]]:
     for number in range(rounds):
         for row in rows if number % 2 == 0 else rows[::-1]:
             start = time.monotonic()
-            row["results"].append(run(row["command"]))
+            late = args.seconds is not None and start - begin > args.seconds
+            row["results"].append(
+                dict(error=f"not run: behind the first {args.seconds:.0f} s")
+                if late
+                else run(row["command"], args.forked)
+            )
             result, done = row["results"][-1], done + 1
             outcome = result.get("error") or f"{result['seconds']:.4g} s"
             print(
@@ -254,6 +274,8 @@ def main():
     parser.add_argument("plan", nargs="?", help="YAML file; or commands, each after --")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="file for all results, as JSON")
+    parser.add_argument("--seconds", type=float, help="begin nothing later (no limit)")
+    parser.add_argument("--forked", action="store_true", help="see above; for a GPU")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the commands, run none"
     )
@@ -267,7 +289,9 @@ def main():
     if args.dry_run:
         print("\n".join(command for _, _, command in plan.rows()))
         return
-    rows = measure(plan, args.rounds, args.out)
+    if args.forked:
+        forked.preload()
+    rows = measure(plan, args)
     found = ratios(plan, rows)
     if args.out is not None:
         write_json(args.out, dict(rounds=args.rounds, rows=rows, ratios=found))

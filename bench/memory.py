@@ -34,6 +34,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 
+import forked  # noqa: E402
 import torch  # noqa: E402
 from plain import PlainModel  # noqa: E402
 from plan_check import resident  # noqa: E402
@@ -154,10 +155,14 @@ def peak_of_batch(args) -> int:
 
 def measure(args, *more: str) -> list[int | None] | int | None:
     """Bytes, by this program in a process of its own; None: not enough memory."""
-    command = [sys.executable, __file__, args.what, "--one", *more]
+    command = [__file__, args.what, "--one", *more]
     for name in ("config", "options", "method", "device", "dtype", "limit", "memory"):
         command += [f"--{name}", str(getattr(args, name))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    if args.device == "cuda":
+        done = forked.run(command)
+    else:
+        command = [sys.executable, *command]
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     if any(words in done.stderr for words in NO_MEMORY):
@@ -181,11 +186,19 @@ def lengths(args):
         print(f"| {seconds:g} | {' | '.join(cells)} |")
 
 
-def largest(fits: Callable[[int], bool]) -> int:
-    """The largest number that fits, within 2 %; 0 if 1 does not."""
-    low, high = 0, 1
-    while fits(high):
-        low, high = high, 2 * high
+def largest(fits: Callable[[int], bool], guess: int = 1) -> int:
+    """The largest number that fits, within 2 %, sought from a guess; 0 if 1 does not."""
+    stride = max(1, guess // 10)
+    if fits(guess):
+        low, high = guess, guess + stride
+        while fits(high):
+            stride *= 2
+            low, high = high, high + stride
+    else:
+        low, high = max(0, guess - stride), guess
+        while low > 0 and not fits(low):
+            stride *= 2
+            low, high = max(0, low - stride), low
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -212,10 +225,10 @@ def batch(args):
         return measure(args, *more) is not None
 
     for build in args.builds:
-        measured = "-"
+        guess, measured = planned(args, build), "-"
         if args.device == "cuda":
-            measured = largest(partial(fits, build))
-        print(f"| {build} | {planned(args, build)} | {measured} |", flush=True)
+            measured = largest(partial(fits, build), max(1, guess))
+        print(f"| {build} | {guess} | {measured} |", flush=True)
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("wants a GPU")
+
+
 @pytest.fixture(autouse=True)
 def same_process_after_each_test():
     """What holds for a whole process must not outlive the test that changed it."""
@@ -31,6 +37,12 @@ def same_process_after_each_test():
     before = state()
     yield
     assert state() == before
+
+
+@pytest.fixture
+def exact_products(monkeypatch):
+    """Single precision as it is on a GPU, too: no TF32 in convolutions."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(scope="session")

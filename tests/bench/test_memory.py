@@ -43,6 +43,7 @@ def test_batch(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 63, 64, 1000])
-def test_bisection(most):
-    found = memory.largest(lambda number: number <= most)
+@pytest.mark.parametrize("guess", [1, 70, 2000])
+def test_bisection(most, guess):
+    found = memory.largest(lambda number: number <= most, guess)
     assert 0.97 * most <= found <= most

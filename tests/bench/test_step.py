@@ -18,6 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
 
+DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -56,15 +60,18 @@ def outcome(build, seed):
     return float(loss.detach()), float(mask_share), gradients
 
 
-def both(config, method):
+def both(config, method, device):
     return [
-        step.make_build(options(config, "--method", method, "--build", name))
+        step.make_build(
+            options(config, "--method", method, "--build", name, "--device", device)
+        )
         for name in ("ours", "plain")
     ]
 
 
-def test_best_rq_is_the_same_number_plainly_written(config):
-    ours, plain = (outcome(build, 3) for build in both(config, "best_rq"))
+@DEVICES
+def test_best_rq_is_the_same_number_plainly_written(config, device, exact_products):
+    ours, plain = (outcome(build, 3) for build in both(config, "best_rq", device))
     assert ours[0] == pytest.approx(plain[0], rel=1e-5)
     assert ours[1] == plain[1] and 0.2 < ours[1] < 0.8
     for name, gradient in ours[2].items():
@@ -72,9 +79,10 @@ def test_best_rq_is_the_same_number_plainly_written(config):
         torch.testing.assert_close(gradient, plain[2][name], rtol=0, atol=most)
 
 
-def test_birq_is_the_same_on_average_plainly_written(config):
+@DEVICES
+def test_birq_is_the_same_on_average_plainly_written(config, device, exact_products):
     """The Gumbel noise is drawn in another order."""
-    builds = both(config, "birq")
+    builds = both(config, "birq", device)
     for build in builds:  # running statistics stay, so that all draws are of one model
         for module in build.model.modules():
             if isinstance(module, torch.nn.BatchNorm1d):

@@ -48,10 +48,10 @@ def outcome(encoder, xs, lengths):
     encoder.zero_grad()
     xs = xs.clone().requires_grad_()
     ys, frames, _ = encoder(xs, lengths)
-    real = torch.arange(ys.size(1))[None] < frames[:, None]
-    weights = torch.linspace(-1, 1, ys.size(2))
+    real = torch.arange(ys.size(1), device=ys.device)[None] < frames[:, None]
+    weights = torch.linspace(-1, 1, ys.size(2), device=ys.device)
     (ys.square() * weights)[real].sum().backward()
     gradients = [x.grad.flatten() for x in (xs, *encoder.parameters())]
     # E-Branchformer has no running statistics.
-    statistics = torch.cat([torch.zeros(1), *(b.flatten() for b in encoder.buffers())])
+    statistics = torch.cat([ys.new_zeros(1), *(b.flatten() for b in encoder.buffers())])
     return ys[real].detach(), torch.cat(gradients), statistics

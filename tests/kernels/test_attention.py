@@ -36,7 +36,7 @@ class InBlocks(RelPositionMultiHeadedAttention):
     window = 0
 
     def forward(self, query, key, value, pos_emb, mask):
-        seen = torch.zeros(query.size(1), query.size(1), dtype=torch.bool)
+        seen = mask.new_zeros(query.size(1), query.size(1))
         for start in range(0, query.size(1), self.window):
             block = slice(start, start + self.window)
             seen[block, block] = True
@@ -51,9 +51,10 @@ def in_blocks(encoder, window):
     return encoder
 
 
-def assert_same(stock, fast, lengths, share, dtype=torch.float):
-    xs = torch.randn(len(lengths), max(lengths), 20, dtype=dtype)
-    outcomes = [outcome(e, xs, torch.tensor(lengths)) for e in (stock, fast)]
+def assert_same(stock, fast, lengths, share, dtype=torch.float, device="cpu"):
+    xs = torch.randn(len(lengths), max(lengths), 20, dtype=dtype, device=device)
+    frames = torch.tensor(lengths, device=device)
+    outcomes = [outcome(e.to(device), xs, frames) for e in (stock, fast)]
     for a, b in zip(*outcomes):
         assert a.isfinite().all()
         torch.testing.assert_close(a, b, rtol=0, atol=share * float(a.abs().max()))
@@ -76,6 +77,19 @@ def test_blocks_are_a_mask(make, window, lengths, path):
     stock = make()
     blocks = limit_attention(accelerate(copy.deepcopy(stock)), window)
     assert_same(in_blocks(stock, window), blocks, lengths, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_same_on_a_gpu(make, window, lengths, exact_products):
+    torch.manual_seed(0)
+    stock = make()
+    fast = accelerate(copy.deepcopy(stock))
+    if window:
+        fast, stock = limit_attention(fast, window), in_blocks(stock, window)
+    assert_same(stock, fast, lengths, 1e-4, device="cuda")
 
 
 @pytest.mark.parametrize("make", MAKERS)

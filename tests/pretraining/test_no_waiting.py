@@ -133,7 +133,7 @@ def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window):
     assert loss.device.type == "cuda" and loss.requires_grad
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("encoder, conf, window", ENCODERS)
 def test_a_whole_training_step_on_a_gpu(encoder, conf, window):
     """PyTorch raises wherever the host waits."""

@@ -1,0 +1,66 @@
+"""Runs programs of this folder as forks of one process that has imported PyTorch.
+
+A process that begins anew imports PyTorch and ESPnet first, some ten seconds; a fork has
+them. Its CUDA context, its memory and its end are its own. The parent must not have asked
+CUDA for anything: ``PYTORCH_NVML_BASED_CUDA_CHECK`` lets it see whether there is a GPU.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from subprocess import CompletedProcess
+
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+BENCH = Path(__file__).resolve().parent
+
+
+def preload():
+    """Import once what the programs import."""
+    sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+    import step  # noqa: F401
+
+
+def run(words: list[str], seconds: float | None = None) -> CompletedProcess[str]:
+    """Run ``[program.py, option, ...]`` in a fork.
+
+    Args:
+        seconds: After which it is killed; its status is 124 then, as timeout(1)'s.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+        process = multiprocessing.get_context("fork").Process(
+            target=_program, args=(words, *streams)
+        )
+        process.start()
+        process.join(seconds)
+        status = process.exitcode
+        if status is None:
+            process.kill()
+            process.join()
+            status = 124
+        texts = [Path(x).read_text() if os.path.exists(x) else "" for x in streams]
+    return CompletedProcess(words, status, *texts)
+
+
+def _program(words: list[str], out: str, err: str):
+    for path, descriptor in ((out, 1), (err, 2)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(opened, descriptor)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    sys.argv = list(words)
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,169 @@
+"""Everything that is measured on a GPU, in one call and within a number of minutes.
+
+    python bench/gpu.py --out exp/gpu --minutes 10
+    python bench/gpu.py --out exp/gpu --device cpu --tiny      whether it would run
+
+Parts, in the order of what is wanted most; each has a share of the time and a log of its
+own in the folder, and what has not ended by then is stopped and reported as that:
+
+    tests    what needs a GPU in tests/: kernels and losses against slow plain versions,
+             a training step that never waits for the device
+    steps    bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
+             plain ESPnet and SpeechBrain, compiled, with a fused optimizer
+    batch    bench/memory.py batch: utterances that fit 80 GB, planned and measured
+    lengths  bench/memory.py lengths: memory against the length of an utterance
+    copies   bench/label_pass.py: clean and masked copy in one call or in two
+
+The tables go into docs/benchmarks.md; the figures behind them are in steps.json.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+BENCH = Path(__file__).resolve().parent
+GPU_TESTS = ("pretraining/test_no_waiting", "kernels/test_attention", "bench/test_step")
+TINY = (
+    "--encoder_conf output_size=16 --encoder_conf linear_units=16 "
+    "--encoder_conf attention_heads=2 --encoder_conf num_blocks=8"
+)
+
+
+class Part(NamedTuple):
+    """A program, and its share of the time."""
+
+    name: str
+    share: float
+    words: list[str]
+
+
+def parts(args: argparse.Namespace) -> list[Part]:
+    """What is run, in order; a part begins with what the ones before it have left."""
+    device = ["--device", args.device]
+    half = ["--dtype", "float32" if args.tiny else "bfloat16"]
+    program = sys.executable
+    steps = BENCH / "steps_gpu.yaml"
+    batch, lengths, copies = [], ["--options", ""], []
+    if args.tiny:
+        steps = tiny_steps(steps, args)
+        batch = ["--builds", "full", "--options", TINY, "--memory", "1"]
+        lengths = ["--builds", "full", "--options", TINY, "--seconds", "2", "4"]
+        copies = ["--rounds", "1", "--batch", "1", "--seconds", "2"]
+    else:
+        copies = ["--batch", "32", "--config", "conf/tuning/train_birq_c2.yaml"]
+    forked = ["--forked"] if args.device == "cuda" or args.tiny else []
+    memory = [program, str(BENCH / "memory.py")]
+    tests = [f"tests/{name}.py" for name in GPU_TESTS]
+    return [
+        Part("tests", 0.2, [program, "-m", "pytest", "-q", "-m", "gpu", *tests]),
+        Part(
+            "steps",
+            0.75,
+            [program, str(BENCH / "compare.py"), str(steps), *forked, "--rounds", "1"]
+            + ["--out", str(args.out / "steps.json"), "--seconds"],
+        ),
+        Part("batch", 0.5, [*memory, "batch", *device, *half, *batch]),
+        Part("lengths", 0.6, [*memory, "lengths", *device, *half, *lengths]),
+        Part(
+            "copies",
+            1.0,
+            [program, str(BENCH / "label_pass.py"), *device, *half, *copies],
+        ),
+    ]
+
+
+def tiny_steps(path: Path, args: argparse.Namespace) -> Path:
+    """The same commands on the model of step.yaml, at a size that takes a second."""
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan["program"] = f"python {BENCH / 'step.py'} --json --warmup 1 --steps 1"
+    plan["commands"] = {
+        name: tiny_command(command) + f" --device {args.device}"
+        for name, command in plan["commands"].items()
+        if "speechbrain" not in name and "--compile" not in command
+    }
+    known = plan["commands"]
+    plan["ratios"] = [
+        ratio
+        for ratio in plan["ratios"]
+        if all(name in known for name in ratio.split(" / "))
+    ]
+    tiny = args.out / "tiny.yaml"
+    tiny.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    return tiny
+
+
+def tiny_command(command: str) -> str:
+    """Method, build and window of a command, its sizes replaced."""
+    words, kept = command.split(), []
+    for name in ("--method", "--build"):
+        if name in words:
+            kept += [name, words[words.index(name) + 1]]
+    options = TINY + "".join(
+        f" {option}"
+        for option in ("--model_conf attention_window=200", "--optim_conf fused=true")
+        if option in command
+    )
+    return " ".join([*kept, "--batch 1 --seconds 2 --options", f'"{options}"'])
+
+
+def run(part: Part, log: Path, seconds: float) -> str:
+    """Run a part: what became of it."""
+    words = list(part.words)
+    if words[-1] == "--seconds":  # nothing begins in the last 30
+        words.append(str(max(1.0, seconds - 30.0)))
+    start = time.monotonic()
+    with log.open("w", encoding="utf-8") as stream:
+        stream.write(" ".join(words) + "\n")
+        stream.flush()
+        try:
+            status = subprocess.run(
+                words,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                cwd=BENCH.parent,
+            ).returncode
+            outcome = "done" if status == 0 else f"FAILED, exit status {status}"
+        except subprocess.TimeoutExpired:
+            outcome = "STOPPED, out of time"
+    return f"{outcome} after {time.monotonic() - start:.0f} s"
+
+
+def main():
+    """Run all parts; exit with 1 if one failed or was stopped."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for logs and steps.json")
+    add("--minutes", type=float, default=10.0, help="default: %(default)s")
+    add("--device", choices=["cpu", "cuda"], default="cuda")
+    add("--tiny", action="store_true", help="sizes that a CPU can take")
+    add("--only", nargs="+", metavar="PART", help="these parts alone")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    everything = parts(args)
+    unknown = set(args.only or []) - {part.name for part in everything}
+    if unknown:
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}")
+    end, failed = time.monotonic() + 60.0 * args.minutes, False
+    for part in everything:
+        if args.only and part.name not in args.only:
+            continue
+        log = args.out / f"{part.name}.log"
+        seconds = part.share * max(0.0, end - time.monotonic())
+        outcome = run(part, log, seconds)
+        failed |= not outcome.startswith("done")
+        print(f"== {part.name}: {outcome}", flush=True)
+        print(log.read_text(encoding="utf-8", errors="replace")[-4000:], flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
