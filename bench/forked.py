@@ -5,6 +5,7 @@ them. Its CUDA context, its memory and its end are its own. The parent must not 
 CUDA for anything: ``PYTORCH_NVML_BASED_CUDA_CHECK`` lets it see whether there is a GPU.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -14,15 +15,30 @@ import traceback
 from pathlib import Path
 from subprocess import CompletedProcess
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-
 BENCH = Path(__file__).resolve().parent
+HIDE = dict(PYTORCH_NVML_BASED_CUDA_CHECK="1", CUDA_VISIBLE_DEVICES="")
+
+
+@contextlib.contextmanager
+def no_gpu():
+    """Hide all GPUs: PyTorch tells that there is none without asking CUDA."""
+    before = {name: os.environ.get(name) for name in HIDE}
+    os.environ.update(HIDE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def preload():
     """Import once what the programs import."""
     sys.path[:0] = [str(BENCH.parent), str(BENCH)]
-    import step  # noqa: F401
+    with no_gpu():
+        import step  # noqa: F401
 
 
 def run(words: list[str], seconds: float | None = None) -> CompletedProcess[str]:
