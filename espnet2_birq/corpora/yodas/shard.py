@@ -118,7 +118,7 @@ def audio_members(
         with tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 # tarfile keeps every header it has seen; nobody will ask for them.
-                tar.members = []  # type: ignore[attr-defined]
+                tar.members = []  # type: ignore[attr-defined]  # not in typeshed
                 if member.isfile() and (source := tar.extractfile(member)):
                     with _copy(source, member.size, scratch) as copy:
                         yield PurePosixPath(member.name).name, copy

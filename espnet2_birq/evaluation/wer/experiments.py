@@ -110,12 +110,11 @@ def goes_with(kind: str, normalization: Normalization) -> bool:
     A word that may be missing has no characters, and tokens are those of the decoded
     text.
     """
-    return not _rewrites(normalization, kind) or not (
-        normalization.optional or kind == "ter"
-    )
+    words_only = normalization.optional or kind == "ter"
+    return not (words_only and _rewrites(kind, normalization))
 
 
-def _rewrites(normalization: Normalization, kind: str) -> bool:
+def _rewrites(kind: str, normalization: Normalization) -> bool:
     return kind != "wer" and normalization.apply not in (str, fold_case)
 
 
@@ -138,7 +137,7 @@ def read_set(
     Raises:
         DataError: A file is missing or wrong, or the reference has no token.
     """
-    plain = _rewrites(normalization, kind) or kind not in one.pairs
+    plain = _rewrites(kind, normalization) or kind not in one.pairs
     source = "wer" if plain else kind
     texts = read_pair(*one.pairs[source])
     refs, hyps = (
