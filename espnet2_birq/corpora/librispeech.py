@@ -30,7 +30,7 @@ UTTERANCES_OF_PART = {
 # Reader and chapter, what data directories call a speaker; and an utterance's name.
 _CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
 # ESPnet's names for sets that join others.
-JOINT_SETS = {
+JOINT_SETS: dict[str, Sequence[str]] = {
     "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
     "dev": ("dev_clean", "dev_other"),
 }
@@ -206,7 +206,7 @@ def make_sets(
         raise DataError(
             f"--split {unused[0]}: not among the parts, which are {', '.join(parts)}"
         )
-    sets = {}
+    sets: dict[str, SpeechSet] = {}
     for part in parts:
         whole, name = scan_part(corpus, part), set_name(part)
         if part in splits:

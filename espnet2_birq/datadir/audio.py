@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, overload
 
 import numpy as np
 import soundfile
@@ -170,12 +170,24 @@ def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
 
 
+@overload
+def probe_many(
+    paths: Iterable[str], fs: int | None = None, nj: int = 4
+) -> list[AudioInfo]: ...
+
+
+@overload
+def probe_many(
+    paths: Iterable[str], fs: int | None, nj: int, fatal: tuple[type[DataError], ...]
+) -> list[AudioInfo | DataError]: ...
+
+
 def probe_many(
     paths: Iterable[str],
     fs: int | None = None,
     nj: int = 4,
     fatal: tuple[type[DataError], ...] = (DataError,),
-) -> list[AudioInfo | DataError]:
+) -> list[AudioInfo] | list[AudioInfo | DataError]:
     """Probe many files in parallel, with a progress line when stderr is a terminal.
 
     Args:

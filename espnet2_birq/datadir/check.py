@@ -190,13 +190,14 @@ class _Check:
             self.broken.add(name)
             self.report.error(str(error).removeprefix(f"{path}: "), str(path))
 
-    def _utterances(self, name: str) -> Iterator[tuple[str, str]]:
-        """Compare all that is listed by utterance; yield the lines of one list."""
+    def _utterances(self, name: str) -> Iterator[tuple[str, str, str | None]]:
+        """Compare all that is listed by utterance; yield the lines of one list, and
+        utt2num_samples."""
         tables = {"utt2spk": self._read("utt2spk"), name: self._read(name)}
         for other in ("text", "utt2num_samples"):
             if (self.folder / other).exists():
                 tables[other] = self._read(other, may_be_empty=other == "text")
-        speaker, sorted_by_speaker = "", True
+        speaker, speakers, sorted_by_speaker = "", 0, True
         rows = tqdm(merge(tables), "lists", unit="utt", leave=False, disable=None)
         for utt_id, row in rows:
             if len(row) < len(tables):
@@ -210,7 +211,7 @@ class _Check:
                         "utterance ids with the speaker's name",
                         utt_id,
                     )
-                self.report.speakers += own != speaker
+                speakers += own != speaker
                 speaker = own
                 if " " in own or "\t" in own:
                     kind = "utt2spk has more than `utterance speaker`; correct it"
@@ -223,8 +224,7 @@ class _Check:
                 )
             if name in row:
                 yield utt_id, row[name], samples
-        if not sorted_by_speaker:
-            self.report.speakers = None
+        self.report.speakers = speakers if sorted_by_speaker else None
 
     def _report_missing(self, utt_id: str, row: dict, tables: dict) -> None:
         for name in tables:
@@ -237,8 +237,8 @@ class _Check:
             self._mismatch(kind, utt_id, name, "utt2spk")
 
     def _audio(self) -> Iterator[_Audio]:
-        for utt_id, entry, samples in self._utterances("wav.scp"):
-            samples = int(samples) if samples and samples.isdecimal() else None
+        for utt_id, entry, number in self._utterances("wav.scp"):
+            samples = int(number) if number and number.isdecimal() else None
             yield _Audio(utt_id, entry, samples)
 
     def _segmented_audio(self) -> Iterator[_Audio]:
@@ -281,8 +281,8 @@ class _Check:
         self, utt_id: str, value: str
     ) -> tuple[str, float, float] | None:
         try:
-            recording, start, end = value.split()
-            start, end = float(start), float(end)
+            recording, first, last = value.split()
+            start, end = float(first), float(last)
         except ValueError:
             kind = "segment is not `recording start end`; correct segments"
             self.report.error(kind, utt_id)

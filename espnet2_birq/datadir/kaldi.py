@@ -74,16 +74,14 @@ def write_data_dir(
         "utt2spk": format_scp((u.utt_id, u.speaker) for u in ordered),
         "spk2utt": format_scp(_utterances_of_speakers(ordered)),
     }
-    if ordered[0].segment:
+    if segments := [(u.utt_id, u.segment) for u in ordered if u.segment]:
         files["segments"] = format_scp(
-            (
-                u.utt_id,
-                f"{u.segment.recording} {u.segment.start:.2f} {u.segment.end:.2f}",
-            )
-            for u in ordered
+            (utt_id, f"{part.recording} {part.start:.2f} {part.end:.2f}")
+            for utt_id, part in segments
         )
-    if all(u.text is not None for u in ordered):
-        files["text"] = format_scp((u.utt_id, u.text) for u in ordered)
+    texts = [(u.utt_id, u.text) for u in ordered if u.text is not None]
+    if len(texts) == len(ordered):
+        files["text"] = format_scp(texts)
     files.update(extra_files or {})
     replace_data_dir(dest, files)
 

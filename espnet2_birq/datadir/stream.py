@@ -8,12 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from espnet2_birq.errors import DataError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 SORT_MEMORY = "32M"
 PIECE = 1 << 12  # characters of a line that are in memory at a time
@@ -32,7 +28,7 @@ def merge(
         Each key that any table has, in order, and its value in those that have it.
     """
     tables = {name: iter(table) for name, table in tables.items()}
-    heads = {}
+    heads: dict[str, tuple[str, str]] = {}
 
     def advance(name: str) -> None:
         head = next(tables[name], None)
@@ -65,11 +61,13 @@ class ExternalSort:
             stdout=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         )
+        assert self._process.stdin and self._process.stdout  # pipes, as asked for
+        self._input, self._output = self._process.stdin, self._process.stdout
         return self
 
     def write(self, line: str) -> None:
         """Take a line, given without its line feed."""
-        self._process.stdin.write(line.encode("utf-8") + b"\n")
+        self._input.write(line.encode("utf-8") + b"\n")
 
     def __iter__(self) -> Iterator[str]:
         """Yield the lines, sorted.
@@ -77,8 +75,8 @@ class ExternalSort:
         Raises:
             DataError: The program failed, most likely for want of disk space.
         """
-        self._process.stdin.close()
-        for line in self._process.stdout:
+        self._input.close()
+        for line in self._output:
             yield line.decode("utf-8").removesuffix("\n")
         if self._process.wait():
             raise DataError(
@@ -88,9 +86,9 @@ class ExternalSort:
 
     def __exit__(self, *exception) -> None:
         """End the program, whether all was read or not."""
-        self._process.stdout.close()
+        self._output.close()
         try:
-            self._process.stdin.close()
+            self._input.close()
         except BrokenPipeError:
             pass  # `sort` has ended and said why
         if self._process.poll() is None:

@@ -5,7 +5,7 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,11 @@ class DataDir:
     seconds: dict[str, float]
     people: dict[str, str]
     genders: dict[str, str]
+
+    def table(self, name: str) -> dict[str, str]:
+        """Return a file that is a table; an empty one if it is not there."""
+        content = self.files.get(name, {})
+        return content if isinstance(content, dict) else {}
 
     def count(self, utterances: Collection[str]) -> tuple[int, float, float | None]:
         """Count people, seconds, and the share of women in these (None: unknown)."""
@@ -175,9 +180,9 @@ def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
         recordings and speakers, other files unchanged.
     """
     kept = set(utterances)
-    speakers = {u: s for u, s in data.files["utt2spk"].items() if u in kept}
-    if "segments" in data.files:
-        kept |= {data.files["segments"][u].split()[0] for u in speakers}
+    speakers = {u: s for u, s in data.table("utt2spk").items() if u in kept}
+    if segments := data.table("segments"):
+        kept |= {segments[u].split()[0] for u in speakers}
     kept |= set(speakers.values())
     of_speaker = defaultdict(list)
     for utt_id in sorted(speakers):
@@ -201,7 +206,7 @@ def _read_file(
         return path.read_text(encoding="utf-8")
     table = read_scp(path, allow_empty_values=True)
     keys = table.keys()
-    owners = [speakers.keys()]
+    owners: list[Set[str]] = [speakers.keys()]
     if not _is_of_utterances(path.name):
         owners += [set(recordings), set(speakers.values())]
     if any(keys <= owner for owner in owners):

@@ -28,7 +28,7 @@ def mirror_ends(
         (B, N + n_fft // 2).
     """
     stft = getattr(frontend, "stft", None)
-    if not getattr(stft, "center", False):
+    if stft is None or not getattr(stft, "center", False):
         return speech
     half = stft.n_fft // 2
     speech = torch.nn.functional.pad(speech, (0, half))

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch.utils.checkpoint import checkpoint
 
 
-def time_convolutions(encoder: torch.nn.Module) -> list[tuple[int, int]]:
+def time_convolutions(encoder: AbsEncoder) -> list[tuple[int, int]]:
     """Kernel size and stride, along time, of the input layer's convolutions.
 
     Args:
@@ -33,7 +34,7 @@ def time_convolutions(encoder: torch.nn.Module) -> list[tuple[int, int]]:
     ]
 
 
-def subsampling_factor(encoder: torch.nn.Module) -> int:
+def subsampling_factor(encoder: AbsEncoder) -> int:
     """Input frames per encoder frame, e.g. 4 for ``input_layer: conv2d``."""
     factor = 1
     for _, stride in time_convolutions(encoder):
@@ -41,7 +42,7 @@ def subsampling_factor(encoder: torch.nn.Module) -> int:
     return factor
 
 
-def encoder_lengths(encoder: torch.nn.Module, lengths: torch.Tensor) -> torch.Tensor:
+def encoder_lengths(encoder: AbsEncoder, lengths: torch.Tensor) -> torch.Tensor:
     """How many frames the encoder makes of each utterance.
 
     Known before the encoder runs, so the mask can be drawn at the encoder's rate.
@@ -72,7 +73,7 @@ def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def encode(
-    encoder: torch.nn.Module, xs: torch.Tensor, lengths: torch.Tensor
+    encoder: AbsEncoder, xs: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
     """The encoder's output, (B, T', E): ``encoder(xs, lengths)[0]``.
 
@@ -88,7 +89,7 @@ def encode(
 
 
 def encode_up_to(
-    encoder: torch.nn.Module,
+    encoder: AbsEncoder,
     xs: torch.Tensor,
     lengths: torch.Tensor,
     layers: list[int],
@@ -185,7 +186,10 @@ def running_statistics(module: torch.nn.Module) -> Callable[[], AbstractContextM
         What makes a context in which they are as they were when this was called.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
-    then = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    then = [
+        [x if x is None else x.clone() for x in (norm.running_mean, norm.running_var)]
+        for norm in norms
+    ]
 
     def put(statistics):
         for norm, (mean, variance) in zip(norms, statistics):

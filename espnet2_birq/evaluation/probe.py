@@ -98,13 +98,12 @@ def extract(
         DataError: Audio is bad, or features are not finite in half precision.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
-    files = read_scp(folder / "wav.scp")
     # Paths of a dump are relative to its recipe.
     recipe = folder.resolve().parents[2]
-    files = {name: recipe / file for name, file in files.items()}
+    files = {name: recipe / x for name, x in read_scp(folder / "wav.scp").items()}
     infos = probe_many([str(file) for file in files.values()], rate)
     lengths = {name: info.seconds for name, info in zip(files, infos)}
-    names = sorted(texts.keys() & files.keys(), key=lengths.get)
+    names = sorted(texts.keys() & files.keys(), key=lengths.__getitem__)
     names = [name for name in names if lengths[name] <= max_seconds]
     if not names:
         raise DataError(f"{folder}: no utterance with text and up to {max_seconds} s")
@@ -133,7 +132,8 @@ def encode(model, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def make_batches(utterances: list[Utterance], frames: int) -> list[list[Utterance]]:
     """Batches of about as many frames, padding included, of like lengths."""
-    batches, batch = [], []
+    batches: list[list[Utterance]] = []
+    batch: list[Utterance] = []
     for one in sorted(utterances, key=lambda one: one.feats.size(1)):
         if batch and (len(batch) + 1) * one.feats.size(1) > frames:
             batches.append(batch)
@@ -167,7 +167,9 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=updates, pct_start=0.1
     )
-    batches, order, last = make_batches(utterances, frames), [], []
+    batches = make_batches(utterances, frames)
+    order: list[int] = []
+    last: list[float] = []
     for update in range(1, updates + 1):
         order = order or torch.randperm(len(batches)).tolist()
         batch = batches[order.pop()]

@@ -19,7 +19,7 @@ class Progress(NamedTuple):
     seconds_left: float | None  # likewise; without validation
 
     def __str__(self) -> str:
-        if self.total is None:
+        if self.total is None or self.seconds_left is None:
             return f"update {self.done}, loss {self.loss:.2f}"
         if self.done >= self.total:
             return f"all {self.total} updates done, loss {self.loss:.2f}"

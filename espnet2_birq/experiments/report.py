@@ -1,5 +1,6 @@
 """One report of a matrix: tables and plots, from what is on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.evaluation.phones.report import markdown_table
@@ -140,8 +141,8 @@ def _comparisons(runner: Runner, results: Results) -> str:
                     own, other = (_errors(results[name], key) for name in pair)
                     seeds = sorted(own.keys() & other.keys())
                     if seeds:
-                        both = [[x[seed] for seed in seeds] for x in (own, other)]
-                        cells.append(_interval(resample(*both), "+"))
+                        ours, theirs = ([x[y] for y in seeds] for x in (own, other))
+                        cells.append(_interval(resample(ours, theirs), "+"))
                 if cells:
                     rows.append([label, one.name, test, *cells])
     if not rows[1:]:
@@ -162,7 +163,7 @@ def _errors(by_seed: dict[int, Result], key) -> dict[int, Errors]:
     }
 
 
-def _each(values: list[float | None], form: str) -> str:
+def _each(values: Sequence[float], form: str) -> str:
     """Mean, and the values if there are several that differ."""
     if not values:
         return "-"

@@ -114,7 +114,7 @@ def resample(
         errors -= np.stack([one.errors for one in other])
     tokens = own[0].tokens
     generator = np.random.default_rng(0)
-    seeds, utterances = errors.shape
+    seeds, utterances = len(own), len(tokens)
     rates = []
     for _ in range(draws):
         picked = generator.integers(utterances, size=utterances)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -63,7 +64,7 @@ class Runner:
         self.data_options = shlex.split(data_options)
         self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
         self.phones = shlex.split(phones)
-        self.gpus = queue.Queue()
+        self.gpus: queue.Queue[str] = queue.Queue()
         for gpu in gpus or []:
             self.gpus.put(gpu)
         self.uses_gpus = bool(gpus)
@@ -131,7 +132,8 @@ class Runner:
         base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
         folder = self.out / "config"
         folder.mkdir(parents=True, exist_ok=True)
-        confs, flops = {}, Flops(folder)
+        confs: dict[str, dict] = {}
+        flops = Flops(folder)
         # Those that others are to equal come first.
         for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
             name, file = system.name, folder / f"{system.name}.yaml"
@@ -181,22 +183,22 @@ class Runner:
             if one.hours is not None:
                 seen[one.name] = one.hours
                 subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
-                subset += ["--hours", one.hours, f"dump/raw/{self.spec.train_set}"]
+                subset += ["--hours", str(one.hours), f"dump/raw/{self.spec.train_set}"]
                 subset += [f"dump/raw/{self.train_set(one.name)}"]
                 for other in self.spec.finetune_sets:
                     if other.rest_of == one.name:
                         seen[other.name] = one.hours
                         rest = f"dump/raw/{self.train_set(other.name)}"
                         subset[3:3] = ["--rest", rest]
-                drawn = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
-                drawn = [self.train_set(x.name) for x in (one, *drawn)]
-                drawn = self.lists(self.spec.train_set, *drawn)
+                rests = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
+                drawn = [self.train_set(x.name) for x in (one, *rests)]
+                lists = partial(self.lists, self.spec.train_set, *drawn)
                 self._step(
                     f"data_{one.name}",
                     [*key, seen],
                     [(asr, subset)],
-                    makes=drawn,
-                    lists=lambda drawn=drawn: drawn,
+                    makes=lists(),
+                    lists=lists,
                 )
         for one in self.spec.finetune_sets:
             stats = [*run_asr, 10, "--stage", 10, *self._asr_data(one.name)]
@@ -205,7 +207,7 @@ class Runner:
                 [*key, seen],
                 [(asr, stats)],
                 makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
-                lists=lambda name=one.name: self.asr_lists(name),
+                lists=partial(self.asr_lists, one.name),
             )
 
     def run(self, system: System, seed: int) -> None:
@@ -216,7 +218,8 @@ class Runner:
         """
         key = [self.data_options, self.config(system, seed).read_text()]
         name = f"{system.name}_seed{seed}"
-        model, encoder = None, ["--config", self.config(system, seed)]
+        model: Path | None = None
+        encoder: list[str | Path] = ["--config", self.config(system, seed)]
         if system.pretrain is not None:
             model = self.model(system.name, seed)
             encoder = ["--model", model]
@@ -237,18 +240,19 @@ class Runner:
         models = [model] if model else []
         if self.phones:
             measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
-            measure += ["--model", encoder[1], "--out", self.phones_file(system, seed)]
+            places = ["--model", encoder[1], "--out", self.phones_file(system, seed)]
             self._step(
                 f"phones_{name}",
                 [*key, self.phones],
-                [(Path.cwd(), [*measure, *self.phones])],
+                [(Path.cwd(), [*measure, *places, *self.phones])],
                 makes=[self.phones_file(system, seed)],
                 lists=lambda: models,
             )
         asr = self.spec.recipe / "asr1"
         if self.spec.probe is not None:
             probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]
-            probe += ["--train", asr / "dump/raw" / self.spec.train_set, "--seed", seed]
+            speech = asr / "dump/raw" / self.spec.train_set
+            probe += ["--train", speech, "--seed", str(seed)]
             probe += ["--out", self.probe_dir(system, seed), "--test"]
             probe += [asr / "dump/raw" / test for test in self.spec.tests]
             probe += shlex.split(self.spec.probe)
@@ -261,6 +265,8 @@ class Runner:
                 lists=lambda: [*models, *self.lists(*sets)],
                 folder=self.probe_dir(system, seed),
             )
+        if self.spec.finetune_config is None:
+            return
         for one in self.spec.finetune_sets:
             folder = self.asr_exp(system, seed, one.name)
             tune = self._run_sh("asr", *self._asr_config(), "--asr_tag")
@@ -271,12 +277,16 @@ class Runner:
             own = [*key, one.name, self.spec.hours_of(one)]
             own.append(self.spec.finetune_config.read_text())
             scores = [folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests]
+
+            def lists(name: str = one.name) -> list[Path]:
+                return [*models, *self.asr_lists(name)]
+
             self._step(
                 f"asr_{name}_{one.name}",
                 own,
                 [(asr, tune)],
                 makes=scores,
-                lists=lambda set_=one.name: [*models, *self.asr_lists(set_)],
+                lists=lists,
                 folder=folder,
             )
 

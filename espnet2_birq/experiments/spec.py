@@ -249,7 +249,7 @@ def with_updates(conf: dict, updates: int, where: str) -> dict:
             f"{where}: {updates} updates are no multiple of an epoch's {each} "
             "(num_iters_per_epoch / accum_grad)"
         )
-    changes = {"max_epoch": updates // each}
+    changes: dict[str, Any] = {"max_epoch": updates // each}
     for key in ("total_steps", "max_steps"):  # of onecyclelr, of tristagelr
         if key in conf.get("scheduler_conf", {}):
             changes["scheduler_conf"] = {key: updates}

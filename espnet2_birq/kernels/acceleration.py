@@ -40,7 +40,7 @@ from espnet2_birq.kernels.attention import FastRelPositionAttention
 from espnet2_birq.kernels.products import linear, matmul
 
 
-def accelerate(module: torch.nn.Module) -> torch.nn.Module:
+def accelerate[M: torch.nn.Module](module: M) -> M:
     """Make an ESPnet encoder faster. Attention that stays ESPnet's is logged.
 
     Args:
@@ -125,7 +125,7 @@ class FastConv2dSubsampling(Conv2dSubsampling):
         if not _runs_here(x) or prefix_embeds is not None:
             return super().forward(x, x_mask, prefix_embeds)
         first, _, second, _ = self.conv
-        inputs = (x, first.weight, first.bias, second.weight, second.bias)
+        inputs = [x, first.weight, first.bias, second.weight, second.bias]
         if torch.is_autocast_enabled("cpu"):
             inputs = [i.to(torch.get_autocast_dtype("cpu")) for i in inputs]
         hs = _TwoConvolutions.apply(*inputs)
@@ -220,8 +220,8 @@ class FastConvolutionModule(ConvolutionModule):
 
 
 # What is faster on a GPU, too.
-ON_GPU = {RelPositionMultiHeadedAttention: FastRelPositionAttention}
-FASTER = {
+ON_GPU: dict[type, type] = {RelPositionMultiHeadedAttention: FastRelPositionAttention}
+FASTER: dict[type, type] = {
     **ON_GPU,
     torch.nn.Linear: FastLinear,
     torch.nn.Dropout: FastDropout,

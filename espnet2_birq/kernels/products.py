@@ -78,7 +78,7 @@ def takes_bfloat16(setting: bool | str) -> bool:
             "cpu_bfloat16: true, but the processor has no instructions for it: this is "
             "several times slower than single precision, which auto would choose"
         )
-    return setting
+    return bool(setting)
 
 
 def linear(

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import torch
 
+from espnet2_birq.pretraining.objective import Objective
+
 EVERY = 50  # updates between two looks: the only time a value is waited for
 FEWEST = 4.0  # perplexity, of any codebook, that no useful label has
 
@@ -23,23 +25,26 @@ class StartWatch:
         objectives: All of the model's.
     """
 
-    def __init__(self, objectives: Iterable[torch.nn.Module]):
-        self.waiting = [one for one in objectives if one.when.once is not None]
+    def __init__(self, objectives: Iterable[Objective]):
+        # with the statistic that each waits for, and its value
+        self.waiting = [
+            (one, f"pred_ppl_{name}", wanted)
+            for one in objectives
+            for name, wanted in (one.when.once or {}).items()
+        ]
         self.seen: list[torch.Tensor] = []
 
     def watch(self, stats: dict[str, torch.Tensor], update: int):
         """Take in one training step's statistics."""
-        waiting = [one for one in self.waiting if one.age(update) is None]
-        keys = [f"pred_ppl_{name}" for one in waiting for name in one.when.once]
-        if not keys or not all(key in stats for key in keys):
+        waiting = [x for x in self.waiting if x[0].age(update) is None]
+        if not waiting or not all(key in stats for _, key, _ in waiting):
             return
-        self.seen.append(torch.stack([stats[key] for key in keys]))
+        self.seen.append(torch.stack([stats[key] for _, key, _ in waiting]))
         if len(self.seen) < EVERY:
             return
         means = torch.stack(self.seen).mean(dim=0).tolist()
         self.seen = []
-        for one, key, mean in zip(waiting, keys, means):
-            (wanted,) = one.when.once.values()
+        for (one, key, wanted), mean in zip(waiting, means):
             if mean >= wanted:
                 one.begin(update + 1)
                 logging.info(
@@ -66,7 +71,8 @@ class CollapseWatch:
         self.names = names
         self.stop = stop
         self.seen = 0
-        self.sums = {}  # of an objective: perplexities, and how many
+        # of an objective: perplexities, and how many
+        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def watch(self, stats: dict[str, torch.Tensor]):
         """Take in one training step's statistics.

@@ -114,15 +114,19 @@ def _gradient_paths(
         with the objective's factor. Losses are those of this rank's frames. Nothing if
         no gradient flows through any label.
     """
-    through_labels = [one for one in objectives if one.gradient]
-    if not through_labels:
+    points = [
+        x.points.sum()
+        for one in objectives
+        for x in labels[one.name]
+        if one.gradient and isinstance(x, SoftLabels)
+    ]
+    if not points:
         return {}
     parameters = [x for x in encoder.parameters() if x.requires_grad]
 
-    def gradients(of: torch.Tensor) -> list[torch.Tensor | None]:
+    def gradients(of: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True)
 
-    points = [x.points.sum() for one in through_labels for x in labels[one.name]]
     reached = gradients(torch.stack(points).sum())
     parameters = [x for x, found in zip(parameters, reached) if found is not None]
     del reached  # as large as the encoder
@@ -143,8 +147,8 @@ def _detached(labels: Labels) -> Labels:
     return labels
 
 
-def _minus(one: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-    return one if other is None else one - other
+def _minus(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    return one if one is None or other is None else one - other
 
 
 def _norm(gradients: Iterable[torch.Tensor | None]) -> torch.Tensor:

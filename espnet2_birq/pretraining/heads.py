@@ -3,13 +3,14 @@
 import torch
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.containers import DictOf, ListOf
 from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.statistics import BookTally
 
 
-class CodeHead(torch.nn.ModuleList):
+class CodeHead(ListOf[torch.nn.Linear]):
     """A linear layer for each of N codebooks.
 
     Args:
@@ -63,16 +64,16 @@ class CodeHead(torch.nn.ModuleList):
 
     def rest(self) -> torch.Tensor:
         """Return a loss of 0 with gradients of 0: other ranks may wait for them."""
-        return 0.0 * sum(x.sum() for x in self.parameters())
+        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
-def build_heads(input_size: int, objectives: list[Objective]) -> torch.nn.ModuleDict:
+def build_heads(input_size: int, objectives: list[Objective]) -> DictOf[CodeHead]:
     """Make the heads that objectives name.
 
     Raises:
         ConfigError: Two objectives share a head and differ in size.
     """
-    heads = torch.nn.ModuleDict()
+    heads: DictOf[CodeHead] = DictOf()
     first: dict[str, Objective] = {}
     for objective in objectives:
         labeller = objective.labeller

@@ -34,9 +34,10 @@ from espnet2_birq.kernels.attention import limit_attention
 from espnet2_birq.kernels.products import takes_bfloat16
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
+from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
 from espnet2_birq.pretraining.heads import build_heads
-from espnet2_birq.pretraining.labels import Labels
+from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.objective import (
@@ -46,7 +47,7 @@ from espnet2_birq.pretraining.objective import (
     check_always_on,
 )
 from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
-from espnet2_birq.pretraining.statistics import objective_statistics
+from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
 from espnet2_birq.pretraining.views import (
     LAYER,
@@ -104,6 +105,8 @@ class BiRQModel(AbsESPnetModel):
         extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
     """
 
+    updates: torch.Tensor  # () of the optimizer so far, for schedules
+
     @typechecked
     def __init__(
         self,
@@ -150,7 +153,7 @@ class BiRQModel(AbsESPnetModel):
             frame_shift_ms=frame_shift_ms,
             **masking_conf,
         )
-        self.objectives = torch.nn.ModuleList(
+        self.objectives = ListOf(
             build_objective(row, self._size_of(row.view)) for row in objectives
         )
         check_always_on([one.when for one in self.objectives])
@@ -174,8 +177,7 @@ class BiRQModel(AbsESPnetModel):
         self.checks = BatchChecks()
         self.windows = Windows()
         self.paths = GradientPaths(diagnose_every)
-        # Optimizer updates so far, for schedules; in floating point since ESPnet sums
-        # integers when it averages checkpoints.
+        # In floating point since ESPnet sums integers when it averages checkpoints.
         self.register_buffer("updates", torch.zeros(()))
         self._update: int | None = None  # its copy on this side, read once
         # Labellers sum what they observe over ranks: there is nothing to broadcast.
@@ -230,7 +232,10 @@ class BiRQModel(AbsESPnetModel):
         self.checks.check_labels(batch, labels_lengths, self._label_sizes())
         active = self._active(update)
         views = self._views(batch, active, update)
-        total, masked, tallies, stats, paths = 0.0, 0.0, [], {}, {}
+        total = masked = torch.zeros((), device=speech.device)
+        tallies: list[BookTally] = []
+        stats: dict[str, torch.Tensor] = {}
+        paths: dict[str, torch.Tensor] = {}
         for copy in range(self.copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
@@ -248,7 +253,8 @@ class BiRQModel(AbsESPnetModel):
                     paths = self._gradient_paths(hidden, rows, active, made)
                 # - lambda H(q): codes of labels with a gradient stay in use
                 for one in (x for x in active if x.diversity):
-                    entropy = usage_entropy(made[one.name])
+                    soft = [x for x in made[one.name] if isinstance(x, SoftLabels)]
+                    entropy = usage_entropy(soft)
                     loss = loss - one.diversity * entropy
                     key = f"use_ppl_{one.name}"
                     stats[key] = stats.get(key, 0.0) + entropy.detach().exp()
@@ -302,7 +308,7 @@ class BiRQModel(AbsESPnetModel):
         active: list[Objective],
         labels: dict[str, list[Labels]],
         weights: dict[str, float],
-    ):
+    ) -> tuple[torch.Tensor, list[BookTally], torch.Tensor]:
         """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
 
         Returns:
@@ -310,7 +316,9 @@ class BiRQModel(AbsESPnetModel):
         """
         # One message: masked frames, and labelled frames of each objective's codebooks.
         counts = [rows.valid.sum()]
-        counts += [x.valid.sum() for one in active for x in labels[one.name]]
+        counts += [
+            labelled(x, rows.valid).sum() for one in active for x in labels[one.name]
+        ]
         masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
         of: dict[str, torch.Tensor] = {}
         for one in active:
@@ -318,7 +326,8 @@ class BiRQModel(AbsESPnetModel):
             # The mean over ranks of world size x sum / count is sum / count.
             of[one.name] = torch.stack(shares[:number]) / world_size()
             shares = shares[number:]
-        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        total = hidden.new_zeros((), dtype=torch.float32)
+        tallies: list[BookTally] = []
         for name, head in self.heads.items():
             mine = [one for one in active if one.head == name]
             if not mine:
@@ -385,7 +394,7 @@ class BiRQModel(AbsESPnetModel):
         return [one.name for one in self.objectives if not one.labeller.ready]
 
     @torch.no_grad()
-    def prepare(self, batches: Iterable[dict[str, torch.Tensor]]) -> int:
+    def prepare(self, batches: Iterable[dict[str, Any]]) -> int:
         """Let labellers see speech before the first update; then they are settled.
 
         Args:

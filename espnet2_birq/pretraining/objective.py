@@ -106,6 +106,8 @@ class Objective(torch.nn.Module):
         labeller: What makes its labels.
     """
 
+    begun: torch.Tensor  # () update from which one that waits counts, -1 before
+
     def __init__(self, row: Row, labeller: Labeller):
         super().__init__()
         self.name = row.name
@@ -117,7 +119,7 @@ class Objective(torch.nn.Module):
         self.when = row.when
         self.labeller = labeller
         if row.when.once is not None:
-            # The update from which it counts, -1 before; floating point, see updates.
+            # In floating point: ESPnet sums integers when it averages checkpoints.
             self.register_buffer("begun", torch.full((), -1.0))
         self._begun: int | None = None  # its copy on this side, read once
 

@@ -1,5 +1,7 @@
 """Numbers that change with the optimizer's updates: weights, temperatures."""
 
+from typing import Any
+
 import numpy as np
 
 from espnet2_birq.errors import ConfigError
@@ -21,10 +23,11 @@ class Schedule:
     """
 
     def __init__(self, points: float | list):
+        pairs: Any = points  # whatever the configuration says
         if isinstance(points, (int, float)) and not isinstance(points, bool):
-            points = [[0, points]]
+            pairs = [[0, points]]
         try:
-            self.points = [(int(update), float(value)) for update, value in points]
+            self.points = [(int(update), float(value)) for update, value in pairs]
         except (TypeError, ValueError):
             self.points = []
         updates = [update for update, _ in self.points]
@@ -36,7 +39,8 @@ class Schedule:
 
     def at(self, update: int) -> float:
         """Return the value at an update, counted from 0."""
-        return float(np.interp(update, *zip(*self.points)))
+        updates, values = zip(*self.points)
+        return float(np.interp(update, updates, values))
 
     def __repr__(self):
         if len(self.points) == 1:

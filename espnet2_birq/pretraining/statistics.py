@@ -4,6 +4,7 @@ All values are tensors made from the loss's own sums: no second look at the code
 nothing waits for a GPU.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -109,6 +110,7 @@ def objective_statistics(
     stats = {key: torch.stack(several).mean() for key, several in values.items()}
     if gradients and len(squares) > 1:
         norms = {name: square.sqrt() for name, square in squares.items()}
-        total = sum(norms.values()).clamp(min=torch.finfo(torch.float32).tiny)
+        total = reduce(torch.add, norms.values())
+        total = total.clamp(min=torch.finfo(torch.float32).tiny)
         stats.update({f"grad_share_{name}": x / total for name, x in norms.items()})
     return stats

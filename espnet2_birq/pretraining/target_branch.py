@@ -155,5 +155,5 @@ class Teacher(torch.nn.Module):
         share = 1.0 - self.decay.at(update)
         for mine, other in zip(self.network.parameters(), encoder.parameters()):
             mine.lerp_(other, share)
-        for mine, other in zip(self.network.buffers(), encoder.buffers()):
-            mine.copy_(other)
+        for kept, new in zip(self.network.buffers(), encoder.buffers()):
+            kept.copy_(new)

@@ -12,6 +12,7 @@ is the layer at that share of the depth).
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -80,7 +81,8 @@ class Batch(NamedTuple):
     utterances: Sequence[str] = ()  # B names, for messages
 
 
-class MaskedRows(NamedTuple):
+@dataclass(frozen=True)
+class MaskedRows:
     """Where the masked frames of a batch are; M rows, the last of them filling."""
 
     index: torch.Tensor  # (M,) positions in a flattened (B, T')
@@ -199,6 +201,6 @@ def wanted_layers(wanted: list[tuple[View, bool]], kind: str) -> dict[int, bool]
     """Which layers views of a kind ask for, and whether a gradient flows into each."""
     layers: dict[int, bool] = {}
     for view, gradient in wanted:
-        if view.kind == kind:
+        if view.kind == kind and view.layer is not None:
             layers[view.layer] = layers.get(view.layer, False) or gradient
     return dict(sorted(layers.items()))

@@ -96,7 +96,7 @@ def sort_into_batches(
         )
     batches = []
     for pool in make_pools(drawn, sizes, batch_bins, min_batch_size):
-        rest = sorted(pool, key=sizes.get, reverse=True)
+        rest = sorted(pool, key=sizes.__getitem__, reverse=True)
         while rest:
             count = max(batch_bins // sizes[rest[0]], min_batch_size)
             count = min(count, max_batch_size or count)
@@ -118,7 +118,9 @@ def make_pools(
     An utterance comes once in a pool, as far as a pool is a batch at least: copies of an
     utterance, which are equally long, would end up side by side.
     """
-    pools, seen, bins = [[]], set(), 0
+    pools: list[list[str]] = [[]]
+    seen: set[str] = set()
+    bins = 0
     for key in drawn:
         full = bins >= POOL * batch_bins or (key in seen and bins >= batch_bins)
         if full and len(pools[-1]) >= min_batch_size:

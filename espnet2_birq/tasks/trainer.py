@@ -8,6 +8,7 @@ import argparse
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -75,7 +76,7 @@ class Trainer(ESPnetTrainer):
 
 def _batches(
     iterator: Iterable[tuple[list[str], dict[str, torch.Tensor]]], device: torch.device
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Iterator[dict[str, Any]]:
     """Arguments of the model's forward pass."""
     for utterances, batch in iterator:
         yield {"utt_id": utterances, **to_device(batch, device)}

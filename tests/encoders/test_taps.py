@@ -15,6 +15,7 @@ from espnet2_birq.encoders.taps import (
     encoder_lengths,
     evaluating,
     padding_mask,
+    running_statistics,
     subsampling_factor,
 )
 
@@ -103,3 +104,15 @@ def test_evaluating_switches_the_kinds_asked_for_and_switches_back():
     with evaluating(module, BATCH_NORM, DROPOUT):
         assert torch.equal(module(xs), module(xs))
     assert not torch.equal(module(xs), module(xs))
+
+
+def test_running_statistics_come_back_where_there_are_some():
+    norms = torch.nn.Sequential(
+        torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4, track_running_stats=False)
+    )
+    as_they_were = running_statistics(norms)
+    norms(torch.randn(8, 4) + 3.0)
+    moved = norms[0].running_mean.clone()
+    with as_they_were():
+        assert not norms[0].running_mean.any()
+    assert torch.equal(norms[0].running_mean, moved) and moved.all()

@@ -71,3 +71,6 @@ def test_objectives_of_any_name(tmp_path):
         "20 / 10; 7 / 3",
         "3 of 3",
     ]
+    (asr / "handoff.txt").write_text("")
+    with pytest.raises(DataError, match="handoff.txt: is not whole"):
+        summarize([("mine", ssl, asr)])

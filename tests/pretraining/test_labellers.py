@@ -220,6 +220,15 @@ def test_moments_whiten_the_points_and_spread_the_labels(projection):
     assert torch.equal(codes_of(loaded, vectors), codes)
 
 
+def test_a_settled_labeller_may_start_anew_from_an_earlier_checkpoint():
+    vectors = crowded()
+    before = of_input(40, projection="pca").state_dict()
+    labeller = started(of_input(40, projection="pca"), vectors)
+    codes = codes_of(labeller, vectors)
+    labeller.load_state_dict(before)
+    assert torch.equal(codes_of(started(labeller, vectors), vectors), codes)
+
+
 def test_moments_equal_numpy_s_and_leave_out_what_is_not_finite():
     vectors = crowded()
     sums = MomentSums(40)

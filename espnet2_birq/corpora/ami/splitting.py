@@ -163,7 +163,8 @@ def _label(
     marks = [n for n, (part, _) in enumerate(fields) if _PUNCTUATION.match(part)]
     if len(marks) != len(times):
         return None
-    stop_times, comma_times = [], {}
+    stop_times: list[float] = []
+    comma_times: dict[str, float] = {}
     for n, time in zip(marks, times):
         mark, owner = fields[n]
         if _FULL_STOP.match(mark):

@@ -29,6 +29,11 @@ _VIDEO = re.compile(r"[\w-]+", re.ASCII)
 Captions = dict[str, dict[str, str]]
 
 
+def language_of(subset: str) -> str:
+    """Return a subset's language: of en000 it is en."""
+    return subset[:-3]
+
+
 @dataclass(frozen=True)
 class Shard:
     """A shard of the corpus.
@@ -44,7 +49,7 @@ class Shard:
     @property
     def language(self) -> str:
         """The language's code."""
-        return SUBSET.fullmatch(self.subset)[1]
+        return language_of(self.subset)
 
     @property
     def key(self) -> str:
@@ -171,7 +176,7 @@ def wanted_subsets(parts: Sequence[str], there: Sequence[str]) -> dict[str, set[
     wanted: dict[str, set[str]] = {}
     for part in parts:
         subset, _, number = part.partition("/")
-        found = [name for name in there if subset in (name, SUBSET.fullmatch(name)[1])]
+        found = [name for name in there if subset in (name, language_of(name))]
         if not found or (number and found != [subset]):
             raise DataError(
                 f"--parts {part}: not there; give languages (en), subsets (en000) or "

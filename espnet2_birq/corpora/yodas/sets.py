@@ -73,12 +73,14 @@ def write_sets(
             for path in (train, valid)
             if path is not None
         }
-        skipped = stack.enter_context(_create(writers[train].folder / "skipped"))
+        training = writers[train]
+        validation = training if valid is None else writers[valid]
+        skipped = stack.enter_context(_create(training.folder / "skipped"))
         for shard in sorted([*chosen.shards, *chosen.unusable], key=lambda s: s.key):
             if shard in chosen.unusable:
                 skipped.write(f"{shard}\t{chosen.unusable[shard]}\n")
             else:
-                _add_shard(shard, store, chosen, owners, writers, train, valid, skipped)
+                _add_shard(shard, store, chosen, owners, training, validation, skipped)
     for path, writer in writers.items():
         if not writer.size.utterances:
             raise DataError(
@@ -86,12 +88,12 @@ def write_sets(
                 "other --parts, filters or --valid-hours"
             )
     languages = {code for code, samples in chosen.samples.items() if samples}
-    if missing := sorted(languages - writers[train].languages):
+    if missing := sorted(languages - training.languages):
         raise DataError(
             f"{train}: all videos of {missing[0]} would be held out for validation; "
             "give a smaller --valid-hours, or leave it out of --parts"
         )
-    manifest.rename(writers[train].folder / MANIFEST)
+    manifest.rename(training.folder / MANIFEST)
     for path, writer in writers.items():
         _replace(path, writer.folder)
     return {path: writer.size for path, writer in writers.items()}
@@ -116,7 +118,8 @@ class _SetWriter:
         self.folder, self.size = folder, SetSize()
         self.languages: set[str] = set()
         self._store, self._categories = store, categories
-        self._speaker = self._language = None
+        self._speaker: str | None = None
+        self._language: str | None = None
         self._files = ExitStack()
 
     def __enter__(self) -> "_SetWriter":
@@ -172,9 +175,8 @@ def _add_shard(
     store: ShardStore,
     chosen: Selection,
     owners: VideoOwners,
-    writers: dict[Path, _SetWriter],
-    train: Path,
-    valid: Path | None,
+    train: _SetWriter,
+    valid: _SetWriter,
     skipped,
 ) -> None:
     folder = store.folder_of(shard)
@@ -186,8 +188,8 @@ def _add_shard(
             if not ours:
                 skipped.write(f"{shard.key}-{video}\t{DUPLICATE}\n")
         if ours:
-            path = valid if video in chosen.held_out else train
-            writers[path].add(shard, row, ark)
+            to = valid if video in chosen.held_out else train
+            to.add(shard, row, ark)
     for name, reason in read_table(folder / SKIPPED):
         skipped.write(f"{shard.key}-{name}\t{reason}\n")
 
@@ -196,7 +198,7 @@ def _most_skipped(chosen: Selection) -> str:
     counts = {reason: sums["count"] for reason, sums in chosen.skipped.items()}
     if not counts:
         return ""
-    reason = max(counts, key=counts.get)
+    reason = max(counts, key=counts.__getitem__)
     return f", skipped {counts[reason]} x {reason}"
 
 

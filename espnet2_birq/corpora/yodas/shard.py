@@ -6,9 +6,9 @@ import io
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Buffer, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import soundfile
 
@@ -50,21 +50,21 @@ def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -
     tar = layout.tar_path(root, shard)
     with ShardWriter(shard, options, dest) as writer, tar.open("rb") as raw:
         hashed = HashedReader(raw)
-        releases = set()
+        releases: set[str] = set()
         try:
             for name, stream in audio_members(hashed, dest):
-                releases.add(use_recording(name, stream, captions, writer))
+                if release := use_recording(name, stream, captions, writer):
+                    releases.add(release)
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             why = "is truncated or damaged; download it again"
             if hashed.starts_with(LFS_MAGIC):
                 why = "is a git-LFS pointer; run git lfs pull"
             raise BadShardError(f"its tar file {why}") from error
-        releases.discard(None)
         if not releases:
             raise BadShardError("its tar file holds no audio; download it again")
         writer.skip_without_audio(captions)
-        release = "+".join(sorted(releases))
-        writer.finish(release, hashed.size, hashed.digest.hexdigest())
+        known = "+".join(sorted(releases))
+        writer.finish(known, hashed.size, hashed.digest.hexdigest())
 
 
 class HashedReader(io.RawIOBase):
@@ -83,10 +83,11 @@ class HashedReader(io.RawIOBase):
         """Say that it can be read."""
         return True
 
-    def readinto(self, buffer: bytearray) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         """Read into a buffer; return how many bytes."""
-        data = self._raw.read(len(buffer))
-        buffer[: len(data)] = data
+        room = memoryview(buffer).cast("B")
+        data = self._raw.read(len(room))
+        room[: len(data)] = data
         self._head = self._head or data[:64]
         self.digest.update(data)
         self.size += len(data)
@@ -117,16 +118,16 @@ def audio_members(
         with tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 # tarfile keeps every header it has seen; nobody will ask for them.
-                tar.members = []
-                if member.isfile():
-                    with _copy(tar.extractfile(member), member.size, scratch) as copy:
+                tar.members = []  # type: ignore[attr-defined]  # not in typeshed
+                if member.isfile() and (source := tar.extractfile(member)):
+                    with _copy(source, member.size, scratch) as copy:
                         yield PurePosixPath(member.name).name, copy
         # The checksum of gzip is at its end: a cut after the last file shows only here.
         while plain.read(_COPY_BYTES):
             pass
 
 
-def _copy(source: BinaryIO, size: int, scratch: Path) -> BinaryIO:
+def _copy(source: IO[bytes], size: int, scratch: Path) -> BinaryIO:
     if size <= MEMORY_BYTES:
         copy: BinaryIO = io.BytesIO()
     else:

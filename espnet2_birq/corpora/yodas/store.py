@@ -45,7 +45,6 @@ class ShardStore:
     def __init__(self, folder: Path, options: ShardOptions):
         self.folder, self.options = folder, options
         self.work = folder / ".work"
-        self._lock = None
 
     def __enter__(self) -> "ShardStore":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +89,8 @@ class ShardStore:
         Raises:
             DataError: A shard is not what was prepared, or a worker failed.
         """
-        todo, waiting = iter(shards), deque()
+        todo = iter(shards)
+        waiting: deque[Shard] = deque()
         running: dict[Shard, BaseProcess] = {}
         try:
             while True:
@@ -144,16 +144,16 @@ class ShardStore:
     def _reap(self, running: dict[Shard, BaseProcess]) -> None:
         connection.wait([process.sentinel for process in running.values()])
         for shard in [s for s, process in running.items() if not process.is_alive()]:
-            process = running.pop(shard)
+            status = running.pop(shard).exitcode or 0
             error = self.work / f"{shard.key}.error"
             if error.is_file():
                 raise DataError(error.read_text(encoding="utf-8"))
-            if process.exitcode < 0:
+            if status < 0:
                 raise DataError(
-                    f"{shard}: its worker was killed by signal {-process.exitcode}; "
+                    f"{shard}: its worker was killed by signal {-status}; "
                     "if memory ran out, repeat with a smaller --nj"
                 )
-            if process.exitcode:
+            if status:
                 raise DataError(f"{shard}: its worker failed, see its message above")
 
     def _keep(self, shard: Shard, source: Source) -> dict | str:

@@ -206,10 +206,11 @@ class ShardWriter:
             return NOT_FINITE
         if not loud >= self.options.min_level:
             return f"quieter than {self.options.min_level:g} dB"
-        if self.options.text and not caption:
-            return "empty caption"
-        if self.options.text and self._allowed and not self._allowed.fullmatch(caption):
-            return "caption with other characters"
+        if self.options.text:
+            if not caption:
+                return "empty caption"
+            if self._allowed and not self._allowed.fullmatch(caption):
+                return "caption with other characters"
         return None
 
     def _write(self, name: str, content: str) -> None:

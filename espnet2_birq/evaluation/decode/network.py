@@ -97,9 +97,10 @@ class Recogniser:
         Raises:
             TooShortUttError: The longest of them is too short for the input layer.
         """
-        speech = [torch.from_numpy(wave) for wave in waves]
+        speech = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(wave) for wave in waves], batch_first=True
+        )
         lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
-        speech = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
         try:
             hs, frames = self.model.encode(speech.to(self.device), lengths)
             hs = hs[0] if isinstance(hs, tuple) else hs  # intermediate CTC

@@ -141,7 +141,8 @@ def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float]:
     if not all(having[count] for count in (1, 2, 3)):
         return FALLBACK
     y = having[1] / (having[1] + 2 * having[2])
-    found = tuple(k - (k + 1) * y * having[k + 1] / having[k] for k in (1, 2, 3))
+    one, two, more = (k - (k + 1) * y * having[k + 1] / having[k] for k in (1, 2, 3))
+    found = one, two, more
     return found if all(0 <= d <= k for k, d in enumerate(found, 1)) else FALLBACK
 
 

@@ -26,7 +26,7 @@ from espnet2_birq.evaluation.wer.alignment import count_errors
 Search = Callable[[np.ndarray], Hypothesis]
 
 # What forked workers find in their memory: an n-gram is loaded once, for all of them.
-_search: Search | None = None
+_search: Search
 _done: set[str] = set()
 
 
@@ -116,7 +116,7 @@ def write_output(
     lines: dict[str, list[str]] = {x: [] for x in ("token", "token_int", "score")}
     texts = {}
     for name in names:
-        found = dict(tokens=[], score=0.0)
+        found: dict = dict(tokens=[], score=0.0)
         if name not in skipped:  # a store made before may have had it
             found = results.found.get(name, found)
         texts[name], tokens = to_text(found["tokens"])

@@ -33,6 +33,7 @@ _FRAMES = re.compile(r"(\S+):(\d+)$")
 FRAME = 10_000  # microseconds, of `PHONE:frames`
 # What rounding to 10 ms can make two neighbours overlap
 OVERLAP = 10_000  # microseconds
+_Interval = tuple[int, int, str, str]  # start and end in microseconds, phone, place
 FORMATS = (
     "a CTM (`utterance channel start duration phone`), a TextGrid, a folder of "
     "<utterance>.TextGrid, or lines of `utterance, tab, PHONE:n ...`"
@@ -120,7 +121,7 @@ def read_alignments(
         utterances = iter([_from_textgrid(path, tier)])
     else:
         utterances = _from_lines(path, names)
-    found = {}
+    found: dict[str, Alignment] = {}
     for name, alignment in utterances:
         if name in found:
             raise DataError(
@@ -134,8 +135,8 @@ def read_alignments(
     return found
 
 
-def _make(where: str, intervals: Sequence[tuple[int, int, str, str]]) -> Alignment:
-    """From (start, end, phone, place) in microseconds; those of no length are left out.
+def _make(where: str, intervals: Sequence[_Interval]) -> Alignment:
+    """Put intervals together; those of no length are left out.
 
     Raises:
         DataError: They overlap, or are not in order.
@@ -224,7 +225,8 @@ def _from_frames(lines: Iterable[tuple[str, str]], names: Collection[str] | None
             raise DataError(f"{where} is not `utterance, tab, PHONE:n PHONE:n ...`")
         if names is not None and name not in names:
             continue
-        intervals, now = [], 0
+        intervals: list[_Interval] = []
+        now = 0
         for field in row.split():
             match = _FRAMES.match(field)
             if not match:
@@ -236,7 +238,8 @@ def _from_frames(lines: Iterable[tuple[str, str]], names: Collection[str] | None
 
 
 def _from_ctm(lines: Iterable[tuple[str, str]], names: Collection[str] | None):
-    current, begun, intervals = None, "", []
+    current, begun = None, ""
+    intervals: list[_Interval] = []
     for where, line in lines:
         fields = line.split()
         try:

@@ -134,7 +134,8 @@ def collect(
         logging.info(f"about {share:.0%} of the frames are kept, see --max_frames")
     most = sum(int(one.seconds / model.shift * share) + 2 for one in utterances)
     phones, speakers = _Rows(most), _Rows(most)
-    outputs, labels = (defaultdict(lambda: _Rows(most)) for _ in range(2))
+    outputs: dict[int, _Rows] = defaultdict(lambda: _Rows(most))
+    labels: dict[str, _Rows] = defaultdict(lambda: _Rows(most))
     speaker_of = {one.name: one.speaker for one in corpus.speech}
     lengths, unlabelled = {}, 0
     for name, look in _run(model, utterances, layers, seconds):
@@ -176,10 +177,10 @@ class _Rows:
     """Rows that come bit by bit, in one piece of memory from the beginning."""
 
     def __init__(self, most: int):
-        self._most, self._used, self._rows = most, 0, None
+        self._most, self._used, self._rows = most, 0, np.empty(0)
 
     def add(self, rows: np.ndarray) -> None:
-        if self._rows is None:
+        if not len(self._rows):  # the first ones tell shape and type
             self._rows = np.empty((self._most, *rows.shape[1:]), rows.dtype)
         self._rows[self._used : self._used + len(rows)] = rows
         self._used += len(rows)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from humanfriendly import parse_size
 
 from espnet2_birq import api
@@ -17,6 +18,7 @@ from espnet2_birq.encoders.taps import (
     subsampling_factor,
 )
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.views import LAYER, stack_frames
 from espnet2_birq.tasks.asr import ASRTask
 
@@ -48,9 +50,9 @@ class SpeechModel:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: AbsESPnetModel,
         sample_rate: int,
-        objectives: Sequence = (),
+        objectives: Sequence[Objective] = (),
         device: str = "cpu",
     ):
         """Wrap a model.
@@ -84,16 +86,16 @@ class SpeechModel:
         Raises:
             TooShortUttError: The longest is too short for the encoder's input layer.
         """
-        speech = [torch.from_numpy(wave) for wave in waves]
+        speech = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(wave) for wave in waves], batch_first=True
+        ).to(self._device)
         samples = torch.tensor([len(wave) for wave in waves], device=self._device)
-        speech = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
-        speech = speech.to(self._device)
         xs, lengths = self._input(speech, samples)
         frames = encoder_lengths(self._encoder, lengths)
         padded = int(encoder_lengths(self._encoder, torch.tensor(xs.size(1))))
         own = [one for one in self._objectives if one.view.kind in ("input", LAYER)]
-        blocks = {one.view.layer for one in own if one.view.layer}
-        blocks = sorted((blocks | set(layers)) - {0})
+        needed = {one.view.layer or 0 for one in own} | set(layers)
+        blocks = sorted(needed - {0})
         views = {0: stack_frames(xs, self._factor, padded)}
         if blocks:
             views.update(zip(blocks, encode_up_to(self._encoder, xs, lengths, blocks)))
@@ -142,11 +144,12 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
     conf = vars(read_config(config))
     if "encoder" not in conf:
         raise DataError(f"{config}: not a configuration of a model with an encoder")
+    objectives: list[Objective] = []
     if "token_list" in conf:
-        model, objectives = _load_asr(path, config, device), []
+        model = _load_asr(path, config, device)
     elif config == path:
         with torch.random.fork_rng(devices=[]):
-            model, objectives = api.untrained(path, UNTRAINED_SEED), []
+            model = api.untrained(path, UNTRAINED_SEED)
     else:
         model = api.load(path, device)
         objectives = [one for one in model.objectives if one.view.kind != "labels"]
@@ -181,7 +184,7 @@ def check_files(path: Path) -> Path:
     return config
 
 
-def _load_asr(path: Path, config: Path, device: str) -> torch.nn.Module:
+def _load_asr(path: Path, config: Path, device: str) -> AbsESPnetModel:
     if path == config:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(UNTRAINED_SEED)

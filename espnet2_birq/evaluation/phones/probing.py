@@ -81,7 +81,7 @@ def fit_linear_probe(
 
 
 def accuracy_of_speakers(
-    correct: np.ndarray, speakers: Sequence[str]
+    correct: np.ndarray, speakers: np.ndarray | Sequence[str]
 ) -> dict[str, float]:
     """Take each speaker's share of correct frames.
 

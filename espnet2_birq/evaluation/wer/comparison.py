@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from espnet2_birq.evaluation.wer.experiments import (
     KINDS,
     DecodedSet,
     Options,
+    goes_with,
     rates,
     read_set,
 )
@@ -89,21 +90,21 @@ def compare_sets(a: DecodedSet, b: DecodedSet, options: Options = Options()) -> 
         DataError: A file is wrong, or the references differ.
         ConfigError: An option does not go with the set.
     """
-    result = {
+    result: dict[str, Any] = {
         "set": a.name,
         "a": _name(a),
         "b": _name(b),
         "normalization": options.normalization.name,
     }
     for kind in KINDS:
-        both = [_score(one, kind, options) for one in (a, b)]
-        if both[0] is None or both[1] is None:
+        if not goes_with(kind, options.normalization):
             result[kind] = None
             continue
-        _check_same(a, b, kind, *both)
-        clusters = make_clusters(label(both[0].ids, options.data), options.cluster)
-        result |= {"utterances": len(both[0].ids), "resampled": clusters.name}
-        result[kind] = _compare(*both, clusters.codes)
+        x, y = (_score(one, kind, options) for one in (a, b))
+        _check_same(a, b, kind, x, y)
+        clusters = make_clusters(label(x.ids, options.data), options.cluster)
+        result |= {"utterances": len(x.ids), "resampled": clusters.name}
+        result[kind] = _compare(x, y, clusters.codes)
     return result
 
 
@@ -111,11 +112,8 @@ def _name(one: DecodedSet) -> str:
     return one.experiment if one.decoding == "-" else f"{one.experiment}/{one.decoding}"
 
 
-def _score(one: DecodedSet, kind: str, options: Options) -> _Scored | None:
-    read = read_set(one, kind, options.normalization)
-    if read is None:
-        return None
-    (ids, refs, hyps), cut = read
+def _score(one: DecodedSet, kind: str, options: Options) -> _Scored:
+    (ids, refs, hyps), cut = read_set(one, kind, options.normalization)
     optional = options.normalization.optional
     steps = align_all(refs, hyps, optional) if kind == "wer" else None
     return _Scored(ids, refs, count_errors(refs, hyps, cut, optional), steps)
@@ -141,17 +139,17 @@ def _check_same(
 
 def _compare(x: _Scored, y: _Scored, clusters: np.ndarray) -> dict:
     tokens = x.counts[:, :3].sum(axis=1)
-    wrong = [one.counts[:, 1:].sum(axis=1) for one in (x, y)]
-    difference = bootstrap_difference(*wrong, tokens, clusters)
+    wrong_x, wrong_y = (one.counts[:, 1:].sum(axis=1) for one in (x, y))
+    difference = bootstrap_difference(wrong_x, wrong_y, tokens, clusters)
     result = {
         "a": rates(x.counts, clusters),
         "b": rates(y.counts, clusters),
-        "difference": 100 * float((wrong[1] - wrong[0]).sum() / tokens.sum()),
+        "difference": 100 * float((wrong_y - wrong_x).sum() / tokens.sum()),
         "low": _known(100 * difference.low),
         "high": _known(100 * difference.high),
         "p": _known(difference.p),
     }
-    if x.steps is not None:
+    if x.steps is not None and y.steps is not None:
         test = mapsswe(x.steps, y.steps)
         result["mapsswe"] = {
             name: _known(value) for name, value in test._asdict().items()

@@ -104,9 +104,23 @@ def characters(text: str) -> list[str]:
     return list(" ".join(text.split()))
 
 
+def goes_with(kind: str, normalization: Normalization) -> bool:
+    """Tell whether there is an error rate of a kind after a normalisation.
+
+    A word that may be missing has no characters, and tokens are those of the decoded
+    text.
+    """
+    words_only = normalization.optional or kind == "ter"
+    return not (words_only and _rewrites(kind, normalization))
+
+
+def _rewrites(kind: str, normalization: Normalization) -> bool:
+    return kind != "wer" and normalization.apply not in (str, fold_case)
+
+
 def read_set(
     one: DecodedSet, kind: str, normalization: Normalization
-) -> tuple[Transcripts, Callable[[str], Sequence[str]]] | None:
+) -> tuple[Transcripts, Callable[[str], Sequence[str]]]:
     """Read and normalise a set.
 
     What asr.sh has cut into characters is taken as it is; normalised or plain words are
@@ -115,20 +129,16 @@ def read_set(
     Args:
         one: The set.
         kind: "wer", "cer" or "ter".
-        normalization: Rewrites reference and hypothesis.
+        normalization: Rewrites reference and hypothesis; one that goes_with() the kind.
 
     Returns:
-        Transcripts, and what cuts one into tokens. None where the normalisation does
-        not go with the kind: a word that may be missing has no characters, and tokens
-        are those of the decoded text.
+        Transcripts, and what cuts one into tokens.
 
     Raises:
         DataError: A file is missing or wrong, or the reference has no token.
     """
-    rewritten = kind != "wer" and normalization.apply not in (str, fold_case)
-    if rewritten and (normalization.optional or kind == "ter"):
-        return None
-    source = "wer" if rewritten or kind not in one.pairs else kind
+    plain = _rewrites(kind, normalization) or kind not in one.pairs
+    source = "wer" if plain else kind
     texts = read_pair(*one.pairs[source])
     refs, hyps = (
         [normalization.apply(text) for text in side]
@@ -142,25 +152,21 @@ def read_set(
 
 def count_set(
     one: DecodedSet, kind: str, normalization: Normalization
-) -> tuple[list[str], np.ndarray] | None:
+) -> tuple[list[str], np.ndarray]:
     """Count the errors of each utterance of a set.
 
     Args:
         one: The set.
         kind: "wer", "cer" or "ter".
-        normalization: Rewrites reference and hypothesis.
+        normalization: As in read_set().
 
     Returns:
         Utterance ids, and correct, substituted, deleted, inserted tokens, shape (N, 4).
-        None as in read_set().
 
     Raises:
         DataError: As in read_set().
     """
-    read = read_set(one, kind, normalization)
-    if read is None:
-        return None
-    texts, cut = read
+    texts, cut = read_set(one, kind, normalization)
     return texts.ids, count_errors(texts.refs, texts.hyps, cut, normalization.optional)
 
 
@@ -203,7 +209,7 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
         For each set, and each group of its utterances if options.by says so:
         experiment, decoding, set, group (None: all), utterances, normalization,
         resampled (what the intervals are over), wer and cer. The last two are what
-        rates() gives; cer is None as in read_set().
+        rates() gives; cer is None where it does not go with the normalisation.
 
     Raises:
         DataError: A file is missing or wrong.
@@ -211,11 +217,13 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
     """
     rows = []
     for one in sets:
-        counted = {}
-        for kind in KINDS:
-            counted[kind] = count_set(one, kind, options.normalization)
+        counted = {
+            kind: count_set(one, kind, options.normalization)
+            for kind in KINDS
+            if goes_with(kind, options.normalization)
+        }
         ids = counted["wer"][0]
-        if counted["cer"] and counted["cer"][0] != ids:
+        if "cer" in counted and counted["cer"][0] != ids:
             raise DataError(
                 f"{one.pairs['cer'][0]}: has other utterances than "
                 f"{one.pairs['wer'][0]}; run asr.sh --stage 13 again"
@@ -223,7 +231,7 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
         labels = label(ids, options.data)
         groups: dict[str | None, np.ndarray] = {None: np.arange(len(ids))}
         if options.by:
-            groups |= make_groups(ids, labels, options.by)
+            groups.update(make_groups(ids, labels, options.by))
         for group, indices in groups.items():
             rows.append(
                 {
@@ -238,7 +246,7 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
 
 
 def _score_group(
-    counted: dict[str, tuple[list[str], np.ndarray] | None],
+    counted: dict[str, tuple[list[str], np.ndarray]],
     labels: Sequence[Labels],
     indices: np.ndarray,
     options: Options,
@@ -248,9 +256,10 @@ def _score_group(
         "utterances": len(indices),
         "normalization": options.normalization.name,
         "resampled": clusters.name,
+        **dict.fromkeys(KINDS),
         **{
-            kind: counts and rates(counts[1][indices], clusters.codes)
-            for kind, counts in counted.items()
+            kind: rates(counts[indices], clusters.codes)
+            for kind, (_, counts) in counted.items()
         },
     }
 

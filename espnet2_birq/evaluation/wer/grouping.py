@@ -136,8 +136,8 @@ def make_clusters(labels: Sequence[Labels], kind: str | None = None) -> Clusters
     if kind is None:
         is_ami = labels[0].microphone is not None
         kind = "meeting" if is_ami else "speaker"
-        names = {getattr(one, kind) for one in labels}
-        if None in names or len(names) < MIN_CLUSTERS:
+        known = {getattr(one, kind) for one in labels}
+        if None in known or len(known) < MIN_CLUSTERS:
             return make_clusters(labels, "utterance")
     names = [getattr(one, kind) for one in labels]
     if None in names:
@@ -184,17 +184,18 @@ def make_groups(
                 f"{by}: lacks {names.count(None)} of {len(names)} utterances, "
                 f"{ids[names.index(None)]} the first; add them"
             )
-    if None in names:
+    known = [name for name in names if name is not None]
+    if len(known) < len(names):
         raise ConfigError(
             f"--by {by}: ids do not tell the {by}; give --data with utt2spk and "
             "segments, or a file of lines `utterance group`"
         )
-    order, codes = np.unique(names, return_inverse=True)
+    order, codes = np.unique(known, return_inverse=True)
     return {str(name): np.flatnonzero(codes == i) for i, name in enumerate(order)}
 
 
 def _overlap_names(labels: Sequence[Labels]) -> list[str | None]:
-    names = []
+    names: list[str | None] = []
     for share in overlap_shares(labels):
         if share is None:
             names.append(None)

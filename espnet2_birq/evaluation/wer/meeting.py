@@ -146,7 +146,8 @@ def utterance_segments(
     Raises:
         ConfigError: The meeting of an utterance is not known.
     """
-    ref, hyp = [], []
+    ref: Segments = []
+    hyp: Segments = []
     for utt_id, labels, *both in zip(
         texts.ids, label(texts.ids, data), texts.refs, texts.hyps, strict=True
     ):

@@ -102,7 +102,7 @@ def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:
         "",
         *_table(hyp, speakers, "Sum/Avg", percent=True),
     ]
-    if any(not sum(counts.values())[:3].any() for counts in speakers.values()):
+    if any(not np.stack([*x.values()])[:, :3].any() for x in speakers.values()):
         lines += ["* no reference words: counts in the place of percentages"]
     lines += [
         "",
@@ -156,10 +156,11 @@ def _prepare(text: str, args: argparse.Namespace) -> list[str]:
 def _upper(pair: AlignedPair) -> AlignedPair:
     # As in sclite, errors stand out in capitals. Two different tokens stay different:
     # only their ASCII letters, which are all small here, are changed.
-    return tuple(
+    ref, hyp = (
         token and re.sub("[a-z]+", lambda match: match[0].upper(), token)
         for token in pair
     )
+    return ref, hyp
 
 
 def _table(
@@ -188,7 +189,7 @@ def _table(
 
 
 def _row(counts: list[np.ndarray], percent: bool) -> str:
-    correct, sub, del_, ins = sum(counts).tolist()
+    correct, sub, del_, ins = np.sum(counts, axis=0).tolist()
     tokens, errors = correct + sub + del_, sub + del_ + ins
     wrong = sum(bool(count[1:].any()) for count in counts)
     values = [correct, sub, del_, ins, errors]

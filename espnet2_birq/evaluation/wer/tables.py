@@ -7,6 +7,7 @@ from espnet2_birq.evaluation.wer.experiments import (
     Options,
     check_alike,
     count_set,
+    goes_with,
 )
 from espnet2_birq.evaluation.wer.sclite import summary_cells
 
@@ -101,9 +102,9 @@ def make_results_md(sets: Sequence[DecodedSet], options: Options = Options()) ->
 def _results_row(one: DecodedSet, kind: str, options: Options) -> str | None:
     if kind == "ter" and kind not in one.pairs:
         return None
-    counted = count_set(one, kind, options.normalization)
-    if counted is None:
+    if not goes_with(kind, options.normalization):
         return None
+    _, counts = count_set(one, kind, options.normalization)
     is_whole = one.decoding == "-" or one.name.startswith("org/")
     name = one.name if is_whole else f"{one.decoding}/{one.name}"
-    return "|".join(["", name, *summary_cells(counted[1]), ""])
+    return "|".join(["", name, *summary_cells(counts), ""])

@@ -48,7 +48,7 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Prepare soft labels of M vectors; they are drawn where the loss is made."""
-        labels = []
+        labels: list[Labels] = []
         for book, points in enumerate(self.points(vectors)):
             weight, bias = self.code_layer(book, self.score_scale)
             labels.append(

@@ -1,6 +1,6 @@
 """Projections made of the mean and covariance of the vectors that they project."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,7 +8,8 @@ import torch
 from espnet2_birq.errors import DataError
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     """Mean and covariance of vectors."""
 
     count: int
@@ -76,7 +77,8 @@ class MomentSums:
 
     def __init__(self, size: int):
         self.size = size
-        self.sums = None  # (1 + D + D^2,) count, sum, sum of outer products
+        # (1 + D + D^2,) count, sum, sum of outer products
+        self.sums: torch.Tensor | None = None
 
     def add(self, vectors: torch.Tensor, valid: torch.Tensor):
         """Take in M vectors.

@@ -54,6 +54,11 @@ class RandomProjectionLabeller(Labeller):
         torch.Size([5])
     """
 
+    codebook: torch.Tensor  # (N, V, d)
+    projection: torch.Tensor  # (N, D, d)
+    mean: torch.Tensor  # (D,)
+    started: torch.Tensor  # () 1 once the projection is that of the moments
+
     def __init__(
         self,
         input_size: int,
@@ -99,7 +104,7 @@ class RandomProjectionLabeller(Labeller):
         if running and projection == "whitened":
             self.whitening = RunningWhitening(num_codebooks, codebook_dim)
         self.ready = running or projection == "xavier"
-        self.sums = None if self.ready else MomentSums(input_size)
+        self.sums = MomentSums(input_size)
         self.register_buffer("started", torch.tensor(float(self.ready)))
         self.remember(
             dict(
@@ -127,7 +132,7 @@ class RandomProjectionLabeller(Labeller):
         """Make the projection of the moments observed, for good, on all ranks alike."""
         if not self.ready:
             self.start_from(self.sums.moments())
-            self.sums = None
+            self.sums = MomentSums(self.sums.size)
 
     def start_from(self, moments: Moments):
         """Make the projection of given moments, for good.

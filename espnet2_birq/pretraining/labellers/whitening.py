@@ -26,6 +26,10 @@ class RunningWhitening(torch.nn.Module):
     # Variance below this share of the squared mean is rounding of float32 points.
     ROUNDING = 1e-12
 
+    mean: torch.Tensor  # (N, d)
+    covariance: torch.Tensor  # (N, d, d)
+    batches: torch.Tensor  # () seen so far
+
     def __init__(
         self, num_books: int, dim: int, momentum: float = 0.01, epsilon: float = 1e-4
     ):

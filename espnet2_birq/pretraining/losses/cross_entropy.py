@@ -204,12 +204,10 @@ class _Sums:
         self.grad_hidden = torch.zeros(hidden.shape, **options)
         self.grad_weight = torch.zeros(head_weight.shape, **options)
         self.grad_bias = torch.zeros(head_bias.shape, **options)
-        self.grad_points = [
-            torch.zeros_like(x.points) if isinstance(x, SoftLabels) else None
-            for x in labels
-        ]
+        self.grad_points: dict[int, torch.Tensor] = {}  # of those labels that are soft
         for index, label in enumerate(labels):
             if isinstance(label, SoftLabels):
+                self.grad_points[index] = torch.zeros_like(label.points)
                 spread = (self.valid[index] * score_std(label)).sum()
                 self.tally.sums[index, SUMS.index("score_std")] = spread
 
@@ -219,7 +217,10 @@ class _Sums:
 
     def gradients(self):
         """Of the total, for hidden states, head and points."""
-        points = [None if x is None else x / self.most for x in self.grad_points]
+        points = [
+            self.grad_points[index] / self.most if index in self.grad_points else None
+            for index in range(len(self.labels))
+        ]
         heads = (self.grad_hidden, self.grad_weight, self.grad_bias)
         return (*(grad / self.most for grad in heads), *points)
 
@@ -263,7 +264,7 @@ class _Sums:
                 loss=loss, acc=predicted == codes, agree=codes == first_codes
             )
             self._count(index, rows, codes, predicted, columns)
-        if needs_grad:
+        if grad_logits is not None:
             self.grad_bias += grad_logits.sum(dim=0)
             grad_logits = grad_logits.to(hidden.dtype)
             self.grad_weight += matmul(grad_logits.T, hidden).to(self.grad_bias.dtype)

@@ -1,0 +1,26 @@
+"""torch's containers of modules, told what they hold. At run time they are torch's own."""
+
+from collections.abc import ItemsView, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+
+class ListOf[M: torch.nn.Module](torch.nn.ModuleList):
+    """A ModuleList of one kind of modules."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, modules: Iterable[M]): ...
+
+        def __iter__(self) -> Iterator[M]: ...
+
+
+class DictOf[M: torch.nn.Module](torch.nn.ModuleDict):
+    """A ModuleDict of one kind of modules."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> M: ...
+
+        def items(self) -> ItemsView[str, M]: ...
