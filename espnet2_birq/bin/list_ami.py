@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.bin.prepare_ami import add_selection
+from espnet2_birq.bin.options.ami import add_selection
 from espnet2_birq.corpora.ami.prepare import list_downloads
 
 DESCRIPTION = """\

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run, wanted_rate
-from espnet2_birq.corpora.ami.corpus import MICROPHONES
-from espnet2_birq.corpora.ami.partitions import FULL_CORPUS_ASR, SETS
+from espnet2_birq.bin.options.ami import add_selection
 from espnet2_birq.corpora.ami.prepare import prepare_ami
 
 DESCRIPTION = """\
@@ -33,32 +32,6 @@ examples:
   # Headsets, two sets.
   python -m espnet2_birq.bin.prepare_ami --annotations downloads/annotations \\
       --audio downloads/amicorpus --mic ihm --sets train,dev data"""
-
-
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which recordings of AMI are meant."""
-    add = parser.add_argument
-    add(
-        "--annotations",
-        required=True,
-        metavar="DIR",
-        help="where ami_public_manual_1.6.2.zip was unpacked",
-    )
-    add("--mic", choices=MICROPHONES, default="ihm", help="microphone (default: ihm)")
-    add(
-        "--sets",
-        type=_set_names,
-        default=SETS,
-        metavar="SET,SET",
-        help="some of train,dev,eval (default: all)",
-    )
-    add(
-        "--partition",
-        default=FULL_CORPUS_ASR,
-        metavar="NAME",
-        help="full-corpus-asr, or a folder with the lists of meetings train.txt, "
-        "dev.txt and eval.txt (default: %(default)s)",
-    )
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -104,13 +77,6 @@ def prepare(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     run(prepare, get_parser().parse_args(argv))
-
-
-def _set_names(value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
-    if wrong := [name for name in names if name not in SETS]:
-        raise argparse.ArgumentTypeError(f"no set {wrong[0]!r}, only {','.join(SETS)}")
-    return names
 
 
 if __name__ == "__main__":
