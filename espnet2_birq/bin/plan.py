@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="training set with utt2num_samples, as dump/raw/train: its hours, lengths",
+        help="set with utt2num_samples, as dump/raw/train: its hours and lengths count",
     )
     add("--gpus", type=int, default=1, help="how many (default: %(default)s)")
     add(
@@ -68,15 +68,15 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=12.3,
         metavar="S",
-        help="mean utterance, without --data (default: LibriSpeech's, %(default)s)",
+        help="length of utterances without --data (default: LibriSpeech's %(default)s)",
     )
     add(
         "--longest-seconds",
         type=float,
         default=24.5,
         metavar="S",
-        help="longest utterance, at which memory is counted, without --data (default: "
-        "LibriSpeech's, %(default)s)",
+        help="length at which memory is counted, without --data (default: LibriSpeech's "
+        "longest, %(default)s)",
     )
     add("--json", action="store_true", help="print the numbers as JSON")
     return parser
