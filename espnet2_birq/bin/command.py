@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
 
 # What to do about another sample rate, in a command that has this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
 
-_SHARED_OPTIONS = {
+_SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "--dest": {
         "required": True,
         "type": Path,

@@ -86,7 +86,8 @@ def score(args: argparse.Namespace) -> None:
     normalization = get_normalization(args.normalize, args.case_sensitive)
     options = Options(normalization, args.cluster, args.data, args.by)
     if args.compare:
-        print(report_comparison(*args.compare, args.ref, options, args.json))
+        a, b = args.compare
+        print(report_comparison(a, b, args.ref, options, args.json))
         return
     own = {"meeting": args.meeting, "results_md": args.results_md, "as_json": args.json}
     print(report_sets(args.experiments, args.ref, args.hyp or (), options, **own))

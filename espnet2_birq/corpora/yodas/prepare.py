@@ -73,7 +73,10 @@ def prepare_yodas(
         downloads = store / f"downloads_{hub}"
         source = HubSource(hub, downloads, keep_downloads, head.get("revision"))
     request = Request(
-        *(settings[key] for key in ("parts", "hours", "valid_hours", "seed")),
+        settings["parts"],
+        settings["hours"],
+        settings["valid_hours"],
+        settings["seed"],
         head=head or _head(source, settings),
         lines=lines,
     )

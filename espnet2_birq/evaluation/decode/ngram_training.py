@@ -107,6 +107,7 @@ def run_lmplz(
     command = [program, "-o", str(order), "--discount_fallback"]
     command += ["--prune", *map(str, prune[:order]), "--arpa", str(arpa)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
         for path in texts:
             for words in read_sentences(path):
                 print(*words, file=process.stdin)
