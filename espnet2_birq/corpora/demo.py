@@ -28,6 +28,7 @@ from espnet2_birq.corpora.synth import (
     check_available,
     synthesize,
 )
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
 
@@ -94,9 +95,7 @@ def make_corpus(
         f"{total / 3600:.3f} hours made in {elapsed:.1f} s with {nj} process(es): "
         f"real-time factor {elapsed / total:.4f}"
     )
-    new = folder / f".{MARKER}.new"
-    new.write_text(json.dumps(options, indent=1) + "\n")
-    new.rename(folder / MARKER)
+    write_whole(folder / MARKER, json.dumps(options, indent=1) + "\n")
 
 
 def _make_audio(

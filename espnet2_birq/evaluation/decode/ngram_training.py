@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kenlm
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.ngram import (
@@ -20,7 +21,6 @@ from espnet2_birq.evaluation.decode.ngram import (
     read_arpa,
     tune_weights,
 )
-from espnet2_birq.evaluation.decode.store import write_whole
 
 
 def train_ngram(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.pipeline import search_store, word_error_rate
@@ -17,7 +18,7 @@ from espnet2_birq.evaluation.decode.sets import (
     log_probs_of,
     store_key,
 )
-from espnet2_birq.evaluation.decode.store import Results, write_whole
+from espnet2_birq.evaluation.decode.store import Results
 
 # Steps of lm_weight and word_score, one after the other.
 STEPS = ((0.5, 1.0), (0.25, 0.5))

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.evaluation.decode.store import write_whole
 from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx
 from espnet2_birq.evaluation.phones.frames import Corpus, Frames, collect, find_corpus
 from espnet2_birq.evaluation.phones.models import check_files, config_of, load_model
