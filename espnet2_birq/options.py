@@ -29,3 +29,12 @@ def positive(value: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{value!r} is not a positive number")
     return number
+
+
+def not_negative(value: str) -> float:
+    """Parse a finite number from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: It is something else.
+    """
+    return 0.0 if finite(value) == 0 else positive(value)

@@ -18,6 +18,7 @@ from espnet2.torch_utils.safe_torch_load import safe_torch_load
 from espnet2_birq.checkpoint import check_model_file, read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.finetuning import count_updates
 from espnet2_birq.tasks.ssl import SSLTask
 
 ENCODER = "encoder."
@@ -33,6 +34,34 @@ class Handoff(NamedTuple):
     unused: list[str]  # other ones that the ASR model has no place for
     differing: list[str]  # of frontend and normalize, those that differ
     values: int  # numbers in the loaded tensors
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the ASR encoder came over, and both see the same features."""
+        return not (self.missing or self.unused or self.differing)
+
+    def __str__(self) -> str:
+        """Counts; names of what did not come over, or differs."""
+        lines = [
+            f"encoder tensors from pretraining: {len(self.loaded)} of "
+            f"{len(self.loaded) + len(self.missing)} "
+            f"({self.values / 1e6:.2f} M values)"
+        ]
+        if self.dropped:
+            found = (LAYER.match(name) for name in self.dropped)
+            layers = sorted({int(match[1]) for match in found if match})
+            lines.append(
+                f"pretrained top layers that the ASR encoder does without: {len(layers)} "
+                f"({', '.join(map(str, layers))}; {len(self.dropped)} tensors)"
+            )
+        for title, names in [
+            ("not from pretraining", self.missing),
+            ("pretrained, but without a place in the ASR model", self.unused),
+            ("differs between the two models, so features do too", self.differing),
+        ]:
+            if names:
+                lines += [f"{title}: {len(names)}", *(f"  {name}" for name in names)]
+        return "\n".join(lines)
 
 
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
@@ -98,6 +127,48 @@ def copy_statistics(ssl_model: Path, dest: Path) -> bool:
     shutil.copyfile(source, part)
     part.replace(dest)
     return True
+
+
+def training_options(
+    asr_args: argparse.Namespace,
+    gpus: int,
+    ssl_model: Path | None = None,
+    stats: Path | None = None,
+    steps_are_given: bool = False,
+) -> str:
+    """Make options of asr_train that depend on the data and the pretrained model.
+
+    Args:
+        asr_args: Options of asr_train.
+        gpus: How many train together.
+        ssl_model: Pretrained model file, its config.yaml beside it.
+        stats: Gets a copy of the statistics of pretraining, if it has any.
+        steps_are_given: Do not set the number of updates of the scheduler.
+
+    Returns:
+        The options in one line; may be empty.
+
+    Raises:
+        ConfigError: Updates cannot be counted, or an epoch has none.
+    """
+    updates = count_updates(asr_args, gpus)
+    found = []
+    if asr_args.scheduler == "tristagelr" and not steps_are_given:
+        if updates is None:
+            raise ConfigError(
+                "the scheduler tristagelr has to be told the number of updates, which "
+                f"is not known beforehand with iterator_type {asr_args.iterator_type}, "
+                f"batch_type {asr_args.batch_type}; give --asr_args '--scheduler_conf "
+                "max_steps=N'"
+            )
+        found.append(f"--scheduler_conf max_steps={updates}")
+    if (
+        ssl_model is not None
+        and stats is not None
+        and copy_statistics(ssl_model, stats)
+    ):
+        found.append(f"--normalize global_mvn --normalize_conf stats_file={stats}")
+    return " ".join(found)
 
 
 def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:

@@ -1,4 +1,4 @@
-"""Dependencies between the rooms of the package point down, and all imports lead somewhere."""
+"""Dependencies between the rooms point down, imports lead somewhere, bin/ parses."""
 
 import ast
 import importlib
@@ -68,6 +68,35 @@ def test_every_room_is_known():
         x for x in (ROOT / "espnet2_birq").rglob("*.py") if x.name != "__init__.py"
     ]
     assert {room_of(path) for path in files} == {*BELOW, "bin"}
+
+
+BIN = sorted((ROOT / "espnet2_birq" / "bin").rglob("*.py"))
+# What others of bin/ share, or is no parser by its nature.
+HELPERS = {
+    "command.py": {"make_parser", "add_shared_options", "wanted_rate", "run"}
+    | {"warnings_off"},
+    "with_encoders.py": {"translate"},
+}
+# Calls that do what belongs into a room: they write, or run programs.
+WORK = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "open", "Popen"}
+
+
+@pytest.mark.parametrize("path", BIN, ids=lambda path: path.stem)
+def test_commands_are_parsers(path):
+    """Besides options and main(), a command has one function: it maps them to a call."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    tree = ast.parse(text)
+    assert not [x.name for x in ast.walk(tree) if isinstance(x, ast.ClassDef)]
+    functions = [x for x in tree.body if isinstance(x, ast.FunctionDef)]
+    public = {x.name for x in functions if x.name[0] != "_"}
+    public -= HELPERS.get(path.name, set()) | {"get_parser", "main"}
+    assert len({name for name in public if not name.startswith("add_")}) <= 1
+    for function in functions:
+        parses = function.name.startswith(("get_parser", "add_"))
+        assert parses or function.end_lineno - function.lineno < 30, function.name
+    calls = [x.func for x in ast.walk(tree) if isinstance(x, ast.Call)]
+    assert not {x.attr for x in calls if isinstance(x, ast.Attribute)} & WORK
 
 
 @pytest.mark.parametrize("folder", ["bench", "tests"])

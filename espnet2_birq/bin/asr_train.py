@@ -1,20 +1,22 @@
 """ESPnet's asr_train with the encoder ``shaw_conformer``; see --help."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
 
 
-def get_parser():
-    """The parser of ESPnet's ASRTask."""
+def get_parser() -> argparse.ArgumentParser:
+    """Build the parser of ESPnet's ASRTask."""
     return ASRTask.get_parser()
 
 
-def main(cmd=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Run ASRTask; a wrong setting is one line on stderr and exit status 1."""
-    args = get_parser().parse_args(cmd)
+    args = get_parser().parse_args(argv)
     try:
         check_training_files(args)
         ASRTask.main(args=args)

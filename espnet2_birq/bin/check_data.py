@@ -10,7 +10,7 @@ from espnet2_birq.bin.command import (
     make_parser,
     wanted_rate,
 )
-from espnet2_birq.datadir.check import Report, check_data_dir
+from espnet2_birq.datadir.check import check_data_dir, describe
 
 DESCRIPTION = """\
 Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before
@@ -31,7 +31,6 @@ EPILOG = """\
 examples:
   python -m espnet2_birq.bin.check_data --fs 16000 data/train data/valid
   python -m espnet2_birq.bin.check_data --full --nj 16 /espnet/x/asr1/dump/raw/train"""
-MAX_KINDS = 20  # lines for one directory, so that it fits on a screen
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,30 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder, wanted_rate(args), args.full, args.nj, rate_remedy=RESAMPLE
         )
         wrong = wrong or bool(report.problems)
-        print("\n".join(_describe(folder, report)))
+        print("\n".join(describe(folder, report)))
     if wrong:
         sys.exit(1)
-
-
-def _describe(folder: str, report: Report) -> list[str]:
-    lines = []
-    for level, found in (("error", report.problems), ("warning", report.warnings)):
-        for kind, finding in found.items():
-            lines.append(
-                f"{folder}: {level}: {finding.count} x {kind}; first: {finding.first}"
-            )
-    if len(lines) > MAX_KINDS:
-        hidden = len(lines) - MAX_KINDS
-        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; mend these first"]
-    speakers = "?" if report.speakers is None else report.speakers
-    last = (
-        f"{folder}: {'NOT ok' if report.problems else 'ok'}: "
-        f"{report.utterances} utterances, {speakers} speakers; opened "
-        f"{report.opened} audio files, {report.seconds / 3600:.2f} hours"
-    )
-    if report.longest:
-        last += f"; utterances of {report.shortest:.2f} to {report.longest:.2f} s"
-    return [*lines, last]
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ Example:
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import warnings_off
-from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.transfer import LAYER, change_since, check_handoff
+from espnet2_birq.bin.command import run, warnings_off
+from espnet2_birq.transfer import change_since, check_handoff
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description="Prove which tensors of an ASR model came from pretraining: repeat "
         "the loading its configuration asks for, into a model full of NaN, and "
@@ -37,39 +37,23 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd=None):
-    """Run the check; the exit status is its outcome."""
-    args = get_parser().parse_args(cmd)
-    try:
-        with warnings_off():
-            handoff = check_handoff(args.ssl_model, args.asr_model)
-            if args.asr_model.suffix == ".pth":
-                change = change_since(args.ssl_model, args.asr_model)
-    except (ConfigError, DataError) as error:
-        sys.exit(f"check_handoff: error: {error}")
-    print(
-        f"encoder tensors from pretraining: {len(handoff.loaded)} of "
-        f"{len(handoff.loaded) + len(handoff.missing)} "
-        f"({handoff.values / 1e6:.2f} M values)"
-    )
-    if handoff.dropped:
-        layers = sorted({int(LAYER.match(name)[1]) for name in handoff.dropped})
-        print(
-            f"pretrained top layers that the ASR encoder does without: {len(layers)} "
-            f"({', '.join(map(str, layers))}; {len(handoff.dropped)} tensors)"
-        )
-    for title, names in [
-        ("not from pretraining", handoff.missing),
-        ("pretrained, but without a place in the ASR model", handoff.unused),
-        ("differs between the two models, so features do too", handoff.differing),
-    ]:
-        if names:
-            print(f"{title}: {len(names)}", *names, sep="\n  ")
-    if handoff.missing or handoff.unused or handoff.differing:
+def check(args: argparse.Namespace) -> None:
+    """Run the command."""
+    is_model = args.asr_model.suffix == ".pth"
+    with warnings_off():
+        handoff = check_handoff(args.ssl_model, args.asr_model)
+        change = change_since(args.ssl_model, args.asr_model) if is_model else 0.0
+    print(handoff)
+    if not handoff.is_whole:
         sys.exit(1)
     print("frontend and normalize are the same")
-    if args.asr_model.suffix == ".pth":
+    if is_model:
         print(f"the encoder has moved by {100 * change:.1f} % of its norm since")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the check; the exit status is its outcome."""
+    run(check, get_parser().parse_args(argv), "check_handoff")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""What the data commands share: the look of their help, options, and errors."""
+"""What commands share: the look of their help, options, and errors."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from espnet2_birq.errors import ConfigError, DataError, SampleRateError
+from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
 
 # What to do about another sample rate, in a command that has this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
 
-_SHARED_OPTIONS = {
+_SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "--dest": {
         "required": True,
         "type": Path,
@@ -82,21 +83,25 @@ def wanted_rate(args: argparse.Namespace) -> int | None:
 
 
 def run(
-    command: Callable[[argparse.Namespace], None], args: argparse.Namespace
+    command: Callable[[argparse.Namespace], None],
+    args: argparse.Namespace,
+    name: str = "",
 ) -> None:
     """Run a command; what the user can mend is one line on stderr and status 1.
 
     Args:
         command: What to run.
         args: Its parsed options.
+        name: Begins the line, for a command that runs among others.
     """
+    where = f"{name}: error" if name else "error"
     try:
         command(args)
     except SampleRateError as error:
         # Only the options of the command that is run are any help.
-        sys.exit(f"error: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
+        sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"{where}: {one_line(error)}")
 
 
 @contextmanager
@@ -112,32 +117,3 @@ def warnings_off() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def summary_lines(
-    dest: Path,
-    utterances: int,
-    speakers: str,
-    seconds: float,
-    skipped: Mapping[str, Collection[str]],
-) -> list[str]:
-    """Tell what a set holds, and what was left out and why.
-
-    Args:
-        dest: The set's folder.
-        utterances: How many there are.
-        speakers: How many speakers, as "5 speakers".
-        seconds: Duration of all utterances.
-        skipped: Reason to the names of what was left out for it.
-
-    Returns:
-        A line for the set and one for each reason, with its first example.
-    """
-    total = sum(len(names) for names in skipped.values())
-    lines = [
-        f"{dest}: {utterances} utterances, {speakers}, {seconds / 3600:.2f} hours, "
-        f"{total} skipped"
-    ]
-    for reason, names in sorted(skipped.items()):
-        lines.append(f"{dest}: skipped {len(names)} x {reason}; first: {min(names)}")
-    return lines

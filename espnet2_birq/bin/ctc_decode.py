@@ -1,27 +1,14 @@
 """Decode data directories with an ASR model's CTC head; see --help."""
 
 import argparse
-import functools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.errors import ConfigError
-from espnet2_birq.evaluation.decode.command import (
-    add_lm_options,
-    add_network_options,
-    lm_name,
-    load_recogniser,
-    load_search,
-    log_probs_of,
-    read_weights,
-    set_name,
-)
-from espnet2_birq.evaluation.decode.pipeline import finish_set, search_store
-from espnet2_birq.evaluation.decode.search import Weights, best_path, greedy
-from espnet2_birq.evaluation.decode.store import Results
+from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
+from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.evaluation.decode.sets import decode_sets
 from espnet2_birq.options import finite
 
 DESCRIPTION = """\
@@ -86,41 +73,20 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose_search(args, recogniser):
-    """The search of the command line, what its results depend on, and its name."""
-    given = read_weights(args.weights) if args.weights else {}
-    for name in ("lm", "words", *Weights._fields):
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
-    if "lm" not in given:
-        if given:
-            raise ConfigError(f"--{next(iter(given))} is of no use without --lm")
-        if args.search == "best_path":
-            return best_path, {"search": "best_path"}, "best_path"
-        search = functools.partial(greedy, eos=recogniser.model.eos)
-        return search, {"search": "greedy"}, "greedy"
-    weights = Weights(**{x: given[x] for x in Weights._fields if x in given})
-    lm, words = Path(given["lm"]), given.get("words")
-    search, key = load_search(lm, words and Path(words), recogniser.tokens, weights)
-    return search, {"search": "ngram", **key, **weights._asdict()}, lm_name(lm)
-
-
 def decode(args: argparse.Namespace) -> None:
     """Run the command."""
-    if len({set_name(data) for data in args.data}) < len(args.data):
-        raise ConfigError(
-            "--data: two directories have the same name; decode them apart"
-        )
-    recogniser = load_recogniser(args)
-    stores = {data: log_probs_of(args, recogniser, data) for data in args.data}
-    search, key, name = choose_search(args, recogniser)
-    tag = args.tag or f"ctc_{name}_{args.model.stem}"
-    for data, (store, skipped) in stores.items():
-        folder = args.model.parent / tag / set_name(data)
-        stored = json.loads((store.folder / "key.json").read_text())
-        results = Results(folder / "results.jsonl", {**stored, **key})
-        search_store(search, store, results, args.nj)
-        finish_set(data, folder, store, results, skipped, recogniser.text)
+    given = {name: getattr(args, name) for name in ("lm", "words", *Weights._fields)}
+    decode_sets(
+        args.model,
+        args.data,
+        {name: value for name, value in given.items() if value is not None},
+        weights_file=args.weights,
+        search=args.search,
+        tag=args.tag,
+        gpu=bool(args.ngpu),
+        batch_seconds=args.batch_seconds,
+        nj=args.nj,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

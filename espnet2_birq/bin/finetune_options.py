@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
-from espnet2_birq.tasks.finetuning import count_updates
-from espnet2_birq.transfer import copy_statistics, init_param
+from espnet2_birq.transfer import init_param, training_options
 
 DESCRIPTION = """\
 Print options of ESPnet's asr_train. OPTIONS are its other options; first of all,
@@ -54,33 +52,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def finetune_options(args: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        args: What get_parser() parsed.
-
-    Raises:
-        ConfigError: The pretrained model does not fit, or updates cannot be counted.
-    """
+    """Run the command."""
     options = [*args.options, "--output_dir", "unused"]
     asr_args = ASRTask.get_parser().parse_args(options)
     if args.what == "init_param":
         print(init_param(args.ssl_model, asr_args))
         return
-    updates = count_updates(asr_args, args.gpus)
-    found = []
-    if asr_args.scheduler == "tristagelr" and "max_steps=" not in " ".join(options):
-        if updates is None:
-            raise ConfigError(
-                "the scheduler tristagelr has to be told the number of updates, which "
-                f"is not known beforehand with iterator_type {asr_args.iterator_type}, "
-                f"batch_type {asr_args.batch_type}; give --asr_args '--scheduler_conf "
-                "max_steps=N'"
-            )
-        found.append(f"--scheduler_conf max_steps={updates}")
-    if args.ssl_model is not None and copy_statistics(args.ssl_model, args.stats):
-        found.append(f"--normalize global_mvn --normalize_conf stats_file={args.stats}")
-    print(" ".join(found))
+    given = "max_steps=" in " ".join(options)
+    print(training_options(asr_args, args.gpus, args.ssl_model, args.stats, given))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

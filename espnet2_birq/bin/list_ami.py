@@ -4,10 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.bin.prepare_ami import add_selection
-from espnet2_birq.corpora.ami.annotation import find_annotation, read_meetings
-from espnet2_birq.corpora.ami.corpus import MICROPHONES, list_recordings
-from espnet2_birq.corpora.ami.partitions import SETS, read_partition
+from espnet2_birq.bin.options.ami import add_selection
+from espnet2_birq.corpora.ami.prepare import list_downloads
 
 DESCRIPTION = """\
 List the recordings of a microphone that AMI's sets need, as lines `- URL PATH` for
@@ -20,8 +18,6 @@ example:
       > data/local/sdm1.list
   ../../../local/download.sh data/local/sdm1.list downloads"""
 
-URL = "http://groups.inf.ed.ac.uk/ami/AMICorpusMirror"
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
@@ -31,22 +27,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def list_files(args: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        args: What get_parser() parsed.
-
-    Raises:
-        DataError: The annotation or the request is wrong.
-    """
-    participants = read_meetings(find_annotation(args.annotations))
-    partition = read_partition(args.partition)
-    for name in SETS:
-        for meeting in partition[name] if name in args.sets else ():
-            for path in list_recordings(
-                MICROPHONES[args.mic], meeting, participants[meeting]
-            ):
-                print(f"- {URL}/{path} {path}")
+    """Run the command."""
+    for line in list_downloads(args.annotations, args.mic, args.sets, args.partition):
+        print(line)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

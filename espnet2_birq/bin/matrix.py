@@ -1,12 +1,11 @@
 """Run systems x seeds x fine-tuning sets through the recipes' stages, and report."""
 
 import argparse
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.errors import DataError
+from espnet2_birq.experiments.matrix import run_matrix
 
 DESCRIPTION = """\
 Run a matrix of experiments through the stages of a recipe and write one report.
@@ -71,55 +70,26 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command(args: argparse.Namespace) -> None:
-    """Run the steps and write the report.
-
-    Raises:
-        ConfigError: The matrix is wrong.
-        DataError: Steps have failed; all others were run, and the report is written.
-    """
-    from espnet2_birq.experiments.report import write_report
-    from espnet2_birq.experiments.runner import Runner, say
-    from espnet2_birq.experiments.spec import read_spec, with_trunks
-
-    spec = read_spec(args.spec)
-    runner = Runner(
-        spec, args.out, args.data_options, args.run_options, args.gpus, args.phones
+def matrix(args: argparse.Namespace) -> None:
+    """Run the command."""
+    run_matrix(
+        args.spec,
+        args.out,
+        args.seeds,
+        args.only,
+        jobs=args.jobs,
+        gpus=args.gpus,
+        data_options=args.data_options,
+        run_options=args.run_options,
+        phones=args.phones,
+        report_only=args.report_only,
     )
-    systems = with_trunks(spec, args.only or spec.names)
-    failures = []
-    if not args.report_only:
-        runner.write_configs(args.seeds)
-        runner.prepare()
-
-        runs = {}
-
-        def one(system, seed):
-            try:
-                if system.after is not None:
-                    runs[system.after, seed].result()
-                runner.run(system, seed)
-            except (DataError, OSError) as error:
-                failures.append(str(error))
-                say(f"error: {error}")
-
-        # Seed by seed: an interrupted run leaves a whole table of the first.
-        with ThreadPoolExecutor(len(args.gpus or []) or args.jobs) as pool:
-            for seed in args.seeds:
-                for system in systems:
-                    runs[system.name, seed] = pool.submit(one, system, seed)
-        for each in runs.values():
-            each.result()  # a fault of this program's own is not to be lost
-    report = write_report(runner, args.seeds)
-    say(f"report: {report}")
-    if failures:
-        raise DataError(f"{len(failures)} failed, the first: {failures[0]}")
 
 
-def main(cmd=None):
-    """Run the command; exit status 1 and one line if something failed."""
-    run(command, get_parser().parse_args(cmd))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr if something failed."""
+    run(matrix, get_parser().parse_args(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How much of the phones do the layers of encoders hold? A minute a small model.
 
 Linear probes of frames, PNMI of k-means units and of the objectives' labels, effective
@@ -14,19 +13,17 @@ same model untrained. docs/measures.md says what the numbers mean.
 """
 
 import argparse
-import json
 import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.evaluation.phones.measure import Settings, Source, measure
-from espnet2_birq.evaluation.phones.models import config_of
+from espnet2_birq.bin.command import run
+from espnet2_birq.evaluation.phones.measure import Settings, measure, name_models
 from espnet2_birq.evaluation.phones.report import make_tables
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     default = Settings()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,23 +81,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def name_models(paths: list[Path], untrained: bool) -> list[Source]:
-    """Name models by their folders where these differ, else by their whole paths."""
-    folders = [path.absolute().parent.name for path in paths]
-    whole = len(set(folders)) < len(folders)
-    sources = [
-        Source(str(path) if whole else folder, path)
-        for path, folder in zip(paths, folders)
-    ]
-    if untrained:
-        sources.append(Source("untrained", config_of(paths[0])))
-    return sources
-
-
-def main(cmd=None):
+def phone_probe(args: argparse.Namespace) -> None:
     """Run the command."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = get_parser().parse_args(cmd)
     settings = Settings(
         utterances=args.utterances,
         layers=args.layers,
@@ -112,15 +94,13 @@ def main(cmd=None):
         device=args.device,
     )
     sources = name_models(args.model, args.untrained)
-    try:
-        result = measure(sources, args.data, args.alignment, settings)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        part = args.out.with_name(args.out.name + ".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.rename(args.out)
-    except (ConfigError, DataError, OSError) as error:
-        sys.exit(f"phone_probe: error: {error}")
-    print(make_tables(result))
+    print(make_tables(measure(sources, args.data, args.alignment, settings, args.out)))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(phone_probe, get_parser().parse_args(argv), "phone_probe")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Parameters, FLOPs, memory, batch and days of a pretraining run, before it runs."""
 
 import argparse
-import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.configured import plan_run
+from espnet2_birq.planning.plan import GPUS
+from espnet2_birq.planning.report import Speed
 
 DESCRIPTION = """\
 Print what a pretraining run will cost: parameters, FLOPs a step, memory of a GPU, the
@@ -16,21 +18,19 @@ GPU and no memory. How fast a GPU is, is assumed; give --step-seconds once you h
 measured a step.
 
 All other options are those of ssl_train: --batch_bins 51200000, --accum_grad 1,
---encoder_conf num_blocks=12, ... change the configuration as they do there.
-"""
+--encoder_conf num_blocks=12, ... change the configuration as they do there."""
 EPILOG = """\
 examples:
   python -m espnet2_birq.bin.plan --config conf/tuning/train_birq_c2.yaml \\
       --hours 960 --gpus 8 --gpu h100 --batch_bins 51200000 --accum_grad 1
   python -m espnet2_birq.bin.plan --config conf/train_birq.yaml \\
-      --data dump/raw/train --gpus 1 --gpu a100 --step-seconds 0.31
-"""
+      --data dump/raw/train --gpus 1 --gpu a100 --step-seconds 0.31"""
+
+POSITIVE = "hours gpus memory tflops step-seconds utterance-seconds longest-seconds"
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Options of this command; all others are those of ssl_train."""
-    from espnet2_birq.planning.plan import GPUS
-
+    """Build the command's parser; all other options are those of ssl_train."""
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="YAML", help="of ssl_train")
@@ -39,8 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="DIR",
-        help="training set with an utt2num_samples, e.g. dump/raw/train: hours and "
-        "lengths of utterances are its own",
+        help="set with utt2num_samples, as dump/raw/train: its hours and lengths count",
     )
     add("--gpus", type=int, default=1, help="how many (default: %(default)s)")
     add(
@@ -69,109 +68,53 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=12.3,
         metavar="S",
-        help="length of utterances, without --data (default: %(default)s, the mean of "
-        "LibriSpeech)",
+        help="length of utterances without --data (default: LibriSpeech's %(default)s)",
     )
     add(
         "--longest-seconds",
         type=float,
         default=24.5,
         metavar="S",
-        help="length at which memory is counted, without --data (default: %(default)s, "
-        "LibriSpeech's longest)",
+        help="length at which memory is counted, without --data (default: LibriSpeech's "
+        "longest, %(default)s)",
     )
     add("--json", action="store_true", help="print the numbers as JSON")
     return parser
 
 
-def read_config(path: Path, rest: list[str]) -> argparse.Namespace:
-    """Read a configuration as ssl_train does.
-
-    Args:
-        path: YAML file.
-        rest: More options of ssl_train.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    import yaml
-
-    from espnet2_birq.tasks.ssl import SSLTask
-
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file, give the YAML file of ssl_train")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML: {line}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not a YAML file of options and values")
-    return SSLTask.get_parser().parse_args(
-        ["--config", str(path), "--output_dir", "-", *rest]
-    )
-
-
-def check(own: argparse.Namespace) -> None:
-    """Look whether the options make sense.
-
-    Raises:
-        ConfigError: They do not.
-    """
-    if (own.hours is None) == (own.data is None):
-        raise ConfigError("give --hours or --data: how much speech is there?")
-    for name in (
-        *("hours", "gpus", "memory", "tflops", "step_seconds"),
-        *("utterance_seconds", "longest_seconds"),
-    ):
-        value = getattr(own, name)
-        if value is not None and not value > 0:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {value}: must be more than 0"
-            )
-
-
-def command(own: argparse.Namespace) -> None:
-    """Make the plan and print it."""
-    from espnet2_birq.planning.plan import (
-        GPUS,
-        Data,
-        as_dict,
-        make_plan,
-        sampling_rate,
-    )
-    from espnet2_birq.planning.report import Speed, report
-
-    check(own)
-    args = read_config(own.config, own.rest)
-    fs = sampling_rate(args)
-    if own.data is not None:
-        data = Data.read(own.data, fs)
-    else:
-        longest = max(own.longest_seconds, own.utterance_seconds)
-        data = Data(3600 * own.hours, own.utterance_seconds, longest)
+def plan(args: argparse.Namespace) -> None:
+    """Run the command."""
+    _check(args)
+    speed = Speed(args.gpu, args.gpus, args.step_seconds, args.tflops)
     with warnings_off():
-        plan = make_plan(
-            args,
-            data,
-            own.gpus,
-            GPUS[own.gpu],
-            memory=own.memory and 1e9 * own.memory,
-            tflops=own.tflops,
-            measured=own.step_seconds,
+        text = plan_run(
+            args.config,
+            args.rest,
+            speed,
+            folder=args.data,
+            hours=args.hours,
+            utterance_seconds=args.utterance_seconds,
+            longest_seconds=args.longest_seconds,
+            memory=args.memory and 1e9 * args.memory,
+            as_json=args.json,
         )
-    if own.json:
-        print(json.dumps(as_dict(plan), indent=2))
-    else:
-        speed = Speed(own.gpu, own.gpus, own.step_seconds, own.tflops)
-        print(report(plan, data, args, speed))
+    print(text)
 
 
-def main(cmd=None):
-    """Run the command; what the user can mend is one line and exit status 1."""
-    own, rest = get_parser().parse_known_args(cmd)
-    run(command, argparse.Namespace(**vars(own), rest=rest))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    own, rest = get_parser().parse_known_args(argv)
+    run(plan, argparse.Namespace(**vars(own), rest=rest))
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.hours is None) == (args.data is None):
+        raise ConfigError("give --hours or --data: how much speech is there?")
+    for option in POSITIVE.split():
+        value = getattr(args, option.replace("-", "_"))
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{option} {value}: must be more than 0")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,15 +6,16 @@ Example:
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.errors import DataError
-from espnet2_birq.experiments.training_log import objectives_of, read_training_log
+from espnet2_birq.bin.command import run
+from espnet2_birq.experiments.plots import plot_logs
+from espnet2_birq.experiments.training_log import read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description="Plot values of ESPnet training logs against updates."
     )
@@ -32,46 +33,18 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd=None):
-    """Run the command; a missing log is one line on stderr and exit status 1."""
-    args = get_parser().parse_args(cmd)
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display is needed
-    import matplotlib.pyplot as plt
-
+def plot_training(args: argparse.Namespace) -> None:
+    """Run the command."""
     logs = []
     for experiment in args.experiments:
         name, _, folder = experiment.rpartition("=")
-        try:
-            logs.append((name, read_training_log(Path(folder))))
-        except DataError as error:
-            sys.exit(f"plot_training: error: {error}")
-    names = dict.fromkeys(
-        x for _, log in logs for x in objectives_of(log.intervals[-1])
-    )
-    keys = args.keys or [f"loss_{name}" for name in names] or ["loss"]
-    size = (5 * len(keys), 3.4)
-    figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False)
-    for number, (name, log) in enumerate(logs):
-        for axis, key in zip(axes[0], keys):
-            points = [
-                (update, values[key])
-                for update, values in zip(log.updates, log.intervals)
-                if key in values
-            ]
-            if points:
-                axis.plot(*zip(*points), f"C{number}", label=name, linewidth=1)
-    for axis, key in zip(axes[0], keys):
-        axis.set_xlabel("updates")
-        axis.set_title(key)
-        axis.grid(alpha=0.3)
-        axis.legend()
-        if args.log_scale:
-            axis.set_yscale("log")
-    figure.tight_layout()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=110)
+        logs.append((name, read_training_log(Path(folder))))
+    plot_logs(logs, args.out, args.keys, args.log_scale)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(plot_training, get_parser().parse_args(argv), "plot_training")
 
 
 if __name__ == "__main__":

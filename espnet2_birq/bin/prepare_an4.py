@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.corpora.an4 import read_an4, unpack_an4
-from espnet2_birq.datadir.audio import probe_many
-from espnet2_birq.datadir.kaldi import write_data_dir
+from espnet2_birq.corpora.an4 import prepare_an4
 
-SAMPLE_RATE = 16000  # Hz
 DESCRIPTION = """\
 Prepare mini AN4, which every ESPnet source tree holds, as Kaldi data directories.
 
@@ -44,29 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        args: What get_parser() parsed.
-
-    Raises:
-        DataError: The tar file or what is unpacked is wrong.
-    """
-    corpus = unpack_an4(args.tarball, args.downloads)
-    train = read_an4(corpus, "train")
-    sets = {
-        "train_nodev": train[1:],
-        "train_dev": train[:1],
-        "test": read_an4(corpus, "test"),
-    }
-    for name, utterances in sets.items():
-        infos = probe_many([u.path for u in utterances], SAMPLE_RATE)
-        write_data_dir(args.dest / name, utterances)
-        print(
-            f"{args.dest / name}: {len(utterances)} utterances, "
-            f"{len({u.speaker for u in utterances})} speakers, "
-            f"{sum(info.seconds for info in infos):.1f} seconds"
-        )
+    """Run the command."""
+    prepare_an4(args.tarball, args.downloads, args.dest)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,35 +1,15 @@
 """Prepare LibriSpeech as Kaldi data directories."""
 
 import argparse
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Sequence
 
 from espnet2_birq.bin.command import (
     add_shared_options,
     make_parser,
     run,
-    summary_lines,
     wanted_rate,
 )
-from espnet2_birq.corpora.librispeech import (
-    JOINT_SETS,
-    UTTERANCES_OF_PART,
-    SpeechSet,
-    find_corpus,
-    find_parts,
-    make_sets,
-    official_size,
-    probe_sets,
-    read_genders,
-    reader_of,
-    write_set,
-)
-from espnet2_birq.datadir.audio import AudioInfo
-from espnet2_birq.errors import DataError
-
-Value = TypeVar("Value")
+from espnet2_birq.corpora.librispeech import prepare_librispeech
 
 DESCRIPTION = """\
 Prepare LibriSpeech, or mini LibriSpeech, as Kaldi data directories.
@@ -95,35 +75,18 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        args: What get_parser() parsed.
-
-    Raises:
-        DataError: The corpus or the request is wrong. Nothing has been written then,
-            unless a set itself cannot be written.
-    """
-    corpus = find_corpus(args.librispeech)
-    parts = args.parts or find_parts(corpus)
-    splits = _unique("--split", args.split)
-    combinations = _unique("--combine", args.combine)
-    sets = make_sets(corpus, parts, splits, combinations)
-    if not args.parts:
-        _refuse_leftovers(args.dest, sets)
-    sets, infos = probe_sets(sets, wanted_rate(args), args.nj, args.skip_bad)
-    genders = read_genders(corpus)
-    if not genders:
-        print(f"{corpus}/SPEAKERS.TXT is not there: no spk2gender is written")
-    for name, one in sets.items():
-        if not args.dry_run:
-            write_set(args.dest / name, one, genders)
-        print("\n".join(_summary(args.dest / name, one, infos, genders)))
-    if not args.parts:
-        for line in _absent(corpus, args.dest, sets):
-            print(line)
-    if args.dry_run:
-        print("dry run: nothing was written")
+    """Run the command."""
+    prepare_librispeech(
+        args.librispeech,
+        args.dest,
+        args.parts,
+        args.split,
+        args.combine,
+        fs=wanted_rate(args),
+        skip_bad=args.skip_bad,
+        nj=args.nj,
+        dry_run=args.dry_run,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -145,68 +108,6 @@ def _combination(value: str) -> tuple[str, list[str]]:
             f"{value!r} is not NAME=SET+SET, as in train=train_clean_5+dev_clean_2"
         )
     return name, members.split("+")
-
-
-def _unique[Value](option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for key, value in pairs:
-        if key in values:
-            raise DataError(f"{option} {key}: given twice; give it once")
-        values[key] = value
-    return values
-
-
-def _summary(
-    dest: Path,
-    one: SpeechSet,
-    infos: Mapping[str, AudioInfo],
-    genders: Mapping[str, str],
-) -> list[str]:
-    speakers = {u.speaker for u in one.utterances}
-    readers = {reader_of(speaker) for speaker in speakers}
-    skipped = defaultdict(list)
-    for utt_id, reason in one.skipped.items():
-        skipped[reason].append(utt_id)
-    lines = summary_lines(
-        dest,
-        len(one.utterances),
-        f"{len(speakers)} speakers ({len(readers)} readers)",
-        sum(infos[u.path].seconds for u in one.utterances),
-        skipped,
-    )
-    found, size = len(one.utterances) + len(one.skipped), official_size(dest.name)
-    if size is not None and found != size:
-        what = "partial" if found < size else "too many"
-        lines.append(f"{dest}: {what}: {found} of the {size} utterances of the corpus")
-    if genders and (unknown := sorted(readers - genders.keys(), key=int)):
-        lines.append(
-            f"{dest}: no spk2gender: SPEAKERS.TXT has no gender of {len(unknown)} "
-            f"readers; first: {unknown[0]}"
-        )
-    return lines
-
-
-def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:
-    for name, members in JOINT_SETS.items():
-        if name not in sets and (dest / name).exists():
-            raise DataError(
-                f"{dest / name}: is there from an earlier preparation, but not all of "
-                f"{' '.join(members)} are now; remove it or add the parts"
-            )
-
-
-def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str]:
-    lines = []
-    there = find_parts(corpus)
-    absent = [part for part in UTTERANCES_OF_PART if part not in there]
-    # Mini LibriSpeech has none of these parts, and misses none.
-    if 0 < len(absent) < len(UTTERANCES_OF_PART):
-        lines.append(f"{corpus}: parts that are not there: {' '.join(absent)}")
-    for name, members in JOINT_SETS.items():
-        missing = [member for member in members if member not in sets]
-        if name not in sets and len(missing) < len(members):
-            lines.append(f"{dest / name}: not made, without {' '.join(missing)}")
-    return lines
 
 
 if __name__ == "__main__":

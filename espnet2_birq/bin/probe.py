@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How much of the text do the frozen encoder's layers hold? An answer in two minutes.
 
 The layers' outputs on a few hours of transcribed speech are computed once; a learned
@@ -18,18 +17,18 @@ and OUT/probe.json: error rates with 95 % intervals, loss, weights of the layers
 
 import argparse
 import logging
-import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.api import load, untrained
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.bin.command import run
 from espnet2_birq.evaluation.probe import Settings, probe
 from espnet2_birq.options import positive
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,16 +62,17 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd=None):
+def probe_model(args: argparse.Namespace) -> None:
     """Run the command."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = get_parser().parse_args(cmd)
     own = {one.name: getattr(args, one.name) for one in fields(Settings)}
-    try:
-        model = load(args.model) if args.model else untrained(args.config, args.seed)
-        probe(model, args.train, args.test, args.out, Settings(**own))
-    except (ConfigError, DataError, OSError) as error:
-        sys.exit(f"probe: error: {error}")
+    model = load(args.model) if args.model else untrained(args.config, args.seed)
+    probe(model, args.train, args.test, args.out, Settings(**own))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(probe_model, get_parser().parse_args(argv), "probe")
 
 
 if __name__ == "__main__":

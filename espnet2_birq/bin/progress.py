@@ -5,6 +5,7 @@ Example:
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
@@ -12,7 +13,7 @@ from espnet2_birq.experiments.progress import read_progress
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description="Print, for each experiment that has made an update, a line with "
         "its number of updates, its loss, and about how long it still trains."
@@ -21,9 +22,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Print a line for each experiment; those that have not begun have none."""
-    for folder in get_parser().parse_args(cmd).folders:
+    for folder in get_parser().parse_args(argv).folders:
         try:
             print(f"{folder.name}: {read_progress(folder)}")
         except DataError:  # no update yet

@@ -1,28 +1,15 @@
 """Score decoded sets: WER, CER, intervals, comparison of two systems, meetings."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.evaluation.wer.comparison import (
-    compare_sets,
-    make_comparison_table,
-    pair_sets,
-)
-from espnet2_birq.evaluation.wer.experiments import (
-    DecodedSet,
-    Options,
-    find_sets,
-    plain_set,
-    score_sets,
-)
+from espnet2_birq.evaluation.wer.experiments import Options
 from espnet2_birq.evaluation.wer.grouping import CLUSTERS
-from espnet2_birq.evaluation.wer.meeting import make_meeting_table, score_meetings
 from espnet2_birq.evaluation.wer.normalization import NORMALIZATIONS, get_normalization
-from espnet2_birq.evaluation.wer.tables import make_results_md, make_table
+from espnet2_birq.evaluation.wer.report import report_comparison, report_sets
 
 DESCRIPTION = """\
 Tabulate word and character error rates (WER, CER) with 95 % confidence intervals, or
@@ -66,16 +53,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="a row for each group, too: speaker, meeting, microphone, overlap (what "
         "AMI's ids tell), or a file of lines `utterance group`",
     )
-    add(
-        "--meeting",
-        action="store_true",
-        help="cpWER and tcpWER of whole meetings, by meeteval",
-    )
-    add(
-        "--results_md",
-        action="store_true",
-        help="print the tables of ESPnet's RESULTS.md",
-    )
+    add("--meeting", action="store_true", help="cpWER and tcpWER, by meeteval")
+    add("--results_md", action="store_true", help="tables of ESPnet's RESULTS.md")
     add(
         "--normalize",
         choices=NORMALIZATIONS,
@@ -89,11 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help='let "a" and "A" differ; by default they do not, as in sclite without -s',
     )
-    add(
-        "--cluster",
-        choices=CLUSTERS,
-        help="what the bootstrap draws (default: see above)",
-    )
+    add("--cluster", choices=CLUSTERS, help="what is resampled (default: see above)")
     add(
         "--data",
         type=Path,
@@ -106,38 +81,24 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def score(args: argparse.Namespace) -> None:
-    """Print the table that is asked for."""
-    check(args)
+    """Run the command."""
+    _check(args)
     normalization = get_normalization(args.normalize, args.case_sensitive)
     options = Options(normalization, args.cluster, args.data, args.by)
     if args.compare:
-        sides = [find_or_plain(args.ref, path) for path in args.compare]
-        results = [compare_sets(a, b, options) for a, b in pair_sets(*sides)]
-        show(args, results, make_comparison_table)
+        a, b = args.compare
+        print(report_comparison(a, b, args.ref, options, args.json))
         return
-    sets = [one for path in args.experiments for one in find_sets(path)]
-    sets += [plain_set(args.ref, path) for path in args.hyp or ()]
-    if args.meeting:
-        rows = [row for one in sets for row in score_meetings(one, options)]
-        show(args, rows, make_meeting_table)
-    elif args.results_md:
-        print(make_results_md(sets, options))
-    else:
-        show(args, score_sets(sets, options), make_table)
+    own = {"meeting": args.meeting, "results_md": args.results_md, "as_json": args.json}
+    print(report_sets(args.experiments, args.ref, args.hyp or (), options, **own))
 
 
-def show(args: argparse.Namespace, rows: list[dict], make) -> None:
-    """Print rows as JSON or as a table."""
-    print(json.dumps(rows, indent=2) if args.json else make(rows))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(score, get_parser().parse_args(argv))
 
 
-def find_or_plain(ref: Path | None, path: Path) -> list[DecodedSet]:
-    """Return the sets of an experiment, or of a file with its reference."""
-    return [plain_set(ref, path)] if ref else find_sets(path)
-
-
-def check(args: argparse.Namespace) -> None:
-    """Check that the options go together."""
+def _check(args: argparse.Namespace) -> None:
     if args.compare and (args.experiments or args.hyp or args.by or args.meeting):
         raise ConfigError(
             "--compare: goes with --ref, --normalize, --cluster, --data and --json only"
@@ -152,12 +113,6 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--results_md: not with --compare, --meeting, --by or --json")
     if args.meeting and (args.by or args.cluster):
         raise ConfigError("--meeting: resamples meetings; not with --by or --cluster")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; exit with status 1 and one line on stderr on an error."""
-    args = get_parser().parse_args(argv)
-    run(score, args)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 Options are those of ESPnet's training commands; birq.sh calls this in its stages 6, 7.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -15,14 +17,14 @@ from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
 
 
-def get_parser():
-    """The parser of SSLTask."""
+def get_parser() -> argparse.ArgumentParser:
+    """Build the parser of SSLTask."""
     return SSLTask.get_parser()
 
 
-def main(cmd=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Run SSLTask; a wrong setting is one line on stderr and exit status 1."""
-    args = get_parser().parse_args(cmd)
+    args = get_parser().parse_args(argv)
     try:
         check_training_files(args)
         lists = (

@@ -1,14 +1,11 @@
 """Take some hours out of a data directory."""
 
 import argparse
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import add_shared_options, make_parser, run, summary_lines
-from espnet2_birq.datadir.kaldi import replace_data_dir
-from espnet2_birq.datadir.subset import DataDir, choose, read_data_dir, subset_files
-from espnet2_birq.errors import DataError
+from espnet2_birq.bin.command import add_shared_options, make_parser, run
+from espnet2_birq.datadir.subset import subset_data_dir
 
 DESCRIPTION = """\
 Take some hours out of a Kaldi data directory, or of a set that ESPnet has formatted
@@ -55,43 +52,15 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def subset_data(args: argparse.Namespace) -> None:
-    """Run the command.
-
-    Args:
-        args: What get_parser() parsed.
-
-    Raises:
-        DataError: The source cannot be used, or a directory cannot be written.
-    """
-    folders = [path for path in (args.source, args.dest, args.rest) if path is not None]
-    if len({os.path.realpath(path) for path in folders}) < len(folders):
-        raise DataError(
-            f"{args.dest}: SRC, DEST and --rest must be different directories"
-        )
-    data = read_data_dir(args.source, args.fs, args.nj)
-    drawn = choose(data, args.hours, args.seed)
-    sets = [(args.dest, drawn)]
-    if args.rest is not None:
-        rest = sorted(data.seconds.keys() - set(drawn))
-        if not rest:
-            raise DataError(f"{args.rest}: nothing is left for it of {args.source}")
-        sets.append((args.rest, rest))
-    for dest, utterances in sets:
-        replace_data_dir(dest, subset_files(data, utterances))
-        print("\n".join(_summary(dest, data, utterances)))
+    """Run the command."""
+    subset_data_dir(
+        args.source, args.dest, args.hours, args.rest, args.seed, args.fs, args.nj
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     run(subset_data, get_parser().parse_args(argv))
-
-
-def _summary(dest: Path, data: DataDir, utterances: Collection[str]) -> list[str]:
-    people, seconds, women = data.count(utterances)
-    share = "genders unknown" if women is None else f"{100 * women:.1f} % of women"
-    return summary_lines(
-        dest, len(utterances), f"{people} speakers, {share}", seconds, {}
-    )
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ Example:
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.errors import DataError
+from espnet2_birq.bin.command import run
 from espnet2_birq.experiments.summary import summarize
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description="Print a Markdown table: for each system the first and last loss "
         "of each objective of pretraining, accuracy at masked frames and codebook "
@@ -34,17 +34,18 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd=None):
-    """Run the command; a missing file is one line on stderr and exit status 1."""
-    args = get_parser().parse_args(cmd)
+def tabulate(args: argparse.Namespace) -> None:
+    """Run the command."""
     systems = [
         (name, None if ssl_exp == "none" else Path(ssl_exp), Path(asr_exp))
         for name, ssl_exp, asr_exp in args.system
     ]
-    try:
-        print(summarize(systems))
-    except DataError as error:
-        sys.exit(f"summarize: error: {error}")
+    print(summarize(systems))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(tabulate, get_parser().parse_args(argv), "summarize")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,12 @@
 """Estimate a word n-gram from transcripts; see --help."""
 
 import argparse
-import gzip
 import logging
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import kenlm
-
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.datadir.kaldi import read_scp
-from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.evaluation.decode.ngram import (
-    Model,
-    arpa_lines,
-    estimate,
-    mix,
-    perplexity,
-    read_arpa,
-    tune_weights,
-)
-from espnet2_birq.evaluation.decode.store import write_whole
+from espnet2_birq.evaluation.decode.ngram_training import train_ngram
 
 DESCRIPTION = """\
 Estimate a word n-gram from transcripts and write it as an ARPA file, for ctc_decode.
@@ -89,103 +73,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_sentences(path: Path) -> list[list[str]]:
-    """Read a text: a data directory, or a file that may be gzipped."""
-    if path.is_dir():
-        texts = read_scp(path / "text", allow_empty_values=True).values()
-        return [text.split() for text in texts]
-    if not path.is_file():
-        raise DataError(f"{path}: no such file or data directory")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as stream:
-            return [line.split() for line in stream]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8; convert it with iconv") from error
-
-
-def run_lmplz(program: str, args: argparse.Namespace, arpa: Path) -> None:
-    """Estimate with KenLM's lmplz; the same n-gram as by estimate()."""
-    command = [program, "-o", str(args.order), "--discount_fallback"]
-    command += ["--prune", *map(str, args.prune[: args.order]), "--arpa", str(arpa)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
-        for path in args.text:
-            for words in read_sentences(path):
-                print(*words, file=process.stdin)
-        process.stdin.close()
-        if process.wait():
-            raise DataError(f"{program} ended with status {process.returncode}")
-
-
-def load(path: Path, args: argparse.Namespace) -> Model:
-    """Read an ARPA file, or estimate from a text."""
-    if path.is_dir() or ".arpa" not in path.suffixes:
-        return estimate(read_sentences(path), args.order, args.prune)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as stream:
-        return read_arpa(stream, str(path))
-
-
-def mix_all(args: argparse.Namespace, first: Model) -> Model:
-    """Mix the n-gram with those of --interpolate."""
-    dev = read_sentences(args.dev)
-    models = [first, *(load(path, args) for path in args.interpolate)]
-    weights = tune_weights(models, dev)
-    names = ["--text", *map(str, args.interpolate)]
-    for name, model, weight in zip(names, models, weights):
-        value, unknown = perplexity(model, dev)
-        logging.info(
-            f"{name}: weight {weight:.3f}, perplexity of {args.dev} {value:.1f} with "
-            f"{unknown} unknown words"
-        )
-    return mix(models, weights)
-
-
-def tell_perplexity(path: Path, dev: Path) -> None:
-    """Log the perplexity of a text, computed by KenLM, and its unknown words."""
-    model = kenlm.Model(str(path))
-    total, events, unknown = 0.0, 0, 0
-    for words in read_sentences(dev):
-        for score, _, is_unknown in model.full_scores(" ".join(words)):
-            total, events, unknown = total + score, events + 1, unknown + is_unknown
-    logging.info(
-        f"{path}: perplexity of {dev} {10 ** (-total / events):.1f}, {unknown} of its "
-        f"{events} words and sentence ends are unknown"
-    )
-
-
 def train(args: argparse.Namespace) -> None:
     """Run the command."""
-    if args.interpolate and args.dev is None:
-        raise ConfigError("--interpolate wants --dev, to tune the mixture on")
-    if args.prune != sorted(args.prune) or args.prune[0]:
-        raise ConfigError("--prune begins with 0 and never falls, as 0 0 1")
-    if ".arpa" not in args.out.suffixes or args.out.suffix == ".gz":
-        raise ConfigError(f"--out {args.out}: give a name that ends in .arpa")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    model = None
-    if program := shutil.which("lmplz"):
-        logging.info(f"estimating with {program}")
-        part = args.out.with_name("lmplz." + args.out.name)
-        run_lmplz(program, args, part)
-        if args.interpolate:
-            model = load(part, args)
-            part.unlink()
-        else:
-            part.replace(args.out)
-    else:
-        sentences = [words for path in args.text for words in read_sentences(path)]
-        total = sum(map(len, sentences))
-        logging.info(f"{len(sentences)} sentences, {total} words")
-        model = estimate(sentences, args.order, args.prune)
-    if args.interpolate:
-        model = mix_all(args, model)
-    if model is not None:
-        write_whole(args.out, "".join(line + "\n" for line in arpa_lines(model)))
-    if args.dev:
-        tell_perplexity(args.out, args.dev)
+    train_ngram(args.text, args.out, args.order, args.prune, args.interpolate, args.dev)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ encoders.)
 
 import os
 import sys
+from collections.abc import Sequence
 
 ESPNET, OURS = "espnet2.bin.", "espnet2_birq.bin."
 COMMANDS = ("asr_train", "asr_inference")
@@ -41,9 +42,9 @@ def translate(arguments: list[str]) -> list[str]:
     return list(arguments)
 
 
-def main(cmd=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Become the program asked for: same process, environment and streams."""
-    arguments = sys.argv[1:] if cmd is None else cmd
+    arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments in ([], ["-h"], ["--help"]):
         print(__doc__.strip())
         return

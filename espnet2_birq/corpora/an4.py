@@ -8,12 +8,42 @@ import zlib
 from gzip import BadGzipFile
 from pathlib import Path
 
-from espnet2_birq.datadir.kaldi import Utterance
+from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
 
+SAMPLE_RATE = 16000  # Hz
 AUDIO_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 # "<s> YES </s> (an251-fash-b)" or, in the test part, "YES (an251-fash-b)"
 TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")
+
+
+def prepare_an4(tarball: Path, downloads: Path, dest: Path) -> None:
+    """Write train_dev, train_nodev and test, and print what each holds.
+
+    Args:
+        tarball: egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet tree.
+        downloads: Folder to unpack it as; used as it is if it is there.
+        dest: Folder of the data directories.
+
+    Raises:
+        DataError: The tar file or what is unpacked is wrong.
+    """
+    corpus = unpack_an4(tarball, downloads)
+    train = read_an4(corpus, "train")
+    sets = {
+        "train_nodev": train[1:],
+        "train_dev": train[:1],
+        "test": read_an4(corpus, "test"),
+    }
+    for name, utterances in sets.items():
+        infos = probe_many([u.path for u in utterances], SAMPLE_RATE)
+        write_data_dir(dest / name, utterances)
+        print(
+            f"{dest / name}: {len(utterances)} utterances, "
+            f"{len({u.speaker for u in utterances})} speakers, "
+            f"{sum(info.seconds for info in infos):.1f} seconds"
+        )
 
 
 def unpack_an4(tarball: str | Path, downloads: str | Path) -> Path:

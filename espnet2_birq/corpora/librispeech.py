@@ -7,6 +7,7 @@ The corpus is laid out as LibriSpeech/<part>/<reader>/<chapter>/, with the audio
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from espnet2_birq.datadir.audio import AudioInfo, probe_many
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
+from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
 
 # The parts of the whole corpus (OpenSLR 12) and how many utterances each has.
@@ -58,6 +60,59 @@ class SpeechSet:
 
     utterances: list[Utterance] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+def prepare_librispeech(
+    folder: str | Path,
+    dest: Path,
+    parts: Sequence[str] | None = None,
+    splits: Iterable[tuple[str, int]] = (),
+    combinations: Iterable[tuple[str, Sequence[str]]] = (),
+    *,
+    fs: int | None = 16000,
+    skip_bad: bool = False,
+    nj: int = 4,
+    dry_run: bool = False,
+) -> None:
+    """Write the parts' data directories, and print what each holds.
+
+    Args:
+        folder: The folder LibriSpeech/ or the one that holds it.
+        dest: Folder of the data directories.
+        parts: The parts to use; None: all that are there.
+        splits: Parts, each with the number of readers to hold out, as in make_sets().
+        combinations: Names of new sets, each with those of the sets that it joins.
+        fs: The wanted sample rate in Hz; None accepts any.
+        skip_bad: Leave out bad audio rather than give up.
+        nj: Number of threads that open audio.
+        dry_run: Write nothing.
+
+    Raises:
+        DataError: The corpus or the request is wrong. Nothing has been written then,
+            unless a set itself cannot be written.
+    """
+    corpus = find_corpus(folder)
+    sets = make_sets(
+        corpus,
+        parts or find_parts(corpus),
+        _unique("--split", splits),
+        _unique("--combine", combinations),
+    )
+    if not parts:
+        _refuse_leftovers(dest, sets)
+    sets, infos = probe_sets(sets, fs, nj, skip_bad)
+    genders = read_genders(corpus)
+    if not genders:
+        print(f"{corpus}/SPEAKERS.TXT is not there: no spk2gender is written")
+    for name, one in sets.items():
+        if not dry_run:
+            write_set(dest / name, one, genders)
+        print("\n".join(_summary(dest / name, one, infos, genders)))
+    if not parts:
+        for line in _absent(corpus, dest, sets):
+            print(line)
+    if dry_run:
+        print("dry run: nothing was written")
 
 
 def find_corpus(folder: str | Path) -> Path:
@@ -367,3 +422,65 @@ def _of_readers(whole: SpeechSet, readers: Iterable[str]) -> SpeechSet:
         [u for u in whole.utterances if reader_of(u.utt_id) in wanted],
         {u: why for u, why in whole.skipped.items() if reader_of(u) in wanted},
     )
+
+
+def _unique[Value](option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for key, value in pairs:
+        if key in values:
+            raise DataError(f"{option} {key}: given twice; give it once")
+        values[key] = value
+    return values
+
+
+def _summary(
+    dest: Path,
+    one: SpeechSet,
+    infos: Mapping[str, AudioInfo],
+    genders: Mapping[str, str],
+) -> list[str]:
+    speakers = {u.speaker for u in one.utterances}
+    readers = {reader_of(speaker) for speaker in speakers}
+    skipped = defaultdict(list)
+    for utt_id, reason in one.skipped.items():
+        skipped[reason].append(utt_id)
+    lines = summary_lines(
+        dest,
+        len(one.utterances),
+        f"{len(speakers)} speakers ({len(readers)} readers)",
+        sum(infos[u.path].seconds for u in one.utterances),
+        skipped,
+    )
+    found, size = len(one.utterances) + len(one.skipped), official_size(dest.name)
+    if size is not None and found != size:
+        what = "partial" if found < size else "too many"
+        lines.append(f"{dest}: {what}: {found} of the {size} utterances of the corpus")
+    if genders and (unknown := sorted(readers - genders.keys(), key=int)):
+        lines.append(
+            f"{dest}: no spk2gender: SPEAKERS.TXT has no gender of {len(unknown)} "
+            f"readers; first: {unknown[0]}"
+        )
+    return lines
+
+
+def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:
+    for name, members in JOINT_SETS.items():
+        if name not in sets and (dest / name).exists():
+            raise DataError(
+                f"{dest / name}: is there from an earlier preparation, but not all of "
+                f"{' '.join(members)} are now; remove it or add the parts"
+            )
+
+
+def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str]:
+    lines = []
+    there = find_parts(corpus)
+    absent = [part for part in UTTERANCES_OF_PART if part not in there]
+    # Mini LibriSpeech has none of these parts, and misses none.
+    if 0 < len(absent) < len(UTTERANCES_OF_PART):
+        lines.append(f"{corpus}: parts that are not there: {' '.join(absent)}")
+    for name, members in JOINT_SETS.items():
+        missing = [member for member in members if member not in sets]
+        if name not in sets and len(missing) < len(members):
+            lines.append(f"{dest / name}: not made, without {' '.join(missing)}")
+    return lines

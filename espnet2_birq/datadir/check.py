@@ -27,6 +27,7 @@ from espnet2_birq.datadir.stream import ExternalSort, draw, iter_spk2utt, merge
 from espnet2_birq.errors import DataError, SampleRateError
 
 SAMPLE_SIZE = 200
+MAX_KINDS = 20  # lines for one directory, so that it fits on a screen
 # A segment's end is often rounded to 10 ms; that much beyond the audio is no error.
 END_TOLERANCE = 0.01  # seconds
 # An utterance beyond these is worth a warning, in seconds. ESPnet's input layers want
@@ -96,6 +97,37 @@ class Report:
                 f"utterance is longer than {LONG / 3600:.0f} h; segments would cut it",
                 where,
             )
+
+
+def describe(folder: str | Path, report: Report) -> list[str]:
+    """Tell what was found in a data directory, in lines that fit on a screen.
+
+    Args:
+        folder: The data directory.
+        report: What check_data_dir() found in it.
+
+    Returns:
+        A line for each kind of error and warning, at most MAX_KINDS of them and one that
+        counts the others; last, the verdict with the amount of speech.
+    """
+    lines = []
+    for level, found in (("error", report.problems), ("warning", report.warnings)):
+        for kind, finding in found.items():
+            lines.append(
+                f"{folder}: {level}: {finding.count} x {kind}; first: {finding.first}"
+            )
+    if len(lines) > MAX_KINDS:
+        hidden = len(lines) - MAX_KINDS
+        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; mend these first"]
+    speakers = "?" if report.speakers is None else report.speakers
+    last = (
+        f"{folder}: {'NOT ok' if report.problems else 'ok'}: "
+        f"{report.utterances} utterances, {speakers} speakers; opened "
+        f"{report.opened} audio files, {report.seconds / 3600:.2f} hours"
+    )
+    if report.longest:
+        last += f"; utterances of {report.shortest:.2f} to {report.longest:.2f} s"
+    return [*lines, last]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import DataError
 
 STAMP = "made_from.json"
@@ -32,9 +33,7 @@ def write_stamp(
     """
     stamp = stamp_path(made)
     content = {"options": dict(options or {}), "files": _describe_all(files)}
-    part = stamp.with_name(stamp.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(stamp)
+    write_whole(stamp, json.dumps(content, indent=1) + "\n")
 
 
 def check_stamp(

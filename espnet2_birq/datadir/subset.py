@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import os
 import random
 import re
 from collections import defaultdict
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from espnet2_birq.datadir.adopt import SOURCE, is_formatted
 from espnet2_birq.datadir.audio import probe_many
-from espnet2_birq.datadir.kaldi import format_scp, read_scp
+from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir
 from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
 # LibriSpeech's speaker is a reader in a chapter: 19-198
@@ -53,6 +55,45 @@ class DataDir:
             women = [u for u in utterances if self.genders[self.people[u]] == "f"]
             share = sum(self.seconds[u] for u in women) / total
         return len({self.people[u] for u in utterances}), total, share
+
+
+def subset_data_dir(
+    source: Path,
+    dest: Path,
+    hours: float,
+    rest: Path | None = None,
+    seed: int = 0,
+    fs: int = 16000,
+    nj: int = 4,
+) -> None:
+    """Write some hours of a data directory as another one, and print what it holds.
+
+    Args:
+        source: Kaldi data directory, or a set that ESPnet has formatted.
+        dest: Directory to write, whole or not at all.
+        hours: How much to draw.
+        rest: Directory for what was not drawn; None: it is not written.
+        seed: Seed of the draw.
+        fs: Sample rate of a formatted set in Hz.
+        nj: Number of threads that open audio files.
+
+    Raises:
+        DataError: The source cannot be used, or a directory cannot be written.
+    """
+    folders = [path for path in (source, dest, rest) if path is not None]
+    if len({os.path.realpath(path) for path in folders}) < len(folders):
+        raise DataError(f"{dest}: SRC, DEST and --rest must be different directories")
+    data = read_data_dir(source, fs, nj)
+    drawn = choose(data, hours, seed)
+    sets = [(dest, drawn)]
+    if rest is not None:
+        left = sorted(data.seconds.keys() - set(drawn))
+        if not left:
+            raise DataError(f"{rest}: nothing is left for it of {source}")
+        sets.append((rest, left))
+    for folder, utterances in sets:
+        replace_data_dir(folder, subset_files(data, utterances))
+        print("\n".join(_summary(folder, data, utterances)))
 
 
 def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
@@ -197,6 +238,14 @@ def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
         (speaker, " ".join(of_speaker[speaker])) for speaker in sorted(of_speaker)
     )
     return files
+
+
+def _summary(dest: Path, data: DataDir, utterances: Collection[str]) -> list[str]:
+    people, seconds, women = data.count(utterances)
+    share = "genders unknown" if women is None else f"{100 * women:.1f} % of women"
+    return summary_lines(
+        dest, len(utterances), f"{people} speakers, {share}", seconds, {}
+    )
 
 
 def _read_file(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
@@ -282,7 +283,5 @@ def probe(
     shares = top.weights.softmax(dim=0).tolist()
     result["layer_weights"] = [round(share, 3) for share in shares]
     result["seconds"] = round(time.monotonic() - start)
-    part = out / "probe.json.part"
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.rename(out / "probe.json")
+    write_whole(out / "probe.json", json.dumps(result, indent=1) + "\n")
     return result

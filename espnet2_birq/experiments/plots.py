@@ -1,8 +1,12 @@
-"""Plots of a matrix."""
+"""Plots of training logs, and of a matrix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
-from espnet2_birq.experiments.training_log import objectives_of
+from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
 
 Results = dict[str, dict[int, Result]]
 
@@ -32,6 +36,57 @@ def plot_all(runner: Runner, results: Results) -> list[tuple[str, str]]:
         figures += _curves(runner, results, name, title, keys)
     figures += _error_rates(runner, results)
     return figures + _layer_weights(runner, results)
+
+
+def plot_logs(
+    logs: Sequence[tuple[str, TrainingLog]],
+    out: Path,
+    keys: Sequence[str] | None = None,
+    log_scale: bool = False,
+) -> None:
+    """Plot values of training logs against updates, a panel for each key.
+
+    Args:
+        logs: Names for the legend, and the logs.
+        out: PNG or PDF file to write.
+        keys: Names in train.log; None: the loss of every objective.
+        log_scale: Make the y axes logarithmic.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display is needed
+    import matplotlib.pyplot as plt
+
+    names = dict.fromkeys(
+        x for _, log in logs for x in objectives_of(log.intervals[-1])
+    )
+    keys = keys or [f"loss_{name}" for name in names] or ["loss"]
+    size = (5 * len(keys), 3.4)
+    figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False)
+    for axis, key in zip(axes[0], keys):
+        for number, (name, log) in enumerate(logs):
+            _plot_values(axis, log, key, color=f"C{number}", label=name, linewidth=1)
+        axis.set_xlabel("updates")
+        axis.set_title(key)
+        axis.grid(alpha=0.3)
+        axis.legend()
+        if log_scale:
+            axis.set_yscale("log")
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> bool:
+    """Plot a key against updates; return whether the log has it at all."""
+    points = [
+        (update, values[key])
+        for update, values in zip(log.updates, log.intervals)
+        if key in values
+    ]
+    if points:
+        axis.plot(*zip(*points), **style)
+    return bool(points)
 
 
 def _axes(rows: int, columns: int):
@@ -69,15 +124,11 @@ def _curves(runner, results, name, title, keys):
     for axis, key in zip(axes[0], keys):
         labelled = set()
         for number, label, log in logs:
-            points = [
-                (update, values[key])
-                for update, values in zip(log.updates, log.intervals)
-                if key in values
-            ]
-            if points:
-                own = None if label in labelled else label
+            own = None if label in labelled else label
+            if _plot_values(
+                axis, log, key, color=f"C{number}", label=own, linewidth=0.8
+            ):
                 labelled.add(label)
-                axis.plot(*zip(*points), f"C{number}", label=own, linewidth=0.8)
         axis.set(xlabel="updates", title=key)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.evaluation.phones.report import markdown_table
 from espnet2_birq.experiments.phone_tables import phone_tables
 from espnet2_birq.experiments.plots import plot_all
@@ -50,9 +51,7 @@ def write_report(runner: Runner, seeds: list[int]) -> Path:
         parts.append(_comparisons(runner, results))
     parts += [f"![{title}]({name})" for title, name in figures]
     path = runner.out / "report.md"
-    part = path.with_suffix(".part")
-    part.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
-    part.rename(path)
+    write_whole(path, "\n\n".join(filter(None, parts)) + "\n")
     return path
 
 

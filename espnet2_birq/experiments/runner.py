@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError
 from espnet2_birq.experiments.spec import (
@@ -367,9 +368,7 @@ class Runner:
             raise DataError(f"{name}: ended without {lacking}, see {log}")
         seconds = round(time.monotonic() - start)
         write_stamp(own, lists())
-        part = done.with_suffix(".part")
-        part.write_text(json.dumps({"seconds": seconds}))
-        part.rename(done)
+        write_whole(done, json.dumps({"seconds": seconds}))
         say(f"{name}: done in {seconds} s")
 
     @contextmanager
@@ -427,9 +426,7 @@ class Flops:
         self._save()
 
     def _save(self):
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.of, indent=1))
-        part.rename(self.path)
+        write_whole(self.path, json.dumps(self.of, indent=1))
 
 
 def update_flops(config: Path) -> float:

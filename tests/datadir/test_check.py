@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from omniio import kaldi as kaldi_io
 
-from espnet2_birq.bin.check_data import MAX_KINDS, _describe, main
-from espnet2_birq.datadir.check import Report, check_data_dir
+from espnet2_birq.bin.check_data import main
+from espnet2_birq.datadir.check import MAX_KINDS, Report, check_data_dir, describe
 from espnet2_birq.datadir.kaldi import Utterance, read_scp, write_data_dir
 
 FS = 16000
@@ -364,7 +364,7 @@ def test_at_most_a_screen():
     report = Report()
     for number in range(100):
         report.error(f"kind {number}", "here")
-    lines = _describe("data", report)
+    lines = describe("data", report)
     assert len(lines) == MAX_KINDS + 2
     assert lines[-2] == "data: and 80 more kinds; mend these first"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from espnet2_birq.bin.train_ngram import read_sentences
 from espnet2_birq.corpora.ami.partitions import read_partition
 from espnet2_birq.datadir.kaldi import Segment, Utterance, read_scp, write_data_dir
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.decode.ngram_training import read_sentences
 
 # Byte order: capitals come before small letters, "é" after both.
 UTTERANCES = [

@@ -22,6 +22,7 @@ from espnet2_birq.corpora.yodas.layout import Shard
 from espnet2_birq.corpora.yodas.shard import BadShardError, prepare_shard
 from espnet2_birq.corpora.yodas.source import FolderSource, HubSource
 from espnet2_birq.corpora.yodas.writer import SUMMARY, ShardOptions
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import DataError
 
 Source = FolderSource | HubSource
@@ -177,9 +178,7 @@ class ShardStore:
                     "choose another --dest, or remove this folder"
                 )
             return
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(new, indent=1) + "\n")
-        part.rename(path)
+        write_whole(path, json.dumps(new, indent=1) + "\n")
 
 
 def _prepare_one(

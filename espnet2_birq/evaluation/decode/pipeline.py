@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.decode.search import Hypothesis
@@ -19,7 +20,6 @@ from espnet2_birq.evaluation.decode.store import (
     Results,
     block_seconds,
     read_block,
-    write_whole,
 )
 from espnet2_birq.evaluation.wer.alignment import count_errors
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from espnet2_birq.datadir.files import write_whole
+
 Key = Mapping[str, str | int | float | None]
 
 
@@ -21,13 +23,6 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file so that it is there as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(content, encoding="utf-8", newline="\n")
-    part.replace(path)
 
 
 class Block(NamedTuple):

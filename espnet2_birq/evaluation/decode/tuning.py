@@ -1,8 +1,24 @@
 """Find the n-gram's weights with the fewest word errors on a development set."""
 
+import logging
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import yaml
+
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.pipeline import search_store, word_error_rate
 from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.evaluation.decode.sets import (
+    load_recogniser,
+    load_search,
+    log_probs_of,
+    store_key,
+)
+from espnet2_birq.evaluation.decode.store import Results
 
 # Steps of lm_weight and word_score, one after the other.
 STEPS = ((0.5, 1.0), (0.25, 0.5))
@@ -66,3 +82,82 @@ def table(tried: dict[Weights, float], best: Weights) -> str:
             cells.append(f"**{cell}**" if weights == best else cell)
         lines.append(f"| {lm_weight} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def tune_on_set(
+    model: Path,
+    dev: Path,
+    lm: Path,
+    out: Path,
+    start: Weights = Weights(),
+    *,
+    words: Path | None = None,
+    gpu: bool = False,
+    batch_seconds: float = 200.0,
+    nj: int = 4,
+) -> str:
+    """Tune an n-gram's weights on a development set, and write them to a YAML file.
+
+    What is done is kept in OUT.work, so that a killed command goes on where it was.
+
+    Args:
+        model: Model file of an ASR experiment.
+        dev: Data directory with `text`.
+        lm: Word n-gram.
+        out: YAML file to write, for decode_sets().
+        start: Where to begin; its beam is kept.
+        words: The n-gram's words, where it does not tell them.
+        gpu: Run the network on a GPU.
+        batch_seconds: Audio in a batch of the network, padding included.
+        nj: Number of processes that search.
+
+    Returns:
+        The error rates of all weights that were tried, as a table.
+
+    Raises:
+        ConfigError: The set looks like a test set; or as load_search().
+        DataError: A file is missing or wrong, or no utterance has text and audio.
+    """
+    if {"test", "eval"} & set(re.split("[-_.]", dev.resolve().name.lower())):
+        raise ConfigError(
+            f"--dev {dev}: looks like a test set; tune on a development set"
+        )
+    texts = read_scp(dev / "text", allow_empty_values=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    recogniser = load_recogniser(model, gpu)
+    store, skipped = log_probs_of(model, recogniser, dev, batch_seconds)
+    if skipped:
+        name, reason = min(skipped.items())
+        logging.warning(
+            f"{dev}: {len(skipped)} utterances are left out; the first, {name}: "
+            f"{reason}"
+        )
+    search, key = load_search(lm, words, recogniser.tokens, start)
+    key = {**store_key(store), **key}
+    names = store.done()
+    refs = {name: text for name, text in texts.items() if name in names}
+    if not refs:
+        raise DataError(f"{dev}: no utterance has both text and audio")
+    logging.info(f"{dev}: {len(refs)} utterances with text and audio")
+
+    def error_rate(weights: Weights) -> float:
+        search.weights = weights
+        name = f"{weights.lm_weight}_{weights.word_score}.jsonl"
+        work = out.with_name(out.name + ".work")
+        results = Results(work / name, {**key, **weights._asdict()})
+        search_store(search, store, results, nj)
+        hyps = {x: recogniser.text(y["tokens"])[0] for x, y in results.found.items()}
+        rate = word_error_rate(refs, hyps)
+        logging.info(
+            f"lm_weight {weights.lm_weight} word_score {weights.word_score}: "
+            f"WER {rate:.2f} %"
+        )
+        return rate
+
+    best, tried = tune(error_rate, start)
+    values = {"lm": str(lm), **best._asdict()}
+    if words:
+        values["words"] = str(words)
+    values.update(dev=str(dev), dev_wer=round(tried[best], 2))
+    write_whole(out, yaml.safe_dump(values, sort_keys=False))
+    return f"WER % on {dev}, the best one bold:\n\n{table(tried, best)}"

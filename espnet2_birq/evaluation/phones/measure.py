@@ -12,6 +12,7 @@ models see the same utterances, and all layers the same phones.
 """
 
 import contextlib
+import json
 import logging
 import tempfile
 import time
@@ -23,10 +24,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx
 from espnet2_birq.evaluation.phones.frames import Corpus, Frames, collect, find_corpus
-from espnet2_birq.evaluation.phones.models import check_files, load_model
+from espnet2_birq.evaluation.phones.models import check_files, config_of, load_model
 from espnet2_birq.evaluation.phones.probing import (
     accuracy_of_speakers,
     effective_rank,
@@ -69,11 +71,30 @@ class Settings:
     device: str = "cpu"
 
 
+def name_models(paths: Sequence[Path], untrained: bool) -> list[Source]:
+    """Name models by their folders where these differ, else by their whole paths.
+
+    Args:
+        paths: Model files.
+        untrained: Add the first one's configuration as a model of its own.
+    """
+    folders = [path.absolute().parent.name for path in paths]
+    whole = len(set(folders)) < len(folders)
+    sources = [
+        Source(str(path) if whole else folder, path)
+        for path, folder in zip(paths, folders)
+    ]
+    if untrained:
+        sources.append(Source("untrained", config_of(paths[0])))
+    return sources
+
+
 def measure(
     sources: Sequence[Source],
     data: Path,
     alignment: Path,
     settings: Settings = Settings(),
+    out: Path | None = None,
 ) -> dict:
     """Measure models on the same speech.
 
@@ -82,9 +103,10 @@ def measure(
         data: Kaldi data directory, or LibriSpeech or a part of it.
         alignment: See read_alignments().
         settings: What to measure.
+        out: JSON file to write what is returned to.
 
     Returns:
-        What `phone_probe --out` writes; docs/measures.md tells what is in it.
+        The numbers; docs/measures.md tells what is in them.
 
     Raises:
         DataError: Something in the data, an alignment or a model file is wrong.
@@ -102,7 +124,7 @@ def measure(
     )
     models = [measure_model(source, corpus, settings) for source in sources]
     speakers = {one.speaker for one in corpus.speech}
-    return {
+    result = {
         "data": str(data),
         "alignment": str(alignment),
         "settings": asdict(settings),
@@ -113,6 +135,10 @@ def measure(
         "models": models,
         "differences": [compare(other, models[0]) for other in models[1:]],
     }
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:

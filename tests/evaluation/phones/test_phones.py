@@ -13,7 +13,12 @@ from planted import OBJECTIVES, write_experiment, write_speech
 
 from espnet2_birq.bin import phone_probe
 from espnet2_birq.evaluation.phones.frames import Frames, collect, find_corpus, spread
-from espnet2_birq.evaluation.phones.measure import Settings, compare, measure_layer
+from espnet2_birq.evaluation.phones.measure import (
+    Settings,
+    compare,
+    measure_layer,
+    name_models,
+)
 from espnet2_birq.evaluation.phones.models import load_model
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -210,8 +215,8 @@ def test_command_again_gives_the_same(folder):
 
 def test_models_of_one_folder_are_told_apart(folder):
     paths = [folder / "one" / "model.pth", folder / "one" / "other.pth"]
-    assert [x.name for x in phone_probe.name_models(paths, False)] == [*map(str, paths)]
-    names = [x.name for x in phone_probe.name_models(paths[:1], True)]
+    assert [x.name for x in name_models(paths, False)] == [*map(str, paths)]
+    names = [x.name for x in name_models(paths[:1], True)]
     assert names == ["one", "untrained"]
 
 

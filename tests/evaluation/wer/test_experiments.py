@@ -18,6 +18,7 @@ from espnet2_birq.evaluation.wer.experiments import (
     score_set,
     score_sets,
 )
+from espnet2_birq.evaluation.wer.normalization import get_normalization
 from espnet2_birq.evaluation.wer.tables import make_table
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -193,7 +194,7 @@ def test_comparison_wants_the_same_reference(files, experiment, tmp_path):
 def test_normalisations_do_not_mix(files):
     sets = [plain_set(Path("ref"), Path("a"))]
     rows = score_sets(sets)
-    kaldi = score_sets(sets, Options(command.get_normalization("kaldi")))
+    kaldi = score_sets(sets, Options(get_normalization("kaldi")))
     assert kaldi[0]["cer"] is None and " - | " in make_table(kaldi)
     with pytest.raises(ConfigError, match=r"several normalisations \(kaldi, none\)"):
         make_table(rows + kaldi)

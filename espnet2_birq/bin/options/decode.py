@@ -1,0 +1,61 @@
+"""Options of the commands that decode with a CTC head."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.options import positive
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the model and of how it is run."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ESPnet ASR model with a CTC head, beside its config.yaml",
+    )
+    parser.add_argument(
+        "--ngpu",
+        type=int,
+        choices=(0, 1),
+        default=int(torch.cuda.is_available()),
+        help="1: the network runs on a GPU (default: %(default)s, what is here)",
+    )
+    parser.add_argument(
+        "--batch_seconds",
+        type=positive,
+        default=200.0,
+        metavar="S",
+        help="audio in a batch of the network, padding included; results do not "
+        "depend on it (default: %(default)s)",
+    )
+
+
+def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add the options of the n-gram."""
+    parser.add_argument(
+        "--lm",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="word n-gram: ARPA file, may be gzipped, or KenLM binary",
+    )
+    parser.add_argument(
+        "--words",
+        type=Path,
+        metavar="FILE",
+        help="the n-gram's words, one in a line: needed with a KenLM binary, which "
+        "does not tell them",
+    )
+    for name, kind, text in (
+        ("beam_size", int, "hypotheses kept after each frame"),
+        ("beam_threshold", positive, "hypotheses so much below the best are dropped"),
+    ):
+        default = Weights._field_defaults[name]
+        parser.add_argument(
+            f"--{name}", type=kind, metavar="N", help=f"{text} (default: {default})"
+        )

@@ -1,0 +1,203 @@
+"""The synthetic demo corpus: its sets, as data directories and audio."""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+import espnet2_birq
+from espnet2_birq.corpora.sentences import random_sentence
+from espnet2_birq.corpora.synth import (
+    SAMPLE_RATE,
+    TEST_VOICES,
+    TRAIN_VOICES,
+    VALID_VOICES,
+    Job,
+    Voice,
+    check_available,
+    synthesize,
+)
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
+from espnet2_birq.errors import DataError
+
+# Utterances that are planned together. It is fixed, and not a function of --nj, since
+# what is planned has an influence on the sentences that follow.
+BATCH = 64
+MARKER = "synthetic.json"
+
+# In this order the sentences are drawn: the test set is the same whatever the lengths
+# of the others are. The position also seeds a set, so leave it as it is.
+VOICES_OF = {
+    "test": TEST_VOICES,
+    "valid": VALID_VOICES,
+    "train": TRAIN_VOICES,
+    "pretrain": TRAIN_VOICES,
+}
+UNLABELLED = "pretrain"
+
+
+def make_corpus(
+    dest: str, audio: str, minutes: Mapping[str, float], seed: int = 0, nj: int = 4
+) -> None:
+    """Make the sets, unless the same are there, and print what each holds.
+
+    Args:
+        dest: Folder of the data directories.
+        audio: Folder for the audio; stands in wav.scp as it is given.
+        minutes: Length of each set of VOICES_OF in minutes.
+        seed: Decides sentences, manners of speaking and noise.
+        nj: Number of processes.
+
+    Raises:
+        DataError: eSpeak NG is not installed, or a folder holds something else.
+    """
+    check_available()
+    options = {
+        "dest": dest,
+        "audio": audio,
+        "minutes": dict(minutes),
+        "seed": seed,
+        "version": espnet2_birq.__version__,
+        "espeakng_loader": version("espeakng-loader"),
+    }
+    # Replace the folder that a link points at, not the link.
+    folder = Path(os.path.realpath(audio))
+    if _is_complete(folder, options) and all(
+        Path(dest, name, "wav.scp").is_file() for name in minutes
+    ):
+        print(f"{audio}: the same corpus is already there")
+        return
+
+    start = time.perf_counter()
+    corpus, seconds = _make_audio(folder, Path(audio), minutes, seed, nj)
+    elapsed = time.perf_counter() - start
+    for name, utterances in corpus.items():
+        write_data_dir(Path(dest, name), utterances)
+        speakers = len({u.speaker for u in utterances})
+        print(
+            f"{Path(dest, name)}: {len(utterances)} utterances, {speakers} speakers, "
+            f"{seconds[name] / 60:.2f} minutes"
+        )
+    total = sum(seconds.values())
+    print(
+        f"{total / 3600:.3f} hours made in {elapsed:.1f} s with {nj} process(es): "
+        f"real-time factor {elapsed / total:.4f}"
+    )
+    write_whole(folder / MARKER, json.dumps(options, indent=1) + "\n")
+
+
+def _make_audio(
+    folder: Path, shown: Path, minutes: Mapping[str, float], seed: int, nj: int
+) -> tuple[dict[str, list[Utterance]], dict[str, float]]:
+    """Write the audio of all sets; return their utterances and lengths in seconds."""
+    _check_replaceable(folder)
+    part = folder.with_name(f".{folder.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    # From now on the folder can be recognised as one that may be replaced.
+    (part / MARKER).write_text("{}\n")
+    corpus: dict[str, list[Utterance]] = {}
+    seconds: dict[str, float] = {}
+    seen: set[str] = set()
+    with _mapper(nj) as run:
+        for number, name in enumerate(VOICES_OF):
+            jobs = _plan(name, (seed, number), seen)
+            corpus[name], seconds[name] = _make_set(
+                name, minutes[name] * 60, jobs, run, part, shown
+            )
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+    return corpus, seconds
+
+
+def _is_complete(audio: Path, options: Mapping[str, Any]) -> bool:
+    marker = audio / MARKER
+    return marker.is_file() and json.loads(marker.read_text()) == options
+
+
+def _check_replaceable(audio: Path) -> None:
+    if not audio.exists() or (audio / MARKER).is_file():
+        return
+    if audio.is_dir() and not any(audio.iterdir()):
+        return
+    raise DataError(
+        f"{audio}: exists and was not written by this command; choose another --audio"
+    )
+
+
+@contextlib.contextmanager
+def _mapper(nj: int) -> Iterator[Callable[..., Any]]:
+    # An ordered map over processes, or in this one where one is enough.
+    if nj == 1:
+        yield map
+        return
+    with multiprocessing.get_context("spawn").Pool(nj) as pool:
+        yield pool.imap
+
+
+def _plan(
+    name: str, seed: tuple[int, ...], seen: set[str]
+) -> Iterator[list[tuple[str, Job]]]:
+    voices: tuple[Voice, ...] = VOICES_OF[name]
+    order = np.random.default_rng(seed).permutation(len(voices))
+    for start in itertools.count(0, BATCH):
+        batch = []
+        for index in range(start, start + BATCH):
+            rng = np.random.default_rng((*seed, index, 0))
+            text = random_sentence(rng)
+            while text in seen:
+                text = random_sentence(rng)
+            seen.add(text)
+            voice = voices[order[index % len(voices)]]
+            utt_id = f"{voice.speaker}-{name}-{index:06d}"
+            batch.append((utt_id, Job(text, voice, (*seed, index, 1))))
+        yield batch
+
+
+def _make_set(
+    name: str,
+    wanted: float,
+    batches: Iterator[list[tuple[str, Job]]],
+    run: Callable[..., Any],
+    part: Path,
+    shown: Path,
+) -> tuple[list[Utterance], float]:
+    (part / name).mkdir()
+    utterances: list[Utterance] = []
+    frames = 0
+    with tqdm(total=round(wanted), desc=name, unit="s", disable=None) as progress:
+        for utt_id, job, signal in _made(batches, run):
+            file = Path(name) / f"{utt_id}.flac"
+            soundfile.write(part / file, signal, SAMPLE_RATE)
+            text = None if name == UNLABELLED else job.text
+            utterances.append(
+                Utterance(utt_id, job.voice.speaker, os.fspath(shown / file), text)
+            )
+            frames += len(signal)
+            progress.update(round(frames / SAMPLE_RATE) - progress.n)
+            if frames >= wanted * SAMPLE_RATE:
+                break
+    return utterances, frames / SAMPLE_RATE
+
+
+def _made(
+    batches: Iterator[list[tuple[str, Job]]], run: Callable[..., Any]
+) -> Iterator[tuple[str, Job, np.ndarray]]:
+    for batch in batches:
+        signals = run(synthesize, [job for _, job in batch])
+        for (utt_id, job), signal in zip(batch, signals, strict=True):
+            yield utt_id, job, signal

@@ -1,0 +1,161 @@
+"""A word n-gram from texts: estimated, mixed with others, and written as an ARPA file."""
+
+import gzip
+import logging
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import kenlm
+
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.ngram import (
+    Model,
+    arpa_lines,
+    estimate,
+    mix,
+    perplexity,
+    read_arpa,
+    tune_weights,
+)
+
+
+def train_ngram(
+    texts: Sequence[Path],
+    out: Path,
+    order: int = 4,
+    prune: Sequence[int] = (0, 0, 1),
+    others: Sequence[Path] = (),
+    dev: Path | None = None,
+) -> None:
+    """Estimate an n-gram by KenLM's lmplz, or without it, and write it.
+
+    Args:
+        texts: What it is estimated from, all together, as in read_sentences().
+        out: ARPA file to write.
+        order: Words in the longest n-grams.
+        prune: N-grams that occur no more often are left out, for one word, two and so
+            on; the last holds for all longer ones.
+        others: ARPA files or texts, each of which is mixed with it.
+        dev: Text of a development set; its perplexities are logged, and the weights of
+            the mixture tuned on it.
+
+    Raises:
+        ConfigError: Options do not go together.
+        DataError: A text or an ARPA file is missing or wrong, or lmplz fails.
+    """
+    if others and dev is None:
+        raise ConfigError("--interpolate wants --dev, to tune the mixture on")
+    if list(prune) != sorted(prune) or prune[0]:
+        raise ConfigError("--prune begins with 0 and never falls, as 0 0 1")
+    if ".arpa" not in out.suffixes or out.suffix == ".gz":
+        raise ConfigError(f"--out {out}: give a name that ends in .arpa")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model = None
+    if program := shutil.which("lmplz"):
+        logging.info(f"estimating with {program}")
+        part = out.with_name("lmplz." + out.name)
+        run_lmplz(program, texts, part, order, prune)
+        if others:
+            model = load(part, order, prune)
+            part.unlink()
+        else:
+            part.replace(out)
+    else:
+        sentences = [words for path in texts for words in read_sentences(path)]
+        total = sum(map(len, sentences))
+        logging.info(f"{len(sentences)} sentences, {total} words")
+        model = estimate(sentences, order, prune)
+    if model is not None and dev is not None and others:
+        model = mix_all(model, others, dev, order, prune)
+    if model is not None:
+        write_whole(out, "".join(line + "\n" for line in arpa_lines(model)))
+    if dev:
+        tell_perplexity(out, dev)
+
+
+def read_sentences(path: Path) -> list[list[str]]:
+    """Read a text: a data directory, or a file that may be gzipped.
+
+    Raises:
+        DataError: It is missing, or not UTF-8.
+    """
+    if path.is_dir():
+        texts = read_scp(path / "text", allow_empty_values=True).values()
+        return [text.split() for text in texts]
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or data directory")
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as stream:
+            return [line.split() for line in stream]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8; convert it with iconv") from error
+
+
+def run_lmplz(
+    program: str, texts: Sequence[Path], arpa: Path, order: int, prune: Sequence[int]
+) -> None:
+    """Estimate with KenLM's lmplz; the same n-gram as by estimate().
+
+    Raises:
+        DataError: It fails, or a text is wrong.
+    """
+    command = [program, "-o", str(order), "--discount_fallback"]
+    command += ["--prune", *map(str, prune[:order]), "--arpa", str(arpa)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        for path in texts:
+            for words in read_sentences(path):
+                print(*words, file=process.stdin)
+        process.stdin.close()
+        if process.wait():
+            raise DataError(f"{program} ended with status {process.returncode}")
+
+
+def load(path: Path, order: int, prune: Sequence[int]) -> Model:
+    """Read an ARPA file, or estimate from a text as train_ngram() does.
+
+    Raises:
+        DataError: It is missing or wrong.
+    """
+    if path.is_dir() or ".arpa" not in path.suffixes:
+        return estimate(read_sentences(path), order, prune)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as stream:
+        return read_arpa(stream, str(path))
+
+
+def mix_all(
+    first: Model, others: Sequence[Path], dev: Path, order: int, prune: Sequence[int]
+) -> Model:
+    """Mix an n-gram with others, as load() reads them, by weights tuned on a text."""
+    sentences = read_sentences(dev)
+    models = [first, *(load(path, order, prune) for path in others)]
+    weights = tune_weights(models, sentences)
+    names = ["--text", *map(str, others)]
+    for name, model, weight in zip(names, models, weights):
+        value, unknown = perplexity(model, sentences)
+        logging.info(
+            f"{name}: weight {weight:.3f}, perplexity of {dev} {value:.1f} with "
+            f"{unknown} unknown words"
+        )
+    return mix(models, weights)
+
+
+def tell_perplexity(path: Path, dev: Path) -> None:
+    """Log the perplexity of a text, computed by KenLM, and its unknown words."""
+    model = kenlm.Model(str(path))
+    total, events, unknown = 0.0, 0, 0
+    for words in read_sentences(dev):
+        for score, _, is_unknown in model.full_scores(" ".join(words)):
+            total, events, unknown = total + score, events + 1, unknown + is_unknown
+    logging.info(
+        f"{path}: perplexity of {dev} {10 ** (-total / events):.1f}, {unknown} of its "
+        f"{events} words and sentence ends are unknown"
+    )

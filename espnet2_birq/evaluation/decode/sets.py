@@ -1,0 +1,177 @@
+"""Decode data directories with an ASR model's CTC head, and write the texts."""
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.decode.network import Recogniser, compute_log_probs
+from espnet2_birq.evaluation.decode.pipeline import Search, finish_set, search_store
+from espnet2_birq.evaluation.decode.search import Weights, arpa_words, best_path, greedy
+from espnet2_birq.evaluation.decode.store import LogProbs, Results, file_hash
+
+
+def decode_sets(
+    model: Path,
+    folders: Sequence[Path],
+    given: Mapping[str, Any],
+    *,
+    weights_file: Path | None = None,
+    search: str = "greedy",
+    tag: str | None = None,
+    gpu: bool = False,
+    batch_seconds: float = 200.0,
+    nj: int = 4,
+) -> None:
+    """Decode data directories into <asr_exp>/<tag>/<set>, less what is there already.
+
+    Args:
+        model: Model file of an ASR experiment.
+        folders: Data directories, all with names of their own.
+        given: `lm`, `words` and fields of Weights; they overrule `weights_file`.
+        weights_file: What tune_on_set() has written; None: `given` is all.
+        search: "greedy" or "best_path", where there is no `lm`.
+        tag: Name of the output's folder; None: made of the search's and the model's.
+        gpu: Run the network on a GPU.
+        batch_seconds: Audio in a batch of the network, padding included.
+        nj: Number of processes that search.
+
+    Raises:
+        ConfigError: Options do not go together, or the model cannot be decoded with.
+        DataError: A file is missing or wrong, or a set has no audio that can be used.
+    """
+    if len({set_name(data) for data in folders}) < len(folders):
+        raise ConfigError(
+            "--data: two directories have the same name; decode them apart"
+        )
+    recogniser = load_recogniser(model, gpu)
+    stores = {
+        data: log_probs_of(model, recogniser, data, batch_seconds) for data in folders
+    }
+    chosen = {**(read_weights(weights_file) if weights_file else {}), **given}
+    run, key, name = choose_search(recogniser, chosen, search)
+    for data, (store, skipped) in stores.items():
+        folder = model.parent / (tag or f"ctc_{name}_{model.stem}") / set_name(data)
+        results = Results(folder / "results.jsonl", {**store_key(store), **key})
+        search_store(run, store, results, nj)
+        finish_set(data, folder, store, results, skipped, recogniser.text)
+
+
+def choose_search(
+    recogniser: Recogniser, given: Mapping[str, Any], without_lm: str
+) -> tuple[Search, dict[str, Any], str]:
+    """Make the search that options ask for.
+
+    Args:
+        recogniser: Whose tokens are searched.
+        given: `lm`, `words` and fields of Weights, as far as they are given.
+        without_lm: "greedy" or "best_path".
+
+    Returns:
+        The search, what its results depend on besides the log-probabilities, and its
+        name.
+
+    Raises:
+        ConfigError: Something is given that is of no use without `lm`.
+        DataError: As load_search().
+    """
+    if "lm" not in given:
+        if given:
+            raise ConfigError(f"--{next(iter(given))} is of no use without --lm")
+        if without_lm == "best_path":
+            return best_path, {"search": "best_path"}, "best_path"
+        search = functools.partial(greedy, eos=recogniser.model.eos)
+        return search, {"search": "greedy"}, "greedy"
+    weights = Weights(**{x: given[x] for x in Weights._fields if x in given})
+    lm, words = Path(given["lm"]), given.get("words")
+    ngram, key = load_search(lm, words and Path(words), recogniser.tokens, weights)
+    return ngram, {"search": "ngram", **key, **weights._asdict()}, lm_name(lm)
+
+
+def load_recogniser(model: Path, gpu: bool) -> Recogniser:
+    """Load a model; ConfigError if it is to run on a GPU and there is none."""
+    if gpu and not torch.cuda.is_available():
+        raise ConfigError("--ngpu 1: PyTorch finds no GPU here; give --ngpu 0")
+    return Recogniser(model, "cuda" if gpu else "cpu")
+
+
+def log_probs_of(
+    model: Path, recogniser: Recogniser, data: Path, batch_seconds: float
+) -> tuple[LogProbs, dict[str, str]]:
+    """Log-probabilities of a set, kept in <asr_exp>/ctc_log_probs_<model>/<set>."""
+    folder = model.parent / f"ctc_log_probs_{model.stem}" / set_name(data)
+    return compute_log_probs(recogniser, data, folder, batch_seconds)
+
+
+def store_key(store: LogProbs) -> dict[str, Any]:
+    """What stored log-probabilities depend on, and when they were begun."""
+    return json.loads((store.folder / "key.json").read_text())
+
+
+def set_name(data: Path) -> Path:
+    """Name a set as asr.sh does: that before the length filter is org/<name>."""
+    return Path("org", data.name) if data.parent.name == "org" else Path(data.name)
+
+
+def lm_name(lm: Path) -> str:
+    """Short name of an n-gram's file: that before .arpa, .arpa.gz, .bin."""
+    return lm.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def load_search(
+    lm: Path, words: Path | None, tokens: Sequence[str], weights: Weights
+) -> tuple[Any, dict[str, Any]]:
+    """Load an n-gram.
+
+    Returns:
+        The NgramSearch, and what its results depend on besides the log-probabilities.
+
+    Raises:
+        ConfigError: The packages for it are not installed, or as NgramSearch.
+        DataError: A file is missing, or no n-gram.
+    """
+    try:
+        from espnet2_birq.evaluation.decode.ngram_search import NgramSearch
+    except ImportError as error:
+        raise ConfigError(
+            "--lm wants packages that are not here: pip install ufal-flashlight-text "
+            f"ufal-kenlm ({error})"
+        ) from error
+    if not lm.is_file():
+        raise DataError(f"{lm}: no such n-gram; see --help for how to get one")
+    if words is None:
+        vocabulary = list(arpa_words(lm))
+    elif words.is_file():
+        vocabulary = words.read_text(encoding="utf-8-sig").split()
+    else:
+        raise DataError(f"{words}: no such file")
+    search = NgramSearch(lm, tokens, vocabulary, weights)
+    logging.info(
+        f"{lm}: {len(search.words)} words; {search.unspelled} left out, which have "
+        "letters that are no tokens"
+    )
+    joined = hashlib.sha256("\n".join(search.words).encode("utf-8")).hexdigest()
+    return search, {"lm": file_hash(lm), "words": joined}
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read the file that tune_lm writes.
+
+    Raises:
+        DataError: There is no such file.
+        ConfigError: It lacks `lm` or has something unknown.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; run tune_lm first")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = {*Weights._fields, "lm", "words", "dev", "dev_wer"}
+    if not isinstance(values, dict) or "lm" not in values or values.keys() - known:
+        raise ConfigError(f"{path}: wants lm and only {', '.join(sorted(known))}")
+    return values

@@ -1,0 +1,82 @@
+"""A matrix of experiments: systems x seeds x fine-tuning sets, run and reported."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from espnet2_birq.errors import DataError
+from espnet2_birq.experiments.report import write_report
+from espnet2_birq.experiments.runner import Runner, say
+from espnet2_birq.experiments.spec import System, read_spec, with_trunks
+
+
+def run_matrix(
+    spec: Path,
+    out: Path,
+    seeds: Sequence[int] = (0, 1, 2),
+    only: Sequence[str] | None = None,
+    *,
+    jobs: int = 1,
+    gpus: Sequence[str] | None = None,
+    data_options: str = "",
+    run_options: str = "",
+    phones: str = "",
+    report_only: bool = False,
+) -> None:
+    """Run the steps of a matrix that are not done, and write its report.
+
+    Args:
+        spec: YAML file of the matrix.
+        out: Folder for everything.
+        seeds: Seeds of each system.
+        only: Names of systems; None: all.
+        jobs: Steps at once, where there are no `gpus`.
+        gpus: CUDA devices, each for one step at a time.
+        data_options: Options of both run.sh that name the data.
+        run_options: Further options of both run.sh.
+        phones: Options of phone_probe; none: no phones are measured.
+        report_only: Run nothing.
+
+    Raises:
+        ConfigError: The matrix is wrong.
+        DataError: Steps have failed; all others were run, and the report is written.
+    """
+    matrix = read_spec(spec)
+    names = list(gpus) if gpus else None
+    runner = Runner(matrix, out, data_options, run_options, names, phones)
+    systems = with_trunks(matrix, list(only or matrix.names))
+    failures: list[str] = []
+    if not report_only:
+        runner.write_configs(list(seeds))
+        runner.prepare()
+        failures = _run_all(runner, systems, seeds, len(gpus or []) or jobs)
+    report = write_report(runner, list(seeds))
+    say(f"report: {report}")
+    if failures:
+        raise DataError(f"{len(failures)} failed, the first: {failures[0]}")
+
+
+def _run_all(
+    runner: Runner, systems: Sequence[System], seeds: Sequence[int], workers: int
+) -> list[str]:
+    """Run all systems with all seeds; return what has failed."""
+    failures: list[str] = []
+    runs: dict[tuple[str, int], Future[None]] = {}
+
+    def one(system: System, seed: int) -> None:
+        try:
+            if system.after is not None:
+                runs[system.after, seed].result()
+            runner.run(system, seed)
+        except (DataError, OSError) as error:
+            failures.append(str(error))
+            say(f"error: {error}")
+
+    # Seed by seed: an interrupted run leaves a whole table of the first.
+    with ThreadPoolExecutor(workers) as pool:
+        for seed in seeds:
+            for system in systems:
+                runs[system.name, seed] = pool.submit(one, system, seed)
+    for each in runs.values():
+        each.result()  # raise again what no user can mend
+    return failures

@@ -1,0 +1,86 @@
+"""The plan of a run as ssl_train would be started: a YAML file, and options beside it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.plan import GPUS, Data, as_dict, make_plan, sampling_rate
+from espnet2_birq.planning.report import Speed, report
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def plan_run(
+    config: Path,
+    options: Sequence[str],
+    speed: Speed,
+    *,
+    folder: Path | None = None,
+    hours: float = 0.0,
+    utterance_seconds: float = 12.3,
+    longest_seconds: float = 24.5,
+    memory: float | None = None,
+    as_json: bool = False,
+) -> str:
+    """Plan a run and write the plan as text.
+
+    Args:
+        config: YAML file of ssl_train.
+        options: More options of ssl_train.
+        speed: What the times rest on.
+        folder: Training set with an utt2num_samples; None: the next three count.
+        hours: Speech in the training set.
+        utterance_seconds: Length of utterances.
+        longest_seconds: Length at which memory is counted.
+        memory: Bytes of a GPU; None: those of the data sheet.
+        as_json: Write the numbers as JSON.
+
+    Raises:
+        ConfigError: The configuration cannot be read, or does not fit together.
+        DataError: The training set has no lengths.
+    """
+    args = parse_config(config, options)
+    if folder is not None:
+        data = Data.read(folder, sampling_rate(args))
+    else:
+        longest = max(longest_seconds, utterance_seconds)
+        data = Data(3600 * hours, utterance_seconds, longest)
+    plan = make_plan(
+        args,
+        data,
+        speed.gpus,
+        GPUS[speed.gpu],
+        memory=memory,
+        tflops=speed.tflops,
+        measured=speed.step_seconds,
+    )
+    if as_json:
+        return json.dumps(as_dict(plan), indent=2)
+    return report(plan, data, args, speed)
+
+
+def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
+    """Read a configuration as ssl_train does.
+
+    Args:
+        path: YAML file.
+        options: More options of ssl_train.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file, give the YAML file of ssl_train")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML: {line}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a YAML file of options and values")
+    return SSLTask.get_parser().parse_args(
+        ["--config", str(path), "--output_dir", "-", *options]
+    )

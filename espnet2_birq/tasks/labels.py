@@ -1,0 +1,79 @@
+"""A model's labels of speech on disk, for the next model to learn."""
+
+import logging
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+from espnet2.train.collate_fn import CommonCollateFn
+
+from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.tasks.collate import check_first_audio, refuse_channels
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def dump_labels(
+    model: BiRQModel, objective: str, data: str, out: Path, batch_size: int = 8
+) -> int:
+    """Label all utterances, each frame with the code nearest to it when it is clean.
+
+    Args:
+        model: In evaluation mode.
+        objective: Name of one of its objectives; labels are of its first codebook.
+        data: FILE,speech,TYPE, as for ssl_train.
+        out: Folder; gets labels.ark and labels.scp, the latter when both are whole.
+        batch_size: Utterances in a batch.
+
+    Returns:
+        The number of utterances. Those whose samples are not finite have the label -1,
+        and are named in a warning.
+
+    Raises:
+        ConfigError: `data` is something else, or there is no such objective.
+        DataError: Audio is missing or bad.
+    """
+    parts = data.split(",")
+    if len(parts) != 3:
+        raise ConfigError(f"--data {data}: give FILE,speech,TYPE")
+    check_first_audio([parts], {"fs": model.sample_rate})
+    batches = SSLTask.build_streaming_iterator(
+        [tuple(parts)],
+        preprocess_fn=refuse_channels,
+        collate_fn=CommonCollateFn(float_pad_value=0.0, int_pad_value=-1),
+        batch_size=batch_size,
+        dtype="float32",
+        num_workers=1,
+    )
+    device = next(model.parameters()).device
+    out.mkdir(parents=True, exist_ok=True)
+    ark, scp = out / "labels.ark", out / "labels.scp"
+    partial = out / "labels.scp.part"
+    scp.unlink(missing_ok=True)  # until it is whole again: it points into the ark
+    count = 0
+    bad: list[str] = []
+    with kaldiio.WriteHelper(f"ark,scp:{ark},{partial}") as writer:
+        for keys, batch in batches:
+            batch = {name: value.to(device) for name, value in batch.items()}
+            # What training leaves out gets the label of frames without one, so that all
+            # lists have the same utterances.
+            good = (batch["speech"].abs() < LARGEST_SAMPLE).all(dim=1, keepdim=True)
+            batch["speech"] = batch["speech"].where(good, 0.0)
+            codes, frames = model.label(**batch, name=objective)
+            codes = codes[0].where(good, -1)
+            bad += [
+                key for key, sound in zip(keys, good.flatten().tolist()) if not sound
+            ]
+            for key, row, length in zip(keys, codes.cpu().numpy(), frames.tolist()):
+                writer(key, row[:length].astype(np.int32))
+                count += 1
+                if count % 1000 == 0:
+                    logging.info(f"{count} utterances")
+    partial.rename(scp)
+    if bad:
+        logging.warning(
+            f"{scp}: {len(bad)} utterances without a label (-1), having {NOT_FINITE}: "
+            + " ".join(bad)
+        )
+    return count
