@@ -14,8 +14,8 @@ and birq_detached all without a gradient through the labels. Builds:
     speechbrain_equal  the same with a front end as wide as ESPnet's
 
 Every step draws new masks, the same for ours and plain. FLOPs are those of the plain
-build, since torch.utils.flop_counter does not know the products of oneDNN that ours
-calls (SpeechBrain's are counted in its first warm-up step); they are of products and
+build, so that a build that does more work for the same is not credited with it
+(SpeechBrain's are counted in its first warm-up step); they are of products and
 convolutions, without feature extraction. Their rate is compared with that of a large
 matrix product measured after the steps, with as many threads and in the same precision.
 To compare several, in turn: bench/compare.py.
@@ -40,9 +40,9 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import torch  # noqa: E402
 from machine import describe, matrix_rate, peak_memory_mib  # noqa: E402
 from plain import PlainModel  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
+from espnet2_birq.planning.cost import counted  # noqa: E402
 from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
@@ -166,12 +166,12 @@ def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) 
         xs, masked, xs_lengths, mask = plain.inputs(speech, lengths)
     index = mask.flatten().nonzero().squeeze(1)
     plain = plain.train().to("meta")
-    with FlopCounterMode(display=False) as counter:
+    with counted() as meter:
         loss = plain.loss(
             xs.to("meta"), masked.to("meta"), xs_lengths, index.to("meta")
         )
         loss.backward()
-    return counter.get_total_flops()
+    return meter.flops
 
 
 class Watch:
@@ -214,11 +214,11 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
     for step in range(args.warmup + args.steps):
         torch.manual_seed(args.seed + step)
         counts = step == 0 and not flops
-        counter = FlopCounterMode(display=False) if counts else nullcontext()
+        counter = counted() if counts else nullcontext()
         if args.device == "cuda":
             torch.cuda.synchronize()
         watch = Watch(args.device)
-        with counter:
+        with counter as meter:
             watch.mark()
             loss, mask_share = build.forward(step)
             watch.mark()
@@ -229,7 +229,7 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
             optimizer.zero_grad(set_to_none=True)
             watch.mark()
         if counts:
-            flops = counter.get_total_flops()
+            flops = meter.flops
         if step >= args.warmup:
             seconds.append(watch.seconds())
             losses.append(float(loss.detach()))

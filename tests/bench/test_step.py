@@ -116,6 +116,10 @@ def test_detached_is_the_same_loss_with_another_gradient(config, name):
 
 
 def test_flops_are_those_of_a_real_step(config):
+    # Without depthwise convolutions, whose groups PyTorch's counter forgets.
+    conf = yaml.safe_load(Path(config).read_text())
+    conf["encoder_conf"]["use_cnn_module"] = False
+    Path(config).write_text(yaml.safe_dump(conf))
     args = options(config, "--method", "birq")
     conf = step.read_config(config, "birq")
     conf.model_conf["accelerate"] = False
@@ -131,6 +135,16 @@ def test_flops_are_those_of_a_real_step(config):
     torch.manual_seed(0)
     counted = step.count_flops(PlainModel(accelerated), speech, lengths)
     assert counted == counter.get_total_flops() > 1e8
+
+
+def test_depthwise_convolutions_are_a_small_part(config):
+    """2 x 3 FLOPs a value and tap, forward and backward: not 2 x 3 x channels."""
+    args = options(config, "--method", "best_rq")
+    small = step.make_build(args).flops
+    conf = yaml.safe_load(Path(config).read_text())
+    conf["encoder_conf"]["cnn_module_kernel"] = 21  # of 7
+    Path(config).write_text(yaml.safe_dump(conf))
+    assert 1.0 < step.make_build(args).flops / small < 1.1
 
 
 @pytest.mark.parametrize("build, dtype", [("ours", "bfloat16"), ("plain", "float32")])
