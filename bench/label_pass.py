@@ -161,7 +161,8 @@ class Case:
         Raises:
             RuntimeError: It is not.
         """
-        with torch.no_grad():
+        exact = torch.backends.cudnn.flags(allow_tf32=False)
+        with torch.no_grad(), exact:
             for one, two in zip(self.outputs("one call"), self.outputs("two calls")):
                 torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 

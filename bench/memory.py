@@ -143,7 +143,12 @@ def growth(step: Step, seconds: float, limit: float) -> int:
 
 
 def peak_of_batch(args) -> int:
-    """Bytes of two whole steps on a GPU whose memory is limited to --memory."""
+    """Bytes of two whole steps on a GPU whose memory is limited to --memory.
+
+    Of no utterances: how many are planned.
+    """
+    if args.utterances == 0:
+        return planned(args, args.build)
     everything = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 1e9 * args.memory / everything))
     step = Step(args, args.build)
@@ -227,9 +232,12 @@ def batch(args):
         return measure(args, *more) is not None
 
     for build in args.builds:
-        guess, measured = planned(args, build), "-"
-        if args.device == "cuda":
+        measured = "-"
+        if args.device == "cuda":  # not here: planning asks CUDA (forked.py)
+            guess = measure(args, "--build", build, "--utterances", "0")
             measured = largest(partial(fits, build), max(1, guess))
+        else:
+            guess = planned(args, build)
         print(f"| {build} | {guess} | {measured} |", flush=True)
 
 
