@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
@@ -35,6 +36,7 @@ def plot_all(runner: Runner, results: Results) -> list[tuple[str, str]]:
     for name, title, keys in CURVES:
         figures += _curves(runner, results, name, title, keys)
     figures += _error_rates(runner, results)
+    figures += _phones(runner, results)
     return figures + _layer_weights(runner, results)
 
 
@@ -197,3 +199,24 @@ def _layer_weights(runner, results):
     axes[0][0].grid(alpha=0.3)
     _save(figure, runner, "layers.png")
     return [("weights of the layers in the probe", "layers.png")]
+
+
+def _phones(runner, results):
+    """Accuracy of the phone probes by layer: a line for each seed, a style a system."""
+    figure, axes = _axes(1, 1)
+    for number, system in enumerate(runner.spec.systems):
+        style = f"C{number}{'os^vDxP*'[number % 8]}{['-', '--', '-.', ':'][number % 4]}"
+        label = system.label
+        for result in results[system.name].values():
+            if result.phones is not None:
+                means = accuracies(result.phones).mean(axis=1)
+                axes[0][0].plot(means, style, label=label, markersize=4, linewidth=1)
+                label = None
+    if not axes[0][0].lines:
+        return []
+    figure.set_figwidth(8)  # long names, beside the lines
+    axes[0][0].set(xlabel="layer (0: the input)", ylabel="accuracy of phones")
+    axes[0][0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes[0][0].grid(alpha=0.3)
+    _save(figure, runner, "phones.png")
+    return [("phones by layer, each seed", "phones.png")]
