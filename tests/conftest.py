@@ -15,6 +15,16 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what runs recipes or wants real data; recipes, the longest, come first."""
+    for item in items:
+        if item.path.parent.name == "recipes":
+            item.add_marker("recipe")
+        if "shared_data" in item.fixturenames:
+            item.add_marker("data")
+    items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
+
+
 def pytest_runtest_setup(item):
     """Skip what is marked ``gpu`` where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

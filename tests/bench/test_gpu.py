@@ -20,6 +20,7 @@ def run(*words, seconds=600, **environment):
     )
 
 
+@pytest.mark.slow
 def test_all_parts_on_a_cpu(tmp_path):
     done = run(BENCH / "gpu.py", "--out", tmp_path, "--device", "cpu", "--tiny")
     assert done.returncode == 0, done.stdout[-4000:]

@@ -40,6 +40,7 @@ def epochs_of(exp, criterion):
     return torch.load(model, weights_only=True)
 
 
+@pytest.mark.slow
 def test_from_audio_to_scores(corpus, an4_tarball, tmp_path):
     top = copy_checkout(tmp_path / "checkout", an4_tarball.parents[3])
     egs = top / "egs2" / "librispeech"
