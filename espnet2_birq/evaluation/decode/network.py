@@ -22,7 +22,7 @@ from humanfriendly import parse_size
 from tqdm import tqdm
 
 from espnet2_birq.checkpoint import check_model_file
-from espnet2_birq.datadir.audio import ARK_ENTRY, probe_many
+from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.encoders.frontend import mirror_ends
@@ -158,15 +158,13 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
             f"--stage 3 has written, as dump/raw/{folder.name}"
         )
     entries = read_scp(folder / "wav.scp")
-    good, bad = [], {}
-    for (name, entry), info in zip(
-        entries.items(), probe_many(list(entries.values()), rate, READERS, fatal=())
-    ):
-        if isinstance(info, DataError):
-            bad[name] = str(info)
-        else:
-            good.append(Utterance(name, entry, info.seconds))
-    return good, bad
+    infos, bad = probe_apart(entries.values(), rate, READERS, fatal=())
+    good = [
+        Utterance(name, entry, infos[entry].seconds)
+        for name, entry in entries.items()
+        if entry in infos
+    ]
+    return good, {name: bad[entry] for name, entry in entries.items() if entry in bad}
 
 
 def audio_of(one: Utterance) -> str:
