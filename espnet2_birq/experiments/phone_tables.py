@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from espnet2_birq.evaluation.phones.report import markdown_table
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
 from espnet2_birq.experiments.results import Result
 from espnet2_birq.experiments.spec import Spec
@@ -76,9 +76,7 @@ def difference(
     apart = both[0] - both[1]
     drawn = [
         apart[rows][:, :, speakers].mean(axis=(0, 2))
-        for rows, speakers in bootstrap_draws(
-            len(seeds), apart.shape[2], draws=DRAWS
-        )
+        for rows, speakers in bootstrap_draws(len(seeds), apart.shape[2], draws=DRAWS)
     ]
     return apart.mean(axis=(0, 2)), interval_ends(drawn).T, len(seeds)
 
