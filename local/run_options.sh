@@ -27,3 +27,22 @@ sort_options() {
         shift 2
     done
 }
+
+# Sets protocol_opts to finetune.sh's options for a protocol, suffix to what the names of
+# its experiments end with.
+protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN ...: of the known ones
+    local protocol=$1 nbpe=$2
+    shift 2
+    [[ " $* " == *" ${protocol} "* ]] ||
+        { echo "$0: error: --protocol ${protocol}: give one of $*" >&2; exit 1; }
+    local ctc=(--token_type char --inference_config conf/decode_asr.yaml
+        --inference_asr_model valid.loss.ave.pth)
+    case "${protocol}" in
+        paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
+        quick) suffix=_quick
+            protocol_opts=(--asr_config conf/train_asr_quick.yaml "${ctc[@]}") ;;
+        strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
+            --token_type bpe --nbpe "${nbpe}" --inference_config conf/decode_asr_strong.yaml
+            --inference_asr_model valid.acc.ave.pth) ;;
+    esac
+}
