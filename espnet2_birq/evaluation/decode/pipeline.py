@@ -149,9 +149,8 @@ def finish_set(
     Returns:
         The figures.
     """
-    texts = write_output(
-        *(folder, list(read_scp(data / "wav.scp")), results, skipped, to_text)
-    )
+    names = list(read_scp(data / "wav.scp"))
+    texts = write_output(folder, names, results, skipped, to_text)
     seconds, network = block_seconds(store.blocks())
     search = sum(found["seconds"] for found in results.found.values())
     empty = [name for name, text in texts.items() if not text and name not in skipped]
