@@ -22,9 +22,9 @@ from pathlib import Path
 
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.evaluation.decode.ngram_search import NgramSearch
+from espnet2_birq.evaluation.decode.pipeline import word_error_rate
 from espnet2_birq.evaluation.decode.search import Weights, arpa_words, best_path
 from espnet2_birq.evaluation.decode.store import block_seconds, read_block
-from espnet2_birq.evaluation.wer.alignment import count_errors
 
 
 def get_parser():
@@ -83,15 +83,13 @@ def main():
     seconds, _ = block_seconds(paths)
     print("| decoder | WER % | real-time factor |\n|---|---|---|")
     for name, decode in decoders(args, tokens).items():
-        said, texts, spent = [], [], 0.0
+        texts, spent = {}, 0.0
         for block in map(read_block, paths):
             for utterance, log_probs in zip(block.names, block.log_probs):
                 start = time.perf_counter()
-                texts.append(decode(log_probs))
+                texts[utterance] = decode(log_probs)
                 spent += time.perf_counter() - start
-                said.append(refs[utterance])
-        counts = count_errors(said, texts)
-        rate = 100 * counts[:, 1:].sum() / counts[:, :3].sum()
+        rate = word_error_rate({x: refs[x] for x in texts}, texts)
         print(f"| {name} | {rate:.2f} | {spent / seconds:.4f} |", flush=True)
 
 

@@ -3,13 +3,37 @@
 import argparse
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
+from humanfriendly import parse_size
 
 from espnet2_birq.errors import LFS_MAGIC, ConfigError, DataError
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+
+
+def config_of(path: Path) -> Path:
+    """Return the configuration beside a model, or the path if it is one."""
+    return path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
+
+
+def find_config(path: Path) -> Path:
+    """Return the configuration of a model.
+
+    Args:
+        path: The config.yaml, or a model file beside it.
+
+    Raises:
+        ConfigError: One of them is missing.
+    """
+    config = config_of(path)
+    for file in (path, config):
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file; give a model beside its config")
+    return config
 
 
 def read_config(path: Path) -> argparse.Namespace:
@@ -24,10 +48,7 @@ def read_config(path: Path) -> argparse.Namespace:
     Raises:
         ConfigError: There is none.
     """
-    config = path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
-    for file in (path, config):
-        if not file.is_file():
-            raise ConfigError(f"{file}: no such file; give a model beside its config")
+    config = find_config(path)
     with open(config, encoding="utf-8") as stream:
         args = argparse.Namespace(**yaml.safe_load(stream))
     normalize_conf = getattr(args, "normalize_conf", None) or {}
@@ -36,6 +57,12 @@ def read_config(path: Path) -> argparse.Namespace:
         if beside.is_file():
             normalize_conf["stats_file"] = str(beside)
     return args
+
+
+def sampling_rate(frontend_conf: Mapping[str, Any] | None) -> int:
+    """Return the sampling rate of a frontend in Hz: its ``fs``, as 16000 or "16k"."""
+    fs = (frontend_conf or {}).get("fs", 16000)
+    return parse_size(fs) if isinstance(fs, str) else int(fs)
 
 
 def check_model_file(path: str | Path) -> None:

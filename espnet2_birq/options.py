@@ -1,7 +1,25 @@
-"""Types of command-line options that are numbers: NaN is none of them."""
+"""Parser of command lines, and types of options that are numbers: NaN is none of them."""
 
 import argparse
 import math
+import sys
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes - and _ in the name of an option for the same, as the recipes' scripts do."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse, as argparse does."""
+        args = list(sys.argv[1:] if args is None else args)
+        names = [name for action in self._actions for name in action.option_strings]
+        known = {name.replace("-", "_"): name for name in names}
+        own = args.index("--") if "--" in args else len(args)
+        for number, argument in enumerate(args[:own]):
+            name, *value = argument.split("=", maxsplit=1)
+            if name.startswith("--"):
+                name = known.get(name.replace("-", "_"), name)
+                args[number] = "=".join([name, *value])
+        return super().parse_known_args(args, namespace)
 
 
 def finite(value: str) -> float:

@@ -1,28 +1,48 @@
-# Sourced by the recipes' run.sh, from the recipe's folder: sorts their options.
+# Sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh: sorts their options.
 #
 #   sort_options OWN DATA SCRIPT "$@"
 #     OWN     names of options that become variables of the same name
 #     DATA    names of options that are gathered in data_opts, for local/data.sh
-#             (a name may be in both)
-#     SCRIPT  what all other options are for; they are gathered in opts. Its help follows
-#             that of run.sh, which is the comment at its head.
+#             (a name may be in both); regular expressions
+#     SCRIPT  what all other options are for; they are gathered in opts. Its help, if it
+#             is not "", follows that of the caller, which is the comment at its head.
 sort_options() {
-    local own=" $1 " data=" $2 " script=$3 name taken
+    local own=" $1 " data="^(${2// /|})\$" script=$3 name taken
     shift 3
     data_opts=() opts=()
     while [ $# -gt 0 ]; do
         case "$1" in
             --help|-h)
                 sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-                exec "${script}" --help ;;
+                [ -z "${script}" ] || exec "${script}" --help
+                exit 0 ;;
             --*) ;;
             *) echo "$0: error: no positional arguments are taken, got '$1'" >&2; exit 1 ;;
         esac
         [ $# -ge 2 ] || { echo "$0: error: option $1 wants a value" >&2; exit 1; }
         name=${1#--} name=${name//-/_} taken=false
         if [[ ${own} == *" ${name} "* ]]; then printf -v "${name}" %s "$2"; taken=true; fi
-        if [[ ${data} == *" ${name} "* ]]; then data_opts+=("$1" "$2"); taken=true; fi
+        if [[ ${name} =~ ${data} ]]; then data_opts+=("$1" "$2"); taken=true; fi
         "${taken}" || opts+=("$1" "$2")
         shift 2
     done
+}
+
+# Sets protocol_opts to finetune.sh's options for a protocol, suffix to what the names of
+# its experiments end with.
+protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN ...: of the known ones
+    local protocol=$1 nbpe=$2
+    shift 2
+    [[ " $* " == *" ${protocol} "* ]] ||
+        { echo "$0: error: --protocol ${protocol}: give one of $*" >&2; exit 1; }
+    local ctc=(--token_type char --inference_config conf/decode_asr.yaml
+        --inference_asr_model valid.loss.ave.pth)
+    case "${protocol}" in
+        paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
+        quick) suffix=_quick
+            protocol_opts=(--asr_config conf/train_asr_quick.yaml "${ctc[@]}") ;;
+        strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
+            --token_type bpe --nbpe "${nbpe}" --inference_config conf/decode_asr_strong.yaml
+            --inference_asr_model valid.acc.ave.pth) ;;
+    esac
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
+from espnet2_birq.options import Parser
 
 # What to do about another sample rate, in a command that has this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
@@ -58,7 +59,7 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
         description: What it does.
         epilog: Examples.
     """
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m espnet2_birq.bin.{name}",
         description=description,
         epilog=epilog,

@@ -64,7 +64,6 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--case_sensitive",
-        "--case-sensitive",
         action="store_true",
         help='let "a" and "A" differ; by default they do not, as in sclite without -s',
     )

@@ -6,7 +6,6 @@ The corpus is laid out as LibriSpeech/<part>/<reader>/<chapter>/, with the audio
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from espnet2_birq.datadir.audio import AudioInfo, probe_many
+from espnet2_birq.datadir.audio import AudioInfo, probe_apart
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
@@ -29,24 +28,11 @@ UTTERANCES_OF_PART = {
     "test-clean": 2620,
     "test-other": 2939,
 }
-# Reader and chapter, what data directories call a speaker; and an utterance's name.
-_CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
 # ESPnet's names for sets that join others.
 JOINT_SETS: dict[str, Sequence[str]] = {
     "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
     "dev": ("dev_clean", "dev_other"),
 }
-
-
-def voice_of(speaker: str) -> str:
-    """Return the reader of a `reader-chapter` or an utterance; all other names stay.
-
-    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
-    directories. To train on one and test on the other, or to draw them apart, would take
-    one voice for two.
-    """
-    match = _CHAPTER.fullmatch(speaker)
-    return match[1] if match else speaker
 
 
 @dataclass
@@ -303,16 +289,11 @@ def probe_sets(
             is audio, which skipping would hide.
     """
     # Not by utterance id: mini LibriSpeech's are those of the whole corpus.
-    paths = list({u.path: None for one in sets.values() for u in one.utterances})
+    paths = (u.path for one in sets.values() for u in one.utterances)
     fatal = (LfsPointerError,) if skip_bad else (DataError,)
-    infos: dict[str, AudioInfo] = {}
-    reasons: dict[str, str] = {}
-    for path, result in zip(paths, probe_many(paths, fs, nj, fatal)):
-        if isinstance(result, DataError):
-            # Without the file's name the reason is that of all such files.
-            reasons[path] = str(result).removeprefix(f"{path}: ")
-        else:
-            infos[path] = result
+    infos, bad = probe_apart(paths, fs, nj, fatal)
+    # Without the file's name the reason is that of all such files.
+    reasons = {path: why.removeprefix(f"{path}: ") for path, why in bad.items()}
     good = {
         name: SpeechSet(
             [u for u in one.utterances if u.path in infos],

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -170,39 +170,54 @@ def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
 
 
-@overload
 def probe_many(
     paths: Iterable[str], fs: int | None = None, nj: int = 4
-) -> list[AudioInfo]: ...
-
-
-@overload
-def probe_many(
-    paths: Iterable[str], fs: int | None, nj: int, fatal: tuple[type[DataError], ...]
-) -> list[AudioInfo | DataError]: ...
-
-
-def probe_many(
-    paths: Iterable[str],
-    fs: int | None = None,
-    nj: int = 4,
-    fatal: tuple[type[DataError], ...] = (DataError,),
-) -> list[AudioInfo] | list[AudioInfo | DataError]:
+) -> list[AudioInfo]:
     """Probe many files in parallel, with a progress line when stderr is a terminal.
 
     Args:
         paths: Audio files, or entries of wav.scp as probe_entry() takes them.
         fs: The wanted sample rate in Hz; None accepts any.
         nj: Number of threads.
-        fatal: The errors to raise as soon as one is met. Other ones are returned.
 
     Returns:
-        For each path, in order, its AudioInfo, or the DataError that it gave.
+        For each path, in order, its AudioInfo.
+
+    Raises:
+        DataError: A file is bad.
+    """
+    return [one for one in iter_probe(paths, fs, nj) if isinstance(one, AudioInfo)]
+
+
+def probe_apart(
+    paths: Iterable[str],
+    fs: int | None = None,
+    nj: int = 4,
+    fatal: tuple[type[DataError], ...] = (LfsPointerError,),
+) -> tuple[dict[str, AudioInfo], dict[str, str]]:
+    """Probe many files, each once, and keep the good and the bad apart.
+
+    Args:
+        paths: As in probe_many().
+        fs: The wanted sample rate in Hz; None accepts any.
+        nj: Number of threads.
+        fatal: The errors to raise. Of a git-LFS pointer that is the default: then no
+            file of the clone is audio, which skipping would hide.
+
+    Returns:
+        Path to AudioInfo of the good, and path to the reason of the bad.
 
     Raises:
         DataError: One of the `fatal` errors.
     """
-    return list(iter_probe(paths, fs, nj, fatal))
+    paths = list(dict.fromkeys(paths))
+    good, bad = {}, {}
+    for path, result in zip(paths, iter_probe(paths, fs, nj, fatal), strict=True):
+        if isinstance(result, AudioInfo):
+            good[path] = result
+        else:
+            bad[path] = str(result)
+    return good, bad
 
 
 def iter_probe(

@@ -1,6 +1,7 @@
 """Kaldi data directories: wav.scp, segments, utt2spk, spk2utt and text."""
 
 import os
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,6 +10,10 @@ from pathlib import Path
 
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
+
+# LibriSpeech's reader and chapter, which data directories call a speaker, as 19-198; and
+# an utterance's name, as 19-198-0000.
+_CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,17 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
         DataError: As iter_scp.
     """
     return dict(iter_scp(path, allow_empty_values))
+
+
+def voice_of(speaker: str) -> str:
+    """Return the reader of a `reader-chapter` or an utterance; all other names stay.
+
+    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
+    directories. To train on one and test on the other, or to draw them apart, would take
+    one voice for two.
+    """
+    match = _CHAPTER.fullmatch(speaker)
+    return match[1] if match else speaker
 
 
 def format_scp(pairs: Iterable[tuple[str, str]]) -> str:

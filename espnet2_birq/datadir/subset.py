@@ -4,7 +4,6 @@ import heapq
 import math
 import os
 import random
-import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ from pathlib import Path
 
 from espnet2_birq.datadir.adopt import SOURCE, is_formatted
 from espnet2_birq.datadir.audio import probe_many
-from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir
+from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir, voice_of
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
-# LibriSpeech's speaker is a reader in a chapter: 19-198
-READER_IN_CHAPTER = re.compile(r"(\d+)-\d+")
 # Files that need not be sorted: what formatting and our preparations say about a set
 NO_TABLES = ("feats_type", "audio_format", "skipped", "unused_words", "words.tsv")
 
@@ -143,8 +140,8 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
         folder=folder,
         files=files,
         seconds=seconds,
-        people={utt_id: _person(speaker) for utt_id, speaker in speakers.items()},
-        genders={_person(s): g for s, g in genders.items()} if known else {},
+        people={utt_id: voice_of(speaker) for utt_id, speaker in speakers.items()},
+        genders={voice_of(s): g for s, g in genders.items()} if known else {},
     )
 
 
@@ -342,8 +339,3 @@ def _number(folder: Path, utt_id: str, value: str) -> float:
             "number; correct the line"
         )
     return number
-
-
-def _person(speaker: str) -> str:
-    match = READER_IN_CHAPTER.fullmatch(speaker)
-    return match[1] if match else speaker

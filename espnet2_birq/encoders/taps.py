@@ -124,7 +124,9 @@ def encode_up_to(
             xs, masks = block(xs, masks)
         else:
             xs, masks = checkpoint(
-                *(block, xs, masks),
+                block,
+                xs,
+                masks,
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), _Again(recompute_in)),
             )
@@ -176,32 +178,32 @@ def evaluating(module: torch.nn.Module, *kinds: type[torch.nn.Module]):
             layer.training = True
 
 
-def running_statistics(module: torch.nn.Module) -> Callable[[], AbstractContextManager]:
-    """Remember BatchNorm's running statistics.
+class RunningStatistics:
+    """BatchNorm's running statistics as they are when this is made.
 
     Args:
         module: E.g. an encoder.
-
-    Returns:
-        What makes a context in which they are as they were when this was called.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, BATCH_NORM)]
-    then = [
-        [x if x is None else x.clone() for x in (norm.running_mean, norm.running_var)]
-        for norm in norms
-    ]
 
-    def put(statistics):
-        for norm, (mean, variance) in zip(norms, statistics):
-            norm.running_mean, norm.running_var = mean, variance
+    def __init__(self, module: torch.nn.Module):
+        self.norms = [x for x in module.modules() if isinstance(x, BATCH_NORM)]
+        self.kept = [
+            [x if x is None else x.clone() for x in pair] for pair in self._read()
+        ]
 
     @contextmanager
-    def as_they_were():
-        now = [(norm.running_mean, norm.running_var) for norm in norms]
-        put(then)
+    def restored(self):
+        """Make a context in which they are as they were, as often as it is wanted."""
+        now = self._read()
+        self._write(self.kept)
         try:
             yield
         finally:
-            put(now)
+            self._write(now)
 
-    return as_they_were
+    def _read(self) -> list:
+        return [(norm.running_mean, norm.running_var) for norm in self.norms]
+
+    def _write(self, statistics: list):
+        for norm, (mean, variance) in zip(self.norms, statistics):
+            norm.running_mean, norm.running_var = mean, variance

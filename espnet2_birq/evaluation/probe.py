@@ -21,6 +21,7 @@ from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.decode.network import read_wave
+from espnet2_birq.evaluation.decode.search import best_path
 from espnet2_birq.evaluation.wer.experiments import score_set
 from espnet2_birq.pretraining.model import BiRQModel
 
@@ -202,9 +203,9 @@ def decode(probe: Probe, utterances: list[Utterance], letters: str) -> dict[str,
     texts = {}
     for batch in make_batches(utterances, 4000):
         feats, frames = pad(batch)
-        for one, codes, length in zip(batch, probe(feats).argmax(dim=-1), frames):
-            codes = torch.unique_consecutive(codes[:length]).tolist()
-            texts[one.name] = "".join(letters[c - 1] for c in codes if c > 0)
+        for one, scores, length in zip(batch, probe(feats), frames):
+            tokens = best_path(scores[:length].numpy()).tokens
+            texts[one.name] = "".join(letters[token - 1] for token in tokens)
     return texts
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from espnet2_birq.evaluation.phones.report import markdown_table
+from espnet2_birq.evaluation.markdown import markdown_table
+from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
 from espnet2_birq.experiments.results import Result
 from espnet2_birq.experiments.spec import Spec
 
@@ -73,14 +74,11 @@ def difference(
         np.concatenate([x, x[:, [x.mean(axis=(0, 2)).argmax()]]], axis=1) for x in both
     ]
     apart = both[0] - both[1]
-    generator = np.random.default_rng(0)
-    draws = []
-    for _ in range(DRAWS):
-        rows = generator.integers(len(seeds), size=len(seeds))
-        speakers = generator.integers(apart.shape[2], size=apart.shape[2])
-        draws.append(apart[rows][:, :, speakers].mean(axis=(0, 2)))
-    ends = np.percentile(draws, [2.5, 97.5], axis=0).T
-    return apart.mean(axis=(0, 2)), ends, len(seeds)
+    drawn = [
+        apart[rows][:, :, speakers].mean(axis=(0, 2))
+        for rows, speakers in bootstrap_draws(len(seeds), apart.shape[2], draws=DRAWS)
+    ]
+    return apart.mean(axis=(0, 2)), interval_ends(drawn).T, len(seeds)
 
 
 def _accuracies(found, labels) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
@@ -102,9 +103,8 @@ def _save(figure, runner: Runner, name: str) -> None:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
-    part = runner.out / f"{name}.part"
-    figure.savefig(part, dpi=80, format="png")
-    part.rename(runner.out / name)
+    with whole_file(runner.out / name) as part:
+        figure.savefig(part, dpi=80, format="png")
     plt.close(figure)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.datadir.files import write_whole
-from espnet2_birq.evaluation.phones.report import markdown_table
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.experiments.phone_tables import phone_tables
 from espnet2_birq.experiments.plots import plot_all
 from espnet2_birq.experiments.results import Errors, Result, read_results, resample

@@ -7,6 +7,7 @@ import numpy as np
 
 from espnet2_birq.evaluation.wer.experiments import DecodedSet, count_set, find_sets
 from espnet2_birq.evaluation.wer.normalization import get_normalization
+from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
 from espnet2_birq.experiments.runner import SSL_MODEL, Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
@@ -113,14 +114,10 @@ def resample(
                 raise ValueError("two systems decoded other utterances")
         errors -= np.stack([one.errors for one in other])
     tokens = own[0].tokens
-    generator = np.random.default_rng(0)
-    seeds, utterances = len(own), len(tokens)
-    rates = []
-    for _ in range(draws):
-        picked = generator.integers(utterances, size=utterances)
-        rows = generator.integers(seeds, size=seeds)
-        rates.append(errors[np.ix_(rows, picked)].sum(axis=1).mean())
-        rates[-1] /= tokens[picked].sum()
-    low, high = np.percentile(rates, [2.5, 97.5])
+    rates = [
+        errors[np.ix_(rows, picked)].sum(axis=1).mean() / tokens[picked].sum()
+        for picked, rows in bootstrap_draws(len(tokens), len(own), draws=draws)
+    ]
+    low, high = interval_ends(rates)
     rate = errors.sum(axis=1).mean() / tokens.sum()
     return dict(percent=100 * rate, low=100 * low, high=100 * high)

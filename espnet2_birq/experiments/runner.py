@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError
@@ -170,12 +171,12 @@ class Runner:
         if not self.spec.finetune_sets and self.spec.probe is None:
             return
         config = self._asr_config()
-        run_asr = self._run_sh("asr", *config, "--ssl_model", "none", "--stop_stage")
+        run_asr = self._run_sh("asr", *config, "--ssl_model", "none")
         sets = [self.spec.train_set, *self.spec.tests]
         self._step(
             "data_asr",
             key,
-            [(asr, [*run_asr, 5])],
+            [(asr, [*run_asr, "--stop_stage", 5])],
             makes=self.lists(*sets),
             lists=lambda: self.lists(*sets),
         )
@@ -184,13 +185,14 @@ class Runner:
             if one.hours is not None:
                 seen[one.name] = one.hours
                 subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
-                subset += ["--hours", str(one.hours), f"dump/raw/{self.spec.train_set}"]
-                subset += [f"dump/raw/{self.train_set(one.name)}"]
+                subset += ["--hours", str(one.hours)]
                 for other in self.spec.finetune_sets:
                     if other.rest_of == one.name:
                         seen[other.name] = one.hours
                         rest = f"dump/raw/{self.train_set(other.name)}"
-                        subset[3:3] = ["--rest", rest]
+                        subset += ["--rest", rest]
+                subset.append(f"dump/raw/{self.spec.train_set}")
+                subset.append(f"dump/raw/{self.train_set(one.name)}")
                 rests = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
                 drawn = [self.train_set(x.name) for x in (one, *rests)]
                 lists = partial(self.lists, self.spec.train_set, *drawn)
@@ -202,7 +204,8 @@ class Runner:
                     lists=lists,
                 )
         for one in self.spec.finetune_sets:
-            stats = [*run_asr, 10, "--stage", 10, *self._asr_data(one.name)]
+            stats = [*run_asr, "--stage", 10, "--stop_stage", 10]
+            stats += self._asr_data(one.name)
             self._step(
                 f"stats_{one.name}",
                 [*key, seen],
@@ -442,14 +445,14 @@ def update_flops(config: Path) -> float:
         ConfigError: It is wrong.
     """
     from espnet2_birq.planning.cost import FakeModel
-    from espnet2_birq.planning.plan import configured_batch, sampling_rate
+    from espnet2_birq.planning.plan import configured_batch
     from espnet2_birq.tasks.ssl import SSLTask
 
     arguments = ["--config", str(config), "--output_dir", "-"]
     args = SSLTask.get_parser().parse_args(arguments)
     batch = configured_batch(args, UTTERANCE, gpus=1)
     utterances = max(1, round(batch.seconds / UTTERANCE))
-    samples = round(UTTERANCE * sampling_rate(args))
+    samples = round(UTTERANCE * sampling_rate(args.frontend_conf))
     cost = FakeModel(args, gpu=False).count_step(utterances, samples)
     return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.experiments import score_experiments
 from espnet2_birq.evaluation.wer.tables import format_rate
 from espnet2_birq.experiments.training_log import objectives_of, read_training_log
@@ -50,10 +51,9 @@ def summarize(systems: Sequence[tuple[str, Path | None, Path]]) -> str:
                 f"{first[0]} ({scores['set']})" if first[0] else f"({scores['set']})"
             )
             rows.append([label, *first[1:], *rates, times if number == 0 else ""])
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     over = ", ".join(f"{name} ({clusters})" for name, clusters in drawn.items())
-    return f"{table}\n\nNormalisation: none. [95 %]: bootstrap over {over}."
+    note = f"Normalisation: none. [95 %]: bootstrap over {over}."
+    return f"{markdown_table(HEADER, rows)}\n\n{note}"
 
 
 def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], int]:

@@ -184,9 +184,19 @@ class _TwoConvolutions(torch.autograd.Function):
 
 def _input_gradient(grad, x, weight):
     """Gradient of a convolution of stride 2 at its input x, both (B, C, T, F)."""
+    # Not torch.nn.grad.conv2d_input: it does not tell the layout of x in memory.
     grad_x, _, _ = torch.ops.aten.convolution_backward(
-        *(grad, x, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1),
-        [True, False, False],
+        grad,
+        x,
+        weight,
+        bias_sizes=None,
+        stride=[2, 2],
+        padding=[0, 0],
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=[True, False, False],
     )
     return grad_x
 

@@ -89,12 +89,14 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         rate = self.dropout.p if self.dropout.training else 0.0
         self.attn = None
         return functional.scaled_dot_product_attention(
-            *(q, k, v), attn_mask=bias, dropout_p=rate
+            q, k, v, attn_mask=bias, dropout_p=rate
         )
 
     def _eager(self, q, k, v, bias):
         scores = torch.baddbmm(
-            *(bias.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)),
+            bias.flatten(0, 1),
+            q.flatten(0, 1),
+            k.flatten(0, 1).transpose(1, 2),
             alpha=self.d_k**-0.5,
         )
         self.attn = scores.view(bias.shape).softmax(dim=-1)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.planning.plan import GPUS, Data, as_dict, make_plan, sampling_rate
+from espnet2_birq.planning.plan import GPUS, Data, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -44,7 +45,7 @@ def plan_run(
     """
     args = parse_config(config, options)
     if folder is not None:
-        data = Data.read(folder, sampling_rate(args))
+        data = Data.read(folder, sampling_rate(args.frontend_conf))
     else:
         longest = max(longest_seconds, utterance_seconds)
         data = Data(3600 * hours, utterance_seconds, longest)

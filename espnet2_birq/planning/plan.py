@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from humanfriendly import parse_size
-
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.planning.cost import (
@@ -126,12 +125,6 @@ class Plan(NamedTuple):
         return self.cost.flops / self.step_seconds
 
 
-def sampling_rate(args: argparse.Namespace) -> int:
-    """Samples a second, as the frontend has it."""
-    fs = args.frontend_conf.get("fs", 16000)
-    return parse_size(fs) if isinstance(fs, str) else fs
-
-
 def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> Batch:
     """How much speech a step takes.
 
@@ -144,8 +137,8 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
         ConfigError: Less than an utterance for each GPU.
     """
     if args.batch_type in ("numel", "length"):
-        seconds = args.batch_bins / sampling_rate(args)
-        key, least = "batch_bins", gpus * utterance * sampling_rate(args)
+        seconds = args.batch_bins / sampling_rate(args.frontend_conf)
+        key, least = "batch_bins", gpus * utterance * sampling_rate(args.frontend_conf)
     else:
         seconds, key, least = args.batch_size * utterance, "batch_size", gpus
     if seconds / gpus < utterance:
@@ -192,7 +185,7 @@ def plan_memory(args, model, batch, longest, gpus, memory):
 
     @cache
     def used(utterances):
-        samples = round(longest * sampling_rate(args))
+        samples = round(longest * sampling_rate(args.frontend_conf))
         return kept + model.count_step(utterances, samples, accumulate).peak
 
     configured = used(max(1, int(batch.share / longest))) - kept
@@ -256,7 +249,9 @@ def make_plan(
     """
     batch = configured_batch(args, data.utterance, gpus)
     model = FakeModel(args)
-    cost = count_batch(model, batch.share, data.utterance, sampling_rate(args))
+    cost = count_batch(
+        model, batch.share, data.utterance, sampling_rate(args.frontend_conf)
+    )
     if measured is not None:
         seconds, products = measured, None
     else:

@@ -3,6 +3,7 @@
 import argparse
 from typing import NamedTuple
 
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.planning.plan import (
     CONTEXT,
     GPUS,
@@ -11,7 +12,6 @@ from espnet2_birq.planning.plan import (
     OF_PEAK_FLOPS,
     Data,
     Plan,
-    sampling_rate,
 )
 
 
@@ -102,7 +102,7 @@ def _size_rows(plan, speed, args):
             f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
         ),
     )
-    bins = int(plan.fits * sampling_rate(args) * speed.gpus)
+    bins = int(plan.fits * sampling_rate(args.frontend_conf) * speed.gpus)
     yield (
         "batch that fits",
         (

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from espnet2_birq.encoders.taps import BATCH_NORM
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.views import SLACK, Batch
 
-BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 EVERY = 50  # answers between two looks at a GPU's
 SHOWN = 8  # utterances that one line names
 

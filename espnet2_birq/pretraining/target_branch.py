@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from espnet2_birq.encoders.taps import encode_up_to, evaluating, running_statistics
+from espnet2_birq.encoders.taps import RunningStatistics, encode_up_to, evaluating
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.schedule import Schedule
 
@@ -71,11 +71,11 @@ class TargetBranch:
         keeps_gradient = torch.is_grad_enabled() and any(layers.values())
         # The backward pass needs BatchNorm's statistics of this forward pass, which the
         # masked input will have moved by then: hence, for a gradient, a copy of them.
-        as_now = running_statistics(self.encoder) if keeps_gradient else nullcontext
+        kept = RunningStatistics(self.encoder) if keeps_gradient else None
 
         @contextmanager
         def target_mode():
-            with as_now(), evaluating(self.encoder):
+            with kept.restored() if kept else nullcontext(), evaluating(self.encoder):
                 yield
 
         rows = self._rows(len(xs), update)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from espnet2.train.collate_fn import CommonCollateFn
-from humanfriendly import parse_size
 
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.datadir.audio import NOT_FINITE, ONE_CHANNEL, are_finite, probe_entry
 from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.errors import DataError
@@ -40,8 +40,7 @@ def check_first_audio(
     Raises:
         DataError: As probe_entry().
     """
-    rate = frontend_conf.get("fs", 16000)
-    rate = parse_size(rate) if isinstance(rate, str) else rate
+    rate = sampling_rate(frontend_conf)
     for scp, name, kind in lists:
         # A folder is a list in several parts (--multiple_iterator).
         if name == "speech" and kind in ("sound", "kaldi_ark") and Path(scp).is_file():

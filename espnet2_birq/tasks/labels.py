@@ -8,6 +8,7 @@ import numpy as np
 from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE
+from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.collate import check_first_audio, refuse_channels
@@ -49,11 +50,13 @@ def dump_labels(
     device = next(model.parameters()).device
     out.mkdir(parents=True, exist_ok=True)
     ark, scp = out / "labels.ark", out / "labels.scp"
-    partial = out / "labels.scp.part"
     scp.unlink(missing_ok=True)  # until it is whole again: it points into the ark
     count = 0
     bad: list[str] = []
-    with kaldiio.WriteHelper(f"ark,scp:{ark},{partial}") as writer:
+    with (
+        whole_file(scp) as partial,
+        kaldiio.WriteHelper(f"ark,scp:{ark},{partial}") as writer,
+    ):
         for keys, batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
             # What training leaves out gets the label of frames without one, so that all
@@ -70,7 +73,6 @@ def dump_labels(
                 count += 1
                 if count % 1000 == 0:
                     logging.info(f"{count} utterances")
-    partial.rename(scp)
     if bad:
         logging.warning(
             f"{scp}: {len(bad)} utterances without a label (-1), having {NOT_FINITE}: "

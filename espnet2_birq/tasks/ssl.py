@@ -4,7 +4,6 @@ import argparse
 import logging
 from collections.abc import Callable, Collection
 
-import humanfriendly
 import numpy as np
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -26,6 +25,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
+from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -248,8 +248,7 @@ class SSLTask(AbsTask):
             input_size=frontend.output_size(),
             **args.encoder_conf,
         )
-        fs = args.frontend_conf.get("fs", 16000)
-        fs = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+        rate = sampling_rate(args.frontend_conf)
         if args.ngpu > 1 and not getattr(args, "distributed", False):
             raise ConfigError(
                 f"--ngpu {args.ngpu} without --multiprocessing_distributed true: "
@@ -269,8 +268,8 @@ class SSLTask(AbsTask):
                 masking_conf=args.masking_conf,
                 target_branch_conf=args.target_branch_conf,
                 teacher_conf=args.teacher_conf,
-                sample_rate=fs,
-                frame_shift_ms=1000.0 * frontend.hop_length / fs,
+                sample_rate=rate,
+                frame_shift_ms=1000.0 * frontend.hop_length / rate,
                 **args.model_conf,
             )
         except TypeError as error:  # an unknown key of one of the *_conf

@@ -9,9 +9,9 @@ import soundfile
 from espnet2_birq.datadir.audio import (
     AudioInfo,
     probe,
+    probe_apart,
     probe_command,
     probe_entry,
-    probe_many,
 )
 from espnet2_birq.errors import DataError, LfsPointerError
 
@@ -173,12 +173,13 @@ def test_output_of_commands(tmp_path):
         probe_entry(f"cat {path} |")
 
 
-def test_many_keeps_order_and_returns_what_is_not_fatal(tmp_path):
+def test_many_keeps_order_and_what_is_not_fatal_apart(tmp_path):
     paths = [write_noise(tmp_path / f"{i}.wav", 0.1 * i) for i in range(1, 6)]
     paths[2].write_bytes(b"")
-    results = probe_many([str(path) for path in paths], FS, nj=3, fatal=())
-    assert "zero-length" in str(results.pop(2))
-    assert [info.frames for info in results] == [1600, 3200, 6400, 8000]
+    good, bad = probe_apart([str(path) for path in paths * 2], FS, nj=3, fatal=())
+    assert bad.keys() == {str(paths[2])} and "zero-length" in bad[str(paths[2])]
+    assert [*good] == [str(path) for path in paths if path != paths[2]]
+    assert [info.frames for info in good.values()] == [1600, 3200, 6400, 8000]
 
 
 def test_many_raises_what_is_fatal(tmp_path):
@@ -186,4 +187,4 @@ def test_many_raises_what_is_fatal(tmp_path):
     bad = tmp_path / "b.wav"
     bad.write_text(LFS_POINTER)
     with pytest.raises(LfsPointerError, match="b.wav"):
-        probe_many([str(good), str(bad)], FS, nj=2, fatal=(LfsPointerError,))
+        probe_apart([str(good), str(bad)], FS, nj=2, fatal=(LfsPointerError,))

@@ -10,12 +10,12 @@ from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.encoders.taps import (
     BATCH_NORM,
     DROPOUT,
+    RunningStatistics,
     encode,
     encode_up_to,
     encoder_lengths,
     evaluating,
     padding_mask,
-    running_statistics,
     subsampling_factor,
 )
 
@@ -110,9 +110,10 @@ def test_running_statistics_come_back_where_there_are_some():
     norms = torch.nn.Sequential(
         torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4, track_running_stats=False)
     )
-    as_they_were = running_statistics(norms)
+    statistics = RunningStatistics(norms)
     norms(torch.randn(8, 4) + 3.0)
     moved = norms[0].running_mean.clone()
-    with as_they_were():
-        assert not norms[0].running_mean.any()
+    for _ in range(2):
+        with statistics.restored():
+            assert not norms[0].running_mean.any()
     assert torch.equal(norms[0].running_mean, moved) and moved.all()

@@ -21,28 +21,17 @@ set -u
 set -o pipefail
 fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 
+_local=$(dirname "$(readlink -f "$0")")/../../../local
+. "${_local}/run_options.sh"
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
 inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
 eval_valid_set=false
-inference_nj=$("$(dirname "$(readlink -f "$0")")/../../../local/cores")
-opts=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        --*) [ $# -ge 2 ] || fail "option $1 wants a value" ;;
-        *) fail "no positional arguments are taken, got '$1'" ;;
-    esac
-    name=${1#--} name=${name//-/_}
-    case "${name}" in
-        lm|lm_interpolate|lm_words|asr_exp|train_set|valid_set|test_sets|ngpu|expdir|\
-        dumpdir|python|inference_asr_model|inference_nj|eval_valid_set)
-            printf -v "${name}" %s "$2" ;;
-        # Of decoding by ESPnet, and of the stages that are run: not for scoring.
-        inference_*|stage|stop_stage) ;;
-        *) opts+=("$1" "$2") ;;
-    esac
-    shift 2
-done
+inference_nj=$("${_local}/cores")
+own="lm lm_interpolate lm_words asr_exp train_set valid_set test_sets ngpu expdir dumpdir"
+own+=" python inference_asr_model inference_nj eval_valid_set"
+# Of decoding by ESPnet, and of the stages that are run: not for scoring.
+dropped="inference_.* stage stop_stage"
+sort_options "${own}" "${dropped}" "" "$@"
 [ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
 [ -f "${asr_exp}/${inference_asr_model}" ] ||
     fail "no ${asr_exp}/${inference_asr_model}: run stage 11 first"

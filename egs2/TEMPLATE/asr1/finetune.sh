@@ -23,10 +23,12 @@ set -u
 set -o pipefail
 fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
+_local=$(dirname "$(readlink -f "$0")")/../../../local
+. "${_local}/run_options.sh"
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
-num_threads=$("$(dirname "$(readlink -f "$0")")/../../../local/cores")
+num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
@@ -34,28 +36,16 @@ bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false
-opts=()
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        --*) [ $# -ge 2 ] || fail "option $1 wants a value" ;;
-        *) fail "no positional arguments are taken, got '$1'" ;;
-    esac
-    name=${1#--} name=${name//-/_}
-    case "${name}" in
-        ssl_model|asr_tag|asr_config|asr_args|python|stage|stop_stage|expdir|ngpu|\
-        asr_stats_dir|greedy_ctc|decode_lm|lm_interpolate|lm_words)
-            printf -v "${name}" %s "$2" ;;
-        num_threads) num_threads=$2 ;;
-        num_nodes|lang|token_type|nbpe|speed_perturb_factors|dumpdir|train_set|valid_set|\
-        test_sets|fs|audio_format|min_wav_duration|max_wav_duration|bpe_train_text|\
-        bpemode|skip_stages|skip_data_prep|skip_train|skip_eval|use_lm|\
-        use_ngram|use_k2|inference_*|eval_valid_set)
-            printf -v "${name}" %s "$2"; opts+=("$1" "$2") ;;
-        *) opts+=("$1" "$2") ;;
-    esac
-    shift 2
-done
+own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
+own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
+# What asr.sh is to know, too.
+shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
+shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
+shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
+shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
+shared+=" eval_valid_set"
+sort_options "${own} ${shared}" "${shared}" "" "$@"
+opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
 

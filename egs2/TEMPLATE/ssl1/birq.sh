@@ -6,8 +6,7 @@ set -u
 set -o pipefail
 
 log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
+    echo -e "$(date +%FT%T) (${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
 }
 fail() { echo "birq.sh: error: $*" >&2; exit 1; }
 SECONDS=0
@@ -73,11 +72,8 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
 [ -n "${valid_set}" ] || fail "--valid_set is required; see $0 --help"
-case "${feats_normalize}" in
-    ""|global_mvn) ;;
-    *) fail "--feats_normalize ${feats_normalize}: give global_mvn, or nothing and" \
-        "normalize: ... in the configuration" ;;
-esac
+[[ ${feats_normalize} =~ ^(global_mvn)?$ ]] || fail "--feats_normalize" \
+    "${feats_normalize}: give global_mvn, or nothing and normalize: ... in the configuration"
 
 data_feats=${dumpdir}/raw
 ssl_stats_dir=${expdir}/ssl_stats_raw
@@ -130,8 +126,7 @@ check_kaldi() {  # check_kaldi DIR...: before any of their audio is copied
     for dir; do
         # All files: that is nothing beside formatting them. Running all commands would
         # be as much as that, so here some are, and all of their output is checked then.
-        full=--full
-        if has_commands "${dir}"; then full=; fi
+        if has_commands "${dir}"; then full=; else full=--full; fi
         # shellcheck disable=SC2086
         check "${resample}" ${full} "${dir}" || wrong=true
     done
@@ -152,9 +147,7 @@ unformatted() {  # unformatted DIR KALDI_DIR: where format_wav_scp.sh's jobs sto
             done
     done
 }
-rate() {
-    ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"
-}
+rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"; }
 
 # What is made from what: noted when a stage ends (write), compared before a later stage
 # uses it (check), since the data may have changed in between.
@@ -184,11 +177,9 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
             made=${dump} stage=4 args+=("${limits[@]}")
             args+=("${data_feats}/org/${set}"/{wav.scp,utt2num_samples}) ;;
         stats)
-            made=${ssl_stats_dir}/$3 stage=6 args+=(--required)
-            if [ "${feats_normalize}" = global_mvn ]; then
-                args+=(--option "global_mvn=${frontend}")
-            fi
-            args+=("${dump}"/{wav.scp,utt2num_samples}) ;;
+            made=${ssl_stats_dir}/$3 stage=6
+            args+=(--required ${feats_normalize:+--option "global_mvn=${frontend}"}
+                "${dump}"/{wav.scp,utt2num_samples}) ;;
         training)
             made=${ssl_exp} stage=
             args+=("${ssl_stats_dir}"/{train,valid}/speech_shape) ;;
@@ -197,9 +188,7 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
             args+=("${ssl_exp}/${inference_ssl_model}" "${ssl_exp}/config.yaml") ;;
     esac
     local remedy="run stage ${stage} again (--stage ${stage})"
-    if [ -z "${stage}" ]; then
-        remedy="remove ${made} to train anew, or give another --ssl_tag"
-    fi
+    [ -n "${stage}" ] || remedy="remove ${made} to train anew, or give another --ssl_tag"
     ${python} -m espnet2_birq.bin.stamp "$1" --remedy "${remedy}" "${made}" "${args[@]}"
 }
 formatted_here() {  # formatted_here write|check WHAT: for the sets that stages 2 to 4 make
@@ -263,19 +252,17 @@ if ! "${skip_data_prep}"; then
             fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
         _dirs=
         for factor in ${speed_perturb_factors}; do
+            _dir=data/${train_set}
             if ${python} -c "assert ${factor} != 1.0" 2>/dev/null; then
-                scripts/utils/perturb_data_dir_speed.sh "${factor}" \
-                    "data/${train_set}" "data/${train_set}_sp${factor}"
-                _dirs+="data/${train_set}_sp${factor} "
-            else
-                _dirs+="data/${train_set} "
+                _dir+=_sp${factor}
+                scripts/utils/perturb_data_dir_speed.sh \
+                    "${factor}" "data/${train_set}" "${_dir}"
             fi
+            _dirs+="${_dir} "
         done
         # shellcheck disable=SC2086
         utils/combine_data.sh "data/${train_set}_sp" ${_dirs}
-        _unsuffixed=${train_set} train_set=${train_set}_sp
-        made_from write perturbed train
-        train_set=${_unsuffixed}
+        train_set=${train_set}_sp made_from write perturbed train
     fi
 fi
 if [ -n "${speed_perturb_factors}" ]; then train_set=${train_set}_sp; fi
@@ -292,19 +279,14 @@ if ! "${skip_data_prep}"; then
         check_kaldi "${to_format[@]/#/data/}"
         for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
-            rm -rf "${_dir}"
-            mkdir -p "${_dir}"
+            rm -rf "${_dir}" && mkdir -p "${_dir}"
             # Not by utils/copy_data_dir.sh, which refuses segments that end at -1.
-            for _file in utt2spk text; do
-                if [ -e "data/${dset}/${_file}" ]; then
-                    cp "data/${dset}/${_file}" "${_dir}"
-                fi
+            for _file in "data/${dset}"/{utt2spk,text}; do
+                [ ! -e "${_file}" ] || cp "${_file}" "${_dir}"
             done
             utils/utt2spk_to_spk2utt.pl "${_dir}/utt2spk" > "${_dir}/spk2utt"
             _opts=
-            if [ -e "data/${dset}/segments" ]; then
-                _opts="--segments data/${dset}/segments"
-            fi
+            [ ! -e "data/${dset}/segments" ] || _opts="--segments data/${dset}/segments"
             # shellcheck disable=SC2086
             scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
                 --audio-format "${audio_format}" --fs "${fs}" ${_opts} \
@@ -328,13 +310,9 @@ if ! "${skip_data_prep}"; then
             utils/copy_data_dir.sh --validate_opts "--non-print --no-text" \
                 "${_from}" "${_to}"
             cp "${_from}"/{feats_type,audio_format} "${_to}"
-            ${python} -c "
-import sys, humanfriendly
-fs = humanfriendly.parse_size('${fs}')
-for line in sys.stdin:
-    if ${min_wav_duration} * fs < int(line.split()[1]) < ${max_wav_duration} * fs:
-        print(line, end='')
-" < "${_from}/utt2num_samples" > "${_to}/utt2num_samples"
+            awk -v fs="$(rate)" -v min="${min_wav_duration}" -v max="${max_wav_duration}" \
+                'min * fs < $2 && $2 < max * fs' \
+                "${_from}/utt2num_samples" > "${_to}/utt2num_samples"
             utils/filter_scp.pl "${_to}/utt2num_samples" "${_from}/wav.scp" \
                 > "${_to}/wav.scp"
             _all=$(wc -l < "${_from}/wav.scp") _kept=$(wc -l < "${_to}/wav.scp")
@@ -361,12 +339,6 @@ audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
 }
 _train_type=$(audio_type "${_train_dir}")
 _valid_type=$(audio_type "${_valid_dir}")
-_feats_stats=${ssl_stats_dir}/train/feats_stats.npz
-global_mvn() {  # global_mvn FILE: options that normalize by these statistics, if wanted
-    if [ "${feats_normalize}" = global_mvn ]; then
-        echo "--normalize global_mvn --normalize_conf stats_file=$1"
-    fi
-}
 
 if ! "${skip_train}"; then
     if run_stage 6 || run_stage 7; then
@@ -379,12 +351,11 @@ if ! "${skip_train}"; then
         done
         check_sets 6
         log "Checking ${train_config}"
-        _opts=
-        if [ "${feats_normalize}" = global_mvn ]; then _opts="--normalize none"; fi
         # shellcheck disable=SC2086
         ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
             --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
-            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} ${_opts}
+            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} \
+            ${feats_normalize:+--normalize none}
         frontend=$(${python} -c "
 import json, sys, yaml
 conf = yaml.safe_load(sys.stdin)
@@ -400,16 +371,14 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             # The shapes are known since stage 3: no need to read the audio again.
             for x in train valid; do
                 mkdir -p "${ssl_stats_dir}/${x}"
-                _dir=_${x}_dir
-                _shape=${ssl_stats_dir}/${x}/speech_shape
+                _dir=_${x}_dir _shape=${ssl_stats_dir}/${x}/speech_shape
                 cp "${!_dir}/utt2num_samples" "${_shape}.part"
                 mv "${_shape}.part" "${_shape}"
             done
         else
             _logdir=${ssl_stats_dir}/logdir
             mkdir -p "${_logdir}"
-            _nj=$(wc -l < "${_valid_dir}/wav.scp")
-            if [ "${_nj}" -gt "${nj}" ]; then _nj=${nj}; fi
+            _nj=$(wc -l < "${_valid_dir}/wav.scp") _nj=$((_nj < nj ? _nj : nj))
             for x in train valid; do
                 _dir=_${x}_dir
                 _scps=
@@ -420,8 +389,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             # shellcheck disable=SC2086
             ${train_cmd} JOB=1:"${_nj}" "${_logdir}"/stats.JOB.log \
                 ${python} -m espnet2_birq.bin.ssl_train \
-                    --collect_stats true \
-                    --config "${train_config}" \
+                    --collect_stats true --config "${train_config}" \
                     --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
                     --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                     --train_shape_file "${_logdir}/train.JOB.scp" \
@@ -447,13 +415,15 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         mkdir -p "${ssl_exp}"
         if [ -e "${ssl_exp}/checkpoint.pth" ]; then made_from check training; fi
         made_from write training
-        _opts="$(global_mvn "${ssl_exp}/feats_stats.npz") "
+        _opts=
         if [ "${feats_normalize}" = global_mvn ]; then
             # Beside the model, which needs them wherever it is used. A training that is
             # resumed has them already.
-            need "${_feats_stats}" 6
-            [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${ssl_exp}/feats_stats.npz" ] ||
-                cp "${_feats_stats}" "${ssl_exp}"
+            _feats_stats=${ssl_exp}/feats_stats.npz
+            need "${ssl_stats_dir}/train/feats_stats.npz" 6
+            [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
+                cp "${ssl_stats_dir}/train/feats_stats.npz" "${ssl_exp}"
+            _opts="--normalize global_mvn --normalize_conf stats_file=${_feats_stats} "
         fi
         _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
         if [ "${num_splits_ssl}" -gt 1 ]; then
@@ -474,10 +444,8 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
         chmod +x "${ssl_exp}/run.sh"
         log "'${ssl_exp}/run.sh' resumes from here"
-        case "${cuda_cmd}" in
-            *queue*.pl*) jobname=$(basename "${ssl_exp}") ;;  # SGE: no "/" in a name
-            *) jobname=${ssl_exp}/train.log ;;
-        esac
+        jobname=${ssl_exp}/train.log
+        [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
         if [ "${ngpu}" -eq 0 ]; then
             cpu_training "${num_threads:-$("$(dirname "$(readlink -f "$0")")/../../../local/cores")}"
         fi
@@ -485,8 +453,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         ${python} -m espnet2.bin.launch \
             --cmd "${cuda_cmd} --name ${jobname}" \
             --log "${ssl_exp}"/train.log \
-            --ngpu "${ngpu}" \
-            --num_nodes "${num_nodes}" \
+            --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
             --init_file_prefix "${ssl_exp}"/.dist_init_ \
             --multiprocessing_distributed true -- \
             ${python} -m espnet2_birq.bin.ssl_train \
@@ -495,8 +462,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
                 --train_shape_file "${_train_shape}" \
                 --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                 --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
-                --resume true \
-                --fold_length "$((speech_fold_length * 100))" \
+                --resume true --fold_length "$((speech_fold_length * 100))" \
                 --output_dir "${ssl_exp}" \
                 --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
         [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
@@ -510,17 +476,12 @@ fi
 if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
-    _opts=
-    if [ -e "${ssl_exp}/feats_stats.npz" ]; then
-        _opts="--option ${ssl_exp}/feats_stats.npz"
-    fi
+    _opts="--option ${ssl_exp}/images"
+    [ ! -e "${ssl_exp}/feats_stats.npz" ] || _opts+=" --option ${ssl_exp}/feats_stats.npz"
     # shellcheck disable=SC2086
-    ${python} -m espnet2.bin.pack ssl \
-        --ssl_train_config "${ssl_exp}"/config.yaml \
-        --ssl_model_file "${ssl_exp}/${inference_ssl_model}" \
-        ${_opts} \
-        --option "${ssl_exp}"/images \
-        --outpath "${packed_model}"
+    ${python} -m espnet2.bin.pack ssl --outpath "${packed_model}" ${_opts} \
+        --ssl_train_config "${ssl_exp}/config.yaml" \
+        --ssl_model_file "${ssl_exp}/${inference_ssl_model}"
     made_from write package
 fi
 
@@ -531,8 +492,7 @@ if ! "${skip_upload_hf}" && run_stage 9; then
     made_from check package
     _dir=${expdir}/hf_${hf_repo//\//_}
     rm -rf "${_dir}" && mkdir -p "${_dir}"
-    ${python} -c "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])" \
-        "${packed_model}" "${_dir}"
+    ${python} -m zipfile -e "${packed_model}" "${_dir}"
     hf upload "${hf_repo}" "${_dir}" .
 fi
 

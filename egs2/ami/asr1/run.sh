@@ -21,15 +21,7 @@ if [ -z "${ssl_model}" ]; then
         ssl_model=../ssl1/exp/${mic}/ssl_${method}/valid.total_count.ave.pth
     fi
 fi
-case "${protocol}" in
-    paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml --token_type char
-        --inference_config conf/decode_asr.yaml
-        --inference_asr_model valid.loss.ave.pth) ;;
-    strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
-        --token_type bpe --nbpe 100 --inference_config conf/decode_asr_strong.yaml
-        --inference_asr_model valid.acc.ave.pth) ;;
-    *) echo "$0: error: --protocol ${protocol}: give paper or strong" >&2; exit 1 ;;
-esac
+protocol_options "${protocol}" 100 paper strong
 ./finetune.sh --asr_tag "${asr_tag:-${method}${suffix}}" --ssl_model "${ssl_model}" \
     --ngpu 1 --expdir "exp/${mic}" --lang en --use_lm false --max_wav_duration 20 \
     --train_set "${mic}_train" --valid_set "${mic}_dev" \

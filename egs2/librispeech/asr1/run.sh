@@ -25,22 +25,11 @@ ssl_model=none
 if [[ ${method} != scratch* ]]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
-case "${protocol}:${method}" in
-    paper:*_c[12]) protocol_opts=(--asr_config conf/tuning/train_asr_${method##*_}.yaml) ;;
-    paper:*) protocol_opts=(--asr_config conf/train_asr.yaml) ;;
-    strong:*_c[12]) echo "$0: error: no --protocol strong for ${method}" >&2; exit 1 ;;
-    strong:*) protocol_opts=(--asr_config conf/train_asr_strong.yaml) ;;
-    *) echo "$0: error: --protocol ${protocol}: give paper or strong" >&2; exit 1 ;;
-esac
-if [ "${protocol}" = paper ]; then
-    asr_tag=${method}
-    protocol_opts+=(--token_type char --inference_config conf/decode_asr.yaml
-        --inference_asr_model valid.loss.ave.pth)
-else
-    asr_tag=${method}_strong
-    protocol_opts+=(--token_type bpe --nbpe 5000
-        --inference_config conf/decode_asr_strong.yaml
-        --inference_asr_model valid.acc.ave.pth)
+protocol_options "${protocol}" 5000 paper strong
+if [[ ${method} == *_c[12] ]]; then
+    [ "${protocol}" = paper ] ||
+        { echo "$0: error: no --protocol ${protocol} for ${method}" >&2; exit 1; }
+    protocol_opts+=(--asr_config "conf/tuning/train_asr_${method##*_}.yaml")
 fi
 need=${train_set},${valid_set},${test_sets// /,}
 if [ -n "${train_hours}" ]; then
@@ -52,7 +41,7 @@ if [ -n "${train_hours}" ]; then
     train_set+=_${train_hours}h
 fi
 if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
-./finetune.sh --asr_tag "${asr_tag}" --ssl_model "${ssl_model}" \
+./finetune.sh --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \

@@ -18,19 +18,8 @@ ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
-ctc=(--token_type char --inference_config conf/decode_asr.yaml
-    --inference_asr_model valid.loss.ave.pth)
-case "${protocol}" in
-    paper) asr_tag=${method} protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
-    quick) asr_tag=${method}_quick
-        protocol_opts=(--asr_config conf/train_asr_quick.yaml "${ctc[@]}") ;;
-    strong) asr_tag=${method}_strong protocol_opts=(
-        --asr_config conf/train_asr_strong.yaml --token_type bpe --nbpe 300
-        --inference_config conf/decode_asr_strong.yaml
-        --inference_asr_model valid.acc.ave.pth) ;;
-    *) echo "$0: error: --protocol ${protocol}: give paper, quick or strong" >&2; exit 1 ;;
-esac
-./finetune.sh --asr_tag "${asr_tag}" --ssl_model "${ssl_model}" \
+protocol_options "${protocol}" 300 paper quick strong
+./finetune.sh --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set train --valid_set valid --test_sets "test ${test_other:+test_other}" \

@@ -14,7 +14,7 @@ from espnet2_birq.corpora.ami.annotation import (
     read_words,
 )
 from espnet2_birq.corpora.ami.splitting import split_segment
-from espnet2_birq.datadir.audio import AudioInfo, probe_many
+from espnet2_birq.datadir.audio import AudioInfo, probe_apart
 from espnet2_birq.errors import DataError, LfsPointerError
 
 # Kaldi, too, accepts an utterance that reaches up to this much beyond its recording.
@@ -305,14 +305,8 @@ def match_audio(
         for turn in one.turns
     }
     there = sorted({str(path) for path in path_of.values() if path.is_file()})
-    infos: dict[str, AudioInfo] = {}
-    bad: dict[str, str] = {}
     fatal = (LfsPointerError,) if skip_bad else (DataError,)
-    for path, result in zip(there, probe_many(there, fs, nj, fatal)):
-        if isinstance(result, DataError):
-            bad[path] = str(result)
-        else:
-            infos[path] = result
+    infos, bad = probe_apart(there, fs, nj, fatal)
     for one in sets.values():
         kept = []
         for turn in one.turns:

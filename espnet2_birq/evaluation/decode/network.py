@@ -18,11 +18,10 @@ import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
-from humanfriendly import parse_size
 from tqdm import tqdm
 
-from espnet2_birq.checkpoint import check_model_file
-from espnet2_birq.datadir.audio import ARK_ENTRY, probe_many
+from espnet2_birq.checkpoint import check_model_file, find_config, sampling_rate
+from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.encoders.frontend import mirror_ends
@@ -44,22 +43,18 @@ class Recogniser:
         device: "cpu" or "cuda".
 
     Raises:
-        DataError: A file is missing.
-        ConfigError: The model has no CTC head, or tokens that are not known here.
+        DataError: The model file is not whole.
+        ConfigError: A file is missing, or the model has no CTC head, or tokens that are
+            not known here.
     """
 
     def __init__(self, model_file: Path, device: str):
-        config = model_file.parent / "config.yaml"
-        for path in (model_file, config):
-            if not path.is_file():
-                raise DataError(
-                    f"{path}: no such file; give a model of an asr_* folder"
-                )
+        config = find_config(model_file)
         check_model_file(model_file)
         self.key = {"model": file_hash(model_file), "config": file_hash(config)}
         self.device = device
         self.model, self.args = ASRTask.build_model_from_file(
-            *(config, model_file, device)
+            config, model_file, device
         )
         self.model.eval()
         if getattr(self.model, "ctc", None) is None:
@@ -80,8 +75,7 @@ class Recogniser:
         self._tokenizer = build_tokenizer(
             token_type=self.args.token_type, bpemodel=self.args.bpemodel
         )
-        rate = (getattr(self.args, "frontend_conf", None) or {}).get("fs", 16000)
-        self.sample_rate = parse_size(rate) if isinstance(rate, str) else int(rate)
+        self.sample_rate = sampling_rate(getattr(self.args, "frontend_conf", None))
 
     def text(self, numbers: Sequence[int]) -> tuple[str, list[str]]:
         """Text and tokens of token numbers."""
@@ -158,15 +152,13 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
             f"--stage 3 has written, as dump/raw/{folder.name}"
         )
     entries = read_scp(folder / "wav.scp")
-    good, bad = [], {}
-    for (name, entry), info in zip(
-        entries.items(), probe_many(list(entries.values()), rate, READERS, fatal=())
-    ):
-        if isinstance(info, DataError):
-            bad[name] = str(info)
-        else:
-            good.append(Utterance(name, entry, info.seconds))
-    return good, bad
+    infos, bad = probe_apart(entries.values(), rate, READERS, fatal=())
+    good = [
+        Utterance(name, entry, infos[entry].seconds)
+        for name, entry in entries.items()
+        if entry in infos
+    ]
+    return good, {name: bad[entry] for name, entry in entries.items() if entry in bad}
 
 
 def audio_of(one: Utterance) -> str:

@@ -108,8 +108,14 @@ class NgramSearch:
             CriterionType.CTC,
         )
         self._decoder = LexiconDecoder(
-            *(options, self._trie, self._lm, self._space, BLANK),
-            *(len(self.words), [], False),
+            options,
+            self._trie,
+            self._lm,
+            self._space,
+            BLANK,
+            len(self.words),  # index of unknown words
+            [],  # transitions, of other criteria
+            False,  # the n-gram is of words
         )
 
     def __call__(self, log_probs: np.ndarray) -> Hypothesis:

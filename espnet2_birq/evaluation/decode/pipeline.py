@@ -22,6 +22,7 @@ from espnet2_birq.evaluation.decode.store import (
     read_block,
 )
 from espnet2_birq.evaluation.wer.alignment import count_errors
+from espnet2_birq.evaluation.wer.transcripts import fold_case
 
 Search = Callable[[np.ndarray], Hypothesis]
 
@@ -79,15 +80,17 @@ def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> 
 
 
 def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
-    """Word error rate in percent over the utterances of `refs`.
+    """Word error rate in percent over the utterances of `refs`, as bin/score's.
 
     Raises:
         DataError: They have no word.
     """
     if not any(refs.values()):
         raise DataError("the transcripts have no word: there is no error rate")
-    texts = [hyps.get(name, "") for name in refs]
-    counts = count_errors(list(refs.values()), texts)
+    counts = count_errors(
+        [fold_case(text) for text in refs.values()],
+        [fold_case(hyps.get(name, "")) for name in refs],
+    )
     return float(100 * counts[:, 1:].sum() / counts[:, :3].sum())
 
 
@@ -146,9 +149,8 @@ def finish_set(
     Returns:
         The figures.
     """
-    texts = write_output(
-        *(folder, list(read_scp(data / "wav.scp")), results, skipped, to_text)
-    )
+    names = list(read_scp(data / "wav.scp"))
+    texts = write_output(folder, names, results, skipped, to_text)
     seconds, network = block_seconds(store.blocks())
     search = sum(found["seconds"] for found in results.found.values())
     empty = [name for name, text in texts.items() if not text and name not in skipped]

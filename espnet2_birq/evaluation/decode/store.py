@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.files import whole_file, write_whole
 
 Key = Mapping[str, str | int | float | None]
 
@@ -103,8 +103,7 @@ class LogProbs:
     def add(self, block: Block) -> None:
         """Store a block."""
         path = self.folder / f"block{len(self.blocks()):06}.npz"
-        part = path.with_suffix(".part")
-        with part.open("wb") as stream:
+        with whole_file(path) as part, part.open("wb") as stream:
             np.savez(
                 stream,
                 names=np.array(block.names),
@@ -114,7 +113,6 @@ class LogProbs:
                 seconds=block.seconds,
                 network_seconds=block.network_seconds,
             )
-        part.replace(path)
 
 
 def read_block(path: Path) -> Block:

@@ -19,6 +19,7 @@ from espnet2_birq.evaluation.decode.sets import (
     store_key,
 )
 from espnet2_birq.evaluation.decode.store import Results
+from espnet2_birq.evaluation.markdown import markdown_table
 
 # Steps of lm_weight and word_score, one after the other.
 STEPS = ((0.5, 1.0), (0.25, 0.5))
@@ -71,8 +72,7 @@ def table(tried: dict[Weights, float], best: Weights) -> str:
     """Format error rates as a table, a row for each lm_weight."""
     lm_weights = sorted({weights.lm_weight for weights in tried})
     word_scores = sorted({weights.word_score for weights in tried})
-    lines = ["| lm_weight \\ word_score | " + " | ".join(map(str, word_scores)) + " |"]
-    lines.append("|---" * (len(word_scores) + 1) + "|")
+    rows = []
     for lm_weight in lm_weights:
         cells = []
         for word_score in word_scores:
@@ -80,8 +80,8 @@ def table(tried: dict[Weights, float], best: Weights) -> str:
             rate = tried.get(weights)
             cell = "" if rate is None else f"{rate:.2f}"
             cells.append(f"**{cell}**" if weights == best else cell)
-        lines.append(f"| {lm_weight} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([lm_weight, *cells])
+    return markdown_table(["lm_weight \\ word_score", *map(str, word_scores)], rows)
 
 
 def tune_on_set(

@@ -24,11 +24,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from espnet2_birq.checkpoint import config_of, find_config
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx
 from espnet2_birq.evaluation.phones.frames import Corpus, Frames, collect, find_corpus
-from espnet2_birq.evaluation.phones.models import check_files, config_of, load_model
+from espnet2_birq.evaluation.phones.models import load_model
 from espnet2_birq.evaluation.phones.probing import (
     accuracy_of_speakers,
     effective_rank,
@@ -116,7 +117,7 @@ def measure(
         raise ConfigError("--utterances, --units and --max_frames are 2 or more")
     # Now, not after minutes
     for source in sources:
-        check_files(source.path)
+        find_config(source.path)
     if settings.abx:
         import_fastabx()
     corpus = find_corpus(

@@ -7,10 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
-from humanfriendly import parse_size
 
 from espnet2_birq import api
-from espnet2_birq.checkpoint import check_model_file, read_config
+from espnet2_birq.checkpoint import (
+    check_model_file,
+    find_config,
+    read_config,
+    sampling_rate,
+)
 from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
 from espnet2_birq.encoders.taps import (
     encode_up_to,
@@ -137,10 +141,11 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         device: "cpu" or "cuda".
 
     Raises:
-        DataError: A file is missing or does not fit.
-        ConfigError: The model does not start from waveforms, as ESPnet's do.
+        DataError: A file does not fit.
+        ConfigError: A file is missing, or the model does not start from waveforms, as
+            ESPnet's do.
     """
-    config = check_files(path)
+    config = find_config(path)
     conf = vars(read_config(config))
     if "encoder" not in conf:
         raise DataError(f"{config}: not a configuration of a model with an encoder")
@@ -161,27 +166,8 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         )
     if getattr(model, "preencoder", None) is not None:
         raise ConfigError(f"{config}: a model with a preencoder cannot be measured")
-    rate = (conf.get("frontend_conf") or {}).get("fs", 16000)
-    rate = parse_size(rate) if isinstance(rate, str) else int(rate)
+    rate = sampling_rate(conf.get("frontend_conf"))
     return SpeechModel(model, rate, objectives, device)
-
-
-def config_of(path: Path) -> Path:
-    """Return the configuration beside a model, or the path if it is one."""
-    return path if path.suffix in (".yaml", ".yml") else path.parent / "config.yaml"
-
-
-def check_files(path: Path) -> Path:
-    """Return the configuration of a model.
-
-    Raises:
-        DataError: It, or the model, is missing.
-    """
-    config = config_of(path)
-    for file in (path, config):
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; give a model beside its config")
-    return config
 
 
 def _load_asr(path: Path, config: Path, device: str) -> AbsESPnetModel:

@@ -1,5 +1,7 @@
 """Tables, in Markdown, of what phones.measure() finds."""
 
+from espnet2_birq.evaluation.markdown import markdown_table
+
 
 def make_tables(result: dict) -> str:
     """Format accuracies and differences, units of layers, and labels of objectives."""
@@ -75,9 +77,3 @@ def _objectives(models: list[dict]) -> str:
 def _with_error(value: dict, sign: str = "") -> str:
     error = "-" if value["error"] is None else f"{value['error']:.4f}"
     return f"{value['mean']:{sign}.4f} ({error})"
-
-
-def markdown_table(head: list[str], rows: list[list]) -> str:
-    """Write a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet2_birq.corpora.librispeech import (
-    find_corpus,
-    find_parts,
-    scan_part,
-    voice_of,
-)
+from espnet2_birq.corpora.librispeech import find_corpus, find_parts, scan_part
 from espnet2_birq.datadir.audio import probe_many
-from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import read_scp, voice_of
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.errors import DataError

@@ -61,12 +61,15 @@ def steps_of(
     return _align(ref, hyp, numbers[optional] if optional else -1)
 
 
-def align(ref_tokens: Sequence[str], hyp_tokens: Sequence[str]) -> list[AlignedPair]:
-    """Align two token sequences.
+def pair_tokens(
+    ref_tokens: Sequence[str], hyp_tokens: Sequence[str], steps: np.ndarray
+) -> list[AlignedPair]:
+    """Pair the tokens of two aligned sequences.
 
     Args:
         ref_tokens: What was said.
         hyp_tokens: What was recognised.
+        steps: Their alignment, by steps_of() without an optional token.
 
     Returns:
         Pairs (reference token, hypothesis token) in order. A deletion is (token, None),
@@ -78,7 +81,7 @@ def align(ref_tokens: Sequence[str], hyp_tokens: Sequence[str]) -> list[AlignedP
             next(refs) if step != INSERTION else None,
             next(hyps) if step != DELETION else None,
         )
-        for step in steps_of(ref_tokens, hyp_tokens).tolist()
+        for step in steps.tolist()
     ]
 
 
@@ -225,12 +228,20 @@ def _align(ref: np.ndarray, hyp: np.ndarray, optional: int) -> np.ndarray:
 
 
 @numba.njit(cache=True)
+def count_steps(steps: np.ndarray) -> np.ndarray:
+    """Count an alignment's correct, substituted, deleted, inserted tokens: (4,) int64."""
+    counts = np.zeros(4, dtype=np.int64)
+    for step in steps:
+        counts[step % OPTIONAL] += 1
+    return counts
+
+
+@numba.njit(cache=True)
 def _count(ref, ref_ends, hyp, hyp_ends, optional):
     """Count the steps of each utterance."""
     counts = np.zeros((len(ref_ends) - 1, 4), dtype=np.int64)
     for i in range(len(counts)):
         one = ref[ref_ends[i] : ref_ends[i + 1]]
         other = hyp[hyp_ends[i] : hyp_ends[i + 1]]
-        for step in _align(one, other, optional):
-            counts[i, step % OPTIONAL] += 1
+        counts[i] = count_steps(_align(one, other, optional))
     return counts

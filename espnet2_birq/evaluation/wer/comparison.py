@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.alignment import align_all, count_errors
 from espnet2_birq.evaluation.wer.experiments import (
     KINDS,
@@ -167,19 +168,21 @@ def make_comparison_table(results: Sequence[dict]) -> str:
     for name in dict.fromkeys((one["a"], one["b"]) for one in results):
         lines += [f"A: {name[0]}", f"B: {name[1]}"]
     lines += [f"Normalisation: {results[0]['normalization']}. {NOTE}", ""]
-    lines += [
-        "| set | | A % [95 %] | B % [95 %] | B - A [95 %] | p | MAPSSWE segments, Z, p "
-        "| resampled |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+    numbers = [
+        "A % [95 %]",
+        "B % [95 %]",
+        "B - A [95 %]",
+        "p",
+        "MAPSSWE segments, Z, p",
     ]
-    for one in results:
-        for kind in KINDS:
-            if one[kind] is not None:
-                lines.append(_row(one, kind))
-    return "\n".join(lines)
+    rows = [
+        _row(one, kind) for one in results for kind in KINDS if one[kind] is not None
+    ]
+    head = ["set", "", *numbers, "resampled"]
+    return "\n".join([*lines, markdown_table(head, rows, right=numbers)])
 
 
-def _row(one: dict, kind: str) -> str:
+def _row(one: dict, kind: str) -> list[str]:
     scored = one[kind]
     if scored["low"] is None:
         interval, p = "[-]", "-"
@@ -196,4 +199,4 @@ def _row(one: dict, kind: str) -> str:
         )
     cells = [one["set"], kind.upper(), format_rate(scored["a"])]
     cells += [format_rate(scored["b"]), f"{scored['difference']:+.2f} {interval}"]
-    return "| " + " | ".join([*cells, p, test, one["resampled"]]) + " |"
+    return [*cells, p, test, one["resampled"]]

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_birq.corpora.librispeech import voice_of
-from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import read_scp, voice_of
 from espnet2_birq.errors import ConfigError, DataError
 
 CLUSTERS = ("utterance", "speaker", "meeting")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.experiments import DecodedSet, Options, read_set
 from espnet2_birq.evaluation.wer.grouping import label
 from espnet2_birq.evaluation.wer.normalization import Normalization
@@ -202,20 +203,19 @@ def _read_stm(path: Path, normalization: Normalization) -> Segments:
 
 def make_meeting_table(rows: Sequence[dict]) -> str:
     """Format rows of score_meetings() as a table in Markdown."""
-    lines = [
+    note = (
         f"Normalisation: {rows[0]['normalization']}. cpWER and tcpWER (collar "
         f"{COLLAR:g} s) by meeteval. [95 %]: bootstrap over meetings, 1000 draws, "
-        "seed 0.",
-        "",
-        "| experiment | decoding | set | meeting | speakers | words | cpWER % [95 %] "
-        "| tcpWER % [95 %] |",
-        "|---|---|---|---|---:|---:|---:|---:|",
-    ]
+        "seed 0."
+    )
+    texts = ["experiment", "decoding", "set", "meeting"]
+    numbers = ["speakers", "words", "cpWER % [95 %]", "tcpWER % [95 %]"]
+    lines = []
     for row in rows:
-        cells = [row[name] for name in ("experiment", "decoding", "set", "meeting")]
+        cells = [row[name] for name in texts]
         cells += [row["speakers"], row["cpwer"]["tokens"]]
         for measure in MEASURES:
             text = format_rate(row[measure])
             cells.append(text if row["meeting"] == "all" else text.split()[0])
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return f"{note}\n\n{markdown_table(texts + numbers, lines, right=numbers)}"

@@ -14,7 +14,14 @@ from typing import NoReturn
 import numpy as np
 
 from espnet2_birq.errors import DataError
-from espnet2_birq.evaluation.wer.alignment import NULL, AlignedPair, align
+from espnet2_birq.evaluation.wer.alignment import (
+    CORRECT,
+    NULL,
+    AlignedPair,
+    count_steps,
+    pair_tokens,
+    steps_of,
+)
 from espnet2_birq.evaluation.wer.transcripts import fold_case, read_pair
 
 USAGE = (
@@ -22,6 +29,8 @@ USAGE = (
 )
 _COLUMNS = "{:>5} {:>6} |{:>5} {:>6} {:>6} {:>6} {:>6} {:>6} |"
 _TITLES = "# Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err |"
+# Pairs of tokens, and the steps of alignment.py that they are.
+Aligned = tuple[list[AlignedPair], np.ndarray]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,19 +91,19 @@ def percent_text(number: int, total: int) -> str:
     return f"{int(number / total * 1000 + 0.5) / 10:.1f}"
 
 
-def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:
+def make_report(hyp: str, aligned: dict[str, Aligned]) -> str:
     """Write the report: percentages, counts and alignments, in the manner of sclite.
 
     Args:
         hyp: Name of the hypothesis file.
-        pairs_of: Utterance id to alignment.
+        aligned: Utterance id to alignment.
 
     Returns:
         Lines of text.
     """
     speakers: dict[str, dict[str, np.ndarray]] = {}
-    for utt_id, pairs in pairs_of.items():
-        speakers.setdefault(speaker_of(utt_id), {})[utt_id] = count_pairs(pairs)
+    for utt_id, (_, steps) in aligned.items():
+        speakers.setdefault(speaker_of(utt_id), {})[utt_id] = count_steps(steps)
     lines = [
         "Computed by espnet2_birq.evaluation.wer.sclite, not by NIST sclite.",
         "",
@@ -115,7 +124,7 @@ def make_report(hyp: str, pairs_of: dict[str, list[AlignedPair]]) -> str:
     for speaker, counts in speakers.items():
         lines += ["", f"Speaker {speaker}   #utts: {len(counts)}"]
         for utt_id, count in counts.items():
-            lines += _alignment(utt_id, pairs_of[utt_id], count)
+            lines += _alignment(utt_id, aligned[utt_id], count)
     return "\n".join(lines) + "\n"
 
 
@@ -135,14 +144,19 @@ def _score(args: argparse.Namespace) -> str:
         raise DataError(f"-o {' '.join(args.output)}: unsupported output; use: {USAGE}")
     if args.chars is not None and args.encoding is None:
         raise DataError("-c: splits into bytes without an encoding; add -e utf-8")
-    pairs_of = {}
+    aligned = {}
     texts = read_pair(args.ref[0], args.hyp[0], is_trn=True)
     for utt_id, *both in zip(*texts, strict=True):
-        pairs = align(*(_prepare(text, args) for text in both))
+        ref, hyp = (_prepare(text, args) for text in both)
+        steps = steps_of(ref, hyp)
+        pairs = pair_tokens(ref, hyp, steps)
         if not args.case_sensitive:
-            pairs = [pair if pair[0] == pair[1] else _upper(pair) for pair in pairs]
-        pairs_of[utt_id] = pairs
-    return make_report(args.hyp[0], pairs_of)
+            pairs = [
+                pair if step == CORRECT else _upper(pair)
+                for pair, step in zip(pairs, steps, strict=True)
+            ]
+        aligned[utt_id] = pairs, steps
+    return make_report(args.hyp[0], aligned)
 
 
 def _prepare(text: str, args: argparse.Namespace) -> list[str]:
@@ -203,21 +217,11 @@ def _row(counts: list[np.ndarray], percent: bool) -> str:
     return _COLUMNS.format(*cells)
 
 
-def count_pairs(pairs: Sequence[AlignedPair]) -> np.ndarray:
-    """Count correct, substituted, deleted and inserted tokens of an alignment."""
-    kinds = [_kind(*pair) for pair in pairs]
-    return np.array([kinds.count(kind) for kind in (" ", "S", "D", "I")])
-
-
-def _kind(ref: str | None, hyp: str | None) -> str:
-    return "I" if ref is None else "D" if hyp is None else "S" if ref != hyp else " "
-
-
-def _alignment(utt_id: str, pairs: list[AlignedPair], count: np.ndarray) -> list[str]:
+def _alignment(utt_id: str, aligned: Aligned, count: np.ndarray) -> list[str]:
     lines = {"REF: ": "", "HYP: ": "", "Eval:": ""}
-    for ref, hyp in pairs:
+    for (ref, hyp), step in zip(*aligned, strict=True):
         size = max(len(ref or ""), len(hyp or ""))
-        cells = (ref or "*" * size, hyp or "*" * size, _kind(ref, hyp))
+        cells = (ref or "*" * size, hyp or "*" * size, " SDI"[step])
         for title, cell in zip(lines, cells, strict=True):
             lines[title] += f" {cell:<{size}}"
     return [

@@ -7,7 +7,7 @@ matched-pairs test is of Gillick & Cox, "Some statistical issues in the comparis
 speech recognition algorithms", ICASSP 1989, with the segments of NIST's sc_stats.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from math import erfc, nan, sqrt
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from espnet2_birq.evaluation.wer.alignment import (
     SUBSTITUTION,
 )
 
-_DRAWS = 4_000_000  # of clusters at a time
+_ENDS = (0.025, 0.975)  # quantiles between which 95 % lie
 _MIN_GOOD = 2  # words that both systems have right end a segment
 
 
@@ -54,13 +54,42 @@ class MatchedPairs(NamedTuple):
     p: float
 
 
+def bootstrap_draws(
+    *sizes: int, draws: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Draw with replacement, of one or more kinds of things as many as there are.
+
+    Args:
+        sizes: Number of things of each kind, as clusters, or seeds and utterances.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Yields:
+        For each size n, shape (n,), the numbers that are drawn, 0 to n - 1.
+    """
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield tuple(generator.integers(size, size=size) for size in sizes)
+
+
+def interval_ends(values: Sequence | np.ndarray) -> np.ndarray:
+    """Return the ends of the interval that holds 95 % of resampled values.
+
+    Args:
+        values: Resampled values, shape (draws, ...).
+
+    Returns:
+        Lower and upper end, shape (2, ...).
+    """
+    return np.quantile(values, _ENDS, axis=0)
+
+
 def bootstrap_interval(
     errors: np.ndarray,
     tokens: np.ndarray,
     clusters: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
     """Estimate a confidence interval of the error rate by resampling clusters.
 
@@ -73,7 +102,6 @@ def bootstrap_interval(
         clusters: Number of each utterance's cluster, from 0, shape (N,).
         resamples: How many corpora of the same number of clusters are drawn.
         seed: Seed of the draws.
-        level: Share of the resampled error rates that lie in the interval.
 
     Returns:
         Lower and upper end, as percentiles; errors per reference token. nan and nan
@@ -82,7 +110,7 @@ def bootstrap_interval(
     rates = _resampled_rates([errors], tokens, clusters, resamples, seed)
     if not rates.size:
         return nan, nan
-    low, high = np.quantile(rates[0], [(1 - level) / 2, (1 + level) / 2])
+    low, high = interval_ends(rates[0])
     return float(low), float(high)
 
 
@@ -93,7 +121,6 @@ def bootstrap_difference(
     clusters: np.ndarray,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Difference:
     """Compare two systems on the same utterances by resampling clusters.
 
@@ -107,7 +134,6 @@ def bootstrap_difference(
         clusters: Number of each utterance's cluster, from 0, shape (N,).
         resamples: How many corpora are drawn.
         seed: Seed of the draws.
-        level: Share of the resampled differences that lie in the interval.
 
     Returns:
         Interval and p of the difference B less A; the least p is 2 / (resamples + 1).
@@ -117,7 +143,7 @@ def bootstrap_difference(
     if not rates.size:
         return Difference(nan, nan, nan)
     difference = rates[1] - rates[0]
-    low, high = np.quantile(difference, [(1 - level) / 2, (1 + level) / 2])
+    low, high = interval_ends(difference)
     tail = min((difference <= 0).sum(), (difference >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(difference) + 1))
     return Difference(float(low), float(high), float(p))
@@ -137,14 +163,8 @@ def _resampled_rates(
     sums = np.stack(
         [np.bincount(clusters, one, minlength=number) for one in (*errors, tokens)]
     )
-    rng = np.random.default_rng(seed)
-    block = max(1, _DRAWS // number)
-    drawn = []
-    for start in range(0, resamples, block):
-        size = (min(block, resamples - start), number)
-        indices = rng.integers(number, size=size)
-        drawn.append(np.stack([one[indices].sum(axis=1) for one in sums]))
-    *wrong, length = np.concatenate(drawn, axis=1)
+    draws = bootstrap_draws(number, draws=resamples, seed=seed)
+    *wrong, length = np.array([sums[:, picked].sum(axis=1) for (picked,) in draws]).T
     # A draw of utterances without any token has no error rate.
     kept = length > 0
     return np.stack([one[kept] / length[kept] for one in wrong])

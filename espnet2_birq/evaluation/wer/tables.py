@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.experiments import (
     DecodedSet,
     Options,
@@ -44,13 +45,9 @@ def make_table(rows: Sequence[dict]) -> str:
     head = ["experiment", "decoding", "set", *(["group"] if grouped else [])]
     head += ["utterances", "words", "WER % [95 %]", "sub", "del", "ins", "S.Err %"]
     head += ["CER % [95 %]", "resampled"]
-    texts = ("experiment", "decoding", "set", "group", "resampled")
-    lines = [
-        f"Normalisation: {check_alike(rows)}. {_CLUSTER_NOTE}",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join("---" if name in texts else "---:" for name in head) + "|",
-    ]
+    numbers = set(head) - {"experiment", "decoding", "set", "group", "resampled"}
+    note = f"Normalisation: {check_alike(rows)}. {_CLUSTER_NOTE}"
+    lines = []
     for row in rows:
         cells = [row["experiment"], row["decoding"], row["set"]]
         if grouped:
@@ -60,8 +57,8 @@ def make_table(rows: Sequence[dict]) -> str:
         cells += [wer["sub"], wer["del"], wer["ins"]]
         cells.append(f"{100 * wer['wrong_utterances'] / wer['utterances']:.1f}")
         cells += [format_rate(row["cer"]), row["resampled"]]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return f"{note}\n\n{markdown_table(head, lines, right=numbers)}"
 
 
 def make_results_md(sets: Sequence[DecodedSet], options: Options = Options()) -> str:

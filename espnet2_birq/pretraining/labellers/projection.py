@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.pretraining.ranks import sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,4 @@ class MomentSums:
         sums = self.sums
         if sums is None:
             sums = torch.zeros(1 + self.size + self.size**2, dtype=torch.float64)
-        if torch.distributed.is_initialized():
-            sums = sums.clone()
-            torch.distributed.all_reduce(sums)
-        return sums
+        return sum_over_ranks(sums)

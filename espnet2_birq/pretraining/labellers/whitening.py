@@ -2,6 +2,8 @@
 
 import torch
 
+from espnet2_birq.pretraining.ranks import sum_over_ranks
+
 
 class RunningWhitening(torch.nn.Module):
     """Gives points mean 0 and unit covariance, by a running estimate of both.
@@ -69,15 +71,12 @@ class RunningWhitening(torch.nn.Module):
         """
         deviations = points.double() - self.mean.double()[:, None, :]
         weighted = deviations * valid[:, None]
-        sums = torch.cat(
-            [
-                weighted.sum(dim=1).flatten(),
-                (weighted.transpose(1, 2) @ deviations).flatten(),
-                valid.double().sum()[None],
-            ]
-        )
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
+        parts = [
+            weighted.sum(dim=1).flatten(),
+            (weighted.transpose(1, 2) @ deviations).flatten(),
+            valid.double().sum()[None],
+        ]
+        sums = sum_over_ranks(torch.cat(parts))
         # What is not finite once would be for ever: such a batch does not count.
         good = sums.isfinite().all() & (sums[-1] > 0)
         sums = sums / sums[-1].clamp(min=1.0)

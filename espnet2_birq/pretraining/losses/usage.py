@@ -36,7 +36,10 @@ def usage_entropy(
     """
     entropies = [
         _UsageEntropy.apply(
-            *(x.points, x.code_weight, x.code_bias, x.valid),
+            x.points,
+            x.code_weight,
+            x.code_bias,
+            x.valid,
             (chunk_numbers, torch.is_grad_enabled()),
         )
         for x in labels

@@ -122,10 +122,10 @@ def test_a_configuration_of_training_needs_no_statistics(tmp_path):
 
 
 def test_errors(tmp_path, ssl_file):
-    with pytest.raises(DataError, match="nothing.pth: no such file"):
+    with pytest.raises(ConfigError, match="nothing.pth: no such file"):
         load_model(tmp_path / "nothing.pth")
     (tmp_path / "alone.pth").write_bytes(ssl_file.read_bytes())
-    with pytest.raises(DataError, match="config.yaml: no such file"):
+    with pytest.raises(ConfigError, match="config.yaml: no such file"):
         load_model(tmp_path / "alone.pth")
     (tmp_path / "config.yaml").write_text("lr: 1\n")
     with pytest.raises(DataError, match="config.yaml: not a configuration"):

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from planted import write_speech
 
-from espnet2_birq.corpora.librispeech import voice_of
+from espnet2_birq.datadir.kaldi import voice_of
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.phones.speech import (
     Spoken,

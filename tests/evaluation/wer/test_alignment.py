@@ -8,9 +8,9 @@ from nist import needs_nist, random_set, run_sclite, scores
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.wer import alignment
 from espnet2_birq.evaluation.wer.alignment import (
-    align,
     align_all,
     count_errors,
+    pair_tokens,
     steps_of,
 )
 from espnet2_birq.evaluation.wer.transcripts import fold_case
@@ -68,7 +68,8 @@ def test_batches_do_not_matter(monkeypatch):
 def test_alignment_is_of_both_sequences():
     refs, hyps = random_set(200, 3)
     for ref, hyp in zip(refs.values(), hyps.values(), strict=True):
-        pairs = align(ref.split(), hyp.split())
+        words = ref.split(), hyp.split()
+        pairs = pair_tokens(*words, steps_of(*words))
         assert [token for token, _ in pairs if token is not None] == ref.split()
         assert [token for _, token in pairs if token is not None] == hyp.split()
 

@@ -10,6 +10,7 @@ from nist import SC_STATS, needs_nist, random_set, run_sclite
 from espnet2_birq.evaluation.wer.alignment import align_all
 from espnet2_birq.evaluation.wer.significance import (
     bootstrap_difference,
+    bootstrap_draws,
     bootstrap_interval,
     mapsswe,
     segment_errors,
@@ -42,11 +43,13 @@ def test_interval_of_clusters():
     assert high - low > 4 * (narrow[1] - narrow[0])
 
 
-def test_interval_in_blocks(monkeypatch):
-    errors, tokens = np.arange(50) % 7, np.full(50, 9)
-    whole = bootstrap_interval(errors, tokens, np.arange(50))
-    monkeypatch.setattr("espnet2_birq.evaluation.wer.significance._DRAWS", 333)
-    assert bootstrap_interval(errors, tokens, np.arange(50)) == whole
+def test_draws_are_the_same_again_and_those_of_numpy():
+    draws = list(bootstrap_draws(3, 50, draws=20, seed=7))
+    assert {(len(few), len(many)) for few, many in draws} == {(3, 50)}
+    rng = np.random.default_rng(7)
+    for few, many in draws:
+        np.testing.assert_array_equal(few, rng.integers(3, size=3))
+        np.testing.assert_array_equal(many, rng.integers(50, size=50))
 
 
 def test_intervals_that_cannot_be():

@@ -1,0 +1,28 @@
+"""All ways from hypotheses to a word error rate come to the same."""
+
+import re
+
+import pytest
+
+from espnet2_birq.evaluation.decode.pipeline import word_error_rate
+from espnet2_birq.evaluation.wer.experiments import plain_set, score_sets
+from espnet2_birq.evaluation.wer.sclite import main
+
+REFS = {"s-1": "The cat sat", "s-2": "On the MAT @", "s-3": "so it is"}
+HYPS = {"s-1": "the CAT sat", "s-2": "On a mat", "s-3": "it is"}
+
+
+def test_decoding_scoring_and_sclite_agree(tmp_path, capsys):
+    """The case of letters does not count, nor does the token @, which is none."""
+    paths = []
+    for name, texts in (("ref.trn", REFS), ("hyp.trn", HYPS)):
+        lines = [f"{text} ({utt_id})\n" for utt_id, text in texts.items()]
+        (tmp_path / name).write_text("".join(lines))
+        paths.append(tmp_path / name)
+    (row,) = score_sets([plain_set(*paths)])
+    assert row["wer"]["percent"] == pytest.approx(100 * 2 / 9)
+    assert word_error_rate(REFS, HYPS) == row["wer"]["percent"]
+    ref, hyp = map(str, paths)
+    main(["-r", ref, "trn", "-h", hyp, "trn", "-i", "rm", "-o", "all", "stdout"])
+    total = re.search(r"Sum +\|(.*)\|", capsys.readouterr().out)[1]
+    assert total.replace("|", "").split() == "3 9 7 1 1 0 2 2".split()
