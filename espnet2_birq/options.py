@@ -1,4 +1,4 @@
-"""Types of command-line options that are numbers: NaN is none of them."""
+"""Numeric types of command-line options, which reject NaN."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ def finite(value: str) -> float:
     """Parse a finite number.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else, NaN or infinite.
+        argparse.ArgumentTypeError: Not a number, NaN or infinite.
     """
     try:
         number = float(value)
@@ -23,7 +23,7 @@ def positive(value: str) -> float:
     """Parse a finite number greater than 0.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else.
+        argparse.ArgumentTypeError: Not such a number.
     """
     number = finite(value)
     if not number > 0:
@@ -32,9 +32,9 @@ def positive(value: str) -> float:
 
 
 def not_negative(value: str) -> float:
-    """Parse a finite number from 0 on.
+    """Parse a finite number of at least 0.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else.
+        argparse.ArgumentTypeError: Not such a number.
     """
     return 0.0 if finite(value) == 0 else positive(value)
