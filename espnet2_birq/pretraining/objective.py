@@ -38,7 +38,7 @@ PRESETS = {
 KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
     "view": "source of labels: input, layer K, layer P%, teacher layer K, labels",
-    "labeller": ", ".join(LABELLERS) + ", or your own module:Class",
+    "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
     "weight": "loss weight: a number or [[update, value], ...]",

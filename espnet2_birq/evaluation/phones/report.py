@@ -1,4 +1,4 @@
-"""Tables, in Markdown, of what phones.measure() finds."""
+"""Markdown tables of the results of phones.measure()."""
 
 
 def make_tables(result: dict) -> str:
