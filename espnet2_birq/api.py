@@ -1,4 +1,4 @@
-"""A trained model in one line."""
+"""Load models in one line."""
 
 import tempfile
 import zipfile
@@ -14,22 +14,22 @@ from espnet2_birq.tasks.ssl import SSLTask
 
 
 def load(path: str | Path, device: str = "cpu") -> BiRQModel:
-    """Load a pretrained model, ready to label speech and to give features.
+    """Load a pretrained model to label speech or extract features.
 
-    The file and the config.yaml beside it are all that a model is: neither the corpus
-    nor another file of its training has to be there.
+    Requires only the file and its config.yaml, neither the corpus
+    nor other files of its training.
 
     Args:
         path: Model file, e.g. exp/ssl_train_birq_raw/valid.total_count.ave.pth, or a
-            zip that stage 8 of birq.sh has packed.
-        device: Where to put it.
+            zip packed by stage 8 of birq.sh.
+        device: Device of the model.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ConfigError: A file is missing, or the configuration is of another model.
-        DataError: The model file is not whole, or not one of a pretraining.
+        ConfigError: A file is missing, or the configuration belongs to another model.
+        DataError: The model file is incomplete, or not a pretrained model.
     """
     path = Path(path)
     if path.suffix == ".zip":
@@ -66,14 +66,14 @@ def _load_packed(path: Path, device: str) -> BiRQModel:
 
 
 def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
-    """Build the model of a configuration, or of a trained model's, without training.
+    """Build the untrained model of a configuration.
 
     Args:
-        config: YAML file of a pretraining, or a model file beside one.
-        seed: Of its parameters.
+        config: YAML file of a pretraining, or a model file next to one.
+        seed: Random seed of the parameters.
 
     Returns:
-        The model in evaluation mode; labels of the input may want ``prepare`` first.
+        The model in evaluation mode; input labels may need ``prepare`` first.
     """
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
     vars(args).update(vars(read_config(Path(config))))

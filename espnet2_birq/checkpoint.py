@@ -1,4 +1,4 @@
-"""Model files and the configurations beside them; those not whole are named in one line."""
+"""Configurations of model files, and checks that model files are complete."""
 
 import argparse
 import re
@@ -39,14 +39,14 @@ def find_config(path: Path) -> Path:
 def read_config(path: Path) -> argparse.Namespace:
     """Read an experiment's config.yaml.
 
-    Statistics of ``normalize: global_mvn`` that lie beside it are taken from there: the
-    path in the file is relative to the folder that the training was started in.
+    Statistics of ``normalize: global_mvn`` in the same folder take precedence: the
+    path in the file is relative to the working directory of the training.
 
     Args:
-        path: The config.yaml, or a model file beside it.
+        path: The config.yaml, or a model file next to it.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: A file is missing.
     """
     config = find_config(path)
     with open(config, encoding="utf-8") as stream:
@@ -66,13 +66,13 @@ def sampling_rate(frontend_conf: Mapping[str, Any] | None) -> int:
 
 
 def check_model_file(path: str | Path) -> None:
-    """Check that a file that PyTorch is to load is there and whole.
+    """Check that a PyTorch file exists and is complete.
 
     Args:
-        path: The file.
+        path: PyTorch file.
 
     Raises:
-        DataError: It is missing, empty, cut short or something else.
+        DataError: Missing, empty, truncated or another type of file.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,9 +82,9 @@ def check_model_file(path: str | Path) -> None:
 
 
 def find_fault(path: Path) -> str | None:
-    """Say what is wrong with a file that PyTorch is to load; None if nothing is seen.
+    """Describe what is wrong with a PyTorch file; None if nothing is found.
 
-    It is not read: what torch.save() writes is a zip file, whose end is looked at.
+    Checks only the end of the zip file written by torch.save(), without reading it.
     """
     with path.open("rb") as stream:
         head = stream.read(len(LFS_MAGIC))
@@ -99,14 +99,14 @@ def find_fault(path: Path) -> str | None:
 
 
 def check_training_files(args: argparse.Namespace) -> None:
-    """Check the files that ESPnet is about to load before a training.
+    """Check the files that ESPnet loads before training.
 
     Args:
-        args: ESPnet's options: of a training that is to be resumed, the checkpoint and
-            the models of its epochs are looked at, and all of ``init_param``.
+        args: ESPnet's options: when resuming, the checkpoint and
+            the models of its epochs are checked, and all of ``init_param``.
 
     Raises:
-        DataError: One of them is not whole.
+        DataError: A file is incomplete.
     """
     for spec in args.init_param or ():
         check_model_file(spec.split(":")[0])

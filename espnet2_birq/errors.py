@@ -1,16 +1,16 @@
-"""Errors that are the user's to mend.
+"""User errors, reported in one line without a traceback.
 
-Their message is one line: the file or setting, what is wrong with it, and the remedy.
-Commands print it without a traceback and exit with status 1.
+The message names the file or setting, the problem, and the remedy.
+Commands print it and exit with status 1.
 """
 
-LFS_MAGIC = b"version https://git-lfs"  # what a git-LFS pointer begins with
+LFS_MAGIC = b"version https://git-lfs"  # first bytes of a git-LFS pointer
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message, also of one from a worker process of PyTorch.
+    """Return an error's message, also for errors from PyTorch worker processes.
 
-    PyTorch raises the same class again, with that process's traceback before it.
+    PyTorch re-raises the same class, with the worker's traceback before the message.
     """
     message = str(error).rstrip()
     if message.startswith("Caught "):
@@ -20,16 +20,16 @@ def one_line(error: Exception) -> str:
 
 
 class ConfigError(ValueError):
-    """A wrong setting."""
+    """Invalid setting."""
 
 
 class DataError(ValueError):
-    """Something in the user's data is wrong."""
+    """Invalid user data."""
 
 
 class LfsPointerError(DataError):
-    """The file is a git-LFS pointer: the clone it belongs to has no audio at all."""
+    """The file is a git-LFS pointer: its clone contains no audio at all."""
 
 
 class SampleRateError(DataError):
-    """Audio has another sample rate than the wanted one; some commands convert it."""
+    """Audio has an unexpected sample rate; some commands convert it."""

@@ -26,7 +26,7 @@ def finite(value: str) -> float:
     """Parse a finite number.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else, NaN or infinite.
+        argparse.ArgumentTypeError: Not a number, NaN or infinite.
     """
     try:
         number = float(value)
@@ -41,7 +41,7 @@ def positive(value: str) -> float:
     """Parse a finite number greater than 0.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else.
+        argparse.ArgumentTypeError: Not such a number.
     """
     number = finite(value)
     if not number > 0:
@@ -50,9 +50,9 @@ def positive(value: str) -> float:
 
 
 def not_negative(value: str) -> float:
-    """Parse a finite number from 0 on.
+    """Parse a finite number of at least 0.
 
     Raises:
-        argparse.ArgumentTypeError: It is something else.
+        argparse.ArgumentTypeError: Not such a number.
     """
     return 0.0 if finite(value) == 0 else positive(value)

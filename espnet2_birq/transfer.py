@@ -1,8 +1,8 @@
-"""Proof that a pretrained encoder reached an ASR model.
+"""Hand-off of a pretrained encoder to an ASR model, and its verification.
 
-ESPnet's ``--init_param`` matches names by prefix and loads nothing, without a word,
-when none matches. Here its own loading is repeated into a model full of NaN: what is
-equal to the pretrained tensors afterwards was loaded, and nothing else was.
+ESPnet's ``--init_param`` matches names by prefix and silently loads nothing
+if none matches. The check repeats this loading into a model filled with NaN:
+exactly the loaded tensors then equal the pretrained ones.
 """
 
 import argparse
@@ -29,19 +29,19 @@ class Handoff(NamedTuple):
     """Outcome of the check."""
 
     loaded: list[str]  # encoder tensors equal to the pretrained ones after loading
-    missing: list[str]  # encoder tensors that loading left alone, or made different
+    missing: list[str]  # encoder tensors not loaded, or loaded with other values
     dropped: list[str]  # pretrained tensors of layers above the ASR encoder's last one
-    unused: list[str]  # other ones that the ASR model has no place for
-    differing: list[str]  # of frontend and normalize, those that differ
-    values: int  # numbers in the loaded tensors
+    unused: list[str]  # other pretrained tensors without counterpart in the ASR model
+    differing: list[str]  # frontend and normalize, if different
+    values: int  # elements of the loaded tensors
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the ASR encoder came over, and both see the same features."""
+        """Whether the whole ASR encoder was loaded, and both see the same features."""
         return not (self.missing or self.unused or self.differing)
 
     def __str__(self) -> str:
-        """Counts; names of what did not come over, or differs."""
+        """Format counts, and names of missing or differing tensors."""
         lines = [
             f"encoder tensors from pretraining: {len(self.loaded)} of "
             f"{len(self.loaded) + len(self.missing)} "
@@ -67,16 +67,16 @@ class Handoff(NamedTuple):
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
     """Make ESPnet's ``--init_param`` for an ASR encoder, which may have fewer layers.
 
-    ESPnet refuses tensors that the ASR model has no place for, so the layers above its
-    last one are excluded by name. That is safer than ``--ignore_init_mismatch``, which
-    would pass over anything.
+    ESPnet rejects tensors without counterpart in the ASR model, so surplus top layers
+    are excluded by name. That is safer than ``--ignore_init_mismatch``, which
+    ignores any mismatch.
 
     Args:
-        ssl_model: Pretrained model file, its config.yaml beside it.
+        ssl_model: Pretrained model file next to its config.yaml.
         asr_args: Options of asr_train.
 
     Returns:
-        FILE:encoder:encoder, with the layers to leave out.
+        FILE:encoder:encoder, with the layers to exclude.
 
     Raises:
         ConfigError: A file is missing, or the ASR encoder has more layers.
@@ -86,7 +86,7 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
         for args in (read_config(ssl_model), asr_args)
     )
     spec = f"{ssl_model}:encoder:encoder"
-    # A number that is not given is the encoder's default, which is that of both.
+    # If num_blocks is missing, both models use the encoder's default.
     if have == want or have is None or want is None:
         return spec
     if want > have:
@@ -94,24 +94,24 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
             f"{ssl_model}: has {have} encoder layers, the ASR configuration wants "
             f"{want}; lower num_blocks in its encoder_conf"
         )
-    # With the dot at its end: encoders.1 is the beginning of encoders.10, too.
+    # With a final dot: encoders.1 is a prefix of encoders.10, too.
     return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
 
 
 def copy_statistics(ssl_model: Path, dest: Path) -> bool:
-    """Copy the statistics that pretraining normalized features by.
+    """Copy the feature statistics of pretraining.
 
-    Those of other data would give the encoder other features than it was trained on.
+    Those of other data would give the encoder other features than in training.
 
     Args:
-        ssl_model: Pretrained model file, its config.yaml beside it.
-        dest: File to write, whole; its folder is made.
+        ssl_model: Pretrained model file next to its config.yaml.
+        dest: File to write atomically; its folder is created.
 
     Returns:
-        Whether there are any: only with global_mvn.
+        Whether there are statistics: only with global_mvn.
 
     Raises:
-        ConfigError: They are missing.
+        ConfigError: The statistics are missing.
     """
     args = read_config(ssl_model)
     if args.normalize != "global_mvn":
@@ -136,14 +136,14 @@ def training_options(
     stats: Path | None = None,
     steps_are_given: bool = False,
 ) -> str:
-    """Make options of asr_train that depend on the data and the pretrained model.
+    """Make the options of asr_train that depend on data and pretrained model.
 
     Args:
         asr_args: Options of asr_train.
-        gpus: How many train together.
-        ssl_model: Pretrained model file, its config.yaml beside it.
-        stats: Gets a copy of the statistics of pretraining, if it has any.
-        steps_are_given: Do not set the number of updates of the scheduler.
+        gpus: Number of GPUs.
+        ssl_model: Pretrained model file next to its config.yaml.
+        stats: File for a copy of pretraining's statistics, if any.
+        steps_are_given: Whether the scheduler's number of updates is already set.
 
     Returns:
         The options in one line; may be empty.
@@ -172,14 +172,14 @@ def training_options(
 
 
 def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
-    """Repeat the loading that an ASR experiment's configuration asks for, and compare.
+    """Repeat the loading configured by an ASR experiment, and compare tensors.
 
     Args:
-        ssl_model: Pretrained model file, its config.yaml beside it.
-        asr_model: config.yaml of an ASR experiment, or a model file beside it.
+        ssl_model: Pretrained model file next to its config.yaml.
+        asr_model: config.yaml of an ASR experiment, or a model file next to it.
 
     Returns:
-        Which of the ASR model's encoder tensors came from the pretrained model.
+        Encoder tensors of the ASR model by origin.
 
     Raises:
         ConfigError: A file is missing.
@@ -187,7 +187,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     ssl_args = read_config(ssl_model)
     pretrained = SSLTask.build_model(ssl_args)
     check_model_file(ssl_model)
-    # Its state is read as ESPnet will read it; the configuration must fit it whole.
+    # Load the state as ESPnet does; it must match the configuration exactly.
     pretrained.load_state_dict(safe_torch_load(str(ssl_model), map_location="cpu"))
     asr_args = read_config(asr_model)
     model = ASRTask.build_model(asr_args)
@@ -230,17 +230,17 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
 
 @torch.no_grad()
 def _differing_modules(pretrained, model) -> list[str]:
-    """Name those of frontend and normalize whose output differs on a second of noise.
+    """Return which of frontend and normalize differ in output on a second of noise.
 
-    Outputs are compared because neither settings nor buffers tell: the window shows in
-    none of them, the path of global_mvn's statistics is another one in each experiment,
-    and an averaged model's filters and statistics have been rounded once more.
+    Settings and buffers are unsuitable for comparison: the window is in
+    none of them, the path of global_mvn's statistics differs between experiments,
+    and averaging rounds filters and statistics once more.
     """
     noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
     feats = _output(pretrained.frontend, noise)
     others = _output(model.frontend, noise)
     differing = [] if _same(feats, others) else ["frontend"]
-    # Features of another size are none that the other normalize could be tried on.
+    # With features of another size, normalize cannot be compared.
     if feats.shape[-1] == others.shape[-1]:
         feats, others = (_output(one.normalize, feats) for one in (pretrained, model))
         differing += [] if _same(feats, others) else ["normalize"]
@@ -250,24 +250,24 @@ def _differing_modules(pretrained, model) -> list[str]:
 def _output(module: torch.nn.Module | None, inputs: torch.Tensor) -> torch.Tensor:
     if module is None:
         return inputs
-    # A copy: ESPnet's normalization works in place.
+    # Copied, because ESPnet's normalization works in place.
     return module.eval()(inputs.clone(), torch.tensor([inputs.shape[1]]))[0]
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal but for float32's rounding (log-mel values are of the order of 1 to 10)."""
+    """Whether outputs are equal up to float32 rounding (log-mel values are 1 to 10)."""
     return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-4)
 
 
 def change_since(ssl_model: Path, asr_model: Path) -> float:
-    """How far fine-tuning moved the encoder: |after - before| / |before|.
+    """Compute how far fine-tuning moved the encoder: |after - before| / |before|.
 
     Args:
         ssl_model: Pretrained model file.
         asr_model: Fine-tuned model file.
 
     Returns:
-        The ratio over all floating-point encoder tensors; 0 before fine-tuning.
+        Ratio over all floating-point encoder tensors; 0 before fine-tuning.
     """
     for path in (ssl_model, asr_model):
         check_model_file(path)

@@ -1,4 +1,4 @@
-"""Take over a data directory of another recipe."""
+"""Import the lists of another recipe's data directory."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.datadir.adopt import adopt
 
 DESCRIPTION = """\
-Take over another recipe's Kaldi data directory, or set that ESPnet has formatted
-(dump/raw/NAME): birq.sh does it in stage 1 for a --train_set or --valid_set given by
+Import another recipe's Kaldi data directory, or a set formatted by ESPnet
+(dump/raw/NAME), as stage 1 of birq.sh does for a --train_set or --valid_set given by
 path.
 
-Writes lists of our own into DEST; audio is neither copied nor opened, and nothing is
-ever written into SOURCE. Paths relative to the other recipe's folder become absolute.
-Speakers and transcripts are left behind. DEST is replaced only if it was made from
+Writes new lists to DEST; audio is neither copied nor opened, and nothing is
+written to SOURCE. Paths relative to the other recipe's folder become absolute.
+Speakers and transcripts are not copied. DEST is replaced only if it was made from
 SOURCE."""
 
 EPILOG = """\
@@ -26,7 +26,7 @@ example:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("adopt_data", DESCRIPTION, EPILOG)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="what to take over")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="directory to import")
     parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
     add_shared_options(parser, "--fs")
     for limit, default in (("min", 0.0), ("max", float("inf"))):
@@ -35,8 +35,8 @@ def get_parser() -> argparse.ArgumentParser:
             type=float,
             default=default,
             metavar="S",
-            help=f"{limit}imal length of a formatted set's utterances; others are left "
-            "out (default: %(default)s)",
+            help=f"{limit}imum length of a formatted set's utterances; others are "
+            "dropped (default: %(default)s)",
         )
     return parser
 
@@ -48,7 +48,7 @@ def adopt_data(args: argparse.Namespace) -> None:
         args: What get_parser() parsed.
 
     Raises:
-        DataError: The source cannot be used, or DEST is something else.
+        DataError: The source is unusable, or DEST was not made from it.
     """
     adopted = adopt(args.source, args.dest, args.fs, args.min_seconds, args.max_seconds)
     print(

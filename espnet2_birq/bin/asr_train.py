@@ -15,7 +15,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run ASRTask; a wrong setting is one line on stderr and exit status 1."""
+    """Run ASRTask; exit with status 1 and one line on stderr on a user error."""
     args = get_parser().parse_args(argv)
     try:
         check_training_files(args)

@@ -7,12 +7,12 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.corpora.ami.mdm8 import METHODS, beamform_meetings
 
 DESCRIPTION = """\
-Make one recording of the eight of a meeting's array: DEST/<meeting>/<meeting>_MDM8.wav.
+Beamform the eight recordings of each meeting's array: DEST/<meeting>/<meeting>_MDM8.wav.
 
-By the program BeamformIt if it is on PATH, as in the published benchmarks. Otherwise by
+Uses the program BeamformIt if on PATH, as in the published benchmarks, otherwise
 a delay-and-sum beamformer in Python: the same idea without BeamformIt's search, so do
-not compare its error rates with published mdm8 ones. DEST/method tells which of
-the two it was. What is there already is not made again. Meetings with fewer than
+not compare its error rates with published mdm8 ones. DEST/method records the
+choice. Existing recordings are kept. Meetings with fewer than
 eight recordings are skipped."""
 
 EPILOG = """\
@@ -29,8 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--audio",
         required=True,
         metavar="DIR",
-        help="the folder of the meetings' folders, or the one that holds it as "
-        "amicorpus",
+        help="folder with the meetings' folders, or its parent if named amicorpus",
     )
     add_shared_options(parser, "--dest")
     parser.add_argument(

@@ -13,18 +13,18 @@ from espnet2_birq.bin.command import (
 from espnet2_birq.datadir.check import check_data_dir, describe
 
 DESCRIPTION = """\
-Check Kaldi data directories, or sets that ESPnet has formatted (dump/raw/NAME), before
-a training depends on them.
+Check Kaldi data directories, or sets formatted by ESPnet (dump/raw/NAME), before
+training on them.
 
-Checks that wav.scp and utt2spk, and segments, text, spk2utt and utt2num_samples if they
-are there, are sorted, have no id twice and agree with each other; that the audio, in
-files or in ark files, opens, is whole, has one channel, the wanted rate and length, and
-no sample that is NaN or infinite; that segments lie inside their recordings. Commands
-in wav.scp are run, as ESPnet's stage 3 runs them, and their output is audio, too.
-Prints a line for each kind of problem, with its remedy and the first example: a screen
-at most. Exits with 1 if there is any error; warnings are no errors.
+Checks that wav.scp and utt2spk, and segments, text, spk2utt and utt2num_samples if
+present, are sorted, have unique ids and are consistent; that audio, in
+files or in ark files, is readable and complete, with one channel, the right rate and
+length, and no NaN or infinite samples; that segments lie within their recordings.
+Commands in wav.scp are run as in ESPnet's stage 3, and their output checked likewise.
+Prints a line per kind of problem, with remedy and first example: at most a screen.
+Exits with status 1 on errors, not on warnings.
 
-Millions of utterances are read as a stream, in memory that does not grow with them;
+Lists are streamed, in constant memory for millions of utterances;
 segments are sorted on disk, in TMPDIR."""
 
 EPILOG = """\
@@ -40,8 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="open all audio (and run all commands), not just 200 files drawn at "
-        "random with a fixed seed",
+        help="open all audio (and run all commands), not just 200 random files with "
+        "a fixed seed",
     )
     add_shared_options(parser, "--fs", "--resample", "--nj")
     return parser

@@ -1,4 +1,4 @@
-"""Prove which tensors of an ASR model came from pretraining.
+"""Verify which tensors of an ASR model were loaded from a pretrained model.
 
 Example:
     python -m espnet2_birq.bin.check_handoff \\
@@ -18,21 +18,21 @@ from espnet2_birq.transfer import change_since, check_handoff
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = argparse.ArgumentParser(
-        description="Prove which tensors of an ASR model came from pretraining: repeat "
-        "the loading its configuration asks for, into a model full of NaN, and "
-        "compare. Exit status 0 and counts if every encoder tensor came over and both "
+        description="Verify which tensors of an ASR model were loaded from a "
+        "pretrained model, by repeating its loading into a model filled with NaN. "
+        "Exit status 0 and counts if every encoder tensor was loaded and both "
         "models see the same features; 1 and the names otherwise. The ASR encoder may "
-        "have fewer layers: the top ones are left out then.",
+        "lack top layers.",
         epilog="Run it from the folder the ASR model was trained in: paths in its "
-        "configuration are relative to that.",
+        "configuration are relative to it.",
     )
     parser.add_argument(
-        "ssl_model", type=Path, help="pretrained model (.pth beside its config.yaml)"
+        "ssl_model", type=Path, help="pretrained model (.pth next to its config.yaml)"
     )
     parser.add_argument(
         "asr_model",
         type=Path,
-        help="ASR model (.pth beside its config.yaml), or that config.yaml",
+        help="ASR model (.pth next to its config.yaml), or that config.yaml",
     )
     return parser
 
@@ -52,7 +52,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the check; the exit status is its outcome."""
+    """Run the check; exit with status 1 if it fails."""
     run(check, get_parser().parse_args(argv), "check_handoff")
 
 

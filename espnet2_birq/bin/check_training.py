@@ -1,4 +1,4 @@
-"""Check that a training made updates to its end, and left its model."""
+"""Check that training made updates until its end and saved a model."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.experiments.checkpoint import check_training
 
 DESCRIPTION = """\
-Check that a training made updates to its end, and left its model: ESPnet stops at the
-first epoch without a valid update, averages what it has, and exits with status 0.
-finetune.sh runs this after training. Exit status 1, and the reason, if not."""
+Check that training made updates until its end and saved a model: ESPnet stops at the
+first epoch without a valid update, averages earlier epochs, and exits with status 0.
+finetune.sh runs this after training. Exits with status 1 and the reason on failure."""
 
 EPILOG = """\
 example:

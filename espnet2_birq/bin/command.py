@@ -1,4 +1,4 @@
-"""What commands share: the look of their help, options, and errors."""
+"""Shared help format, options and error handling of commands."""
 
 import argparse
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
 from espnet2_birq.options import Parser
 
-# What to do about another sample rate, in a command that has this option.
+# Remedy for other sample rates, in commands with this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
 
 _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
@@ -19,7 +19,7 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "required": True,
         "type": Path,
         "metavar": "DIR",
-        "help": "where to write; data in a recipe",
+        "help": "output directory; data in a recipe",
     },
     "--fs": {
         "type": int,
@@ -30,33 +30,33 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "--resample": {
         "choices": ("true", "false"),
         "default": "false",
-        "help": "accept other rates than --fs, because a later stage of the recipe "
-        "converts them (default: %(default)s)",
+        "help": "accept other rates than --fs, to be converted by a later stage of the "
+        "recipe (default: %(default)s)",
     },
     "--skip-bad": {
         "action": "store_true",
-        "help": "leave out bad audio files and list them, not stop at the first",
+        "help": "skip and list bad audio files instead of stopping at the first",
     },
     "--nj": {
         "type": int,
         "default": 4,
         "choices": range(1, 129),
         "metavar": "N",
-        "help": "how many work in parallel, 1 to 128 (default: %(default)s)",
+        "help": "number of parallel jobs, 1 to 128 (default: %(default)s)",
     },
     "--dry-run": {
         "action": "store_true",
-        "help": "check and count all, but write nothing",
+        "help": "check and count everything without writing",
     },
 }
 
 
 def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Make the parser of a command, with description and examples kept as written.
+    """Make the parser of a command, with verbatim description and examples.
 
     Args:
         name: Name of the command's module in espnet2_birq.bin.
-        description: What it does.
+        description: Description of the command.
         epilog: Examples.
     """
     return Parser(
@@ -68,10 +68,10 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
 
 
 def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add options that mean the same in every data command.
+    """Add options shared by the data commands.
 
     Args:
-        parser: Where to add them.
+        parser: Parser of the command.
         names: Some of --dest, --fs, --resample, --skip-bad, --nj, --dry-run.
     """
     for name in names:
@@ -79,7 +79,7 @@ def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def wanted_rate(args: argparse.Namespace) -> int | None:
-    """Return the rate that audio must have, in Hz; None if any will do."""
+    """Return the required sample rate in Hz; None for any rate."""
     return None if args.resample == "true" else args.fs
 
 
@@ -88,18 +88,18 @@ def run(
     args: argparse.Namespace,
     name: str = "",
 ) -> None:
-    """Run a command; what the user can mend is one line on stderr and status 1.
+    """Run a command; user errors are one line on stderr and exit status 1.
 
     Args:
-        command: What to run.
-        args: Its parsed options.
-        name: Begins the line, for a command that runs among others.
+        command: Function of the command.
+        args: Parsed options.
+        name: Prefix of the line, for commands that run among others.
     """
     where = f"{name}: error" if name else "error"
     try:
         command(args)
     except SampleRateError as error:
-        # Only the options of the command that is run are any help.
+        # Suggest only options of this command.
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
@@ -107,10 +107,10 @@ def run(
 
 @contextmanager
 def warnings_off() -> Iterator[None]:
-    """Silence warnings while a model is built that is not going to be trained.
+    """Silence warnings while building a model that is not trained.
 
-    logging.disable holds for the whole process: whoever calls main() from Python, as a
-    test does, would never see a warning again.
+    logging.disable is process-wide, so restore it for callers of main() from Python,
+    such as tests.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -12,20 +12,20 @@ from espnet2_birq.evaluation.decode.sets import decode_sets
 from espnet2_birq.options import finite
 
 DESCRIPTION = """\
-Decode data directories with the CTC head of an ESPnet ASR model: greedily, or by beam
-search with a word n-gram.
+Decode data directories with the CTC head of an ESPnet ASR model, without language model
+or by beam search with a word n-gram.
 
-The network runs over padded batches, on a GPU if there is one; its log-probabilities
-are kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes for each token of each frame;
-delete the folder when all is decoded). The search runs in --nj processes. A repeated or
-killed command does only what is missing; with another model, other audio or other
-options it starts afresh.
+The network runs on padded batches, on a GPU if available; its log-probabilities
+are kept in ASR_EXP/ctc_log_probs_MODEL/SET (4 bytes per token and frame;
+delete the folder after decoding). The search runs in --nj processes. Rerunning a
+finished or killed command does only missing work; with another model, other audio or
+options it starts over.
 
-Written to ASR_EXP/TAG/SET (TAG/org/SET for dump/raw/org/SET, as asr.sh does): text,
-token, token_int and score, as by stage 12 of asr.sh (score with its stage 13 and
---inference_tag TAG); skipped, utterances that could not be decoded, which have empty
+Writes to ASR_EXP/TAG/SET (TAG/org/SET for dump/raw/org/SET, as asr.sh): text,
+token, token_int and score, as stage 12 of asr.sh (score with its stage 13 and
+--inference_tag TAG); skipped, the utterances that failed, which have empty
 lines; decode.json, with real-time factors and, if the data has a text, the word error
-rate (that of the text as it is, without a cleaner)."""
+rate (against the raw text, without a cleaner)."""
 
 EPILOG = """\
 examples, in a recipe's folder:
@@ -49,26 +49,26 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="data directories with wav.scp, as dump/raw/test",
+        help="data directories with wav.scp, e.g. dump/raw/test",
     )
     parser.add_argument(
         "--search",
         choices=("greedy", "best_path"),
         default="greedy",
-        help="without an n-gram: label by label, as ESPnet with beam_size 1 and "
-        "ctc_weight 1, or frame by frame (default: %(default)s)",
+        help="without an n-gram: prefix search as in ESPnet with beam_size 1 and "
+        "ctc_weight 1, or the arg-max path (default: %(default)s)",
     )
     add_lm_options(parser, required=False)
-    parser.add_argument("--lm_weight", type=finite, metavar="X", help="of log10 P")
-    parser.add_argument("--word_score", type=finite, metavar="X", help="of each word")
+    parser.add_argument("--lm_weight", type=finite, metavar="X", help="weight of log10 P")
+    parser.add_argument("--word_score", type=finite, metavar="X", help="per word")
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="what tune_lm has written: the n-gram and its weights, in the place of "
-        "--lm; options that are given overrule it",
+        help="output of tune_lm with n-gram and weights, instead of "
+        "--lm; explicit options take precedence",
     )
-    parser.add_argument("--tag", help="name of the output's folder (default: made up)")
+    parser.add_argument("--tag", help="name of the output folder (default: automatic)")
     add_shared_options(parser, "--nj")
     return parser
 

@@ -1,7 +1,7 @@
-"""Write a pretrained model's labels of speech, for the next model to learn.
+"""Label speech with a pretrained model, to train the next model on these labels.
 
-Offline relabelling, HuBERT's way: train, label all data with one of the model's
-objectives, train anew on these labels.
+Offline relabelling as in HuBERT: train, label all data with one of the model's
+objectives, and train a new model on these labels.
 
   python -m espnet2_birq.bin.dump_labels --objective enhanced \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
@@ -10,9 +10,9 @@ objectives, train anew on these labels.
       --train_data_path_and_name_and_type dump/labels/train/labels.scp,labels,kaldi_ark
 
 with `objectives: [{name: given, labeller_conf: {codebook_size: 8192}}]`, and the same for
-the validation set. A label is the code nearest to the clean frame, in the first codebook.
-Utterances whose samples are not finite get -1, no label; they are counted and named. A
-model without the wanted objective learns one along with weight 0: {name: enhanced, view:
+the validation set. A label is the nearest code of the clean frame in the first codebook.
+Utterances with non-finite samples get -1, no label, and are listed. To add an
+objective to a model without using it in training, set weight 0: {name: enhanced, view:
 layer 7, weight: 0, gradient: 0, head: own, labeller_conf: {projection: whitened}}.
 """
 
@@ -31,15 +31,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="in its folder")
-    parser.add_argument("--objective", default="enhanced", help="one of the model's")
+    parser.add_argument("--model", type=Path, required=True, help="model in its folder")
+    parser.add_argument("--objective", default="enhanced", help="name in the model")
     parser.add_argument(
         "--data", required=True, metavar="SCP,speech,TYPE", help="as for ssl_train"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="gets labels.ark and labels.scp, whole"
+        "--out", type=Path, required=True, help="folder for labels.ark and labels.scp"
     )
-    parser.add_argument("--batch_size", type=int, default=8, help="utterances")
+    parser.add_argument("--batch_size", type=int, default=8, help="in utterances")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser
 

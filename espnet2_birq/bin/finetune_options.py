@@ -1,4 +1,4 @@
-"""Options that depend on the pretrained model and on the data; for finetune.sh."""
+"""Options for finetune.sh that depend on the pretrained model and the data."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.transfer import init_param, training_options
 
 DESCRIPTION = """\
-Print options of ESPnet's asr_train. OPTIONS are its other options; first of all,
+Print options of ESPnet's asr_train. OPTIONS are its other options, in particular
 --config FILE. WHAT is one of
 
-  init_param   --ssl_model FILE is needed. FILE:encoder:encoder and, if the ASR encoder
-               has fewer layers, the names of those at the top that are not loaded.
-  training     With the scheduler tristagelr, "--scheduler_conf max_steps=N" where N is
-               the number of all updates, so that warm-up, hold and annealing fill the
-               training whatever the data, the batches and the number of GPUs (--gpus)
-               are; not where OPTIONS set max_steps. With an --ssl_model pretrained with
+  init_param   Requires --ssl_model FILE. FILE:encoder:encoder and, if the ASR encoder
+               has fewer layers, the names of the excluded top layers.
+  training     For the scheduler tristagelr, "--scheduler_conf max_steps=N" with
+               the total number of updates, so that warm-up, hold and annealing match
+               the training for any data, batches and number of GPUs (--gpus);
+               unless OPTIONS set max_steps. For an --ssl_model pretrained with
                global_mvn, "--normalize global_mvn --normalize_conf stats_file=STATS",
-               where STATS (--stats) gets a copy of the statistics of pretraining.
+               where STATS (--stats) becomes a copy of the statistics of pretraining.
                Exit status 1 if an epoch has fewer batches than accum_grad."""
 
 EPILOG = """\
@@ -45,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="how many train together (default: %(default)s)",
+        help="number of GPUs (default: %(default)s)",
     )
     parser.add_argument("options", nargs="+", metavar="OPTIONS", help="after a --")
     return parser

@@ -1,4 +1,4 @@
-"""List the files of AMI that are to be downloaded."""
+"""List the AMI files to download."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from espnet2_birq.bin.options.ami import add_selection
 from espnet2_birq.corpora.ami.prepare import list_downloads
 
 DESCRIPTION = """\
-List the recordings of a microphone that AMI's sets need, as lines `- URL PATH` for
-local/download.sh: of headsets those that somebody wears, of the array not those of
-IS1003b and IS1007d, which are lost."""
+List a microphone's recordings in AMI's sets, as lines `- URL PATH` for
+local/download.sh, without unused headsets and the lost array recordings of
+IS1003b and IS1007d."""
 
 EPILOG = """\
 example:

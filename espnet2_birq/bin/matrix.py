@@ -1,4 +1,4 @@
-"""Run systems x seeds x fine-tuning sets through the recipes' stages, and report."""
+"""Run systems x seeds x fine-tuning sets through a recipe's stages, and report."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from espnet2_birq.experiments.matrix import run_matrix
 DESCRIPTION = """\
 Run a matrix of experiments through the stages of a recipe and write one report.
 
-The YAML file names the recipe, the systems (changes of a pretraining's configuration;
+The YAML file lists the recipe, the systems (changes to a pretraining configuration;
 null: from scratch), the sets to fine-tune on and the test sets. For each system and
-seed: pretraining (ssl1/run.sh, stage 7), a probe of the frozen encoder if the file asks
-for one, and for each set fine-tuning, decoding and scoring (asr1/run.sh, stages 11 to
-13). Everything goes into OUT: ssl/ and asr/ with the experiments, steps/ with a log for
-each step, config/, and report.md with its plots.
+seed: pretraining (ssl1/run.sh, stage 7), a probe of the frozen encoder if
+configured, and for each set fine-tuning, decoding and scoring (asr1/run.sh, stages 11 to
+13). Everything is written to OUT: ssl/ and asr/ with the experiments, steps/ with a log
+per step, config/, and report.md with its plots.
 
-Repeat the command after an interruption: what is done is not done again, and training
-goes on where it stopped. A step whose settings have changed is made again. Systems with
-`compute_of: NAME` get as many updates as cost what NAME's cost, in whole epochs; those
+Rerun the command after an interruption: it skips finished steps and resumes
+training. Steps with changed settings are redone. Systems with
+`compute_of: NAME` train for the compute of NAME, in whole epochs; those
 with `after: NAME` start from NAME's model, with a new optimizer.
 
-The prepared data is the recipe's own (its dump/): one matrix at a time in a checkout."""
+The recipe's prepared data (its dump/) is used: run one matrix at a time per checkout."""
 
 EPILOG = """\
 examples:
@@ -37,17 +37,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("matrix", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("spec", type=Path, metavar="YAML", help="the matrix, e.g. bench/matrix.yaml")
-    add("--out", type=Path, required=True, metavar="DIR", help="for everything")
+    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    add("--only", nargs="+", metavar="NAME", help="these systems, not all of them")
-    add("--jobs", type=int, default=1, help="steps at once, of one CPU thread each")
+    add("--only", nargs="+", metavar="NAME", help="only these systems")
+    add("--jobs", type=int, default=1, help="parallel steps, of one CPU thread each")
     add(
-        "--gpus", nargs="+", metavar="N", help="CUDA devices, one for each step at once"
+        "--gpus", nargs="+", metavar="N", help="CUDA devices, one per parallel step"
     )
     add(
         "--data_options",
         default="",
-        help="options of both run.sh that name the data, in one string",
+        help="data options of both run.sh, in one string",
     )
     add(
         "--run_options",
@@ -59,13 +59,13 @@ def get_parser() -> argparse.ArgumentParser:
         "--phones",
         default="",
         metavar="OPTIONS",
-        help="measure phones, too: options of phone_probe, in one string, e.g. "
+        help="also run phone_probe, with these options in one string, e.g. "
         '"--data /corpora/LibriSpeech/dev-clean --alignment dev-clean.ctm"',
     )
     add(
         "--report_only",
         action="store_true",
-        help="run nothing; report what OUT holds",
+        help="run nothing; report the contents of OUT",
     )
     return parser
 
@@ -87,7 +87,7 @@ def matrix(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; exit with status 1 and one line on stderr if something failed."""
+    """Run the command; exit with status 1 and one line on stderr on failure."""
     run(matrix, get_parser().parse_args(argv))
 
 

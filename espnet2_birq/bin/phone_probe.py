@@ -1,6 +1,6 @@
-"""How much of the phones do the layers of encoders hold? A minute a small model.
+"""Measure phone information in encoder layers, in a minute per small model.
 
-Linear probes of frames, PNMI of k-means units and of the objectives' labels, effective
+Linear frame probes, PNMI of k-means units and of the objectives' labels, and effective
 rank, side by side for several models, with paired differences from the first:
 
   python -m espnet2_birq.bin.phone_probe --untrained \\
@@ -8,8 +8,8 @@ rank, side by side for several models, with paired differences from the first:
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
       --data dump/raw/dev_clean --alignment dev-clean.ctm --out exp/phones.json
 
-A model may also be an ASR model that was fine-tuned, or a configuration (.yaml): the
-same model untrained. docs/measures.md says what the numbers mean.
+A model may also be a fine-tuned ASR model, or a configuration (.yaml), taken as an
+untrained model. See docs/measures.md for the measures.
 """
 
 import argparse
@@ -33,50 +33,50 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="beside its config.yaml; may be given several times",
+        help="model next to its config.yaml; may be repeated",
     )
     parser.add_argument(
-        "--untrained", action="store_true", help="the first model untrained, too"
+        "--untrained", action="store_true", help="also the first model untrained"
     )
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        help="Kaldi data directory, or LibriSpeech or a part of it, as it is unpacked",
+        help="Kaldi data directory, or unpacked LibriSpeech or a part of it",
     )
     parser.add_argument(
         "--alignment",
         type=Path,
         required=True,
         help="CTM, TextGrid, folder of <utterance>.TextGrid, or lines of `utterance, "
-        "tab, PHONE:n PHONE:n ...` with numbers of 10 ms frames; may be gzip'ed",
+        "tab, PHONE:n PHONE:n ...` with numbers of 10 ms frames; may be gzipped",
     )
-    parser.add_argument("--tier", default=default.tier, help="of TextGrids; phones")
+    parser.add_argument("--tier", default=default.tier, help="TextGrid tier; phones")
     parser.add_argument(
         "--utterances",
         type=int,
         default=default.utterances,
-        help="how many, the first of each speaker; 400",
+        help="number of utterances, the first of each speaker; 400",
     )
-    parser.add_argument("--layers", type=int, nargs="+", help="0: the input; all")
+    parser.add_argument("--layers", type=int, nargs="+", help="layers, 0 is the input; all")
     parser.add_argument(
-        "--drop_silence", action="store_true", help="leave out frames of silence"
+        "--drop_silence", action="store_true", help="drop frames of silence"
     )
     parser.add_argument(
-        "--units", type=int, default=default.units, help="clusters of k-means; 100"
+        "--units", type=int, default=default.units, help="k-means clusters; 100"
     )
     parser.add_argument(
         "--max_frames",
         type=int,
         default=default.max_frames,
-        help="of more, every second, say, is kept: all layers are in memory; 100000",
+        help="limit on frames, kept equally spaced: all layers are in memory; 100000",
     )
     parser.add_argument(
-        "--abx", action="store_true", help="ABX error rates, too: wants fastabx"
+        "--abx", action="store_true", help="also ABX error rates; requires fastabx"
     )
     parser.add_argument("--device", default=default.device, help="cpu or cuda")
     parser.add_argument(
-        "--out", type=Path, required=True, help="JSON, with each speaker's numbers"
+        "--out", type=Path, required=True, help="JSON file, with results per speaker"
     )
     return parser
 

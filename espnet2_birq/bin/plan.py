@@ -1,4 +1,4 @@
-"""Parameters, FLOPs, memory, batch and days of a pretraining run, before it runs."""
+"""Plan parameters, FLOPs, memory, batch size and days of a pretraining run."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from espnet2_birq.planning.plan import GPUS
 from espnet2_birq.planning.report import Speed
 
 DESCRIPTION = """\
-Print what a pretraining run will cost: parameters, FLOPs a step, memory of a GPU, the
-batch that fits, days. The step of the configuration's own model is counted on tensors
-without numbers, operation by operation, as a GPU would run it: that takes seconds, no
-GPU and no memory. How fast a GPU is, is assumed; give --step-seconds once you have
+Print the cost of a pretraining run: parameters, FLOPs per step, GPU memory, the largest
+batch that fits, days. A step of the configured model is run on fake tensors and
+counted operation by operation, as on a GPU: this takes seconds, no
+GPU and no memory. The speed of a GPU is assumed; pass --step-seconds once you have
 measured a step.
 
 All other options are those of ssl_train: --batch_bins 51200000, --accum_grad 1,
---encoder_conf num_blocks=12, ... change the configuration as they do there."""
+--encoder_conf num_blocks=12, ... change the configuration."""
 EPILOG = """\
 examples:
   python -m espnet2_birq.bin.plan --config conf/tuning/train_birq_c2.yaml \\
@@ -33,23 +33,23 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser; all other options are those of ssl_train."""
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="YAML", help="of ssl_train")
-    add("--hours", type=float, help="of speech in the training set")
+    add("--config", type=Path, required=True, metavar="YAML", help="configuration")
+    add("--hours", type=float, help="hours of training speech")
     add(
         "--data",
         type=Path,
         metavar="DIR",
-        help="set with utt2num_samples, as dump/raw/train: its hours and lengths count",
+        help="set with utt2num_samples, e.g. dump/raw/train, for hours and lengths",
     )
-    add("--gpus", type=int, default=1, help="how many (default: %(default)s)")
+    add("--gpus", type=int, default=1, help="number of GPUs (default: %(default)s)")
     add(
         "--gpu",
         choices=sorted(GPUS),
         default="a100",
-        help="which ones: memory, FLOP/s and bytes/s of the data sheet (default: "
+        help="GPU model, for memory, FLOP/s and bytes/s of its data sheet (default: "
         "%(default)s, 80 GB)",
     )
-    add("--memory", type=float, metavar="GB", help="of a GPU, if not that")
+    add("--memory", type=float, metavar="GB", help="memory of a GPU, if different")
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
         "--tflops",
@@ -60,8 +60,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--step-seconds",
         type=float,
         metavar="S",
-        help="a measured step of this very configuration and number of GPUs: "
-        "train_time of ESPnet's log, without its iter_time",
+        help="measured step of exactly this configuration and number of GPUs: "
+        "train_time in ESPnet's log, minus iter_time",
     )
     add(
         "--utterance-seconds",
@@ -75,7 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=24.5,
         metavar="S",
-        help="length at which memory is counted, without --data (default: LibriSpeech's "
+        help="utterance length for the memory, without --data (default: LibriSpeech's "
         "longest, %(default)s)",
     )
     add("--json", action="store_true", help="print the numbers as JSON")

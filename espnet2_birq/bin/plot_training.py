@@ -1,4 +1,4 @@
-"""Plot values of training logs against updates, several experiments in one figure.
+"""Plot statistics of training logs over updates, several experiments per figure.
 
 Example:
     python -m espnet2_birq.bin.plot_training --out loss.png \\
@@ -17,7 +17,7 @@ from espnet2_birq.experiments.training_log import read_training_log
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = argparse.ArgumentParser(
-        description="Plot values of ESPnet training logs against updates."
+        description="Plot statistics of ESPnet training logs over updates."
     )
     parser.add_argument(
         "experiments", nargs="+", metavar="NAME=EXP", help="legend and folder"
@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keys",
         nargs="+",
-        help="names in train.log, one panel each (put another option behind them); "
+        help="names in train.log, one panel each (another option must follow); "
         "default: the loss of every objective",
     )
     parser.add_argument("--out", type=Path, required=True, help="PNG or PDF to write")

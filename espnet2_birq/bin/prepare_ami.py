@@ -9,23 +9,23 @@ from espnet2_birq.bin.options.ami import add_selection
 from espnet2_birq.corpora.ami.prepare import prepare_ami
 
 DESCRIPTION = """\
-Prepare the AMI meeting corpus as Kaldi data directories, from its manual annotation
-1.6.2 as it is published and its audio as it is distributed.
+Prepare the AMI meeting corpus as Kaldi data directories, from the published manual
+annotation 1.6.2 and the distributed audio.
 
-Utterances, their ids, words and set names are those of Kaldi's and ESPnet's recipes:
+Utterances, ids, words and set names are those of Kaldi's and ESPnet's recipes:
 DATA_DIR/{ihm,sdm1,mdm8}_{train,dev,eval} with wav.scp, segments, text, utt2spk and
-spk2utt, and stm and glm for scoring. Recordings that are not there, and utterances that
-end after their recording, are skipped and counted. In each set, words.tsv tells what
-became of all words of the annotation, statistics.tsv how much is said in each meeting
-and how much of it at the same time, skipped what was left out and why.
+spk2utt, and stm and glm for scoring. Missing recordings, and utterances that
+end after their recording, are skipped and counted. In each set, words.tsv accounts
+for all annotated words, statistics.tsv lists speech and overlapped speech per meeting,
+skipped lists what was skipped and why.
 
-Microphones: ihm (each participant's headset), sdm1 (the first of the array), mdm8 (the
-array's eight, which espnet2_birq.bin.beamform_ami makes one), mix (the sum of the
+Microphones: ihm (each participant's headset), sdm1 (first of the array), mdm8 (eight
+of the array, beamformed by espnet2_birq.bin.beamform_ami), mix (sum of the
 headsets, Mix-Headset; not among the published benchmarks)."""
 
 EPILOG = """\
 examples:
-  # What would be cut, by the annotation alone: no audio is needed.
+  # Segmentation by the annotation alone, without audio.
   python -m espnet2_birq.bin.prepare_ami --annotations downloads/annotations \\
       --annotations-only --mic ihm data
 
@@ -38,20 +38,20 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("prepare_ami", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "dest", type=Path, metavar="DATA_DIR", help="where to write; data in a recipe"
+        "dest", type=Path, metavar="DATA_DIR", help="output; data in a recipe"
     )
     add_selection(parser)
     parser.add_argument(
         "--audio",
         default="amicorpus",
         metavar="DIR",
-        help="the folder of the meetings' folders, or the one that holds it as "
-        "amicorpus; for mdm8 the one that beamform_ami wrote (default: %(default)s)",
+        help="folder with the meetings' folders, or its parent if named "
+        "amicorpus; for mdm8 the output of beamform_ami (default: %(default)s)",
     )
     parser.add_argument(
         "--annotations-only",
         action="store_true",
-        help="do not look for audio; wav.scp tells where it would be",
+        help="do not look for audio; wav.scp has the expected paths",
     )
     add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
     return parser

@@ -8,12 +8,12 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.corpora.an4 import prepare_an4
 
 DESCRIPTION = """\
-Prepare mini AN4, which every ESPnet source tree holds, as Kaldi data directories.
+Prepare mini AN4, included in every ESPnet source tree, as Kaldi data directories.
 
-It has seven transcribed utterances: enough to try a recipe from end to end, too few to
+It has seven transcribed utterances: enough to test a recipe end to end, too few to
 learn from. Writes DEST/train_dev (the first training utterance), DEST/train_nodev (the
-other four) and DEST/test (two), split as in ESPnet's own recipe. wav.scp names the .sph
-files themselves: no sph2pipe is needed."""
+other four) and DEST/test (two), split as in ESPnet's own recipe. wav.scp lists the .sph
+files directly: no sph2pipe is needed."""
 
 EPILOG = """\
 example:
@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--downloads",
         default=Path("downloads"),
         type=Path,
-        help="folder to unpack it as; reused if it is there (default: %(default)s)",
+        help="folder to unpack to; reused if it exists (default: %(default)s)",
     )
     add_shared_options(parser, "--dest")
     return parser

@@ -16,19 +16,19 @@ Prepare LibriSpeech, or mini LibriSpeech, as Kaldi data directories.
 
 Every part becomes a directory DEST/<set> with wav.scp, text, utt2spk, spk2utt and
 spk2gender, where <set> is the part's name with "_" for "-". As in ESPnet, train_960
-joins the three training parts and dev the two dev parts, if all of them are there. As
+combines the three training parts and dev the two dev parts, if all are present. As
 in Kaldi, a "speaker" is a reader in a chapter.
 
-Every audio file is opened: one that is missing, empty, cut short or of a wrong rate is
-an error that names it. What is left out is listed in DEST/<set>/skipped (utterance,
-reason). The summary tells what each set holds, and what the corpus has beyond it."""
+Every audio file is opened: a missing, empty, truncated file or a wrong rate is
+an error that names it. Skipped utterances are listed in DEST/<set>/skipped, with
+reasons. The summary describes each set, and the unused rest of the corpus."""
 
 EPILOG = """\
 examples:
-  # All parts that are there: data/dev_clean, data/train_clean_100, ..., data/train_960
+  # All available parts: data/dev_clean, data/train_clean_100, ..., data/train_960
   python -m espnet2_birq.bin.prepare_librispeech --librispeech /corpora --dest data
 
-  # What is there, and is all of it whole? (A minute for the 960 hours.)
+  # Check what is available and complete. (A minute for the 960 hours.)
   python -m espnet2_birq.bin.prepare_librispeech --librispeech /corpora --dest data \\
       --skip-bad --dry-run
 
@@ -47,11 +47,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--librispeech",
         required=True,
         metavar="DIR",
-        help="the folder LibriSpeech/, or the one that holds it",
+        help="folder LibriSpeech/, or its parent",
     )
     add_shared_options(parser, "--dest")
     parser.add_argument(
-        "--parts", nargs="+", metavar="PART", help="default: all that are there"
+        "--parts", nargs="+", metavar="PART", help="default: all available"
     )
     parser.add_argument(
         "--split",
@@ -60,7 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=_split,
         metavar="PART:N",
         help="hold out PART's last N readers: N/2 in <set>_valid, N/2 in <set>_test, "
-        "the others in <set>_train; may be given for several parts",
+        "the others in <set>_train; may be repeated",
     )
     parser.add_argument(
         "--combine",
@@ -68,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         type=_combination,
         metavar="NAME=SET+SET...",
-        help="also write a set NAME that joins these sets; may be given several times",
+        help="also write a set NAME that combines these sets; may be repeated",
     )
     add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
     return parser

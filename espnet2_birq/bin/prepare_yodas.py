@@ -1,4 +1,4 @@
-"""Prepare YODAS as sets that ESPnet trains on."""
+"""Prepare YODAS as ESPnet training sets."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from espnet2_birq.bin.options.yodas import add_filters, add_selection
 from espnet2_birq.corpora.yodas.prepare import SETTINGS, prepare_yodas
 
 DESCRIPTION = """\
-Prepare YODAS, either release, as sets that ESPnet trains on.
+Prepare either release of YODAS as ESPnet training sets.
 
 Each shard's tar file is streamed into one Kaldi archive, DEST/shards/<subset>/<shard>;
-DEST/<name> and DEST/<name>_valid are lists of its utterances, with all that ESPnet's
-dump/raw/<set> has: train on them as they are. A speaker is a video. With --hours, whole
-shards are used in a random order that the seed fixes, until there is enough of each
-language. DEST/<name>/manifest.jsonl says what was used; --manifest repeats it and
-complains of every shard that is not the same. DEST/<name>/skipped lists what was left
-out, and why. The command may be stopped, or killed, and repeated at any time: it goes
-on where it was, and the result is the same.
+DEST/<name> and DEST/<name>_valid list its utterances in the format of ESPnet's
+dump/raw/<set>, ready for training. A speaker is a video. With --hours, whole
+shards are used in a random order fixed by the seed, until there is enough of each
+language. DEST/<name>/manifest.jsonl records the selection; --manifest repeats it and
+reports every shard that differs. DEST/<name>/skipped lists skipped items
+with reasons. The command may be stopped or killed and rerun at any time: it
+resumes, with the same result.
 
-Audio that is used has a caption, whose times cut the videos of yodas2; the captions
-themselves are written with --text only. With --uncaptioned other audio is used as well:
-a video without captions is cut at quiet places, --max-duration apart at most."""
+Audio with captions is used, whose times segment the videos of yodas2; the captions
+are written only with --text. With --uncaptioned other audio is used as well:
+videos without captions are cut at quiet places, at most --max-duration apart."""
 
 EPILOG = """\
 examples:
-  # 5,000 hours of English from the hub, of the shards that seed 0 begins with;
-  # an hour more, of other videos, for validation
+  # 5,000 hours of English from the hub, shards ordered by seed 0;
+  # another hour, of other videos, for validation
   python -m espnet2_birq.bin.prepare_yodas --hub yodas --parts en --hours 5000 \\
       --dest dump/raw --name en_5000h --nj 16
 
@@ -45,7 +45,7 @@ files in DEST/<name>: wav.scp, utt2num_samples, utt2spk, spk2utt, feats_type,
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's parser. Settings that a manifest repeats default to None."""
+    """Build the command's parser; settings stored in manifests default to None."""
     parser = make_parser("prepare_yodas", DESCRIPTION, EPILOG)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--yodas", metavar="DIR", help="a release on disk")
@@ -56,14 +56,14 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_shared_options(parser, "--dest")
     parser.add_argument(
-        "--name", default="yodas", help="of the training set (default: %(default)s)"
+        "--name", default="yodas", help="name of the set (default: %(default)s)"
     )
     add_selection(parser)
     add_filters(parser)
     parser.add_argument(
         "--keep-downloads",
         action="store_true",
-        help="do not remove what --hub downloaded of a shard when it is prepared",
+        help="do not remove a shard's downloads of --hub after preparation",
     )
     add_shared_options(parser, "--nj", "--dry-run")
     return parser

@@ -1,11 +1,10 @@
-"""How much of the text do the frozen encoder's layers hold? An answer in two minutes.
+"""Probe a frozen encoder's layers for text information, in two minutes.
 
-The layers' outputs on a few hours of transcribed speech are computed once; a learned
-weighted sum of them, a small bidirectional LSTM and CTC on characters are trained on it
-and decode the test sets greedily (the ASR task of SUPERB, arXiv 2105.01051, in small).
-An untrained encoder is the yardstick. With --finetune_updates, all of it is trained on,
-the encoder with the rest: what the frozen encoder's head learned makes CTC's slow
-beginning unnecessary.
+Hidden states of a few hours of transcribed speech are computed once; a learned
+weighted sum of layers, a small bidirectional LSTM and CTC on characters are trained
+and decode the test sets greedily (a small version of SUPERB's ASR task, arXiv
+2105.01051). Compare with an untrained encoder. With --finetune_updates, training
+continues with the encoder unfrozen: the trained head avoids CTC's slow start.
 
   python -m espnet2_birq.bin.probe --train dump/raw/train --test dump/raw/test \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
@@ -33,25 +32,25 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, help="pretrained model, in its folder")
+    source.add_argument("--model", type=Path, help="pretrained model in its folder")
     source.add_argument(
         "--config",
         type=Path,
-        help="configuration of a pretraining: an untrained encoder",
+        help="configuration of an untrained encoder",
     )
     parser.add_argument("--train", type=Path, required=True, help="data directory")
     parser.add_argument("--test", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--max_seconds", type=positive, default=16.0, help="of training"
+        "--max_seconds", type=positive, default=16.0, help="limit in training"
     )
     parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--batch_frames", type=int, default=800, help="an update")
+    parser.add_argument("--batch_frames", type=int, default=800, help="per update")
     parser.add_argument(
         "--hidden",
         type=int,
         default=64,
-        help="LSTM units a direction; 0: the sum of layers goes straight to CTC",
+        help="LSTM units per direction; 0: no LSTM",
     )
     parser.add_argument(
         "--lr", type=positive, default=5e-3, help="highest learning rate"

@@ -1,4 +1,4 @@
-"""Score decoded sets: WER, CER, intervals, comparison of two systems, meetings."""
+"""Score decoded sets: WER, CER, confidence intervals, comparisons, meetings."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ DESCRIPTION = """\
 Tabulate word and character error rates (WER, CER) with 95 % confidence intervals, or
 compare two systems.
 
-It reads what stage 13 of asr.sh wrote, ref.trn and hyp.trn in
-ASR_EXP_DIR/<decoding>/<set>/score_wer and score_cer, or with --ref plain files of
-words: Kaldi text, or trn where the name ends so. Errors are counted as by NIST's sclite,
-alignment for alignment. The interval is by bootstrap over meetings (AMI), else speakers
-if there are 5, else utterances: it shows what another draw of them would change, not
-another training run. More in docs/scoring.md."""
+Reads the output of stage 13 of asr.sh, ref.trn and hyp.trn in
+ASR_EXP_DIR/<decoding>/<set>/score_wer and score_cer, or with --ref plain text
+files: Kaldi text, or trn by the suffix. Error counts equal those of NIST's sclite,
+alignment for alignment. Intervals are bootstrapped over meetings (AMI), else speakers
+if there are 5, else utterances: they cover the choice of test data, not the variation
+between training runs. See docs/scoring.md."""
 
 EPILOG = """\
 examples:
@@ -50,32 +50,32 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--by",
         metavar="GROUP",
-        help="a row for each group, too: speaker, meeting, microphone, overlap (what "
-        "AMI's ids tell), or a file of lines `utterance group`",
+        help="also a row per group: speaker, meeting, microphone, overlap (from "
+        "AMI's ids), or a file of lines `utterance group`",
     )
-    add("--meeting", action="store_true", help="cpWER and tcpWER, by meeteval")
+    add("--meeting", action="store_true", help="cpWER and tcpWER by meeteval")
     add("--results_md", action="store_true", help="tables of ESPnet's RESULTS.md")
     add(
         "--normalize",
         choices=NORMALIZATIONS,
         default="none",
-        help="rewrite reference and hypothesis: kaldi (AMI's glm: hesitations may be "
-        "missing; no CER), whisper (OpenAI's normaliser of English), none (default)",
+        help="normalise reference and hypothesis: kaldi (AMI's glm: hesitations are "
+        "optional; no CER), whisper (OpenAI's English normaliser), none (default)",
     )
     add(
         "--case_sensitive",
         action="store_true",
-        help='let "a" and "A" differ; by default they do not, as in sclite without -s',
+        help='distinguish "a" and "A"; by default they match, as in sclite without -s',
     )
-    add("--cluster", choices=CLUSTERS, help="what is resampled (default: see above)")
+    add("--cluster", choices=CLUSTERS, help="unit of resampling (default: see above)")
     add(
         "--data",
         type=Path,
         metavar="DIR",
-        help="the set's data directory, where ids do not tell speakers (utt2spk), "
+        help="data directory of the set, if ids do not contain speakers (utt2spk), "
         "meetings and times (segments)",
     )
-    add("--json", action="store_true", help="print JSON in the place of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 

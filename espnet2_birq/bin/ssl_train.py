@@ -23,7 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run SSLTask; a wrong setting is one line on stderr and exit status 1."""
+    """Run SSLTask; exit with status 1 and one line on stderr on a user error."""
     args = get_parser().parse_args(argv)
     try:
         check_training_files(args)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # Not in main(): this is for a process of its own.
+    # Not in main(): it changes the whole process.
     if not torch.cuda.is_available():
         keep_large_blocks()
     main()

@@ -1,4 +1,4 @@
-"""Note what a stage's work was made from, and compare that before it is used."""
+"""Record the inputs of a stage's output, and compare them before use."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 
 DESCRIPTION = """\
-Note what a folder or file was made from, or compare that with what is there now. The
-stages of birq.sh and finetune.sh do it, so that data that changed after a stage is not
-used in part, or not at all, without a word.
+Record the inputs of a folder or file, or compare them with the present ones. The
+stages of birq.sh and finetune.sh use it so that data changed after a stage is not
+silently ignored or used in part.
 
-  write  notes size and SHA-256 of each FILE, and the options, in MADE/made_from.json
+  write  records size and SHA-256 of each FILE, and the options, in MADE/made_from.json
          (MADE.made_from.json if MADE is a file)
-  check  exit status 1, and what has changed, unless MADE would be made from the same
-         FILEs, of the same content, with the same options. A FILE that is gone is passed
-         over. Without a note there is nothing to compare, which is all right unless
+  check  exits with status 1, and the changes, unless MADE has the same
+         FILEs, of the same content, with the same options. Deleted FILEs are
+         ignored. A missing record is accepted unless
          --required is given."""
 
 EPILOG = """\
@@ -31,19 +31,19 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("stamp", DESCRIPTION, EPILOG)
     parser.add_argument("action", choices=("write", "check"))
     parser.add_argument("made", metavar="MADE", type=Path, help="folder or file")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="what it is made from")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="input of MADE")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting that shapes it; may be repeated",
+        help="setting used to make it; may be repeated",
     )
     parser.add_argument(
-        "--required", action="store_true", help="check: a missing note is an error"
+        "--required", action="store_true", help="check: a missing record is an error"
     )
     parser.add_argument(
-        "--remedy", default="make it again", help="check: what to do, for the message"
+        "--remedy", default="make it again", help="check: remedy, for the message"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Take some hours out of a data directory."""
+"""Draw a subset of some hours from a data directory."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.datadir.subset import subset_data_dir
 
 DESCRIPTION = """\
-Take some hours out of a Kaldi data directory, or of a set that ESPnet has formatted
-(dump/raw/NAME): to fine-tune on 10 h or 1 h of labelled speech.
+Draw a subset from a Kaldi data directory, or from a set formatted by ESPnet
+(dump/raw/NAME), e.g. to fine-tune on 10 h or 1 h of labelled speech.
 
-Utterances are drawn at random, as much of women as of men, where spk2gender tells, and
-as much of each speaker as there is, to half an utterance. (A speaker 19-198 is taken to
-be LibriSpeech's reader 19 in a chapter, and counts as reader 19.) With one seed, 1 h is
-part of 10 h. (Libri-light's sets of these sizes are others, of few speakers.)
+Utterances are drawn at random, balanced over gender, if spk2gender exists, and
+over speakers as far as possible, to half an utterance. (A speaker 19-198 is taken as
+LibriSpeech's reader 19 in a chapter, and counts as reader 19.) With the same seed, 1 h
+is a subset of 10 h. (Libri-light's sets of these sizes differ, with few speakers.)
 
-All files that list utterances, recordings or speakers are cut accordingly, paths become
-absolute, other files are copied. DEST is written whole or not at all, and replaces an
+All lists of utterances, recordings or speakers are filtered accordingly, paths become
+absolute, other files are copied. DEST is written atomically, and replaces an
 earlier data directory."""
 
 EPILOG = """\
@@ -25,7 +25,7 @@ examples:
   # An hour of train_clean_100
   python -m espnet2_birq.bin.subset_data --hours 1 data/train_clean_100 data/train_1h
 
-  # One hour with labels, and all else without, out of a formatted set
+  # One hour with labels, and the rest without, from a formatted set
   python -m espnet2_birq.bin.subset_data --hours 1 --rest dump/raw/rest \\
       dump/raw/train dump/raw/train_1h"""
 
@@ -33,19 +33,19 @@ examples:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("subset_data", DESCRIPTION, EPILOG)
-    parser.add_argument("source", metavar="SRC", type=Path, help="what to draw from")
+    parser.add_argument("source", metavar="SRC", type=Path, help="directory to draw from")
     parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
     parser.add_argument(
-        "--hours", type=float, required=True, metavar="H", help="how much to draw"
+        "--hours", type=float, required=True, metavar="H", help="hours to draw"
     )
     parser.add_argument(
         "--rest",
         type=Path,
         metavar="DIR",
-        help="also write what was not drawn, as another data directory",
+        help="also write the remainder, as another data directory",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the draw (default: %(default)s)"
+        "--seed", type=int, default=0, help="random seed (default: %(default)s)"
     )
     add_shared_options(parser, "--fs", "--nj")
     return parser

@@ -17,10 +17,10 @@ from espnet2_birq.experiments.summary import summarize
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = argparse.ArgumentParser(
-        description="Print a Markdown table: for each system the first and last loss "
-        "of each objective of pretraining, accuracy at masked frames and codebook "
-        "perplexities (of the last epoch), tensors handed off, error rates with bootstrap "
-        "confidence intervals, and wall time."
+        description="Print a Markdown table: for each system the first and last "
+        "pretraining loss of each objective, accuracy at masked frames and codebook "
+        "perplexities (of the last epoch), transferred tensors, error rates with "
+        "bootstrap confidence intervals, and wall time."
     )
     parser.add_argument(
         "--system",
@@ -28,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar=("NAME", "SSL_EXP", "ASR_EXP"),
-        help="a name, the pretraining experiment (none: from scratch) and the ASR "
+        help="name, pretraining experiment (none: from scratch) and ASR "
         "experiment; repeat for each system",
     )
     return parser

@@ -1,4 +1,4 @@
-"""Make the synthetic demo corpus as Kaldi data directories."""
+"""Synthesise the demo corpus as Kaldi data directories."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from espnet2_birq.corpora.demo import make_corpus
 from espnet2_birq.options import positive
 
 DESCRIPTION = """\
-Make a synthetic demo corpus with eSpeak NG: sentences from a small English grammar, by
+Synthesise a demo corpus with eSpeak NG: sentences from a small English grammar, in
 many voices, with noise. Nothing is downloaded.
 
-It writes the Kaldi data directories DEST/pretrain (unlabelled: without text),
+Writes the Kaldi data directories DEST/pretrain (unlabelled: without text),
 DEST/train, DEST/valid and DEST/test, and the audio (FLAC, 16 kHz) to AUDIO. The voices
-of pretrain and train are the same; those of valid and test are others. No sentence is
-in two sets. The result depends on the lengths and the seed alone. A repetition with the
-same options finds everything there and does nothing."""
+of pretrain and train are the same; valid and test have others. Sets share no
+sentences. The result depends only on the lengths and the seed. Rerunning with the
+same options does nothing."""
 
 EPILOG = """\
 example:
@@ -26,12 +26,12 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("synthesize", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "--dest", required=True, help="where the data directories go; data in a recipe"
+        "--dest", required=True, help="output directory; data in a recipe"
     )
     parser.add_argument(
         "--audio",
         required=True,
-        help="folder for the audio, which stands in wav.scp as it is given here; "
+        help="folder for the audio, written to wav.scp as given; "
         "downloads/audio in a recipe",
     )
     for name, minutes in (

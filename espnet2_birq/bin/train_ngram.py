@@ -11,12 +11,12 @@ from espnet2_birq.evaluation.decode.ngram_training import train_ngram
 DESCRIPTION = """\
 Estimate a word n-gram from transcripts and write it as an ARPA file, for ctc_decode.
 
-Text is a data directory (its file `text`), or a file with a sentence in each line,
-which may be gzipped. The estimate is interpolated modified Kneser-Ney smoothing, by
-KenLM's lmplz where it is on the PATH, else by this package: the same, but in memory,
-for a few million words. With --interpolate, other texts' n-grams or ARPA files are
-mixed with it, by weights that make the --dev text likeliest. Give a development set
-there, no test set."""
+Text is a data directory (its file `text`), or a file with one sentence per line,
+optionally gzipped. Smoothing is interpolated modified Kneser-Ney, by
+KenLM's lmplz if on the PATH, else by this package: the same, but in memory,
+for a few million words. With --interpolate, n-grams of other texts or ARPA files are
+mixed in, with weights that maximise the likelihood of the --dev text. Use a development
+set there, not a test set."""
 
 EPILOG = """\
 examples:
@@ -35,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="what the n-gram is estimated from, all together",
+        help="training texts",
     )
     parser.add_argument("--out", type=Path, required=True, help="ARPA file to write")
     parser.add_argument(
@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=4,
         choices=range(1, 7),
         metavar="N",
-        help="words in the longest n-grams, 1 to 6 (default: %(default)s)",
+        help="order of the n-gram, 1 to 6 (default: %(default)s)",
     )
     parser.add_argument(
         "--prune",
@@ -52,8 +52,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[0, 0, 1],
         metavar="COUNT",
-        help="n-grams that occur no more often are left out, for one word, two, three "
-        "and so on; the last holds for all longer ones (default: 0 0 1)",
+        help="drop n-grams that occur at most this often, for unigrams, bigrams, "
+        "trigrams and so on; the last applies to all longer ones (default: 0 0 1)",
     )
     parser.add_argument(
         "--interpolate",
@@ -61,14 +61,13 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="ARPA files or texts, each of which is mixed with the n-gram",
+        help="ARPA files or texts to mix with the n-gram",
     )
     parser.add_argument(
         "--dev",
         type=Path,
         metavar="PATH",
-        help="text of a development set: perplexities are told, and mixture weights "
-        "tuned on it",
+        help="development text, to report perplexities and tune mixture weights",
     )
     return parser
 

@@ -11,15 +11,15 @@ from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.evaluation.decode.tuning import tune_on_set
 
 DESCRIPTION = """\
-Tune the weights with which ctc_decode uses a word n-gram: lm_weight and word_score with
-the fewest word errors on a development set. Tune on that set only, and never on one
-that error rates are reported of: a set with "test" or "eval" in its name, as test_clean
-or ihm_eval, is refused.
+Tune the n-gram weights of ctc_decode: lm_weight and word_score with
+the fewest word errors on a development set. Never tune on a set
+whose error rates are reported: sets with "test" or "eval" in their name, such as
+test_clean or ihm_eval, are refused.
 
-The network runs once (its log-probabilities are kept, and ctc_decode uses the same);
-then each pair of weights is a search through the set. From the defaults, steps are made
-while they help, then smaller ones; all that was tried is printed as a table. What is
-done is kept in OUT.work, so that a killed command goes on where it was."""
+The network runs once (its log-probabilities are kept, and shared with ctc_decode);
+then each pair of weights is one search over the set. Hill climbing starts from the
+defaults and decreases its step size; all trials are printed as a table. Finished work
+is kept in OUT.work, so a killed command can resume."""
 
 EPILOG = """\
 example, in a recipe's folder:

@@ -1,11 +1,11 @@
-"""Python for ESPnet's recipes, with this project's encoders known to ASR.
+"""Run Python for ESPnet's recipes with this project's encoders available to ASR.
 
     asr.sh --python "python3 -m espnet2_birq.bin.with_encoders" ...
 
-makes asr.sh start Python with ``-m espnet2_birq.bin.with_encoders`` before what it
-meant to start. Here this prefix is dropped, and ``-m espnet2.bin.NAME`` replaced by
-``-m espnet2_birq.bin.NAME`` for asr_train and asr_inference. Any other command runs
-as it is. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know the
+makes asr.sh prefix its Python commands with ``-m espnet2_birq.bin.with_encoders``.
+This module drops the prefix, and replaces ``-m espnet2.bin.NAME`` by
+``-m espnet2_birq.bin.NAME`` for asr_train and asr_inference. Other commands run
+unchanged. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know the
 encoders.)
 """
 
@@ -21,11 +21,11 @@ def translate(arguments: list[str]) -> list[str]:
     """Replace the module to run, if it is one of COMMANDS.
 
     Args:
-        arguments: Python's arguments: options, then ``-m MODULE`` or a file, then what
-            is the program's own business.
+        arguments: Python's arguments: options, then ``-m MODULE`` or a file, then
+            arguments of the program.
 
     Returns:
-        The arguments to run Python with.
+        The new arguments of Python.
 
     Example:
         >>> translate(["-m", "espnet2.bin.asr_train", "--ngpu", "4"])
@@ -43,7 +43,7 @@ def translate(arguments: list[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Become the program asked for: same process, environment and streams."""
+    """Replace this process by the translated command."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments in ([], ["-h"], ["--help"]):
         print(__doc__.strip())

@@ -1,4 +1,4 @@
-"""Take over a data directory of another recipe, without writing anything into it."""
+"""Import the lists of another recipe's data directory, without writing to it."""
 
 import os
 import shutil

@@ -1,9 +1,9 @@
-"""What audio must be, said in one place, and asked of every file that comes in.
+"""Requirements on audio, checked for every input file.
 
-One channel, the wanted sample rate, samples that are there and are finite, in any
-format that libsndfile reads: no sox, flac or sph2pipe has to be installed. Several
-channels are an error, not a choice made silently; only the preparation of YODAS mixes
-them, as is said there. docs/own_data.md tells who asks what, and when.
+One channel, the expected sample rate, at least one sample, finite samples, in any
+format libsndfile reads: sox, flac or sph2pipe are not needed. Multiple
+channels are an error instead of a silent choice; only the preparation of YODAS
+averages them. docs/own_data.md lists which command checks what.
 """
 
 import io

@@ -1,8 +1,8 @@
-"""Check Kaldi data directories before hours of training depend on them.
+"""Check Kaldi data directories before training on them.
 
-All is read as a stream, so memory does not grow with the directory: the files are
-sorted and can be walked through side by side. `segments`, which need not be in the
-order of its recordings, is sorted on disk.
+Lists are streamed in constant memory: they are
+sorted and can be merged. `segments`, which may not be sorted by
+recording, is sorted on disk.
 """
 
 import math

@@ -148,10 +148,10 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
 def choose(data: DataDir, hours: float, seed: int = 0) -> list[str]:
     """Choose utterances at random, as much of each gender and of each person.
 
-    Again and again, the person of whom there is least, of the gender of which there is
-    least, gives one more utterance, as long as that brings the total closer to what is
-    wanted. So it is met to half an utterance, and with one seed the shorter choice is
-    part of the longer one. Someone who has no more is passed over, as is a gender.
+    Greedily balances by gender, then speaker: repeatedly take an utterance from the
+    least-represented speaker of the least-represented gender while it brings the total
+    closer to the target. So the target is met to half an utterance, and with the same
+    seed a shorter subset is part of a longer one. Exhausted speakers are skipped.
 
     Args:
         data: What to choose from.

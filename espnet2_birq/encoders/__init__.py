@@ -1,1 +1,1 @@
-"""What is needed inside ESPnet's encoders, and one encoder more."""
+"""Access to layers of ESPnet's encoders, and one additional encoder."""

@@ -1,4 +1,4 @@
-"""What ESPnet's frontend needs for features that do not depend on the batch."""
+"""Fixes to ESPnet's frontend that make features independent of the batch."""
 
 from contextlib import contextmanager
 
@@ -11,21 +11,21 @@ from espnet2_birq.encoders.taps import padding_mask
 def mirror_ends(
     speech: torch.Tensor, lengths: torch.Tensor, frontend: torch.nn.Module
 ) -> torch.Tensor:
-    """Continue each utterance by its mirror image, as torch.stft does with the longest.
+    """Extend each utterance by reflection, as torch.stft does for the longest.
 
     A centred STFT reflects the signal at its ends. In a padded batch the last frame of
     a shorter utterance sees zeros instead: on white noise it differs by three standard
-    deviations, and through the normalisation over the utterance all frames do by 0.1.
-    With this, features are those of the utterance alone, as in recognition.
+    deviations, and, through utterance normalisation, all frames differ by 0.1.
+    With reflection, features equal those of the utterance alone, as in recognition.
 
     Args:
         speech: (B, N) waveforms, padded with zeros.
-        lengths: (B,) samples.
-        frontend: With an ESPnet ``stft`` inside, centred or not; if not, or if there is
-            none, the waveforms come back as they are.
+        lengths: (B,) lengths in samples.
+        frontend: Frontend; without a centred ESPnet ``stft``, the waveforms are
+            returned unchanged.
 
     Returns:
-        (B, N + n_fft // 2).
+        (B, N + n_fft // 2) waveforms.
     """
     stft = getattr(frontend, "stft", None)
     if stft is None or not getattr(stft, "center", False):
@@ -39,10 +39,10 @@ def mirror_ends(
 
 @contextmanager
 def linear_padding():
-    """While this lasts, ESPnet's features take their padding from ``padding_mask``.
+    """Make ESPnet's feature modules use ``padding_mask`` in this context.
 
-    The same features, without matrices of all pairs of input frames and without waiting
-    for a GPU.
+    The same features, without matrices of all pairs of input frames and without
+    GPU synchronisation.
     """
     modules = (global_mvn, log_mel, stft, utterance_mvn)
     before = [module.make_pad_mask for module in modules]
@@ -56,7 +56,7 @@ def linear_padding():
 
 
 def _mask_like(lengths, xs, length_dim):
-    """In the place of ``make_pad_mask``: (B, 1, ..., T, ..., 1), T at length_dim."""
+    """Replace ``make_pad_mask``: (B, 1, ..., T, ..., 1), T at length_dim."""
     mask = padding_mask(lengths, xs.size(length_dim)).to(xs.device)
     shape = [1] * xs.dim()
     shape[0], shape[length_dim] = mask.shape

@@ -1,18 +1,18 @@
-"""The conformer that fits the parameter counts of the BiRQ paper.
+"""Conformer matching the parameter counts of the BiRQ paper.
 
     frames -> stack 2 -> linear -> [block] x K
 
     block: x + FFN/2 -> x + attention -> x + convolution -> x + FFN/2 -> LayerNorm
 
 The paper (arXiv 2509.15430) gives depths, sizes in millions, and an attention window.
-The conformer of IBM's Granite speech models (arXiv 2505.08699), whose authors it
-shares, has just these sizes: 5 x 1024 is 137.4 M, 10 x 768 is 154.9 M, 10 x 1024 is
-274.7 M. This module follows that model's public description; that BiRQ used it is an
-inference.
+The conformer of IBM's Granite speech models (arXiv 2505.08699), by partly the same
+authors, has exactly these sizes: 5 x 1024 is 137.4 M, 10 x 768 is 154.9 M, 10 x 1024 is
+274.7 M. This module follows that model's public description; we infer that BiRQ used
+it.
 
-It differs from ESPnet's ConformerEncoder in its LayerNorm at the end of each block
-alone, Shaw's relative positions (arXiv 1803.02155), a convolution module of twice the
-width, optional block attention, and 50 instead of 25 frames a second.
+It differs from ESPnet's ConformerEncoder in the LayerNorm only at the end of each block,
+Shaw's relative positions (arXiv 1803.02155), a convolution module of twice the
+width, optional block attention, and 50 instead of 25 frames per second.
 """
 
 import torch
@@ -29,20 +29,20 @@ from espnet2_birq.kernels.attention import padding_scores, shift_scores
 def relative_logits(
     queries: torch.Tensor, table: torch.Tensor, padding: torch.Tensor, factor: float
 ) -> torch.Tensor:
-    """Shaw's position term q_i . e_{i-j} of the attention logits.
+    """Compute Shaw's position term q_i . e_{i-j} of the attention logits.
 
-    One product with the vectors of the distances that occur, whose rows are then
-    shifted against each other: no (T, T, d) tensor is made, and nothing is gathered.
+    One matmul with the vectors of all distances, whose rows are then
+    shifted relative to each other: no (T, T, d) tensor, and no gather.
 
     Args:
-        queries: (B, H, T, d).
-        table: (2 M + 1, d), the vector of distance i - j in row i - j + M. Distances
-            beyond +-M take the vector of +-M.
-        padding: (B, 1, 1, T), what to add for each key.
-        factor: What to multiply the term by.
+        queries: (B, H, T, d) queries.
+        table: (2 M + 1, d) vectors, distance i - j in row i - j + M; distances
+            beyond +-M use the vector of +-M.
+        padding: (B, 1, 1, T) additive mask of the keys.
+        factor: Scale of the term.
 
     Returns:
-        (B, H, T, T), query i in rows and key j in columns.
+        (B, H, T, T) logits, query i in rows and key j in columns.
     """
     length, furthest = queries.size(2), table.size(0) // 2
     distances = torch.arange(length - 1, -length, -1, device=table.device)
@@ -51,12 +51,12 @@ def relative_logits(
 
 
 class FrameStacking(torch.nn.Module):
-    """Input layer: n frames side by side, then a linear layer; a short tail is dropped.
+    """Input layer: stack n frames and project them; an incomplete tail is dropped.
 
-    Written as a convolution with kernel and stride n, which is the same thing, so that
-    ``encoder.layers`` reads lengths and frame rate off it as off ESPnet's input layers.
+    Implemented as an equivalent convolution with kernel and stride n, from which
+    ``taps`` reads lengths and frame rate as from ESPnet's input layers.
 
-    Arguments are those of ShawConformerEncoder, ``frames`` its ``input_stack``.
+    Arguments are those of ShawConformerEncoder, ``frames`` being ``input_stack``.
     """
 
     def __init__(self, input_size: int, output_size: int, frames: int):
@@ -72,7 +72,7 @@ class FrameStacking(torch.nn.Module):
         """Stack; xs (B, T, D), masks (B, 1, T) -> (B, T // n, E), (B, 1, T // n).
 
         Raises:
-            TooShortUttError: T < n; ESPnet's decoding reports and passes over these.
+            TooShortUttError: T < n; ESPnet's decoding reports and skips these.
         """
         if xs.size(1) < self.frames:
             raise TooShortUttError(
@@ -81,14 +81,14 @@ class FrameStacking(torch.nn.Module):
                 self.frames,
             )
         xs = self.conv(xs.transpose(1, 2)).transpose(1, 2)
-        # A stack with padding in it is the tail of its utterance.
+        # A stack that includes padding is the tail of its utterance.
         return xs, masks[:, :, self.frames - 1 :: self.frames]
 
 
 class ShawAttention(torch.nn.Module):
-    """Multi-head self-attention with relative positions, over all frames or in blocks.
+    """Full or blockwise multi-head self-attention with relative positions.
 
-    Arguments are those of ShawConformerEncoder, ``window`` its ``attention_window``.
+    Arguments are those of ShawConformerEncoder, ``window`` being ``attention_window``.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class ShawAttention(torch.nn.Module):
         self.query = torch.nn.Linear(size, size, bias=False)
         self.key_value = torch.nn.Linear(size, 2 * size, bias=False)
         self.positions = torch.nn.Embedding(2 * max_position + 1, size // heads)
-        # Small: at first, attention is decided by content.
+        # Small, so that attention is initially content-based.
         torch.nn.init.normal_(self.positions.weight, std=0.02)
         self.output = torch.nn.Linear(size, size)
         self.dropout = torch.nn.Dropout(dropout_rate)
-        # A module, for layers.evaluating to find.
+        # A module, so that taps.evaluating finds it.
         self.attention_dropout = torch.nn.Dropout(attention_dropout_rate)
 
     def forward(self, xs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ class ShawAttention(torch.nn.Module):
         window = min(self.window or length, length)
         padding = -length % window
         xs = F.pad(self.norm(xs), (0, 0, 0, padding))
-        # B blocks of T frames, or more of fewer: (N, W, E), their keys' (N, 1, W)
+        # N blocks of W frames: (N, W, E), key masks (N, 1, W)
         xs = xs.reshape(-1, window, size)
         masks = F.pad(masks, (0, padding)).reshape(-1, 1, window)
         queries = self._split(self.query(xs))
@@ -166,14 +166,14 @@ class ConvolutionModule(torch.nn.Module):
     def forward(self, xs: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Convolve; xs (B, T, E), masks (B, 1, T) true at valid frames -> (B, T, E)."""
         xs = F.glu(self.gated(self.norm(xs)), dim=-1).transpose(1, 2)  # (B, 2E, T)
-        # The last frames must see the zeros that they see without padding.
+        # As without padding, the last frames must see zeros.
         xs = self.depthwise(xs.masked_fill(~masks, 0.0))
         xs = F.silu(self.batch_norm(xs)).transpose(1, 2)
         return self.dropout(self.output(xs))
 
 
 class ShawConformerBlock(torch.nn.Module):
-    """Half a feed-forward module, attention, convolution, the other half, LayerNorm."""
+    """Half-step feed-forward, attention, convolution, half-step feed-forward, LayerNorm."""
 
     def __init__(
         self,
@@ -211,29 +211,29 @@ class ShawConformerBlock(torch.nn.Module):
 
 
 class ShawConformerEncoder(AbsEncoder):
-    """Conformer with Shaw's relative positions; the module's docstring has the picture.
+    """Conformer with Shaw's relative positions; see the module's diagram.
 
-    The defaults are those of the paper's largest encoder, with attention to all frames.
+    The defaults are those of the paper's largest encoder, with full attention.
 
     Args:
         input_size: D, size of an input frame.
-        output_size: E.
+        output_size: E, size of an encoder frame.
         attention_heads: H, a divisor of E.
         linear_units: Width of the feed-forward modules.
-        num_blocks: K.
+        num_blocks: K, depth.
         dropout_rate: Dropout after feed-forward, attention and convolution modules.
         attention_dropout_rate: Dropout of the attention weights.
-        cnn_module_kernel: Encoder frames that the depthwise convolution sees, odd.
-        conv_expansion: Width of the depthwise convolution, in E.
-        max_position: Distances beyond this many encoder frames are one.
-        attention_window: Length, in encoder frames, of the blocks inside which
-            attention stays; None: attention to all frames.
-        input_stack: Input frames that make one encoder frame.
-        interctc_layer_idx: Blocks, from 1, whose outputs ESPnet's ASR model gives a CTC
-            loss of their own (its ``interctc_weight``).
+        cnn_module_kernel: Kernel size of the depthwise convolution, odd.
+        conv_expansion: Width of the depthwise convolution, in multiples of E.
+        max_position: Largest distance, in encoder frames, with its own vector.
+        attention_window: Block length, in encoder frames, to which attention is
+            restricted; None: full attention.
+        input_stack: n, input frames per encoder frame.
+        interctc_layer_idx: Blocks, counted from 1, with an intermediate CTC loss in
+            ESPnet's ASR model (``interctc_weight``).
 
     Raises:
-        ConfigError: The numbers do not fit together.
+        ConfigError: Inconsistent sizes.
 
     Example:
         >>> encoder = ShawConformerEncoder(80, 64, linear_units=256, num_blocks=2)
@@ -298,7 +298,7 @@ class ShawConformerEncoder(AbsEncoder):
         )
 
     def output_size(self) -> int:
-        """E."""
+        """Return E, the size of an encoder frame."""
         return self._output_size
 
     def forward(
@@ -312,16 +312,16 @@ class ShawConformerEncoder(AbsEncoder):
         """Encode.
 
         Args:
-            xs_pad: (B, T, D) input frames; what stands in the padding has no effect.
-            ilens: (B,) input frames of each utterance.
-            prev_states: Not used; ESPnet's signature.
-            ctc: Not used; ESPnet's signature.
-            return_all_hs: Return the outputs of all blocks, too.
+            xs_pad: (B, T, D) input frames; values in the padding have no effect.
+            ilens: (B,) lengths in input frames.
+            prev_states: Unused; for ESPnet's signature.
+            ctc: Unused; for ESPnet's signature.
+            return_all_hs: Whether to return the outputs of all blocks, too.
 
         Returns:
-            (B, T // n, E) encoder frames, (B,) their lengths, None. As in ESPnet's
-            ConformerEncoder, the first is a pair with ``return_all_hs`` (its second
-            part the list of all K outputs) and with ``interctc_layer_idx`` (there the
+            (B, T // n, E) encoder frames, (B,) lengths, None. As in ESPnet's
+            ConformerEncoder, the first is a pair with ``return_all_hs`` (second
+            part: list of all K outputs) or with ``interctc_layer_idx`` (second part:
             list of (layer, output)).
 
         Raises:

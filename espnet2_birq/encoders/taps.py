@@ -1,6 +1,6 @@
-"""A look inside ESPnet's encoders that changes neither their names nor their output.
+"""Hidden states and lengths of ESPnet's encoders, without changing the encoders.
 
-It serves every encoder built as ``embed`` (input layer), ``encoders`` (the blocks) and
+For encoders consisting of ``embed`` (input layer), ``encoders`` (blocks) and
 an optional final normalisation: ConformerEncoder, EBranchformerEncoder and our
 ShawConformerEncoder.
 """
@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def time_convolutions(encoder: AbsEncoder) -> list[tuple[int, int]]:
-    """Kernel size and stride, along time, of the input layer's convolutions.
+    """Return kernel size and stride in time of the input layer's convolutions.
 
     Args:
-        encoder: An ESPnet encoder. Its input layer is one of ESPnet's
+        encoder: ESPnet encoder whose input layer is one of the
             ConvXdSubsampling classes, or has no convolution (``linear``, ``null``).
 
     Returns:
@@ -35,7 +35,7 @@ def time_convolutions(encoder: AbsEncoder) -> list[tuple[int, int]]:
 
 
 def subsampling_factor(encoder: AbsEncoder) -> int:
-    """Input frames per encoder frame, e.g. 4 for ``input_layer: conv2d``."""
+    """Return input frames per encoder frame, e.g. 4 for ``input_layer: conv2d``."""
     factor = 1
     for _, stride in time_convolutions(encoder):
         factor *= stride
@@ -43,16 +43,16 @@ def subsampling_factor(encoder: AbsEncoder) -> int:
 
 
 def encoder_lengths(encoder: AbsEncoder, lengths: torch.Tensor) -> torch.Tensor:
-    """How many frames the encoder makes of each utterance.
+    """Compute output lengths without running the encoder.
 
-    Known before the encoder runs, so the mask can be drawn at the encoder's rate.
+    This allows drawing masks at the encoder rate.
 
     Args:
-        encoder: An ESPnet encoder.
-        lengths: (B,) input frames.
+        encoder: ESPnet encoder.
+        lengths: (B,) lengths in input frames.
 
     Returns:
-        (B,) encoder frames.
+        (B,) lengths in encoder frames.
     """
     for kernel, stride in time_convolutions(encoder):
         lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
@@ -60,14 +60,14 @@ def encoder_lengths(encoder: AbsEncoder, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """Where padding is: (B, T) bool.
+    """Return (B, T) bool, True on padding.
 
     ESPnet's ``make_pad_mask`` compares all pairs of frames, which takes 3.6 GB, three
-    times over, for ten minutes of speech, and reads lengths, for which a GPU waits.
+    times over, for ten minutes of speech, and reads lengths from the GPU.
 
     Args:
-        lengths: (B,) frames of each utterance.
-        frames: T.
+        lengths: (B,) lengths in frames.
+        frames: T, padded length.
     """
     return torch.arange(frames, device=lengths.device) >= lengths[:, None]
 
@@ -75,12 +75,12 @@ def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
 def encode(
     encoder: AbsEncoder, xs: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """The encoder's output, (B, T', E): ``encoder(xs, lengths)[0]``.
+    """Compute the encoder's output (B, T', E), ``encoder(xs, lengths)[0]``.
 
     Args:
-        encoder: An ESPnet encoder.
+        encoder: ESPnet encoder.
         xs: (B, T, D) input frames.
-        lengths: (B,) input frames of each utterance.
+        lengths: (B,) lengths in input frames.
     """
     given = {}
     if "masks" in inspect.signature(encoder.forward).parameters:
@@ -95,20 +95,20 @@ def encode_up_to(
     layers: list[int],
     recompute_in: Callable[[], AbstractContextManager] | None = None,
 ) -> list[torch.Tensor]:
-    """Outputs of some blocks; no block beyond the last one asked for is run.
+    """Compute outputs of some blocks, without running later blocks.
 
-    The same numbers as ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, for
-    the price of max(layers) blocks: this is what makes a BiRQ step cost 1 + k/K
+    The same values as ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, at
+    the cost of max(layers) blocks: hence a BiRQ step costs 1 + k/K
     BEST-RQ steps instead of 2.
 
     Args:
-        encoder: An ESPnet encoder.
+        encoder: ESPnet encoder.
         xs: (B, T, D) input frames.
-        lengths: (B,) input frames of each utterance.
+        lengths: (B,) lengths in input frames.
         layers: Blocks to return, counted from 1.
-        recompute_in: Activation checkpointing: a block's activations are not kept but
-            computed again in the backward pass, inside of what this returns, which has
-            to bring back the modes (training or evaluation) of this call.
+        recompute_in: Factory of a context for activation checkpointing, in which
+            blocks are recomputed in the backward pass; it must restore
+            the modes (training or evaluation) of this call.
 
     Returns:
         One (B, T', E) tensor for each of ``layers``, in their order.
@@ -136,7 +136,7 @@ def encode_up_to(
 
 
 class _Again:
-    """A context that can be entered again, as often as the graph is run backward."""
+    """A re-enterable context, for repeated backward passes."""
 
     def __init__(self, make: Callable[[], AbstractContextManager]):
         self.make = make
@@ -156,13 +156,13 @@ BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
 @contextmanager
 def evaluating(module: torch.nn.Module, *kinds: type[torch.nn.Module]):
-    """Put ``module``, or the layers of some kinds inside it, in evaluation mode.
+    """Switch ``module``, or its layers of some kinds, to evaluation mode.
 
     Args:
-        module: E.g. an encoder.
-        *kinds: ``DROPOUT``, ``BATCH_NORM``, or other classes; none: all that is inside.
-            Blocks read their own mode, too: ESPnet's skip themselves in training if
-            ``stochastic_depth_rate`` says so.
+        module: Module, e.g. an encoder.
+        *kinds: Layer classes such as ``DROPOUT`` or ``BATCH_NORM``; none: all layers.
+            Blocks have their own mode, too: with ``stochastic_depth_rate``, ESPnet's
+            skip themselves in training.
     """
     switched = [
         layer

@@ -1,1 +1,1 @@
-"""From models to tables: decoding, error rates, phones."""
+"""Evaluation of models: decoding, error rates, phones."""

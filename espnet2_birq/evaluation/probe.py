@@ -1,8 +1,8 @@
-"""How much of the text do a frozen encoder's layers hold? A small CTC model on top of them.
+"""Probe a frozen encoder's layers for text information with a small CTC model.
 
-The layers' outputs are computed once; a learned weighted sum of them, a small bidirectional
-LSTM and CTC on characters are trained on them and decode the test sets greedily (the ASR
-task of SUPERB, arXiv 2105.01051, in small).
+Hidden states are computed once; a learned weighted sum of layers, a small bidirectional
+LSTM and CTC on characters are trained on them and decode the test sets greedily (a small
+version of SUPERB's ASR task, arXiv 2105.01051).
 """
 
 import json
@@ -28,17 +28,17 @@ from espnet2_birq.pretraining.model import BiRQModel
 
 @dataclass(frozen=True)
 class Settings:
-    """How the probe is trained.
+    """Training settings of the probe.
 
     Attributes:
-        max_seconds: Longer utterances are not trained on.
-        updates: Of the layers on top of the encoder.
-        batch_frames: Encoder frames of an update, padding included.
+        max_seconds: Maximum length of training utterances.
+        updates: Updates of the layers on top of the encoder.
+        batch_frames: Encoder frames per update, including padding.
         hidden: LSTM units in each direction; 0: no LSTM.
-        lr: Highest learning rate.
-        finetune_updates: Then, of the encoder too; 0: none.
-        finetune_lr: Their highest learning rate.
-        seed: Decides initial weights and the order of batches.
+        lr: Peak learning rate.
+        finetune_updates: Further updates of all parameters; 0: none.
+        finetune_lr: Peak learning rate of these.
+        seed: Seed of initial weights and batch order.
     """
 
     max_seconds: float = 16.0
@@ -64,10 +64,10 @@ class Probe(torch.nn.Module):
     """Weighted sum of layers, BiLSTM, linear layer.
 
     Args:
-        layers: K.
+        layers: K, number of layers.
         size: E, the encoder's output size.
-        hidden: Units of the LSTM in each direction; 0: no LSTM.
-        tokens: Output classes, the blank among them.
+        hidden: LSTM units in each direction; 0: no LSTM.
+        tokens: Output classes, including the blank.
     """
 
     def __init__(self, layers: int, size: int, hidden: int, tokens: int):
@@ -81,8 +81,8 @@ class Probe(torch.nn.Module):
         self.output = torch.nn.Linear(2 * hidden or size, tokens)
 
     def forward(self, feats: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (B, T', tokens) of features (B, K, T', E)."""
-        # Layers have scales of their own; without this the largest would win.
+        """Compute log-probabilities (B, T', tokens) of features (B, K, T', E)."""
+        # Layers differ in scale; without normalisation the largest would dominate.
         feats = torch.nn.functional.layer_norm(feats, feats.shape[-1:])
         hs = torch.einsum("k,bkte->bte", self.weights.softmax(dim=0), feats)
         if self.lstm is not None:
@@ -94,10 +94,10 @@ class Probe(torch.nn.Module):
 def extract(
     model, folder: Path, rate: int, max_seconds: float = 1e9
 ) -> list[Utterance]:
-    """Run the encoder over a data directory, utterances of like lengths at once.
+    """Encode a data directory in batches of similar lengths.
 
     Raises:
-        DataError: Audio is bad, or features are not finite in half precision.
+        DataError: Bad audio, or features that are not finite in half precision.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
     # Paths of a dump are relative to its recipe.
@@ -122,7 +122,7 @@ def extract(
 
 
 def encode(model, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs of all layers (B, K, T', E) and frames (B,) of some sound files."""
+    """Compute hidden states (B, K, T', E) and lengths (B,) of some sound files."""
     waves = [torch.from_numpy(read_wave(str(x))) for x in files]
     speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     samples = torch.tensor([len(wave) for wave in waves])
@@ -133,7 +133,7 @@ def encode(model, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_batches(utterances: list[Utterance], frames: int) -> list[list[Utterance]]:
-    """Batches of about as many frames, padding included, of like lengths."""
+    """Make batches of similar lengths with about equal frames, including padding."""
     batches: list[list[Utterance]] = []
     batch: list[Utterance] = []
     for one in sorted(utterances, key=lambda one: one.feats.size(1)):
@@ -145,24 +145,24 @@ def make_batches(utterances: list[Utterance], frames: int) -> list[list[Utteranc
 
 
 def pad(batch: list[Utterance]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, K, T', E) and frames (B,)."""
+    """Return padded features (B, K, T', E) and lengths (B,)."""
     rows = [one.feats.transpose(0, 1) for one in batch]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return padded.transpose(1, 2).float(), torch.tensor([len(row) for row in rows])
 
 
 def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
-    """Train with CTC; returns the mean loss of the last 100 updates.
+    """Train with CTC; return the mean loss of the last 100 updates.
 
     Args:
-        utterances: What to train on.
-        tokens: Letter to output class.
-        probe: The layers on top of the encoder.
-        feats_of: Makes features (B, K, T', E) and frames (B,) of some utterances.
-        parameters: What is trained.
-        updates: How many.
-        lr: Highest learning rate, of one cycle.
-        frames: Of a batch.
+        utterances: Training utterances.
+        tokens: Output class of each letter.
+        probe: Layers on top of the encoder.
+        feats_of: Function from utterances to features (B, K, T', E) and lengths (B,).
+        parameters: Parameters to train.
+        updates: Number of updates.
+        lr: Peak learning rate of one cycle.
+        frames: Frames per batch.
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=lr)
@@ -199,7 +199,7 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
 
 @torch.no_grad()
 def decode(probe: Probe, utterances: list[Utterance], letters: str) -> dict[str, str]:
-    """Likeliest letters, repeats and blanks removed."""
+    """Decode greedily: arg-max letters without repeats and blanks."""
     texts = {}
     for batch in make_batches(utterances, 4000):
         feats, frames = pad(batch)
@@ -230,17 +230,17 @@ def probe(
     """Train a probe on the frozen encoder, decode test sets and score them.
 
     Args:
-        model: In evaluation mode.
-        train_set: Data directory with wav.scp and text, as stages write it to dump/raw.
-        test_sets: Likewise.
-        out: For <set>/score_{cer,wer}/{ref,hyp}.trn and probe.json.
-        settings: How it is trained.
+        model: Model in evaluation mode.
+        train_set: Data directory with wav.scp and text, as in dump/raw.
+        test_sets: Test sets of the same format.
+        out: Folder for <set>/score_{cer,wer}/{ref,hyp}.trn and probe.json.
+        settings: Training settings.
 
     Returns:
-        What is in probe.json: error rates with 95 % intervals, loss, layer weights.
+        Content of probe.json: error rates with 95 % intervals, loss, layer weights.
 
     Raises:
-        DataError: Audio is bad, or the loss became NaN.
+        DataError: Bad audio, or NaN loss.
     """
     start = time.monotonic()
     torch.manual_seed(settings.seed)

@@ -1,4 +1,4 @@
-"""What ESPnet's checkpoint.pth says of a training."""
+"""Check a finished training by ESPnet's checkpoint.pth."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from espnet2_birq.errors import DataError
 
 
 def check_training(model: Path) -> None:
-    """Check that a training made updates to its end, and left its model.
+    """Check that training made updates until its end and saved a model.
 
-    ESPnet ends a training at the first epoch without a valid update, averages what was
-    saved, and reports success.
+    ESPnet stops at the first epoch without a valid update, averages saved
+    models, and reports success.
 
     Args:
-        model: Model file that is used from here on, in the experiment's folder.
+        model: Model file to be used, in the experiment's folder.
 
     Raises:
         DataError: There is no model, or the last epoch had no update.

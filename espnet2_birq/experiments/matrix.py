@@ -1,4 +1,4 @@
-"""A matrix of experiments: systems x seeds x fine-tuning sets, run and reported."""
+"""Run and report a matrix of experiments: systems x seeds x fine-tuning sets."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,22 +23,22 @@ def run_matrix(
     phones: str = "",
     report_only: bool = False,
 ) -> None:
-    """Run the steps of a matrix that are not done, and write its report.
+    """Run the unfinished steps of a matrix, and write its report.
 
     Args:
         spec: YAML file of the matrix.
-        out: Folder for everything.
+        out: Output folder.
         seeds: Seeds of each system.
         only: Names of systems; None: all.
-        jobs: Steps at once, where there are no `gpus`.
+        jobs: Number of parallel steps, without `gpus`.
         gpus: CUDA devices, each for one step at a time.
-        data_options: Options of both run.sh that name the data.
+        data_options: Data options of both run.sh.
         run_options: Further options of both run.sh.
-        phones: Options of phone_probe; none: no phones are measured.
-        report_only: Run nothing.
+        phones: Options of phone_probe; empty: do not run it.
+        report_only: Whether to only write the report.
 
     Raises:
-        ConfigError: The matrix is wrong.
+        ConfigError: Invalid matrix.
         DataError: Steps have failed; all others were run, and the report is written.
     """
     matrix = read_spec(spec)
@@ -59,7 +59,7 @@ def run_matrix(
 def _run_all(
     runner: Runner, systems: Sequence[System], seeds: Sequence[int], workers: int
 ) -> list[str]:
-    """Run all systems with all seeds; return what has failed."""
+    """Run all systems with all seeds; return failures."""
     failures: list[str] = []
     runs: dict[tuple[str, int], Future[None]] = {}
 
@@ -72,11 +72,11 @@ def _run_all(
             failures.append(str(error))
             say(f"error: {error}")
 
-    # Seed by seed: an interrupted run leaves a whole table of the first.
+    # Seed by seed, so that an interrupted run has a complete table of the first.
     with ThreadPoolExecutor(workers) as pool:
         for seed in seeds:
             for system in systems:
                 runs[system.name, seed] = pool.submit(one, system, seed)
     for each in runs.values():
-        each.result()  # raise again what no user can mend
+        each.result()  # re-raise unexpected exceptions of worker threads
     return failures

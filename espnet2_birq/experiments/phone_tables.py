@@ -1,4 +1,4 @@
-"""What phone probes found, as tables of a matrix's report."""
+"""Tables of phone probes for a matrix's report."""
 
 import numpy as np
 
@@ -15,10 +15,10 @@ def phone_tables(spec: Spec, results: dict[str, dict[int, Result]]) -> list[str]
 
     Args:
         spec: The matrix.
-        results: By system and seed.
+        results: Results by system and seed.
 
     Returns:
-        Parts of a report, none if no phones were measured.
+        Parts of a report; empty without phone measurements.
     """
     found = {
         system.name: {
@@ -61,12 +61,12 @@ def difference(
     seeds and speakers.
 
     Args:
-        own: What phone_probe found, by seed.
-        other: The other system's.
+        own: Results of phone_probe by seed.
+        other: The same of the other system.
 
     Returns:
-        (L,) means; (L, 2) ends of their 95 % intervals, by bootstrap over seeds and
-        speakers; and the number of seeds that both have.
+        (L,) means; (L, 2) 95 % intervals, bootstrapped over seeds and
+        speakers; and the number of common seeds.
     """
     seeds = sorted(own.keys() & other.keys())
     both = [np.stack([accuracies(x[seed])[1:] for seed in seeds]) for x in (own, other)]

@@ -12,7 +12,7 @@ from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
 
 Results = dict[str, dict[int, Result]]
 
-# What is plotted against updates, of each objective: file, title, keys of the training
+# Plots over updates for each objective: file, title, keys of the training
 # log without the objective's name.
 CURVES = (
     ("learning.png", "learning curves", ("loss", "acc")),
@@ -21,11 +21,11 @@ CURVES = (
 
 
 def plot_all(runner: Runner, results: Results) -> list[tuple[str, str]]:
-    """Plot what there is.
+    """Plot all available results.
 
     Args:
-        runner: Knows the places; files go into its OUT.
-        results: By system and seed.
+        runner: Runner of the matrix; files are written to its OUT.
+        results: Results by system and seed.
 
     Returns:
         Title and name of each file.
@@ -47,13 +47,13 @@ def plot_logs(
     keys: Sequence[str] | None = None,
     log_scale: bool = False,
 ) -> None:
-    """Plot values of training logs against updates, a panel for each key.
+    """Plot statistics of training logs over updates, one panel per key.
 
     Args:
         logs: Names for the legend, and the logs.
         out: PNG or PDF file to write.
         keys: Names in train.log; None: the loss of every objective.
-        log_scale: Make the y axes logarithmic.
+        log_scale: Whether y axes are logarithmic.
     """
     import matplotlib
 
@@ -81,7 +81,7 @@ def plot_logs(
 
 
 def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> bool:
-    """Plot a key against updates; return whether the log has it at all."""
+    """Plot a key over updates; return whether the log contains it."""
     points = [
         (update, values[key])
         for update, values in zip(log.updates, log.intervals)
@@ -109,14 +109,14 @@ def _save(figure, runner: Runner, name: str) -> None:
 
 
 def _curves(runner, results, name, title, keys):
-    """A panel for each key; seeds of a system have its colour."""
+    """Plot one panel per key, with one colour per system."""
     logs = [
         (number, system.label, result.pretraining.log)
         for number, system in enumerate(runner.spec.systems)
         for result in results[system.name].values()
         if result.pretraining
     ]
-    # Objectives of all systems, in the order in which they come.
+    # Objectives of all systems, in order of appearance.
     names = dict.fromkeys(x for *_, log in logs for x in objectives_of(log.train[-1]))
     keys = [f"{key}_{name}" for name in names for key in keys]
     keys = [key for key in keys if any(key in log.train[-1] for *_, log in logs)]
@@ -139,7 +139,7 @@ def _curves(runner, results, name, title, keys):
 
 
 def _error_rates(runner, results):
-    """WER with intervals against updates and against compute of pretraining."""
+    """Plot WER with intervals over updates and compute of pretraining."""
     sets = [
         (one.name, test)
         for one in runner.spec.finetune_sets
@@ -183,7 +183,7 @@ def _points(runner, results, key):
 
 
 def _layer_weights(runner, results):
-    """Which layer the probe takes how much of."""
+    """Plot the probe's layer weights."""
     figure, axes = _axes(1, 1)
     for number, system in enumerate(runner.spec.systems):
         found = results[system.name].values()
@@ -202,7 +202,7 @@ def _layer_weights(runner, results):
 
 
 def _phones(runner, results):
-    """Accuracy of the phone probes by layer: a line for each seed, a style a system."""
+    """Plot phone probe accuracy by layer, one line per seed, one style per system."""
     figure, axes = _axes(1, 1)
     for number, system in enumerate(runner.spec.systems):
         style = f"C{number}{'os^vDxP*'[number % 8]}{['-', '--', '-.', ':'][number % 4]}"

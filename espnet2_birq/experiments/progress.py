@@ -1,4 +1,4 @@
-"""How far a training is, and about how long it still takes."""
+"""Progress and estimated remaining time of a training."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import yaml
 
 from espnet2_birq.experiments.training_log import read_training_log
 
-RECENT = 10  # intervals of the log whose pace counts
+RECENT = 10  # intervals of the log used for the pace
 
 
 class Progress(NamedTuple):
-    """What the last lines of a train.log come to."""
+    """Progress according to the last lines of a train.log."""
 
     done: int  # updates
     total: int | None  # None: not known, as an epoch is all of the data
@@ -32,13 +32,13 @@ class Progress(NamedTuple):
 
 
 def read_progress(folder: Path) -> Progress:
-    """Read train.log and config.yaml of an experiment that may be running.
+    """Read train.log and config.yaml of a possibly running experiment.
 
     Args:
-        folder: The experiment, e.g. exp/ssl_train_birq_raw.
+        folder: Experiment, e.g. exp/ssl_train_birq_raw.
 
     Raises:
-        DataError: There is no log yet, or none of an update.
+        DataError: There is no log yet, or no update in it.
     """
     log = read_training_log(folder)
     conf = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

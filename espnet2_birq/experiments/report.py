@@ -1,4 +1,4 @@
-"""One report of a matrix: tables and plots, from what is on disk."""
+"""Report of a matrix: tables and plots of the results on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from espnet2_birq.experiments.training_log import objectives_of
 
 Results = dict[str, dict[int, Result]]
 
-# Columns of an objective in the table of pretraining: title, key of the last epoch's
+# Columns of an objective in the pretraining table: title, key of the last epoch's
 # means without the objective's name, training or validation set, factor, format.
 STATISTICS = [
     ("loss, train", "loss", "train", 1, ".2f"),
@@ -32,8 +32,8 @@ def write_report(runner: Runner, seeds: list[int]) -> Path:
     """Write OUT/report.md and its plots.
 
     Args:
-        runner: Knows the places.
-        seeds: Which to report.
+        runner: Runner of the matrix.
+        seeds: Seeds to report.
 
     Returns:
         The report's path.
@@ -163,7 +163,7 @@ def _errors(by_seed: dict[int, Result], key) -> dict[int, Errors]:
 
 
 def _each(values: Sequence[float], form: str) -> str:
-    """Mean, and the values if there are several that differ."""
+    """Format the mean, and the values if several differ."""
     if not values:
         return "-"
     each = [f"{value:{form}}" for value in values]

@@ -1,4 +1,4 @@
-"""What the steps of a matrix came to, read from disk."""
+"""Read the results of a matrix from disk."""
 
 import json
 from typing import NamedTuple
@@ -16,7 +16,7 @@ KINDS = ("wer", "cer")
 
 
 class Errors(NamedTuple):
-    """Errors of a decoded set, by utterance, in the order of their names."""
+    """Errors of a decoded set by utterance, sorted by name."""
 
     names: list[str]
     errors: np.ndarray  # (U,)
@@ -32,7 +32,7 @@ class Pretraining(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one system and seed came to so far."""
+    """Results so far of one system and seed."""
 
     pretraining: Pretraining | None
     errors: dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
@@ -41,14 +41,14 @@ class Result(NamedTuple):
 
 
 def read_results(runner: Runner, seeds: list[int]) -> dict[str, dict[int, Result]]:
-    """Read all that is finished.
+    """Read all finished results.
 
     Args:
-        runner: Knows the places.
-        seeds: Which to look for.
+        runner: Runner of the matrix.
+        seeds: Seeds to read.
 
     Returns:
-        By name of the system and by seed.
+        Results by system name and seed.
     """
     flops = {}
     if (runner.out / "config" / "flops.json").is_file():
@@ -85,7 +85,7 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
 
 
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:
-    """Count the errors of each utterance, "wer" or "cer"."""
+    """Count the errors of each utterance, for "wer" or "cer"."""
     names, counts = count_set(decoded, kind, get_normalization("none"))
     return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1))
 
@@ -93,19 +93,19 @@ def read_errors(decoded: DecodedSet, kind: str) -> Errors:
 def resample(
     own: list[Errors], other: list[Errors] | None = None, draws: int = 2000
 ) -> dict[str, float]:
-    """Error rate over seeds, or its difference between two systems, with an interval.
+    """Bootstrap an error rate over seeds, or its difference between two systems.
 
-    The bootstrap draws seeds and utterances, the same for both systems: the interval is
-    for other training runs and other utterances of such speakers. With few seeds it is
+    Seeds and utterances are resampled, jointly for both systems: the interval covers
+    other training runs and other utterances of similar speakers. With few seeds it is
     rough.
 
     Args:
-        own: A seed each; all of the same utterances.
-        other: The other system's, seed by seed; None: no difference.
-        draws: How many.
+        own: Errors of each seed, all for the same utterances.
+        other: Errors of the other system by seed; None: no difference.
+        draws: Number of resamples.
 
     Returns:
-        ``percent``, and the ends of the 95 % interval ``low`` and ``high``.
+        ``percent``, and the 95 % interval from ``low`` to ``high``.
     """
     errors = np.stack([one.errors for one in own]).astype(float)  # (S, U)
     if other is not None:

@@ -1,4 +1,4 @@
-"""The steps of a matrix: the stages of the recipes, each done once."""
+"""Run the steps of a matrix, i.e. stages of the recipes, each once."""
 
 import glob
 import json
@@ -35,21 +35,21 @@ TRAIN_VALID = ("train", "valid")
 
 
 class Runner:
-    """Runs steps, several at once, each only if it is not done.
+    """Runs unfinished steps in parallel.
 
-    A step has a folder OUT/steps/<name> with its log, what it depends on (key.json) and,
-    once it has ended well, the lists of data that it went by (made_from.json) and
-    done.json. A step that was interrupted runs again, and ESPnet's training goes on
-    where it stopped.
+    A step has a folder OUT/steps/<name> with its log, its dependencies (key.json) and,
+    after success, its input lists (made_from.json) and
+    done.json. Interrupted steps are rerun, and ESPnet resumes
+    training.
 
     Args:
         spec: The matrix.
-        out: Where everything goes.
-        data_options: Options of both run.sh that name the data.
-        run_options: Options of both run.sh that say where it runs, e.g. --ngpu 1.
-        gpus: CUDA devices, each for one step at a time; none: steps of one CPU thread.
-        phones: Options of espnet2_birq.bin.phone_probe that name the data, and others;
-            none: no phones are measured.
+        out: Output folder.
+        data_options: Data options of both run.sh.
+        run_options: Execution options of both run.sh, e.g. --ngpu 1.
+        gpus: CUDA devices, each for one step at a time; empty: one CPU thread per step.
+        phones: Options of espnet2_birq.bin.phone_probe, including data;
+            empty: do not run it.
     """
 
     def __init__(
@@ -73,70 +73,70 @@ class Runner:
 
     # ------------------------------------------------------------------ places
     def ssl_exp(self, system: System, seed: int) -> Path:
-        """Experiment of a pretraining."""
+        """Return the experiment folder of a pretraining."""
         return self.out / "ssl" / f"ssl_{system.name}_seed{seed}"
 
     def model(self, name: str, seed: int) -> Path:
-        """Model of a pretraining, averaged as its configuration says."""
+        """Return the averaged model of a pretraining."""
         return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
 
     def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
-        """Experiment of a fine-tuning."""
+        """Return the experiment folder of a fine-tuning."""
         return self.out / "asr" / f"asr_{system.name}_seed{seed}_{dataset}"
 
     def probe_dir(self, system: System, seed: int) -> Path:
-        """Folder of a probe."""
+        """Return the folder of a probe."""
         return self.out / "probe" / f"{system.name}_seed{seed}"
 
     def phones_file(self, system: System, seed: int) -> Path:
-        """What phone_probe finds."""
+        """Return the output file of phone_probe."""
         return self.out / "phones" / f"{system.name}_seed{seed}.json"
 
     def config(self, system: System, seed: int) -> Path:
-        """Configuration of a pretraining."""
+        """Return the configuration file of a pretraining."""
         return self.out / "config" / f"{system.name}_seed{seed}.yaml"
 
     def train_set(self, name: str) -> str:
-        """Name of a fine-tuning set in dump/raw."""
+        """Return the name of a fine-tuning set in dump/raw."""
         one = next(one for one in self.spec.finetune_sets if one.name == name)
         if one.hours is None and one.rest_of is None:
             return self.spec.train_set
         return f"{self.spec.train_set}_{name}"
 
     def lists(self, *sets: str) -> list[Path]:
-        """Lists of some sets in the dump/raw of asr1."""
+        """Return the lists of some sets in the dump/raw of asr1."""
         raw = self.spec.recipe / "asr1" / "dump" / "raw"
         return [raw / one / file for one in sets for file in ("wav.scp", "text")]
 
     def ssl_lists(self) -> list[Path]:
-        """Lists that pretraining goes by, and those that they were made from."""
+        """Return the lists used in pretraining, and their sources."""
         stats = [self.out / "ssl" / "ssl_stats_raw" / x for x in TRAIN_VALID]
         made_from = [self.spec.recipe / "ssl1" / x for y in stats for x in sources(y)]
         return [*(folder / "speech_shape" for folder in stats), *made_from]
 
     def asr_lists(self, name: str) -> list[Path]:
-        """Lists that fine-tuning on a set goes by, and those of the test sets."""
+        """Return the lists used in fine-tuning on a set, and those of the test sets."""
         made_from = sources(self.out / "asr" / f"stats_{name}")
         lists = self.lists(self.train_set(name), *self.spec.tests)
         return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
 
     def is_done(self, step: str) -> bool:
-        """Whether a step has ended well."""
+        """Whether a step has finished successfully."""
         return (self.out / "steps" / step / "done.json").is_file()
 
     # ------------------------------------------------------------------- steps
     def write_configs(self, seeds: list[int]) -> None:
-        """Write the configurations of all pretrainings, updates settled.
+        """Write the configurations of all pretrainings, with final updates.
 
         Raises:
-            ConfigError: Updates are no whole epochs, or a target is wrong.
+            ConfigError: Updates are not whole epochs, or a reference is invalid.
         """
         base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
         folder = self.out / "config"
         folder.mkdir(parents=True, exist_ok=True)
         confs: dict[str, dict] = {}
         flops = Flops(folder)
-        # Those that others are to equal come first.
+        # Systems whose compute others match come first.
         for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
             name, file = system.name, folder / f"{system.name}.yaml"
             conf = merge(base, system.pretrain or {})
@@ -156,7 +156,7 @@ class Runner:
                 write_if_new(self.config(system, seed), text)
 
     def prepare(self) -> None:
-        """Data and statistics, once for all systems."""
+        """Prepare data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
         key = [self.data_options, self.run_options, str(self.spec.recipe)]
         conf = self.spec.pretrain
@@ -322,15 +322,15 @@ class Runner:
 
         Args:
             name: Name of the step.
-            key: What it depends on, as JSON.
-            commands: Pairs of a folder and a command to run in it.
-            makes: Patterns of files that the step makes; each must match one.
-            lists: Returns the lists of data and models that the step goes by; if they
-                change, the step is made again.
-            folder: What the step makes; a step that is made again removes it.
+            key: Dependencies of the step, as JSON.
+            commands: Pairs of working directory and command.
+            makes: Patterns of output files; each must match a file.
+            lists: Function that returns the step's input lists and models; the step is
+                redone if they change.
+            folder: Output folder, removed before the step is redone.
 
         Raises:
-            DataError: A command failed, or has not made what it should.
+            DataError: A command failed, or output is missing.
         """
         own = self.out / "steps" / name
         done, log = own / "done.json", own / "log"
@@ -376,7 +376,7 @@ class Runner:
 
     @contextmanager
     def _device(self) -> Iterator[dict[str, str]]:
-        """Environment of a step: a GPU that no other step has, or one CPU thread."""
+        """Return the environment of a step: a free GPU, or one CPU thread."""
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {"PYTHONPATH": path}
@@ -391,12 +391,12 @@ class Runner:
 
 
 def _lacking(patterns: Iterable[str | Path]) -> str | None:
-    """Return the first pattern that no file matches."""
+    """Return the first pattern without a matching file."""
     return next((str(x) for x in patterns if not glob.glob(str(x))), None)
 
 
 def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
-    """Tell why a finished step has to be made again; None: it has not."""
+    """Return why a finished step must be redone; None if not."""
     if lacking := _lacking(makes):
         return f"{lacking} is gone"
     try:
@@ -407,10 +407,10 @@ def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
 
 
 class Flops:
-    """FLOPs of an update of each configuration, counted once; kept in flops.json.
+    """FLOPs of an update of each configuration, cached in flops.json.
 
     Args:
-        folder: Where the configurations are.
+        folder: Folder of the configurations.
     """
 
     def __init__(self, folder: Path):
@@ -418,7 +418,7 @@ class Flops:
         self.of = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def count(self, config: Path, text: str) -> None:
-        """Write a configuration and count it, unless that is done."""
+        """Write a configuration and count its FLOPs, unless done."""
         name = config.stem
         if name in self.of and config.is_file() and config.read_text() == text:
             return
@@ -433,16 +433,16 @@ class Flops:
 
 
 def update_flops(config: Path) -> float:
-    """FLOPs of an update: products and convolutions of whole steps, the label pass too.
+    """Count FLOPs of an update: matmuls and convolutions, including the target branch.
 
-    Counted on tensors without numbers (planning/cost.py), for utterances of UTTERANCE
+    Counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
     seconds.
 
     Args:
-        config: Of pretraining.
+        config: Configuration of pretraining.
 
     Raises:
-        ConfigError: It is wrong.
+        ConfigError: Invalid configuration.
     """
     from espnet2_birq.planning.cost import FakeModel
     from espnet2_birq.planning.plan import configured_batch
@@ -458,7 +458,7 @@ def update_flops(config: Path) -> float:
 
 
 def write_if_new(path: Path, text: str) -> None:
-    """Write a file unless it has this content already."""
+    """Write a file unless its content is unchanged."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a matrix of experiments consists of, read from YAML."""
+"""Specification of a matrix of experiments, read from YAML."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +33,11 @@ class System:
     """A row of the matrix.
 
     Attributes:
-        name: Names its folders.
-        label: Stands in tables.
-        pretrain: Changes of the pretraining's configuration; None: from scratch.
-        updates: Of pretraining; None: max_epoch x num_iters_per_epoch.
-        compute_of: Name of the system whose compute it may spend.
+        name: Name in folders.
+        label: Name in tables.
+        pretrain: Changes to the pretraining configuration; None: from scratch.
+        updates: Updates of pretraining; None: max_epoch x num_iters_per_epoch.
+        compute_of: Name of the system whose compute it matches.
         after: Name of the system whose model it starts from, with a new optimizer.
     """
 
@@ -54,9 +54,9 @@ class FinetuneSet:
     """Labelled speech to fine-tune on.
 
     Attributes:
-        name: Its name, in tables and folders.
-        hours: How many hours of the training set; None: all, or the rest of another.
-        rest_of: The set whose rest it is.
+        name: Name in tables and folders.
+        hours: Hours of the training set; None: all, or the remainder of another.
+        rest_of: Set whose remainder it is.
     """
 
     name: str
@@ -71,13 +71,13 @@ class Spec:
     Attributes:
         recipe: Folder with ssl1 and asr1.
         pretrain: Configuration of pretraining.
-        systems: What is compared.
+        systems: Systems to compare.
         tests: Test sets.
-        train_set: The recipe's, to pretrain on; fine-tuning sets are parts of it.
+        train_set: Pretraining set of the recipe; fine-tuning sets are parts of it.
         finetune_config: Configuration of fine-tuning; None: no fine-tuning.
-        finetune_sets: What to fine-tune on.
+        finetune_sets: Fine-tuning sets.
         probe: Options of the probe; None: no probe.
-        compare: Pairs of systems, better one first if all goes well.
+        compare: Pairs of systems, the expectedly better one first.
     """
 
     recipe: Path
@@ -92,11 +92,11 @@ class Spec:
 
     @property
     def names(self) -> list[str]:
-        """Names of the systems, in their order."""
+        """Return the names of the systems in order."""
         return [system.name for system in self.systems]
 
     def system(self, name: str) -> System:
-        """Return the system of that name; ConfigError if there is none."""
+        """Return the system of a name; ConfigError if there is none."""
         if name not in self.names:
             raise ConfigError(
                 f"no system '{name}' in the matrix; there are {', '.join(self.names)}"
@@ -104,7 +104,7 @@ class Spec:
         return self.systems[self.names.index(name)]
 
     def hours_of(self, one: FinetuneSet) -> float | None:
-        """Hours of a fine-tuning set, or of the one whose rest it is; None: all."""
+        """Return hours of a fine-tuning set, or of the one it complements; None: all."""
         hours = {each.name: each.hours for each in self.finetune_sets}
         return hours[one.rest_of or one.name]
 
@@ -116,7 +116,7 @@ def read_spec(path: Path) -> Spec:
         path: YAML file.
 
     Raises:
-        ConfigError: It is missing or wrong; names the key.
+        ConfigError: Missing or invalid; names the key.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; see bench/*.yaml for a matrix")
@@ -150,10 +150,10 @@ def read_spec(path: Path) -> Spec:
 
 
 def with_trunks(spec: Spec, names: list[str]) -> list[System]:
-    """Return systems by name, and before them those that they start from.
+    """Return systems by name, preceded by those they start from.
 
     Raises:
-        ConfigError: There is no such system.
+        ConfigError: No such system.
     """
     wanted = {spec.system(name).name for name in names}
     for system in reversed(spec.systems):
@@ -232,16 +232,16 @@ def merge(base: dict, changes: dict) -> dict:
 
 
 def with_updates(conf: dict, updates: int, where: str) -> dict:
-    """Return a configuration of pretraining that stops after so many updates.
+    """Return a pretraining configuration with a given number of updates.
 
     Args:
-        conf: With num_iters_per_epoch; a scheduler that ends (``total_steps``,
-            ``max_steps``) ends with the training.
+        conf: Configuration with num_iters_per_epoch; finite schedulers
+            (``total_steps``, ``max_steps``) are adapted.
         updates: Multiple of an epoch's updates.
-        where: What an error names.
+        where: Context for errors.
 
     Raises:
-        ConfigError: The updates are no whole epochs.
+        ConfigError: The updates are not whole epochs.
     """
     each = updates_per_epoch(conf, where)
     if updates <= 0 or updates % each:
@@ -257,20 +257,20 @@ def with_updates(conf: dict, updates: int, where: str) -> dict:
 
 
 def updates_of(conf: dict) -> int:
-    """Updates of a configuration of pretraining.
+    """Return the number of updates of a pretraining configuration.
 
     Raises:
-        ConfigError: It does not say how many.
+        ConfigError: The number is not specified.
     """
     return conf["max_epoch"] * updates_per_epoch(conf, "compute_of")
 
 
 def updates_per_epoch(conf: dict, where: str) -> int:
-    """Updates of an epoch of num_iters_per_epoch batches, accum_grad to an update.
+    """Return the number of updates of an epoch, num_iters_per_epoch / accum_grad.
 
     Raises:
-        ConfigError: num_iters_per_epoch is missing, or no multiple of accum_grad (ESPnet
-            carries the rest into the next epoch's first update).
+        ConfigError: num_iters_per_epoch is missing, or not a multiple of accum_grad
+            (ESPnet carries the remainder into the next epoch's first update).
     """
     batches, accum_grad = conf.get("num_iters_per_epoch"), conf.get("accum_grad", 1)
     if not batches:

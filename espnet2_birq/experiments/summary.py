@@ -1,4 +1,4 @@
-"""Pretraining, hand-off and error rates of several systems, side by side."""
+"""Compare pretraining, hand-off and error rates of several systems."""
 
 import re
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ def summarize(systems: Sequence[tuple[str, Path | None, Path]]) -> str:
     """Make a Markdown table of systems.
 
     Args:
-        systems: Name, pretraining experiment (None: from scratch) and ASR experiment
-            of each, decoded and scored.
+        systems: Name, pretraining experiment (None: from scratch) and decoded and scored
+            ASR experiment of each system.
 
     Returns:
-        The table; a system with several test sets has a row for each. A line below
-        tells what the intervals are over.
+        The table, with a row per system and test set, and a line that
+        names the unit of resampling.
 
     Raises:
-        DataError: A file that a stage should have left is missing.
+        DataError: A stage's output file is missing.
     """
     rows, drawn = [], {}
     for name, ssl_exp, asr_exp in systems:
@@ -57,7 +57,7 @@ def summarize(systems: Sequence[tuple[str, Path | None, Path]]) -> str:
 
 
 def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], int]:
-    """Columns 2 to 5 of a row, and the seconds of pretraining."""
+    """Return columns 2 to 5 of a row, and the seconds of pretraining."""
     if ssl_exp is None:
         return ["-"] * 4, 0
     log = read_training_log(ssl_exp)
@@ -71,7 +71,7 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
     losses, accuracies, perplexities = [], [], []
     for name in objectives_of(epoch):
         key = f"loss_{name}"
-        # One that starts later or is rarely on may lack in an interval.
+        # Objectives that start late or are rarely active may be missing in an interval.
         ends = [f"{x[key]:.2f}" if key in x else "-" for x in (first, last)]
         losses.append(f"{name}: {', '.join(ends)}")
         accuracies.append(f"{100 * epoch[f'acc_{name}']:.1f}")

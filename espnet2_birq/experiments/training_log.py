@@ -1,4 +1,4 @@
-"""What ESPnet's train.log says of a training run."""
+"""Read ESPnet's train.log."""
 
 import re
 from datetime import datetime
@@ -9,7 +9,7 @@ import yaml
 
 from espnet2_birq.errors import DataError
 
-# ESPnet sometimes leaves out the comma between two values: numbers end by themselves.
+# ESPnet sometimes omits the comma between two values: match numbers only.
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
 STEPS = re.compile(r"INFO: (\d+)epoch:train:\d+-(\d+)batch: (.*)")
 EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")
@@ -17,7 +17,7 @@ STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE
 
 
 class TrainingLog(NamedTuple):
-    """Values in the order of training."""
+    """Logged values in training order."""
 
     updates: list[int]  # optimizer updates made by the end of each logged interval
     intervals: list[dict[str, float]]  # means over these intervals
@@ -28,27 +28,27 @@ class TrainingLog(NamedTuple):
 
 
 def objectives_of(values: dict[str, float]) -> list[str]:
-    """Names of the objectives that an interval or an epoch tells of, in their order."""
+    """Return the names of the objectives in an interval or epoch, in order."""
     keys = [key for key in values if key.startswith("loss_") and key != "loss_scale"]
     return [key.removeprefix("loss_") for key in keys]
 
 
 def read_training_log(folder: Path) -> TrainingLog:
-    """Read an experiment's train.log, and those of its earlier, interrupted runs.
+    """Read an experiment's train.log, including earlier, interrupted runs.
 
-    ESPnet logs batches; ``accum_grad`` of them, as config.yaml says, make an update,
-    and what is left over at the end of an epoch makes none.
+    ESPnet logs iterations; ``accum_grad`` of them (in config.yaml) make an update,
+    and the remainder at the end of an epoch makes none.
 
     Args:
-        folder: The experiment, e.g. exp/ssl_train_birq_raw.
+        folder: Experiment, e.g. exp/ssl_train_birq_raw.
 
     Returns:
-        The log. An epoch that was interrupted and repeated counts once.
+        The log. Interrupted and repeated epochs count once.
 
     Raises:
-        DataError: There is no log, or none of training.
+        DataError: There is no log, or no training in it.
     """
-    # ESPnet's launcher renames the log of the run before to train.1.log, and so on.
+    # ESPnet's launcher renames the log of the previous run to train.1.log, and so on.
     files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise DataError(f"{folder}/train.log: no such file; run the training stage")
@@ -97,7 +97,7 @@ def _accum_grad(folder: Path) -> int:
 
 
 def _batches(steps: dict, train: dict) -> dict[int, int]:
-    """Batches of each epoch; of one without its line of results, those logged."""
+    """Return the batches of each epoch; for unfinished epochs, those logged."""
     batches, before = {}, 0
     for epoch in sorted({key[0] for key in steps} | set(train)):
         logged = max((batch for one, batch in steps if one == epoch), default=0)

@@ -1,1 +1,1 @@
-"""Faster ways to the same numbers: attention, products on a CPU, memory."""
+"""Faster implementations with equal results: attention, CPU matmuls, memory."""

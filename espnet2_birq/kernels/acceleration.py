@@ -1,12 +1,12 @@
-"""ESPnet's encoders, faster: same parameters, same names, same output.
+"""Faster versions of ESPnet's encoders: same parameters, same names, same output.
 
-``accelerate`` gives the modules of a built encoder other ``forward`` methods, by giving
-them subclasses of their classes. What is saved is what ESPnet saves, and either loads
-the other's. What is faster on a CPU:
+``accelerate`` replaces the ``forward`` methods of a built encoder's modules by
+changing their classes to subclasses. Checkpoints are interchangeable with
+ESPnet's. Faster on a CPU:
 
 - linear layers, where MKL is slow (``products``);
-- dropout: a 16-bit random number a value, four from one draw of PyTorch's generator,
-  rather than a draw a value, which PyTorch does in one thread;
+- dropout: a 16-bit random number per value, four from one call of PyTorch's generator,
+  instead of a call per value in a single thread;
 - two-dimensional subsampling: channels last throughout, each of its convolution's three
   products in the layout in which oneDNN is fast;
 - the conformer's pointwise convolutions as linear layers, without transposed copies.
@@ -15,7 +15,7 @@ On every device:
 
 - attention with relative positions (``attention``).
 
-All else runs on a GPU as ESPnet's does.
+Everything else runs on a GPU as in ESPnet.
 """
 
 import logging
@@ -41,13 +41,13 @@ from espnet2_birq.kernels.products import linear, matmul
 
 
 def accelerate[M: torch.nn.Module](module: M) -> M:
-    """Make an ESPnet encoder faster. Attention that stays ESPnet's is logged.
+    """Make an ESPnet encoder faster, logging attention that is not accelerated.
 
     Args:
-        module: A conformer or E-Branchformer, or any module with parts of theirs.
+        module: Conformer or E-Branchformer, or any module with their layers.
 
     Returns:
-        The same module, changed.
+        The same module, modified.
     """
     accelerate_parts(module, FASTER)
     unchanged = {
@@ -64,11 +64,11 @@ def accelerate[M: torch.nn.Module](module: M) -> M:
 
 
 def accelerate_parts(module: torch.nn.Module, faster: dict[type, type]):
-    """Give parts of a module other classes.
+    """Replace the classes of submodules.
 
     Args:
-        module: What to change.
-        faster: ESPnet's class to ours: FASTER, or ON_GPU.
+        module: Module to modify.
+        faster: Our class by ESPnet's class: FASTER, or ON_GPU.
     """
     for part in module.modules():
         part.__class__ = faster.get(type(part), type(part))
@@ -79,7 +79,7 @@ def _runs_here(x: torch.Tensor) -> bool:
 
 
 class FastLinear(torch.nn.Linear):
-    """A linear layer by the faster library."""
+    """Linear layer that uses the faster library."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See torch.nn.Linear."""
@@ -87,7 +87,7 @@ class FastLinear(torch.nn.Linear):
 
 
 class FastDropout(torch.nn.Dropout):
-    """Dropout with random bits drawn many at a time."""
+    """Dropout with random bits drawn in bulk."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See torch.nn.Dropout. The rate is rounded to 1/65536."""
@@ -102,7 +102,7 @@ class _Dropout(torch.autograd.Function):
         dropped = round(p * 65536)
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
         bits.random_(-(2**63), None)
-        # int16 is uniform on [-32768, 32768): the least `dropped` values are dropped.
+        # int16 is uniform on [-32768, 32768): drop its `dropped` lowest values.
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape)
         mask = torch.empty(x.shape, dtype=torch.uint8)
         torch.ge(kept, dropped - 32768, out=mask)
@@ -118,7 +118,7 @@ class _Dropout(torch.autograd.Function):
 
 
 class FastConv2dSubsampling(Conv2dSubsampling):
-    """Subsampling to a quarter of the frames, with channels last in memory."""
+    """Fourfold subsampling with channels last in memory."""
 
     def forward(self, x, x_mask, prefix_embeds=None):
         """See ESPnet's Conv2dSubsampling."""
@@ -130,7 +130,7 @@ class FastConv2dSubsampling(Conv2dSubsampling):
             inputs = [i.to(torch.get_autocast_dtype("cpu")) for i in inputs]
         hs = _TwoConvolutions.apply(*inputs)
         batch, frames, bins, channels = hs.shape  # (B, T/4, F/4, C)
-        # ESPnet's layer takes channels before bins: turn its weight, not the frames.
+        # ESPnet's layer expects channels before bins: permute its weight, not the frames.
         weight = self.out.weight.view(-1, channels, bins).transpose(1, 2).flatten(1)
         hs = linear(hs.view(batch, frames, bins * channels), weight, self.out.bias)
         if x_mask is not None:
@@ -142,9 +142,9 @@ class _TwoConvolutions(torch.autograd.Function):
     """Two 3 x 3 convolutions of stride 2, each with a ReLU, channels last throughout:
     (B, T, F) to (B, T/4, F/4, C).
 
-    The first, which sees nine numbers, is a product. For the second, oneDNN is fast but
-    for the gradient of its weight. That is nine products, one for each of its places,
-    of the output's gradient with what this place has seen: every second row and column.
+    The first, over nine values, is a matmul. For the second, oneDNN is fast except
+    for the weight gradient, computed as nine matmuls, one per kernel position,
+    of the output's gradient with that position's input: every second row and column.
     """
 
     @staticmethod
@@ -176,7 +176,7 @@ class _TwoConvolutions(torch.autograd.Function):
         if ctx.needs_input_grad[0]:  # a learned replacement of masked frames is in it
             grad_x = _input_gradient(grad_hs, x[:, None], weight1)[:, 0]
         grad_hs = grad_hs.permute(0, 2, 3, 1).flatten(0, 2)  # (B T/2 F/2, C)
-        # In this order the product's long side stays the inner one: 8 times faster.
+        # In this order the long side is the inner dimension: 8 times faster.
         grad_weight1 = (_patches(x).t() @ grad_hs).t().reshape(weight1.shape)
         grad_bias2 = grad.sum((0, 2, 3))
         return grad_x, grad_weight1, grad_hs.sum(0), grad_weight2, grad_bias2
@@ -206,7 +206,7 @@ def _halves(x):
 
 
 def _patches(x):
-    """What a 3 x 3 convolution of stride 2 sees: (B, T, F) to (B T/2 F/2, 9)."""
+    """Unfold the inputs of a 3 x 3 convolution of stride 2: (B, T, F) to (B T/2 F/2, 9)."""
     return x.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3).flatten(0, 2)
 
 
@@ -215,7 +215,7 @@ def _channels_last(x):
 
 
 class FastConvolutionModule(ConvolutionModule):
-    """The conformer's convolution with its pointwise ones as linear layers."""
+    """The conformer's convolution module with pointwise convolutions as linear layers."""
 
     def forward(self, x, mask_pad=None):
         """See ESPnet's ConvolutionModule."""
@@ -229,7 +229,7 @@ class FastConvolutionModule(ConvolutionModule):
         return linear(x.transpose(1, 2), second.weight.squeeze(2), second.bias)
 
 
-# What is faster on a GPU, too.
+# Faster on a GPU, too.
 ON_GPU: dict[type, type] = {RelPositionMultiHeadedAttention: FastRelPositionAttention}
 FASTER: dict[type, type] = {
     **ON_GPU,

@@ -1,14 +1,13 @@
-"""Memory of training on a CPU: what glibc and oneDNN keep, set in one place.
+"""Memory settings of glibc and oneDNN for training on a CPU.
 
-glibc hands blocks of some hundred KiB and more back to the system as soon as they are
-freed, and every one that a step asks for comes back as fresh pages: in a step of a
-small conformer up to half of the time (docs/benchmarks.md). So large blocks stay.
+glibc returns freed blocks above some hundred KiB to the system at once,
+and allocating them again causes page faults: up to half the time of a step of a
+small conformer (docs/benchmarks.md). So large blocks are kept.
 
-oneDNN compiles a primitive for each shape that it meets and keeps the last 1024, and
+oneDNN compiles a primitive for each shape and caches the last 1024, and
 PyTorch's layer above it 1024 of its own: a few hundred KiB each. A step needs about 50.
-Batches of speech are all of other lengths, so the old ones are of no use: they take half
-a GiB, and, strewn over the heap, they keep its large holes from being used again, which
-takes as much again (bench/README.md).
+Batches of speech all differ in length, so old primitives are useless: they take half
+a GiB, and as much again by fragmenting the heap (bench/README.md).
 
     export $(python -m espnet2_birq.kernels.allocator)
 
@@ -18,41 +17,41 @@ is for processes that do not call ``keep_large_blocks``, such as ESPnet's own.
 import ctypes
 import os
 
-# What glibc reads at the start of a process, the same parameter of mallopt(3), its value
+# Environment variable of glibc, its parameter of mallopt(3), value
 _MALLOC = (
     ("MALLOC_MMAP_MAX_", -4, 0),  # large blocks come from the heap, too;
     ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),  # up to 2 GiB free at its end stay;
     ("MALLOC_TOP_PAD_", -2, 2**26),  # and it grows by 64 MiB at once
 )
 _PRIMITIVES = 128
-_CACHES = {  # both libraries read theirs when they need it first
+_CACHES = {  # read by both libraries on first use
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": _PRIMITIVES,
     "LRU_CACHE_CAPACITY": _PRIMITIVES,
 }
 
 
 def keep_large_blocks() -> bool:
-    """Let this process keep freed memory, and few of oneDNN's primitives.
+    """Keep freed memory in this process, and limit oneDNN's caches.
 
-    To be called once, before the first product. What the environment sets stays.
+    Call once, before the first matmul. Variables already set take precedence.
 
     Returns:
-        Whether glibc does so: not where the C library is another one.
+        Whether it took effect: False if the C library is not glibc.
     """
     for name, value in _CACHES.items():
         os.environ.setdefault(name, str(value))
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
-    # A process that reads batches starts as a copy of this one, and what this one frees
-    # and uses again would stay there as it was.
+    # Forked data loaders would keep copies of memory that this process frees and
+    # reuses.
     os.register_at_fork(after_in_child=lambda: libc.malloc_trim(0))
     own = [setting for setting in _MALLOC if setting[0] not in os.environ]
     return all(libc.mallopt(parameter, value) == 1 for _, parameter, value in own)
 
 
 def variables() -> dict[str, str]:
-    """The same settings, for the environment of another process."""
+    """Return the same settings as environment variables for another process."""
     values = {name: value for name, _, value in _MALLOC} | _CACHES
     return {name: os.environ.get(name, str(value)) for name, value in values.items()}
 

@@ -1,17 +1,18 @@
-"""ESPnet's attention with relative positions, faster: same names, same output.
+"""Faster versions of ESPnet's relative-position attention: same names, same output.
 
 Scores are q_i . k_j + q_i . p_{i-j} (arXiv 1901.02860, section 3.3). The second term,
-positions, is one product with all distances that occur, whose rows are then shifted
-against each other. ESPnet makes four matrices of scores of it, one after the other, and
-keeps three for the backward pass. Here the shift, the scale and the padding are one
-copy, and what follows is
+positions, is one matmul with all distances, whose rows are then shifted
+relative to each other. ESPnet does this in four score matrices and
+keeps three for the backward pass. Here shift, scale and padding are one
+copy, followed by
 
 - on a GPU ``scaled_dot_product_attention``, with the positions as its additive mask:
-  the memory-efficient kernel, the fastest one that has a gradient for such a mask;
-- on a CPU, which has no such kernel, a product onto the positions and a softmax.
+  the memory-efficient kernel, the fastest one with a gradient for such a mask;
+- on a CPU, which lacks such a kernel, a matmul accumulated on the positions, and a
+  softmax.
 
-With a window, attention stays inside blocks of so many frames: time and memory grow
-with the length, not with its square.
+A window restricts attention to blocks of frames: time and memory are
+linear, not quadratic, in the length.
 """
 
 import torch
@@ -26,29 +27,29 @@ from espnet2_birq.errors import ConfigError
 
 
 def fused(x: torch.Tensor) -> bool:
-    """Whether attention goes through ``scaled_dot_product_attention``."""
+    """Whether attention uses ``scaled_dot_product_attention``."""
     return x.device.type != "cpu"
 
 
 class FastRelPositionAttention(RelPositionMultiHeadedAttention):
-    """Attention with relative positions, to all frames or inside blocks.
+    """Full or blockwise attention with relative positions.
 
-    Attention weights are kept in ``self.attn``, as in ESPnet's, on a CPU without a
-    window; a fused kernel has none. In evaluation, where a forward hook waits for them
-    (ESPnet's pictures of attention, ``num_att_plot``), ESPnet's own forward runs.
+    On a CPU without a window, attention weights are kept in ``self.attn``, as in
+    ESPnet; a fused kernel has none. If a forward hook needs them in evaluation
+    (ESPnet's attention plots, ``num_att_plot``), ESPnet's own forward runs.
     """
 
-    window = None  # frames of a block; None: all frames
+    window = None  # block length in frames; None: full attention
 
     def forward(self, query, key, value, pos_emb, mask):
-        """Self-attention; see ESPnet's RelPositionMultiHeadedAttention.
+        """Compute self-attention; see ESPnet's RelPositionMultiHeadedAttention.
 
         Args:
             query: (B, T, E).
             key: (B, T, E).
             value: (B, T, E).
-            pos_emb: (1, 2 T - 1, E), of distances T - 1 down to 1 - T.
-            mask: (B, 1, T), true where a frame is; None: everywhere.
+            pos_emb: (1, 2 T - 1, E), for distances T - 1 down to 1 - T.
+            mask: (B, 1, T), true at valid frames; None: all are valid.
 
         Returns:
             (B, T, E).
@@ -74,9 +75,9 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         return self.linear_out(x)
 
     def _position_scores(self, q, pos_emb, mask):
-        """Scaled scores of the positions, least where no frame is: (N, H, W, W)."""
+        """Compute scaled position scores (N, H, W, W), very negative on padding."""
         p = self.linear_pos(pos_emb)[0].unflatten(-1, (self.h, self.d_k))
-        # One product a head for all utterances: none of its factors is copied.
+        # One matmul per head for all utterances, without copies of its operands.
         q = q.transpose(1, 2) + self.pos_bias_v.to(q.dtype)  # (N, W, H, d)
         rows = q.flatten(0, 1).transpose(0, 1)  # (H, N W, d)
         scores = torch.bmm(rows, p.permute(1, 2, 0))  # (H, N W, 2 W - 1)
@@ -85,7 +86,7 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         return shift_scores(scores, padding, self.d_k**-0.5)
 
     def _fused(self, q, k, v, bias):
-        # The module's mode, not ours: labels are made with dropout in evaluation.
+        # The dropout layer's mode, not ours: the target branch sets it to evaluation.
         rate = self.dropout.p if self.dropout.training else 0.0
         self.attn = None
         return functional.scaled_dot_product_attention(
@@ -104,19 +105,19 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
 
 
 def limit_attention(encoder: torch.nn.Module, window: int) -> torch.nn.Module:
-    """Let each frame attend only to the frames of its own block.
+    """Restrict attention to blocks of frames.
 
     Args:
-        encoder: A conformer or E-Branchformer with relative positions.
-        window: Encoder frames of a block; the blocks of an utterance begin at its
-            first frame.
+        encoder: Conformer or E-Branchformer with relative positions.
+        window: Block length in encoder frames; blocks start at the first frame of an
+            utterance.
 
     Returns:
-        The same encoder, changed; its parameters are as they were.
+        The same encoder, modified; parameters are unchanged.
 
     Raises:
-        ConfigError: The window is not positive, or the encoder's attention is of
-            another kind.
+        ConfigError: The window is not positive, or the encoder has another type of
+            attention.
     """
     if window < 1:
         raise ConfigError("model_conf: attention_window must be positive, or null")
@@ -137,28 +138,28 @@ def limit_attention(encoder: torch.nn.Module, window: int) -> torch.nn.Module:
 
 
 def block_mask(length: int, window: int, device=None) -> torch.Tensor:
-    """Which frames (rows) may attend to which (columns): (T, T) bool.
+    """Return (T, T) bool, True where a frame (row) may attend to another (column).
 
     Args:
-        length: T.
-        window: Frames of a block.
-        device: Where to make it.
+        length: T, frames.
+        window: Block length in frames.
+        device: Device of the mask.
     """
     blocks = torch.arange(length, device=device) // window
     return blocks[:, None] == blocks
 
 
 def padding_scores(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What to add to scores: 0 where a frame is, the least number where none is.
+    """Return an additive mask: 0 for valid frames, a large negative number for padding.
 
-    Not minus infinity: where all is padding, a softmax would make NaN of it.
+    Not minus infinity, for which a softmax over padding alone would give NaN.
 
     Args:
-        mask: (B, 1, T) true where a frame is.
-        dtype: Of the scores.
+        mask: (B, 1, T) true at valid frames.
+        dtype: Type of the scores.
 
     Returns:
-        (B, 1, 1, T).
+        (B, 1, 1, T) mask.
     """
     least = torch.finfo(dtype).min / 2  # half: the sum must not be infinite
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
@@ -167,29 +168,29 @@ def padding_scores(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _in_blocks(x, window):
-    """(B, H, T, d) to (B T/W, H, W, d), a copy only where the last block is padded."""
+    """Split (B, H, T, d) into (B T/W, H, W, d), copying only to pad the last block."""
     x = x.transpose(1, 2)  # (B, T, H, d), as it is in memory
     x = functional.pad(x, (0, 0, 0, 0, 0, -x.size(1) % window))
     return x.reshape(-1, window, *x.shape[2:]).transpose(1, 2)
 
 
-# Numbers by which rows of an additive mask must be apart, or PyTorch copies the mask.
+# Row alignment, in elements, of an additive mask; otherwise PyTorch copies it.
 ALIGNED = 16
 
 
 def shift_scores(
     x: torch.Tensor, padding: torch.Tensor, factor: float = 1.0
 ) -> torch.Tensor:
-    """Scores by distance to scores of pairs of frames, in one copy.
+    """Map scores by distance to scores by pairs of frames, in one copy.
 
     Args:
         x: (B, H, T, 2 T - 1), query i in rows, distances T - 1 down to 1 - T.
-        padding: (B, 1, 1, T), what to add for each key.
-        factor: What to multiply x by.
+        padding: (B, 1, 1, T) additive mask of the keys.
+        factor: Scale of x.
 
     Returns:
-        (B, H, T, T), (i, j) having the score of distance i - j; aligned as the
-        memory-efficient attention kernel wants its additive mask.
+        (B, H, T, T), element (i, j) with the score of distance i - j; aligned for the
+        additive mask of the memory-efficient attention kernel.
     """
     return _Shift.apply(x, padding, factor)
 
@@ -217,10 +218,10 @@ class _Shift(torch.autograd.Function):
 
 
 def _shifted(x):
-    """(B, H, T, 2 T - 1) to a view of it (B, H, T, T).
+    """View (B, H, T, 2 T - 1) as (B, H, T, T).
 
-    Row i begins at distance i, T - 1 - i places later: a view of memory whose rows are
-    one number closer together than they were.
+    Row i begins at distance i, at offset T - 1 - i: a view with a row stride smaller
+    by one.
     """
     size = (*x.shape[:3], x.size(2))
     strides = (*x.stride()[:2], x.size(3) - 1, 1)

@@ -1,21 +1,21 @@
-"""Which matrix products are fast on this processor, and linear layers by them.
+"""Choice of the faster matmul library and precision on this processor.
 
-Two choices go by one thing, whether the processor has instructions that multiply in
-bfloat16 (``torch.cpu.get_capabilities``), and by nobody's name:
+Both depend only on whether the processor has instructions that multiply in
+bfloat16 (``torch.cpu.get_capabilities``), not on its vendor:
 
-- the precision, where ``cpu_bfloat16`` is auto: with these instructions bfloat16 has
+- precision, if ``cpu_bfloat16`` is auto: with these instructions bfloat16 has
   twice the rate of single precision, without them a third of it, or a fiftieth;
-- the library of products in single precision. PyTorch's go through MKL, which on some
-  of these processors (AMD's) takes its kernels for AVX2: less than half of what oneDNN
-  reaches on the newest, about as much on those before. oneDNN is in PyTorch, too, but
-  serves only convolutions and bfloat16. Here ``linear`` goes through it, and is
+- library for single precision. PyTorch uses MKL, which on some
+  of these processors (AMD's) selects its AVX2 kernels: less than half the rate of oneDNN
+  on the newest, about the same on older ones. PyTorch includes oneDNN, but
+  uses it only for convolutions and bfloat16. Here ``linear`` uses it, and is
   ``torch.nn.functional.linear`` everywhere else: on GPUs, under autocast, in other
   precisions, and on all other processors, where MKL is as fast and, unlike oneDNN, has
-  nothing to compile for a batch of a new length.
+  nothing to compile for a new batch length.
 
-Nothing is timed for this: noise could turn a choice that goes by time, and with it the
-last bits of a training that is resumed. What was measured is in bench/README.md;
-``python bench/products.py`` measures it anew.
+The choice is not timed: noise could flip it, and with it the
+last bits of a resumed training. Measurements are in bench/README.md;
+``python bench/products.py`` repeats them.
 """
 
 import logging
@@ -24,33 +24,33 @@ from functools import cache
 import torch
 from torch.autograd.function import once_differentiable
 
-# oneDNN wants rows in memory, and a copy of a matrix with many columns and few rows to
-# multiply costs more than the product: where any side is below this, MKL is faster.
+# oneDNN needs contiguous rows, and copying a matrix with many columns for few rows to
+# multiply costs more than the matmul: if any side is below this, MKL is faster.
 MIN_SIDE = 32
 
-# Instructions that multiply in bfloat16, as torch.cpu.get_capabilities() names them. Not
-# avx_ne_convert, which converts only.
+# Instructions that multiply in bfloat16, named as in torch.cpu.get_capabilities(). Not
+# avx_ne_convert, which only converts.
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # the last one is ARM's
 
 
 @cache
 def bfloat16_is_faster() -> bool:
-    """Whether products in bfloat16 are faster than in single precision.
+    """Whether bfloat16 matmuls are faster than single precision.
 
-    oneDNN says that it has them on every processor with AVX512: where there are no
-    instructions for it, it converts, at a third of the rate.
+    oneDNN claims support on every processor with AVX512, but without
+    bfloat16 instructions it converts, at a third of the rate.
     """
     has = torch.cpu.get_capabilities()
     return onednn_has(torch.bfloat16) and any(has.get(name) for name in BFLOAT16)
 
 
 def onednn_is_faster() -> bool:
-    """Whether products in single precision go through oneDNN rather than MKL."""
+    """Whether oneDNN is faster than MKL for single-precision matmuls."""
     return torch.backends.mkl.is_available() and bfloat16_is_faster()
 
 
 def onednn_has(dtype: torch.dtype) -> bool:
-    """Whether ``onednn`` has products in this precision here, however slow they are."""
+    """Whether ``onednn`` supports this precision here, however slowly."""
     if not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -62,7 +62,7 @@ def onednn_has(dtype: torch.dtype) -> bool:
 
 @cache
 def takes_bfloat16(setting: bool | str) -> bool:
-    """What ``cpu_bfloat16`` means on this processor; a line in the log, once.
+    """Resolve ``cpu_bfloat16`` on this processor, logging it once.
 
     Args:
         setting: True, False or "auto".
@@ -84,7 +84,7 @@ def takes_bfloat16(setting: bool | str) -> bool:
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The same as ``torch.nn.functional.linear``.
+    """Compute ``torch.nn.functional.linear`` with the faster library.
 
     Args:
         x: (..., K)
@@ -101,7 +101,7 @@ def linear(
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The same as ``a @ b`` of two matrices, without gradients.
+    """Compute ``a @ b`` of two matrices with the faster library, without gradients.
 
     Args:
         a: (M, K)
@@ -126,7 +126,7 @@ def _by_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
 def onednn(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """``torch.nn.functional.linear`` of a matrix, by oneDNN and without gradients.
+    """Compute ``torch.nn.functional.linear`` of a matrix by oneDNN, without gradients.
 
     Args:
         x: (M, K)
@@ -140,7 +140,7 @@ def onednn(
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W' + b with its three products by oneDNN."""
+    """y = x W' + b with its three matmuls by oneDNN."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):

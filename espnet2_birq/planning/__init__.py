@@ -1,1 +1,1 @@
-"""Parameters, FLOPs, memory and days of a training, before it runs."""
+"""Planning of parameters, FLOPs, memory and days of a training."""

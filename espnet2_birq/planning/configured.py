@@ -1,4 +1,4 @@
-"""The plan of a run as ssl_train would be started: a YAML file, and options beside it."""
+"""Plan a run from the YAML file and options of ssl_train."""
 
 import argparse
 import json
@@ -26,21 +26,21 @@ def plan_run(
     memory: float | None = None,
     as_json: bool = False,
 ) -> str:
-    """Plan a run and write the plan as text.
+    """Plan a run and format the plan as text.
 
     Args:
         config: YAML file of ssl_train.
         options: More options of ssl_train.
-        speed: What the times rest on.
-        folder: Training set with an utt2num_samples; None: the next three count.
-        hours: Speech in the training set.
-        utterance_seconds: Length of utterances.
-        longest_seconds: Length at which memory is counted.
-        memory: Bytes of a GPU; None: those of the data sheet.
-        as_json: Write the numbers as JSON.
+        speed: Basis of the times.
+        folder: Training set with an utt2num_samples; None: use the next three.
+        hours: Hours of training speech.
+        utterance_seconds: Utterance length in seconds.
+        longest_seconds: Utterance length for the memory, in seconds.
+        memory: GPU memory in bytes; None: as in the data sheet.
+        as_json: Format the numbers as JSON.
 
     Raises:
-        ConfigError: The configuration cannot be read, or does not fit together.
+        ConfigError: The configuration is unreadable or inconsistent.
         DataError: The training set has no lengths.
     """
     args = parse_config(config, options)
@@ -71,7 +71,7 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
         options: More options of ssl_train.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: The configuration is unreadable.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file, give the YAML file of ssl_train")

@@ -1,15 +1,15 @@
-"""What a training step costs: counted on tensors that have shapes but no numbers.
+"""Cost of a training step, counted on fake tensors.
 
-``count_step`` runs forward and backward pass of the very model that a configuration
-describes, on PyTorch's fake tensors, and looks at each operation that comes by:
+``count_step`` runs forward and backward pass of the configured model
+on PyTorch's fake tensors and counts, for each operation,
 
 - FLOPs of matrix products and convolutions, two for each multiplication and addition;
-- bytes that all other operations read and write, which is what these take time for;
-- bytes alive, and their peak.
+- bytes read and written by all other operations, which determine their time;
+- live bytes, and their peak.
 
-Nothing is computed and nothing of the model's size is allocated: it takes seconds and
+Nothing is computed, and nothing of the model's size is allocated: it takes seconds and
 no GPU, for any model and batch. With ``gpu`` the operations are those of a GPU under
-ESPnet's ``use_amp``; without, those of a CPU, which is what can be measured anywhere.
+ESPnet's ``use_amp``; without, those of a CPU, which can be measured anywhere.
 """
 
 import argparse
@@ -39,7 +39,7 @@ aten = torch.ops.aten
 
 
 class StepCost(NamedTuple):
-    """Of the forward and backward pass of one batch."""
+    """Cost of the forward and backward pass of one batch."""
 
     flops: int  # of matrix products and convolutions
     moved: int  # bytes read and written by all other operations
@@ -48,7 +48,7 @@ class StepCost(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """How many numbers are trained."""
+    """Numbers of trainable parameters."""
 
     encoder: int
     heads: int
@@ -61,11 +61,11 @@ class Parameters(NamedTuple):
 
 
 def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
-    """Arguments of the same model by ESPnet's own operations, which can be counted.
+    """Return arguments of the same model with ESPnet's own, countable operations.
 
     Args:
-        args: Of SSLTask.
-        gpu: Without bfloat16 autocast for CPUs.
+        args: Arguments of SSLTask.
+        gpu: Whether to disable bfloat16 autocast for CPUs.
     """
     args = copy.deepcopy(args)
     args.model_conf["accelerate"] = False
@@ -77,10 +77,10 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
 
 
 def count_parameters(model: BiRQModel) -> Parameters:
-    """Count what is trained.
+    """Count trainable parameters.
 
     Args:
-        model: Also a fake one.
+        model: Real or fake model.
     """
     everything = _numbers(model)
     encoder, heads = _numbers(model.encoder), _numbers(model.heads)
@@ -92,12 +92,12 @@ def _numbers(module: torch.nn.Module) -> int:
 
 
 def optimizer_numbers(args: argparse.Namespace) -> float:
-    """Numbers that the optimizer keeps for each parameter: 2 for AdamW.
+    """Count the optimizer's state values per parameter: 2 for AdamW.
 
-    Read off one step of a small real model, whichever optimizer it is.
+    Measured in one step of a small real model, for any optimizer.
 
     Args:
-        args: Of SSLTask.
+        args: Arguments of SSLTask.
     """
     layer = torch.nn.Linear(64, 64, bias=False)
     layer(torch.randn(2, 64)).sum().backward()
@@ -116,12 +116,12 @@ class FakeModel:
     """A model of fake tensors, to count steps of different batches.
 
     Args:
-        args: Of SSLTask.
-        gpu: Count a GPU's operations, under bfloat16 autocast if ``args.use_amp``; else
-            a CPU's.
+        args: Arguments of SSLTask.
+        gpu: Whether to count a GPU's operations, under bfloat16 autocast if
+            ``args.use_amp``; else a CPU's.
 
     Raises:
-        ConfigError: The configuration describes no model.
+        ConfigError: Invalid configuration.
     """
 
     def __init__(self, args: argparse.Namespace, gpu: bool = True):
@@ -130,12 +130,12 @@ class FakeModel:
         self.mode = _FakeMode()
         with self.mode, torch.random.fork_rng(devices=[]):
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
-        # There are no values: nothing to look at, and nothing to take moments of.
+        # Fake tensors have no values: skip checks and initialisation by data.
         self.model.checks.on = False
         self.model.paths.every = 0
         for objective in self.model.objectives:
             objective.labeller.ready = True
-            objective._begun = 0  # whatever it waits for: dear steps are those with it
+            objective._begun = 0  # skip its condition: it makes steps expensive
         if gpu and args.model_conf.get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.model)
@@ -143,16 +143,16 @@ class FakeModel:
     def count_step(
         self, utterances: int, samples: int, accumulate: bool = False
     ) -> StepCost:
-        """Count a step of a batch whose utterances are equally long.
+        """Count a step of equally long utterances.
 
         Args:
-            utterances: B.
-            samples: Of each utterance.
-            accumulate: Gradients are there already and are added to.
+            utterances: B, batch size.
+            samples: Length of each utterance in samples.
+            accumulate: Whether gradients exist already and are accumulated.
 
         Returns:
-            FLOPs, bytes moved, peak of bytes alive. Where some objectives are on in
-            some updates only: the mean of a step late in training, and the largest
+            FLOPs, bytes moved, peak of live bytes. If some objectives are active only
+            in some updates: averages over steps late in training, and the largest
             peak.
         """
         whens = [objective.when for objective in self.model.objectives]
@@ -209,18 +209,17 @@ class FakeModel:
 
 
 class _FakeMode(FakeTensorMode):
-    """Fake tensors, but for lengths of utterances: models ask for their values."""
+    """Fake tensors, except utterance lengths, whose values models read."""
 
     def may_turn_const(self, t: torch.Tensor) -> bool:
-        # FakeTensorMode keeps the values of single numbers only, and forgets what
-        # something larger was made of.
+        # FakeTensorMode keeps only the values of scalars.
         if t.dtype == torch.int64 and t.device.type == "cpu":
             return not self.is_our_fake(t) and t.numel() <= 2**22
         return super().may_turn_const(t)
 
 
 class _NoLayerDrop(TorchFunctionMode):
-    """ESPnet's encoders draw a number for each layer: here no layer is left out."""
+    """Disable stochastic depth, for which ESPnet's encoders draw a number per layer."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.item and args[0].constant is None:
@@ -229,7 +228,7 @@ class _NoLayerDrop(TorchFunctionMode):
 
 
 class _AsOnGPU(_NoLayerDrop):
-    """Where a GPU keeps other tensors for the backward pass than a CPU does."""
+    """Emulate GPU operations that save other tensors for backward than a CPU's."""
 
     SINGLE = (  # what CUDA's autocast computes in single precision and CPU's does not
         F.layer_norm,
@@ -257,7 +256,7 @@ def _dropout(x, p=0.5, training=True, inplace=False):
 
 
 def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
-    """The memory-efficient kernel: the fastest one that takes a bias with gradient."""
+    """Emulate the memory-efficient kernel, the fastest with a differentiable bias."""
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (x.to(torch.bfloat16) for x in (q, k, v))
     if attn_mask is not None:
@@ -268,7 +267,7 @@ def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=No
 
 
 class _Meter(TorchDispatchMode):
-    """Adds up FLOPs, bytes moved and bytes alive of the operations that come by."""
+    """Counts FLOPs, bytes moved and live bytes of all operations."""
 
     def __init__(self, known):
         super().__init__()
@@ -279,7 +278,7 @@ class _Meter(TorchDispatchMode):
         self.know(known)
 
     def know(self, tensors):
-        """Do not count the memory of tensors that were there before."""
+        """Exclude the memory of existing tensors."""
         for tensor in tensors:
             self.kept.append(tensor.untyped_storage())
             self.known.add(self.kept[-1]._cdata)
@@ -307,7 +306,7 @@ class _Meter(TorchDispatchMode):
         if key in self.known or key in self.storages:
             return
         size = storage.nbytes()
-        # Called when the last tensor that uses the storage is gone.
+        # Called when the last tensor using the storage is freed.
         gone = weakref.ref(storage, lambda _: self._forget(key))
         self.storages[key] = (gone, size)
         self.alive += size
@@ -321,7 +320,7 @@ class _Meter(TorchDispatchMode):
 def _convolution_backward(
     grad, x, weight, bias, stride, padding, dilation, transposed, *rest, **kwargs
 ):
-    # PyTorch's own formula forgets the groups of depthwise convolutions.
+    # PyTorch's own formula ignores the groups of depthwise convolutions.
     output_mask = rest[2]
     forward = 2 * grad.numel() * weight[0].numel()
     if transposed:
@@ -347,7 +346,7 @@ EMPTY |= {aten.new_empty_strided, aten.lift_fresh, aten._unsafe_view, aten.alias
 
 @contextmanager
 def counted():
-    """Count what real operations cost, e.g. those of a step that is timed.
+    """Count the cost of real operations, e.g. of a timed step.
 
     Yields:
         An object with ``flops``, ``moved``, and ``peak`` (see StepCost).

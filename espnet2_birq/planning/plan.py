@@ -1,7 +1,7 @@
-"""Memory, batch and days of a pretraining run, before it runs.
+"""Plan memory, batch size and days of a pretraining run.
 
-What a step costs is counted (espnet2_birq.planning.cost); how fast a GPU does it is assumed,
-or taken from a step that somebody has measured.
+The cost of a step is counted (espnet2_birq.planning.cost); the speed of a GPU is assumed,
+or taken from a measured step.
 """
 
 import argparse
@@ -48,7 +48,7 @@ GPUS = {
 
 
 class Data(NamedTuple):
-    """How much speech there is, in seconds."""
+    """Amount of speech, in seconds."""
 
     total: float
     utterance: float  # length at which a second of speech costs what it does on average
@@ -56,14 +56,14 @@ class Data(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path, fs: int) -> "Data":
-        """Take lengths from a data directory.
+        """Read lengths from a data directory.
 
         A second of an utterance costs a + b length, because of attention. Its mean over
         all seconds is a + b (sum of squared lengths) / (sum of lengths).
 
         Args:
-            folder: With an ``utt2num_samples``, as dump/raw has.
-            fs: Sampling rate.
+            folder: Data directory with an ``utt2num_samples``, as in dump/raw.
+            fs: Sample rate in Hz.
 
         Raises:
             DataError: The file is missing or broken.
@@ -85,7 +85,7 @@ class Data(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the configuration asks for."""
+    """The configured batch."""
 
     seconds: float  # of speech in a step, on all GPUs
     share: float  # ... on each
@@ -93,7 +93,7 @@ class Batch(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on a GPU."""
+    """Memory of a GPU, in bytes."""
 
     kept: float  # parameters, optimizer, gradients and their buckets
     step: float  # what else is alive at the peak of a step
@@ -116,22 +116,22 @@ class Plan(NamedTuple):
 
     @property
     def days(self) -> float:
-        """All epochs."""
+        """Total time of all epochs."""
         return self.steps * self.epochs * self.step_seconds / 86400
 
     @property
     def rate(self) -> float:
-        """FLOP/s of a GPU, on average over a step."""
+        """Average FLOP/s of a GPU over a step."""
         return self.cost.flops / self.step_seconds
 
 
 def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> Batch:
-    """How much speech a step takes.
+    """Compute the amount of speech per step.
 
     Args:
-        args: Of SSLTask.
-        utterance: Seconds.
-        gpus: Among which ESPnet divides a batch.
+        args: Arguments of SSLTask.
+        utterance: Utterance length in seconds.
+        gpus: Number of GPUs that share a batch.
 
     Raises:
         ConfigError: Less than an utterance for each GPU.
@@ -151,7 +151,7 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
 
 
 def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **kwargs):
-    """Count a step on some seconds of speech, cut into utterances.
+    """Count a step on some seconds of speech, split into utterances.
 
     Returns:
         A StepCost; FLOPs and bytes moved are for exactly these seconds.
@@ -163,21 +163,21 @@ def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **k
 
 
 def plan_memory(args, model, batch, longest, gpus, memory):
-    """Memory of the worst batch, the longest utterances, and the largest that fits.
+    """Compute the memory of a batch of longest utterances, and the largest that fits.
 
     Args:
-        args: Of SSLTask.
+        args: Arguments of SSLTask.
         model: The FakeModel.
-        batch: The configured one.
-        longest: Seconds of the longest utterances.
-        gpus: How many.
-        memory: Bytes of a GPU.
+        batch: The configured batch.
+        longest: Length of the longest utterances in seconds.
+        gpus: Number of GPUs.
+        memory: GPU memory in bytes.
 
     Returns:
-        Memory, and the seconds of speech a GPU that fit: whole utterances.
+        Memory, and the seconds of speech per GPU that fit, in whole utterances.
     """
     accumulate = batch.accum_grad > 1
-    # A step's own gradients are in its count, those of the steps before are not.
+    # A step's count includes its own gradients, but not those of earlier steps.
     copies = 1 + optimizer_numbers(args) + (gpus > 1) + accumulate
     kept = SINGLE * model.parameters.all * copies
     kept += sum(buffer.nbytes for buffer in model.model.buffers())
@@ -194,7 +194,7 @@ def plan_memory(args, model, batch, longest, gpus, memory):
 
 
 def _largest(used, limit) -> int:
-    """The largest argument of a nearly linear function up to a limit, within 1 %."""
+    """Find where a nearly linear function reaches a limit, within 1 %."""
     low, high = 16, 64
     for _ in range(2):
         slope = (used(high) - used(low)) / (high - low)
@@ -207,16 +207,16 @@ def _largest(used, limit) -> int:
 
 
 def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: float | None):
-    """Time of a step: matrix products at one rate, all else at that of the memory.
+    """Estimate the time of a step from a matmul rate and a memory rate.
 
     Args:
-        cost: Of the step.
-        gpu: Which one.
-        half: In bfloat16.
+        cost: Cost of the step.
+        gpu: GPU model.
+        half: Whether matmuls are in bfloat16.
         tflops: Effective rate of the whole step, instead of the assumptions.
 
     Returns:
-        Seconds, and seconds of the products (None if ``tflops`` is given).
+        Seconds, and seconds of the matmuls (None if ``tflops`` is given).
     """
     if tflops is not None:
         return cost.flops / (tflops * 1e12), None
@@ -236,16 +236,16 @@ def make_plan(
     """Plan a run.
 
     Args:
-        args: Of SSLTask.
-        data: How much speech.
-        gpus: How many.
-        gpu: Which ones.
-        memory: Bytes of one, if not the data sheet's.
+        args: Arguments of SSLTask.
+        data: Amount of speech.
+        gpus: Number of GPUs.
+        gpu: GPU model.
+        memory: GPU memory in bytes, if not as in the data sheet.
         tflops: Effective rate of a step, if known.
         measured: Seconds of a step of this configuration, if known.
 
     Raises:
-        ConfigError: The configuration does not fit together.
+        ConfigError: Inconsistent configuration.
     """
     batch = configured_batch(args, data.utterance, gpus)
     model = FakeModel(args)
@@ -278,7 +278,7 @@ Number = int | float | None
 
 
 def as_dict(plan: Plan) -> dict[str, Number]:
-    """All numbers under names that carry their unit, for --json."""
+    """Return all numbers with units in their names, for --json."""
     memory = plan.memory
     return dict(
         encoder_parameters=plan.parameters.encoder,

@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Format plans as text."""
 
 import argparse
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from espnet2_birq.planning.plan import (
 
 
 class Speed(NamedTuple):
-    """What the times of a plan rest on.
+    """Basis of the times of a plan.
 
     Attributes:
         gpu: Name in GPUS.
-        gpus: How many.
-        step_seconds: A measured step; None: assumed.
+        gpus: Number of GPUs.
+        step_seconds: Measured seconds of a step; None: assumed.
         tflops: Effective TFLOP/s over a whole step; None: assumed.
     """
 
@@ -32,13 +32,13 @@ class Speed(NamedTuple):
 
 
 def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> str:
-    """Write a plan on one screen.
+    """Format a plan on one screen.
 
     Args:
-        plan: What make_plan() has counted.
-        data: The speech it is for.
+        plan: Result of make_plan().
+        data: Amount of speech.
         args: Configuration of the training.
-        speed: What its times rest on.
+        speed: Basis of the times.
     """
     gpu = GPUS[speed.gpu]
     peak = gpu.half if args.use_amp else gpu.single

@@ -1,1 +1,1 @@
-"""The method: views, objectives, masking, labellers, losses, statistics."""
+"""The pretraining method: views, objectives, masking, labellers, losses, statistics."""

@@ -1,4 +1,4 @@
-"""What is wrong with a batch: found on its device, named in the log, kept out of states."""
+"""Check batches on their device, log bad utterances, protect BatchNorm's statistics."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ SHOWN = 8  # utterances that one line names
 
 @contextmanager
 def finite_statistics(module: torch.nn.Module):
-    """Undo what becomes non-finite of BatchNorm's running statistics.
+    """Restore BatchNorm's running statistics that become non-finite in this context.
 
-    ESPnet skips an update whose gradient is not finite, but the forward pass has moved
-    the running statistics by then, and what is NaN stays NaN.
+    ESPnet skips updates with a non-finite gradient, but by then the forward pass has
+    updated the running statistics, and NaN never recovers.
 
     Args:
-        module: Whose layers run in this context, e.g. an encoder.
+        module: Module that runs in this context, e.g. an encoder.
     """
     buffers = [
         buffer
@@ -37,25 +37,25 @@ def finite_statistics(module: torch.nn.Module):
         yield
     finally:
         for buffer, old in zip(buffers, before):
-            # Not seen by autograd, whose saved values stay what they were.
+            # Through .data: autograd's saved values must not change.
             buffer.data.copy_(torch.where(buffer.isfinite(), buffer, old))
 
 
 class _Question(NamedTuple):
-    """Something to be told of a batch unless all answers are true."""
+    """A check of a batch, reported unless all results are true."""
 
     good: torch.Tensor  # (K,) bool
     tell: Callable[[list[bool]], None]
 
 
 class BatchChecks:
-    """Asks questions about batches; a wrong answer is a warning or an error.
+    """Checks of batches whose failures are warnings or errors.
 
-    On a CPU at once; on a GPU, which is not to be waited for, every 50 questions and
-    whenever ``report`` is called.
+    Evaluated immediately on a CPU; on a GPU, to avoid synchronisation, every 50 checks
+    and whenever ``report`` is called.
 
     Attributes:
-        on: Set it to False to ask nothing, e.g. of tensors without values.
+        on: False to skip all checks, e.g. for tensors without values.
     """
 
     def __init__(self):
@@ -63,11 +63,11 @@ class BatchChecks:
         self.asked: list[_Question] = []
 
     def check_finite(self, batch: Batch, loss: torch.Tensor):
-        """Warn of features or a loss that are not finite, naming utterances.
+        """Warn of non-finite features or loss, naming the utterances.
 
         Args:
-            batch: With B utterances.
-            loss: () of the batch.
+            batch: B utterances.
+            loss: () loss of the batch.
         """
         if not self.on:
             return
@@ -89,15 +89,15 @@ class BatchChecks:
     def check_labels(
         self, batch: Batch, lengths: torch.Tensor | None, size: int | None
     ):
-        """Stop where labels from disk are of another rate or not among the codes.
+        """Check rate and range of labels from disk.
 
         Args:
-            batch: With B utterances.
-            lengths: (B,) labels of each utterance; None: unknown.
-            size: V, how many different labels there may be; None: none are read.
+            batch: B utterances.
+            lengths: (B,) number of labels per utterance; None: unknown.
+            size: V, number of distinct labels; None: no labels are read.
 
         Raises:
-            DataError: Names the utterances.
+            DataError: A label rate or value is wrong; names the utterances.
         """
         if not self.on or size is None or batch.labels is None:
             return
@@ -122,7 +122,7 @@ class BatchChecks:
         self._ask((lengths - batch.frames).abs() <= SLACK, tell_rate)
 
     def report(self):
-        """Tell what was asked since the last time."""
+        """Report all failures since the last call."""
         asked, self.asked = self.asked, []
         if not asked:
             return
@@ -139,7 +139,7 @@ class BatchChecks:
 
 
 def _names(utterances: Sequence[str], good: list[bool]) -> list[str]:
-    """Names of the utterances whose answer is False."""
+    """Return the names of the utterances that failed."""
     known = list(utterances) or [f"number {i}" for i in range(len(good))]
     return [name for name, ok in zip(known, good) if not ok]
 

@@ -1,4 +1,4 @@
-"""Means over some steps, at whose values something happens: a collapse, a start."""
+"""Detect codebook collapse, and start objectives, by averages over recent steps."""
 
 import logging
 from collections.abc import Iterable
@@ -7,26 +7,26 @@ import torch
 
 from espnet2_birq.pretraining.objective import Objective
 
-EVERY = 50  # updates between two looks: the only time a value is waited for
-FEWEST = 4.0  # perplexity, of any codebook, that no useful label has
+EVERY = 50  # steps between two reads, the only synchronisations with a GPU
+FEWEST = 4.0  # codebook perplexity below which labels are useless
 
 
 class CollapseError(RuntimeError):
-    """An objective's labels have become a few codes."""
+    """The labels of an objective have collapsed to a few codes."""
 
 
 class StartWatch:
-    """Begins objectives whose condition is met, looking every 50 steps.
+    """Starts objectives once their condition is met, checked every 50 steps.
 
-    Some labels are of use only when the model has learned something. The perplexity of
-    the predictions of another objective tells: at first they are all the same code.
+    Some labels are useful only after initial learning, which shows in the prediction
+    perplexity of another objective: at first, all predictions are the same code.
 
     Args:
-        objectives: All of the model's.
+        objectives: All objectives of the model.
     """
 
     def __init__(self, objectives: Iterable[Objective]):
-        # with the statistic that each waits for, and its value
+        # (objective, statistic, threshold)
         self.waiting = [
             (one, f"pred_ppl_{name}", wanted)
             for one in objectives
@@ -35,7 +35,7 @@ class StartWatch:
         self.seen: list[torch.Tensor] = []
 
     def watch(self, stats: dict[str, torch.Tensor], update: int):
-        """Take in one training step's statistics."""
+        """Add the statistics of a training step."""
         waiting = [x for x in self.waiting if x[0].age(update) is None]
         if not waiting or not all(key in stats for _, key, _ in waiting):
             return
@@ -55,15 +55,14 @@ class StartWatch:
 
 
 class CollapseWatch:
-    """Looks at the mean label perplexity of the last 50 steps, every 50 steps.
+    """Detects codebook collapse by the mean label perplexity of every 50 steps.
 
-    Labels that a layer makes can become the one code that the head predicts anyway: the
-    loss is then 0 and nothing is learned. Every 50 steps, all ranks alike since the
-    statistics are theirs in common, an objective whose labels' perplexity was below 4
-    on average is reported.
+    Labels of a layer can collapse to the one code that the head predicts anyway: the
+    loss is then 0 and nothing is learned. An objective with a mean label perplexity
+    below 4 is reported, on all ranks alike since they share the statistics.
 
     Args:
-        names: Of the objectives to watch.
+        names: Names of the objectives to watch.
         stop: Raise instead of warning.
     """
 
@@ -71,11 +70,11 @@ class CollapseWatch:
         self.names = names
         self.stop = stop
         self.seen = 0
-        # of an objective: perplexities, and how many
+        # by objective: sum of perplexities, and their number
         self.sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def watch(self, stats: dict[str, torch.Tensor]):
-        """Take in one training step's statistics.
+        """Add the statistics of a training step.
 
         Raises:
             CollapseError: An objective has collapsed, and ``stop`` is set.
@@ -91,7 +90,7 @@ class CollapseWatch:
         means = torch.stack([total / n for total, n in self.sums.values()]).tolist()
         self.seen, self.sums = 0, {}
         for name, mean in zip(names, means):
-            if not mean >= FEWEST:  # NaN is no health
+            if not mean >= FEWEST:  # also true for NaN
                 message = (
                     f"objective '{name}' has collapsed: codebook perplexity of its "
                     f"labels {mean:.1f} over the last {EVERY} steps; cut its gradient "

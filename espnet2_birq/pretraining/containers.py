@@ -1,4 +1,4 @@
-"""torch's containers of modules, told what they hold. At run time they are torch's own."""
+"""Typed versions of torch's module containers; at run time they are torch's own."""
 
 from collections.abc import ItemsView, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import torch
 
 
 class ListOf[M: torch.nn.Module](torch.nn.ModuleList):
-    """A ModuleList of one kind of modules."""
+    """A ModuleList of modules of one type."""
 
     if TYPE_CHECKING:
 
@@ -17,7 +17,7 @@ class ListOf[M: torch.nn.Module](torch.nn.ModuleList):
 
 
 class DictOf[M: torch.nn.Module](torch.nn.ModuleDict):
-    """A ModuleDict of one kind of modules."""
+    """A ModuleDict of modules of one type."""
 
     if TYPE_CHECKING:
 

@@ -1,7 +1,7 @@
-"""What tells useful labels from useless ones while training goes on.
+"""Diagnostics of label quality during training.
 
-How many codes are in use over a window longer than a batch, and by which path a loss moves
-the layers that make its labels. Nothing waits for a GPU, and nothing changes training.
+Codebook usage over a window longer than a batch, and gradient norms of each path into the
+label layers. Nothing synchronises with a GPU or affects training.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,20 +17,20 @@ WINDOW = 10_000  # frames
 def slide(
     window: torch.Tensor | None, batch: torch.Tensor, frames: int = WINDOW
 ) -> torch.Tensor:
-    """Add a batch's counts to those of a window, whose older ones fade.
+    """Add a batch's counts to a window with decaying older counts.
 
-    The perplexity of one batch cannot exceed its number of frames, and the mean of
-    several is not that of their union: hence the window. It grows until it has
-    ``frames``. From then on, what was there is scaled down by as much as is needed to
-    make room; more than half of the weight of a frame is left after half a window.
+    The perplexity of a batch cannot exceed its number of frames, and the mean over
+    batches is not that of their union: hence the window. It grows to ``frames``; then
+    old counts are scaled down just enough to make room. A frame keeps more than half of
+    its weight after half a window.
 
     Args:
-        window: (V,) counts so far, None at first.
-        batch: (V,) counts of a batch, of all ranks.
-        frames: How many frames the window is to hold. A larger batch stays whole.
+        window: (V,) counts so far; None at first.
+        batch: (V,) counts of a batch over all ranks.
+        frames: Size of the window in frames; a larger batch is kept whole.
 
     Returns:
-        (V,).
+        (V,) updated counts.
     """
     if window is None:
         return batch
@@ -39,34 +39,34 @@ def slide(
 
 
 class Windows:
-    """Counts of the codes of each codebook's labels over the last WINDOW frames.
+    """Label counts of each codebook over the last WINDOW frames.
 
-    They are for the log alone, and begin anew when a training is resumed.
+    For logging only; they restart from zero when training is resumed.
     """
 
     def __init__(self):
         self._counts: dict[tuple, torch.Tensor] = {}
 
     def add(self, objective: str, book: int, counts: torch.Tensor) -> torch.Tensor:
-        """Take in a batch's counts (V,); return those of the window."""
+        """Add a batch's counts (V,); return those of the window."""
         key = objective, book
         self._counts[key] = slide(self._counts.get(key), counts)
         return self._counts[key]
 
 
 class GradientPaths:
-    """Measures, every so many updates, by which paths losses move the label layers.
+    """Periodic gradient norms of each path from a loss into the label layers.
 
     Args:
-        every: Updates between two looks; 0: never.
+        every: Updates between two measurements; 0: never.
     """
 
     def __init__(self, every: int):
         self.every = every
-        self._last = 0  # update of the last look
+        self._last = 0  # update of the last measurement
 
     def due(self, objectives: list[Objective], update: int) -> bool:
-        """Whether to look in this update: in one of its batches only."""
+        """Whether to measure now: in one batch of an update only."""
         if not self.every or update - self._last < self.every:
             return False
         if not torch.is_grad_enabled() or not any(one.gradient for one in objectives):
@@ -81,7 +81,7 @@ class GradientPaths:
         labels: dict[str, list[Labels]],
         loss_of: Callable[[Objective, list[Labels]], torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Measure; the noise of training is not drawn from. See _gradient_paths."""
+        """Measure without consuming training's random numbers; see _gradient_paths."""
         device = next(encoder.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -94,25 +94,25 @@ def _gradient_paths(
     labels: dict[str, list[Labels]],
     loss_of: Callable[[Objective, list[Labels]], torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """Measure how each loss moves the layers that make labels, by the path it takes.
+    """Compute gradient norms at the label layers, separately for each path.
 
     The gradient of BiRQ's F flows through the prediction and through the labels
-    (arXiv 2509.15430, Algorithm 1). The second path may be many times the first; at the
-    encoder's output it does not show.
+    (arXiv 2509.15430, Algorithm 1). The second path may be many times the first, and is
+    invisible at the encoder's output.
 
     Args:
-        encoder: Its parameters that a label depends on are looked at: those of the
-            layers below the label layer.
-        objectives: Of this update.
-        labels: Of each, with their gradients.
-        loss_of: Computes an objective's loss, with weight 1, from labels; the objective's
-            factor on their gradient is in it.
+        encoder: Encoder; gradients are measured at the parameters labels depend on:
+            those of the layers below the label layer.
+        objectives: Active objectives.
+        labels: Labels of each objective, with gradients.
+        loss_of: Function from an objective and its labels to its loss with weight 1,
+            including the objective's factor on the labels' gradient.
 
     Returns:
-        For each objective ``path_pred_<name>``, norm of its loss's gradient through the
-        prediction; where one flows through the labels ``path_label_<name>``, its norm,
-        with the objective's factor. Losses are those of this rank's frames. Nothing if
-        no gradient flows through any label.
+        For each objective ``path_pred_<name>``, the gradient norm through the
+        prediction, and, if gradients flow through its labels, ``path_label_<name>``,
+        the norm through the labels times the objective's factor. Losses cover this
+        rank's frames. Empty if no gradient flows through any label.
     """
     points = [
         x.points.sum()

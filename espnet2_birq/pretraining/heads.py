@@ -1,4 +1,4 @@
-"""Prediction heads, shared by name, and the losses of all that they predict."""
+"""Prediction heads, shared by name, and the losses of their objectives."""
 
 import torch
 
@@ -11,7 +11,7 @@ from espnet2_birq.pretraining.statistics import BookTally
 
 
 class CodeHead(ListOf[torch.nn.Linear]):
-    """A linear layer for each of N codebooks.
+    """One linear layer per codebook.
 
     Args:
         input_size: E, size of the hidden states.
@@ -33,17 +33,17 @@ class CodeHead(ListOf[torch.nn.Linear]):
         weights: dict[str, float],
         counts: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, list[BookTally]]:
-        """Predict the labels of some objectives, one product a codebook for all.
+        """Compute the loss of all objectives of this head, one matmul per codebook.
 
         Args:
             hidden: (M, E) hidden states of masked frames.
-            valid: (M,) 1 where a row is a masked frame, 0 where it is filling.
-            labels: N for each objective, by its name.
-            weights: Of each objective's loss, which is the mean over its codebooks.
-            counts: (N,) frames that each objective's sums are divided by.
+            valid: (M,) 1 for masked frames, 0 for filler rows.
+            labels: N labels per objective, by its name.
+            weights: Weight of each objective's loss (a mean over its codebooks).
+            counts: (N,) number of frames to normalise each objective's sums by.
 
         Returns:
-            () the weighted sum, and the statistics of each codebook.
+            () weighted sum of losses, and the statistics of each codebook.
         """
         names = list(labels)
         total, tallies = hidden.new_zeros((), dtype=torch.float32), []
@@ -63,12 +63,12 @@ class CodeHead(ListOf[torch.nn.Linear]):
         return total, tallies
 
     def rest(self) -> torch.Tensor:
-        """Return a loss of 0 with gradients of 0: other ranks may wait for them."""
+        """Return a zero loss with zero gradients, which other ranks may wait for."""
         return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
 def build_heads(input_size: int, objectives: list[Objective]) -> DictOf[CodeHead]:
-    """Make the heads that objectives name.
+    """Build the heads named by the objectives.
 
     Raises:
         ConfigError: Two objectives share a head and differ in size.

@@ -1,26 +1,26 @@
-"""What masked frames are labelled with: the type between labellers and losses."""
+"""Hard and soft labels, the interface between labellers and losses."""
 
 from typing import NamedTuple
 
 import torch
 
-# Numbers in the (frames, codes) tensors of a chunk of frames, 32 MiB in single precision.
-# Some five of them live at once; smaller chunks make the products slower.
+# Elements of a chunk's (frames, codes) tensors, 32 MiB in single precision. About five of
+# them are alive at once; smaller chunks slow down the matmuls.
 CHUNK_NUMBERS = 2**23
 
 
 class HardLabels(NamedTuple):
-    """One code a frame."""
+    """One code per frame."""
 
-    codes: torch.Tensor  # (M,) int64; -1: the frame has none
-    valid: torch.Tensor | None = None  # (M,) 1 where a row counts; None: all do
+    codes: torch.Tensor  # (M,) int64; -1: no label
+    valid: torch.Tensor | None = None  # (M,) 1 for valid rows; None: all are valid
 
 
 class SoftLabels(NamedTuple):
-    """A distribution over V codes a frame, drawn where the loss is made (BiRQ Eq. 4).
+    """A distribution over V codes per frame, sampled in the loss (BiRQ Eq. 4).
 
     The label is softmax((scores + Gumbel noise) / temperature) with scores = points @
-    code_weight.T + code_bias. Kept as its ingredients, of size d, since V numbers a
+    code_weight.T + code_bias. Stored as these parts, of size d, because V values per
     frame would be the largest tensor of a step.
     """
 
@@ -28,15 +28,15 @@ class SoftLabels(NamedTuple):
     code_weight: torch.Tensor  # (V, d)
     code_bias: torch.Tensor  # (V,)
     temperature: float = 1.0
-    straight_through: bool = False  # the label is the code drawn, the gradient is soft
-    valid: torch.Tensor | None = None  # (M,) 1 where a row counts; None: all do
+    straight_through: bool = False  # hard sampled label, soft gradient
+    valid: torch.Tensor | None = None  # (M,) 1 for valid rows; None: all are valid
 
 
 Labels = HardLabels | SoftLabels
 
 
 def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:
-    """Return (M,) 1 where a row of ``valid`` has a label, 0 elsewhere."""
+    """Return (M,) 1 for valid rows with a label, 0 elsewhere."""
     if labels.valid is not None:
         valid = valid * labels.valid
     if isinstance(labels, HardLabels):

@@ -1,14 +1,14 @@
-"""Span masks, drawn at the encoder's rate and expanded to the input's.
+"""Span masks, drawn at the encoder rate and expanded to the input rate.
 
 A mask drawn on input frames and then subsampled can cover half a label frame. Drawn on
-encoder frames and repeated, "masked encoder frame" and "frame whose label is predicted"
-are the same thing by construction:
+encoder frames and repeated, masked encoder frames are exactly the frames whose labels
+are predicted:
 
     encoder frames     0    [1]   [2]    3         mask        (B, T')
     input frames    0 1 2 3 [4 .... 11] 12 ...     mask_input  (B, T)
 
-Nothing here asks a GPU how many frames are masked, which would stop the queue of work
-in the middle of a step: masked frames go to a number of rows known beforehand.
+The number of masked frames is never read from a GPU, which would synchronise in the
+middle of a step: masked frames are gathered into a fixed number of rows.
 """
 
 import math
@@ -21,20 +21,20 @@ REPLACEMENTS = ("noise", "zero", "learned")
 
 
 class SpanMasking(torch.nn.Module):
-    """Masks spans of frames, a draw of its own for each utterance, never padding.
+    """Random span masking, independent per utterance, never on padding.
 
     Args:
-        input_size: D, numbers of an input frame.
-        mask_prob: Probability that a span starts at a 10 ms input frame, as BEST-RQ
-            counts it (arXiv 2202.01855: 0.01). Spans may overlap; about
-            1 - (1 - mask_prob) ** (mask_length_ms / 10) of the frames end up masked,
+        input_size: D, size of an input frame.
+        mask_prob: Probability that a span starts at a 10 ms input frame, as defined by
+            BEST-RQ (arXiv 2202.01855: 0.01). Spans may overlap; about
+            1 - (1 - mask_prob) ** (mask_length_ms / 10) of the frames are masked,
             33 % with the defaults. The realised share is reported as ``mask_share``.
-        mask_length_ms: Length of a span in milliseconds.
-        replacement: What a masked input frame becomes: ``noise`` (BEST-RQ), ``zero``,
+        mask_length_ms: Span length in milliseconds.
+        replacement: Content of masked input frames: ``noise`` (BEST-RQ), ``zero``,
             or ``learned``, one trained vector.
-        noise_std: Standard deviation of the noise (BEST-RQ: 0.1). The input is
-            normalised, so this is small.
-        frame_shift_ms: Shift of an input frame in milliseconds.
+        noise_std: Standard deviation of the noise (BEST-RQ: 0.1), small because the
+            input is normalised.
+        frame_shift_ms: Frame shift of the input in milliseconds.
         subsampling: r, input frames per encoder frame.
 
     Raises:
@@ -59,7 +59,7 @@ class SpanMasking(torch.nn.Module):
         if not 0 <= mask_prob <= 1:
             raise ConfigError(f"mask_prob is a probability, got {mask_prob}")
         shift = frame_shift_ms * subsampling
-        # A span starts at an encoder frame if it starts at any of its input frames.
+        # A span starts at an encoder frame if it starts at one of its input frames.
         self.start_prob = 1.0 - (1.0 - mask_prob) ** (shift / 10.0)
         self.span = max(1, round(mask_length_ms / shift))
         self.replacement = replacement
@@ -81,26 +81,25 @@ class SpanMasking(torch.nn.Module):
         index = torch.arange(frames, device=lengths.device)
         valid = index < lengths[:, None]  # (B, T')
         draws = torch.rand(len(lengths), frames, device=lengths.device)
-        # Without a start an utterance would be encoded for nothing: its luckiest draw
-        # becomes one.
+        # Guarantee at least one span per utterance: force a start at the lowest draw.
         lowest = draws.masked_fill(~valid, 2.0).argmin(dim=1, keepdim=True)
         starts = (draws < self.start_prob) | (index == lowest)
         starts = (starts & valid).int()
         # A frame is masked if a span started within the last `span` frames:
-        # the number of starts up to t less the number up to t - span.
+        # starts up to t minus starts up to t - span.
         count = starts.cumsum(dim=1)
         before = torch.nn.functional.pad(count, (self.span, 0))[:, :frames]
         return (count > before) & valid
 
     def capacity(self, utterances: int, frames: int) -> int:
-        """Rows that hold all masked frames of a batch, but for one batch in 10^9.
+        """Compute the number of rows that fit the masked frames of all but 1 in 10^9 batches.
 
         Args:
-            utterances: B.
+            utterances: B, utterances in the batch.
             frames: T', encoder frames of the padded batch.
 
         Returns:
-            The expected number without padding, a span for each utterance, and six
+            The expected number without padding, plus one span per utterance and six
             standard deviations (starts are independent, each masks up to a span).
         """
         every = utterances * frames
@@ -111,19 +110,19 @@ class SpanMasking(torch.nn.Module):
         )
 
     def gather_index(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the masked frames are.
+        """Compute the indices of the masked frames.
 
         Args:
-            mask: (B, T').
+            mask: (B, T') bool.
 
         Returns:
-            (M,) positions in the flattened mask, in order, M being the capacity; and
-            (M,) float, 1 where a row is a masked frame, 0 where it fills up.
+            (M,) sorted positions in the flattened mask, M being the capacity; and
+            (M,) float, 1 for masked frames, 0 for filler rows.
         """
         size = self.capacity(*mask.shape)
         mask = mask.flatten()
-        # The n-th masked frame goes to row n; what is not masked, and what would not
-        # fit, goes to a row too many.
+        # The n-th masked frame goes to row n; unmasked frames and any overflow go to a
+        # dummy last row.
         row = torch.where(mask, mask.cumsum(0) - 1, size).clamp(max=size)
         index = row.new_full((size + 1,), -1)
         index.scatter_(0, row, torch.arange(len(row), device=row.device))
@@ -134,12 +133,12 @@ class SpanMasking(torch.nn.Module):
         """Replace the masked frames of the input.
 
         Args:
-            xs: (B, T, D) input frames; not changed.
-            mask: (B, T') at the encoder's rate.
+            xs: (B, T, D) input frames, not modified.
+            mask: (B, T') bool, at the encoder rate.
 
         Returns:
-            (B, T, D). Encoder frame t is input frames [t r, (t + 1) r), r being the
-            subsampling; what remains of the input behind T' r is left as it is.
+            (B, T, D) masked input. Encoder frame t covers input frames
+            [t r, (t + 1) r), r being the subsampling; input after T' r is unchanged.
         """
         mask = mask.repeat_interleave(self.subsampling, dim=1)[:, : xs.size(1)]
         mask = torch.nn.functional.pad(mask, (0, xs.size(1) - mask.size(1)))

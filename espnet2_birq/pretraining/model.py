@@ -1,4 +1,4 @@
-"""Masked prediction of self-made labels, on one shared encoder.
+"""Masked prediction of self-generated labels with one shared encoder.
 
     speech -> frontend -> normalize -> x -+-> mask -> x~ -> encoder ----> hidden states
                                           |                               at masked
@@ -8,9 +8,9 @@
                                                    |                         v
                                                 labellers -> labels --> cross-entropy
 
-With an objective of the input alone this is BEST-RQ (arXiv 2202.01855); with one of a
-layer beside it, BiRQ (arXiv 2509.15430, Algorithm 1): its loss has a gradient through the
-prediction and through the layers that made the label.
+With only an input objective this is BEST-RQ (arXiv 2202.01855); with an additional layer
+objective, BiRQ (arXiv 2509.15430, Algorithm 1): gradients flow through the prediction and
+through the layers that produce the label.
 """
 
 from collections.abc import Iterable
@@ -58,54 +58,54 @@ from espnet2_birq.pretraining.views import (
     Views,
 )
 
-# Frames that the moments of the input are taken of before the first update, an hour or so.
-# Another sample gives other labels of the same use (bench/start_frames.py): hence once.
+# Frames used to estimate the input's moments before the first update, about an hour.
+# Estimated only once: another sample gives different labels (bench/start_frames.py).
 START_FRAMES = 100_000
 
 
 class BiRQModel(AbsESPnetModel):
-    """Frontend, encoder, objectives and heads; see the module's picture.
+    """Self-supervised model of frontend, encoder, objectives and heads.
 
-    ``frontend``, ``normalize`` and ``encoder`` are ESPnet's own, under the names of its
-    ASR model: ``--init_param model.pth:encoder:encoder`` hands the encoder over. No
+    ``frontend``, ``normalize`` and ``encoder`` are ESPnet's own, named as in its
+    ASR model: ``--init_param model.pth:encoder:encoder`` transfers the encoder. No
     other attribute may begin with one of these words, since ESPnet matches names by
-    prefix. A checkpoint holds all that labels depend on.
+    prefix. A checkpoint contains everything labels depend on.
 
     Args:
-        frontend: Waveform to features.
-        specaug: Augmentation of the features that are masked; labels stay clean.
+        frontend: Waveform-to-feature module.
+        specaug: Augmentation of the masked features; labels stay clean.
         normalize: Normalisation of the features.
-        encoder: The encoder to pretrain.
-        objectives: What to predict, rows of the configuration.
+        encoder: Encoder to pretrain.
+        objectives: Objectives, rows of the configuration.
         masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
             noise_std).
         target_branch_conf: Arguments of TargetBranch (checkpoint, utterances), and
-            ``copies``: M differently masked copies of a batch are predicted from labels
-            that are made once; the loss is the mean over them. A step then costs
-            (1 + k / (K M)) times M of BEST-RQ's, and keeps activations of M copies.
+            ``copies``: M differently masked copies of a batch share its labels; the
+            loss is averaged over them. A step then costs
+            (1 + k / (K M)) times M of BEST-RQ's, with activations of M copies.
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
-        sample_rate: Of the waveforms, in Hz.
-        frame_shift_ms: Shift of a feature frame.
-        stop_at_collapse: Stop training when an objective's labels have become a few
-            codes; without, a collapse is a warning in the log. See CollapseWatch.
-        diagnose_every: Where a gradient flows through labels, log its norm beside that
-            through the prediction every so many updates (three more backward passes;
-            0: never). See diagnostics.GradientPaths.
+        sample_rate: Sample rate of the waveforms in Hz.
+        frame_shift_ms: Frame shift of the features in milliseconds.
+        stop_at_collapse: Stop training instead of warning when the labels of an
+            objective collapse. See CollapseWatch.
+        diagnose_every: Updates between two logs of the gradient norms through labels
+            and through predictions, if gradients flow through labels (three more
+            backward passes; 0: never). See diagnostics.GradientPaths.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
-            (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto", where the
+            (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto": if the
             processor has instructions for it. Features, labels and losses stay in
             single precision.
-        accelerate: Compute the encoder in faster ways than ESPnet's, to the same
-            numbers; see kernels/acceleration.py.
-        attention_window: Length, in encoder frames, of the blocks inside which
-            attention of the stock encoders stays; None: attention to all frames.
-            Parameters are the same, so ESPnet loads the encoder, and then attends to
-            all frames. (``shaw_conformer`` has an
-            ``attention_window`` of its own in its ``encoder_conf``.)
-        extract_feats_in_collect_stats: Read by ESPnet's statistics stage.
+        accelerate: Use faster implementations of ESPnet's encoder modules with the same
+            results; see kernels/acceleration.py.
+        attention_window: Block length, in encoder frames, to which attention of the
+            stock encoders is restricted; None: full attention.
+            Parameters are the same, so ESPnet loads the encoder, with full
+            attention. (``shaw_conformer`` has its own
+            ``attention_window`` in ``encoder_conf``.)
+        extract_feats_in_collect_stats: Flag of ESPnet's statistics stage.
     """
 
-    updates: torch.Tensor  # () of the optimizer so far, for schedules
+    updates: torch.Tensor  # () optimizer updates so far, for schedules
 
     @typechecked
     def __init__(
@@ -177,16 +177,16 @@ class BiRQModel(AbsESPnetModel):
         self.checks = BatchChecks()
         self.windows = Windows()
         self.paths = GradientPaths(diagnose_every)
-        # In floating point since ESPnet sums integers when it averages checkpoints.
+        # Floating point, because ESPnet sums integers when averaging checkpoints.
         self.register_buffer("updates", torch.zeros(()))
-        self._update: int | None = None  # its copy on this side, read once
-        # Labellers sum what they observe over ranks: there is nothing to broadcast.
+        self._update: int | None = None  # host copy, read once
+        # Labellers sum observations over ranks: nothing needs broadcasting.
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if name.startswith("objectives.")
         ]
 
     def _size_of(self, view: View) -> int:
-        """Size of a view's vectors."""
+        """Return the size of a view's vectors."""
         if view.kind == "input":
             return self.frontend.output_size() * self.subsampling
         return self.encoder.output_size()
@@ -194,25 +194,25 @@ class BiRQModel(AbsESPnetModel):
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """One step of Algorithm 1: w1 F(theta) + w2 G(theta) and its statistics.
+        """Compute w1 F(theta) + w2 G(theta) of Algorithm 1 and its statistics.
 
-        In evaluation mode mask and noise are drawn from a fixed seed, so validation
-        losses of different epochs can be compared.
+        In evaluation mode, masks and noise use a fixed seed so that validation losses
+        are comparable between epochs.
 
         Args:
             speech: (B, N) waveforms, padded with zeros.
-            speech_lengths: (B,) samples.
+            speech_lengths: (B,) lengths in samples.
             **kwargs: ``labels``: (B, T') integers for objectives of the view 'labels',
-                padded with -1, one for each encoder frame, and ``labels_lengths``;
+                padded with -1, one per encoder frame, and ``labels_lengths``;
                 ``utt_id``: B names, for messages.
 
         Returns:
-            Loss, statistics, and a weight by which ESPnet averages over batches and
-            ranks: the number of masked frames of all ranks. The loss of a rank is its
-            share of the joint batch's, such that the mean over ranks is that of all
-            their frames, however unequal their shares of labels are.
-            (Batches that ``accum_grad`` puts into one update stay means of their own,
-            as in all of ESPnet: what comes later cannot be counted.)
+            Loss, statistics, and the weight for ESPnet's averages over batches and
+            ranks: the number of masked frames on all ranks. The loss of a rank is its
+            share of the joint batch's, so that the mean over ranks equals the mean over
+            all frames, however unevenly labels are distributed.
+            (Batches accumulated by ``accum_grad`` are averaged individually, as
+            everywhere in ESPnet: later frame counts are unknown.)
         """
         if self.training:
             with finite_statistics(self.encoder):
@@ -227,7 +227,7 @@ class BiRQModel(AbsESPnetModel):
         self, speech, speech_lengths, labels=None, labels_lengths=None, utt_id=()
     ):
         update = self.update_number()
-        # x, the clean input
+        # Clean input x
         batch = self._clean_batch(speech, speech_lengths, labels, utt_id)
         self.checks.check_labels(batch, labels_lengths, self._label_sizes())
         active = self._active(update)
@@ -251,7 +251,7 @@ class BiRQModel(AbsESPnetModel):
                 loss, found, frames = self._loss(hidden, rows, active, made, weights)
                 if copy == 0 and self.training and self.paths.due(active, update):
                     paths = self._gradient_paths(hidden, rows, active, made)
-                # - lambda H(q): codes of labels with a gradient stay in use
+                # - lambda H(q): keeps codes in use if labels have a gradient
                 for one in (x for x in active if x.diversity):
                     soft = [x for x in made[one.name] if isinstance(x, SoftLabels)]
                     entropy = usage_entropy(soft)
@@ -278,7 +278,7 @@ class BiRQModel(AbsESPnetModel):
         return force_gatherable((total, stats, masked), total.device)
 
     def _active(self, update: int) -> list[Objective]:
-        """What is predicted in an update; in evaluation everything."""
+        """Return the active objectives of an update; all in evaluation."""
         if not self.training:
             return list(self.objectives)
         return [one for one in self.objectives if one.is_on(update)]
@@ -288,7 +288,7 @@ class BiRQModel(AbsESPnetModel):
         return Views(batch, self.branches, self.subsampling, wanted, update)
 
     def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
-        """Last layer's output at masked frames, from the masked input: (M, E)."""
+        """Encode the masked input; return hidden states at masked frames (M, E)."""
         xs, lengths = batch.xs, batch.lengths
         if self.specaug is not None and self.training:
             xs, lengths = self.specaug(xs, lengths)
@@ -309,12 +309,12 @@ class BiRQModel(AbsESPnetModel):
         labels: dict[str, list[Labels]],
         weights: dict[str, float],
     ) -> tuple[torch.Tensor, list[BookTally], torch.Tensor]:
-        """Sum over objectives of weight x loss, a mean over all ranks' labelled frames.
+        """Compute the weighted sum of losses, averaged over labelled frames of all ranks.
 
         Returns:
-            The loss, statistics of each codebook, and the masked frames of all ranks.
+            Loss, statistics of each codebook, and number of masked frames on all ranks.
         """
-        # One message: masked frames, and labelled frames of each objective's codebooks.
+        # One message: masked frames, and labelled frames per objective and codebook.
         counts = [rows.valid.sum()]
         counts += [
             labelled(x, rows.valid).sum() for one in active for x in labels[one.name]
@@ -353,9 +353,9 @@ class BiRQModel(AbsESPnetModel):
 
     # ------------------------------------------------------------------ updates
     def count_updates_of(self, optimizer: torch.optim.Optimizer):
-        """Count an optimizer's updates from now on; schedules follow them.
+        """Count an optimizer's updates from now on, for schedules.
 
-        Updates that ESPnet skips for want of a finite gradient are none.
+        Updates that ESPnet skips for a non-finite gradient do not count.
         """
         optimizer.register_step_post_hook(lambda *_: self._count_update())
 
@@ -369,7 +369,7 @@ class BiRQModel(AbsESPnetModel):
     def update_number(self) -> int:
         """Return the number of optimizer updates so far."""
         if self._update is None:
-            self._update = int(self.updates)  # once: this waits for a GPU
+            self._update = int(self.updates)  # once: synchronises with a GPU
         return self._update
 
     def _load_from_state_dict(self, *args, **kwargs):
@@ -379,9 +379,9 @@ class BiRQModel(AbsESPnetModel):
     # ------------------------------------------------------- before the first update
     @torch.no_grad()
     def begin(self):
-        """Count from 0 a training that may start from another's parameters (init_param).
+        """Reset the update count, also after loading parameters by init_param.
 
-        Schedules are those of this training, and a teacher starts as its student.
+        Schedules start anew, and a teacher starts as a copy of the encoder.
         """
         self.updates.zero_()
         self._update = None
@@ -390,22 +390,22 @@ class BiRQModel(AbsESPnetModel):
 
     @property
     def unprepared(self) -> list[str]:
-        """Names of objectives whose labellers want to see speech before training."""
+        """Names of objectives whose labellers need speech before training."""
         return [one.name for one in self.objectives if not one.labeller.ready]
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[dict[str, Any]]) -> int:
-        """Let labellers see speech before the first update; then they are settled.
+        """Initialise labellers on speech before the first update.
 
         Args:
-            batches: Of training data, arguments of ``forward``; all ranks take part
-                and stop after the same batch, when START_FRAMES frames were seen.
+            batches: Batches of training data, arguments of ``forward``; all ranks take
+                part and stop after the same batch, once START_FRAMES frames were seen.
 
         Returns:
-            Encoder frames seen, over all ranks; 0 if no labeller wants any.
+            Encoder frames seen over all ranks; 0 if no labeller needs any.
 
         Raises:
-            DataError: There was too little speech.
+            DataError: Too little speech.
         """
         waiting = [one for one in self.objectives if not one.labeller.ready]
         if not waiting:
@@ -433,7 +433,7 @@ class BiRQModel(AbsESPnetModel):
     def _clean_batch(
         self, speech, speech_lengths, labels=None, utt_id=(), **_
     ) -> Batch:
-        """Features, lengths at the encoder's rate."""
+        """Compute features, and lengths at the encoder rate."""
         xs, lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
         frames = encoder_lengths(self.encoder, lengths)  # (B,)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
@@ -445,7 +445,7 @@ class BiRQModel(AbsESPnetModel):
         return Batch(xs, lengths, frames, padded, labels, utt_id)
 
     def _label_sizes(self) -> int | None:
-        """How many labels may be on disk; None if no objective reads any."""
+        """Return the number of distinct labels on disk; None if none are read."""
         sizes = [
             one.labeller.codebook_size
             for one in self.objectives
@@ -454,7 +454,7 @@ class BiRQModel(AbsESPnetModel):
         return min(sizes) if sizes else None
 
     def _extract_feats(self, speech, speech_lengths):
-        """Normalised features (B, T, D) and their lengths (B,), in single precision."""
+        """Compute normalised features (B, T, D) and lengths (B,) in single precision."""
         with torch.autocast(speech.device.type, enabled=False), linear_padding():
             speech = mirror_ends(speech.float(), speech_lengths, self.frontend)
             feats, lengths = self.frontend(speech, speech_lengths)
@@ -470,7 +470,7 @@ class BiRQModel(AbsESPnetModel):
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
     ) -> dict[str, torch.Tensor]:
-        """Features for ESPnet's statistics stage; run with ``--normalize none``."""
+        """Compute features for ESPnet's statistics stage, with ``--normalize none``."""
         feats, lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
 
@@ -478,18 +478,18 @@ class BiRQModel(AbsESPnetModel):
     def label(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, name: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Label all frames of clean speech by an objective, without noise.
+        """Compute an objective's noise-free labels for all frames of clean speech.
 
         Args:
             speech: (B, N) waveforms, padded with zeros.
-            speech_lengths: (B,) samples.
-            name: Of an objective that makes its own labels.
+            speech_lengths: (B,) lengths in samples.
+            name: Name of an objective that computes its own labels.
 
         Returns:
-            (N, B, T') int64 codes of each codebook, and (B,) frames.
+            (N, B, T') int64 codes of each codebook, and (B,) lengths in frames.
 
         Raises:
-            ConfigError: There is no such objective.
+            ConfigError: No such objective.
         """
         by_name = {
             one.name: one for one in self.objectives if one.view.kind != "labels"

@@ -1,8 +1,8 @@
-"""An objective: what is predicted at masked frames, as one row of the configuration.
+"""Objectives: prediction tasks at masked frames, one per row of the configuration.
 
     view -> labeller -> labels <- cross-entropy - head <- hidden states, masked input
 
-The forward pass knows no method by name; a method is a list of objectives:
+No method is hard-coded in the forward pass; a method is a list of objectives:
 
     BEST-RQ    input   -> random_projection                weight 1
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
@@ -27,7 +27,7 @@ from espnet2_birq.pretraining.views import (
     parse_view,
 )
 
-# What `name` alone stands for; any key can be given another value beside it.
+# Rows that a `name` alone stands for; keys given next to it take precedence.
 PRESETS = {
     "anchor": dict(
         view="input", labeller="random_projection", head="codes", weight=2.4
@@ -36,17 +36,17 @@ PRESETS = {
     "given": dict(view="labels", labeller="given", weight=1.0),
 }
 KEYS = {
-    "name": "in statistics loss_<name>, acc_<name>, ...",
-    "view": "what labels are made of: input, layer K, layer P%, teacher layer K, labels",
-    "labeller": "how: " + ", ".join(LABELLERS) + ", or module:Class of your own",
-    "labeller_conf": "its options",
-    "head": "prediction head; objectives of the same head share it (default: the name)",
-    "weight": "of the loss: a number or [[update, value], ...]",
-    "gradient": "factor on the gradient of the loss that flows back through the labels: "
-    "1 is BiRQ's, 0 cuts it (default: 1 where it can flow)",
-    "diversity": "weight of the entropy of the codes' use, which the loss is less by (0)",
-    "when": "updates in which it is on: {start, stop, every, once}; once: {other "
-    "objective: perplexity of its predictions}, from where on all updates count",
+    "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
+    "view": "source of labels: input, layer K, layer P%, teacher layer K, labels",
+    "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
+    "labeller_conf": "options of the labeller",
+    "head": "prediction head, shared by objectives that name it (default: the name)",
+    "weight": "loss weight: a number or [[update, value], ...]",
+    "gradient": "factor on the gradient of the loss through the labels: "
+    "1 as in BiRQ, 0 stops it (default: 1 where it can flow)",
+    "diversity": "weight of the code usage entropy, subtracted from the loss (0)",
+    "when": "active updates: {start, stop, every, once}; once: {other "
+    "objective: perplexity of its predictions} that must be reached first",
 }
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
@@ -54,26 +54,26 @@ BIRQ = [dict(name="anchor"), dict(name="enhanced")]
 
 
 class When(NamedTuple):
-    """The updates in which an objective is on."""
+    """The updates in which an objective is active."""
 
     start: int = 0  # first update, counted from 0
     stop: int | None = None  # first update after the last; None: never
     every: int = 1  # n: only every n-th update from `start` on
-    once: dict[str, float] | None = None  # another's predictions: their perplexity
+    once: dict[str, float] | None = None  # objective: prediction perplexity to reach
 
     def includes(self, update: int) -> bool:
-        """Whether an update is one of them."""
+        """Whether the objective is active in an update."""
         on = update >= self.start and (self.stop is None or update < self.stop)
         return on and (update - self.start) % self.every == 0
 
 
 def check_always_on(whens: list[When]):
-    """Check that every update has an objective.
+    """Check that every update has an active objective.
 
     Raises:
-        ConfigError: Names the first that has none.
+        ConfigError: An update has none; names the first.
     """
-    whens = [when for when in whens if when.once is None]  # others may never begin
+    whens = [when for when in whens if when.once is None]  # others may never start
     period = math.lcm(*(when.every for when in whens))
     edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
     for update in sorted(edge + step for edge in edges for step in range(period)):
@@ -85,7 +85,7 @@ def check_always_on(whens: list[When]):
 
 
 class Row(NamedTuple):
-    """One row of the configuration's ``objectives``, checked and completed."""
+    """One row of the configuration's ``objectives``, validated, with defaults."""
 
     name: str
     view: View
@@ -99,14 +99,14 @@ class Row(NamedTuple):
 
 
 class Objective(torch.nn.Module):
-    """Owns a labeller; says how its labels weigh and which head predicts them.
+    """A labeller with view, head, loss weight and schedule.
 
     Args:
-        row: Of the configuration.
-        labeller: What makes its labels.
+        row: Row of the configuration.
+        labeller: Labeller of its vectors.
     """
 
-    begun: torch.Tensor  # () update from which one that waits counts, -1 before
+    begun: torch.Tensor  # () update at which `once` was met; -1: not yet
 
     def __init__(self, row: Row, labeller: Labeller):
         super().__init__()
@@ -119,30 +119,30 @@ class Objective(torch.nn.Module):
         self.when = row.when
         self.labeller = labeller
         if row.when.once is not None:
-            # In floating point: ESPnet sums integers when it averages checkpoints.
+            # Floating point: ESPnet sums integers when averaging checkpoints.
             self.register_buffer("begun", torch.full((), -1.0))
-        self._begun: int | None = None  # its copy on this side, read once
+        self._begun: int | None = None  # host copy, read once
 
     def begin(self, update: int):
-        """Count this objective's updates from here: its condition is met."""
+        """Start counting this objective's updates; its condition is met."""
         self.begun.fill_(update)
         self._begun = update
 
     def age(self, update: int) -> int | None:
-        """Return its updates so far; None if it has not begun."""
+        """Return its updates so far; None before its start."""
         if self.when.once is None:
             return update
         if self._begun is None:
-            self._begun = int(self.begun)  # once: this waits for a GPU
+            self._begun = int(self.begun)  # once: synchronises with a GPU
         return update - self._begun if self._begun >= 0 else None
 
     def is_on(self, update: int) -> bool:
-        """Whether it is predicted in this update of training."""
+        """Whether it is active in this training update."""
         age = self.age(update)
         return age is not None and self.when.includes(age)
 
     def weight_at(self, update: int) -> float:
-        """Return the weight of its loss; before it has begun, that at its beginning."""
+        """Return its loss weight; before its start, the initial one."""
         return self.weight.at(self.age(update) or 0)
 
     def _load_from_state_dict(self, *args, **kwargs):
@@ -151,22 +151,22 @@ class Objective(torch.nn.Module):
 
     @property
     def keeps_gradient(self) -> bool:
-        """Whether the loss changes what its labels are made of."""
+        """Whether gradients flow through its labels."""
         return self.gradient != 0.0 or self.diversity != 0.0
 
     def labels(
         self, views: Views, rows: MaskedRows, update: int, observe: bool = True
     ) -> list[Labels]:
-        """Make the labels of a batch's masked frames.
+        """Compute labels for the masked frames of a batch.
 
         Args:
-            views: Of the batch.
-            rows: Where the masked frames are.
-            update: Optimizer updates made so far.
-            observe: In training, let the labeller learn from them first.
+            views: Views of the batch.
+            rows: Positions of the masked frames.
+            update: Optimizer updates so far.
+            observe: Whether, in training, the labeller first observes the vectors.
 
         Returns:
-            Labels of each of the labeller's codebooks, ``valid`` where a frame has one.
+            Labels of each codebook, ``valid`` at labelled frames.
         """
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
@@ -177,7 +177,7 @@ class Objective(torch.nn.Module):
         return [x._replace(valid=labelled(x, valid)) for x in labels]
 
     def predicted(self, labels: list[Labels]) -> list[Labels]:
-        """Return labels as the cross-entropy sees them, its gradient scaled."""
+        """Return labels for the cross-entropy, with their gradient scaled."""
         return [
             (
                 x._replace(points=scale_gradient(x.points, self.gradient))
@@ -200,7 +200,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return ``x``, with a factor on the gradient that flows back into it."""
+    """Return ``x``, scaling its gradient by a factor; 0 detaches it."""
     if factor == 1.0:
         return x
     if factor == 0.0:
@@ -209,18 +209,18 @@ def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
-    """Check the configuration's ``objectives`` and fill in what it leaves out.
+    """Validate the configuration's ``objectives`` and fill in defaults.
 
     Args:
-        rows: Dictionaries with the keys of ``KEYS``. A name of ``PRESETS`` stands for a
-            whole row; any other wants ``view`` and ``labeller``.
+        rows: Dictionaries with the keys of ``KEYS``. A name in ``PRESETS`` stands for a
+            whole row; others require ``view`` and ``labeller``.
         num_blocks: K, depth of the encoder.
 
     Returns:
         The rows, in order.
 
     Raises:
-        ConfigError: In one line, what is wrong and what may stand there.
+        ConfigError: A row is invalid; one line with the error and the valid values.
     """
     if not isinstance(rows, list) or not rows:
         raise ConfigError("objectives: give a list with at least one objective")
@@ -281,7 +281,7 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
 def _factor(
     name: str, row: dict[str, Any], view: View, key: str, default: float
 ) -> float:
-    """Read a factor on what flows back through the labels; 0 where nothing can."""
+    """Read a gradient factor; 0 where no gradient can flow through the labels."""
     flows = labeller_class(row["labeller"]).differentiable and view.kind == LAYER
     factor = row.get(key)
     if factor is None:
@@ -332,11 +332,11 @@ def build_objective(row: Row, input_size: int) -> Objective:
     """Build an objective and its labeller.
 
     Args:
-        row: Of the configuration.
+        row: Row of the configuration.
         input_size: D, size of the view's vectors.
 
     Raises:
-        ConfigError: The labeller does not take its options.
+        ConfigError: Invalid options of the labeller.
     """
     try:
         labeller = labeller_class(row.labeller)(

@@ -11,7 +11,7 @@ def world_size() -> int:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor over all ranks, in one message; without gradient."""
+    """Sum a tensor over all ranks in one message; detached."""
     if not torch.distributed.is_initialized():
         return values
     total = values.detach().clone()

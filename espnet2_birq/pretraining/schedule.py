@@ -1,4 +1,4 @@
-"""Numbers that change with the optimizer's updates: weights, temperatures."""
+"""Schedules over optimizer updates, for weights and temperatures."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from espnet2_birq.errors import ConfigError
 
 
 class Schedule:
-    """A number, or straight lines between given points.
+    """A constant or piecewise linear function of the update.
 
     Args:
-        points: A number, or ``[[update, value], ...]`` with rising updates; before the
-            first and after the last point the value stays.
+        points: A number, or ``[[update, value], ...]`` with increasing updates;
+            constant before the first and after the last point.
 
     Raises:
         ConfigError: Neither of the two.

@@ -1,7 +1,7 @@
-"""What tells a learning model from a collapsed one, over the batches of all ranks.
+"""Training statistics per objective, over all ranks.
 
-All values are tensors made from the loss's own sums: no second look at the codes, and
-nothing waits for a GPU.
+All values are tensors computed from sums of the loss: codes are not read again, and
+nothing synchronises with a GPU.
 """
 
 from functools import reduce
@@ -15,7 +15,7 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks
 
 
 class BookTally(NamedTuple):
-    """The tally of one codebook and the objectives that its labels belong to."""
+    """The tally of one codebook and the objectives it covers."""
 
     names: list[str]  # L objectives
     soft: list[bool]  # whether their labels are soft
@@ -23,25 +23,25 @@ class BookTally(NamedTuple):
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """exp of the entropy of code use: the number of codes in equal use.
+    """Compute the perplexity of code usage, the effective number of codes.
 
     Args:
-        counts: (..., V) how often each code occurs.
+        counts: (..., V) count of each code.
 
     Returns:
-        (...) between 1 and V.
+        (...) perplexity between 1 and V.
     """
     shares = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1.0)
     return torch.special.entr(shares).sum(dim=-1).exp()
 
 
 def coverage(counts: torch.Tensor) -> torch.Tensor:
-    """Share of the codebook that occurs at all; (..., V) to (...) between 0 and 1."""
+    """Compute the share of codes that occur; (..., V) to (...) between 0 and 1."""
     return (counts > 0).float().mean(dim=-1)
 
 
 def sum_tallies(tallies: list[Tally]) -> list[Tally]:
-    """Add up the tallies of all ranks, in one message."""
+    """Sum the tallies of all ranks in one message."""
     parts = [part for tally in tallies for part in tally]
     message = sum_over_ranks(torch.cat([part.flatten() for part in parts]))
     summed = [
@@ -60,25 +60,25 @@ def objective_statistics(
 ) -> dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
-    Perplexity and coverage are those of the step: M frames cannot use more than M
-    codes, so compare them at equal batch sizes only.
+    Perplexity and coverage are per step: M frames cannot use more than M
+    codes, so compare them only at equal batch sizes.
 
     Args:
-        books: Sums over frames; those of one objective are averaged.
-        gradients: Whether gradients were made, so that ``grad_share`` says something.
-        windows: Where label counts of earlier steps are; they take in this step's.
+        books: Sums over frames; codebooks of one objective are averaged.
+        gradients: Whether gradients were computed, as needed for ``grad_share``.
+        windows: Label counts of earlier steps, updated by this step's.
 
     Returns:
-        For each objective: ``loss_<name>`` (nats, without its weight), ``acc`` (share of
+        For each objective: ``loss_<name>`` (nats, unweighted), ``acc`` (share of
         frames whose likeliest prediction is the label), ``label_ppl``, ``label_cov``,
         ``pred_ppl``, ``pred_cov`` (codebook perplexity and coverage of labels and
-        predictions); with windows ``window_ppl``, the labels' perplexity over the last
+        predictions); with windows ``window_ppl``, the label perplexity over the last
         10,000 labelled frames; for soft labels ``hit`` (share of frames whose label is the
         nearest code), ``label_entropy`` (nats, of the label given the frame) and
-        ``score_std`` (spread of a frame's scores over the codes; Gumbel noise has
-        1.28); and with several objectives
-        ``grad_share`` (the norm of the objective's gradient at the encoder's output, as a
-        share of the objectives' sum; the path through labels is not in it) and
+        ``score_std`` (standard deviation of a frame's scores over the codes; Gumbel
+        noise has 1.28); and with several objectives
+        ``grad_share`` (gradient norm at the encoder's output as a
+        share of the objectives' sum, without the path through labels) and
         ``agree`` (share of frames with the label of the first objective of the head).
     """
     tallies = sum_tallies([book.tally for book in books])

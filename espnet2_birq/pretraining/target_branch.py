@@ -1,4 +1,4 @@
-"""The encoder where it makes labels: the forward pass on the clean input."""
+"""Target branch and teacher: the encoder's forward pass on the clean input."""
 
 import copy
 from contextlib import contextmanager, nullcontext
@@ -13,23 +13,23 @@ from espnet2_birq.pretraining.schedule import Schedule
 class TargetBranch:
     """Runs the encoder's lower layers on the clean input.
 
-    In evaluation mode, whatever the mode of the model: no dropout, no stochastic depth,
-    and BatchNorm takes its running statistics. A frame's label is then the same alone,
-    in any batch, on any rank, and in evaluation; with the batch's own statistics, 35 %
-    of the labels were those of evaluation, and 10 % when these do not move the running
-    ones; losses were the same within 0.1 (bench/batch_norm.py, bench/README.md). The
-    masked input is another call, whose statistics, with the masking noise in them, are
-    the ones that are kept.
+    Always in evaluation mode: no dropout, no stochastic depth, and BatchNorm uses its
+    running statistics. A frame's label is then the same alone,
+    in any batch, on any rank, and in evaluation; with batch statistics, 35 %
+    of the labels matched those of evaluation, and 10 % without updating the running
+    ones; losses agreed within 0.1 (bench/batch_norm.py, bench/README.md). Only the
+    separate call on the masked input updates the running statistics, masking noise
+    included.
 
     Args:
-        encoder: An ESPnet encoder, shared with the masked input.
-        checkpoint: Activation checkpointing: keep no activations of this pass, compute
-            them again in the backward pass. It matters where a gradient is kept.
+        encoder: ESPnet encoder, shared with the masked input.
+        checkpoint: Activation checkpointing of this pass, useful if a gradient is
+            kept.
         utterances: n: run on every n-th utterance of a batch only, on others in the
             next update; only these get labels of a layer. In evaluation on all.
 
     Raises:
-        ConfigError: Not 1 or more utterances.
+        ConfigError: ``utterances`` is less than 1.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TargetBranch:
             raise ConfigError(
                 f"target_branch_conf: utterances is 1 or more, got {utterances}"
             )
-        # In a tuple, so that the encoder is not a module of the model twice.
+        # In a tuple, so that the encoder is not registered as a submodule twice.
         self._encoder = (encoder,)
         self.checkpoint = checkpoint
         self.utterances = utterances
@@ -56,16 +56,16 @@ class TargetBranch:
         layers: dict[int, bool],
         update: int = 0,
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
-        """Compute outputs of some layers; no layer above the last of them is run.
+        """Compute hidden states of some layers, without running layers above them.
 
         Args:
             xs: (B, T, D) clean input.
-            lengths: (B,) input frames.
-            layers: Layers counted from 1, with whether a gradient has to flow into each.
-            update: Optimizer updates made so far.
+            lengths: (B,) lengths in input frames.
+            layers: Layers, counted from 1, and whether each needs a gradient.
+            update: Optimizer updates so far.
 
         Returns:
-            (B, T', E) for each layer; and (B,) 1 for each utterance that was run, 0
+            (B, T', E) for each layer; and (B,) 1 for utterances that were run, 0
             for others, or None if all were.
         """
         keeps_gradient = torch.is_grad_enabled() and any(layers.values())
@@ -104,27 +104,27 @@ class TargetBranch:
 
 
 def _spread(output: torch.Tensor, rows: slice, size: int) -> torch.Tensor:
-    """Put the output of some utterances among zeros of the others: (B, T', E)."""
+    """Scatter the outputs of some utterances into (B, T', E), with zeros elsewhere."""
     whole = output.new_zeros(size, *output.shape[1:])
     whole[rows] = output
     return whole
 
 
 class Teacher(torch.nn.Module):
-    """A copy of the encoder that follows it slowly, and learns nothing by itself.
+    """An exponential moving average of the encoder, without gradients.
 
     Its parameters become decay x old + (1 - decay) x the encoder's after every n-th
-    optimizer update: an exponential moving average (data2vec, arXiv 2202.03555), or with
-    decay 0 a copy that is refreshed every n updates (Latent-RQ). Buffers, such as
+    optimizer update (data2vec, arXiv 2202.03555); decay 0 gives
+    a copy refreshed every n updates (Latent-RQ). Buffers, such as
     BatchNorm's statistics, are copied.
 
     Args:
-        encoder: What to follow.
+        encoder: Encoder to average.
         decay: A number or a schedule.
-        every: n.
+        every: n, updates between two moves.
 
     Raises:
-        ConfigError: A decay outside [0, 1], or not 1 or more updates.
+        ConfigError: ``decay`` is outside [0, 1], or ``every`` less than 1.
     """
 
     def __init__(
@@ -144,12 +144,12 @@ class Teacher(torch.nn.Module):
             )
 
     def copy(self, encoder: torch.nn.Module):
-        """Become the same as an encoder."""
+        """Copy an encoder's parameters and buffers."""
         self.network.load_state_dict(encoder.state_dict())
 
     @torch.no_grad()
     def follow(self, encoder: torch.nn.Module, update: int):
-        """Move after an optimizer update, counted from 1."""
+        """Move towards the encoder after an optimizer update, counted from 1."""
         if update % self.every:
             return
         share = 1.0 - self.decay.at(update)

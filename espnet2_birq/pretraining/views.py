@@ -1,13 +1,13 @@
-"""What labels are made of: views of a batch, each computed at most once in a step.
+"""Views of a batch, the sources of labels, each computed at most once per step.
 
-    input            normalised input frames, as many side by side as the encoder joins
+    input            normalised input frames, stacked to the encoder rate
     layer k          output of encoder layer k on the clean input
-    teacher layer k  the same of a copy of the encoder that follows it slowly
+    teacher layer k  the same of the teacher, a moving average of the encoder
     labels           integers read from disk with the speech
 
-All are at the encoder's rate, of the clean input, for all frames; what is predicted is
-their masked frames. A view is a word in the configuration (`layer` alone, or `layer 70%`,
-is the layer at that share of the depth).
+All cover all frames of the clean input at the encoder rate; labels are predicted at
+masked frames. The configuration names a view (plain `layer`, or `layer 70%`, is relative
+to the depth).
 """
 
 import re
@@ -44,7 +44,7 @@ def parse_view(text: str, num_blocks: int) -> View:
         num_blocks: K, depth of the encoder.
 
     Raises:
-        ConfigError: Unknown, or a layer that is not there.
+        ConfigError: Unknown view or layer.
     """
     if text in ("input", "labels"):
         return View(text)
@@ -83,23 +83,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Where the masked frames of a batch are; M rows, the last of them filling."""
+    """Positions of a batch's masked frames in M rows, the last of them filler."""
 
     index: torch.Tensor  # (M,) positions in a flattened (B, T')
-    valid: torch.Tensor  # (M,) 1 where a row is a masked frame, 0 where it is filling
+    valid: torch.Tensor  # (M,) 1 for masked frames, 0 for filler rows
 
 
 class Views:
-    """The views of one batch, computed when asked for.
+    """The views of one batch, computed lazily.
 
     Args:
         batch: The clean side.
-        branches: Run the encoder, or its teacher, where labels are made; by LAYER and
-            TEACHER.
+        branches: Target branches of encoder (LAYER) and teacher (TEACHER).
         subsampling: r, input frames per encoder frame.
-        wanted: Views that will be asked for, with whether a gradient has to flow into
-            each: one forward pass of a branch yields all of its layers.
-        update: Optimizer updates made so far.
+        wanted: Views that will be used, and whether each needs a gradient, so that one
+            forward pass of a branch yields all of its layers.
+        update: Optimizer updates so far.
     """
 
     def __init__(
@@ -113,15 +112,15 @@ class Views:
         self.batch, self.branches, self.subsampling = batch, branches, subsampling
         self.wanted, self.update = wanted, update
         self._whole: dict[View, torch.Tensor] = {}
-        # (B,) utterances that a branch has run on; None: all
+        # (B,) 1 for utterances run by a branch; None: all
         self._labelled: dict[str, torch.Tensor | None] = {}
 
     def at(self, view: View, rows: MaskedRows) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather a view at masked frames.
 
         Returns:
-            (M, D) vectors, or (M,) labels from disk; and (M,) 1 where a row has one, 0
-            where not.
+            (M, D) vectors, or (M,) labels from disk; and (M,) 1 for rows that have
+            one, else 0.
         """
         vectors = self.whole(view).flatten(0, 1)[rows.index]
         labelled = self._labelled.get(view.kind)
@@ -151,7 +150,7 @@ class Views:
 
 
 def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
-    """Put the input frames of each encoder frame side by side.
+    """Stack the input frames of each encoder frame.
 
     Args:
         xs: (B, T, D) input frames.
@@ -159,28 +158,28 @@ def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
         frames: T', encoder frames.
 
     Returns:
-        (B, T', r D): frame t holds xs[:, t r : (t + 1) r], the very frames that are
-        hidden from the encoder when frame t is masked.
+        (B, T', r D): frame t holds xs[:, t r : (t + 1) r], exactly the frames
+        replaced when frame t is masked.
     """
     return xs[:, : frames * factor].reshape(xs.size(0), frames, factor * xs.size(2))
 
 
-# Labels may be longer or shorter than the encoder's output by as many frames.
+# Allowed difference in frames between labels and the encoder's output.
 SLACK = 2
 
 
 def fit_labels(labels: torch.Tensor | None, frames: int) -> torch.Tensor:
-    """Make labels from disk as long as the encoder's output.
+    """Pad or trim labels from disk to the length of the encoder's output.
 
     Args:
         labels: (B, L) integers, padded with -1.
         frames: T', encoder frames of the padded batch.
 
     Returns:
-        (B, T'), cut or filled up with -1 by a frame or two.
+        (B, T') labels, trimmed or padded with -1 by up to SLACK frames.
 
     Raises:
-        DataError: No labels, or of another rate.
+        DataError: No labels, or labels of another rate.
     """
     if labels is None:
         raise DataError(
@@ -198,7 +197,7 @@ def fit_labels(labels: torch.Tensor | None, frames: int) -> torch.Tensor:
 
 
 def wanted_layers(wanted: list[tuple[View, bool]], kind: str) -> dict[int, bool]:
-    """Which layers views of a kind ask for, and whether a gradient flows into each."""
+    """Return the layers needed by views of a kind, and whether each needs a gradient."""
     layers: dict[int, bool] = {}
     for view, gradient in wanted:
         if view.kind == kind and view.layer is not None:

@@ -1,1 +1,1 @@
-"""ESPnet tasks, trainer and samplers: arguments and class choices in, a model out."""
+"""ESPnet tasks, trainer and samplers, which build models from arguments."""

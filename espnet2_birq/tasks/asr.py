@@ -1,7 +1,7 @@
-"""ESPnet's ASR task with one more encoder, ``shaw_conformer``, and gentle fine-tuning.
+"""ESPnet's ASR task with the encoder ``shaw_conformer`` and gentle fine-tuning.
 
 ESPnet has no registry, but its class choices are module-level objects: importing this
-module adds the encoder to them, for ESPnet's own ASRTask, too.
+module adds the encoder to them, also for ESPnet's own ASRTask.
 """
 
 import argparse
@@ -18,11 +18,11 @@ encoder_choices.classes["shaw_conformer"] = ShawConformerEncoder
 
 
 class ASRTask(ESPnetASRTask):
-    """ESPnet's ASR task with two more options of training.
+    """ESPnet's ASR task with two more training options.
 
-    It is a class of this module also for the sake of training on several GPUs: the
-    processes that ESPnet spawns receive ``ASRTask.main_worker``, import the module its
-    class is defined in, and thereby know the encoder.
+    Defining the class in this module also serves multi-GPU training: the
+    processes spawned by ESPnet receive ``ASRTask.main_worker``, import this module
+    to unpickle it, and thereby know the encoder.
     """
 
     @classmethod
@@ -34,24 +34,24 @@ class ASRTask(ESPnetASRTask):
             "--encoder_lr_decay",
             type=float,
             default=1.0,
-            help="Learning rate of each encoder layer, as a share of that of the layer "
+            help="Factor between the learning rates of an encoder layer and the layer "
             "above it; 1: all are equal",
         )
         group.add_argument(
             "--freeze_encoder_updates",
             type=int,
             default=0,
-            help="In this many updates at the beginning, the encoder is not changed",
+            help="Number of initial updates that leave the encoder unchanged",
         )
 
     @classmethod
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Build ESPnet's optimizer; with parameter groups if an option asks for them.
+        """Build ESPnet's optimizer, with parameter groups if an option needs them.
 
         Raises:
-            ConfigError: An option does not fit.
+            ConfigError: Invalid options.
         """
         if args.encoder_lr_decay == 1 and args.freeze_encoder_updates == 0:
             return super().build_optimizers(args, model)

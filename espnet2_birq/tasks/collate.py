@@ -1,7 +1,7 @@
-"""Batches of waveforms: bad audio is left out of them, and named.
+"""Collation of waveforms into batches, dropping and logging bad audio.
 
-Data that came through the recipes' stages has been checked, but any file may go bad
-later, and ESPnet's training command takes any list of files.
+Recipe stages check their data, but files may go bad
+later, and ESPnet's training command accepts any list of files.
 """
 
 import logging
@@ -20,48 +20,48 @@ from espnet2_birq.errors import DataError
 
 Arrays = dict[str, np.ndarray]
 
-NOISE_LEVEL = 0.01  # of full scale
-NOISE_SAMPLES = 16000  # at least: enough for a frame of any encoder
-# Training stops once so many utterances were bad, and more than were good.
+NOISE_LEVEL = 0.01  # relative to full scale
+NOISE_SAMPLES = 16000  # minimum, enough for a frame of any encoder
+# Training stops once at least this many utterances, and more than half, were bad.
 FEWEST_BAD = 4
 
 
 def check_first_audio(
     lists: Iterable[Sequence[str]], frontend_conf: Mapping[str, Any]
 ) -> None:
-    """Probe the first recording of each list that ESPnet is to read.
+    """Probe the first recording of each list.
 
-    ESPnet looks at no sample rate but for its being the same in all of a list.
+    ESPnet checks only that the sample rate is constant within a list.
 
     Args:
-        lists: Path, name and type, as of ``train_data_path_and_name_and_type``.
-        frontend_conf: Of the model; ``fs`` in Hz, or as "16k".
+        lists: Path, name and type, as in ``train_data_path_and_name_and_type``.
+        frontend_conf: Frontend options of the model; ``fs`` in Hz, or as "16k".
 
     Raises:
-        DataError: As probe_entry().
+        DataError: See probe_entry().
     """
     rate = sampling_rate(frontend_conf)
     for scp, name, kind in lists:
-        # A folder is a list in several parts (--multiple_iterator).
+        # A folder is a list split into parts (--multiple_iterator).
         if name == "speech" and kind in ("sound", "kaldi_ark") and Path(scp).is_file():
-            # ESPnet writes "None" for audio that it could not make.
+            # ESPnet writes "None" for audio that failed.
             entries = (entry for _, entry in iter_scp(scp) if entry != "None")
             if first := next(entries, None):
                 probe_entry(first, rate)
 
 
 def refuse_channels(utt_id: str, arrays: Arrays) -> Arrays:
-    """Refuse speech of several channels; one of ESPnet's preprocessing functions.
+    """Refuse multi-channel speech; usable as ESPnet's preprocessing function.
 
     Args:
-        utt_id: Whose it is.
-        arrays: What was read; ``speech`` is (N,), or else refused.
+        utt_id: Utterance id.
+        arrays: Data of the utterance; ``speech`` must be (N,).
 
     Returns:
-        The same.
+        ``arrays``, unchanged.
 
     Raises:
-        DataError: It is (N, channels).
+        DataError: ``speech`` is (N, channels).
     """
     if arrays["speech"].ndim != 1:
         channels = arrays["speech"].shape[1]
@@ -70,38 +70,37 @@ def refuse_channels(utt_id: str, arrays: Arrays) -> Arrays:
 
 
 class SpeechCollateFn(CommonCollateFn):
-    """Pad waveforms with zeros; leave out utterances whose samples are not finite.
+    """Pads waveforms with zeros, and drops utterances with non-finite samples.
 
-    All that was read with such an utterance goes with it, its labels, too. Each is
-    named in a warning, once in each process that loads data.
+    All data of such an utterance, including labels, is dropped. A warning names each,
+    once per data-loading process.
 
-    If nothing is left, which may well happen to a rank's part of a batch, the first
-    utterance stays, with noise for samples and without labels (-1): ESPnet has dealt
-    the batch out before it is read, and a rank without its part would keep the others
-    waiting. Noise, since frames of zeros are all alike: their variance is 0, and
-    whitening would divide by it.
+    If nothing remains, as is likely for a rank's part of a batch, the first
+    utterance stays, with noise as samples and without labels (-1): ESPnet splits
+    batches before reading them, and a rank without data would block the others.
+    Noise, because frames of zeros have no variance, by which whitening would divide.
     """
 
     def __init__(self) -> None:
         """Pad as ESPnet's SSL task does."""
         super().__init__(float_pad_value=0.0, int_pad_value=-1)
         self.named: set[str] = set()
-        self.good = self.bad = 0  # how many utterances were so in this process
+        self.good = self.bad = 0  # numbers of utterances in this process
 
     def __call__(
         self, data: Collection[tuple[str, Arrays]]
     ) -> tuple[list[str], dict[str, torch.Tensor]]:
-        """Make a batch.
+        """Collate a batch.
 
         Args:
-            data: Utterance and its arrays; ``speech`` is (N,).
+            data: Utterance ids and arrays; ``speech`` is (N,).
 
         Returns:
-            The utterances in the batch, and their padded arrays with their lengths.
+            Ids of the utterances in the batch, and padded arrays with lengths.
 
         Raises:
-            DataError: Speech has several channels, or most of what this process has
-                read is bad.
+            DataError: Multi-channel speech, or most utterances read by this process
+                are bad.
         """
         good = [one for one in data if self._is_good(*one)]
         return super().__call__(good or [self._stand_in(*next(iter(data)))])

@@ -1,7 +1,7 @@
-"""Fine-tuning a pretrained encoder gently: layer-wise learning rates, a late start.
+"""Gentle fine-tuning of an encoder: layer-wise learning rates, initial freezing.
 
-What ESPnet has no option for; and whether it makes any updates at all. The model that
-comes out is ESPnet's own all the same.
+ESPnet lacks these options; the fine-tuned model is still ESPnet's own. Also counts the
+updates of a training.
 """
 
 import argparse
@@ -16,22 +16,22 @@ from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2_birq.errors import ConfigError
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
-FROZEN = "frozen_updates"  # key of an optimizer's parameter group: how many are left
+FROZEN = "frozen_updates"  # key of a parameter group: remaining frozen updates
 
 
 def depths(model: torch.nn.Module) -> dict[str, int | None]:
-    """Tell how deep below the encoder's output each parameter lies.
+    """Compute the depth of each parameter below the encoder's output.
 
     Args:
         model: ESPnet's ASR model.
 
     Returns:
-        Parameter name to depth: 1 in the top layer and in the normalisation that
-        follows it, one more in each layer below, the most in the input layers
-        (encoder.embed). None in all that pretraining does not know.
+        Depth by parameter name: 1 in the top layer and the normalisation
+        after it, one more in each layer below, largest in the input layers
+        (encoder.embed). None for parameters outside the pretrained encoder.
 
     Raises:
-        ConfigError: The encoder does not consist of layers named encoder.encoders.N.
+        ConfigError: The encoder has no layers named encoder.encoders.N.
     """
     found = {}
     for name, _ in model.named_parameters():
@@ -58,18 +58,19 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimizer with a parameter group for each depth of the encoder.
 
-    The learning rate is `optim_conf`'s times encoder_lr_decay ** depth (BEiT's, arXiv
-    2106.08254, after ELECTRA's); a scheduler scales all of them alike. During the
-    first freeze_encoder_updates updates, gradients of the encoder are dropped before
-    they reach the optimizer. They are computed all the same: so processes that train
-    together always exchange the same tensors. How many such updates are left is part
-    of the optimizer's state, so a checkpoint keeps it. As ESPnet clips gradients
-    before, the encoder's count in the norm; and BatchNorm's running statistics move.
+    The learning rate is `optim_conf`'s times encoder_lr_decay ** depth (as in BEiT, arXiv
+    2106.08254, after ELECTRA); a scheduler scales all groups alike. During the
+    first freeze_encoder_updates updates, the encoder's gradients are dropped before
+    they reach the optimizer. They are still computed, so distributed processes
+    always exchange the same tensors. The number of remaining frozen updates is part
+    of the optimizer's state and of checkpoints. ESPnet clips gradients
+    earlier, so the encoder's still count in the norm; BatchNorm's running statistics
+    still move.
 
     Args:
         args: Options of asr_train.
         model: ESPnet's ASR model.
-        optim_class: Class of the optimizer.
+        optim_class: Optimizer class.
 
     Raises:
         ConfigError: An option is out of range, or the encoder has no layers.
@@ -120,7 +121,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
     over = False
     for group in optimizer.param_groups:
-        # A checkpoint from before has no such key.
+        # Older checkpoints lack this key.
         if group.get(FROZEN, 0) > 0:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -131,14 +132,14 @@ def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
 
 
 def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
-    """Count the batches of an epoch, as ESPnet's trainer will make them.
+    """Count the batches of an epoch in ESPnet's trainer.
 
     Args:
         args: Options of asr_train, with train_shape_file.
-        processes: Number of GPUs that train together.
+        processes: Number of GPUs.
 
     Returns:
-        Number of batches; None if it cannot be known beforehand.
+        Number of batches; None if unknown beforehand.
     """
     if args.iterator_type != "sequence" or args.multiple_iterator:
         return None
@@ -164,13 +165,13 @@ def count_updates(args: argparse.Namespace, processes: int = 1) -> int | None:
 
     Args:
         args: Options of asr_train, with train_shape_file.
-        processes: Number of GPUs that train together.
+        processes: Number of GPUs.
 
     Returns:
-        Number of updates in `max_epoch` epochs; None if it cannot be known beforehand.
+        Number of updates in `max_epoch` epochs; None if unknown beforehand.
 
     Raises:
-        ConfigError: There is none: an epoch has fewer batches than accum_grad.
+        ConfigError: No updates: an epoch has fewer batches than accum_grad.
     """
     batches = count_batches(args, processes)
     if batches is None:

@@ -1,4 +1,4 @@
-"""A model's labels of speech on disk, for the next model to learn."""
+"""Offline relabelling: write a model's labels to disk to train the next model."""
 
 import logging
 from pathlib import Path
@@ -18,22 +18,22 @@ from espnet2_birq.tasks.ssl import SSLTask
 def dump_labels(
     model: BiRQModel, objective: str, data: str, out: Path, batch_size: int = 8
 ) -> int:
-    """Label all utterances, each frame with the code nearest to it when it is clean.
+    """Label all frames of clean speech with their nearest codes.
 
     Args:
-        model: In evaluation mode.
-        objective: Name of one of its objectives; labels are of its first codebook.
+        model: Model in evaluation mode.
+        objective: Name of one of its objectives, whose first codebook is used.
         data: FILE,speech,TYPE, as for ssl_train.
-        out: Folder; gets labels.ark and labels.scp, the latter when both are whole.
-        batch_size: Utterances in a batch.
+        out: Folder for labels.ark and labels.scp; the latter appears when complete.
+        batch_size: Number of utterances per batch.
 
     Returns:
-        The number of utterances. Those whose samples are not finite have the label -1,
-        and are named in a warning.
+        Number of utterances. Those with non-finite samples get the label -1
+        and a warning.
 
     Raises:
-        ConfigError: `data` is something else, or there is no such objective.
-        DataError: Audio is missing or bad.
+        ConfigError: Invalid `data`, or no such objective.
+        DataError: Missing or bad audio.
     """
     parts = data.split(",")
     if len(parts) != 3:
@@ -59,8 +59,8 @@ def dump_labels(
     ):
         for keys, batch in batches:
             batch = {name: value.to(device) for name, value in batch.items()}
-            # What training leaves out gets the label of frames without one, so that all
-            # lists have the same utterances.
+            # Utterances that training drops get label -1, so that all lists have the
+            # same utterances.
             good = (batch["speech"].abs() < LARGEST_SAMPLE).all(dim=1, keepdim=True)
             batch["speech"] = batch["speech"].where(good, 0.0)
             codes, frames = model.label(**batch, name=objective)

@@ -1,8 +1,8 @@
-"""Batches of like lengths from ESPnet's category sampler.
+"""Batches of similar lengths from ESPnet's category sampler.
 
-ESPnet's ``catpow`` draws utterances so that each language has its share, and makes batches
-of them in the order drawn: most of a batch is padding when lengths differ. Here the same
-draws go into batches with utterances of about their length.
+ESPnet's ``catpow`` samples utterances so that each language has its share, and batches
+them in sampling order: most of a batch is padding if lengths differ. Here the same
+samples are batched with utterances of similar length.
 """
 
 import logging
@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader
 
 from espnet2_birq.errors import DataError
 
-POOL = 100  # batches that are sorted together
+POOL = 100  # batches sorted together
 
 
 class LikeLengthsIterFactory(AbsIterFactory):
-    """Iterators over the draws of ESPnet's ``CategoryPowerSampler``, sorted by length.
+    """Iterators over the samples of ESPnet's ``CategoryPowerSampler``, sorted by length.
 
-    Every epoch has the utterances that ESPnet's factory would give, each as often. Batches
-    hold up to ``batch_bins`` samples, padding included (ESPnet's: without padding).
+    Every epoch has the same utterances as with ESPnet's factory, equally often. Batches
+    hold up to ``batch_bins`` samples including padding (ESPnet's: without padding).
 
     Args:
-        factory: What ESPnet makes for ``batch_type: catpow``.
+        factory: ESPnet's factory for ``batch_type: catpow``.
     """
 
     def __init__(self, factory: CategoryIterFactory):
@@ -37,7 +37,7 @@ class LikeLengthsIterFactory(AbsIterFactory):
         self.sizes = {key: shape[0] for key, shape in shapes.items()}
 
     def make_batches(self, epoch: int) -> list[list[str]]:
-        """Batches of an epoch, over all GPUs."""
+        """Make the batches of an epoch, over all GPUs."""
         options = {**self.factory.sampler_args, "epoch": epoch}
         drawn = [key for batch in CategoryPowerSampler(**options) for key in batch]
         names = ("batch_bins", "min_batch_size", "max_batch_size")
@@ -51,7 +51,7 @@ class LikeLengthsIterFactory(AbsIterFactory):
         return batches[: options["num_batches"]]
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
-        """The iterator of an epoch, of this rank's part of every batch."""
+        """Build the iterator of an epoch over this rank's part of every batch."""
         batches = self.make_batches(epoch)
         if self.factory.sampler_args["distributed"]:
             ranks = torch.distributed.get_world_size()
@@ -76,18 +76,18 @@ def sort_into_batches(
     min_batch_size: int = 1,
     max_batch_size: int | None = None,
 ) -> list[list[str]]:
-    """Put drawn utterances into batches of like lengths, longest first.
+    """Batch sampled utterances by length, longest first.
 
     Args:
-        drawn: Utterances; one may come several times.
-        sizes: Samples of each utterance.
-        batch_bins: Samples of a batch, padding included; a batch has more only where
-            min_batch_size asks for it.
-        min_batch_size: Utterances that a batch has at least.
-        max_batch_size: At most, where min_batch_size allows it; None: as many as fit.
+        drawn: Sampled utterances, possibly repeated.
+        sizes: Number of samples of each utterance.
+        batch_bins: Maximum samples per batch including padding; exceeded only if
+            min_batch_size requires it.
+        min_batch_size: Minimum number of utterances per batch.
+        max_batch_size: Maximum number, if min_batch_size allows; None: no limit.
 
     Raises:
-        DataError: There are fewer than min_batch_size utterances.
+        DataError: Fewer than min_batch_size utterances.
     """
     if len(drawn) < min_batch_size:
         raise DataError(
@@ -101,7 +101,7 @@ def sort_into_batches(
             count = max(batch_bins // sizes[rest[0]], min_batch_size)
             count = min(count, max_batch_size or count)
             missing = min_batch_size - (len(rest) - count)
-            if 0 < missing < min_batch_size:  # what is left would be too few
+            if 0 < missing < min_batch_size:  # too few would remain
                 count -= missing
             if count < min_batch_size:
                 count = len(rest)
@@ -113,10 +113,10 @@ def sort_into_batches(
 def make_pools(
     drawn: list[str], sizes: dict[str, int], batch_bins: int, min_batch_size: int
 ) -> list[list[str]]:
-    """Cut the draws into pieces to sort, of up to POOL batches.
+    """Split the samples into pools of up to POOL batches, to be sorted.
 
-    An utterance comes once in a pool, as far as a pool is a batch at least: copies of an
-    utterance, which are equally long, would end up side by side.
+    An utterance occurs once per pool if the pool fills at least a batch: copies
+    would sort next to each other.
     """
     pools: list[list[str]] = [[]]
     seen: set[str] = set()

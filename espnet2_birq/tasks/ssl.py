@@ -1,4 +1,4 @@
-"""The ESPnet2 task behind ``python -m espnet2_birq.bin.ssl_train``."""
+"""The ESPnet2 task of ``python -m espnet2_birq.bin.ssl_train``."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
-# Names and classes are those of ESPnet's ASR task, into which the encoder goes.
+# Names and classes are those of ESPnet's ASR task, which will load the encoder.
 frontend_choices = ClassChoices(
     name="frontend",
     classes=dict(default=DefaultFrontend),
@@ -60,7 +60,7 @@ encoder_choices = ClassChoices(
     classes=dict(
         conformer=ConformerEncoder,
         e_branchformer=EBranchformerEncoder,
-        shaw_conformer=ShawConformerEncoder,  # ours: in ASR, espnet2_birq.tasks.asr
+        shaw_conformer=ShawConformerEncoder,  # ours; for ASR: espnet2_birq.tasks.asr
     ),
     type_check=AbsEncoder,
     default="conformer",
@@ -68,10 +68,10 @@ encoder_choices = ClassChoices(
 
 
 def _build(choices: ClassChoices, name: str, **conf):
-    """Make the object that ``--<choice> name --<choice>_conf ...`` asks for.
+    """Build the object configured by ``--<choice> name --<choice>_conf ...``.
 
     Raises:
-        ConfigError: The name or an argument is unknown.
+        ConfigError: Unknown name or argument.
     """
     if name not in choices.classes:
         raise ConfigError(
@@ -84,7 +84,7 @@ def _build(choices: ClassChoices, name: str, **conf):
 
 
 class SSLTask(AbsTask):
-    """Self-supervised pretraining from waveforms alone: no text, no token list."""
+    """Self-supervised pretraining on waveforms, without text or token list."""
 
     num_optimizers: int = 1
     trainer = Trainer
@@ -97,38 +97,38 @@ class SSLTask(AbsTask):
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
-        """Add this task's options to ESPnet's."""
+        """Add the options of this task to ESPnet's."""
         group = parser.add_argument_group("Task related")
         group.add_argument(
             "--objectives",
             action=NestedDictAction,
             default=BIRQ,
-            help="What is predicted at masked frames: a list, best given in the YAML "
+            help="Objectives, predicted at masked frames: a list, best set in the YAML "
             "file. Keys of an objective: "
             + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace(
                 "%", "%%"
             )
-            + ". The names 'anchor' (the input's nearest code: BEST-RQ), 'enhanced' (a "
+            + ". Presets: 'anchor' (nearest code of the input: BEST-RQ), 'enhanced' ("
             "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
-            "from disk, the data named 'labels') stand for a whole row. "
-            "docs/objectives.md explains all.",
+            "from disk, the data named 'labels'). "
+            "See docs/objectives.md.",
         )
         group.add_argument(
             "--target_branch_conf",
             action=NestedDictAction,
             default=dict(),
-            help="The encoder's pass on the clean input, where layers make labels: "
-            "checkpoint (compute it again in the backward pass rather than keep its "
+            help="Target branch, the encoder's pass on the clean input: "
+            "checkpoint (recompute it in the backward pass instead of keeping "
             "activations, false), utterances (n: only every n-th utterance of a batch, "
-            "1), copies (differently masked copies that are predicted from the same "
+            "1), copies (differently masked copies sharing the same "
             "labels, 1)",
         )
         group.add_argument(
             "--teacher_conf",
             action=NestedDictAction,
             default=dict(),
-            help="For objectives of 'teacher layer K': decay (of the moving average of "
-            "the encoder, a number or a schedule; 0: a copy; 0.999), every (n: move "
+            help="Teacher for views 'teacher layer K': decay (of the encoder's moving "
+            "average, a number or a schedule; 0: a copy; 0.999), every (n: move "
             "after every n-th update, 1)",
         )
         group.add_argument(
@@ -136,19 +136,19 @@ class SSLTask(AbsTask):
             action=NestedDictAction,
             default=dict(),
             help="mask_prob (probability that a span starts at a 10 ms frame, 0.01), "
-            "mask_length_ms (400), replacement (of a masked frame: noise, zero or "
-            "learned; noise), noise_std (the noise's standard deviation, 0.1)",
+            "mask_length_ms (400), replacement (of masked frames: noise, zero or "
+            "learned; noise), noise_std (standard deviation of the noise, 0.1)",
         )
         group.add_argument(
             "--model_conf",
             action=NestedDictAction,
             default=dict(),
-            help="stop_at_collapse (stop when labels have become a few codes; "
-            "without, a warning; false), cpu_bfloat16 (bfloat16 autocast when training "
-            "on a CPU: true, false, or auto, where the processor has instructions for "
-            "it; auto), accelerate (faster CPU encoder, same numbers; true), "
-            "attention_window (blocks of so many encoder frames inside which attention "
-            "stays; all), extract_feats_in_collect_stats (true)",
+            help="stop_at_collapse (stop instead of warning when labels collapse to a "
+            "few codes; false), cpu_bfloat16 (bfloat16 autocast when training "
+            "on a CPU: true, false, or auto: if the processor has instructions for "
+            "it; auto), accelerate (faster CPU encoder, same results; true), "
+            "attention_window (restrict attention to blocks of this many encoder frames; "
+            "all), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
             "--init",
@@ -180,7 +180,7 @@ class SSLTask(AbsTask):
         [Collection[tuple[str, dict[str, np.ndarray]]]],
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
-        """Pad waveforms with zeros; leave out what is not finite, and name it."""
+        """Build a collate function that pads with zeros and drops non-finite audio."""
         return SpeechCollateFn()
 
     @classmethod
@@ -191,7 +191,7 @@ class SSLTask(AbsTask):
         mode: str,
         kwargs: dict | None = None,
     ) -> AbsIterFactory:
-        """Build ESPnet's factory, and check what the training will get of it."""
+        """Build ESPnet's factory, and check its batches."""
         factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
         check_batches(args, factory, mode)
         return factory
@@ -200,7 +200,7 @@ class SSLTask(AbsTask):
     def build_category_iter_factory(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
     ) -> AbsIterFactory:
-        """Put what ``batch_type: catpow`` draws into batches of like lengths."""
+        """Batch the samples of ``batch_type: catpow`` by length."""
         factory = super().build_category_iter_factory(args, iter_options, mode)
         if iter_options.batch_type == "catpow":
             return LikeLengthsIterFactory(factory)
@@ -211,30 +211,30 @@ class SSLTask(AbsTask):
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Callable[[str, dict[str, np.ndarray]], dict[str, np.ndarray]] | None:
-        """Waveforms go in as they are."""
+        """Return None: waveforms need no preprocessing."""
         return None
 
     @classmethod
     def required_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
-        """Waveforms, and nothing else."""
+        """Return the name of the waveforms."""
         return ("speech",)
 
     @classmethod
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
-        """Labels, for objectives of the view 'labels'."""
+        """Return the name of labels for objectives of the view 'labels'."""
         return ("labels",)
 
     @classmethod
     @typechecked
     def build_model(cls, args: argparse.Namespace) -> BiRQModel:
-        """Build the model that the arguments describe.
+        """Build the configured model.
 
         Raises:
-            ConfigError: A name, objective or layer is unknown.
+            ConfigError: Unknown name, objective or layer.
         """
         frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
         specaug = normalize = None
@@ -284,7 +284,7 @@ class SSLTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Build ESPnet's optimizer; the model counts its updates, for schedules."""
+        """Build ESPnet's optimizer; the model counts its updates for schedules."""
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, BiRQModel):
             for optimizer in optimizers:

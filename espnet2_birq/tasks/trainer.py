@@ -1,7 +1,7 @@
-"""ESPnet's trainer, with a start of our own and an end that tells the truth.
+"""ESPnet's trainer with labeller initialisation and an error for epochs without updates.
 
-Labellers see speech before the first update. ESPnet ends a training at the first epoch
-without an update, saves that epoch like any other, and reports success; ours fails.
+Labellers see speech before the first update. At the first epoch without an update, ESPnet
+stops, saves it like any other, and reports success; ours fails.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from espnet2.train.trainer import Trainer as ESPnetTrainer
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 
-CHECKPOINT = "checkpoint.pth"  # what ESPnet resumes from
+CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
 
 
 class Trainer(ESPnetTrainer):
@@ -30,14 +30,14 @@ class Trainer(ESPnetTrainer):
 
     @classmethod
     def run(cls, model: AbsESPnetModel, **arguments) -> None:
-        """Train, after labellers have seen what they want to of the first epoch's batches.
+        """Initialise labellers on batches of the first epoch, then train.
 
         Args:
             model: A BiRQModel.
-            **arguments: ESPnet's, among them `train_iter_factory`, `trainer_options`.
+            **arguments: ESPnet's, including `train_iter_factory` and `trainer_options`.
 
         Raises:
-            DataError: There is too little speech for them.
+            DataError: Too little speech for the labellers.
         """
         options = arguments["trainer_options"]
         resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
@@ -56,13 +56,13 @@ class Trainer(ESPnetTrainer):
         """Train for an epoch.
 
         Args:
-            **arguments: ESPnet's, among them `reporter`.
+            **arguments: ESPnet's, including `reporter`.
 
         Returns:
             False: not all updates were invalid.
 
         Raises:
-            ConfigError: No update was made. Nothing of this epoch has been saved.
+            ConfigError: No update was made. The epoch is not saved.
         """
         if super().train_one_epoch(**arguments):
             epoch = arguments["reporter"].get_epoch()
@@ -77,16 +77,16 @@ class Trainer(ESPnetTrainer):
 def _batches(
     iterator: Iterable[tuple[list[str], dict[str, torch.Tensor]]], device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Arguments of the model's forward pass."""
+    """Yield arguments of the model's forward pass."""
     for utterances, batch in iterator:
         yield {"utt_id": utterances, **to_device(batch, device)}
 
 
 def check_trainer(args: argparse.Namespace) -> None:
-    """Refuse what replaces the trainer.
+    """Refuse options that replace the trainer.
 
     Raises:
-        ConfigError: DeepSpeed is asked for, with which ESPnet uses its own trainer.
+        ConfigError: DeepSpeed is set, for which ESPnet uses its own trainer.
     """
     if args.use_deepspeed:
         raise ConfigError(
@@ -96,25 +96,25 @@ def check_trainer(args: argparse.Namespace) -> None:
 
 
 def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) -> None:
-    """Check before training that an epoch's batches make an update, and have data.
+    """Check before training that an epoch has enough batches, and all data.
 
     Args:
         args: Options of training.
-        factory: Makes the batches of an epoch.
-        mode: ESPnet's: train, valid or plot_att.
+        factory: Factory of an epoch's batches.
+        mode: ESPnet's mode: train, valid or plot_att.
 
     Raises:
         ConfigError: An epoch has fewer batches than accum_grad.
-        DataError: A file of the data lacks an utterance.
+        DataError: An utterance is missing from a data file.
     """
     sampled = (
         factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
     )
     if not isinstance(sampled, (SequenceIterFactory, CategoryIterFactory)):
-        return  # Chunks are cut while training: their number is not known.
+        return  # Chunks are cut during training: their number is unknown.
     if isinstance(sampled.dataset, ESPnetDataset):
         check_utterances(sampled.sampler.batches, sampled.dataset)
-    # With several parts of the lists, this is one part of them.
+    # With split lists, this is one part of them.
     if mode == "train" and not args.multiple_iterator:
         batches = args.num_iters_per_epoch or len(factory.build_iter(1))
         if batches < args.accum_grad:
@@ -125,14 +125,14 @@ def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) 
 
 
 def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -> None:
-    """Check that all data is there, before a worker process meets a KeyError.
+    """Check that no utterance is missing, before a worker raises a KeyError.
 
     Args:
-        batches: Utterances, as the shape file has them.
-        dataset: What they are read from.
+        batches: Utterances of the shape file.
+        dataset: Dataset they are read from.
 
     Raises:
-        DataError: A file lacks an utterance.
+        DataError: An utterance is missing from a file.
     """
     for name, loader in dataset.loader_dict.items():
         there = set(loader)

@@ -1,1 +1,1 @@
-"""Groups of options: those of several commands, and those too many for one file."""
+"""Option groups shared by commands or too large for a command's file."""

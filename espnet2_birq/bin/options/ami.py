@@ -1,4 +1,4 @@
-"""Options that say which recordings of AMI are meant."""
+"""Options that select AMI recordings."""
 
 import argparse
 
@@ -7,13 +7,13 @@ from espnet2_birq.corpora.ami.partitions import FULL_CORPUS_ASR, SETS
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which recordings of AMI are meant."""
+    """Add the options that select AMI recordings."""
     add = parser.add_argument
     add(
         "--annotations",
         required=True,
         metavar="DIR",
-        help="where ami_public_manual_1.6.2.zip was unpacked",
+        help="folder of the unpacked ami_public_manual_1.6.2.zip",
     )
     add("--mic", choices=MICROPHONES, default="ihm", help="microphone (default: ihm)")
     add(

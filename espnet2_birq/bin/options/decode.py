@@ -10,28 +10,28 @@ from espnet2_birq.options import positive
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the model and of how it is run."""
+    """Add the options of the model and its execution."""
     parser.add_argument(
         "--model",
         type=Path,
         required=True,
         metavar="FILE",
-        help="ESPnet ASR model with a CTC head, beside its config.yaml",
+        help="ESPnet ASR model with a CTC head, next to its config.yaml",
     )
     parser.add_argument(
         "--ngpu",
         type=int,
         choices=(0, 1),
         default=int(torch.cuda.is_available()),
-        help="1: the network runs on a GPU (default: %(default)s, what is here)",
+        help="1: run the network on a GPU (default: %(default)s, as available)",
     )
     parser.add_argument(
         "--batch_seconds",
         type=positive,
         default=200.0,
         metavar="S",
-        help="audio in a batch of the network, padding included; results do not "
-        "depend on it (default: %(default)s)",
+        help="audio per batch of the network including padding; does not "
+        "affect results (default: %(default)s)",
     )
 
 
@@ -42,18 +42,18 @@ def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
         type=Path,
         required=required,
         metavar="FILE",
-        help="word n-gram: ARPA file, may be gzipped, or KenLM binary",
+        help="word n-gram: ARPA file, optionally gzipped, or KenLM binary",
     )
     parser.add_argument(
         "--words",
         type=Path,
         metavar="FILE",
-        help="the n-gram's words, one in a line: needed with a KenLM binary, which "
-        "does not tell them",
+        help="words of the n-gram, one per line: required for KenLM binaries, which "
+        "do not contain them",
     )
     for name, kind, text in (
         ("beam_size", int, "hypotheses kept after each frame"),
-        ("beam_threshold", positive, "hypotheses so much below the best are dropped"),
+        ("beam_threshold", positive, "drop hypotheses this far below the best"),
     ):
         default = Weights._field_defaults[name]
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""Options of prepare_yodas that a manifest repeats: None where they are not given."""
+"""Options of prepare_yodas that are stored in manifests; None if not given."""
 
 import argparse
 import re
@@ -10,7 +10,7 @@ from espnet2_birq.options import finite, not_negative, positive
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which shards and videos are meant."""
+    """Add the options that select shards and videos."""
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -21,14 +21,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "--hours",
         type=positive,
         metavar="N",
-        help="stop when there is so much of each language (default: use all)",
+        help="hours of each language (default: all)",
     )
     parser.add_argument(
         "--valid-hours",
         type=not_negative,
         metavar="N",
         help=_help(
-            "hold out whole videos for NAME_valid until they last so long; 0: no such "
+            "hours of whole videos to hold out for NAME_valid; 0: no such "
             "set",
             "valid_hours",
         ),
@@ -37,39 +37,39 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help=_help("of the shards' order and the videos that are held out", "seed"),
+        help=_help("seed of the shard order and of held-out videos", "seed"),
     )
     parser.add_argument(
         "--manifest",
         type=Path,
         metavar="FILE",
-        help="repeat what this manifest.jsonl says",
+        help="repeat the selection of this manifest.jsonl",
     )
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which utterances are used, and how they are written."""
-    # None, not False, where the option is not given: a manifest's value holds then.
+    """Add the options that filter utterances, and of the output format."""
+    # None, not False, if not given: the manifest's value then applies.
     parser.add_argument(
         "--text",
         action="store_const",
         const=True,
-        help="write captions; leave out utterances whose caption is empty",
+        help="write captions; drop utterances with empty captions",
     )
     parser.add_argument(
         "--uncaptioned",
         action="store_const",
         const=True,
-        help="use audio that has no caption, too; not with --text",
+        help="also use audio without captions; not with --text",
     )
     parser.add_argument(
         "--characters",
         action="append",
         type=_characters,
         metavar="LANG=CHARS",
-        help="with --text, leave out captions of this language with other characters, "
-        "given as in the brackets of a regular expression: en=a-zA-Z',.?; may be given "
-        "for several languages",
+        help="with --text, drop captions of this language with other characters, "
+        "given as in brackets of a regular expression: en=a-zA-Z',.?; may be "
+        "repeated",
     )
     for option, kind, text in (
         ("--min-duration", positive, "leave out shorter utterances (seconds)"),

@@ -1,1 +1,1 @@
-"""Greedy and n-gram decoding of fine-tuned CTC models."""
+"""Decoding of fine-tuned CTC models, with and without an n-gram."""

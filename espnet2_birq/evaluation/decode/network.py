@@ -1,7 +1,7 @@
 """Log-probabilities of an ESPnet model's CTC head, in padded batches.
 
-What an utterance gets does not depend on its batch: ESPnet masks padding in its
-encoders, and here every utterance's end is mirrored for the STFT as if it were alone.
+Results do not depend on the batch: ESPnet masks padding in its
+encoders, and here every utterance's end is reflected for the STFT as if it were alone.
 """
 
 import logging
@@ -31,15 +31,15 @@ from espnet2_birq.tasks.asr import ASRTask
 
 READERS = 4  # threads that read audio ahead
 NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
-ALONE_SECONDS = 0.2  # shorter utterances go alone: one too short fails all its batch
+ALONE_SECONDS = 0.2  # shorter utterances run alone: one that is too short fails its batch
 
 
 class Recogniser:
-    """An ESPnet ASR model, of which the CTC head is used.
+    """CTC head of an ESPnet ASR model.
 
     Args:
-        model_file: Its parameters, beside its config.yaml. Paths in that file, like the
-            BPE model's, count from the current folder, as in ESPnet.
+        model_file: Parameters, next to their config.yaml. Paths in that file, e.g. of the
+            BPE model, are relative to the working directory, as in ESPnet.
         device: "cpu" or "cuda".
 
     Raises:
@@ -78,7 +78,7 @@ class Recogniser:
         self.sample_rate = sampling_rate(getattr(self.args, "frontend_conf", None))
 
     def text(self, numbers: Sequence[int]) -> tuple[str, list[str]]:
-        """Text and tokens of token numbers."""
+        """Convert token ids to text and tokens."""
         tokens = self._converter.ids2tokens(numbers)
         return self._tokenizer.tokens2text(tokens), tokens
 
@@ -86,10 +86,10 @@ class Recogniser:
     def log_probs(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute (T, V) natural log-probabilities for each waveform (N,).
 
-        A batch that does not fit into the GPU's memory is halved.
+        Batches that exceed the GPU's memory are halved.
 
         Raises:
-            TooShortUttError: The longest of them is too short for the input layer.
+            TooShortUttError: The longest waveform is too short for the input layer.
         """
         speech = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(wave) for wave in waves], batch_first=True
@@ -104,14 +104,14 @@ class Recogniser:
                 raise
         else:
             return [one[:t].copy() for one, t in zip(log_probs, frames.tolist())]
-        # Outside of the except: there the traceback would keep the memory in use.
+        # Outside of the except block, whose traceback would keep the memory in use.
         torch.cuda.empty_cache()
         half = len(waves) // 2
         return self.log_probs(waves[:half]) + self.log_probs(waves[half:])
 
 
 def _extract_feats(model, speech, lengths):
-    # In the place of ESPnetASRModel's, which sees padding at an utterance's end.
+    # Replaces ESPnetASRModel's, which sees padding at an utterance's end.
     if model.frontend is None:
         return speech, lengths
     speech = mirror_ends(speech, lengths, model.frontend)
@@ -120,12 +120,12 @@ def _extract_feats(model, speech, lengths):
 
 
 class Utterance(NamedTuple):
-    """What is to be recognised.
+    """An utterance to decode.
 
     Attributes:
-        name: Unique.
+        name: Unique id.
         entry: Audio file, or file.ark:offset.
-        seconds: Duration.
+        seconds: Duration in seconds.
     """
 
     name: str
@@ -134,17 +134,17 @@ class Utterance(NamedTuple):
 
 
 def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str, str]]:
-    """Look at all audio of a data directory.
+    """Probe all audio of a data directory.
 
     Args:
-        folder: With wav.scp and no segments.
-        rate: Sample rate in Hz that the model wants.
+        folder: Data directory with wav.scp, without segments.
+        rate: Sample rate of the model in Hz.
 
     Returns:
-        The sound utterances, and name to reason for all others.
+        Valid utterances, and reasons by name for all others.
 
     Raises:
-        DataError: wav.scp is wrong, or there are segments.
+        DataError: Invalid wav.scp, or there are segments.
     """
     if (folder / "segments").exists():
         raise DataError(
@@ -162,14 +162,14 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
 
 
 def audio_of(one: Utterance) -> str:
-    """Return what tells an utterance's audio from other audio under the same name."""
+    """Return a fingerprint of an utterance's audio."""
     match = ARK_ENTRY.match(one.entry)
     changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
     return f"{one.seconds} {changed}"
 
 
 def read_wave(entry: str) -> np.ndarray:
-    """Read what stands in wav.scp: (N,) float32 samples between -1 and 1."""
+    """Read one wav.scp entry: (N,) float32 samples between -1 and 1."""
     if not ARK_ENTRY.match(entry):
         return soundfile.read(entry, dtype="float32")[0]
     samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
@@ -181,7 +181,7 @@ def read_wave(entry: str) -> np.ndarray:
 def make_batches(
     utterances: Sequence[Utterance], seconds: float
 ) -> Iterator[list[Utterance]]:
-    """Yield batches of up to so many seconds, padding included, of like durations."""
+    """Yield batches of similar durations, limited in seconds including padding."""
     batch: list[Utterance] = []
     for one in sorted(utterances, key=lambda one: (one.seconds, one.name)):
         full = (len(batch) + 1) * one.seconds > seconds
@@ -199,19 +199,19 @@ def compute_log_probs(
     store_folder: Path,
     batch_seconds: float,
 ) -> tuple[LogProbs, dict[str, str]]:
-    """Compute the log-probabilities of a data directory, less what is there already.
+    """Compute missing log-probabilities of a data directory.
 
     Args:
         recogniser: The model.
         folder: Data directory.
-        store_folder: Where they are kept.
-        batch_seconds: Audio in a batch, padding included.
+        store_folder: Folder of the stored log-probabilities.
+        batch_seconds: Seconds of audio per batch, including padding.
 
     Returns:
-        The store, and name to reason for each utterance that has none.
+        The store, and reasons by name for utterances without log-probabilities.
 
     Raises:
-        DataError: As find_utterances(); or no utterance is left.
+        DataError: See find_utterances(); or no utterance remains.
     """
     utterances, skipped = find_utterances(folder, recogniser.sample_rate)
     key = {**recogniser.key, "wav.scp": file_hash(folder / "wav.scp")}
@@ -238,7 +238,7 @@ def compute_log_probs(
         else:
             spent = time.monotonic() - start
             seconds = sum(one.seconds for one in batch)
-            # The audio is finite (find_utterances): NaN is the model's own.
+            # The audio is finite (find_utterances): NaN comes from the model.
             good = {
                 one.name: matrix
                 for one, matrix in zip(batch, log_probs)

@@ -1,11 +1,11 @@
-"""Word n-grams: estimated from sentences, mixed, and written as ARPA files.
+"""Estimation and interpolation of word n-grams, and ARPA files.
 
-Estimation is interpolated modified Kneser-Ney (Chen and Goodman, TR-10-98, section 3),
-in the details as KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
-unigrams are interpolated with the uniform distribution, of which <unk> has a share;
-n-grams of low count are pruned after discounts are estimated, and their probability
-goes to the back-off. It is for transcripts: all n-grams are in memory (1 GB for a
-million words, four words long). For more text, use lmplz.
+Smoothing is interpolated modified Kneser-Ney (Chen and Goodman, TR-10-98, section 3),
+in detail as in KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
+unigrams are interpolated with the uniform distribution including <unk>;
+rare n-grams are pruned after discounts are estimated, and their probability
+goes to the back-off. Meant for transcripts: all n-grams are in memory (1 GB for
+4-grams of a million words). For more text, use lmplz.
 """
 
 import math
@@ -16,7 +16,7 @@ from espnet2_birq.errors import DataError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0  # log10 P(<s>), as ARPA files have it
-FALLBACK = (0.5, 1.0, 1.5)  # discounts where counts are too odd to estimate them
+FALLBACK = (0.5, 1.0, 1.5)  # discounts if counts do not allow estimating them
 Ngram = tuple[str, ...]
 
 
@@ -24,9 +24,9 @@ class Model:
     """A back-off model.
 
     Attributes:
-        order: Length of its longest n-grams.
-        prob: N-gram to log10 of the probability of its last word.
-        backoff: N-gram to log10 of its back-off weight; 0 where there is none.
+        order: Length of the longest n-grams.
+        prob: log10 probability of the last word of each n-gram.
+        backoff: log10 back-off weight of each n-gram; 0 if missing.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Model:
         self.words = {ngram[0] for ngram in prob if len(ngram) == 1}
 
     def score(self, context: Ngram, word: str) -> float:
-        """Log10 of the probability of a word after others; only the last ones count.
+        """Return the log10 probability of a word given its history.
 
-        Words that the model does not know must have been replaced by <unk>.
+        Unknown words must have been replaced by <unk>.
         """
         context = context[max(0, len(context) - self.order + 1) :]
         weight = 0.0
@@ -48,7 +48,7 @@ class Model:
         return weight + found
 
     def score_sentence(self, words: Sequence[str]) -> list[float]:
-        """Log10 of the probabilities of a sentence's words and its end."""
+        """Return log10 probabilities of a sentence's words and end."""
         known = [word if word in self.words else UNKNOWN for word in words]
         context: Ngram = (BEGIN,)
         scores = []
@@ -67,14 +67,14 @@ def estimate(
     """Estimate a model.
 
     Args:
-        sentences: Of words.
+        sentences: Sentences as lists of words.
         order: Length of the longest n-grams.
-        prune: For each length, from 1 on, the count up to which n-grams are left out,
-            never falling; the last one holds for all longer ones. Unigrams are never.
-        words: Known besides those of the sentences.
+        prune: For each length from 1, the count up to which n-grams are pruned,
+            non-decreasing; the last applies to all longer ones. Unigrams are kept.
+        words: Additional vocabulary.
 
     Raises:
-        DataError: There is no word.
+        DataError: No words.
     """
     counts = _count(sentences, order)
     if len(counts[0]) <= 2:
@@ -113,7 +113,7 @@ def estimate(
 
 
 def _count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter]:
-    """How often each n-gram occurs, for each length."""
+    """Count n-grams of each length."""
     counts: list[Counter] = [Counter() for _ in range(order)]
     for sentence in sentences:
         padded = (BEGIN, *sentence, END)
@@ -123,7 +123,7 @@ def _count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter]:
 
 
 def _adjust(counts: Sequence[Mapping]) -> list[dict[Ngram, int]]:
-    """Kneser-Ney's counts: how many words an n-gram occurs after.
+    """Compute Kneser-Ney's adjusted counts: the number of distinct preceding words.
 
     The longest n-grams keep their counts, as do those that begin a sentence.
     """
@@ -136,7 +136,7 @@ def _adjust(counts: Sequence[Mapping]) -> list[dict[Ngram, int]]:
 
 
 def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float]:
-    """What is taken from counts of 1, 2, and 3 or more (Chen and Goodman, eq. 26)."""
+    """Estimate discounts for counts of 1, 2, and 3 or more (Chen and Goodman, eq. 26)."""
     having = Counter(count for count in table.values() if count <= 4)
     if not all(having[count] for count in (1, 2, 3)):
         return FALLBACK
@@ -149,7 +149,7 @@ def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float]:
 def _discount(
     table: Mapping[Ngram, int], kept: Mapping[Ngram, int]
 ) -> tuple[dict[Ngram, float], dict[Ngram, float]]:
-    """Discounted shares of kept n-grams, and what is left in each of their contexts."""
+    """Compute discounted shares of kept n-grams, and the mass left in each context."""
     taken = (0.0, *_discounts(table))
     total: dict[Ngram, int] = defaultdict(int)
     for ngram, count in table.items():
@@ -158,7 +158,7 @@ def _discount(
         ngram: (count - taken[min(count, 3)]) / total[ngram[:-1]]
         for ngram, count in kept.items()
     }
-    # Not 1 less the sum of shares: that loses all digits where little is left.
+    # Not 1 minus the sum of shares, which loses precision if little is left.
     left: dict[Ngram, float] = defaultdict(float)
     for ngram, count in table.items():
         context = ngram[:-1]
@@ -168,14 +168,14 @@ def _discount(
 
 
 def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
-    """Mix models into one: sum of weight times probability, for each n-gram of any.
+    """Interpolate models linearly, over the union of their n-grams.
 
-    Back-off weights are such that each context's probabilities sum to one: the result
-    is the mixture at the n-grams that a model has, and close to it elsewhere.
+    Back-off weights normalise each context: the result
+    equals the mixture at existing n-grams, and is close to it elsewhere.
 
     Args:
-        models: What to mix.
-        weights: Theirs; they sum to one.
+        models: Models to mix.
+        weights: Weights of the models, summing to one.
     """
     words = set().union(*(model.words for model in models))
     models = [_with_words(model, words) for model in models]
@@ -211,7 +211,7 @@ def _backoff_weights(sums) -> Iterator[tuple[Ngram, float]]:
 
 
 def _with_words(model: Model, words: set[str]) -> Model:
-    """A model that knows more words, each with an equal share of P(<unk>)."""
+    """Extend a model's vocabulary, each new word with an equal share of P(<unk>)."""
     new = words - model.words
     if not new:
         return model
@@ -227,12 +227,12 @@ def _with_words(model: Model, words: set[str]) -> Model:
 def tune_weights(
     models: Sequence[Model], sentences: Sequence[Sequence[str]], rounds: int = 50
 ) -> list[float]:
-    """Mixture weights that make sentences likeliest, by expectation maximisation.
+    """Estimate maximum-likelihood mixture weights by expectation maximisation.
 
     Args:
-        models: What is to be mixed.
-        sentences: Development text, which no model has been estimated from.
-        rounds: Of expectation maximisation.
+        models: Models to mix.
+        sentences: Development text, not used to estimate the models.
+        rounds: Iterations of expectation maximisation.
     """
     words = set().union(*(model.words for model in models))
     models = [_with_words(model, words) for model in models]
@@ -250,7 +250,7 @@ def tune_weights(
 
 
 def perplexity(model: Model, sentences: Iterable[Sequence[str]]) -> tuple[float, int]:
-    """Perplexity, sentence ends and unknown words included, and unknown words."""
+    """Compute perplexity, including sentence ends and unknown words, and count these."""
     scores, unknown = [], 0
     for words in sentences:
         scores += model.score_sentence(words)
@@ -283,11 +283,11 @@ def read_arpa(lines: Iterable[str], name: str) -> Model:
     """Read an ARPA file.
 
     Args:
-        lines: Its lines.
-        name: For errors.
+        lines: Lines of the file.
+        name: Name for errors.
 
     Raises:
-        DataError: It is no ARPA file, or ends early.
+        DataError: Not an ARPA file, or truncated.
     """
     prob: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}

@@ -1,6 +1,6 @@
-"""Beam search through CTC's log-probabilities with a word n-gram.
+"""CTC beam search with a word n-gram.
 
-It wants the packages of the extra `decode`: flashlight-text and KenLM.
+Requires the packages of the extra `decode`: flashlight-text and KenLM.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,22 +27,21 @@ IMPOSSIBLE = -1e9  # a log-probability that keeps finite sums finite
 
 
 class NgramSearch:
-    """Beam search over the words of an n-gram, spelled by characters.
+    """Beam search over the words of an n-gram, spelled in characters.
 
-    W maximises log P_CTC(W) + lm_weight log10 P_LM(W) + word_score |W|, where P_CTC is
-    the sum over all alignments of W. Only words of `words` can be found. The search is
+    W maximises log P_CTC(W) + lm_weight log10 P_LM(W) + word_score |W|, where P_CTC
+    sums over all alignments of W. Only words of `words` can be found. The search is
     flashlight-text's LexiconDecoder.
 
     Args:
-        lm: ARPA file, may be gzipped, or KenLM binary.
-        tokens: The model's tokens; number 0 is the blank.
-        words: What can be recognised; those with a letter that is no token are left
-            out.
-        weights: See Weights; `search.weights = ...` changes them.
+        lm: ARPA file, optionally gzipped, or KenLM binary.
+        tokens: Tokens of the model; index 0 is the blank.
+        words: Vocabulary; words with letters outside the tokens are dropped.
+        weights: See Weights; assign `search.weights` to change them.
 
     Raises:
-        ConfigError: The tokens have no <space>, or no word can be spelled.
-        DataError: The n-gram cannot be read.
+        ConfigError: The tokens lack <space>, or no word can be spelled.
+        DataError: The n-gram is unreadable.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class NgramSearch:
 
     @property
     def weights(self) -> Weights:
-        """How it weighs and prunes."""
+        """Weights and pruning of the search."""
         return self._weights
 
     @weights.setter
@@ -120,8 +119,8 @@ class NgramSearch:
 
     def __call__(self, log_probs: np.ndarray) -> Hypothesis:
         """Search in (T, V) log-probabilities."""
-        # In the lexicon a word ends with a space, but no space ends an utterance:
-        # a last frame that is a space for certain ends the last word.
+        # In the lexicon a word ends with a space, which utterances lack at their end:
+        # append a frame with a certain space.
         end = np.full((1, log_probs.shape[1]), IMPOSSIBLE)
         end[0, self._space] = 0
         frames = np.ascontiguousarray(np.vstack([log_probs, end]), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A word n-gram from texts: estimated, mixed with others, and written as an ARPA file."""
+"""Train a word n-gram on texts, optionally mix it with others, and write an ARPA file."""
 
 import gzip
 import logging
@@ -34,18 +34,17 @@ def train_ngram(
     """Estimate an n-gram by KenLM's lmplz, or without it, and write it.
 
     Args:
-        texts: What it is estimated from, all together, as in read_sentences().
+        texts: Training texts, as in read_sentences().
         out: ARPA file to write.
-        order: Words in the longest n-grams.
-        prune: N-grams that occur no more often are left out, for one word, two and so
-            on; the last holds for all longer ones.
-        others: ARPA files or texts, each of which is mixed with it.
-        dev: Text of a development set; its perplexities are logged, and the weights of
-            the mixture tuned on it.
+        order: Length of the longest n-grams.
+        prune: Counts up to which n-grams are pruned, for each length from 1; the last
+            applies to all longer ones.
+        others: ARPA files or texts to mix with it.
+        dev: Development text, to log perplexities and tune mixture weights.
 
     Raises:
-        ConfigError: Options do not go together.
-        DataError: A text or an ARPA file is missing or wrong, or lmplz fails.
+        ConfigError: Incompatible options.
+        DataError: A text or an ARPA file is missing or invalid, or lmplz fails.
     """
     if others and dev is None:
         raise ConfigError("--interpolate wants --dev, to tune the mixture on")
@@ -78,10 +77,10 @@ def train_ngram(
 
 
 def read_sentences(path: Path) -> list[list[str]]:
-    """Read a text: a data directory, or a file that may be gzipped.
+    """Read sentences of a data directory, or of an optionally gzipped file.
 
     Raises:
-        DataError: It is missing, or not UTF-8.
+        DataError: Missing, or not UTF-8.
     """
     if path.is_dir():
         texts = read_scp(path / "text", allow_empty_values=True).values()
@@ -102,7 +101,7 @@ def run_lmplz(
     """Estimate with KenLM's lmplz; the same n-gram as by estimate().
 
     Raises:
-        DataError: It fails, or a text is wrong.
+        DataError: lmplz fails, or a text is invalid.
     """
     command = [program, "-o", str(order), "--discount_fallback"]
     command += ["--prune", *map(str, prune[:order]), "--arpa", str(arpa)]
@@ -117,10 +116,10 @@ def run_lmplz(
 
 
 def load(path: Path, order: int, prune: Sequence[int]) -> Model:
-    """Read an ARPA file, or estimate from a text as train_ngram() does.
+    """Read an ARPA file, or estimate a model from a text as train_ngram() does.
 
     Raises:
-        DataError: It is missing or wrong.
+        DataError: Missing or invalid.
     """
     if path.is_dir() or ".arpa" not in path.suffixes:
         return estimate(read_sentences(path), order, prune)
@@ -134,7 +133,7 @@ def load(path: Path, order: int, prune: Sequence[int]) -> Model:
 def mix_all(
     first: Model, others: Sequence[Path], dev: Path, order: int, prune: Sequence[int]
 ) -> Model:
-    """Mix an n-gram with others, as load() reads them, by weights tuned on a text."""
+    """Mix an n-gram with others (see load()), with weights tuned on a text."""
     sentences = read_sentences(dev)
     models = [first, *(load(path, order, prune) for path in others)]
     weights = tune_weights(models, sentences)
@@ -149,7 +148,7 @@ def mix_all(
 
 
 def tell_perplexity(path: Path, dev: Path) -> None:
-    """Log the perplexity of a text, computed by KenLM, and its unknown words."""
+    """Log the perplexity of a text by KenLM, and its number of unknown words."""
     model = kenlm.Model(str(path))
     total, events, unknown = 0.0, 0, 0
     for words in read_sentences(dev):

@@ -1,4 +1,4 @@
-"""Search through stored log-probabilities in several processes, and write the texts."""
+"""Decode stored log-probabilities in parallel, and write the texts."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from espnet2_birq.evaluation.wer.transcripts import fold_case
 
 Search = Callable[[np.ndarray], Hypothesis]
 
-# What forked workers find in their memory: an n-gram is loaded once, for all of them.
+# State inherited by forked workers, so that an n-gram is loaded only once.
 _search: Search
 _done: set[str] = set()
 
@@ -59,12 +59,12 @@ def _search_blocks(paths: Sequence[Path], nj: int) -> Iterator[dict[str, dict]]:
 
 
 def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> None:
-    """Search for all utterances of a store that have no result yet.
+    """Decode all utterances of a store without results.
 
     Args:
-        search: Log-probabilities (T, V) to hypothesis.
-        store: Where the log-probabilities are.
-        results: Where the hypotheses go, a block at a time.
+        search: Function from log-probabilities (T, V) to a hypothesis.
+        store: Log-probabilities.
+        results: Results, written in blocks.
         nj: Number of processes.
     """
     global _search, _done
@@ -83,7 +83,7 @@ def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
     """Word error rate in percent over the utterances of `refs`, as bin/score's.
 
     Raises:
-        DataError: They have no word.
+        DataError: The references have no words.
     """
     if not any(refs.values()):
         raise DataError("the transcripts have no word: there is no error rate")
@@ -101,26 +101,26 @@ def write_output(
     skipped: Mapping[str, str],
     to_text: Callable[[Sequence[int]], tuple[str, list[str]]],
 ) -> dict[str, str]:
-    """Write what asr.sh's stage 12 leaves: text, token, token_int, score.
+    """Write the files of asr.sh's stage 12: text, token, token_int, score.
 
-    Each has a line for every utterance; that of a skipped one is empty, and its reason
-    is in the file `skipped`.
+    Each has a line per utterance, empty for skipped ones, whose reasons
+    are in the file `skipped`.
 
     Args:
         folder: <asr_exp>/<tag>/<set>.
         names: All utterances of the set, in the order of its wav.scp.
-        results: Of those that are not skipped.
-        skipped: Name to reason.
-        to_text: Token numbers to text and tokens.
+        results: Results of utterances that were not skipped.
+        skipped: Reasons by name.
+        to_text: Function from token ids to text and tokens.
 
     Returns:
-        Name to text.
+        Text by name.
     """
     lines: dict[str, list[str]] = {x: [] for x in ("token", "token_int", "score")}
     texts = {}
     for name in names:
         found: dict = dict(tokens=[], score=0.0)
-        if name not in skipped:  # a store made before may have had it
+        if name not in skipped:  # an older store may contain it
             found = results.found.get(name, found)
         texts[name], tokens = to_text(found["tokens"])
         lines["token"].append(f"{name} {' '.join(tokens)}")
@@ -136,15 +136,15 @@ def write_output(
 def finish_set(
     data: Path, folder: Path, store: LogProbs, results: Results, skipped, to_text
 ) -> dict:
-    """Write the output of a set and report(): its figures, logged and in decode.json.
+    """Write the output of a set, and log its figures and write them to decode.json.
 
     Args:
-        data: The data directory; with `text`, the word error rate is computed.
+        data: Data directory; with `text`, the word error rate is computed.
         folder: <asr_exp>/<tag>/<set>.
         store: Log-probabilities.
-        results: What was found.
-        skipped: Name to reason.
-        to_text: Token numbers to text and tokens.
+        results: Results of the search.
+        skipped: Reasons by name.
+        to_text: Function from token ids to text and tokens.
 
     Returns:
         The figures.

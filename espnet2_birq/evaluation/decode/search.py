@@ -1,7 +1,7 @@
-"""From CTC's log-probabilities to tokens: greedily, or by the best path.
+"""CTC decoding without a language model: prefix search with beam 1, or arg-max path.
 
-Both take a matrix (T, V) of natural log-probabilities, of T encoder frames and V tokens
-of which number 0 is the blank, and need nothing but NumPy: they run in worker processes
+Both take natural log-probabilities (T, V) of T encoder frames and V tokens,
+token 0 being the blank, and need only NumPy, so worker processes run
 without PyTorch. With a word n-gram: ngram_search.py.
 """
 
@@ -18,11 +18,11 @@ BLANK = 0
 
 
 class Hypothesis(NamedTuple):
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        tokens: Token numbers, without blanks.
-        score: Natural logarithm of what the search maximises.
+        tokens: Token ids, without blanks.
+        score: Natural logarithm of the search's objective.
     """
 
     tokens: list[int]
@@ -30,7 +30,7 @@ class Hypothesis(NamedTuple):
 
 
 def best_path(log_probs: np.ndarray) -> Hypothesis:
-    """Likeliest token of each frame; repeats, then blanks removed."""
+    """Decode the arg-max path: remove repeats, then blanks."""
     codes = log_probs.argmax(axis=1)
     first = np.diff(codes, prepend=-1) != 0
     tokens = codes[first & (codes != BLANK)].tolist()
@@ -38,18 +38,18 @@ def best_path(log_probs: np.ndarray) -> Hypothesis:
 
 
 def greedy(log_probs: np.ndarray, eos: int) -> Hypothesis:
-    """Label by label, that of the likeliest prefix, until the end is likelier.
+    """Extend the prefix by its likeliest label until ending is likelier.
 
-    This is the prefix search of CTC (Graves et al., ICML 2006, section 3.2) with one
-    hypothesis, and what ESPnet's asr_inference does with beam_size 1 and ctc_weight 1.
-    Unlike the best path it sums over all alignments.
+    This is CTC prefix search (Graves et al., ICML 2006, section 3.2) with one
+    hypothesis, as ESPnet's asr_inference with beam_size 1 and ctc_weight 1.
+    Unlike the arg-max path it sums over all alignments.
 
     The recursion over frames r[t] = p[t] (r[t-1] + s[t-1]) is solved for all frames at
     once: with P[t] the product of p up to t, r[t] = P[t] * sum of s[u] / P[u], u < t.
 
     Args:
-        log_probs: (T, V).
-        eos: Number of the token <sos/eos>, which is never an output.
+        log_probs: (T, V) natural log-probabilities.
+        eos: Id of the token <sos/eos>, which is never an output.
     """
     if not len(log_probs):
         return Hypothesis([], 0.0)
@@ -83,21 +83,21 @@ def greedy(log_probs: np.ndarray, eos: int) -> Hypothesis:
 
 
 def _scan(entries: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """(T,) forward variables of a label that may be entered at each frame."""
+    """Compute forward variables (T,) of a label that may start at each frame."""
     products = np.concatenate([np.zeros(1), sums[:-1]])
     return sums + np.logaddexp.accumulate(entries - products)
 
 
 class Weights(NamedTuple):
-    """How the beam search weighs and prunes.
+    """Weights and pruning of the beam search.
 
     Attributes:
-        lm_weight: Of the n-gram's log10 probability, against CTC's natural logarithm
-            (flashlight's and fairseq's convention).
-        word_score: Added for each word, in natural logarithm: a negative one makes
-            words fewer.
+        lm_weight: Weight of the n-gram's log10 probability, relative to CTC's natural
+            logarithm (as in flashlight and fairseq).
+        word_score: Score added per word, in natural logarithm; negative values yield
+            fewer words.
         beam_size: Hypotheses kept after each frame.
-        beam_threshold: Those so much below the best are dropped, natural logarithm.
+        beam_threshold: Largest distance of hypotheses to the best, natural logarithm.
     """
 
     lm_weight: float = 1.5
@@ -107,7 +107,7 @@ class Weights(NamedTuple):
 
 
 def arpa_words(path: Path) -> Iterator[str]:
-    """Yield the words of an ARPA file, which may be gzipped, from its unigrams.
+    """Yield the unigrams of an optionally gzipped ARPA file.
 
     Raises:
         DataError: The file is missing or has no unigrams.

@@ -30,22 +30,22 @@ def decode_sets(
     batch_seconds: float = 200.0,
     nj: int = 4,
 ) -> None:
-    """Decode data directories into <asr_exp>/<tag>/<set>, less what is there already.
+    """Decode data directories into <asr_exp>/<tag>/<set>, skipping finished work.
 
     Args:
         model: Model file of an ASR experiment.
-        folders: Data directories, all with names of their own.
-        given: `lm`, `words` and fields of Weights; they overrule `weights_file`.
-        weights_file: What tune_on_set() has written; None: `given` is all.
-        search: "greedy" or "best_path", where there is no `lm`.
-        tag: Name of the output's folder; None: made of the search's and the model's.
-        gpu: Run the network on a GPU.
-        batch_seconds: Audio in a batch of the network, padding included.
-        nj: Number of processes that search.
+        folders: Data directories with distinct names.
+        given: `lm`, `words` and fields of Weights, which override `weights_file`.
+        weights_file: Output of tune_on_set(); None: use only `given`.
+        search: "greedy" or "best_path", without `lm`.
+        tag: Name of the output folder; None: derived from search and model.
+        gpu: Whether to run the network on a GPU.
+        batch_seconds: Seconds of audio per batch, including padding.
+        nj: Number of search processes.
 
     Raises:
-        ConfigError: Options do not go together, or the model cannot be decoded with.
-        DataError: A file is missing or wrong, or a set has no audio that can be used.
+        ConfigError: Incompatible options, or an unsuitable model.
+        DataError: A file is missing or invalid, or a set has no usable audio.
     """
     if len({set_name(data) for data in folders}) < len(folders):
         raise ConfigError(
@@ -67,20 +67,20 @@ def decode_sets(
 def choose_search(
     recogniser: Recogniser, given: Mapping[str, Any], without_lm: str
 ) -> tuple[Search, dict[str, Any], str]:
-    """Make the search that options ask for.
+    """Make the configured search.
 
     Args:
-        recogniser: Whose tokens are searched.
-        given: `lm`, `words` and fields of Weights, as far as they are given.
+        recogniser: The model, which defines the tokens.
+        given: `lm`, `words` and fields of Weights, if set.
         without_lm: "greedy" or "best_path".
 
     Returns:
-        The search, what its results depend on besides the log-probabilities, and its
+        The search, its dependencies besides the log-probabilities, and its
         name.
 
     Raises:
-        ConfigError: Something is given that is of no use without `lm`.
-        DataError: As load_search().
+        ConfigError: An option requires `lm`.
+        DataError: See load_search().
     """
     if "lm" not in given:
         if given:
@@ -96,7 +96,7 @@ def choose_search(
 
 
 def load_recogniser(model: Path, gpu: bool) -> Recogniser:
-    """Load a model; ConfigError if it is to run on a GPU and there is none."""
+    """Load a model; ConfigError if a GPU is requested but unavailable."""
     if gpu and not torch.cuda.is_available():
         raise ConfigError("--ngpu 1: PyTorch finds no GPU here; give --ngpu 0")
     return Recogniser(model, "cuda" if gpu else "cpu")
@@ -105,23 +105,23 @@ def load_recogniser(model: Path, gpu: bool) -> Recogniser:
 def log_probs_of(
     model: Path, recogniser: Recogniser, data: Path, batch_seconds: float
 ) -> tuple[LogProbs, dict[str, str]]:
-    """Log-probabilities of a set, kept in <asr_exp>/ctc_log_probs_<model>/<set>."""
+    """Compute log-probabilities, kept in <asr_exp>/ctc_log_probs_<model>/<set>."""
     folder = model.parent / f"ctc_log_probs_{model.stem}" / set_name(data)
     return compute_log_probs(recogniser, data, folder, batch_seconds)
 
 
 def store_key(store: LogProbs) -> dict[str, Any]:
-    """What stored log-probabilities depend on, and when they were begun."""
+    """Return dependencies and start time of stored log-probabilities."""
     return json.loads((store.folder / "key.json").read_text())
 
 
 def set_name(data: Path) -> Path:
-    """Name a set as asr.sh does: that before the length filter is org/<name>."""
+    """Name a set as asr.sh does: org/<name> before the length filter."""
     return Path("org", data.name) if data.parent.name == "org" else Path(data.name)
 
 
 def lm_name(lm: Path) -> str:
-    """Short name of an n-gram's file: that before .arpa, .arpa.gz, .bin."""
+    """Return an n-gram's file name without .arpa, .arpa.gz, .bin."""
     return lm.name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
@@ -131,11 +131,11 @@ def load_search(
     """Load an n-gram.
 
     Returns:
-        The NgramSearch, and what its results depend on besides the log-probabilities.
+        The NgramSearch, and its dependencies besides the log-probabilities.
 
     Raises:
-        ConfigError: The packages for it are not installed, or as NgramSearch.
-        DataError: A file is missing, or no n-gram.
+        ConfigError: Its packages are not installed, or see NgramSearch.
+        DataError: A file is missing, or not an n-gram.
     """
     try:
         from espnet2_birq.evaluation.decode.ngram_search import NgramSearch
@@ -162,11 +162,11 @@ def load_search(
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read the file that tune_lm writes.
+    """Read the output file of tune_lm.
 
     Raises:
-        DataError: There is no such file.
-        ConfigError: It lacks `lm` or has something unknown.
+        DataError: No such file.
+        ConfigError: It lacks `lm` or has unknown keys.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run tune_lm first")

@@ -1,6 +1,6 @@
-"""Work that is kept on disk in blocks, so that a killed command goes on where it was.
+"""Stores on disk that let a killed command resume.
 
-Both stores have a key: what the results depend on. Under another key they start afresh.
+Both have a key, the dependencies of the results. With another key they start over.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Key = Mapping[str, str | int | float | None]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Compute the SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -30,10 +30,10 @@ class Block(NamedTuple):
 
     Attributes:
         names: Utterances.
-        log_probs: Theirs, in the same order: (T, V) each, natural logarithm.
-        seconds: Of audio, together.
-        network_seconds: What computing them took.
-        audio: What tells the audio of each from other audio under the same name.
+        log_probs: (T, V) natural log-probabilities of each utterance.
+        seconds: Total seconds of audio.
+        network_seconds: Seconds of computation.
+        audio: Fingerprint of the audio of each utterance.
     """
 
     names: list[str]
@@ -44,13 +44,13 @@ class Block(NamedTuple):
 
 
 class LogProbs:
-    """Log-probabilities of a data set: a folder of blocks, each a file.
+    """Log-probabilities of a data set, a folder with one file per block.
 
     Args:
-        folder: Where; it is made.
-        key: Of the model and the list of utterances.
-        audio: What tells the audio of each utterance from other audio; what is stored
-            of other audio is of no use, what is not there yet does no harm.
+        folder: Folder, created if missing.
+        key: Key of the model and the list of utterances.
+        audio: Fingerprint of the audio of each utterance; stored results of
+            other audio are discarded.
     """
 
     def __init__(self, folder: Path, key: Key, audio: Mapping[str, str]):
@@ -60,7 +60,7 @@ class LogProbs:
             shutil.rmtree(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
-            # When it began tells results of these log-probabilities from earlier ones.
+            # The start time distinguishes results of these log-probabilities.
             began = {**key, "began": time.time_ns()}
             write_whole(self._key, json.dumps(began, sort_keys=True, indent=1) + "\n")
         for part in folder.glob("*.part"):
@@ -89,11 +89,11 @@ class LogProbs:
         return True
 
     def blocks(self) -> list[Path]:
-        """The files of finished blocks, in order."""
+        """Return the files of finished blocks, in order."""
         return sorted(self.folder.glob("block*.npz"))
 
     def done(self) -> set[str]:
-        """The utterances of finished blocks."""
+        """Return the utterances of finished blocks."""
         names = set()
         for path in self.blocks():
             with np.load(path) as arrays:
@@ -116,7 +116,7 @@ class LogProbs:
 
 
 def read_block(path: Path) -> Block:
-    """Read what LogProbs.add() has stored."""
+    """Read a block stored by LogProbs.add()."""
     with np.load(path) as arrays:
         ends = np.cumsum(arrays["frames"])[:-1]
         return Block(
@@ -129,7 +129,7 @@ def read_block(path: Path) -> Block:
 
 
 def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
-    """Sum up seconds of audio and seconds of computing of some blocks."""
+    """Sum seconds of audio and of computation over blocks."""
     total = np.zeros(2)
     for path in paths:
         with np.load(path) as arrays:
@@ -138,13 +138,13 @@ def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
 
 
 class Results:
-    """What was found for each utterance: a file of JSON lines, the first one the key.
+    """Results per utterance, a file of JSON lines starting with the key.
 
-    A last line that a kill has torn is dropped.
+    An incomplete last line, left by a kill, is dropped.
 
     Args:
-        path: The file; its folder is made.
-        key: Of all that the results depend on.
+        path: File; its folder is created.
+        key: Key of all dependencies.
     """
 
     def __init__(self, path: Path, key: Key):

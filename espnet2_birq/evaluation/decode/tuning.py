@@ -1,4 +1,4 @@
-"""Find the n-gram's weights with the fewest word errors on a development set."""
+"""Tune n-gram weights for the fewest word errors on a development set."""
 
 import logging
 import re
@@ -38,17 +38,17 @@ def neighbours(weights: Weights, lm_step: float, word_step: float) -> Iterator[W
 def tune(
     error_rate: Callable[[Weights], float], start: Weights
 ) -> tuple[Weights, dict[Weights, float]]:
-    """Pattern search (Hooke and Jeeves): go to the best neighbour while there is one.
+    """Run pattern search (Hooke and Jeeves): move to the best neighbour while it helps.
 
-    Where no neighbour is better, the steps are made smaller; the search is over when
-    they have been the smallest. Of equals, the first seen is kept.
+    If no neighbour is better, the step size is reduced; the search ends after
+    the smallest one. Ties keep the first.
 
     Args:
-        error_rate: Of decoding with these weights; called once for each.
-        start: Where to begin; the beam is kept as it is there.
+        error_rate: Error rate as a function of the weights, called once for each.
+        start: Initial weights, with the beam to use.
 
     Returns:
-        The best weights, and the error rate of all that were tried.
+        The best weights, and the error rates of all trials.
     """
     tried: dict[Weights, float] = {}
 
@@ -98,25 +98,25 @@ def tune_on_set(
 ) -> str:
     """Tune an n-gram's weights on a development set, and write them to a YAML file.
 
-    What is done is kept in OUT.work, so that a killed command goes on where it was.
+    Finished work is kept in OUT.work, so a killed command can resume.
 
     Args:
         model: Model file of an ASR experiment.
         dev: Data directory with `text`.
         lm: Word n-gram.
         out: YAML file to write, for decode_sets().
-        start: Where to begin; its beam is kept.
-        words: The n-gram's words, where it does not tell them.
-        gpu: Run the network on a GPU.
-        batch_seconds: Audio in a batch of the network, padding included.
-        nj: Number of processes that search.
+        start: Initial weights, with the beam to use.
+        words: Words of the n-gram, if it does not contain them.
+        gpu: Whether to run the network on a GPU.
+        batch_seconds: Seconds of audio per batch, including padding.
+        nj: Number of search processes.
 
     Returns:
-        The error rates of all weights that were tried, as a table.
+        Error rates of all trials, as a table.
 
     Raises:
-        ConfigError: The set looks like a test set; or as load_search().
-        DataError: A file is missing or wrong, or no utterance has text and audio.
+        ConfigError: The set looks like a test set; or see load_search().
+        DataError: A file is missing or invalid, or no utterance has text and audio.
     """
     if {"test", "eval"} & set(re.split("[-_.]", dev.resolve().name.lower())):
         raise ConfigError(

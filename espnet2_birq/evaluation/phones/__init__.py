@@ -1,1 +1,1 @@
-"""How much of the phones the layers of an encoder hold."""
+"""Measures of phone information in encoder layers."""

@@ -1,8 +1,8 @@
 """ABX error rates of triphones, through fastabx (an extra: espnet2-birq[abx]).
 
-Of two triphones that differ in the middle phone alone, A and B, is a third one, X, that
-sounds as A, nearer to A? Distances are angular, along the best path in time. No
-training, no units: what counts is the geometry of a layer. Within: A, B and X are of
+Given triphones A and B that differ only in the middle phone, is a third one, X, of
+A's type, nearer to A? Distances are angular, along the best path in time. Without
+training or units, this measures the geometry of a layer. Within: A, B and X are of
 one speaker; across: X is of another.
 """
 

@@ -1,4 +1,4 @@
-"""Frames of many utterances, with a phone each: what all measures are taken on."""
+"""Frames of many utterances with phone labels, the data of all measures."""
 
 import logging
 import time

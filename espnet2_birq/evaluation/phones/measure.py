@@ -1,6 +1,6 @@
-"""How much of the phones do the layers of encoders hold? Several models side by side.
+"""Measure phone information in the layers of several encoders.
 
-For each layer, 0 being the stacked input frames that anchor labels are made of:
+For each layer, 0 being the stacked input frames, the source of anchor labels:
 
 * accuracy of a linear probe, trained on the frames of one half of the speakers and
   tested on the other half's, speaker by speaker;

@@ -1,4 +1,4 @@
-"""What the measures need of a model, and the only place here that knows its classes."""
+"""Uniform access to models; the only module here that depends on their classes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A linear classifier of frames, its accuracy on speakers it has not heard.
+"""Linear frame classifier, and its accuracy on unseen speakers.
 
 Training is deterministic: the objective is convex, starts at zero and sees all frames
 in each step.

@@ -1,4 +1,4 @@
-"""Tables, in Markdown, of what phones.measure() finds."""
+"""Markdown tables of the results of phones.measure()."""
 
 from espnet2_birq.evaluation.markdown import markdown_table
 

@@ -1,4 +1,4 @@
-"""Which utterances of a data set to measure on, and their audio."""
+"""Selection of utterances of a data set, and their audio."""
 
 import logging
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What discrete units tell of phones: PNMI, and how many units are in use."""
+"""Phone information in discrete units: PNMI, and usage of the units."""
 
 from typing import NamedTuple
 

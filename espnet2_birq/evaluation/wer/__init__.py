@@ -1,1 +1,1 @@
-"""Error rates of decoded speech, with their intervals."""
+"""Error rates of decoded speech, with confidence intervals."""

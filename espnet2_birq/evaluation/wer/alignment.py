@@ -1,10 +1,10 @@
-"""Alignment of word sequences, step for step as NIST's sclite does it.
+"""Alignment of word sequences, exactly as in NIST's sclite.
 
-sclite (Network_dpalign and wwd_WORD of SCTK 2.4) looks for the least sum of 4 for a
+sclite (Network_dpalign and wwd_WORD of SCTK 2.4) minimises the total cost, 4 for a
 substitution and 3 for a deletion or an insertion. Three substitutions cost as much as
-two deletions and two insertions, so the number of errors depends on which of equally
-cheap alignments is taken, too: at each cell a match or substitution goes first, then an
-insertion, then a deletion. Libraries that know the costs alone come to other totals.
+two deletions and two insertions, so the number of errors also depends on
+tie-breaking: at each cell a match or substitution is preferred, then an
+insertion, then a deletion. Libraries with the same costs but other ties differ.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Two systems on the same set: is one better?"""
+"""Compare two systems on the same set."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -38,7 +38,7 @@ class _Scored(NamedTuple):
 def pair_sets(
     sets_a: Sequence[DecodedSet], sets_b: Sequence[DecodedSet]
 ) -> list[tuple[DecodedSet, DecodedSet]]:
-    """Find the decodings of two systems that belong together.
+    """Match the decodings of two systems.
 
     Args:
         sets_a: System A's.
@@ -163,7 +163,7 @@ def _known(value: float) -> float | None:
 
 
 def make_comparison_table(results: Sequence[dict]) -> str:
-    """Format what compare_sets() gives as a table in Markdown."""
+    """Format results of compare_sets() as a Markdown table."""
     lines = []
     for name in dict.fromkeys((one["a"], one["b"]) for one in results):
         lines += [f"A: {name[0]}", f"B: {name[1]}"]

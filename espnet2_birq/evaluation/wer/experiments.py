@@ -105,10 +105,9 @@ def characters(text: str) -> list[str]:
 
 
 def goes_with(kind: str, normalization: Normalization) -> bool:
-    """Tell whether there is an error rate of a kind after a normalisation.
+    """Whether an error rate is defined after a normalisation.
 
-    A word that may be missing has no characters, and tokens are those of the decoded
-    text.
+    Optional words have no characters, and tokens are those of the decoded text.
     """
     words_only = normalization.optional or kind == "ter"
     return not (words_only and _rewrites(kind, normalization))

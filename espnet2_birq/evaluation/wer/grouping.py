@@ -1,4 +1,4 @@
-"""Speaker, meeting and overlap of utterances: to resample by, and to score apart."""
+"""Speaker, meeting and overlap of utterances, for resampling and scoring by group."""
 
 import re
 from collections import defaultdict
@@ -51,11 +51,11 @@ class Clusters(NamedTuple):
 
 
 def label(ids: Sequence[str], data: Path | None = None) -> list[Labels]:
-    """Tell speakers and meetings of utterances.
+    """Find speakers and meetings of utterances.
 
-    AMI's ids tell all. Else a data directory tells the speaker (utt2spk), recording and
-    times (segments); without one, an id `speaker-utterance` of a trn file tells the
-    speaker, and so do LibriSpeech's ids.
+    AMI's ids contain all. Else a data directory gives the speaker (utt2spk), recording
+    and times (segments); without one, ids `speaker-utterance` of trn files and
+    LibriSpeech's ids give the speaker.
 
     Args:
         ids: Utterance ids, as in a Kaldi directory or in a trn file.
@@ -116,7 +116,7 @@ def split_trn_id(utt_id: str) -> tuple[str | None, str]:
 
 
 def make_clusters(labels: Sequence[Labels], kind: str | None = None) -> Clusters:
-    """Choose what the bootstrap draws.
+    """Choose the unit of resampling.
 
     Args:
         labels: Of each utterance.
@@ -208,7 +208,7 @@ def _overlap_names(labels: Sequence[Labels]) -> list[str | None]:
 
 
 def overlap_shares(labels: Sequence[Labels]) -> list[float | None]:
-    """Measure how much of each utterance's time others of its meeting talk, too.
+    """Measure the share of each utterance overlapped by other speakers of its meeting.
 
     Args:
         labels: Of all utterances of the meetings.

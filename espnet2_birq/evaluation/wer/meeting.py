@@ -1,6 +1,6 @@
-"""Error rates of whole meetings, in which speakers are found by the recogniser.
+"""Error rates of whole meetings with speakers found by the recogniser.
 
-cpWER concatenates what a speaker says and takes the assignment of hypothesis speakers
+cpWER concatenates each speaker's words and uses the assignment of hypothesis
 to reference speakers with the fewest errors (CHiME-6, arXiv 2004.09249); tcpWER forbids
 matches further apart than a collar (arXiv 2307.11394). Both are computed by meeteval.
 """
@@ -135,7 +135,7 @@ def _segments(one: DecodedSet, options: Options) -> tuple[Segments, Segments]:
 def utterance_segments(
     texts: Transcripts, data: Path | None = None
 ) -> tuple[Segments, Segments]:
-    """Put utterances into their meetings.
+    """Group utterances by meeting.
 
     Args:
         texts: Reference and hypothesis of utterances.

@@ -1,4 +1,4 @@
-"""Error rates as the text that is printed: of sets, of two systems, of meetings."""
+"""Format error rates of sets, of two systems, and of meetings as text."""
 
 import json
 from collections.abc import Callable, Sequence

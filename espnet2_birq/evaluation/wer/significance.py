@@ -1,7 +1,7 @@
-"""How sure is an error rate, and a difference between two: bootstrap and MAPSSWE.
+"""Confidence intervals and significance tests of error rates: bootstrap and MAPSSWE.
 
-The bootstrap draws clusters (speakers, meetings), not utterances, where errors of one
-speaker are alike: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR
+The bootstrap resamples clusters (speakers, meetings) instead of utterances if errors of
+a speaker are correlated: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR
 performance evaluation", ICASSP 2004; Liu & Peng, arXiv 1912.09508, on its blocks. The
 matched-pairs test is of Gillick & Cox, "Some statistical issues in the comparison of
 speech recognition algorithms", ICASSP 1989, with the segments of NIST's sc_stats.
@@ -93,8 +93,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Estimate a confidence interval of the error rate by resampling clusters.
 
-    It takes clusters as independent, so it is too narrow where there are few of them,
-    and it says nothing about another training run of the model.
+    It assumes independent clusters, so it is too narrow if there are few,
+    and does not cover the variation between training runs.
 
     Args:
         errors: Of each utterance, shape (N,).
@@ -124,8 +124,8 @@ def bootstrap_difference(
 ) -> Difference:
     """Compare two systems on the same utterances by resampling clusters.
 
-    Both systems are scored on each draw of clusters: what makes a speaker hard for both
-    cancels.
+    Both systems are scored on each resample of clusters, so the common difficulty of a
+    speaker cancels.
 
     Args:
         errors_a: System A's of each utterance, shape (N,).

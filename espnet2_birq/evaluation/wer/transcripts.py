@@ -1,4 +1,4 @@
-"""Transcripts of a set: what was said and what was recognised."""
+"""References and hypotheses of a set."""
 
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase

@@ -18,14 +18,13 @@ LABELLERS = {
 
 
 def labeller_class(name: str) -> type[Labeller]:
-    """Find a labeller by the configuration's name.
+    """Find a labeller class by its name in the configuration.
 
     Args:
-        name: One of LABELLERS, or ``module:Class`` for one of your own, whose module
-            Python finds.
+        name: One of LABELLERS, or ``module:Class`` in an importable module.
 
     Raises:
-        ConfigError: There is none of that name, or it is no Labeller.
+        ConfigError: No such class, or not a Labeller.
     """
     if name in LABELLERS:
         return LABELLERS[name]

@@ -1,4 +1,4 @@
-"""The protocol of a labeller, and what keeps it the same in every checkpoint."""
+"""The base class of labellers, with checkpointing of their state."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from espnet2_birq.pretraining.labels import Labels
 
 
 class Labeller(torch.nn.Module):
-    """Makes labels of vectors: the half of an objective that is not learned by it.
+    """Maps vectors to labels; not trained by the objective's loss.
 
-    A subclass sets ``num_codebooks`` and ``codebook_size`` and gives ``label``. One
-    with a state (running moments, centroids, counts) keeps it in persistent buffers,
-    so that a checkpoint holds all that its labels depend on, and changes it in
-    ``observe`` alone; over several ranks it sums what it observes, so that all ranks
-    have the same state. Buffers never become less precise than float32, whatever the
-    model is cast to: a codebook that is averaged in half precision stands still.
+    Subclasses set ``num_codebooks`` and ``codebook_size`` and define ``label``. State
+    (running moments, centroids, counts) belongs in persistent buffers,
+    so that a checkpoint contains everything labels depend on, and changes only in
+    ``observe``, which sums observations over ranks so that all
+    have the same state. Buffers stay in float32 or better whatever the
+    model is cast to: in half precision, moving averages of a codebook would stall.
 
     Attributes:
-        num_codebooks: N, how many labels a frame gets; each has its own part of the
+        num_codebooks: N, labels per frame; each has its own part of the
             prediction head.
-        codebook_size: V, number of different labels.
-        differentiable: Whether the gradient of the loss can flow into the vectors.
-        ready: False while ``label`` has to wait for vectors that ``observe`` sees
-            before the first update, see ``start``.
+        codebook_size: V, number of distinct labels.
+        differentiable: Whether gradients of the loss can flow into the vectors.
+        ready: Whether ``label`` can be called; if False, ``observe`` and ``start``
+            must run before the first update.
     """
 
     num_codebooks = 1
@@ -33,18 +33,18 @@ class Labeller(torch.nn.Module):
     ready = True
 
     def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
-        """Learn from M vectors; called in training only, before ``label``.
+        """Update the state from M vectors; called in training only, before ``label``.
 
         Args:
-            vectors: (M, D), without gradient.
-            valid: (M,) 1 where a row counts, 0 where it is filling.
+            vectors: (M, D) detached vectors.
+            valid: (M,) 1 for valid rows, 0 for filler rows.
         """
 
     def start(self):
-        """Settle what was observed before the first update; afterwards ``ready``.
+        """Finish initialisation from observed vectors; sets ``ready``.
 
         Raises:
-            DataError: It is too little.
+            DataError: Too few vectors were observed.
         """
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
@@ -52,7 +52,7 @@ class Labeller(torch.nn.Module):
 
         Args:
             vectors: (M, D), any floating type; may carry a gradient.
-            update: Optimizer updates made so far, for schedules.
+            update: Optimizer updates so far, for schedules.
 
         Returns:
             Labels of each of the N codebooks.
@@ -60,14 +60,14 @@ class Labeller(torch.nn.Module):
         raise NotImplementedError
 
     def codes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return hard codes (N, M) of M vectors, without noise."""
+        """Return noise-free hard codes (N, M) of M vectors."""
         raise NotImplementedError
 
     def remember(self, identity: dict[str, Any]):
-        """Keep in every checkpoint which configuration the labels are of.
+        """Store the labels' configuration in every checkpoint.
 
-        As text in a buffer of floating-point numbers, the only type that survives
-        ESPnet's averaging of models (it adds up integers).
+        As text in a floating-point buffer, the only type that survives
+        ESPnet's model averaging (which sums integers).
         """
         text = " ".join(f"{key}={value}" for key, value in identity.items())
         numbers = torch.tensor(list(text.encode()), dtype=torch.float32)

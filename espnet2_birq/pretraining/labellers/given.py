@@ -1,4 +1,4 @@
-"""Labels that another model made, read from disk with the speech."""
+"""Labels of another model, read from disk with the speech."""
 
 import torch
 
@@ -8,12 +8,12 @@ from espnet2_birq.pretraining.labels import HardLabels, Labels
 
 
 class GivenLabels(Labeller):
-    """Hands labels through.
+    """Passes labels through.
 
     Args:
-        input_size: Not used: labels are numbers already.
-        running: Not used.
-        codebook_size: V, how many different labels there are.
+        input_size: Unused.
+        running: Unused.
+        codebook_size: V, number of distinct labels.
     """
 
     def __init__(self, input_size: int, running: bool, codebook_size: int):
@@ -23,13 +23,13 @@ class GivenLabels(Labeller):
         self.codebook_size = codebook_size
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
-        """Hand labels (M,) through; -1 is a frame without one.
+        """Pass labels (M,) through; -1 is a frame without a label.
 
-        A number that is too large counts as none: as an index it would end a training
-        on a GPU without a word. BatchChecks names its utterance.
+        Labels beyond the codebook become -1: as indices they would crash a GPU without
+        a message. BatchChecks names the utterances.
         """
         return [HardLabels(torch.where(vectors < self.codebook_size, vectors, -1))]
 
     def codes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Hand labels (M,) through, as (1, M)."""
+        """Pass labels (M,) through, as (1, M)."""
         return vectors[None]

@@ -1,4 +1,4 @@
-"""Soft labels with a gradient into the layer that makes them (BiRQ Eq. 4)."""
+"""Soft labels with a gradient into the label layer (BiRQ Eq. 4)."""
 
 import torch
 
@@ -10,21 +10,21 @@ from espnet2_birq.pretraining.schedule import Schedule
 
 
 class GumbelSoftmaxLabeller(RandomProjectionLabeller):
-    """A random draw over the codes, differentiable in the vectors (BiRQ Eq. 4).
+    """Gumbel-softmax samples over the codes, differentiable in the vectors (BiRQ Eq. 4).
 
-    Labels are softmax((scores + Gumbel noise) / temperature): a code is the likeliest
-    with probability softmax(scores), and the gradient of the loss reaches the layer
-    that made the vectors.
+    Labels are softmax((scores + Gumbel noise) / temperature): a code is the arg-max
+    with probability softmax(scores), and gradients of the loss reach the layer
+    that produced the vectors.
 
     Args:
         input_size: D, size of the vectors.
         running: See RandomProjectionLabeller.
-        temperature: The paper's 0.5. Towards 0 labels become one-hot. A number or a
-            schedule.
+        temperature: Number or schedule; 0.5 in the paper. Labels become one-hot
+            towards 0.
         score_scale: Factor on the squared distance. Gumbel noise has a standard
-            deviation of 1.28, so this decides how often the nearest code wins
+            deviation of 1.28, so this controls how often the nearest code wins
             (reported as ``hit``).
-        straight_through: Labels are the one code drawn; the gradient is the soft one's.
+        straight_through: Hard sampled codes as labels, with the soft gradient.
         layer_norm: See RandomProjectionLabeller.
         **projection: See RandomProjectionLabeller.
     """
@@ -47,7 +47,7 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
         self.straight_through = straight_through
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
-        """Prepare soft labels of M vectors; they are drawn where the loss is made."""
+        """Prepare soft labels of M vectors; the loss samples them."""
         labels: list[Labels] = []
         for book, points in enumerate(self.points(vectors)):
             weight, bias = self.code_layer(book, self.score_scale)

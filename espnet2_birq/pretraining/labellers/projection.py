@@ -1,4 +1,4 @@
-"""Projections made of the mean and covariance of the vectors that they project."""
+"""Projections derived from mean and covariance of the projected vectors."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ class Moments:
     covariance: np.ndarray  # (D, D) float64
 
     def whiten(self, projection: torch.Tensor) -> torch.Tensor:
-        """Make a projection's values uncorrelated, each of variance 1.
+        """Whiten a projection: uncorrelated outputs of variance 1.
 
         Args:
             projection: (D, d), linearly independent columns.
 
         Returns:
-            (D, d) with the same span.
+            (D, d) projection with the same span.
 
         Raises:
             DataError: The vectors have fewer than d independent directions.
@@ -36,11 +36,11 @@ class Moments:
         return torch.tensor(np.linalg.solve(factor, matrix.T).T, dtype=torch.float32)
 
     def principal_components(self, dim: int, whiten: bool) -> torch.Tensor:
-        """Find the directions of largest variance, scaled for a codebook of N(0, 1).
+        """Compute principal components, scaled to an N(0, 1) codebook.
 
         Args:
-            dim: d, how many components.
-            whiten: Give each component variance 1; else all are divided by the root of
+            dim: d, number of components.
+            whiten: Scale each component to variance 1; else scale all by the root of
                 their mean variance.
 
         Returns:
@@ -52,16 +52,16 @@ class Moments:
         variances, vectors = np.linalg.eigh(self.covariance)
         variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
         self._check_rank(variances)
-        # An eigenvector's sign is free. Labels must depend on it neither by the library's
-        # choice nor by the sample: which value is largest changes with the sample, the
-        # side of a fixed direction hardly does.
+        # Eigenvectors have arbitrary signs, which labels must not depend on. Fix them by
+        # the side of a fixed direction: unlike the largest element, it hardly changes
+        # with the sample.
         side = np.random.default_rng(0).standard_normal(len(vectors))
         vectors = vectors * np.sign(side @ vectors)
         scale = variances if whiten else np.full(dim, variances.mean())
         return torch.tensor(vectors / np.sqrt(scale), dtype=torch.float32)
 
     def _check_rank(self, variances: np.ndarray):
-        # Written so that NaN fails it, too.
+        # Written so that NaN fails, too.
         if not variances.min() >= 1e-8 * variances.max():
             raise DataError(
                 f"{self.count} frames have fewer than {len(variances)} independent "
@@ -70,10 +70,10 @@ class Moments:
 
 
 class MomentSums:
-    """Adds up vectors, in double precision, until their moments are asked for.
+    """Accumulates moments of vectors in double precision.
 
     Args:
-        size: D.
+        size: D, size of the vectors.
     """
 
     def __init__(self, size: int):
@@ -82,11 +82,11 @@ class MomentSums:
         self.sums: torch.Tensor | None = None
 
     def add(self, vectors: torch.Tensor, valid: torch.Tensor):
-        """Take in M vectors.
+        """Add M vectors.
 
         Args:
-            vectors: (M, D); rows that are not finite are left out.
-            valid: (M,) 1 where a row counts, 0 where it is filling.
+            vectors: (M, D) vectors; non-finite rows are ignored.
+            valid: (M,) 1 for valid rows, 0 for filler rows.
         """
         rows = valid.bool() & vectors.isfinite().all(dim=1)
         x = torch.where(rows[:, None], vectors, 0.0).double()
@@ -95,14 +95,14 @@ class MomentSums:
         self.sums = sums if self.sums is None else self.sums + sums
 
     def count(self) -> int:
-        """Return the number of vectors so far, over all ranks."""
+        """Return the number of vectors so far on all ranks."""
         return int(self._total()[0])
 
     def moments(self) -> Moments:
         """Compute mean and covariance over all ranks.
 
         Raises:
-            DataError: There was no vector.
+            DataError: No vectors were added.
         """
         count, *rest = self._total().cpu().numpy()
         if not count > 0:

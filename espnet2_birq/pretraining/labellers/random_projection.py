@@ -1,8 +1,8 @@
-"""Random-projection quantization: vectors in, codes of fixed codebooks out.
+"""Random-projection quantization of vectors with fixed codebooks.
 
     vectors (M, D) -> projection -> points (N, M, d) -> scores of the V codes -> labels
 
-N codebooks label independently of one another. Projection and codebook are drawn once,
+N codebooks label independently. Projections and codebooks are drawn once,
 never trained, and part of every checkpoint.
 """
 
@@ -23,24 +23,24 @@ class RandomProjectionLabeller(Labeller):
 
     Args:
         input_size: D, size of the vectors.
-        running: Whether the vectors change while the model learns (a layer's), so that
-            their moments have to be followed; else they are taken once, before the
+        running: Whether the vectors change during training (hidden states), requiring
+            running moments; else moments are estimated once, before the
             first update.
-        num_codebooks: N. Several books stabilise BEST-RQ (arXiv 2501.16131); each has a
-            prediction head of its own, and the objective's loss is the mean over them.
-        codebook_size: V.
+        num_codebooks: N. Multiple codebooks stabilise BEST-RQ (arXiv 2501.16131); each
+            has its own prediction head, and their losses are averaged.
+        codebook_size: V, codes per codebook.
         codebook_dim: d, size of a code.
-        projection: ``xavier``: random, as in the papers; on real speech it leaves most
-            codes without use. ``whitened``: the same, then to unit covariance. ``pca``:
-            the d first principal components, by one common factor of mean variance 1
-            (arXiv 2606.30671), and ``pca_whitened``: each of variance 1; not for a
-            layer.
-        score: ``distance``: the squared Euclidean; ``cosine``: the same between points
-            and codes of length 1.
+        projection: ``xavier``: random, as in the papers; on real speech most codes
+            remain unused. ``whitened``: the same, whitened to unit covariance. ``pca``:
+            the first d principal components, scaled to mean variance 1
+            (arXiv 2606.30671), and ``pca_whitened``: each to variance 1; not for
+            layers.
+        score: ``distance``: squared Euclidean; ``cosine``: the same between
+            unit-length points and codes.
         layer_norm: Normalise each vector over its D values first, without affine
-            parameters. Hidden states want it (their scale drifts in training); input
-            frames come normalised.
-        seed: Decides projection and codebooks. The codebooks do not depend on
+            parameters. Useful for hidden states (their scale drifts in training); input
+            frames are already normalised.
+        seed: Seed of projection and codebooks. The codebooks do not depend on
             ``input_size``: labellers of the same seed and shape share them.
 
     Raises:
@@ -57,7 +57,7 @@ class RandomProjectionLabeller(Labeller):
     codebook: torch.Tensor  # (N, V, d)
     projection: torch.Tensor  # (N, D, d)
     mean: torch.Tensor  # (D,)
-    started: torch.Tensor  # () 1 once the projection is that of the moments
+    started: torch.Tensor  # () 1 once the projection has been initialised
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class RandomProjectionLabeller(Labeller):
 
     @torch.no_grad()
     def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
-        """Take in moments: of a layer always, of the input until ``start``."""
+        """Update moments: of a layer always, of the input until ``start``."""
         if self.whitening is not None:
             with torch.autocast(vectors.device.type, enabled=False):
                 self.whitening.observe(self._project(vectors), valid)
@@ -129,20 +129,20 @@ class RandomProjectionLabeller(Labeller):
             self.sums.add(vectors, valid)
 
     def start(self):
-        """Make the projection of the moments observed, for good, on all ranks alike."""
+        """Fix the projection by the observed moments, equally on all ranks."""
         if not self.ready:
             self.start_from(self.sums.moments())
             self.sums = MomentSums(self.sums.size)
 
     def start_from(self, moments: Moments):
-        """Make the projection of given moments, for good.
+        """Fix the projection by given moments.
 
         Raises:
             DataError: The vectors have fewer than d independent directions.
         """
         if self.kind == "whitened":
             matrix = torch.stack([moments.whiten(x.cpu()) for x in self.projection])
-        else:  # the same for all books: what tells them apart are their codes
+        else:  # the same for all codebooks: they differ in their codes
             components = moments.principal_components(
                 self.codebook.size(2), whiten=self.kind == "pca_whitened"
             )
@@ -156,10 +156,10 @@ class RandomProjectionLabeller(Labeller):
         self.ready = True
 
     def points(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Project vectors (M, D) to where the codes are: (N, M, d), at least float32.
+        """Project vectors (M, D) into the codebook spaces: (N, M, d), at least float32.
 
         Raises:
-            DataError: The projection is to be made of moments that are not known yet.
+            DataError: The projection's moments are not known yet.
         """
         if not self.ready:
             raise DataError(
@@ -185,10 +185,10 @@ class RandomProjectionLabeller(Labeller):
     def code_layer(
         self, book: int, scale: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write scores as a linear layer: -scale |v - c|^2 = 2 scale v.c - scale |c|^2.
+        """Express scores as a linear layer: -scale |v - c|^2 = 2 scale v.c - scale |c|^2.
 
-        Up to -scale |v|^2, which is the same for all codes: neither argmax nor softmax
-        needs it.
+        The term -scale |v|^2, equal for all codes, is omitted: neither argmax nor
+        softmax needs it.
 
         Returns:
             (V, d) weight and (V,) bias.

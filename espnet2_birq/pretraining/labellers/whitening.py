@@ -1,4 +1,4 @@
-"""Whitening by running moments, for the points that a layer's labels are made of."""
+"""Whitening of projected hidden states by running moments."""
 
 import torch
 
@@ -6,26 +6,26 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks
 
 
 class RunningWhitening(torch.nn.Module):
-    """Gives points mean 0 and unit covariance, by a running estimate of both.
+    """Normalises points to zero mean and unit covariance by running estimates.
 
-    Hidden states of a layer share most of their variance along few directions: after a
-    random projection they crowd at a few codes (perplexity 36 to 63 of 8192 for an
+    Hidden states have most of their variance in few directions: after a
+    random projection they concentrate on a few codes (perplexity 36 to 63 of 8192 for an
     untrained layer on 4,000 frames of real speech; whitened, 1800: docs/objectives.md).
-    The estimate includes the present batch but is an average over 1 / momentum of them,
-    so a frame's label depends little on its company and no gradient passes through the
+    The estimate averages over 1 / momentum batches including the current one,
+    so a frame's label depends little on its batch and no gradient flows through the
     moments; the Cholesky factor is a smooth function of the covariance, so labels
-    drift and never jump, as they would with principal components that change order or
+    drift instead of jumping, as with principal components that swap or change
     sign.
 
     Args:
-        num_books: N, how many projections are whitened side by side.
+        num_books: N, number of projections.
         dim: d, size of the points.
-        momentum: Weight of a batch once 1 / momentum batches have been seen; up to
-            there all batches count the same.
-        epsilon: Share of the mean variance that is added to each direction's.
+        momentum: Weight of a batch after the first 1 / momentum batches, which have
+            equal weights.
+        epsilon: Fraction of the mean variance added to each direction.
     """
 
-    # Variance below this share of the squared mean is rounding of float32 points.
+    # Variance below this fraction of the squared mean is float32 rounding of the points.
     ROUNDING = 1e-12
 
     mean: torch.Tensor  # (N, d)
@@ -40,18 +40,18 @@ class RunningWhitening(torch.nn.Module):
         self.epsilon = epsilon
         self.register_buffer("mean", torch.zeros(num_books, dim))
         self.register_buffer("covariance", torch.eye(dim).repeat(num_books, 1, 1))
-        # In floating point: ESPnet sums integers when it averages checkpoints.
+        # Floating point: ESPnet sums integers when averaging checkpoints.
         self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Whiten points (N, M, d) by the moments so far."""
+        """Whiten points (N, M, d) by the current moments."""
         covariance, mean = self.covariance.double(), self.mean.double()
         floor = self.epsilon * covariance.diagonal(dim1=1, dim2=2).mean(dim=1)
         floor = floor + self.ROUNDING * (1.0 + mean.square().mean(dim=1))
         identity = torch.eye(points.size(2)).to(covariance)
         covariance = covariance + floor[:, None, None] * identity
-        # cholesky_ex does not wait for a GPU to report a failure: then each direction
-        # by itself.
+        # cholesky_ex does not synchronise with a GPU; if it fails, scale each direction
+        # separately.
         factor, info = torch.linalg.cholesky_ex(covariance)
         alone = covariance.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt().diag_embed()
         factor = torch.where((info == 0)[:, None, None], factor, alone).to(points)
@@ -60,14 +60,14 @@ class RunningWhitening(torch.nn.Module):
         return whitened.transpose(1, 2)
 
     def observe(self, points: torch.Tensor, valid: torch.Tensor):
-        """Move the estimate towards a batch's moments, those of all ranks.
+        """Update the running moments by a batch's moments over all ranks.
 
-        With deviations from the running mean, in double precision: E[xx'] - mm' of
-        points whose spread is a thousandth of their mean would be rounding alone.
+        Uses deviations from the running mean, in double precision: E[xx'] - mm' of
+        points with a spread of a thousandth of their mean would be pure rounding.
 
         Args:
-            points: (N, M, d), without gradient.
-            valid: (M,) 1 where a row counts, 0 where it is filling.
+            points: (N, M, d) detached points.
+            valid: (M,) 1 for valid rows, 0 for filler rows.
         """
         deviations = points.double() - self.mean.double()[:, None, :]
         weighted = deviations * valid[:, None]

@@ -1,22 +1,22 @@
-"""Cross-entropy at masked frames to any mix of hard and soft labels of one head.
+"""Cross-entropy at masked frames for any mix of hard and soft labels of one head.
 
-    hidden (M, E) -> head -> logits s (C, V)   one product for all labels of the head
+    hidden (M, E) -> head -> logits s (C, V)   one matmul for all labels of the head
                                  |
     codes (M,) ------------------+--> losses, their gradients, statistics
     points (M, d) -> scores a (C, V) -> softmax((a + gumbel) / tau) = y
 
-M masked frames times V codes is the largest thing in a step (half a GiB for 16,384
+M masked frames times V codes is the largest tensor of a step (half a GiB for 16,384
 frames and 8192 codes in single precision, and a plain implementation keeps six to
-eight of them until the backward pass). So frames are taken in chunks of C, and since
-this is the end of the graph the gradients of a chunk are computed while its logits are
-there: nothing of size (frames, codes) survives, and no noise is drawn twice.
+eight of them until the backward pass). So frames are processed in chunks of C. As
+this is the end of the graph, the gradients of a chunk are computed along with its
+logits: no (frames, codes) tensor is kept, and no noise is drawn twice.
 With p = softmax(s), for one frame and one label:
 
     grad_s = p - onehot(code)             hard label
     grad_s = p - y                        soft label
     grad_a = -(1 / tau) y (log p - sum(y log p))    ... through the label
 
-Straight-through labels take loss and grad_s of the likeliest code of y, grad_a of y.
+Straight-through labels use the arg-max code of y for loss and grad_s, and y for grad_a.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from espnet2_birq.pretraining.labels import (
 )
 from espnet2_birq.pretraining.losses.gumbel import gumbel_like
 
-# What is summed over frames for each label, in the order of Tally.sums.
+# Quantities summed over frames for each label, in the order of Tally.sums.
 SUMS = ("loss", "acc", "hit", "label_entropy", "score_std", "grad_square", "agree")
 
 
@@ -42,11 +42,11 @@ class Tally(NamedTuple):
 
     frames: torch.Tensor  # (L,) labelled frames
     sums: torch.Tensor  # (L, len(SUMS))
-    label_counts: torch.Tensor  # (L, V) frames of each code: the label's likeliest
-    predicted_counts: torch.Tensor  # (L, V) ... and the prediction's
+    label_counts: torch.Tensor  # (L, V) frames per arg-max code of the label
+    predicted_counts: torch.Tensor  # (L, V) frames per arg-max code of the prediction
 
 
-# Not traced: a loop over data-dependent chunks with random draws gains nothing from it.
+# Not compiled: of no benefit for a loop over data-dependent chunks with random draws.
 @torch.compiler.disable
 def masked_cross_entropy(
     hidden: torch.Tensor,
@@ -58,28 +58,28 @@ def masked_cross_entropy(
     counts: torch.Tensor | None = None,
     chunk_numbers: int = CHUNK_NUMBERS,
 ) -> tuple[torch.Tensor, Tally]:
-    """Add up weighted cross-entropies to L labels, each over a count of frames.
+    """Compute the weighted sum of cross-entropies to L labels.
 
     The result is sum_l weights_l (sum over labelled frames of CE_l) / counts_l: with
-    the labelled frames as the count, a weighted sum of means (BiRQ Eq. 9: F and G).
+    the labelled frames as counts, a weighted sum of means (BiRQ Eq. 9: F and G).
 
     Args:
-        hidden: (M, E) hidden states of masked frames. Under autocast the product with
-            the head runs in its precision, and on a CPU its output is rounded to it:
-            in bfloat16 a few frames in a hundred then have two likeliest codes, of
-            which ``acc`` and ``pred_ppl`` take the first. Labels and sums never are.
-        head_weight: (V, E) and
-        head_bias: (V,) of the prediction head.
-        valid: (M,) 1 where a row is a masked frame, 0 where it is filling.
-        labels: Labels of the frames. Gradients flow into the ``points`` of soft labels
-            too.
-        weights: L factors, one for each of ``labels``.
-        counts: (L,) what each sum is divided by, e.g. a global count over ranks; None:
-            the frames that have the label here.
-        chunk_numbers: Size of the largest temporary tensors, in numbers.
+        hidden: (M, E) hidden states of masked frames. Under autocast the matmul with
+            the head runs in autocast's precision, and on a CPU rounds its output to it:
+            in bfloat16 a few percent of the frames then have ties for the arg-max, of
+            which ``acc`` and ``pred_ppl`` use the first. Labels and sums stay precise.
+        head_weight: (V, E) weight of the prediction head.
+        head_bias: (V,) bias of the prediction head.
+        valid: (M,) 1 for masked frames, 0 for filler rows.
+        labels: L labels of the frames. Gradients also flow into the ``points`` of soft
+            labels.
+        weights: L loss weights.
+        counts: (L,) normalisers of the sums, e.g. global counts over ranks; None:
+            the local number of labelled frames.
+        chunk_numbers: Size of the largest temporary tensors, in elements.
 
     Returns:
-        () the loss in nats, and the statistics.
+        () loss in nats, and the statistics.
     """
     points = [x.points if isinstance(x, SoftLabels) else None for x in labels]
     if torch.is_autocast_enabled(hidden.device.type):
@@ -99,7 +99,7 @@ def masked_cross_entropy(
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):
-    """Gradients are made in the forward pass; the backward pass scales them."""
+    """Computes gradients in the forward pass; the backward pass scales them."""
 
     @staticmethod
     def forward(
@@ -122,7 +122,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_total, *_):
         grad_hidden, grad_weight, grad_bias, *grad_points = ctx.saved_tensors
-        # Scaled before the cast, so that a GradScaler's factor prevents underflow.
+        # Scale before casting, so that GradScaler prevents underflow.
         first = [
             (grad_total * grad).to(dtype)
             for grad, dtype in zip((grad_hidden, grad_weight, grad_bias), ctx.dtypes)
@@ -135,18 +135,18 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 
 
 class _SoftChunk(NamedTuple):
-    """Soft labels drawn for C frames, their loss, and its gradient at the points."""
+    """Soft labels sampled for C frames, their loss, and its gradient at the points."""
 
-    codes: torch.Tensor  # (C,) likeliest code
+    codes: torch.Tensor  # (C,) arg-max code
     loss: torch.Tensor  # (C,) -sum(y log p)
     y: torch.Tensor  # (C, V)
-    hit: torch.Tensor  # (C,) whether the likeliest is the code of the highest score
+    hit: torch.Tensor  # (C,) whether the arg-max code is the nearest code
     entropy: torch.Tensor  # (C,) of y, in nats
     grad_points: torch.Tensor | None  # (C, d)
 
 
 def _soft_chunk(labels: SoftLabels, rows: slice, logp: torch.Tensor, needs_grad: bool):
-    """Draw soft labels for a chunk's frames."""
+    """Sample soft labels for a chunk of frames."""
     points = labels.points.detach()[rows]
     scores = torch.addmm(labels.code_bias, points, labels.code_weight.T)  # (C, V)
     nearest = scores.max(dim=1).indices
@@ -167,16 +167,16 @@ def _soft_chunk(labels: SoftLabels, rows: slice, logp: torch.Tensor, needs_grad:
 
 
 def _at(logp: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy (C,) to one code a frame."""
+    """Compute the cross-entropy (C,) to one code per frame."""
     return -logp.gather(1, codes[:, None]).squeeze(1)
 
 
 class _Sums:
-    """Losses, gradients and statistics, added up chunk by chunk.
+    """Losses, gradients and statistics, accumulated over chunks.
 
-    ``valid`` (L, M) says which frames have which label. ``factor`` (L, M) is a frame's
-    share in a label's gradient, times ``most``: divided by it only in the end, since
-    1 / frames inside the products would underflow in half precision.
+    ``valid`` (L, M) is 1 where a frame has a label. ``factor`` (L, M) is a frame's
+    share of a label's gradient, times ``most``. Dividing by ``most`` only at the end
+    avoids underflow of 1 / frames in half precision.
     """
 
     def __init__(self, hidden, head_weight, head_bias, valid, labels, weights, counts):
@@ -212,11 +212,11 @@ class _Sums:
                 self.tally.sums[index, SUMS.index("score_std")] = spread
 
     def total(self):
-        """() the weighted sum of losses, each over its count."""
+        """Return () the weighted sum of losses, each divided by its count."""
         return sum(x * y for x, y in zip(self.scales, self.tally.sums[:, 0]))
 
     def gradients(self):
-        """Of the total, for hidden states, head and points."""
+        """Return gradients of the total for hidden states, head and points."""
         points = [
             self.grad_points[index] / self.most if index in self.grad_points else None
             for index in range(len(self.labels))
@@ -225,7 +225,7 @@ class _Sums:
         return (*(grad / self.most for grad in heads), *points)
 
     def add(self, rows: slice, needs_grad: bool):
-        """Take in some rows, C of M."""
+        """Accumulate a chunk, C of M rows."""
         hidden = self.hidden[rows]  # (C, E)
         logp = matmul(hidden, self.head_weight.T).to(self.grad_hidden.dtype)
         logp = logp.add_(self.head_bias).log_softmax(dim=1)  # (C, V)
@@ -278,7 +278,7 @@ class _Sums:
         self.tally.predicted_counts[index].index_add_(0, predicted, valid)
 
     def _subtract(self, index, rows, codes, y, p_head, grad_logits):
-        """Take a label off grad_logits, and add (p - y) W to grad_hidden.
+        """Subtract a label from grad_logits, and add (p - y) W to grad_hidden.
 
         Returns:
             (C,) squared norms of the label's gradient at the hidden states.
@@ -297,10 +297,10 @@ class _Sums:
 
 
 def score_std(label: SoftLabels) -> torch.Tensor:
-    """Compute the spread of each frame's scores over the V codes without the scores.
+    """Compute the standard deviation of each frame's V scores, without the scores.
 
-    They are linear in the point x: their variance is that of the linear layer's rows,
-    [x, 1]^T Cov([weight, bias]) [x, 1].
+    Scores are linear in the point x, so their variance follows from the covariance of
+    the linear layer's rows: [x, 1]^T Cov([weight, bias]) [x, 1].
 
     Returns:
         (M,) standard deviations.

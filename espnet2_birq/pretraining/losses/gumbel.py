@@ -1,29 +1,29 @@
-"""Gumbel noise: what turns scores into random codes."""
+"""Gumbel noise for sampling codes from scores."""
 
 import torch
 
 
 def gumbel_like(scores: torch.Tensor) -> torch.Tensor:
-    """Independent standard Gumbel draws of the shape and type of ``scores``."""
+    """Draw independent standard Gumbel noise of the shape and type of ``scores``."""
     if scores.device.type == "cpu":
         return _gumbel_from_bits(scores)
     return gumbel_from_exponential(scores)
 
 
 def gumbel_from_exponential(scores: torch.Tensor) -> torch.Tensor:
-    """Gumbel draws as a GPU makes them: -log of an exponential draw."""
+    """Draw Gumbel noise as on a GPU: -log of exponential noise."""
     draws = torch.empty_like(scores).exponential_()
     # The smallest positive number keeps the logarithm finite.
     return draws.clamp_min_(torch.finfo(scores.dtype).tiny).log_().neg_()
 
 
 def _gumbel_from_bits(scores):
-    """-log(-log u) of 32 random bits each, two from one draw of the generator.
+    """Draw -log(-log u) from 32 random bits each, two per call of the generator.
 
-    A quarter of the time: PyTorch draws exponential numbers on a CPU one by one. u is
-    k / 2^31 for |k| <= 2^31; its ends are kept off 0 and 1, where a logarithm is
-    infinite. Next to 1 it is as fine as a float allows, so in single precision no draw
-    is above 16.6 (true ones are once in 2^24), as with CUDA's exponential_.
+    Four times as fast as PyTorch's exponential_, which draws one by one on a CPU. u is
+    k / 2^31 for |k| <= 2^31, clamped away from 0 and 1, where a logarithm is
+    infinite. Near 1 it has float resolution, so in single precision no value
+    exceeds 16.6 (true ones do once in 2^24), as with CUDA's exponential_.
     """
     bits = torch.empty((scores.numel() + 1) // 2, dtype=torch.int64)
     bits.random_(-(2**63), None)

@@ -1,15 +1,15 @@
-"""Entropy of the use of codes: a regulariser that keeps labels from becoming one code.
+"""Code usage entropy, a regulariser against codebook collapse.
 
-The gradient that flows through a label moves it to what the head predicts already, in the
-end to one code for all frames. The entropy of the mean assignment q over a batch's frames
-works against that (wav2vec 2.0's diversity loss, arXiv 2006.11477, Eq. 4, for codes of a
-quantizer with a gradient):
+The gradient through a label moves it towards the head's predictions, eventually
+to one code for all frames. The entropy of the mean assignment q over a batch's frames
+counteracts that (wav2vec 2.0's diversity loss, arXiv 2006.11477, Eq. 4, for codes of a
+differentiable quantizer):
 
     q = mean over frames of softmax(scores)        H(q) = -sum(q log q)
 
-It is of the batch of all ranks, of means on both sides, so that its weight beside the
-cross-entropy depends neither on the size of the batch nor on that of the mask. Noise is
-left out: at a high temperature it would make any use look even.
+q averages over all ranks, as does the cross-entropy, so their relative
+weight depends neither on the batch size nor on the number of masked frames. Noise is
+excluded: at high temperatures it would make any usage look uniform.
 """
 
 import torch
@@ -22,17 +22,17 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 def usage_entropy(
     labels: list[SoftLabels], chunk_numbers: int = CHUNK_NUMBERS
 ) -> torch.Tensor:
-    """Compute the entropy of the codes' use, differentiable in the points.
+    """Compute the code usage entropy, differentiable in the points.
 
-    Frames are taken in chunks, twice: nothing of size frames x codes is kept.
+    Frames are processed in chunks, twice: no frames x codes tensor is kept.
 
     Args:
-        labels: Of N codebooks, ``valid`` where a frame has one.
-        chunk_numbers: Size of the largest temporary tensors, in numbers.
+        labels: Labels of N codebooks, ``valid`` at labelled frames.
+        chunk_numbers: Size of the largest temporary tensors, in elements.
 
     Returns:
-        () nats, the mean over codebooks; the same on all ranks. The mean over ranks of
-        its gradients is the gradient.
+        () entropy in nats, averaged over codebooks; the same on all ranks. Gradients
+        must be averaged over ranks.
     """
     entropies = [
         _UsageEntropy.apply(
@@ -48,7 +48,7 @@ def usage_entropy(
 
 
 class _UsageEntropy(torch.autograd.Function):
-    """The gradient is made in the forward pass; the backward pass scales it."""
+    """Computes the gradient in the forward pass; the backward pass scales it."""
 
     @staticmethod
     def forward(ctx, points, weight, bias, valid, options):
@@ -85,5 +85,5 @@ class _UsageEntropy(torch.autograd.Function):
 
 
 def _assignment(points, weight, bias) -> torch.Tensor:
-    """(C, V) shares of the codes in C frames."""
+    """Compute soft assignments (C, V) of C frames to the codes."""
     return torch.addmm(bias, points, weight.T).softmax(dim=1)
