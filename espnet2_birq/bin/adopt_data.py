@@ -26,7 +26,9 @@ example:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("adopt_data", DESCRIPTION, EPILOG)
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="directory to import")
+    parser.add_argument(
+        "source", metavar="SOURCE", type=Path, help="directory to import"
+    )
     parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
     add_shared_options(parser, "--fs")
     for limit, default in (("min", 0.0), ("max", float("inf"))):

@@ -59,7 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
         "ctc_weight 1, or the arg-max path (default: %(default)s)",
     )
     add_lm_options(parser, required=False)
-    parser.add_argument("--lm_weight", type=finite, metavar="X", help="weight of log10 P")
+    parser.add_argument(
+        "--lm_weight", type=finite, metavar="X", help="weight of log10 P"
+    )
     parser.add_argument("--word_score", type=finite, metavar="X", help="per word")
     parser.add_argument(
         "--weights",

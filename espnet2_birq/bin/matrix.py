@@ -41,9 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--only", nargs="+", metavar="NAME", help="only these systems")
     add("--jobs", type=int, default=1, help="parallel steps, of one CPU thread each")
-    add(
-        "--gpus", nargs="+", metavar="N", help="CUDA devices, one per parallel step"
-    )
+    add("--gpus", nargs="+", metavar="N", help="CUDA devices, one per parallel step")
     add(
         "--data_options",
         default="",

@@ -58,7 +58,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=default.utterances,
         help="number of utterances, the first of each speaker; 400",
     )
-    parser.add_argument("--layers", type=int, nargs="+", help="layers, 0 is the input; all")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="layers, 0 is the input; all"
+    )
     parser.add_argument(
         "--drop_silence", action="store_true", help="drop frames of silence"
     )

@@ -33,7 +33,9 @@ examples:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("subset_data", DESCRIPTION, EPILOG)
-    parser.add_argument("source", metavar="SRC", type=Path, help="directory to draw from")
+    parser.add_argument(
+        "source", metavar="SRC", type=Path, help="directory to draw from"
+    )
     parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
     parser.add_argument(
         "--hours", type=float, required=True, metavar="H", help="hours to draw"

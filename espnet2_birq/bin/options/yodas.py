@@ -28,8 +28,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         metavar="N",
         help=_help(
-            "hours of whole videos to hold out for NAME_valid; 0: no such "
-            "set",
+            "hours of whole videos to hold out for NAME_valid; 0: no such set",
             "valid_hours",
         ),
     )

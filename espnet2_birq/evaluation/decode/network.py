@@ -31,7 +31,9 @@ from espnet2_birq.tasks.asr import ASRTask
 
 READERS = 4  # threads that read audio ahead
 NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
-ALONE_SECONDS = 0.2  # shorter utterances run alone: one that is too short fails its batch
+ALONE_SECONDS = (
+    0.2  # shorter utterances run alone: one that is too short fails its batch
+)
 
 
 class Recogniser:
