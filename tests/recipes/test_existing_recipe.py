@@ -92,6 +92,7 @@ def five_commands(places):
     return printed, hashes
 
 
+@pytest.mark.slow
 def test_the_five_commands(places, five_commands):
     birq, recipe = places
     printed, hashes = five_commands
@@ -119,6 +120,7 @@ def own(places, name):
     return folder
 
 
+@pytest.mark.slow
 def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
     """data/ of the recipe: pipes of paths relative to it; read-only, in a path with a
     space, without spk2utt and text, and segments for the validation set."""
@@ -145,6 +147,7 @@ def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
     assert "valid: 2 of 2 utterances are longer" in done.stdout
 
 
+@pytest.mark.slow
 def test_arks_and_limits(places, five_commands):
     """One set in an ark, the other in files; the longest utterance is left out.
 

@@ -140,6 +140,7 @@ def test_validation_set_among_the_test_sets(recipes):
     assert text.split() and hypothesis.split("\t")[0].split() == text.split()
 
 
+@pytest.mark.slow
 def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
     """Its statistics go with the model: to fine-tuning, into both packed models."""
     fine_tuned(recipes)

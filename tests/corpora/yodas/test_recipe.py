@@ -27,6 +27,7 @@ def run_recipe(recipe, *options, check=True):
     return run(command, recipe, check).stdout
 
 
+@pytest.mark.slow
 def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
     release = make_release()
     for subset, count in (("en000", 6), ("sw000", 3)):
