@@ -1,8 +1,8 @@
 """Runs programs of this folder as forks of one process that has imported PyTorch.
 
-A process that begins anew imports PyTorch and ESPnet first, some ten seconds; a fork has
-them. Its CUDA context, its memory and its end are its own. The parent must not have asked
-CUDA for anything: ``PYTORCH_NVML_BASED_CUDA_CHECK`` lets it see whether there is a GPU.
+A new process first imports PyTorch and ESPnet, which takes some ten seconds; a fork has
+them already, and a CUDA context and memory of its own. No fork can use CUDA once the parent
+has called it, as ESPnet's trainer does on import: import it under ``no_gpu()``.
 """
 
 import contextlib

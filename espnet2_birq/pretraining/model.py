@@ -77,20 +77,17 @@ class BiRQModel(AbsESPnetModel):
         normalize: Normalisation of the features.
         encoder: Encoder to pretrain.
         objectives: Objectives, rows of the configuration.
-        masking_conf: Arguments of SpanMasking (mask_prob, mask_length_ms, replacement,
-            noise_std).
+        masking_conf: Arguments of SpanMasking.
         target_branch_conf: Arguments of TargetBranch (checkpoint, utterances), and
             ``copies``: M differently masked copies of a batch share its labels; the
-            loss is averaged over them. A step then costs
-            (1 + k / (K M)) times M of BEST-RQ's, with activations of M copies.
+            loss is averaged over them. A step costs M + k / K of BEST-RQ's.
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
         sample_rate: Sample rate of the waveforms in Hz.
         frame_shift_ms: Frame shift of the features in milliseconds.
         stop_at_collapse: Stop training instead of warning when the labels of an
             objective collapse. See CollapseWatch.
         diagnose_every: Updates between two logs of the gradient norms through labels
-            and through predictions, if gradients flow through labels (three more
-            backward passes; 0: never). See diagnostics.GradientPaths.
+            and through predictions (0: never). See diagnostics.GradientPaths.
         cpu_bfloat16: On a CPU, run the encoder and the heads under bfloat16 autocast
             (ESPnet's ``use_amp`` works on CUDA only): True, False, or "auto": if the
             processor has instructions for it. Features, labels and losses stay in
@@ -98,10 +95,8 @@ class BiRQModel(AbsESPnetModel):
         accelerate: Use faster implementations of ESPnet's encoder modules with the same
             results; see kernels/acceleration.py.
         attention_window: Block length, in encoder frames, to which attention of the
-            stock encoders is restricted; None: full attention.
-            Parameters are the same, so ESPnet loads the encoder, with full
-            attention. (``shaw_conformer`` has its own
-            ``attention_window`` in ``encoder_conf``.)
+            stock encoders is restricted; None: full attention, with which ESPnet loads
+            the same parameters. (``shaw_conformer`` has its own, in ``encoder_conf``.)
         extract_feats_in_collect_stats: Flag of ESPnet's statistics stage.
     """
 
