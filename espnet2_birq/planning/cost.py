@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -128,7 +128,9 @@ class FakeModel:
         self.gpu = gpu
         self.half = gpu and args.use_amp
         self.mode = _FakeMode()
-        with self.mode, torch.random.fork_rng(devices=[]):
+        # FakeCopyMode: a teacher is a deep copy, which fake tensors refuse.
+        copies = FakeCopyMode(self.mode)
+        with self.mode, copies, torch.random.fork_rng(devices=[]):
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
         # Fake tensors have no values: skip checks and initialisation by data.
         self.model.checks.on = False

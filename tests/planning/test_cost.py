@@ -33,6 +33,11 @@ E_BRANCHFORMER = dict(
     output_size=32, linear_units=64, cgmlp_linear_units=64, num_blocks=3
 )
 
+TEACHER = dict(
+    teacher_conf={},
+    objectives=[BIRQ[0], dict(BIRQ[1], view="teacher layer 70%", gradient=0)],
+)
+
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
@@ -49,16 +54,17 @@ def real_step(args, utterances, seconds):
 
 
 @pytest.mark.parametrize(
-    "encoder, conf, window",
+    "encoder, conf, rest",
     [
-        ("conformer", CONFORMER, None),
-        ("conformer", CONFORMER, 20),
-        ("shaw_conformer", SHAW, None),
-        ("e_branchformer", E_BRANCHFORMER, None),
+        ("conformer", CONFORMER, {}),
+        ("conformer", CONFORMER, dict(model_conf=dict(attention_window=20))),
+        ("conformer", CONFORMER, TEACHER),
+        ("shaw_conformer", SHAW, {}),
+        ("e_branchformer", E_BRANCHFORMER, {}),
     ],
 )
-def test_fake_step_is_the_real_one(encoder, conf, window):
-    args = make_args(encoder, conf, model_conf=dict(attention_window=window))
+def test_fake_step_is_the_real_one(encoder, conf, rest):
+    args = make_args(encoder, conf, **rest)
     fake = FakeModel(args, gpu=False)
     cost = fake.count_step(2, 3 * SECOND)
     model, step = real_step(args, 2, 3)
