@@ -178,10 +178,12 @@ class FakeModel:
         with ExitStack() as stack:
             stack.enter_context(self.mode)
             for parameter in self.model.parameters():
-                parameter.grad = torch.empty_like(parameter) if accumulate else None
+                keep = accumulate and parameter.requires_grad
+                parameter.grad = torch.empty_like(parameter) if keep else None
             meter = _Meter([*self.model.parameters(), *self.model.buffers()])
             if accumulate:
-                meter.know(parameter.grad for parameter in self.model.parameters())
+                gradients = (p.grad for p in self.model.parameters())
+                meter.know(grad for grad in gradients if grad is not None)
             stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
             if self.gpu:
                 fused = mock.patch.object(attention, "fused", lambda x: True)

@@ -180,7 +180,8 @@ def plan_memory(args, model, batch, longest, gpus, memory):
     # A step's count includes its own gradients, but not those of earlier steps.
     copies = 1 + optimizer_numbers(args) + (gpus > 1) + accumulate
     kept = SINGLE * model.parameters.all * copies
-    kept += sum(buffer.nbytes for buffer in model.model.buffers())
+    frozen = (p for p in model.model.parameters() if not p.requires_grad)  # a teacher
+    kept += sum(tensor.nbytes for tensor in (*frozen, *model.model.buffers()))
     limit = memory * (1 - MARGIN) - CONTEXT
 
     @cache

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from espnet2_birq.bin.plan import main
 from espnet2_birq.errors import DataError
@@ -32,6 +33,16 @@ def test_the_papers_encoder(capsys):
     # Weights, their gradients of the steps before, AdamW's two, and buckets
     kept = numbers["memory_kept_bytes"] / numbers["parameters"]
     assert kept == pytest.approx(5 * 4, rel=0.02)
+
+
+def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
+    config = yaml.safe_load(SMALL.read_text())
+    (tmp_path / "with.yaml").write_text(yaml.safe_dump(config | {"teacher_conf": {}}))
+    without = plan(capsys, "--hours", 1)
+    numbers = plan(capsys, "--hours", 1, config=tmp_path / "with.yaml")
+    assert numbers["parameters"] == without["parameters"]  # the optimizer's
+    more = numbers["memory_kept_bytes"] - without["memory_kept_bytes"]
+    assert more == pytest.approx(4 * numbers["encoder_parameters"], rel=1e-3)
 
 
 def test_days_follow_from_a_measured_step(capsys):
