@@ -37,7 +37,8 @@ def test_the_papers_encoder(capsys):
 
 def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
     config = yaml.safe_load(SMALL.read_text())
-    (tmp_path / "with.yaml").write_text(yaml.safe_dump(config | {"teacher_conf": {}}))
+    config["objectives"][-1].update(view="teacher layer 70%", gradient=0)
+    (tmp_path / "with.yaml").write_text(yaml.safe_dump(config))
     without = plan(capsys, "--hours", 1)
     numbers = plan(capsys, "--hours", 1, config=tmp_path / "with.yaml")
     assert numbers["parameters"] == without["parameters"]  # the optimizer's
