@@ -13,6 +13,7 @@ from espnet2_birq.datadir.adopt import SOURCE, is_formatted
 from espnet2_birq.datadir.audio import probe_many
 from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir, voice_of
 from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.datadir.stamp import STAMP
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
@@ -123,8 +124,9 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
         )
     files: dict[str, dict[str, str] | str] = {}
     for path in sorted(folder.iterdir()):
-        # `source` says what a directory was taken over from, whole.
-        if path.is_file() and path.name[0] != "." and path.name != SOURCE:
+        # Both say what the whole directory was made from.
+        of_the_whole = path.name in (SOURCE, STAMP)
+        if path.is_file() and path.name[0] != "." and not of_the_whole:
             files[path.name] = _read_file(path, speakers, recordings)
     seconds = _durations(folder, files, speakers, fs, nj)
     resolve = PathResolver(folder)
