@@ -41,6 +41,8 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN ...: of the known o
         paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
         quick) suffix=_quick
             protocol_opts=(--asr_config conf/train_asr_quick.yaml "${ctc[@]}") ;;
+        joint) suffix=_joint
+            protocol_opts=(--asr_config conf/train_asr_joint.yaml "${ctc[@]}") ;;
         strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
             --token_type bpe --nbpe "${nbpe}" --inference_config conf/decode_asr_strong.yaml
             --inference_asr_model valid.acc.ave.pth) ;;

@@ -1,4 +1,8 @@
-"""ESPnet's asr_train with the encoder ``shaw_conformer``; see --help."""
+"""ESPnet's asr_train with the encoder ``shaw_conformer`` and joint training.
+
+With ``objectives`` in the configuration, the encoder also learns the objectives of
+pretraining (docs/joint.md).
+"""
 
 import argparse
 import sys
@@ -7,19 +11,20 @@ from collections.abc import Sequence
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.joint import JointTask
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the parser of ESPnet's ASRTask."""
-    return ASRTask.get_parser()
+    """Build the parser of ESPnet's ASRTask, with our options."""
+    return JointTask.get_parser()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run ASRTask; exit with status 1 and one line on stderr on a user error."""
+    """Run the task; exit with status 1 and one line on stderr on a user error."""
     args = get_parser().parse_args(argv)
     try:
         check_training_files(args)
-        ASRTask.main(args=args)
+        (JointTask if args.objectives else ASRTask).main(args=args)
     except (ConfigError, DataError) as error:
         sys.exit(f"asr_train: error: {error}")
 

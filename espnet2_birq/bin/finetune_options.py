@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.transfer import init_param, training_options
 
 DESCRIPTION = """\
@@ -54,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
 def finetune_options(args: argparse.Namespace) -> None:
     """Run the command."""
     options = [*args.options, "--output_dir", "unused"]
-    asr_args = ASRTask.get_parser().parse_args(options)
+    asr_args = JointTask.get_parser().parse_args(options)
     if args.what == "init_param":
         print(init_param(args.ssl_model, asr_args))
         return

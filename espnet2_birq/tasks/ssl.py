@@ -83,6 +83,113 @@ def _build(choices: ClassChoices, name: str, **conf):
         raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
 
 
+def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | None):
+    """Add the options of objectives, target branch and masking.
+
+    Args:
+        group: Group of a task's parser.
+        objectives: Default of ``--objectives``.
+    """
+    group.add_argument(
+        "--objectives",
+        action=NestedDictAction,
+        default=objectives,
+        help="Objectives, predicted at masked frames: a list, best set in the YAML "
+        "file. Keys of an objective: "
+        + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace("%", "%%")
+        + ". Presets: 'anchor' (nearest code of the input: BEST-RQ), 'enhanced' ("
+        "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
+        "from disk, the data named 'labels'). "
+        "See docs/objectives.md.",
+    )
+    group.add_argument(
+        "--target_branch_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Target branch, the encoder's pass on the clean input: "
+        "checkpoint (recompute it in the backward pass instead of keeping "
+        "activations, false), utterances (n: only every n-th utterance of a batch, "
+        "1), copies (differently masked copies sharing the same "
+        "labels, 1)",
+    )
+    group.add_argument(
+        "--teacher_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Teacher for views 'teacher layer K': decay (of the encoder's moving "
+        "average, a number or a schedule; 0: a copy; 0.999), every (n: move "
+        "after every n-th update, 1)",
+    )
+    group.add_argument(
+        "--masking_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="mask_prob (probability that a span starts at a 10 ms frame, 0.01), "
+        "mask_length_ms (400), replacement (of masked frames: noise, zero or "
+        "learned; noise), noise_std (standard deviation of the noise, 0.1)",
+    )
+
+
+def build_objectives(
+    args: argparse.Namespace,
+    frontend: AbsFrontend,
+    specaug: AbsSpecAug | None,
+    normalize: AbsNormalize | None,
+    encoder: AbsEncoder,
+    **model_conf,
+) -> BiRQModel:
+    """Build the model of the configured objectives around an encoder.
+
+    Args:
+        args: Options of ``add_objective_arguments``, and frontend_conf.
+        frontend: Waveform-to-feature module.
+        specaug: Augmentation of the masked features.
+        normalize: Normalisation of the features.
+        encoder: Encoder to pretrain.
+        **model_conf: Further arguments of BiRQModel.
+
+    Raises:
+        ConfigError: Unknown objective, layer or argument.
+    """
+    rate = sampling_rate(args.frontend_conf)
+    rows = parse_objectives(args.objectives, num_blocks=len(encoder.encoders))
+    for row in rows:
+        logging.info(f"Objective: {row}")
+    try:
+        return BiRQModel(
+            frontend=frontend,
+            specaug=specaug,
+            normalize=normalize,
+            encoder=encoder,
+            objectives=rows,
+            masking_conf=args.masking_conf,
+            target_branch_conf=args.target_branch_conf,
+            teacher_conf=args.teacher_conf,
+            sample_rate=rate,
+            frame_shift_ms=1000.0 * frontend.hop_length / rate,
+            **model_conf,
+        )
+    except TypeError as error:  # an unknown key of one of the *_conf
+        raise ConfigError(
+            "masking_conf, target_branch_conf, teacher_conf or the model's options: "
+            f"{error}"
+        ) from error
+
+
+def check_one_process_per_gpu(args: argparse.Namespace) -> None:
+    """Refuse several GPUs in one process.
+
+    Raises:
+        ConfigError: ``ngpu`` is above 1 without ``multiprocessing_distributed``.
+    """
+    if args.ngpu > 1 and not getattr(args, "distributed", False):
+        raise ConfigError(
+            f"--ngpu {args.ngpu} without --multiprocessing_distributed true: "
+            "ESPnet would copy the model to every GPU anew for each batch, and "
+            "what it counts would be lost with the copies"
+        )
+
+
 class SSLTask(AbsTask):
     """Self-supervised pretraining on waveforms, without text or token list."""
 
@@ -99,46 +206,7 @@ class SSLTask(AbsTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
         """Add the options of this task to ESPnet's."""
         group = parser.add_argument_group("Task related")
-        group.add_argument(
-            "--objectives",
-            action=NestedDictAction,
-            default=BIRQ,
-            help="Objectives, predicted at masked frames: a list, best set in the YAML "
-            "file. Keys of an objective: "
-            + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace(
-                "%", "%%"
-            )
-            + ". Presets: 'anchor' (nearest code of the input: BEST-RQ), 'enhanced' ("
-            "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
-            "from disk, the data named 'labels'). "
-            "See docs/objectives.md.",
-        )
-        group.add_argument(
-            "--target_branch_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="Target branch, the encoder's pass on the clean input: "
-            "checkpoint (recompute it in the backward pass instead of keeping "
-            "activations, false), utterances (n: only every n-th utterance of a batch, "
-            "1), copies (differently masked copies sharing the same "
-            "labels, 1)",
-        )
-        group.add_argument(
-            "--teacher_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="Teacher for views 'teacher layer K': decay (of the encoder's moving "
-            "average, a number or a schedule; 0: a copy; 0.999), every (n: move "
-            "after every n-th update, 1)",
-        )
-        group.add_argument(
-            "--masking_conf",
-            action=NestedDictAction,
-            default=dict(),
-            help="mask_prob (probability that a span starts at a 10 ms frame, 0.01), "
-            "mask_length_ms (400), replacement (of masked frames: noise, zero or "
-            "learned; noise), noise_std (standard deviation of the noise, 0.1)",
-        )
+        add_objective_arguments(group, BIRQ)
         group.add_argument(
             "--model_conf",
             action=NestedDictAction,
@@ -248,34 +316,10 @@ class SSLTask(AbsTask):
             input_size=frontend.output_size(),
             **args.encoder_conf,
         )
-        rate = sampling_rate(args.frontend_conf)
-        if args.ngpu > 1 and not getattr(args, "distributed", False):
-            raise ConfigError(
-                f"--ngpu {args.ngpu} without --multiprocessing_distributed true: "
-                "ESPnet would copy the model to every GPU anew for each batch, and "
-                "what it counts would be lost with the copies"
-            )
-        rows = parse_objectives(args.objectives, num_blocks=len(encoder.encoders))
-        for row in rows:
-            logging.info(f"Objective: {row}")
-        try:
-            model = BiRQModel(
-                frontend=frontend,
-                specaug=specaug,
-                normalize=normalize,
-                encoder=encoder,
-                objectives=rows,
-                masking_conf=args.masking_conf,
-                target_branch_conf=args.target_branch_conf,
-                teacher_conf=args.teacher_conf,
-                sample_rate=rate,
-                frame_shift_ms=1000.0 * frontend.hop_length / rate,
-                **args.model_conf,
-            )
-        except TypeError as error:  # an unknown key of one of the *_conf
-            raise ConfigError(
-                f"masking_conf, target_branch_conf, teacher_conf or model_conf: {error}"
-            ) from error
+        check_one_process_per_gpu(args)
+        model = build_objectives(
+            args, frontend, specaug, normalize, encoder, **args.model_conf
+        )
         if args.init is not None:
             initialize(model, args.init)
         return model

@@ -18,6 +18,7 @@ OURS = "python3 -m espnet2_birq.bin.with_encoders"
         ("shaw_conformer", ["--python", "python3 -u"], "python3 -u"),
         ("conformer\nencoder_lr_decay: 0.9", [], OURS),
         ("conformer\nfreeze_encoder_updates: 10", [], OURS),
+        ("conformer\nobjectives: []", [], OURS),
         ("conformer\n# encoder_lr_decay: 0.9", [], "python3"),
         ("conformer", ["--asr_args", "--seed 1 --encoder_lr_decay 0.9"], OURS),
         ("conformer", ["--asr_args", "--freeze_encoder_updates=9"], OURS),

@@ -7,8 +7,8 @@
 #   --num_threads  CPU threads of training with --ngpu 0 (default: all)
 #   --asr_args     options of ESPnet's asr_train; they prevail over --asr_config's
 #   --python       Python for ESPnet's commands (default: python3; where --asr_config or
-#                  --asr_args have the encoder shaw_conformer, encoder_lr_decay or
-#                  freeze_encoder_updates, one whose ESPnet knows them:
+#                  --asr_args have the encoder shaw_conformer, encoder_lr_decay,
+#                  freeze_encoder_updates or objectives, one whose ESPnet knows them:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
 #   --greedy_ctc   true: stage 12 is espnet2_birq.bin.ctc_decode, all test sets at once;
 #                  for a CTC model the texts of asr_inference, many times faster
@@ -51,7 +51,8 @@ opts=("${data_opts[@]}" "${opts[@]}")
 
 if [ -z "${python}" ]; then
     python=python3
-    _ours="^(encoder: *[\"']?shaw_conformer|encoder_lr_decay:|freeze_encoder_updates:)"
+    _ours="^(encoder: *[\"']?shaw_conformer|encoder_lr_decay:|freeze_encoder_updates:"
+    _ours+="|objectives:)"
     if grep -Eq "${_ours}" "${asr_config}" || [[ " ${asr_args}" =~ \
         \ --(encoder[\ =]shaw_conformer|encoder_lr_decay|freeze_encoder_updates) ]]; then
         python="python3 -m espnet2_birq.bin.with_encoders"

@@ -5,6 +5,8 @@
 #   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
 #   --protocol quick            the same with 300 updates: minutes on a CPU
 #   --protocol strong           CTC and a decoder on 300 BPE units, beam search
+#   --protocol joint            CTC and BEST-RQ in one training, on the labelled set and all
+#                               speech of ../ssl1 (stage 6); with --method scratch
 # --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (give the
 # same as to ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
 set -e
@@ -18,7 +20,7 @@ ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
-protocol_options "${protocol}" 300 paper quick strong
+protocol_options "${protocol}" 300 paper quick strong joint
 ./finetune.sh --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \

@@ -1,0 +1,197 @@
+"""Recognition and pretraining in one training, with one encoder.
+
+    labelled speech, text -> ESPnet's ASR model ------------> F -+
+                                 | encoder                       +-> s F + gamma G
+    unlabelled speech -----> masked prediction (BiRQModel) -> G -+
+
+BL-JUST (arXiv 2401.06980): minimise the supervised loss F over the minimisers of the
+self-supervised loss G, by a penalty gamma that grows over training. Its three phases,
+exploration (only G), joint training and supervised finish (only F), are schedules of the
+two weights.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.schedule import Schedule
+
+UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
+SHARED = tuple(f"pretraining.{part}." for part in ("frontend", "normalize", "encoder"))
+
+
+class JointModel(ESPnetASRModel):
+    """ESPnet's ASR model whose encoder also learns the objectives of pretraining.
+
+    A checkpoint holds the ASR model under ESPnet's names, which ESPnet's commands load,
+    and what pretraining adds (heads, labellers) under ``pretraining.``.
+    """
+
+    pretraining: BiRQModel
+    supervised_weight: Schedule
+    penalty: Schedule
+
+    def join(
+        self,
+        pretraining: BiRQModel,
+        supervised_weight: float | list = 1.0,
+        penalty: float | list = 1.0,
+    ) -> "JointModel":
+        """Add the objectives; call once, after construction.
+
+        Args:
+            pretraining: Model of the objectives, with this model's frontend,
+                normalisation and encoder.
+            supervised_weight: s, weight of the supervised loss: a number or a schedule.
+            penalty: gamma, weight of the self-supervised loss: a number or a schedule.
+
+        Returns:
+            The model.
+        """
+        self.encoder = pretraining.encoder  # perhaps accelerated
+        self.pretraining = pretraining
+        self.supervised_weight = Schedule(supervised_weight)
+        self.penalty = Schedule(penalty)
+        self.register_state_dict_post_hook(_drop_shared)
+        self.register_load_state_dict_pre_hook(_share)
+        self._ddp_params_and_buffers_to_ignore = [
+            f"pretraining.{name}"
+            for name in pretraining._ddp_params_and_buffers_to_ignore
+        ]
+        return self
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        text: torch.Tensor,
+        text_lengths: torch.Tensor,
+        **kwargs,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Compute s F + gamma G and their statistics.
+
+        In evaluation mode the loss is F, the objective of the upper level, whatever the
+        schedules say, so that epochs are comparable.
+
+        Args:
+            speech: (B, N) labelled waveforms, padded with zeros.
+            speech_lengths: (B,) lengths in samples.
+            text: (B, L) token ids, padded with -1.
+            text_lengths: (B,) lengths in tokens.
+            **kwargs: The unlabelled batch, arguments of BiRQModel.forward with the prefix
+                ``unlabelled_``; without it, G is computed on the labelled speech. Others
+                go to the ASR model.
+
+        Returns:
+            Loss, statistics, and the weight for ESPnet's averages: the number of labelled
+            utterances on all ranks. The loss of a rank is its share of the joint batch's,
+            as in BiRQModel.
+        """
+        unlabelled = _unlabelled(
+            dict(kwargs, speech=speech, speech_lengths=speech_lengths)
+        )
+        supervised, penalty = 1.0, 0.0
+        if self.training:
+            update = self.pretraining.update_number()
+            supervised, penalty = (
+                self.supervised_weight.at(update),
+                self.penalty.at(update),
+            )
+            if supervised == penalty == 0:
+                raise ConfigError(
+                    f"update {update}: supervised_weight and penalty are both 0"
+                )
+        batch = speech.new_tensor(float(len(speech)))
+        total_batch = sum_over_ranks(batch)
+        loss = speech.new_zeros(())
+        stats: dict[str, torch.Tensor] = {}
+        # G first: its labels depend on BatchNorm's running statistics, which F moves.
+        if penalty or not self.training:
+            lower, found, _ = self.pretraining(**unlabelled)
+            stats.update({k: v for k, v in found.items() if k != "loss"})
+            stats["loss_pretraining"] = found["loss"]
+            if penalty:
+                loss = loss + penalty * lower
+        else:
+            loss = loss + _zero(self.pretraining, skip=("encoder.",))
+        if supervised:
+            others = {k: v for k, v in kwargs.items() if not k.startswith(UNLABELLED)}
+            upper, found, _ = super().forward(
+                speech, speech_lengths, text, text_lengths, **others
+            )
+            stats.update(found, loss_supervised=found["loss"])
+            loss = loss + supervised * (batch * world_size() / total_batch) * upper
+        else:
+            loss = loss + _zero(self, skip=("pretraining.", "encoder."))
+        stats["loss"] = loss.detach()
+        return force_gatherable((loss, stats, total_batch), loss.device)
+
+    # What the trainer asks of a model with objectives.
+    @property
+    def updates(self) -> torch.Tensor:
+        """() number of optimizer updates so far."""
+        return self.pretraining.updates
+
+    @property
+    def unprepared(self) -> list[str]:
+        """Names of objectives whose labellers need speech before training."""
+        return self.pretraining.unprepared
+
+    def begin(self):
+        """Reset the update count, also after loading parameters by init_param."""
+        self.pretraining.begin()
+
+    def prepare(self, batches: Iterable[dict[str, Any]]) -> int:
+        """Initialise labellers on the unlabelled speech; see BiRQModel.prepare."""
+        return self.pretraining.prepare(_unlabelled(batch) for batch in batches)
+
+    def count_updates_of(self, optimizer: torch.optim.Optimizer):
+        """Count an optimizer's updates from now on, for schedules."""
+        self.pretraining.count_updates_of(optimizer)
+
+
+def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return the unlabelled part of a batch, or else its speech."""
+    found = {
+        key.removeprefix(UNLABELLED): value
+        for key, value in batch.items()
+        if key.startswith(UNLABELLED)
+    }
+    names = ("speech", "speech_lengths", "utt_id")
+    return found or {name: batch[name] for name in names if name in batch}
+
+
+def _zero(module: torch.nn.Module, skip: tuple[str, ...]) -> torch.Tensor:
+    """Return 0 with a zero gradient for all other parameters.
+
+    Distributed training waits for a gradient of every parameter.
+    """
+    rest = [
+        parameter.sum()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not name.startswith(skip)
+    ]
+    return 0.0 * torch.stack(rest).sum() if rest else torch.zeros(())
+
+
+def _drop_shared(module, state, prefix, metadata):
+    """Leave out the second names of the shared modules."""
+    for key in [
+        key for key in state if key.startswith(tuple(prefix + x for x in SHARED))
+    ]:
+        del state[key]
+
+
+def _share(module, state, prefix, *_):
+    """Give the shared modules their second names again."""
+    for part in SHARED:
+        name = prefix + part.removeprefix("pretraining.")
+        found = {key: state[key] for key in state if key.startswith(name)}
+        for key, value in found.items():
+            state[prefix + "pretraining." + key.removeprefix(prefix)] = value

@@ -1,0 +1,183 @@
+"""ESPnet's ASR task with the objectives of pretraining in the same training."""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.tasks.asr import model_choices
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str2triple_str
+from typeguard import typechecked
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
+from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.ssl import (
+    SSLTask,
+    add_objective_arguments,
+    build_objectives,
+    check_one_process_per_gpu,
+)
+from espnet2_birq.tasks.trainer import Trainer, check_trainer
+
+# ESPnet builds the class of this name. Saved configurations name ESPnet's own class, so
+# that its commands load the model.
+JOINT = "joint"
+model_choices.classes[JOINT] = JointModel
+
+
+class JointTask(ASRTask):
+    """Supervised and self-supervised training of one encoder (BL-JUST)."""
+
+    trainer = Trainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser):
+        """Add objectives, weights and unlabelled data to the ASR task's options."""
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group(
+            "Joint training: supervised loss F and the objectives' loss G"
+        )
+        add_objective_arguments(group, None)
+        group.add_argument(
+            "--pretraining_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help="Options that ssl_train has in model_conf, e.g. stop_at_collapse",
+        )
+        weights = "a number or a schedule [[update, value], ...]"
+        group.add_argument(
+            "--supervised_weight",
+            type=yaml.safe_load,
+            default=1.0,
+            help=f"Weight of F: {weights}; 0 at first: exploration without F (1)",
+        )
+        group.add_argument(
+            "--penalty",
+            type=yaml.safe_load,
+            default=1.0,
+            help=f"Weight of G: {weights}; 0 at last: supervised finish (1)",
+        )
+        group.add_argument(
+            "--unlabelled_data_path_and_name_and_type",
+            type=str2triple_str,
+            action="append",
+            default=[],
+            help="As train_data_path_and_name_and_type, for the speech of G: each update "
+            "has a labelled and an unlabelled batch. Not given: G is computed on the "
+            "labelled batch",
+        )
+        group.add_argument(
+            "--unlabelled_shape_file",
+            type=str,
+            action="append",
+            default=[],
+            help="Its lengths, e.g. ../ssl1/exp/ssl_stats_raw/train/speech_shape",
+        )
+        group.add_argument(
+            "--unlabelled_batch_bins",
+            type=int,
+            default=None,
+            help="batch_bins of the unlabelled batches (default: as the labelled)",
+        )
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace):
+        """Run one process of a training, as ESPnet does."""
+        check_trainer(args)
+        super().main_worker(args)
+
+    @classmethod
+    @typechecked
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+        """Build the ASR model with the configured objectives.
+
+        Raises:
+            ConfigError: Invalid configuration.
+        """
+        if args.model != "espnet" or args.preencoder or args.postencoder:
+            raise ConfigError(
+                "joint training: model is espnet, preencoder and postencoder are not "
+                "supported; leave them out"
+            )
+        check_one_process_per_gpu(args)
+        model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
+        assert isinstance(model, JointModel)
+        pretraining = build_objectives(
+            args,
+            model.frontend,
+            None,
+            model.normalize,
+            model.encoder,
+            **args.pretraining_conf,
+        )
+        return model.join(pretraining, args.supervised_weight, args.penalty)
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        """Build the ASR task's optimizer; the model counts its updates for schedules."""
+        optimizers = super().build_optimizers(args, model)
+        assert isinstance(model, JointModel)
+        for optimizer in optimizers:
+            model.count_updates_of(optimizer)
+        return optimizers
+
+    @classmethod
+    def build_iter_factory(
+        cls,
+        args: argparse.Namespace,
+        distributed_option: DistributedOption,
+        mode: str,
+        kwargs: dict | None = None,
+    ) -> AbsIterFactory:
+        """Build ESPnet's factory; in training, pair its batches with unlabelled ones."""
+        factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        if mode != "train" or not args.unlabelled_data_path_and_name_and_type:
+            return factory
+        if not args.unlabelled_shape_file:
+            raise ConfigError(
+                "unlabelled_data_path_and_name_and_type: give its unlabelled_shape_file, "
+                "too"
+            )
+        own = argparse.Namespace(**vars(args))
+        own.train_data_path_and_name_and_type = [
+            tuple(one) for one in args.unlabelled_data_path_and_name_and_type
+        ]
+        own.train_shape_file = args.unlabelled_shape_file
+        own.batch_bins = args.unlabelled_batch_bins or args.batch_bins
+        own.fold_length = args.fold_length[: len(args.unlabelled_shape_file)]
+        # As many as there are labelled ones; the next epoch goes on from there.
+        own.num_iters_per_epoch = args.num_iters_per_epoch or len(factory.build_iter(1))
+        unlabelled = SSLTask.build_iter_factory(own, distributed_option, mode)
+        return PairedIterFactory(factory, unlabelled)
+
+
+class PairedIterFactory(AbsIterFactory):
+    """Iterators over pairs of a labelled and an unlabelled batch.
+
+    Args:
+        labelled: Factory whose batches count.
+        unlabelled: Factory with as many batches an epoch; the names of its arrays get
+            the prefix ``unlabelled_``.
+    """
+
+    def __init__(self, labelled: AbsIterFactory, unlabelled: AbsIterFactory):
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> Iterator:
+        """Build the iterator of an epoch."""
+        pairs = zip(
+            self.labelled.build_iter(epoch, shuffle),
+            self.unlabelled.build_iter(epoch, shuffle),
+            strict=True,
+        )
+        for (ids, batch), (others, unlabelled) in pairs:
+            named = {UNLABELLED + name: array for name, array in unlabelled.items()}
+            yield ids, {**batch, **named, UNLABELLED + "utt_id": others}

@@ -1,0 +1,283 @@
+"""Recognition and pretraining in one training: loss, schedules, files, data."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+
+from espnet2_birq.bin.asr_train import main
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.tasks.joint import JointTask
+
+OBJECTIVES = [
+    {"name": "anchor", "labeller_conf": {"codebook_size": 16, "codebook_dim": 4}},
+    {
+        "name": "enhanced",
+        "view": "layer 1",
+        "labeller_conf": {"codebook_size": 16, "codebook_dim": 4},
+    },
+]
+CONFIG = {
+    "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20},
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 2,
+        "rel_pos_type": "latest",
+        "dropout_rate": 0.0,
+        "positional_dropout_rate": 0.0,
+        "attention_dropout_rate": 0.0,
+    },
+    "normalize": "utterance_mvn",
+    "decoder": None,
+    "model_conf": {"ctc_weight": 1.0},
+    "masking_conf": {"mask_prob": 0.03},
+    "pretraining_conf": {"cpu_bfloat16": False, "diagnose_every": 0},
+    "token_type": "char",
+    "token_list": ["<blank>", "<unk>", "A", "B", "<sos/eos>"],
+    "objectives": OBJECTIVES,
+}
+SPEECH = dict(
+    speech=0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)),
+    speech_lengths=torch.tensor([16000, 12000]),
+)
+BATCH = dict(
+    SPEECH,
+    text=torch.tensor([[2, 3, 2], [3, 2, -1]]),
+    text_lengths=torch.tensor([3, 2]),
+)
+OTHERS = {
+    "unlabelled_speech": 0.1
+    * torch.randn(3, 20000, generator=torch.Generator().manual_seed(1)),
+    "unlabelled_speech_lengths": torch.tensor([20000, 15000, 11000]),
+    "unlabelled_utt_id": ["x", "y", "z"],
+}
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    args = JointTask.get_parser().parse_args(["--output_dir", "-"])
+    vars(args).update({**CONFIG, **changes})
+    return JointTask.build_model(args)
+
+
+def run(model, **batch):
+    """Run with the same masks, noise and BatchNorm statistics each time."""
+    torch.manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.reset_running_stats()
+    batch = {key: x.clone() if torch.is_tensor(x) else x for key, x in batch.items()}
+    return model(**batch)
+
+
+def gradients(model, **batch):
+    model.zero_grad()
+    loss, stats, _ = run(model, **batch)
+    loss.backward()
+    return loss.detach(), stats, [p.grad.clone() for p in model.encoder.parameters()]
+
+
+def test_gradient_is_the_sum_of_both():
+    model = build(supervised_weight=0.7, penalty=0.3)
+    loss, stats, both = gradients(model, **BATCH, **OTHERS)
+    expected = 0.7 * stats["loss_supervised"] + 0.3 * stats["loss_pretraining"]
+    torch.testing.assert_close(loss, expected)
+    parts = []
+    for supervised, penalty in ((1.0, 0.0), (0.0, 1.0)):
+        alone = build(supervised_weight=supervised, penalty=penalty)
+        parts.append(gradients(alone, **BATCH, **OTHERS)[2])
+    for total, upper, lower in zip(both, *parts):
+        torch.testing.assert_close(
+            total, 0.7 * upper + 0.3 * lower, rtol=1e-3, atol=1e-6
+        )
+
+
+def test_gradient_by_finite_differences():
+    model = build(supervised_weight=0.7, penalty=0.3)
+    pretraining = model.pretraining
+    feats, lengths = pretraining._extract_feats(
+        OTHERS["unlabelled_speech"], OTHERS["unlabelled_speech_lengths"]
+    )  # which it computes in single precision
+    pretraining._extract_feats = lambda *_: (feats.double(), lengths)
+    model.double()
+    batch = {
+        key: x.double() if torch.is_tensor(x) and x.is_floating_point() else x
+        for key, x in {**BATCH, **OTHERS}.items()
+    }
+    gradients(model, **batch)
+    # Not those of the convolutions below, whose ReLU has kinks.
+    parameters = [*model.encoder.embed.out.parameters()]
+    parameters += model.encoder.encoders.parameters()
+    grads = [p.grad for p in parameters]
+    generator = torch.Generator().manual_seed(1)
+    steps = [torch.randn(p.shape, generator=generator).double() for p in parameters]
+    losses = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            for p, step in zip(parameters, steps):
+                p += sign * 1e-4 * step
+            losses.append(run(model, **batch)[0].item())
+            for p, step in zip(parameters, steps):
+                p -= sign * 1e-4 * step
+    slope = (losses[0] - losses[1]) / 2e-4
+    expected = sum((grad * step).sum() for grad, step in zip(grads, steps))
+    assert slope == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_pretraining_alone_is_the_pretraining_task():
+    # Same parameters, same noise: G and its gradient are BiRQModel's.
+    model = build(supervised_weight=0.0, penalty=1.0)
+    loss, _, grads = gradients(model, **BATCH, **OTHERS)
+    pretraining: BiRQModel = model.pretraining
+    pretraining.zero_grad()
+    alone = run(
+        pretraining,
+        speech=OTHERS["unlabelled_speech"],
+        speech_lengths=OTHERS["unlabelled_speech_lengths"],
+    )[0]
+    alone.backward()
+    torch.testing.assert_close(loss, alone.detach())
+    for grad, p in zip(grads, pretraining.encoder.parameters()):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_follow_the_updates():
+    model = build(supervised_weight=[[1, 0.0], [2, 1.0]], penalty=[[2, 0.5], [3, 0.0]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model.count_updates_of(optimizer)
+    seen = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss, stats, _ = run(model, **BATCH)
+        loss.backward()
+        # Every parameter has a gradient, as distributed training demands.
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        seen.append(("loss_supervised" in stats, "loss_pretraining" in stats))
+        optimizer.step()
+    explores, joint, finishes = (False, True), (True, True), (True, False)
+    assert seen == [explores, explores, joint, finishes]
+    model.eval()
+    loss, stats, _ = run(model, **BATCH)
+    assert loss == stats["loss_supervised"]  # whatever the weights
+    assert "loss_pretraining" in stats
+
+
+def test_both_weights_zero():
+    model = build(supervised_weight=0.0, penalty=0.0)
+    with pytest.raises(ConfigError, match="update 0: .* both 0"):
+        run(model, **BATCH)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(preencoder="linear"), "preencoder"),
+        (dict(pretraining_conf={"stop": 1}), "stop"),
+        (dict(penalty=[[5, 1.0], [3, 0.0]]), "schedule"),
+    ],
+)
+def test_bad_configurations(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        build(**changes)
+
+
+def test_files_have_espnets_names_once():
+    model = build()
+    state = model.state_dict()
+    args = JointTask.get_parser().parse_args(["--output_dir", "-"])
+    vars(args).update(CONFIG)
+    stock = ESPnetASRTask.build_model(args)
+    ours = {key for key in state if key.startswith("pretraining.")}
+    assert state.keys() - ours == stock.state_dict().keys()
+    assert not any(".encoder." in key or ".frontend." in key for key in ours)
+    assert any("labeller.codebook" in key for key in ours)
+    other = build()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    other.load_state_dict(state)  # strict
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert other.pretraining.encoder is other.encoder
+
+
+# ------------------------------------------------------------------------- training
+@pytest.fixture
+def data(tmp_path):
+    """Two labelled utterances, three without text."""
+    for name, ids in (("labelled", "ab"), ("other", "xyz")):
+        with (tmp_path / f"{name}.scp").open("w") as scp:
+            for n, key in enumerate(ids):
+                noise = np.random.default_rng(n).standard_normal(16000 + 800 * n) * 0.1
+                soundfile.write(tmp_path / f"{key}.wav", noise, 16000)
+                scp.write(f"{key} {tmp_path}/{key}.wav\n")
+        shapes = [f"{key} {16000 + 800 * n}\n" for n, key in enumerate(ids)]
+        (tmp_path / f"{name}_shape").write_text("".join(shapes))
+    (tmp_path / "text").write_text("a AB\nb BA\n")
+    return tmp_path
+
+
+def options(data, **changes):
+    conf = {
+        **CONFIG,
+        "batch_type": "unsorted",
+        "batch_size": 1,
+        "num_workers": 0,
+        "max_epoch": 2,
+        "optim": "adamw",
+        "optim_conf": {"lr": 1e-3},
+        "best_model_criterion": [["valid", "loss", "min"]],
+        "num_att_plot": 0,
+        "use_matplotlib": False,
+        "use_tensorboard": False,
+        "log_interval": 1,
+        **changes,
+    }
+    (data / "joint.yaml").write_text(yaml.safe_dump(conf))
+    found = ["--config", str(data / "joint.yaml"), "--output_dir", str(data / "exp")]
+    for kind in ("train", "valid"):
+        found += [f"--{kind}_shape_file", str(data / "labelled_shape")]
+        for one in (f"{data}/labelled.scp,speech,sound", f"{data}/text,text,text"):
+            found += [f"--{kind}_data_path_and_name_and_type", one]
+    found += ["--unlabelled_shape_file", str(data / "other_shape")]
+    other = f"{data}/other.scp,speech,sound"
+    return [*found, "--unlabelled_data_path_and_name_and_type", other]
+
+
+def test_train_resume_and_decode_with_espnet(data):
+    whole = data / "exp"
+    main(options(data))
+    first = torch.load(whole / "2epoch.pth", weights_only=True)
+    assert first["pretraining.updates"] == 4  # labelled batches count
+    # An interrupted training, resumed, makes the same model.
+    whole.rename(data / "whole")
+    main(options(data, max_epoch=1))
+    main(options(data))
+    resumed = torch.load(whole / "2epoch.pth", weights_only=True)
+    assert first.keys() == resumed.keys()
+    assert all(torch.equal(first[key], resumed[key]) for key in first)
+    command = [sys.executable, "-m", "espnet2.bin.asr_inference", "--output_dir", "dec"]
+    command += ["--asr_train_config", "exp/config.yaml", "--ctc_weight", "1.0"]
+    command += ["--beam_size", "2"]
+    command += ["--asr_model_file", "exp/valid.loss.ave.pth", "--ngpu", "0"]
+    command += ["--data_path_and_name_and_type", "other.scp,speech,sound"]
+    found = subprocess.run(command, cwd=data, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    texts = (data / "dec" / "1best_recog" / "text").read_text().splitlines()
+    assert [line.split()[0] for line in texts] == ["x", "y", "z"]
+
+
+def test_unlabelled_speech_without_its_lengths(data):
+    given = options(data)
+    position = given.index("--unlabelled_shape_file")
+    with pytest.raises(SystemExit, match="unlabelled_shape_file"):
+        main(given[:position] + given[position + 2 :])
