@@ -56,3 +56,15 @@ def not_negative(value: str) -> float:
         argparse.ArgumentTypeError: Not such a number.
     """
     return 0.0 if finite(value) == 0 else positive(value)
+
+
+def share(value: str) -> float:
+    """Parse a number greater than 0 and at most 1.
+
+    Raises:
+        argparse.ArgumentTypeError: Not such a number.
+    """
+    number = positive(value)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a share of at most 1")
+    return number

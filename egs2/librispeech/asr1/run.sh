@@ -8,6 +8,9 @@
 #                               the encoders _c1 and _c2
 #   --train_hours 10            fine-tunes on so many hours of train_clean_100 (any number:
 #                               10 and 1 are usual), in exp/10h, with half the updates
+#   --self_train 2 --unlabelled_set NAME
+#                               after the same command without: rounds of self-training on
+#                               dump/raw/NAME; see self_train.sh --help
 #   ./run.sh --method birq --librispeech /corpora --valid_set dev_clean \
 #       --test_sets "dev_clean test_other"         a part of the corpus is enough
 # --librispeech, --parts, --lm (downloads the official 4-gram), --skip_bad, --resample,
@@ -18,8 +21,8 @@ set -u
 set -o pipefail
 . ../../../local/run_options.sh
 method=birq protocol=paper train_set=train_clean_100 train_hours= valid_set=dev
-dry_run=false test_sets="test_clean test_other dev_clean dev_other"
-sort_options "method protocol train_set train_hours valid_set test_sets dry_run" \
+dry_run=false self_train=0 test_sets="test_clean test_other dev_clean dev_other"
+sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train" \
     "librispeech parts lm skip_bad resample dry_run list" ./finetune.sh "$@"
 ssl_model=none
 if [[ ${method} != scratch* ]]; then
@@ -41,7 +44,9 @@ if [ -n "${train_hours}" ]; then
     train_set+=_${train_hours}h
 fi
 if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
-./finetune.sh --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
+script=(./finetune.sh)
+[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+"${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \

@@ -7,21 +7,26 @@
 #   --protocol strong           CTC and a decoder on 300 BPE units, beam search
 #   --protocol joint            CTC and BEST-RQ in one training, on the labelled set and all
 #                               speech of ../ssl1 (stage 6); with --method scratch
+#   --self_train 2 --unlabelled_set train
+#                               after the same command without: rounds of self-training on
+#                               dump/raw/train; see self_train.sh --help
 # --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (give the
 # same as to ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-method=birq protocol=paper test_other=
-sort_options "method protocol test_other" \
+method=birq protocol=paper test_other= self_train=0
+sort_options "method protocol test_other self_train" \
     "librispeech train dev held_out test_other resample" ./finetune.sh "$@"
 ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
 protocol_options "${protocol}" 300 paper quick strong joint
-./finetune.sh --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
+script=(./finetune.sh)
+[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+"${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set train --valid_set valid --test_sets "test ${test_other:+test_other}" \

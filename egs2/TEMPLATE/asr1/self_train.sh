@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Self-training (iterative pseudo-labelling): recognises unlabelled speech with the last
+# model, and fine-tunes again on the labelled and the most confident recognised speech.
+#
+# Usage, after a fine-tuning, with its options and:
+#   --self_train       number of rounds (default: 1)
+#   --unlabelled_set   set to recognise, dump/raw/NAME; its texts are not looked at, and
+#                      utterances of the training set are left out
+#   --keep             share of the usable recognised utterances to keep (default: 0.8)
+# Round N makes dump/raw/TRAIN_SET_stN and EXPDIR/asr_TAG_stN, from the same pretrained
+# encoder. A finished round is skipped, an interrupted one goes on.
+# All other options are those of finetune.sh, here as in the fine-tuning itself.
+set -e
+set -u
+set -o pipefail
+_here=$(dirname "$(readlink -f "$0")")
+. "${_here}/../../../local/run_options.sh"
+fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
+
+self_train=1 unlabelled_set= keep=0.8
+asr_tag= train_set= expdir=exp dumpdir=dump inference_asr_model=valid.acc.ave.pth
+inference_nj=32 ngpu=1 fs=16k stage=1 stop_stage=10000 speed_perturb_factors=
+sort_options "self_train unlabelled_set keep asr_tag train_set expdir dumpdir
+    inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors" "" \
+    "${_here}/finetune.sh" "$@"
+[ -z "${speed_perturb_factors}" ] ||
+    fail "--speed_perturb_factors: not supported here; leave them out"
+for _name in asr_tag train_set unlabelled_set; do
+    [ -n "${!_name}" ] || fail "--${_name} is required"
+done
+[ -f "${dumpdir}/raw/${unlabelled_set}/wav.scp" ] ||
+    fail "--unlabelled_set '${unlabelled_set}': no ${dumpdir}/raw/${unlabelled_set}/wav.scp"
+. ./path.sh
+
+_previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
+[ -f "${_previous}" ] || fail "${_previous}: no such file; fine-tune first"
+for _round in $(seq "${self_train}"); do
+    _tag=${asr_tag}_st${_round} _set=${train_set}_st${_round}
+    _exp=${expdir}/asr_${_tag} _raw=${dumpdir}/raw
+    if [ -f "${_exp}/self_train.done" ]; then
+        echo "$0: round ${_round}: already done (${_exp})"
+    else
+        echo "$0: round ${_round}: ${_previous} recognises ${unlabelled_set}"
+        python3 -m espnet2_birq.bin.ctc_decode --model "${_previous}" --tag self_train \
+            --data "${_raw}/${unlabelled_set}" --nj "${inference_nj}" --ngpu $((ngpu > 0))
+        python3 -m espnet2_birq.bin.pseudo_label "${_raw}/${_set}" --keep "${keep}" \
+            --labelled "${_raw}/${train_set}" --unlabelled "${_raw}/${unlabelled_set}" \
+            --decoded "$(dirname "${_previous}")/self_train/${unlabelled_set}" --fs "${fs}"
+        "${_here}/finetune.sh" "${opts[@]}" --asr_tag "${_tag}" --train_set "${_set}" \
+            --expdir "${expdir}" --dumpdir "${dumpdir}" --ngpu "${ngpu}" --fs "${fs}" \
+            --inference_asr_model "${inference_asr_model}" --inference_nj "${inference_nj}" \
+            --asr_stats_dir "${expdir}/asr_stats_${_set}" --stage 10 --stop_stage 13
+        touch "${_exp}/self_train.done"
+    fi
+    _previous=${_exp}/${inference_asr_model}
+done

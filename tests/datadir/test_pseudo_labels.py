@@ -1,0 +1,158 @@
+"""Training sets of labelled and recognised speech."""
+
+import pytest
+
+from espnet2_birq.bin.pseudo_label import main
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.stamp import write_stamp
+
+FS = 16000
+
+
+def write_set(folder, texts, **more):
+    """Write a formatted set; every utterance lasts 2 s."""
+    folder.mkdir(parents=True)
+    speakers = {u: u.split("-")[0] for u in texts}
+    tables = {
+        "wav.scp": {u: f"/audio/{u}.flac" for u in texts},
+        "text": texts,
+        "utt2spk": speakers,
+        "spk2utt": {
+            s: " ".join(u for u in texts if speakers[u] == s) for s in speakers.values()
+        },
+        "utt2num_samples": {u: 2 * FS for u in texts},
+        **more,
+    }
+    for name, table in tables.items():
+        lines = "".join(f"{key} {value}\n" for key, value in sorted(table.items()))
+        (folder / name).write_text(lines)
+    (folder / "feats_type").write_text("raw\n")
+    (folder / "audio_format").write_text("flac\n")
+    write_stamp(folder, [])
+    return folder
+
+
+def write_decoded(folder, texts, scores):
+    folder.mkdir(parents=True)
+    for name, table in (
+        ("text", texts),
+        ("token", {u: " ".join(text.replace(" ", "")) for u, text in texts.items()}),
+        ("score", scores),
+    ):
+        lines = "".join(f"{key} {value}\n" for key, value in table.items())
+        (folder / name).write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def sets(tmp_path):
+    labelled = write_set(tmp_path / "labelled", {"1-a": "ABC DEF", "1-b": "ABCD EFGHI"})
+    unlabelled = write_set(
+        tmp_path / "unlabelled",
+        {u: "THE TRUTH" for u in ("1-a", "1-c", "2-d", "2-e", "2-f", "2-g", "3-h")},
+    )
+    texts = {
+        "1-a": "ABC DEF",  # in the labelled set
+        "1-c": "ABCDEFGH",  # 8 tokens, -0.5 a token
+        "2-d": "ABCDEFGH",  # the least confident
+        "2-e": "ABCD FGH",  # -0.1 a token
+        "2-f": "",
+        "2-g": "A",  # half a character a second
+        "3-h": "ABCD FGI",  # -0.2 a token
+    }
+    scores = dict(zip(texts, [-1.0, -4.0, -8.0, -0.7, 0.0, -0.1, "tensor(-1.4)"]))
+    decoded = write_decoded(tmp_path / "decoded", texts, scores)
+    return labelled, unlabelled, decoded
+
+
+def run(sets, dest, *options):
+    labelled, unlabelled, decoded = map(str, sets)
+    main([str(dest), "--labelled", labelled, "--unlabelled", unlabelled]
+         + ["--decoded", decoded, *options])  # fmt: skip
+
+
+def test_union_with_the_most_confident(sets, tmp_path, capsys):
+    run(sets, tmp_path / "dest", "--keep", "0.75")
+    dest = tmp_path / "dest"
+    assert read_scp(dest / "text") == {
+        "1-a": "ABC DEF",
+        "1-b": "ABCD EFGHI",
+        "1-c": "ABCDEFGH",
+        "2-e": "ABCD FGH",
+        "3-h": "ABCD FGI",
+    }
+    ids = list(read_scp(dest / "text"))
+    for name in ("wav.scp", "utt2spk", "utt2num_samples"):
+        assert list(read_scp(dest / name)) == ids
+    # A speaker of both sets is one speaker.
+    assert read_scp(dest / "spk2utt")["1"] == "1-a 1-b 1-c"
+    assert (dest / "feats_type").read_text() == "raw\n"
+    assert not (dest / "made_from.json").exists()
+    out = capsys.readouterr().out
+    assert "5 utterances, 3 speakers, 3 recognised" in out
+    assert "skipped 1 x in the labelled set; first: 1-a" in out
+    assert "skipped 1 x empty text; first: 2-f" in out
+    assert "characters a second; first: 2-g" in out
+    assert "skipped 1 x not in the most confident 75%; first: 2-d" in out
+
+
+def test_all_usable(sets, tmp_path):
+    run(sets, tmp_path / "dest", "--keep", "1")
+    assert "2-d" in read_scp(tmp_path / "dest" / "text")
+
+
+def test_genders_if_of_both(sets, tmp_path):
+    (sets[0] / "spk2gender").write_text("1 f\n")
+    run(sets, tmp_path / "one")
+    assert not (tmp_path / "one" / "spk2gender").exists()
+    (sets[1] / "spk2gender").write_text("1 f\n2 m\n3 m\n")
+    run(sets, tmp_path / "both")
+    assert read_scp(tmp_path / "both" / "spk2gender") == {"1": "f", "2": "m", "3": "m"}
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("decoded/score", "1-a x\n", "1-c is not in all of"),
+        ("decoded/text", None, "text"),
+        ("unlabelled/feats_type", "fbank\n", "feats_type is fbank"),
+        ("unlabelled/utt2num_samples", "1-a 5\n", "utt2num_samples or utt2dur"),
+    ],
+)
+def test_broken_input(sets, tmp_path, name, content, words):
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        run(sets, tmp_path / "dest")
+    assert not (tmp_path / "dest").exists()
+
+
+def test_score_without_a_number(sets, tmp_path):
+    text = (sets[2] / "score").read_text()
+    (sets[2] / "score").write_text(text.replace("-8.0", "high"))
+    with pytest.raises(
+        SystemExit, match="score: 2-d has 'high', which is not a number"
+    ):
+        run(sets, tmp_path / "dest")
+
+
+def test_nothing_left(sets, tmp_path):
+    for name in ("text", "token"):
+        ids = read_scp(sets[2] / name, allow_empty_values=True)
+        (sets[2] / name).write_text("".join(f"{u} \n" for u in ids))
+    with pytest.raises(SystemExit, match="no recognised utterance is left.*6 x empty"):
+        run(sets, tmp_path / "dest")
+
+
+def test_one_set_twice(sets):
+    with pytest.raises(SystemExit, match="must be different"):
+        run(sets, sets[0])
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "nan"])
+def test_share(sets, tmp_path, value, capsys):
+    with pytest.raises(SystemExit):
+        run(sets, tmp_path / "dest", "--keep", value)
+    assert "--keep" in capsys.readouterr().err
