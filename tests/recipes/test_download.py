@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path):
     """A server of tmp_path/web."""
     if not shutil.which("wget"):
-        pytest.skip("downloads want the program wget")
+        pytest.skip("downloads need the program wget")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.folder = tmp_path / "web"
         server.folder.mkdir()

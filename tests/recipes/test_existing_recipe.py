@@ -200,7 +200,7 @@ def test_arks_and_limits(places, five_commands):
             "{raw}/train_nodev",
             "{raw}/train_dev",
             ["--speed_perturb_factors", "0.9 1.0"],
-            "wants a Kaldi data directory",
+            "needs a Kaldi data directory",
         ),
         (
             "{raw}/train_nodev",

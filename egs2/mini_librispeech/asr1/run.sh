@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Fine-tunes on a few hours of LibriSpeech, decodes and scores.
-#   ./run.sh --method birq      or best_rq, or scratch: the same configuration without
-#                               pretraining
+#   ./run.sh --method birq      birq, best_rq, or scratch (the same configuration without
+#                               pretraining)
 #   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
 #   --protocol quick            the same with 300 updates: minutes on a CPU
 #   --protocol strong           CTC and a decoder on 300 BPE units, beam search
-# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (give the
-# same as to ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
+# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (use the same
+# as for ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
 set -e
 set -u
 set -o pipefail

@@ -118,7 +118,7 @@ def _settle(options: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, An
     if settings["text"] and settings["uncaptioned"]:
         raise DataError("--text and --uncaptioned exclude each other; give one")
     if settings["characters"] and not settings["text"]:
-        raise DataError("--characters wants --text: captions are not used without it")
+        raise DataError("--characters needs --text: captions are not used without it")
     if not settings["min_duration"] < settings["max_duration"]:
         raise DataError("--min-duration is not below --max-duration; correct one")
     return settings

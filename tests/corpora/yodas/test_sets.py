@@ -268,7 +268,7 @@ def test_manifest_repeats_and_complains(release, prepare):
         (["--parts", "xx"], "--parts xx: not there"),
         (["--parts", "en000/00000009"], "no such shard"),
         (["--parts", "en", "--text", "--uncaptioned"], "exclude each other"),
-        (["--parts", "en", "--characters", "en=a"], "wants --text"),
+        (["--parts", "en", "--characters", "en=a"], "needs --text"),
         (["--parts", "en", "--min-duration", "40"], "not below --max-duration"),
         (["--manifest", "none.jsonl"], "none.jsonl: no such manifest"),
         (["--parts", "en", "--name", "a b"], "without spaces"),
