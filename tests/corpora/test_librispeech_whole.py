@@ -1,4 +1,4 @@
-"""LibriSpeech's seven parts, beside ESPnet's own preparation, lhotse and the files."""
+"""LibriSpeech's seven parts, compared with ESPnet's preparation, lhotse and the files."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""Audio files: what their headers say, and every way of being broken."""
+"""Audio files: headers, and all kinds of damage."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Checking data directories: each fault is found, and a good one has none."""
+"""Checks of data directories: each fault is found, and a good one has none."""
 
 import codecs
 import os

@@ -1,4 +1,4 @@
-"""What something was made from, noted and compared."""
+"""Stamps: inputs are recorded and compared."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is read from a matrix' YAML, and what is refused."""
+"""Reading of a matrix's YAML, and rejected input."""
 
 from pathlib import Path
 

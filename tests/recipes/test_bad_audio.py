@@ -1,4 +1,4 @@
-"""birq.sh on somebody's data: what is bad is named before it is copied or used."""
+"""birq.sh with bad audio: it is reported before it is copied or used."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Recipes use the cores they may use, whatever OMP_NUM_THREADS says."""
+"""Recipes use all allowed cores, whatever OMP_NUM_THREADS is."""
 
 import os
 import shutil

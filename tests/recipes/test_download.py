@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server that breaks off, lies, and counts its requests."""
+"""Downloads from a real HTTP server that interrupts, sends wrong data, counts requests."""
 
 import hashlib
 import http.server

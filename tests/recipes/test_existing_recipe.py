@@ -1,4 +1,4 @@
-"""docs/own_data.md: pretraining on what an ESPnet recipe has, then that recipe itself.
+"""docs/own_data.md: pretraining on an ESPnet recipe's data, then that recipe itself.
 
 The recipe is a copy of ESPnet's mini_an4/asr1 as it ships, in an ESPnet tree that is
 otherwise links to the real one.

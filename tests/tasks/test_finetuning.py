@@ -1,4 +1,4 @@
-"""Layer-wise learning rates, a frozen beginning, the count of updates, the schedule."""
+"""Layer-wise learning rates, initial freezing, the count of updates, the schedule."""
 
 import copy
 import math

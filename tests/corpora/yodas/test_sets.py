@@ -1,4 +1,4 @@
-"""The command on both layouts: what is written, chosen, left out and repeated."""
+"""The command on both layouts: files, selection, skipped items, manifests."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Experiments and files, scored, tabulated and compared by the command."""
+"""The score command: experiments and files, tables, comparisons."""
 
 import json
 import os
