@@ -114,7 +114,7 @@ def _ratio(text: str, commands: dict[str, str], path: str) -> tuple[str, str]:
     names = [part.strip() for part in text.split(" / ")]
     unknown = [name for name in names if name not in commands]
     if unknown or len(names) != 2:
-        raise ValueError(f"{path}: ratio {text!r} wants 'A / B', names of commands")
+        raise ValueError(f"{path}: ratio {text!r} is not 'A / B', names of commands")
     return names[0], names[1]
 
 

@@ -31,7 +31,7 @@ try:
     from speechbrain.processing.features import InputNormalization
 except ImportError as error:
     raise ConfigError(
-        f"--build speechbrain wants its package: pip install speechbrain ({error})"
+        f"--build speechbrain needs its package: pip install speechbrain ({error})"
     ) from error
 
 STACK = 4  # input frames per encoder frame, and per label
@@ -53,7 +53,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
         conf, features = args.encoder_conf, args.frontend_conf
         if args.encoder != "conformer" or conf.get("input_layer") != "conv2d":
             raise ConfigError(
-                "--build speechbrain: wants encoder: conformer with input_layer: conv2d"
+                "--build speechbrain: needs encoder: conformer with input_layer: conv2d"
             )
         width, bins = conf["output_size"], features["n_mels"]
         channels = (width, width) if equal_front_end else (128, 32)

@@ -73,7 +73,7 @@ def read_config(path: str, method: str, options: str = "") -> argparse.Namespace
             row["weight"] = 1.0
     elif len(rows) < 2:
         raise ConfigError(
-            f"{path}: --method {method} wants an objective 'enhanced' too"
+            f"{path}: --method {method} needs an objective 'enhanced', too"
         )
     for row in rows:
         if row["name"] == "enhanced":

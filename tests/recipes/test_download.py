@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server that interrupts, sends wrong data, counts requests."""
+"""Downloads from a real HTTP server that interrupts and sends wrong data."""
 
 import hashlib
 import http.server

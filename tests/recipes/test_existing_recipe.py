@@ -19,7 +19,7 @@ from espnet2_birq.datadir.kaldi import read_scp
 
 PRETRAIN = ["./run.sh", "--ngpu", "0", "--nj", "2"]
 PRETRAIN += ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
-# Stands in for sph2pipe, which ESPnet's recipe wants and few machines have.
+# Replaces sph2pipe, which ESPnet's recipe requires and few machines have.
 SPH2PIPE = """#!{python}
 import io, sys
 import soundfile

@@ -56,7 +56,7 @@ def test_espnet_reads_what_is_written(release, prepare):
         assert read_scp(out / "utt2spk")[utt_id].endswith(video)
     report = check_data_dir(out)
     assert not report.problems and report.speakers == 6
-    # Kaldi wants utterances and speakers in the same order.
+    # Kaldi requires utterances and speakers in the same order.
     speakers = list(read_scp(out / "utt2spk").values())
     assert speakers == sorted(speakers)
     assert not (out / "text").exists() and not (out / "category2utt").exists()
