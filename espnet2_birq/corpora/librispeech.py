@@ -463,9 +463,9 @@ def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str
     absent = [part for part in UTTERANCES_OF_PART if part not in there]
     # Mini LibriSpeech has none of these parts; nothing is missing then.
     if 0 < len(absent) < len(UTTERANCES_OF_PART):
-        lines.append(f"{corpus}: parts that are not there: {' '.join(absent)}")
+        lines.append(f"{corpus}: missing parts: {' '.join(absent)}")
     for name, members in JOINT_SETS.items():
         missing = [member for member in members if member not in sets]
         if name not in sets and len(missing) < len(members):
-            lines.append(f"{dest / name}: not made, without {' '.join(missing)}")
+            lines.append(f"{dest / name}: not made, lacks {' '.join(missing)}")
     return lines

@@ -86,13 +86,13 @@ class Report:
         self.longest = max(self.longest, seconds)
         if seconds < SHORT:
             self.warn(
-                f"utterance is shorter than {SHORT} s, of which some encoders make no "
-                "frame; leave it out",
+                f"utterance is shorter than {SHORT} s, for which some encoders have no "
+                "output frame; leave it out",
                 where,
             )
         if seconds > LONG:
             self.warn(
-                f"utterance is longer than {LONG / 3600:.0f} h; segments would cut it",
+                f"utterance is longer than {LONG / 3600:.0f} h; cut it with segments",
                 where,
             )
 
@@ -116,7 +116,7 @@ def describe(folder: str | Path, report: Report) -> list[str]:
             )
     if len(lines) > MAX_KINDS:
         hidden = len(lines) - MAX_KINDS
-        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; mend these first"]
+        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; fix these first"]
     speakers = "?" if report.speakers is None else report.speakers
     last = (
         f"{folder}: {'NOT ok' if report.problems else 'ok'}: "
@@ -198,11 +198,11 @@ class _Check:
                 self.report.problems[kind] = finding
         for name in sorted(self.broken):
             if (self.folder / name).exists():
-                kind = "not compared with the other files; mend it and check again"
+                kind = "not compared with the other files; fix it and check again"
                 self.report.warn(kind, str(self.folder / name))
         root = self.resolver.root
         if root and not os.path.samefile(root, os.curdir):
-            kind = f"path in wav.scp is not from here but from {root}"
+            kind = f"path in wav.scp is not relative to this folder but to {root}"
             self.report.warn(kind, str(self.folder / "wav.scp"))
         return self.report
 
@@ -385,7 +385,7 @@ class _Check:
         if theirs and not first and (other := next(theirs, None)):
             first = other[0]
         if first:
-            kind = f"spk2utt is not what utt2spk says, from here on; {FIX}"
+            kind = f"spk2utt and utt2spk differ from here on; {FIX}"
             self.report.error(kind, first)
 
 

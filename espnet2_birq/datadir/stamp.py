@@ -59,7 +59,7 @@ def check_stamp(
     stamp = stamp_path(made)
     if not stamp.is_file():
         if required:
-            raise DataError(f"{made}: there is no note of what it was made from")
+            raise DataError(f"{made}: there is no record of what it was made from")
         return
     noted = json.loads(stamp.read_text(encoding="utf-8"))
     for name, value in (options or {}).items():
@@ -71,10 +71,10 @@ def check_stamp(
     names = [os.fspath(file) for file in files]
     for name in names:
         if name not in noted["files"]:
-            raise DataError(f"{made} was not made from {name}, as it would be now")
+            raise DataError(f"{made} was not made from {name}, but would be now")
     for name, before in noted["files"].items():
         if name not in names:
-            raise DataError(f"{made} was made from {name}, as it would not be now")
+            raise DataError(f"{made} was made from {name}, but would not be now")
         now = _describe(Path(name))
         if now is not None and now != before:
             raise DataError(
@@ -118,4 +118,4 @@ def _tell(before: dict | None, now: dict) -> str:
     for unit in ("lines", "bytes"):
         if before[unit] != now[unit]:
             return f"{before[unit]} {unit} then, {now[unit]} now"
-    return "as long as then, with other content"
+    return "same length, other content"

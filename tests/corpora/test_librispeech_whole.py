@@ -187,8 +187,8 @@ def test_partial_corpus_says_what_is_missing(corpus, tmp_path, capsys):
     assert not (dest / "train_960").exists()
     assert len(read_scp(dest / "dev" / "wav.scp")) == 8 + 4
     lines = capsys.readouterr().out.splitlines()
-    assert f"{corpus}: parts that are not there: train-other-500" in lines
-    assert f"{dest}/train_960: not made, without train_other_500" in lines
+    assert f"{corpus}: missing parts: train-other-500" in lines
+    assert f"{dest}/train_960: not made, lacks train_other_500" in lines
     assert f"{dest}/dev_other: partial: 4 of the 2864 utterances of the corpus" in lines
     assert f"{dest}/dev: partial: 12 of the 5567 utterances of the corpus" in lines
 
