@@ -1,9 +1,9 @@
 # `make demo`: pretrain on synthetic speech, fine-tune, error rates.
-# `make test`: tests, but those that take minutes each; `make test-all`: these, too.
-# `make lint`: format, common faults, types.
-# All set up what is missing first: .venv (Python packages) and tools/ (ESPnet tree).
+# `make test`: all tests but the slow ones (minutes each); `make test-all`: all tests.
+# `make lint`: check format, common faults, types.
+# All first set up what is missing: .venv (Python packages) and tools/ (ESPnet tree).
 .PHONY: setup demo lint test test-all
-# As many files at once as there are cores, up to 4 (2 GB each), the longest first.
+# Test files run in parallel on all cores, at most 4 (2 GB each), the longest first.
 PYTEST = .venv/bin/python -m pytest -q --dist loadfile --no-loadscope-reorder \
     -n $$(n=$$(local/cores); echo $$((n < 4 ? n : 4)))
 setup:

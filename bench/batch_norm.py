@@ -1,13 +1,13 @@
-"""What BatchNorm should see where labels are made: pretraining in four modes.
+"""Comparison of BatchNorm modes in the label pass, by pretraining.
 
     python bench/batch_norm.py --mode frozen -- OPTIONS OF ssl_train
 
-trains with the label pass in one of these modes, then labels the validation set twice
-with the last model, as in training and as in evaluation, and prints both the share of
-labels that are the same and the last validation losses (made in evaluation mode):
+trains with the label pass in one of these modes. Then it labels the validation set twice
+with the last model, in training and in evaluation mode. It prints the share of equal
+labels and the last validation losses (in evaluation mode):
 
-    updating   statistics of the clean batch, which also move the running ones
-    frozen     statistics of the clean batch; the masked copy moves the running ones
+    updating   statistics of the clean batch, which also update the running ones
+    frozen     statistics of the clean batch; the masked copy updates the running ones
     running    running statistics, as in evaluation
     joint      clean and masked copies in one call up to layer k, one set of statistics
 """
@@ -36,7 +36,7 @@ from espnet2_birq.tasks.ssl import SSLTask
 
 @contextmanager
 def frozen(encoder):
-    """BatchNorm by the batch's statistics, which leave the running ones alone."""
+    """Use the batch's statistics in BatchNorm, without updating the running ones."""
     norms = [layer for layer in encoder.modules() if isinstance(layer, BATCH_NORM)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -50,7 +50,7 @@ def frozen(encoder):
 
 @contextmanager
 def label_pass(encoder, mode):
-    """How the encoder runs where it makes labels."""
+    """Return a context for the label pass in a mode."""
     kinds = (DROPOUT, BATCH_NORM) if mode == "running" else (DROPOUT,)
     with evaluating(encoder, *kinds):
         with frozen(encoder) if mode == "frozen" else nullcontext():
@@ -58,12 +58,12 @@ def label_pass(encoder, mode):
 
 
 class Branch(TargetBranch):
-    """Labels in one of the modes; of ``joint`` also the masked copy's output."""
+    """Target branch in one of the modes; ``joint`` also keeps the masked output."""
 
     mode = "running"
 
     def hidden_states(self, xs, lengths, layers, update=0):
-        """As TargetBranch has it, but for BatchNorm's statistics."""
+        """Compute hidden states as TargetBranch, but with the mode's statistics."""
         if self.mode == "running":
             return super().hidden_states(xs, lengths, layers, update)
         if self.mode == "joint":
@@ -75,7 +75,7 @@ class Branch(TargetBranch):
         return dict(zip(layers, outputs)), None
 
     def _joint(self, xs, lengths, layer):
-        """One call for both copies; the clean half goes up to the label layer only."""
+        """Encode both copies in one call, the clean half up to the label layer only."""
         batch, kept = len(xs), {}
 
         def cut(_, args):
@@ -93,23 +93,23 @@ class Branch(TargetBranch):
 
 
 class Masking(ssl_model.SpanMasking):
-    """Remembers the mask that it drew last, and itself."""
+    """Masking that keeps its last mask and a reference to itself."""
 
     last = None
 
     def draw(self, *sizes):
-        """As SpanMasking does."""
+        """Draw as SpanMasking does, and keep the mask."""
         Masking.last = self, super().draw(*sizes)
         return Masking.last[1]
 
 
 def joint_encode_masked(self, batch, mask, rows):
-    """What the label pass has computed along."""
+    """Return the masked output, which the label pass has already computed."""
     return self.branch.masked.flatten(0, 1)[rows.index]
 
 
 def patch(mode):
-    """Give BiRQModel the mode."""
+    """Patch BiRQModel to use the mode."""
     Branch.mode = mode
     ssl_model.TargetBranch = Branch
     if mode == "joint":
@@ -119,7 +119,7 @@ def patch(mode):
 
 @torch.no_grad()
 def same_labels(args, mode):
-    """Share of validation frames labelled alike in training and evaluation mode."""
+    """Return the share of validation frames with equal labels in both modes."""
     model = SSLTask.build_model(args)
     state = torch.load(Path(args.output_dir) / "latest.pth", map_location="cpu")
     model.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""Time and memory of what goes through whole data directories, against their size.
+"""Time and memory of commands that process whole data directories, against their size.
 
-Makes directories of 1, 10 and 100 times 20,000 utterances that share 50 audio files of
-a minute: one that lists a file for each utterance, one with thirty segments a
-recording, one with its audio in an ark. Runs every command in a process of its own.
+It makes directories of 1, 10 and 100 times 20,000 utterances that share 50 audio files of
+one minute: one with a file per utterance, one with thirty segments per recording, and one
+with its audio in an ark. Each command runs in its own process.
 
   python bench/check_data_scale.py --scales 1 10 100
   python bench/check_data_scale.py --scales 1 10 --full
@@ -23,7 +23,7 @@ from omniio import kaldi as kaldi_io
 
 UNIT = 20000
 FILES = 50
-SEGMENTS = 30  # of a recording
+SEGMENTS = 30  # per recording
 SECONDS = 60
 FS = 16000
 
@@ -82,7 +82,7 @@ def make_set(folder: Path, number: int, kind: str, entries: list[str]) -> None:
         file.close()
 
 
-# What an ESPnet training holds of a formatted set, for data and for batches
+# Lists of a formatted set that ESPnet's training keeps in memory
 ESPNET_READS = """
 import sys
 from espnet2.fileio.read_text import load_num_sequence_text
@@ -92,7 +92,7 @@ folder = sys.argv[1]
 reader = SoundScpReader(folder + "/wav.scp")
 sampler = NumElementsBatchSampler(10**8, [folder + "/utt2num_samples"])
 """
-# What ESPnet's stages 3 and 4 do with the lists of a Kaldi data directory
+# Processing of a Kaldi data directory's lists in ESPnet's stages 3 and 4
 ESPNET_COPIES = """
 set -e
 cd tools/espnet/egs2/TEMPLATE/asr1
@@ -104,7 +104,7 @@ utils/fix_data_dir.sh "$1"
 
 
 def commands(kind: str, folder: Path, dest: Path, args) -> dict[str, list[str]]:
-    """Return what to measure on a directory, by name."""
+    """Return the commands to measure on a directory, by name."""
     if args.espnet:
         if kind != "files":
             return {}
@@ -129,7 +129,7 @@ def commands(kind: str, folder: Path, dest: Path, args) -> dict[str, list[str]]:
     }
 
 
-# A process's peak counts the memory of the one that started it: let that be small.
+# A process's peak includes memory of the process that started it, so start from a small one.
 LAUNCHER = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[1:], stdout=2)
@@ -139,9 +139,9 @@ print(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Run a command; return its seconds, CPU seconds, and peak of memory in MiB.
+    """Run a command; return wall time, CPU time (s) and peak memory (MiB).
 
-    The peak is that of its largest process.
+    The peak is that of the command's largest process.
     """
     start = time.perf_counter()
     done = subprocess.run(

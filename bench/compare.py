@@ -1,23 +1,23 @@
-"""Runs commands in turn, several rounds of them, and prints medians and ratios.
+"""Run commands alternately in several rounds, and print medians and ratios.
 
     python bench/compare.py bench/steps.yaml --rounds 3 --out docs/benchmarks.json
     python bench/compare.py --rounds 3 -- python bench/step.py --method best_rq --json \
         -- KEPT python bench/step.py --method best_rq --json
 
-Each command is a process of its own and prints one JSON object on its last line, with
-the number to compare under "seconds". Every second round goes backwards, so that what
-changes on the machine meanwhile meets all alike. A ratio is the median over rounds of
-the ratio within a round. A command may begin with settings of its environment,
-NAME=VALUE, or with the word KEPT: the settings of espnet2_birq/kernels/allocator.py, with which
-glibc keeps large blocks of memory rather than handing them back to the system and
-asking again. With --forked, programs of this folder are forks of one process that has
-imported PyTorch: on a GPU, where nothing is measured that importing could change.
+Each command runs in its own process and prints one JSON object on its last line, with the
+number to compare under "seconds". Every second round runs in reverse order, so that slow
+changes of the machine's load affect all commands equally. A ratio is the median over
+rounds of the ratio within a round. A command may begin with environment variables
+NAME=VALUE, or with the word KEPT, which stands for the settings of
+espnet2_birq/kernels/allocator.py: glibc then keeps large blocks of memory instead of
+returning them to the system. With --forked, programs of this folder are forks of one
+process that has imported PyTorch; use it on a GPU, where imports do not affect results.
 
-The YAML file: `commands`, a name and a command each; `program`, with which all of them
-begin (default: nothing); `environments`, a name and such settings each, in all of which
-every command runs (default: one without settings); `ratios`, a list of "A / B", names
-of commands (default: each to the first). A command that fails is reported with the end
-of its error output, and the others go on.
+The YAML file has `commands`, a mapping from name to command; `program`, a prefix of all
+commands (default: none); `environments`, a mapping from name to environment variables, in
+each of which all commands run (default: one without variables); and `ratios`, a list of
+"A / B" with names of commands (default: each to the first). If a command fails, the end of
+its error output is reported, and the others continue.
 """
 
 import argparse
@@ -57,14 +57,14 @@ COLUMNS = [  # key of a command's JSON, heading, factor, format
 
 
 class Plan(NamedTuple):
-    """What to run: environments times commands; and what to divide by what."""
+    """Commands to run in each environment, and ratios to compute."""
 
     environments: dict[str, str]
     commands: dict[str, str]
     ratios: list[tuple[str, str]]
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(environment, name, whole command)."""
+        """List the runs as (environment, name, whole command)."""
         return [
             (environment, name, f"{settings} {command}".strip())
             for environment, settings in self.environments.items()
@@ -73,10 +73,10 @@ class Plan(NamedTuple):
 
 
 def read_plan(arguments: list[str]) -> Plan:
-    """From a YAML file, or from commands on the command line, each after ``--``.
+    """Read a YAML file, or commands on the command line, each after ``--``.
 
     Raises:
-        ValueError: One line that says what is wrong.
+        ValueError: The plan is wrong; the message is one line.
     """
     if arguments and arguments[0] != "--":
         path = arguments[0]
@@ -114,12 +114,12 @@ def _ratio(text: str, commands: dict[str, str], path: str) -> tuple[str, str]:
     names = [part.strip() for part in text.split(" / ")]
     unknown = [name for name in names if name not in commands]
     if unknown or len(names) != 2:
-        raise ValueError(f"{path}: ratio {text!r} wants 'A / B', names of commands")
+        raise ValueError(f"{path}: ratio {text!r} is not 'A / B', names of commands")
     return names[0], names[1]
 
 
 def run(command: str, fork: bool = False) -> dict[str, Any]:
-    """Run a command: its JSON object, or ``error``."""
+    """Run a command; return its JSON object, or a mapping with ``error``."""
     words, environment = shlex.split(command), dict(os.environ)
     if fork and words[0] == "python" and words[1].endswith(".py"):
         return outcome(forked.run(words[1:]))
@@ -138,7 +138,7 @@ def run(command: str, fork: bool = False) -> dict[str, Any]:
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What a command that has ended printed, or ``error``."""
+    """Return the JSON object that a command printed, or a mapping with ``error``."""
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-5:])
@@ -152,9 +152,9 @@ def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def measure(plan: Plan, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run all in turn. One row for each: ``results`` has a round each, in order.
+    """Run all commands alternately; return a row for each, with ``results`` by round.
 
-    What does not begin within ``args.seconds`` is not run, and reported as that.
+    Commands that have not begun within ``args.seconds`` are reported as not run.
     """
     rounds, out, begin = args.rounds, args.out, time.monotonic()
     rows = [
@@ -185,17 +185,17 @@ def measure(plan: Plan, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def label(row: dict[str, Any]) -> str:
-    """How a row is called."""
+    """Return the name of a row."""
     return ", ".join(part for part in (row["environment"], row["name"]) if part)
 
 
 def good(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row's results that are no errors."""
+    """Return a row's successful results."""
     return [result for result in row["results"] if "error" not in result]
 
 
 def ratios(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians over rounds of A's seconds over B's, in each environment."""
+    """Compute medians over rounds of A's seconds / B's, in each environment."""
     by_name = {(row["environment"], row["name"]): row["results"] for row in rows}
     found = []
     for environment in plan.environments:
@@ -218,7 +218,7 @@ def ratios(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tables(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
-    """Two Markdown tables."""
+    """Format the results and ratios as two Markdown tables."""
     keys = [
         column
         for column in COLUMNS
@@ -256,7 +256,7 @@ def _line(cells: list[str]) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]):
-    """Write beside, then move: what is there is always whole."""
+    """Write a JSON file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

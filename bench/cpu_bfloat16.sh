@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# bfloat16 autocast on a CPU (model_conf: cpu_bfloat16) against single precision: both
-# train the same 200 updates at the same time, on one thread each, so whatever else the
-# machine does slows both. Prints seconds per update and their ratio, plots the losses.
+# Compares bfloat16 autocast on a CPU (model_conf: cpu_bfloat16) with single precision. Both
+# train the same 200 updates at the same time, with one thread each, so that other work on
+# the machine slows both. Prints seconds per update and their ratio, and plots the losses.
 #
-#   bench/cpu_bfloat16.sh [birq|best_rq]    after egs2/mini_librispeech/ssl1/run.sh has
-#                                           run to stage 6
+#   bench/cpu_bfloat16.sh [birq|best_rq]    after stages 1 to 6 of
+#                                           egs2/mini_librispeech/ssl1/run.sh
 set -euo pipefail
 method=${1:-birq}
 figure=$(cd "$(dirname "$0")" && pwd)/cpu_bfloat16_${method}.png

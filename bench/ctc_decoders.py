@@ -1,14 +1,13 @@
-"""CTC with a word n-gram: this project's search beside other decoders.
+"""Comparison of this project's CTC search with a word n-gram to other decoders.
 
     python bench/ctc_decoders.py exp/asr_x/ctc_log_probs_valid.loss.ave/test \\
         --text dump/raw/test/text --tokens data/en_token_list/char/tokens.txt \\
         --lm 4gram.arpa --lm_weight 1.5 --word_score 0
 
-decodes stored log-probabilities (of ctc_decode) one utterance after the other, with all
-of these decoders that are installed, and prints a row of a table for each: word error
-rate and real-time factor on one core. All have the same weights and beam. pyctcdecode
-wants numpy<2, so that the project's environment cannot have it by its rules; a small
-environment of its own is enough (no PyTorch):
+decodes stored log-probabilities (from ctc_decode) one utterance after the other, with each
+installed decoder, and prints a table row for each: word error rate and real-time factor on
+one core. All use the same weights and beam. pyctcdecode requires numpy<2, which conflicts
+with the project's environment; use a small separate environment (without PyTorch):
 
     uv venv v && uv pip install --python v/bin/python jiwer ufal-flashlight-text \\
         ufal-kenlm ctc-beam-decoder pyctcdecode
@@ -32,9 +31,9 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("log_probs", type=Path, help="folder that ctc_decode has kept")
-    parser.add_argument("--text", type=Path, required=True, help="what was said")
-    parser.add_argument("--tokens", type=Path, required=True, help="a token in a line")
+    parser.add_argument("log_probs", type=Path, help="folder written by ctc_decode")
+    parser.add_argument("--text", type=Path, required=True, help="references")
+    parser.add_argument("--tokens", type=Path, required=True, help="one token per line")
     parser.add_argument("--lm", type=Path, required=True, help="ARPA file")
     parser.add_argument("--lm_weight", type=float, default=1.5, help="of log10 P")
     parser.add_argument("--word_score", type=float, default=0.0)
@@ -43,13 +42,13 @@ def get_parser():
 
 
 def letters(tokens):
-    """Tokens as the other decoders want them: "" the blank, " " the space."""
+    """Convert tokens for the other decoders: "" is the blank, " " the space."""
     special = {"<blank>": "", "<space>": " ", "<unk>": "\u2047", "<sos/eos>": "\u2048"}
     return [special.get(token, token) for token in tokens]
 
 
 def decoders(args, tokens):
-    """Name to function from log-probabilities to text, of those installed."""
+    """Return a mapping from each installed decoder to its function."""
     labels, words = letters(tokens), list(arpa_words(args.lm))
     weights = Weights(args.lm_weight, args.word_score, args.beam_size)
     search = NgramSearch(args.lm, tokens, words, weights)
@@ -67,7 +66,7 @@ def decoders(args, tokens):
                 labels,
                 str(args.lm),
                 unigrams=[word for word in words if not word.startswith("<")],
-                alpha=args.lm_weight / math.log(10),  # theirs is of the natural log
+                alpha=args.lm_weight / math.log(10),  # for natural logarithms
                 beta=args.word_score,
             )
             found[module] = lambda x, d=decoder: d.decode(x, beam_width=args.beam_size)

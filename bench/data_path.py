@@ -1,18 +1,23 @@
-"""Reading audio: what it costs, what padding costs, and what training waits for it.
+"""Costs of reading audio and of padding, and their effect on training speed.
 
     python bench/data_path.py read --librispeech DIR
     python bench/data_path.py padding --librispeech DIR
     python bench/data_path.py train --librispeech DIR --iterations 12
 
-DIR holds FLAC files, anywhere below. `read`: ESPnet's iterator and collation as
-ssl_train makes them, alone, in this process: seconds of audio a second of one core, and
-how many workers (num_workers) a GPU wants that takes so many seconds of audio a second.
-`padding`: of ways to make batches, on a corpus of --hours whose lengths are distributed
-as these: share of a batch that is padding, and share of the time of several GPUs lost
-by padding and by waiting for the one with most (ESPnet deals a batch out among GPUs,
-every n-th utterance to each; --batch_seconds is what each gets). `train`: seconds of
-audio a second of ssl_train itself, from its log, against steps of the same model on
-noise of the same lengths; both are processes of their own with --threads threads.
+DIR has FLAC files, in any subfolders.
+
+`read` runs ESPnet's iterator and collation, as in ssl_train, alone in this process. It
+prints seconds of audio per second of one core, and the number of workers (num_workers)
+needed for GPUs of several speeds.
+
+`padding` compares batch types on a corpus of --hours with the same distribution of
+lengths. It prints the share of padding in a batch, and the share of time lost on several
+GPUs by padding and by waiting for the GPU with the largest part. (ESPnet distributes a
+batch over GPUs, every n-th utterance to each; --batch_seconds is per GPU.)
+
+`train` compares seconds of audio per second of ssl_train, from its log, with steps of the
+same model on noise of the same lengths; both run in separate processes with --threads
+threads.
 """
 
 import argparse
@@ -46,7 +51,7 @@ def list_audio(librispeech: Path, folder: Path, limit: int) -> dict:
     """Write wav.scp and speech_shape of the FLAC files below a folder.
 
     Returns:
-        Samples of each utterance.
+        Mapping from utterance to its number of samples.
 
     Raises:
         DataError: There is no audio.
@@ -67,7 +72,7 @@ def list_audio(librispeech: Path, folder: Path, limit: int) -> dict:
 
 
 def options(args, folder: Path) -> list:
-    """Options of ssl_train that all parts share."""
+    """Return the options of ssl_train that all parts share."""
     data = f"{folder}/wav.scp,speech,sound"
     return [
         *("--config", args.config, "--output_dir", str(folder / "exp"), "--ngpu", "0"),
@@ -80,14 +85,14 @@ def options(args, folder: Path) -> list:
 
 
 def batches(command: list):
-    """The iterator of the first epoch."""
+    """Return the iterator of the first epoch."""
     args = SSLTask.get_parser().parse_args(command)
     factory = SSLTask.build_iter_factory(args, DistributedOption(), mode="train")
     return factory.build_iter(epoch=1)
 
 
 def read(args, folder: Path):
-    """Read everything, twice: the second time files are in the system's memory."""
+    """Read everything twice; the second time, files are in the system's cache."""
     args.num_workers = 0
     for number in range(2):
         start, wall, samples = time.process_time(), time.perf_counter(), 0
@@ -100,19 +105,19 @@ def read(args, folder: Path):
             "a core second"
         )
     rate = samples / FS / core
-    print("\n| s of audio a second a GPU trains on | workers it wants |\n|---|---|")
+    print("\n| s of audio a GPU processes per second | workers needed |\n|---|---|")
     for speed in args.speeds:
         print(f"| {speed:.0f} | {speed / rate:.1f} |")
 
 
 def shares(batch_list: list, lengths: dict, gpus: int):
-    """Padding's share of batches, and the share of time lost on so many GPUs.
+    """Compute the share of padding, and the share of time lost on several GPUs.
 
     Args:
         batch_list: Keys of each batch.
-        lengths: Samples of each utterance.
-        gpus: Among which a batch is dealt out; batches with fewer utterances are left
-            out (ESPnet allows none).
+        lengths: Mapping from utterance to its number of samples.
+        gpus: Number of GPUs. Batches with fewer utterances, which ESPnet does not
+            allow, are skipped.
     """
     speech = padded = taken = 0
     for batch in batch_list:
@@ -126,12 +131,13 @@ def shares(batch_list: list, lengths: dict, gpus: int):
 
 
 def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
-    """A larger corpus whose lengths are distributed as these are.
+    """Make a larger corpus with the same distribution of lengths.
 
-    Batches of a few hours are made of utterances less alike than those of many.
+    In a small corpus, utterances of a batch differ more in length than in a large one.
 
     Returns:
-        Samples of each utterance, also written as speech_shape, and category2utt.
+        Mapping from utterance to its number of samples, which is also written as
+        speech_shape, with category2utt.
     """
     known = sorted(lengths.values())
     number = round(hours * 3600 * FS * len(known) / sum(known))
@@ -139,7 +145,7 @@ def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
     drawn = {f"utt{i:07}": int(x) for i, x in enumerate(draws)}
     lines = [f"{key} {value}\n" for key, value in drawn.items()]
     (folder / "speech_shape").write_text("".join(lines))
-    keys = list(drawn)  # two languages, one with a tenth of the utterances
+    keys = list(drawn)  # split into two languages, one with a tenth of the utterances
     tenth = len(keys) // 10
     languages = f"rare {' '.join(keys[:tenth])}\ncommon {' '.join(keys[tenth:])}\n"
     (folder / "category2utt").write_text(languages)
@@ -147,9 +153,9 @@ def draw_lengths(lengths: dict, hours: float, folder: Path) -> dict:
 
 
 def make_batches(kind: str, seconds: float, lengths: dict, folder: Path) -> list:
-    """Batches of about so many seconds, of one kind."""
+    """Make batches of about `seconds`, of one kind."""
     size = round(seconds * FS * len(lengths) / sum(lengths.values()))
-    if kind == "unsorted":  # ESPnet keeps the order of the list: here it is random
+    if kind == "unsorted":  # ESPnet keeps the order of the list, random here
         keys = list(lengths)
         return [keys[i : i + size] for i in range(0, len(keys), size)]
     if kind.startswith("catpow"):
@@ -176,7 +182,7 @@ def make_batches(kind: str, seconds: float, lengths: dict, folder: Path) -> list
 
 
 def padding(args, folder: Path, lengths: dict):
-    """Ways to make batches of about --batch_seconds a GPU, compared."""
+    """Compare ways to make batches of about --batch_seconds per GPU."""
     lengths = draw_lengths(lengths, args.hours, folder)
     titles = ["batch_type", "batches", "padding %"]
     titles += [f"lost on {n} GPUs %" for n in args.gpus]
@@ -185,7 +191,7 @@ def padding(args, folder: Path, lengths: dict):
     for kind in [*kinds, "catpow, ESPnet's", "catpow, ours"]:
         found = make_batches(kind, args.batch_seconds, lengths, folder)
         cells = [kind, str(len(found)), f"{100 * shares(found, lengths, 1)[0]:.1f}"]
-        for number in args.gpus:  # a batch is that of all GPUs
+        for number in args.gpus:  # a batch is distributed over all GPUs
             joint = number * args.batch_seconds
             found = make_batches(kind, joint, lengths, folder)
             cells.append(f"{100 * shares(found, lengths, number)[1]:.1f}")
@@ -193,7 +199,7 @@ def padding(args, folder: Path, lengths: dict):
 
 
 def train(args, folder: Path):
-    """ssl_train on the audio, then steps on noise of the same shapes."""
+    """Run ssl_train on the audio, then steps on noise of the same shapes."""
     skip = args.warmup
     valid = "".join((folder / "wav.scp").open().readlines()[:2])
     (folder / "valid.scp").write_text(valid)
@@ -234,7 +240,7 @@ def train(args, folder: Path):
 
 
 def noise(args):
-    """Steps of the configuration's model on noise; prints seconds of each."""
+    """Run steps of the configuration's model on noise; print seconds of each."""
     from espnet2_birq.kernels.allocator import keep_large_blocks
 
     keep_large_blocks()  # as ssl_train does
@@ -256,7 +262,7 @@ def noise(args):
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -265,17 +271,17 @@ def get_parser() -> argparse.ArgumentParser:
     for name, default in seconds.items():
         add = parts.add_parser(name).add_argument
         add("--librispeech", type=Path, required=True, help="folder with FLAC files")
-        add("--limit", type=int, default=2000, help="utterances at most")
+        add("--limit", type=int, default=2000, help="maximum number of utterances")
         add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train")
         add("--batch_seconds", type=float, default=default, help="default: %(default)s")
         add("--num_workers", type=int, default=1, help="for train (%(default)s)")
         add("--threads", type=int, default=1, help="for train (%(default)s)")
         add("--iterations", type=int, default=12, help="for train (%(default)s)")
-        add("--warmup", type=int, default=2, help="of these, not timed (%(default)s)")
-        add("--hours", type=float, default=100.0, help="for padding: size of a corpus")
+        add("--warmup", type=int, default=2, help="of these not timed (%(default)s)")
+        add("--hours", type=float, default=100.0, help="for padding: corpus size")
         add("--gpus", type=int, nargs="+", default=[4, 8], help="for padding")
         add("--speeds", type=float, nargs="+", default=[1000, 2000, 4000, 8000])
-    hidden = parts.add_parser("noise", help="what train runs")
+    hidden = parts.add_parser("noise", help="used by train")
     hidden.add_argument("--folder", type=Path, required=True)
     hidden.add_argument("command", nargs="+")
     return parser

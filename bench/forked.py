@@ -1,8 +1,8 @@
-"""Runs programs of this folder as forks of one process that has imported PyTorch.
+"""Run programs of this folder as forks of one process that has imported PyTorch.
 
-A new process first imports PyTorch and ESPnet, which takes some ten seconds; a fork has
-them already, and a CUDA context and memory of its own. No fork can use CUDA once the parent
-has called it, as ESPnet's trainer does on import: import it under ``no_gpu()``.
+A new process spends about ten seconds on importing PyTorch and ESPnet. A fork has them
+already, with its own memory and CUDA context. Forks cannot use CUDA if the parent has used
+it, as ESPnet's trainer does on import, so import it under ``no_gpu()``.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ HIDE = dict(PYTORCH_NVML_BASED_CUDA_CHECK="1", CUDA_VISIBLE_DEVICES="")
 
 @contextlib.contextmanager
 def no_gpu():
-    """Hide all GPUs: PyTorch tells that there is none without asking CUDA."""
+    """Hide all GPUs, so that PyTorch reports none without calling CUDA."""
     before = {name: os.environ.get(name) for name in HIDE}
     os.environ.update(HIDE)
     try:
@@ -35,7 +35,7 @@ def no_gpu():
 
 
 def preload():
-    """Import once what the programs import."""
+    """Import the programs' modules once."""
     sys.path[:0] = [str(BENCH.parent), str(BENCH)]
     with no_gpu():
         import step  # noqa: F401
@@ -45,7 +45,9 @@ def run(words: list[str], seconds: float | None = None) -> CompletedProcess[str]
     """Run ``[program.py, option, ...]`` in a fork.
 
     Args:
-        seconds: After which it is killed; its status is 124 then, as timeout(1)'s.
+        words: Program and its options.
+        seconds: Time limit, after which the fork is killed with status 124, as by
+            timeout(1); None for no limit.
     """
     with tempfile.TemporaryDirectory() as folder:
         streams = [os.path.join(folder, name) for name in ("stdout", "stderr")]

@@ -1,20 +1,20 @@
-"""Everything that is measured on a GPU, in one call and within a number of minutes.
+"""Run all measurements on a GPU in one call, within a number of minutes.
 
     python bench/gpu.py --out exp/gpu --minutes 10
-    python bench/gpu.py --out exp/gpu --device cpu --tiny      whether it would run
+    python bench/gpu.py --out exp/gpu --device cpu --tiny      test without a GPU
 
-Parts, in the order of what is wanted most; each has a share of the time and a log of its
-own in the folder, and what has not ended by then is stopped and reported as that:
+Parts run in order of importance. Each has a share of the time and its own log in the
+folder; a part that takes longer is stopped and reported as stopped:
 
-    tests    what needs a GPU in tests/: kernels and losses against slow plain versions,
-             a training step that never waits for the device
+    tests    tests/ that need a GPU: kernels and losses against slow plain versions, a
+             training step that never waits for the device
     steps    bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
              plain ESPnet and SpeechBrain, compiled, with a fused optimizer
-    batch    bench/memory.py batch: utterances that fit 80 GB, planned and measured
+    batch    bench/memory.py batch: utterances that fit in 80 GB, planned and measured
     lengths  bench/memory.py lengths: memory against the length of an utterance
     copies   bench/label_pass.py: clean and masked copy in one call or in two
 
-The tables go into docs/benchmarks.md; the figures behind them are in steps.json.
+The tables are in docs/benchmarks.md; their data are in steps.json.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TINY = (
 
 
 class Part(NamedTuple):
-    """A program, and its share of the time."""
+    """Program with its share of the time."""
 
     name: str
     share: float
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 def parts(args: argparse.Namespace) -> list[Part]:
-    """What is run, in order; a part begins with what the ones before it have left."""
+    """List the parts in order; a part may use time left by earlier ones."""
     device = ["--device", args.device]
     half = ["--dtype", "float32" if args.tiny else "bfloat16"]
     program = sys.executable
@@ -78,7 +78,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
 
 
 def tiny_steps(path: Path, args: argparse.Namespace) -> Path:
-    """The same commands on the model of step.yaml, at a size that takes a second."""
+    """Write a plan with the same commands on a small model that takes a second."""
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     plan["program"] = f"python {BENCH / 'step.py'} --json --warmup 1 --steps 1"
     plan["commands"] = {
@@ -98,7 +98,7 @@ def tiny_steps(path: Path, args: argparse.Namespace) -> Path:
 
 
 def tiny_command(command: str) -> str:
-    """Method, build and window of a command, its sizes replaced."""
+    """Keep method, build and window of a command, and replace its sizes."""
     words, kept = command.split(), []
     for name in ("--method", "--build"):
         if name in words:
@@ -112,9 +112,9 @@ def tiny_command(command: str) -> str:
 
 
 def run(part: Part, log: Path, seconds: float) -> str:
-    """Run a part: what became of it."""
+    """Run a part; return its outcome."""
     words = list(part.words)
-    if words[-1] == "--seconds":  # nothing begins in the last 30
+    if words[-1] == "--seconds":  # start no command in the last 30
         words.append(str(max(1.0, seconds - 30.0)))
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as stream:
@@ -143,8 +143,8 @@ def main():
     add("--out", type=Path, required=True, help="folder for logs and steps.json")
     add("--minutes", type=float, default=10.0, help="default: %(default)s")
     add("--device", choices=["cpu", "cuda"], default="cuda")
-    add("--tiny", action="store_true", help="sizes that a CPU can take")
-    add("--only", nargs="+", metavar="PART", help="these parts alone")
+    add("--tiny", action="store_true", help="small sizes, for a CPU")
+    add("--only", nargs="+", metavar="PART", help="only these parts")
     args = parser.parse_args()
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,22 @@
-"""Clean and masked copy of a batch: two calls of the first layers, or one of 2 B.
+"""Time of encoding clean and masked copies in two calls, or in one of twice the batch.
 
     python bench/label_pass.py                          bench/step.yaml, 8 x 10 s
     python bench/label_pass.py --device cuda --dtype bfloat16 --batch 32 \
         --config conf/tuning/train_birq_c2.yaml
 
-Times the encoder alone, forward and backward:
+It times the encoder only, forward and backward:
 
     two calls       layers 1 to k of the clean batch, then all layers of the masked one
     one call        layers 1 to k of both at once, the others of the masked half
-    two calls, cut  the first without a gradient (gradient: 0)
-    masked only     what BEST-RQ does
-    subsampling     the input layer alone, of one batch
+    two calls, cut  the first with its gradient stopped (gradient: 0)
+    masked only     as in BEST-RQ
+    subsampling     the input layer only, of one batch
 
-in turn, several rounds of them, and the share of frames that the masked copy's input
-layer could take over from the clean one's: those whose receptive field has no masked
-input frame. For comparison all are without dropout and with BatchNorm's running
-statistics, so that "one call" has the same outputs as "two calls" (checked here). In
-training only two calls can have that in the clean half and the other in the masked.
+alternately in several rounds. It also prints the share of frames whose receptive field has
+no masked input frame, for which the masked copy could reuse the clean copy's input layer.
+For comparison, all are without dropout and with BatchNorm's running statistics, so that
+"one call" has the same outputs as "two calls" (checked here). In training, the clean half
+uses running statistics and the masked half does not, which needs two calls.
 """
 
 import argparse
@@ -46,15 +46,15 @@ from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
 def two_calls(encoder, clean, masked, lengths, layer, keep_gradient=True):
-    """(B, T', E) output of the label layer for the clean batch, and the masked one's
-    last."""
+    """Compute the label layer's output for the clean batch and the last layer's for the
+    masked batch, both (B, T', E)."""
     with torch.set_grad_enabled(keep_gradient):
         (labels,) = encode_up_to(encoder, clean, lengths, [layer])
     return labels, encoder(masked, lengths)[0]
 
 
 def one_call(encoder, clean, masked, lengths, layer):
-    """The same with the first layers called once."""
+    """Compute the same with one call of the first layers."""
     if layer == len(encoder.encoders):
         raise ConfigError("label layer: the last one leaves nothing to compare")
     batch, kept = len(clean), {}
@@ -76,7 +76,7 @@ def one_call(encoder, clean, masked, lengths, layer):
 
 
 def untouched_share(encoder, masking, lengths, frames) -> float:
-    """Share of encoder frames that see no masked input frame, over many draws."""
+    """Return the share of encoder frames without masked input, over many draws."""
     size, jump = 1, 1
     for kernel, stride in time_convolutions(encoder):
         size, jump = size + (kernel - 1) * jump, jump * stride
@@ -92,7 +92,7 @@ def untouched_share(encoder, masking, lengths, frames) -> float:
 
 
 class Case:
-    """The encoder of a configuration, a batch of features, and what is timed."""
+    """Encoder of a configuration, with a batch of features."""
 
     def __init__(self, args):
         conf = read_config(args.config, "birq")
@@ -114,7 +114,7 @@ class Case:
         )
 
     def outputs(self, name):
-        """What a variant computes, a tuple of tensors."""
+        """Compute a variant's outputs, a tuple of tensors."""
         encoder = self.encoder
         inputs = self.clean, self.masked, self.lengths, self.layer
         if name == "one call":
@@ -135,13 +135,13 @@ class Case:
         return two_calls(encoder, *inputs, keep_gradient=name == "two calls")
 
     def autocast(self):
-        """In the precision asked for."""
+        """Return a context with the requested precision."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device, dtype=self.dtype)
 
     def seconds(self, name) -> float:
-        """Of one forward and backward pass."""
+        """Time one forward and backward pass."""
         start = self.now()
         with self.autocast():
             outputs = [x for x in self.outputs(name) if x.requires_grad]
@@ -150,16 +150,16 @@ class Case:
         return self.now() - start
 
     def now(self):
-        """The time, once the device has done its work."""
+        """Return the time after the device has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def check(self):
-        """Look whether one call is two.
+        """Check that one call has the same outputs as two.
 
         Raises:
-            RuntimeError: It is not.
+            RuntimeError: The outputs differ.
         """
         exact = torch.backends.cudnn.flags(allow_tf32=False)
         with torch.no_grad(), exact:

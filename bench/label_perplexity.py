@@ -1,11 +1,11 @@
-"""How many codes real speech uses, by projection and score.
+"""Number of codes that real speech uses, by projection and score.
 
     python bench/label_perplexity.py [--model FILE.pth] \\
         --config CONF --train_data_path_and_name_and_type wav.scp,speech,sound ...
 
-Options of ssl_train say what features and encoder are. Every 20th utterance is read;
-projections are made of the moments of all that is read. Labels are of 4,000 frames, of
-the input and of the layer at 70 % of the depth (untrained, or of --model).
+Options of ssl_train define features and encoder. Every 20th utterance is read; projections
+use the moments of all frames that are read. Labels are made of 4,000 frames of the input
+and of the layer at 70 % of the depth (untrained, or from --model).
 """
 
 import argparse
@@ -32,7 +32,7 @@ from espnet2_birq.tasks.ssl import SSLTask
 
 @torch.no_grad()
 def read_frames(args, model, layer):
-    """Stacked input frames and states of a layer, of every 20th utterance."""
+    """Return stacked input frames and hidden states of every 20th utterance."""
     batches = SSLTask.build_streaming_iterator(
         args.train_data_path_and_name_and_type,
         preprocess_fn=None,
@@ -53,7 +53,7 @@ def read_frames(args, model, layer):
 
 @torch.no_grad()
 def measure(vectors, **conf):
-    """Perplexity of the nearest codes of 4,000 vectors."""
+    """Compute the perplexity of the nearest codes of 4,000 vectors."""
     labeller = RandomProjectionLabeller(vectors.size(1), **conf)
     labeller.observe(vectors, torch.ones(len(vectors)))
     labeller.start()

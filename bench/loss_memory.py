@@ -1,10 +1,10 @@
 """Peak memory and time of the loss: `python bench/loss_memory.py` runs all versions.
 
-Each in a process of its own, forward and backward, anchor (hard) and enhanced (soft)
-labels on one head: `plain` is the definition in autograd, all frames at once; `chunked`
-is masked_cross_entropy, and `anchor` the same without soft labels. On a CPU the peak is
-that of the process less what it has before the first forward pass; on a GPU
-(--device cuda) that of torch's allocator.
+Each version runs in its own process, forward and backward, with anchor (hard) and enhanced
+(soft) labels on one head. `plain` is the definition in autograd, for all frames at once;
+`chunked` is masked_cross_entropy; `anchor` is the same without soft labels. On a CPU, the
+peak is the process's growth from before the first forward pass; on a GPU (--device cuda),
+it is that of torch's allocator.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def plain(hs, head, points, codebook, codes):
-    """Cross-entropies to both labels, as one would write them down."""
+    """Compute cross-entropies to both labels by their definitions."""
     import torch
 
     logits = head(hs)
@@ -30,7 +30,7 @@ def plain(hs, head, points, codebook, codes):
 
 
 def chunked(hs, head, points, codebook, codes, soft=True):
-    """The same by the package."""
+    """Compute the same with the package."""
     from espnet2_birq.pretraining.labels import HardLabels, SoftLabels
     from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 
@@ -44,12 +44,12 @@ def chunked(hs, head, points, codebook, codes, soft=True):
 
 
 def anchor(*args):
-    """By the package, hard labels alone."""
+    """Compute the loss of hard labels only, with the package."""
     return chunked(*args, soft=False)
 
 
 def peak_mib(device):
-    """Highest memory so far, in MiB."""
+    """Return the peak memory so far, in MiB."""
     import torch
 
     if device == "cuda":
@@ -70,7 +70,7 @@ def measure(args):
     codes = torch.randint(args.codes, (args.frames,), device=device)
     function = dict(plain=plain, chunked=chunked, anchor=anchor)[args.version]
     half = args.dtype == "bfloat16"
-    # What a first product costs in library buffers is not the loss's.
+    # Library buffers of the first matrix product do not belong to the loss.
     with torch.autocast(device, torch.bfloat16, enabled=half):
         loss = function(hs[:64], head, points[:64], codebook, codes[:64])
     loss.backward()
@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--codes", type=int, default=8192, help="size of the codebook")
     parser.add_argument("--size", type=int, default=512, help="encoder's output size")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--repeat", type=int, default=3, help="median of so many runs")
+    parser.add_argument("--repeat", type=int, default=3, help="runs for the median")
     args = parser.parse_args()
     if args.version:
         return measure(args)

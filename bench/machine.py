@@ -1,4 +1,4 @@
-"""What a machine is, what it can do, and how much memory a process took."""
+"""Description of a machine, its matrix product rate, and memory of a process."""
 
 import os
 import platform
@@ -14,11 +14,11 @@ from espnet2_birq.kernels.products import onednn, onednn_has
 SIZES = {
     "cpu": 2048,
     "cuda": 8192,
-}  # sides of the matrices that rates are measured with
+}  # sizes of the square matrices for measuring rates
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Processor, cores in use, memory, versions and how busy the machine is."""
+    """Describe processor, cores in use, memory, versions and load of the machine."""
     machine = dict(
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
@@ -42,7 +42,7 @@ def _processor() -> str:
 
 
 def peak_memory_mib(device: str) -> dict[str, int]:
-    """The highest memory so far: of the process, imports included, and of the GPU."""
+    """Return the peak memory so far: of the process, with imports, and of the GPU."""
     peak = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
     if device == "cuda":
         peak["peak_cuda_mib"] = torch.cuda.max_memory_allocated() // 2**20
@@ -50,11 +50,11 @@ def peak_memory_mib(device: str) -> dict[str, int]:
 
 
 def matrix_rate(device: str, dtype: torch.dtype, repeat: int = 5) -> float:
-    """The best rate of a large matrix product, in FLOP a second.
+    """Measure the best rate of a large matrix product, in FLOP per second.
 
-    On a CPU through both of PyTorch's libraries (espnet2_birq/kernels/products.py), as far as
-    oneDNN has the precision there; in single precision on a GPU as ``torch.backends``
-    allows, that is, without TF32 unless set.
+    On a CPU, both of PyTorch's libraries are tried (espnet2_birq/kernels/products.py), if
+    oneDNN supports the precision there. In single precision on a GPU, TF32 is used only if
+    set in ``torch.backends``.
     """
     size = SIZES[device]
     a, b = torch.randn(2, size, size, device=device).to(dtype)

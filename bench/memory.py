@@ -1,23 +1,22 @@
-"""Memory of a training step: against the length of utterances, or of a batch.
+"""Memory of a training step, against the length of an utterance or the size of a batch.
 
     python bench/memory.py lengths                        peaks, 10 s to 10 min
     python bench/memory.py lengths --device cuda --dtype bfloat16
-    python bench/memory.py batch                          what fits 80 GB, planned
+    python bench/memory.py batch                          batches for 80 GB, planned
     python bench/memory.py batch --device cuda            ... and measured
 
 The model is bench/step.yaml, changed by --options of ssl_train (lengths: 4 of its 10
-layers), its method BEST-RQ, or BiRQ with --method birq. Builds:
+layers). The method is BEST-RQ, or BiRQ with --method birq. Builds:
 
-    full      what ssl_train trains
-    window    the same, attention inside blocks of 200 encoder frames (8 s)
-    plain     ESPnet's encoder as it comes, the loss plainly: bench/plain.py
+    full      as trained by ssl_train
+    window    the same, with attention in blocks of 200 encoder frames (8 s)
+    plain     ESPnet's unchanged encoder and a plain loss: bench/plain.py
 
-`lengths`: one utterance, forward and backward pass, each build in a process of its own:
-by how much the process grows on a CPU, what PyTorch's allocator gave on a GPU, less
-what was there before the step. What would take more than --limit GiB is in the table as
-that. `batch`: utterances of 12 s that fit --memory GB, as
-espnet2_birq.bin.plan counts (bfloat16); on a GPU by bisection, too, a process each try,
-parameters and optimizer included.
+`lengths` runs forward and backward pass of one utterance, each build in its own process. It
+prints the growth during the step: of the process on a CPU, of PyTorch's allocator on a GPU.
+Peaks above --limit GiB are only marked as such. `batch` prints how many utterances of 12 s
+fit in --memory GB, by the estimate of espnet2_birq.bin.plan (bfloat16). On a GPU it also
+measures this by bisection, with a process per try, including parameters and optimizer.
 """
 
 import argparse
@@ -61,9 +60,9 @@ NO_MEMORY = ("allocate memory", "out of memory")
 
 
 def configure(args, build: str) -> argparse.Namespace:
-    """The configuration of a build."""
+    """Return the configuration of a build."""
     conf = read_config(args.config, args.method, args.options)
-    for row in conf.objectives:  # one of the encoder's layers, however few
+    for row in conf.objectives:  # the label layer must exist in a smaller encoder
         if row["name"] == "enhanced":
             row["view"] = "layer"
     half = args.dtype == "bfloat16"
@@ -73,7 +72,7 @@ def configure(args, build: str) -> argparse.Namespace:
 
 
 class Step:
-    """A training step of noise that can be repeated."""
+    """Repeatable training step on noise."""
 
     def __init__(self, args, build: str):
         conf = configure(args, build)
@@ -89,7 +88,7 @@ class Step:
         (self.optimizer,) = SSLTask.build_optimizers(conf, self.model)
 
     def speech(self, utterances: int, seconds: float):
-        """Waveforms (B, N) and lengths (B,)."""
+        """Make waveforms (B, N) and lengths (B,)."""
         samples = int(seconds * SAMPLING_RATE)
         return (
             0.1 * torch.randn(utterances, samples, device=self.device),
@@ -97,22 +96,22 @@ class Step:
         )
 
     def gradients(self, speech, lengths):
-        """Forward and backward pass."""
+        """Run forward and backward pass."""
         with autocast(self.device, self.dtype):
             loss = self.model(speech, lengths)[0]
         loss.backward()
 
 
 def peaks_of_lengths(args) -> list[int | None]:
-    """Bytes that steps take above what was there before; None: not enough memory.
+    """Measure the growth in bytes of steps of each length; None: not enough memory.
 
-    Lengths ascend: behind one that does not fit, none is tried.
+    Lengths ascend; after one that does not fit, no others are tried.
     """
     if args.device == "cpu":
         # Blocks above 64 KiB go back to the system when they are free.
         ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
     step = Step(args, args.build)
-    step.gradients(*step.speech(1, 2.0))  # what libraries keep for themselves
+    step.gradients(*step.speech(1, 2.0))  # allocates buffers that libraries keep
     peaks = []
     for seconds in args.seconds:
         step.optimizer.zero_grad()
@@ -127,14 +126,14 @@ def peaks_of_lengths(args) -> list[int | None]:
 
 
 def growth(step: Step, seconds: float, limit: float) -> int:
-    """Bytes that a step takes above what was there before."""
+    """Measure the growth in bytes of one step."""
     batch = step.speech(1, seconds)
     if step.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step.gradients(*batch)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     end = resident("VmSize") + int(limit * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (end, resource.RLIM_INFINITY))
@@ -143,9 +142,9 @@ def growth(step: Step, seconds: float, limit: float) -> int:
 
 
 def peak_of_batch(args) -> int:
-    """Bytes of two whole steps on a GPU whose memory is limited to --memory.
+    """Measure the bytes of two whole steps on a GPU limited to --memory.
 
-    Of no utterances: how many are planned.
+    For zero utterances, return the planned number of utterances.
     """
     if args.utterances == 0:
         return planned(args, args.build)
@@ -161,7 +160,7 @@ def peak_of_batch(args) -> int:
 
 
 def measure(args, *more: str) -> list[int | None] | int | None:
-    """Bytes, by this program in a process of its own; None: not enough memory."""
+    """Run this program in a new process; return bytes, or None for lack of memory."""
     command = [__file__, args.what, "--one", *more]
     for name in ("config", "options", "method", "device", "dtype", "limit", "memory"):
         command += [f"--{name}", str(getattr(args, name))]
@@ -194,7 +193,7 @@ def lengths(args):
 
 
 def largest(fits: Callable[[int], bool], guess: int = 1) -> int:
-    """The largest number that fits, within 2 %, sought from a guess; 0 if 1 does not."""
+    """Find the largest number that fits, within 2 %, from a guess; 0 if 1 does not fit."""
     stride = max(1, guess // 10)
     if fits(guess):
         low, high = guess, guess + stride
@@ -213,7 +212,7 @@ def largest(fits: Callable[[int], bool], guess: int = 1) -> int:
 
 
 def planned(args, build: str) -> int:
-    """Utterances that the planner lets fit."""
+    """Return the number of utterances that fit, by the planner's estimate."""
     conf = configure(args, build)
     batch = Batch(UTTERANCE, UTTERANCE, 1)
     model = FakeModel(conf)
@@ -233,7 +232,7 @@ def batch(args):
 
     for build in args.builds:
         measured = "-"
-        if args.device == "cuda":  # not here: planning asks CUDA (forked.py)
+        if args.device == "cuda":  # in another process: planning calls CUDA (forked.py)
             guess = measure(args, "--build", build, "--utterances", "0")
             measured = largest(partial(fits, build), max(1, guess))
         else:
@@ -242,7 +241,7 @@ def batch(args):
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -269,7 +268,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--memory", type=float, default=80.0, help="GB of a GPU (%(default)s)")
     for name, kind in (("one", None), ("build", str), ("utterances", int)):
         how = dict(action="store_true") if kind is None else dict(type=kind)
-        add(f"--{name}", help=argparse.SUPPRESS, **how)  # of one measurement
+        add(f"--{name}", help=argparse.SUPPRESS, **how)  # for one measurement
     return parser
 
 
@@ -277,7 +276,7 @@ def main():
     """Measure and print."""
     parser = get_parser()
     args = parser.parse_args()
-    # Asked for in forks alone: of a process that has asked CUDA, none could use it.
+    # Check in forks only: forks of a process that has called CUDA cannot use it.
     if args.one and args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU here")
     if args.options is None:

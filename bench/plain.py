@@ -1,16 +1,16 @@
-"""The same training step, plainly written: what bench/step.py calls ``--build plain``.
+"""Plain implementation of the training step, for ``bench/step.py --build plain``.
 
-Plain means: ESPnet's encoder as it comes (eager attention, no acceleration), and the
-loss as one would write it down from the papers, in PyTorch's own functions and with its
-own gradients: logits of all masked frames at once, ``cross_entropy``, nearest codes by
-a product and ``argmax``, ``gumbel_softmax`` over the whole codebook. With
-``encoder: shaw_conformer``, which is ours, the loss alone is plain.
+It uses ESPnet's unchanged encoder (eager attention, no acceleration) and computes the loss
+directly from the papers' definitions, with PyTorch's functions and gradients: logits of all
+masked frames at once, ``cross_entropy``, nearest codes by a matrix product and ``argmax``,
+``gumbel_softmax`` over the whole codebook. With this project's ``encoder: shaw_conformer``,
+only the loss is plain.
 
-It is not made slower than it needs to be. Only masked frames reach the heads and the
-labellers, the label pass ends at the label layer and has no dropout, the nearest code
-is found without distances, and no statistics are kept. Features, mask, label pass and
-frozen projections are those of the model it is built from, so at equal weights and
-without dropout its BEST-RQ loss is the same number (tests/bench/test_step.py).
+It is not needlessly slow. Only masked frames reach the heads and the labellers, the label
+pass ends at the label layer and has no dropout, the nearest code is found without
+distances, and no statistics are kept. Features, mask, label pass and frozen projections are
+those of the given model, so with equal weights and without dropout its BEST-RQ loss is
+equal (tests/bench/test_step.py).
 """
 
 from contextlib import nullcontext
@@ -27,15 +27,15 @@ from espnet2_birq.pretraining.views import LAYER, stack_frames
 
 
 class PlainModel(torch.nn.Module):
-    """BEST-RQ or BiRQ, plainly.
+    """Plain implementation of BEST-RQ or BiRQ.
 
     Args:
-        model: A model built with ``accelerate: false``, whose parts are taken over.
-        dtype: Of the encoder and the head: float32, or bfloat16 by autocast.
+        model: Model built with ``accelerate: false``, whose parts are used.
+        dtype: Precision of encoder and head: float32, or bfloat16 by autocast.
 
     Raises:
-        ConfigError: Objectives beyond the papers' two (one codebook, the nearest code
-            of the input or soft labels of a layer).
+        ConfigError: An objective is not one of the papers' two (one codebook; nearest
+            code of the input, or soft labels of a layer).
     """
 
     def __init__(self, model: BiRQModel, dtype: torch.dtype = torch.float32):
@@ -59,11 +59,11 @@ class PlainModel(torch.nn.Module):
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step's loss in nats, and the share of masked frames.
+        """Compute one step's loss in nats, and the share of masked frames.
 
         Args:
-            speech: (B, N) waveforms, padded with zeros.
-            speech_lengths: (B,) samples.
+            speech: Waveforms (B, N), padded with zeros.
+            speech_lengths: Lengths in samples, (B,).
         """
         xs, masked, lengths, mask = self.inputs(speech, speech_lengths)
         index = mask.flatten().nonzero().squeeze(1)  # (M,)
@@ -71,7 +71,7 @@ class PlainModel(torch.nn.Module):
         return loss, mask.sum() / encoder_lengths(self.encoder, lengths).sum()
 
     def inputs(self, speech, speech_lengths):
-        """Features (B, T, D), the same masked, their lengths (B,), the mask (B, T')."""
+        """Compute features (B, T, D), clean and masked, lengths (B,), mask (B, T')."""
         speech = mirror_ends(speech, speech_lengths, self.frontend)
         xs, lengths = self.normalize(*self.frontend(speech, speech_lengths))
         frames = encoder_lengths(self.encoder, lengths)
@@ -80,7 +80,7 @@ class PlainModel(torch.nn.Module):
         return xs, self.masking.apply_to(xs, mask), lengths, mask
 
     def loss(self, xs, masked, lengths, index):
-        """The weighted sum of cross-entropies, given what to predict and where."""
+        """Compute the weighted sum of cross-entropies at the masked frames."""
         with self._autocast(xs.device):
             vectors = [
                 self._vectors(one, xs, lengths, index) for one in self.objectives
@@ -103,7 +103,7 @@ class PlainModel(torch.nn.Module):
         return total
 
     def _vectors(self, objective, xs, lengths, index):
-        """What becomes a label, at masked frames: (M, D)."""
+        """Compute the labeller's input at masked frames, (M, D)."""
         if objective.view.kind == "input":
             factor = self.masking.subsampling
             frames = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))
@@ -119,7 +119,7 @@ class PlainModel(torch.nn.Module):
 
 
 def plain_row(objective: Objective) -> bool:
-    """Whether an objective is one of the papers'."""
+    """Return whether an objective is one of the papers'."""
     labeller = objective.labeller
     return (
         objective.view.kind in ("input", LAYER)
@@ -133,14 +133,14 @@ def plain_row(objective: Objective) -> bool:
 
 
 def code_scores(labeller, vectors: torch.Tensor) -> torch.Tensor:
-    """Negative squared distance to every code, less what all codes share.
+    """Compute negative squared distances to all codes, up to a constant per vector.
 
     Args:
-        labeller: With a ``projection`` (1, D, d) and a ``codebook`` (1, V, d).
-        vectors: (M, D).
+        labeller: Labeller with a ``projection`` (1, D, d) and a ``codebook`` (1, V, d).
+        vectors: Vectors (M, D).
 
     Returns:
-        (M, V).
+        Scores (M, V).
     """
     if labeller.layer_norm:
         vectors = functional.layer_norm(vectors, vectors.shape[-1:])

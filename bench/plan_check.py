@@ -1,18 +1,17 @@
-"""Is the planner right? What it counts and predicts against what a CPU really does.
+"""Check of the planner's counts and predictions against measurements on a CPU.
 
     python bench/plan_check.py --threads 1 --rounds 7
 
-- parameters: of the fake model and of a real one, exactly;
-- FLOPs: counted on fake tensors and on a real step, within 2 %;
-- memory: the peak counted, and by how much a process grows in its second step,
-  within 20 %;
-- time: two rates of this CPU (products, all else) are fitted to some steps; those
-  predict the steps of other methods, widths, lengths and another encoder, within 20 %.
+- parameters: of the fake model and of a real one, exactly equal;
+- FLOPs: counted on fake tensors and in a real step, within 2 %;
+- memory: the counted peak, and the growth of a process in its second step, within 20 %;
+- time: two rates of this CPU (matrix products, everything else) are fitted to some steps
+  and predict the steps of other methods, widths, lengths and another encoder, within 20 %.
 
-All in single precision, on noise. Memory and FLOPs are those of ESPnet's operations,
-times those of training as it is here, with `accelerate`. Models take turns, and the
-fastest of their steps counts: other work on the machine only makes steps slower. Exit
-status 1 if a number is farther off.
+All are in single precision, on noise. Memory and FLOPs are measured with ESPnet's
+operations, times with this project's, with `accelerate`. Models run alternately, and the
+fastest step counts, since other work on the machine only makes steps slower. The exit
+status is 1 if a difference is larger.
 """
 
 import argparse
@@ -41,17 +40,17 @@ SHAW = "output_size=192 linear_units=768 input_stack=4"
 
 
 class Case(NamedTuple):
-    """A model and a batch."""
+    """Model and batch."""
 
     name: str
     config: str
-    encoder: str  # encoder_conf that differs
+    encoder: str  # changes of encoder_conf
     utterances: int
     seconds: float
-    fit: bool = False  # rates are fitted to it
+    fit: bool = False  # whether rates are fitted to it
 
     def args(self) -> argparse.Namespace:
-        """Options of SSLTask."""
+        """Return the options of SSLTask."""
         options = ["--config", str(CONF / f"{self.config}.yaml"), "--output_dir", "-"]
         for option in self.encoder.split():
             options += ["--encoder_conf", option]
@@ -60,7 +59,7 @@ class Case(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """Of an utterance."""
+        """Samples per utterance."""
         return round(self.seconds * FS)
 
 
@@ -72,7 +71,7 @@ CASES = [
     Case("BEST-RQ 8x288, 4 x 5 s", BEST_RQ, WIDE, 4, 5.0, fit=True),
     Case("BEST-RQ 8x144, 1 x 24.5 s", BEST_RQ, "", 1, 24.5),
     Case("BEST-RQ 8x216, 3 x 8 s", BEST_RQ, "output_size=216", 3, 8.0),
-    Case("BiRQ 8x144, gradient cut, 2 x 12.3 s", BIRQ, "", 2, 12.3),
+    Case("BiRQ 8x144, gradient stopped, 2 x 12.3 s", BIRQ, "", 2, 12.3),
     Case("BiRQ 8x144, as published, 2 x 12.3 s", PAPER, "", 2, 12.3),
     Case("BiRQ 8x288, as published, 4 x 5 s", PAPER, WIDE, 4, 5.0),
     Case("BiRQ shaw 10x192, 2 x 12.3 s", C2, SHAW, 2, 12.3),
@@ -80,7 +79,7 @@ CASES = [
 
 
 class Step:
-    """A training step that can be repeated."""
+    """Repeatable training step."""
 
     def __init__(self, args: argparse.Namespace, case: Case):
         torch.manual_seed(0)
@@ -91,12 +90,12 @@ class Step:
         self.model.prepare([dict(speech=self.speech, speech_lengths=self.lengths)])
 
     def gradients(self):
-        """Forward and backward pass."""
+        """Run forward and backward pass."""
         loss, *_ = self.model(self.speech, self.lengths)
         loss.backward()
 
     def __call__(self) -> float:
-        """Take a whole step; how many seconds it took."""
+        """Run a whole step; return its seconds."""
         start = time.perf_counter()
         self.gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
@@ -106,7 +105,7 @@ class Step:
 
 
 def resident(key: str) -> int:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most."""
+    """Return the memory of this process in bytes: VmRSS is current, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key):
             return 1024 * int(line.split()[1])
@@ -114,21 +113,21 @@ def resident(key: str) -> int:
 
 
 def growth(case: Case) -> int:
-    """By how many bytes a process grows in a second step; in a process of its own."""
+    """Measure the growth in bytes in a second step, in a new process."""
     # Blocks above 64 KiB go back to the system when they are free.
     ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
     step = Step(plain_args(case.args(), gpu=False), case)
-    step.gradients()  # what libraries keep for themselves is there now
+    step.gradients()  # allocates buffers that libraries keep
     step.optimizer.zero_grad()
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     step.gradients()
     return resident("VmHWM") - before
 
 
 def check_counts(case: Case, cost, model: FakeModel, grown: int):
-    """Parameters, FLOPs and memory of a case: rows of a table."""
+    """Print table rows for parameters, FLOPs and memory of a case."""
     step = Step(plain_args(case.args(), gpu=False), case)
     real = count_parameters(step.model)
     yield "parameters", model.parameters.all, real.all, 0.0
@@ -139,10 +138,10 @@ def check_counts(case: Case, cost, model: FakeModel, grown: int):
 
 
 def measure(cases, rounds: int):
-    """Seconds of all timed steps of each case; they take turns."""
+    """Return the seconds of all timed steps of each case; cases run alternately."""
     steps = [Step(case.args(), case) for case in cases]
     times = [[] for _ in cases]
-    for number in range(rounds + 1):  # the first one is to warm up
+    for number in range(rounds + 1):  # the first round is a warm-up
         order = list(range(len(cases)))
         for place in order if number % 2 else reversed(order):
             seconds = steps[place]()
@@ -152,9 +151,9 @@ def measure(cases, rounds: int):
 
 
 def fit_rates(costs, seconds):
-    """Seconds a FLOP and seconds a byte moved that explain these steps best.
+    """Fit seconds per FLOP and seconds per moved byte to these steps.
 
-    Relative errors count; a rate that comes out negative is left out.
+    The fit minimises relative errors; a negative rate is dropped.
     """
     target = np.ones(len(seconds))
     rows = np.array([[c.flops, c.moved] for c in costs]) / np.array(seconds)[:, None]
@@ -166,7 +165,7 @@ def fit_rates(costs, seconds):
 
 
 def row(name, what, planned, measured, limit):
-    """Print a row; whether it is within the limit."""
+    """Print a row; return whether it is within the limit."""
     off = planned / measured - 1
     good = abs(off) <= limit
     verdict = "" if good else " **too far off**"
@@ -184,7 +183,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7, help="timed steps a case")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps per case")
     parser.add_argument("--only", choices=["counts", "times"], help="default: both")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,11 +1,11 @@
-"""Time the preparation of LibriSpeech against ESPnet's own, on the same tree.
+"""Time of preparing LibriSpeech, compared with ESPnet's preparation of the same tree.
 
     python bench/prepare_librispeech.py --librispeech DIR --part dev-clean --copies 1 20
 
-A tree with so many copies of the part (links; other reader numbers) is made in a
-temporary folder. Both prepare it in turn, several times. ESPnet's local/data_prep.sh
-opens no audio file; ours opens every one and reads its end. A core is a second of CPU
-time of all processes of a run together: ESPnet's pipes use several cores at once.
+It makes a tree with copies of the part (links with other reader numbers) in a temporary
+folder. Both prepare it alternately, several times. ESPnet's local/data_prep.sh opens no
+audio files; ours opens all and reads their ends. Rates are per second of CPU time of all
+processes of a run, since ESPnet's pipes use several cores at once.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def make_tree(corpus: Path, part: str, copies: int, top: Path) -> tuple[int, flo
     """Write a LibriSpeech/ with copies of a part.
 
     Args:
-        corpus: The folder LibriSpeech/ to copy from.
+        corpus: Folder LibriSpeech/ to copy from.
         part: Name of the part.
-        copies: How many copies.
-        top: Folder to make it in.
+        copies: Number of copies.
+        top: Folder for the new LibriSpeech/.
 
     Returns:
-        Number of utterances, and their duration in hours.
+        Number of utterances, and their total duration in hours.
     """
     sets, infos = probe_sets(make_sets(corpus, [part], {}, {}), None, 4, False)
     (one,) = sets.values()
@@ -46,7 +46,7 @@ def make_tree(corpus: Path, part: str, copies: int, top: Path) -> tuple[int, flo
     for copy in range(copies):
         texts: dict[Path, list[str]] = {}
         for u in one.utterances:
-            # 5 digits and more: no reader of the corpus has such a number.
+            # No reader of the corpus has a number of 5 or more digits.
             reader = str(10000 * (copy + 1) + int(reader_of(u.utt_id)))
             _, chapter, number = u.utt_id.split("-")
             speaker = f"{reader}-{chapter}"
@@ -74,14 +74,14 @@ def make_recipe(top: Path) -> Path:
     egs = ROOT / "tools" / "espnet" / "egs2"
     (recipe / "utils").symlink_to(egs / "TEMPLATE" / "asr1" / "utils")
     (recipe / "local").symlink_to(egs / "librispeech" / "asr1" / "local")
-    # It wants the program flac to be there, but does not call it.
+    # It requires the program flac, but does not call it.
     (recipe / "bin" / "flac").write_text("#!/bin/sh\nexit 1\n")
     (recipe / "bin" / "flac").chmod(0o755)
     return recipe
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Run a command; return wall time, CPU time (s), largest process (MiB)."""
+    """Run a command; return wall time, CPU time (s) and the largest process (MiB)."""
     path = f"{folder}/utils:{folder}/bin:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def measure(command: list[str], folder: Path) -> tuple[float, float, float]:
 
 
 def compare(corpus: Path, part: str, copies: int, repeats: int) -> None:
-    """Time both on a tree of its own; check that they write the same; print."""
+    """Time both on the same tree, check that their outputs are equal, and print."""
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         utterances, hours = make_tree(corpus, part, copies, top)

@@ -1,14 +1,14 @@
-"""What espnet2_birq/kernels/products.py and kernels/acceleration.py gain, piece by piece.
+"""Speed of matrix products and dropout, for kernels/products.py and acceleration.py.
 
     python bench/products.py --threads 1
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python bench/products.py
     ONEDNN_MAX_CPU_ISA=AVX512_CORE python bench/products.py
 
-prints a linear layer's rate, forward and at both gradients, through PyTorch's default
-library, through oneDNN and in bfloat16, what espnet2_birq/kernels/products.py chooses, and the
-time of dropout drawn by PyTorch and by us. The second line measures this processor
-without all that is above AVX2, the third without its instructions for bfloat16 alone
-(which kernels/products.py takes no notice of: it asks the processor).
+prints a linear layer's rate, forward and for both gradients, with PyTorch's default
+library, with oneDNN and in bfloat16; the choice of espnet2_birq/kernels/products.py; and
+the time of dropout by PyTorch and by this project. The second command disables everything
+above AVX2, the third only bfloat16 instructions (which kernels/products.py ignores, since
+it asks the processor).
 """
 
 import argparse
@@ -24,14 +24,14 @@ import torch
 from espnet2_birq.kernels import products
 from espnet2_birq.kernels.acceleration import FastDropout
 
-# Rows, inputs, outputs: feed-forward and attention layers of bench/step.yaml with 8 x
-# 10 s, the subsampling's second convolution, the head
+# Rows, inputs, outputs of feed-forward and attention layers of bench/step.yaml with 8 x
+# 10 s, of the second subsampling convolution, and of the head.
 SIZES = [(1992, 256, 1024), (1992, 1024, 256), (1992, 256, 256), (18924, 256, 256)]
 SIZES += [(1000, 256, 8192)]
 
 
 def seconds(call, repeat: int) -> float:
-    """Median CPU time of a call in a thread, after one call that does not count."""
+    """Measure the median CPU time of a call, after one warm-up call."""
     call()
     times = []
     for _ in range(repeat):
@@ -42,7 +42,7 @@ def seconds(call, repeat: int) -> float:
 
 
 def three(a, b):
-    """The product of a and the transposed b, in three ways."""
+    """Return three ways of multiplying a by the transposed b."""
     half_a, half_b = a.bfloat16(), b.bfloat16()
     return (
         lambda: torch.nn.functional.linear(a, b),

@@ -1,14 +1,14 @@
-"""Times the search for nearest codes: ours, and that of released packages.
+"""Time of the search for nearest codes, in this project and in released packages.
 
     python bench/quantizers.py --library ours
-    python bench/compare.py bench/quantizers.yaml           all, in turn
+    python bench/compare.py bench/quantizers.yaml           all, alternately
 
-(8, 250, 320) random frames in single precision are projected to 16 values and labelled
-with the nearest of 8192 codes, both of length 1, as all of them have it; projection and
-codebook are the same in all. "agree" is the share of frames whose label is the one that
-double precision finds. "extra_mib" is what the search adds to the process's peak.
+Random frames (8, 250, 320) in single precision are projected to 16 dimensions and labelled
+with the nearest of 8192 codes. Both are normalised to length 1, and projection and codebook
+are the same for all packages. "agree" is the share of frames with the same label as in
+double precision. "extra_mib" is the growth of the process's peak memory by the search.
 
-NVIDIA NeMo's quantizer is left out: its package cannot be imported without its extra
+NVIDIA NeMo's quantizer is not included: its package cannot be imported without its extra
 ``asr``, and with the versions of constraints.txt that extra resolves to a release of
 2021 only (``pip install "nemo_toolkit[asr]" -c constraints.txt``).
 """
@@ -35,7 +35,7 @@ BATCH, FRAMES, SIZE, CODES, CODE_SIZE = 8, 250, 320, 8192, 16
 
 
 def ours(projection, codebook):
-    """Frames (B, T, D) to labels (B, T), by the package."""
+    """Return this project's function from frames (B, T, D) to labels (B, T)."""
     labeller = RandomProjectionLabeller(
         SIZE, False, codebook_size=CODES, codebook_dim=CODE_SIZE, score="cosine"
     )
@@ -45,7 +45,7 @@ def ours(projection, codebook):
 
 
 def vector_quantize_pytorch(projection, codebook):
-    """The same by vector-quantize-pytorch."""
+    """Return the same function by vector-quantize-pytorch."""
     from vector_quantize_pytorch import RandomProjectionQuantizer as Quantizer
 
     quantizer = Quantizer(
@@ -57,7 +57,7 @@ def vector_quantize_pytorch(projection, codebook):
 
 
 def speechbrain(projection, codebook):
-    """The same by SpeechBrain."""
+    """Return the same function by SpeechBrain."""
     from speechbrain.nnet.quantisers import RandomProjectionQuantizer as Quantizer
 
     quantizer = Quantizer(SIZE, CODE_SIZE, CODES)
@@ -75,14 +75,14 @@ LIBRARIES = dict(
 
 @torch.no_grad()
 def measure(args: argparse.Namespace) -> dict:
-    """Label the frames some times."""
+    """Label the frames repeatedly, and measure."""
     torch.manual_seed(0)
     xs = torch.randn(BATCH, FRAMES, SIZE)
     projection = torch.nn.init.xavier_uniform_(torch.empty(SIZE, CODE_SIZE))
     codebook = torch.randn(CODES, CODE_SIZE)
     codebook = torch.nn.functional.normalize(codebook, dim=1)
     label = LIBRARIES[args.library](projection, codebook)
-    label(xs[:1, :4])  # what a first call costs is not the search's
+    label(xs[:1, :4])  # warm-up
     before = peak_memory_mib("cpu")["peak_rss_mib"]
     seconds = []
     for _ in range(args.repeat):

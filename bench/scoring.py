@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long does scoring take? Synthetic text, about as long as LibriSpeech's.
+"""Time of scoring synthetic text with utterances about as long as LibriSpeech's.
 
   python bench/scoring.py --utterances 100000
 
-Writes a reference and two hypotheses with about 10 % of errors to a temporary folder and
-prints how long each command of espnet2_birq.bin.score takes, and its memory at most.
+It writes a reference and two hypotheses with about 10 % errors to a temporary folder, and
+prints time and peak memory of each command of espnet2_birq.bin.score.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--utterances", type=int, default=100_000)
-    parser.add_argument("--words", type=int, default=34, help="of an utterance, mean")
+    parser.add_argument("--words", type=int, default=34, help="mean per utterance")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_texts(Path(folder), args.utterances, args.words)

@@ -1,16 +1,15 @@
-"""SpeechBrain's BEST-RQ, from its released package, at the sizes of our configuration.
+"""SpeechBrain's BEST-RQ, from its released package, with the sizes of our configuration.
 
-    pip install speechbrain        (1.1.2 is what docs/benchmarks.md was measured with)
+    pip install speechbrain        (docs/benchmarks.md was measured with 1.1.2)
 
-It is wanted by bench/step.py --build speechbrain alone and so not among our
-dependencies. Its recipe is not in the package; what the recipe puts together is, and is
-put together here: features, normalisation by utterance, mask, quantizer, convolutions,
-conformer (relative positions, full context, GELU), a head over all frames, of which the
-masked ones are selected, cross-entropy.
+Only bench/step.py --build speechbrain needs it, so it is not a dependency. The package does
+not contain the recipe, but all of its parts, which are combined here: features,
+normalisation per utterance, mask, quantizer, convolutions, conformer (relative positions,
+full context, GELU), a head over all frames, selection of masked frames, cross-entropy.
 
-Two front ends: the recipe's own, of 128 and 32 channels (``speechbrain``), which is
-smaller than ESPnet's and so gives it less work than ours does; and one of as many
-channels as ESPnet's (``speechbrain_equal``), for equal numbers of parameters.
+There are two front ends: the recipe's, with 128 and 32 channels (``speechbrain``), which is
+smaller than ESPnet's; and one with as many channels as ESPnet's (``speechbrain_equal``),
+for equal numbers of parameters.
 """
 
 import argparse
@@ -32,22 +31,21 @@ try:
     from speechbrain.processing.features import InputNormalization
 except ImportError as error:
     raise ConfigError(
-        f"--build speechbrain wants its package: pip install speechbrain ({error})"
+        f"--build speechbrain needs its package: pip install speechbrain ({error})"
     ) from error
 
-STACK = 4  # input frames to an encoder frame, and to a label
+STACK = 4  # input frames per encoder frame, and per label
 
 
 class SpeechBrainBestRQ(torch.nn.Module):
-    """SpeechBrain's modules, wired as its BEST-RQ recipe wires them.
+    """SpeechBrain's modules, combined as in its BEST-RQ recipe.
 
     Args:
-        args: The configuration that our model is built from; its encoder is a conformer
-            with ``input_layer: conv2d``.
-        equal_front_end: Convolutions as wide as ESPnet's.
+        args: Configuration of our model, with a conformer with ``input_layer: conv2d``.
+        equal_front_end: Whether convolutions are as wide as ESPnet's.
 
     Raises:
-        ConfigError: Another encoder.
+        ConfigError: The configuration has another encoder.
     """
 
     def __init__(self, args: argparse.Namespace, equal_front_end: bool = False):
@@ -55,7 +53,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
         conf, features = args.encoder_conf, args.frontend_conf
         if args.encoder != "conformer" or conf.get("input_layer") != "conv2d":
             raise ConfigError(
-                "--build speechbrain: wants encoder: conformer with input_layer: conv2d"
+                "--build speechbrain: needs encoder: conformer with input_layer: conv2d"
             )
         width, bins = conf["output_size"], features["n_mels"]
         channels = (width, width) if equal_front_end else (128, 32)
@@ -78,7 +76,7 @@ class SpeechBrainBestRQ(torch.nn.Module):
         )
         self.transformer = EncoderWrapper(
             TransformerASR(
-                tgt_vocab=1,  # of the decoder, which there is none of
+                tgt_vocab=1,  # for the decoder, which does not exist here
                 input_size=channels[1] * bins // STACK,
                 d_model=width,
                 nhead=conf["attention_heads"],
@@ -98,15 +96,15 @@ class SpeechBrainBestRQ(torch.nn.Module):
         self.head = Linear(input_size=width, n_neurons=codes)
 
     def encoder_parameters(self) -> int:
-        """Parameters of convolutions and conformer."""
+        """Count the parameters of convolutions and conformer."""
         parts = (self.convolutions, self.transformer)
         return sum(p.numel() for part in parts for p in part.parameters())
 
     def forward(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step's loss in nats, and the share of masked frames.
+        """Compute one step's loss in nats, and the share of masked frames.
 
         Args:
-            batch: Waveforms (B, N), their relative lengths (B,), and the masked input
+            batch: Waveforms (B, N), relative lengths (B,), and indices of masked input
                 frames (M,), in runs of ``STACK``, the same for all utterances.
         """
         waveforms, lengths, masked = batch
@@ -129,13 +127,13 @@ class SpeechBrainBestRQ(torch.nn.Module):
 def batches(
     speech: torch.Tensor, mask_share: float, hop_length: int, count: int
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """What SpeechBrain's data loader hands to training steps, masks drawn.
+    """Make batches like SpeechBrain's data loader, with masks.
 
     Args:
-        speech: (B, N) waveforms.
-        mask_share: Wanted share of masked frames.
-        hop_length: Samples to an input frame.
-        count: How many; each has a mask of its own.
+        speech: Waveforms (B, N).
+        mask_share: Share of frames to mask.
+        hop_length: Samples per input frame.
+        count: Number of batches; each has a new mask.
     """
     rows = [dict(id=str(i), sig=row) for i, row in enumerate(speech.cpu())]
     collated = [
@@ -144,7 +142,7 @@ def batches(
             get_out_len_fn=lambda samples: samples // hop_length + 1,
             mask_prob=mask_share / STACK,
             mask_length=STACK,
-            n_mels=0,  # read by nothing
+            n_mels=0,  # unused
         )
         for _ in range(count)
     ]

@@ -1,10 +1,10 @@
-"""How much labels depend on the frames that the input's moments were taken of.
+"""Dependence of labels on the frames from which the input's moments are computed.
 
     python bench/start_frames.py --librispeech DIR [--parts train-clean-100 test-other]
 
-ssl_train takes them of the first 100,000 encoder frames that it meets, before the first
-update. Here two projections are made of so many frames of different readers, and both
-label the frames of others: how many get the same code.
+ssl_train computes the moments from the first 100,000 encoder frames, before the first
+update. Here two projections are computed from that many frames of different readers. Both
+label frames of other readers, and the share of equal codes is printed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CONFIG = BENCH.parent / "conf" / "mini_librispeech" / "train_best_rq.yaml"
 
 @torch.no_grad()
 def frames_of(model, files):
-    """Stacked, normalised input frames (M, D) of some recordings."""
+    """Return stacked, normalised input frames (M, D) of some recordings."""
     found = []
     for file in files:
         samples = torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None]
@@ -42,10 +42,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--librispeech", type=Path, required=True)
-    parser.add_argument("--train", default="train-clean-100", help="two halves of it")
-    parser.add_argument(
-        "--test", default="test-other", help="whose frames are labelled"
-    )
+    parser.add_argument("--train", default="train-clean-100", help="split into halves")
+    parser.add_argument("--test", default="test-other", help="part to be labelled")
     own = parser.parse_args()
     args = SSLTask.get_parser().parse_args(
         ["--config", str(CONFIG), "--output_dir", "-"]

@@ -1,24 +1,23 @@
-"""Times whole training steps: features, mask, labels, forward, backward, optimizer.
+"""Time of whole training steps: features, mask, labels, forward, backward, optimizer.
 
-    python bench/step.py --method birq                    a line to read
+    python bench/step.py --method birq                    prints a readable line
     python bench/step.py --method best_rq --build plain --json
     python bench/step.py --method birq --device cuda --dtype bfloat16 --batch 32 \
         --config conf/tuning/train_birq_c2.yaml --options "--optim_conf fused=true"
 
-Methods keep objectives of the configuration: best_rq the input's (weight 1), birq all,
-and birq_detached all without a gradient through the labels. Builds:
+Methods keep objectives of the configuration: best_rq those of the input (weight 1), birq
+all, and birq_detached all with the gradient stopped at the labels. Builds:
 
-    ours               what ssl_train trains
-    plain              ESPnet's encoder and a loss as one would write it: bench/plain.py
+    ours               as trained by ssl_train
+    plain              ESPnet's unchanged encoder and a plain loss: bench/plain.py
     speechbrain        SpeechBrain's BEST-RQ, same sizes: bench/speechbrain_build.py
     speechbrain_equal  the same with a front end as wide as ESPnet's
 
-Every step draws new masks, the same for ours and plain. FLOPs are those of the plain
-build, so that a build that does more work for the same is not credited with it
-(SpeechBrain's are counted in its first warm-up step); they are of products and
-convolutions, without feature extraction. Their rate is compared with that of a large
-matrix product measured after the steps, with as many threads and in the same precision.
-To compare several, in turn: bench/compare.py.
+Each step draws new masks, the same for ours and plain. FLOPs are those of the plain build,
+so that needless work of a build does not count (SpeechBrain's are counted in its first
+warm-up step). They include matrix products and convolutions, without feature extraction.
+Their rate is compared with that of a large matrix product measured after the steps, with
+the same threads and precision. To compare several, use bench/compare.py.
 """
 
 import argparse
@@ -54,17 +53,17 @@ SAMPLING_RATE = 16000
 
 
 class Build(NamedTuple):
-    """A model and how to take its loss."""
+    """Model with a function that computes its loss."""
 
     model: torch.nn.Module
-    # Of a step's number: its loss and its share of masked frames.
+    # Function from the step's number to loss and share of masked frames.
     forward: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
     encoder_parameters: int
-    flops: int  # of a step; 0 where they are counted in the first
+    flops: int  # of a step; 0 if they are counted in the first step
 
 
 def read_config(path: str, method: str, options: str = "") -> argparse.Namespace:
-    """The training configuration, with the objectives that the method keeps."""
+    """Read the training configuration, with the objectives that the method keeps."""
     command = ["--config", path, "--output_dir", "unused", *shlex.split(options)]
     args = SSLTask.get_parser().parse_args(command)
     rows = copy.deepcopy(args.objectives)
@@ -74,7 +73,7 @@ def read_config(path: str, method: str, options: str = "") -> argparse.Namespace
             row["weight"] = 1.0
     elif len(rows) < 2:
         raise ConfigError(
-            f"{path}: --method {method} wants an objective 'enhanced' too"
+            f"{path}: --method {method} needs an objective 'enhanced', too"
         )
     for row in rows:
         if row["name"] == "enhanced":
@@ -84,7 +83,7 @@ def read_config(path: str, method: str, options: str = "") -> argparse.Namespace
 
 
 def random_speech(args) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveforms (B, N) of equal length, and their lengths (B,)."""
+    """Make waveforms (B, N) of equal length, and their lengths (B,)."""
     samples = int(args.seconds * SAMPLING_RATE)
     generator = torch.Generator().manual_seed(args.seed)
     speech = 0.1 * torch.randn(args.batch, samples, generator=generator)
@@ -92,7 +91,7 @@ def random_speech(args) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_build(args: argparse.Namespace) -> Build:
-    """Build the model that the options ask for, in training mode."""
+    """Build the requested model, in training mode."""
     conf = read_config(args.config, args.method, args.options)
     dtype, on_cpu = DTYPES[args.dtype], args.device == "cpu"
     speech, lengths = random_speech(args)
@@ -118,7 +117,7 @@ def make_build(args: argparse.Namespace) -> Build:
     def forward(step):
         if args.build == "plain":
             return model(speech, lengths)
-        # On a CPU the model's own switch; on a GPU what ESPnet's use_amp does.
+        # On a CPU, the model has its own switch; on a GPU, do as ESPnet's use_amp.
         with nullcontext() if on_cpu else autocast(args.device, dtype):
             loss, stats, _ = model(speech, lengths)
         return loss, stats["mask_share"]
@@ -127,7 +126,7 @@ def make_build(args: argparse.Namespace) -> Build:
 
 
 def make_speechbrain(args, conf, speech) -> Build:
-    """SpeechBrain's model, its mask as large as ours is on average."""
+    """Build SpeechBrain's model, with as many masked frames as ours on average."""
     if args.method != "best_rq":
         raise ConfigError("--build speechbrain: it has BEST-RQ alone, --method best_rq")
     from speechbrain_build import STACK, SpeechBrainBestRQ, batches
@@ -141,7 +140,7 @@ def make_speechbrain(args, conf, speech) -> Build:
     ready = batches(speech, share, hop, args.warmup + args.steps)
 
     def forward(step):
-        # As SpeechBrain's trainer does: around the whole forward pass.
+        # Around the whole forward pass, as in SpeechBrain's trainer.
         with autocast(args.device, DTYPES[args.dtype]):
             return model(ready[step])
 
@@ -149,19 +148,19 @@ def make_speechbrain(args, conf, speech) -> Build:
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Trained numbers of a module."""
+    """Count the trainable parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def autocast(device: str, dtype: torch.dtype):
-    """Autocast in half precision; nothing in single."""
+    """Return autocast for half precision, a null context for single precision."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device, dtype=dtype)
 
 
 def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) -> int:
-    """FLOPs of forward and backward pass, on tensors that have a shape only."""
+    """Count FLOPs of forward and backward pass, on fake tensors."""
     with torch.no_grad():
         xs, masked, xs_lengths, mask = plain.inputs(speech, lengths)
     index = mask.flatten().nonzero().squeeze(1)
@@ -175,14 +174,14 @@ def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) 
 
 
 class Watch:
-    """Time between marks: of the clock, or on a GPU of its queue, without waiting."""
+    """Timer between marks; on a GPU, marks are events in its queue, without waiting."""
 
     def __init__(self, device: str):
         self.on_gpu = device == "cuda"
         self.marks = []
 
     def mark(self):
-        """Note the time."""
+        """Record the time."""
         if self.on_gpu:
             self.marks.append(torch.cuda.Event(enable_timing=True))
             self.marks[-1].record()
@@ -190,7 +189,7 @@ class Watch:
             self.marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Seconds between marks; waits for the GPU."""
+        """Return the seconds between marks; this waits for the GPU."""
         pairs = list(zip(self.marks, self.marks[1:]))
         if not self.on_gpu:
             return [end - start for start, end in pairs]
@@ -199,16 +198,16 @@ class Watch:
 
 
 class Result(NamedTuple):
-    """What some steps took and gave."""
+    """Times and losses of some steps."""
 
-    seconds: list[list[float]]  # of a step: of each phase
+    seconds: list[list[float]]  # of each phase of each step
     losses: list[float]
     mask_shares: list[float]
     flops: int  # of a step
 
 
 def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
-    """Take warm-up steps, then those that are timed."""
+    """Run warm-up steps, then timed steps."""
     seconds, losses, mask_shares, flops = [], [], [], build.flops
     parameters = list(build.model.parameters())
     for step in range(args.warmup + args.steps):
@@ -238,12 +237,12 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Take the steps, then the machine's rate, and put the numbers together."""
+    """Run the steps, measure the machine's rate, and collect the results."""
     build = make_build(args)
     conf = read_config(args.config, args.method, args.options)
     (optimizer,) = SSLTask.build_optimizers(conf, build.model)
     result = run_steps(build, optimizer, args, conf.grad_clip)
-    peak = peak_memory_mib(args.device)  # before what follows
+    peak = peak_memory_mib(args.device)  # before the measurements below
     rate = matrix_rate(args.device, DTYPES[args.dtype])
     totals = [sum(phases) for phases in result.seconds]
     median = statistics.median(totals)
@@ -277,7 +276,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def readable(result: dict[str, Any]) -> str:
-    """The line for people."""
+    """Format the result as a readable line."""
     phases = ", ".join(f"{name} {x:.3f}" for name, x in result["phases"].items())
     memory = result.get("peak_cuda_mib", result["peak_rss_mib"])
     return (
@@ -293,7 +292,7 @@ def readable(result: dict[str, Any]) -> str:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -314,8 +313,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=sorted(DTYPES), default="float32", help="bfloat16: autocast")
     add("--batch", type=int, default=8, help="utterances (%(default)s)")
     add("--seconds", type=float, default=10.0, help="of each (%(default)s)")
-    add("--steps", type=int, default=5, help="that are timed (%(default)s)")
-    add("--warmup", type=int, default=2, help="steps before (%(default)s)")
+    add("--steps", type=int, default=5, help="timed steps (%(default)s)")
+    add("--warmup", type=int, default=2, help="warm-up steps (%(default)s)")
     cores = len(os.sched_getaffinity(0))
     add("--threads", type=int, default=cores, help="default: the cores, %(default)s")
     add("--seed", type=int, default=0)

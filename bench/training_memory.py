@@ -1,14 +1,14 @@
-"""Memory of a long training on a CPU: what ssl_train holds after so many updates.
+"""Memory of a long training on a CPU, as a function of updates of ssl_train.
 
     python bench/training_memory.py --librispeech DIR
     ONEDNN_PRIMITIVE_CACHE_CAPACITY=1024 LRU_CACHE_CAPACITY=1024 \\
         python bench/training_memory.py --librispeech DIR
 
-DIR holds FLAC files, anywhere below. ssl_train runs on them, with one thread, in batches
-of 20 s that are all of other lengths, and after every --every updates a row tells its
-resident memory, that of the process which reads its batches as far as it is not shared
-with it, and CPU seconds an update. espnet2_birq/kernels/allocator.py leaves alone what the
-environment sets: the second command is oneDNN's and PyTorch's own bound.
+DIR has FLAC files, in any subfolders. ssl_train runs on them with one thread, in batches of
+20 s whose lengths all differ. After every --every updates, a row shows its resident memory,
+the unshared memory of the process that reads batches, and CPU seconds per update.
+espnet2_birq/kernels/allocator.py keeps variables set in the environment, so the second
+command uses the default bounds of oneDNN and PyTorch.
 """
 
 import argparse
@@ -31,14 +31,14 @@ UPDATES = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: .*\bloss=([\d.e+-]+)")
 
 
 def memory(pid: int) -> dict[str, float]:
-    """MiB of a process by /proc/PID/smaps_rollup: Rss, Private_Dirty, ..."""
+    """Read a process's /proc/PID/smaps_rollup (Rss, Private_Dirty, ...) in MiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     pairs = (line.split()[:2] for line in lines)
     return {name.rstrip(":"): int(kib) / 1024 for name, kib in pairs}
 
 
 def private_memory(pid: int) -> float:
-    """MiB that a reader of batches does not share; 0 if it has just ended its epoch."""
+    """Return the unshared MiB of a reader of batches; 0 if it has just ended."""
     try:
         found = memory(pid)
     except (FileNotFoundError, ProcessLookupError):
@@ -47,13 +47,13 @@ def private_memory(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and of those that it has waited for."""
+    """Return user and system time of a process and of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def readers(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """List the child processes of a process."""
     return [
         int(child)
         for path in Path(f"/proc/{pid}/task").glob("*/children")
@@ -65,10 +65,10 @@ def train(folder: Path, args) -> Iterator[tuple]:
     """Run ssl_train.
 
     Yields:
-        After every args.every updates: their number, MiB of the process, MiB of its
-        readers that are theirs alone, CPU seconds an update, and the loss.
+        After every args.every updates: their number, MiB of the process, unshared MiB
+        of its readers, CPU seconds per update, and the loss.
     """
-    for name in ("wav.scp", "speech_shape"):  # two utterances to validate with
+    for name in ("wav.scp", "speech_shape"):  # two utterances for validation
         lines = (folder / name).open().readlines()
         (folder / f"valid_{name}").write_text("".join(lines[:2]))
     epoch = min(args.updates, 500)
@@ -101,19 +101,19 @@ def train(folder: Path, args) -> Iterator[tuple]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command's parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     config = BENCH.parent / "conf" / "mini_librispeech" / "train_birq.yaml"
     add("--librispeech", type=Path, required=True, help="folder with FLAC files")
-    add("--limit", type=int, default=2000, help="utterances at most (%(default)s)")
+    add("--limit", type=int, default=2000, help="maximum of utterances (%(default)s)")
     add("--config", default=str(config), help="of ssl_train; mini_librispeech's BiRQ")
     add("--batch_seconds", type=float, default=20.0, help="(default: %(default)s)")
-    add("--num_workers", type=int, default=1, help="that read (default: %(default)s)")
-    add("--updates", type=int, default=2000, help="500 an epoch (%(default)s)")
-    add("--every", type=int, default=100, help="a row (default: %(default)s updates)")
+    add("--num_workers", type=int, default=1, help="readers (default: %(default)s)")
+    add("--updates", type=int, default=2000, help="500 per epoch (%(default)s)")
+    add("--every", type=int, default=100, help="updates per row (%(default)s)")
     return parser
 
 

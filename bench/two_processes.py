@@ -1,15 +1,14 @@
-"""Data-parallel training on a CPU: two processes of one thread each against one.
+"""Data-parallel training on a CPU: one process compared with two, one thread each.
 
     python bench/two_processes.py
     python bench/two_processes.py --batch 2 --seconds 5 --steps 3 --rounds 1
 
-Runs, in turn, one process alone and two under DistributedDataParallel (gloo), with the
-same batch for each process; and the two again without the exchange of statistics
-(codebook use, losses and frames of all ranks, one message a step). Efficiency is the
-throughput of two processes over twice that of one. Bytes are what a rank hands to
-all-reduce in a step: gradients (counted in DDP's communication hook), all else
-(counted in torch.distributed.all_reduce: statistics, and how many frames have a label,
-which the loss needs), and the buffers that DDP broadcasts.
+It alternately runs one process alone and two under DistributedDataParallel (gloo), with the
+same batch per process; and two without the exchange of statistics (codebook use, losses and
+frames of all ranks, one message per step). Efficiency is the throughput of two processes
+divided by twice that of one. Bytes are counted per rank and step: gradients (in DDP's
+communication hook), others in torch.distributed.all_reduce (statistics, and numbers of
+labelled frames, which the loss needs), and buffers that DDP broadcasts.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
 
 class Count:
-    """Bytes that go to all-reduce."""
+    """Counter of bytes in all-reduce."""
 
     def __init__(self):
         self.gradients = self.others = 0
@@ -42,7 +41,7 @@ class Count:
         self.all_reduce = dist.all_reduce
 
     def hook(self, state, bucket):
-        """DDP's own exchange of a bucket, counted."""
+        """Exchange a bucket as DDP does, and count its bytes."""
         self.gradients += bucket.buffer().nbytes
         self.inside_hook = True
         try:
@@ -51,14 +50,14 @@ class Count:
             self.inside_hook = False
 
     def counted(self, tensor, *args, **kwargs):
-        """Instead of torch.distributed.all_reduce."""
+        """Replace torch.distributed.all_reduce, and count its bytes."""
         if not self.inside_hook:
             self.others += tensor.nbytes
         return self.all_reduce(tensor, *args, **kwargs)
 
 
 def train(rank: int, world: int, exchange: bool, args, folder: str):
-    """One process: takes the steps; rank 0 leaves its numbers in a file."""
+    """Run the steps in one process; rank 0 writes its results to a file."""
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     conf = read_config(args.config, args.method)
@@ -67,7 +66,7 @@ def train(rank: int, world: int, exchange: bool, args, folder: str):
     (optimizer,) = SSLTask.build_optimizers(conf, model)
     ignored = model._ddp_params_and_buffers_to_ignore
     buffers = sum(x.nbytes for name, x in model.named_buffers() if name not in ignored)
-    args.seed += rank  # its own speech and masks
+    args.seed += rank  # different speech and masks per rank
     speech, lengths = random_speech(args)
     torch.manual_seed(args.seed)
     count, step_model = Count(), model
@@ -105,7 +104,7 @@ def train(rank: int, world: int, exchange: bool, args, folder: str):
 
 
 def measure(world: int, exchange: bool, args):
-    """Run so many processes and return rank 0's numbers."""
+    """Run `world` processes and return rank 0's results."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(
             train, args=(world, exchange, args, folder), nprocs=world
@@ -129,10 +128,10 @@ def main():
     add("--method", choices=METHODS, default="birq", help="default: %(default)s")
     add("--config", default=str(BENCH / "step.yaml"), help="of ssl_train; step.yaml")
     add("--bfloat16", action="store_true", help="cpu_bfloat16")
-    add("--batch", type=int, default=4, help="utterances a process (%(default)s)")
+    add("--batch", type=int, default=4, help="utterances per process (%(default)s)")
     add("--seconds", type=float, default=10.0, help="of each (%(default)s)")
-    add("--steps", type=int, default=5, help="that are timed (%(default)s)")
-    add("--warmup", type=int, default=2, help="steps before (%(default)s)")
+    add("--steps", type=int, default=5, help="timed steps (%(default)s)")
+    add("--warmup", type=int, default=2, help="warm-up steps (%(default)s)")
     add("--rounds", type=int, default=2, help="default: %(default)s")
     add("--seed", type=int, default=0)
     args = parser.parse_args()

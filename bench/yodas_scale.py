@@ -1,8 +1,8 @@
-"""Time and memory of making a set of prepared YODAS shards, at growing sizes.
+"""Time and memory of making a set from prepared YODAS shards, for several sizes.
 
-Writes finished shards of 2,000 utterances (lists, no audio), and runs prepare_yodas on
-them, whose work is then all that is not done per shard: going through the shards,
-choosing videos, and writing the set. Prints a line of JSON for each size.
+It writes prepared shards of 2,000 utterances (lists without audio) and runs prepare_yodas
+on them. So it measures only the work that is not per shard: reading the shards' lists,
+choosing videos, and writing the set. It prints a line of JSON for each size.
 
   python bench/yodas_scale.py --folder DIR --sizes 1 10 100
 """
@@ -18,10 +18,10 @@ from espnet2_birq.corpora.yodas.layout import Shard, tar_path
 from espnet2_birq.corpora.yodas.writer import ShardOptions
 
 UNIT = 20000  # utterances of size 1
-UTTERANCES, PER_VIDEO = 2000, 20  # of a shard
+UTTERANCES, PER_VIDEO = 2000, 20  # per shard, per video
 SAMPLES = 8 * 16000
 
-# Run in a process of its own, whose memory is then that of the command alone.
+# Run in a new process, so that its memory is only that of the command.
 MEASURE = """
 import json, resource, sys, time
 from espnet2_birq.bin.prepare_yodas import main
@@ -33,7 +33,7 @@ print(json.dumps([round(time.monotonic() - begin, 2), kib // 1024]))
 
 
 def write_shard(root: Path, store: Path, shard: Shard, first_video: int) -> None:
-    """Write a finished shard, and an empty tar file that it was made of."""
+    """Write a prepared shard, and an empty tar file as its source."""
     tar = tar_path(root, shard)
     tar.parent.mkdir(parents=True, exist_ok=True)
     tar.touch()

@@ -1,8 +1,8 @@
-"""How fast a YODAS shard is prepared by one core.
+"""Speed of preparing a YODAS shard on one core.
 
-Makes one large shard of copies of a sample's videos, under other ids, and prepares it
-with both archive formats. Prints a line of JSON for each; the rates are by CPU time,
-so that other work on the machine does not count.
+It makes one large shard of copies of a sample's videos, with other ids, and prepares it
+with both archive formats. It prints a line of JSON for each. Rates are per second of CPU
+time, so that other work on the machine has no effect.
 
   python bench/yodas_throughput.py --sample /corpora/yodas --folder DIR
 """
@@ -23,7 +23,7 @@ from espnet2_birq.corpora.yodas.writer import ShardOptions
 def copy_shard(
     source: Path, shard: layout.Shard, root: Path, copies: int
 ) -> layout.Shard:
-    """Write a shard that holds a shard's files many times."""
+    """Write a shard with several copies of a shard's files."""
     captions = layout.read_captions(source, shard)
     with tarfile.open(layout.tar_path(source, shard)) as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sample", required=True, help="a release")
+    parser.add_argument("--sample", required=True, help="folder of a release")
     parser.add_argument("--folder", type=Path, required=True, help="new folder")
     parser.add_argument("--copies", type=int, default=30)
     args = parser.parse_args()

@@ -138,7 +138,7 @@ def _check_resume(folder: Path) -> None:
                 f'make it of the checkpoint: python3 -c "import torch; torch.save('
                 f"torch.load('{checkpoint}', 'cpu')['model'], '{path}')\""
             )
-        raise DataError(f"{path}: {fault}; ESPnet will want it for its averages; {how}")
+        raise DataError(f"{path}: {fault}; ESPnet needs it for its averages; {how}")
 
 
 def _epoch(path: Path) -> int:

@@ -91,7 +91,7 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
         return spec
     if want > have:
         raise ConfigError(
-            f"{ssl_model}: has {have} encoder layers, the ASR configuration wants "
+            f"{ssl_model}: has {have} encoder layers, the ASR configuration needs "
             f"{want}; lower num_blocks in its encoder_conf"
         )
     # With a final dot: encoders.1 is a prefix of encoders.10, too.

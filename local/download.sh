@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Downloads the files of a list, one after the other. What is there already is not
-# fetched again, what is there in part is continued, and a file gets its own name only
-# when it is complete and its checksum is right.
+# Downloads the files of a list, one after the other. Existing files are not downloaded
+# again, and partial downloads are resumed. A file gets its final name only when it is
+# complete and its checksum is correct.
 #
 # Usage: local/download.sh [--dry-run] LIST DEST
-#   --dry-run  only say what would be fetched
-#   LIST       a file of lines `CHECKSUM URL PATH`: PATH is the file's place in DEST,
-#              CHECKSUM is its MD5 (32 digits) or SHA-256 (64), or - if none is
-#              published; then a .gz must at least be a whole one. # begins a comment.
+#   --dry-run  only show what would be downloaded
+#   LIST       file of lines `CHECKSUM URL PATH`. PATH is relative to DEST. CHECKSUM is an
+#              MD5 (32 digits) or SHA-256 (64), or - if none is published; a .gz is then
+#              only tested to be complete. Lines with # are comments.
 #   DEST       folder
 set -euo pipefail
 fail() { echo "download.sh: error: $*" >&2; exit 1; }
@@ -16,11 +16,11 @@ if [ "${1:-}" = --dry-run ]; then dry_run=true; shift; fi
 case "${1:-}" in
     --help|-h|"") sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
-[ $# -eq 2 ] || fail "wants LIST and DEST, see --help"
+[ $# -eq 2 ] || fail "LIST and DEST are required, see --help"
 list=$1 dest=$2
 [ -s "${list}" ] || fail "${list}: no such list, or it is empty"
 "${dry_run}" || command -v wget >/dev/null ||
-    fail "downloads want the program wget (package wget)"
+    fail "downloads need the program wget (package wget)"
 
 right() {  # right FILE CHECKSUM NAME
     case "${#2} $3" in

@@ -1,11 +1,11 @@
-# Sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh: sorts their options.
+# Sorts command-line options; sourced by run.sh of the recipes, finetune.sh, decode_ctc.sh.
 #
 #   sort_options OWN DATA SCRIPT "$@"
-#     OWN     names of options that become variables of the same name
-#     DATA    names of options that are gathered in data_opts, for local/data.sh
-#             (a name may be in both); regular expressions
-#     SCRIPT  what all other options are for; they are gathered in opts. Its help, if it
-#             is not "", follows that of the caller, which is the comment at its head.
+#     OWN     names of options that are stored in variables of the same name
+#     DATA    names (regular expressions) of options that are collected in data_opts, for
+#             local/data.sh; a name may also be in OWN
+#     SCRIPT  script for all other options, which are collected in opts. --help prints the
+#             comment at the head of the caller, then the help of SCRIPT, if it is not "".
 sort_options() {
     local own=" $1 " data="^(${2// /|})\$" script=$3 name taken
     shift 3
@@ -19,7 +19,7 @@ sort_options() {
             --*) ;;
             *) echo "$0: error: no positional arguments are taken, got '$1'" >&2; exit 1 ;;
         esac
-        [ $# -ge 2 ] || { echo "$0: error: option $1 wants a value" >&2; exit 1; }
+        [ $# -ge 2 ] || { echo "$0: error: option $1 needs a value" >&2; exit 1; }
         name=${1#--} name=${name//-/_} taken=false
         if [[ ${own} == *" ${name} "* ]]; then printf -v "${name}" %s "$2"; taken=true; fi
         if [[ ${name} =~ ${data} ]]; then data_opts+=("$1" "$2"); taken=true; fi
@@ -28,9 +28,9 @@ sort_options() {
     done
 }
 
-# Sets protocol_opts to finetune.sh's options for a protocol, suffix to what the names of
-# its experiments end with.
-protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN ...: of the known ones
+# Sets protocol_opts to finetune.sh's options for a protocol, and suffix to the suffix of its
+# experiments' names.
+protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
     local protocol=$1 nbpe=$2
     shift 2
     [[ " $* " == *" ${protocol} "* ]] ||

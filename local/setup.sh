@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets up .venv (the Python packages, at the versions of constraints.txt) and
-# tools/espnet (the ESPnet tree whose scripts the recipes call). Does only what is
-# missing, so repeating it is quick.
+# Sets up .venv (Python packages, in the versions of constraints.txt) and tools/espnet (the
+# ESPnet tree with the scripts that the recipes call). It does only what is missing, so
+# repeating it is quick.
 #
 #   local/setup.sh                       everything
 #   ESPNET_ROOT=/path local/setup.sh     use that ESPnet checkout's scripts
@@ -24,7 +24,7 @@ case "${PWD}" in
         "cannot handle: move the checkout" ;;
 esac
 
-find_uv() {  # prints the path of a uv that runs, fetching one into tools/uv if need be
+find_uv() {  # prints the path of a working uv; if needed, fetches one into tools/uv
     local uv
     for uv in uv tools/uv/bin/uv; do
         if "${uv}" --version >/dev/null 2>&1; then echo "${uv}"; return; fi
@@ -41,7 +41,7 @@ find_python() {  # prints a Python that ESPnet accepts; $1 is uv
         "${PYENV_ROOT:-${HOME}/.pyenv}"/versions/3.1[23].*/bin/python3 \
         "$("$1" python find --no-python-downloads '>=3.12,<3.14' 2>/dev/null || true)"
     do
-        # A pyenv shim may be on the PATH and yet refuse to run: try each.
+        # Try each, since a pyenv shim on the PATH may fail to run.
         if [ -n "${python}" ] && "${python}" -c \
             'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' \
             2>/dev/null
@@ -54,7 +54,7 @@ find_python() {  # prints a Python that ESPnet accepts; $1 is uv
 }
 
 make_venv() {
-    # The stamp names what was installed: other requirements, another installation.
+    # The stamp identifies the installed requirements; if they change, install again.
     local stamp=.venv/.birq_setup want uv python
     want=$(cat setup.cfg constraints.txt | cksum)
     [ "$(cat "${stamp}" 2>/dev/null)" != "${want}" ] || return 0
@@ -64,14 +64,14 @@ make_venv() {
         step "creating .venv with ${python}"
         "${uv}" venv --quiet --clear --seed --python "${python}" .venv
     fi
-    step "installing the Python packages (a first time takes minutes: about 5 GB)"
+    step "installing the Python packages (the first time takes minutes: about 5 GB)"
     "${uv}" pip install --quiet --python .venv/bin/python \
         --constraint constraints.txt --editable '.[decode,demo,test]'
     echo "${want}" > "${stamp}"
 }
 
-# The source distribution lost its links to directories: without them no recipe of the
-# tree runs. TEMPLATE/asr1 holds the originals.
+# ESPnet's source distribution lacks the links to directories, without which no recipe of the
+# tree runs. The originals are in TEMPLATE/asr1.
 restore_links() {
     local dir name
     for dir in "$1"/egs2/*/*/; do

@@ -1,4 +1,4 @@
-"""Copies of the project that recipes are run in, and running commands there."""
+"""Copies of the project to run recipes in, and a function to run commands there."""
 
 import os
 import shutil

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what runs recipes or wants real data; recipes, the longest, come first."""
+    """Mark tests of recipes and of real data; run recipes first, as they take longest."""
     for item in items:
         if item.path.parent.name == "recipes":
             item.add_marker("recipe")
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup(item):
     """Skip what is marked ``gpu`` where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("wants a GPU")
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True)

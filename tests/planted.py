@@ -1,4 +1,4 @@
-"""Models without training, and speech whose phones anyone can hear: two tones."""
+"""Models without training, and speech with synthetic phones: two tones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Dependencies between the rooms point down, imports lead somewhere, bin/ parses."""
+"""Dependencies between rooms point down, imports exist, and bin/ only parses."""
 
 import ast
 import importlib

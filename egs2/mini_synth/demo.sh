@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole way on synthetic speech, in minutes on two CPU cores: pretraining with
-# BEST-RQ and with BiRQ, fine-tuning from both and from scratch, decoding, error rates.
-# It calls the recipes beside it (ssl1/run.sh, asr1/run.sh); repeated, it resumes.
+# Runs all steps on synthetic speech, in minutes on two CPU cores: pretraining with BEST-RQ
+# and with BiRQ, fine-tuning from both and from scratch, decoding, scoring. It calls
+# ssl1/run.sh and asr1/run.sh in this folder. To resume, repeat the command.
 set -e
 set -u
 set -o pipefail
@@ -11,9 +11,9 @@ say() { echo "[$((SECONDS / 60))m$(printf %02d $((SECONDS % 60)))s] $*"; }
 log=${PWD}/demo.log
 : > "${log}"
 
-# in_parallel FOLDER EXPERIMENT MESSAGE OPTIONS -- METHOD...: run.sh for each method, one
-# thread each (two single-threaded runs get more done on two cores than one with two
-# threads). EXPERIMENT is where a METHOD trains; none: nothing does.
+# in_parallel FOLDER EXPERIMENT MESSAGE OPTIONS -- METHOD...: runs run.sh for all methods in
+# parallel, with one thread each (on two cores, two single-threaded runs are faster than one
+# after the other with two threads). EXPERIMENT is the folder in which METHOD trains, or none.
 in_parallel() {
     local folder=$1 experiment=$2 message=$3 method pids=() options=() experiments=()
     shift 3
@@ -37,7 +37,7 @@ in_parallel() {
         wait "${pid}" || { tail -n 20 "${log}"; echo "failed, see ${log}"; exit 1; }
     done
 }
-tell_stages() {  # those that have begun since the last time, each once
+tell_stages() {  # prints each stage that has begun since the last call
     local stage
     while read -r stage; do
         say "  ${stage}"
@@ -45,7 +45,7 @@ tell_stages() {  # those that have begun since the last time, each once
     done < <(tail -n +"${first_line}" "${log}" | grep -o 'Stage [0-9]*: [^:,]*' |
         awk '!seen[$0]++' | tail -n +$((stages + 1)))
 }
-tell_progress() {  # of the trainings of which there is something new
+tell_progress() {  # prints new progress of the trainings
     local line logs=("${experiments[@]/%//train.log}")
     if ! (cd "${folder}" && ls "${logs[@]}") > /dev/null 2>&1; then return; fi
     told_at=${SECONDS}
@@ -71,4 +71,4 @@ python3 -m espnet2_birq.bin.summarize \
     --system BEST-RQ ../ssl1/exp/ssl_train_best_rq_raw exp/asr_best_rq \
     --system BiRQ ../ssl1/exp/ssl_train_birq_raw exp/asr_birq
 echo
-echo "The speech is synthetic: this proves the machinery, not the method."
+echo "The speech is synthetic: this tests the software, not the method."

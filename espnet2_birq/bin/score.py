@@ -103,9 +103,9 @@ def _check(args: argparse.Namespace) -> None:
             "--compare: goes with --ref, --normalize, --cluster, --data and --json only"
         )
     if args.hyp and not args.ref:
-        raise ConfigError("--hyp: wants its reference by --ref")
+        raise ConfigError("--hyp: needs its reference by --ref")
     if args.ref and not (args.hyp or args.compare):
-        raise ConfigError("--ref: wants --hyp or --compare")
+        raise ConfigError("--ref: needs --hyp or --compare")
     if not (args.compare or args.experiments or args.hyp):
         raise ConfigError("nothing to score; give ASR_EXP_DIR, --ref and --hyp, or -h")
     if args.results_md and (args.compare or args.meeting or args.by or args.json):

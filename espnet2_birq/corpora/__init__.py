@@ -1,1 +1,1 @@
-"""Corpora as they are unpacked, prepared as Kaldi data directories."""
+"""Preparation of unpacked corpora as Kaldi data directories."""

@@ -1,4 +1,4 @@
-"""Mini AN4: the nine short recordings that ESPnet brings along for trying recipes."""
+"""Mini AN4: nine short recordings in ESPnet's source tree, for trying out recipes."""
 
 import os
 import re
@@ -19,15 +19,15 @@ TRANSCRIPT = re.compile(r"^(?:<s> )?(.*?)(?: </s>)? \((\w+)-(\w+)-(\w+)\)$")
 
 
 def prepare_an4(tarball: Path, downloads: Path, dest: Path) -> None:
-    """Write train_dev, train_nodev and test, and print what each holds.
+    """Write train_dev, train_nodev and test, and print the size of each.
 
     Args:
         tarball: egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet tree.
-        downloads: Folder to unpack it as; used as it is if it is there.
-        dest: Folder of the data directories.
+        downloads: Folder for the unpacked tar file; an existing one is used as it is.
+        dest: Parent folder of the data directories.
 
     Raises:
-        DataError: The tar file or what is unpacked is wrong.
+        DataError: The tar file or its contents are wrong.
     """
     corpus = unpack_an4(tarball, downloads)
     train = read_an4(corpus, "train")
@@ -47,14 +47,14 @@ def prepare_an4(tarball: Path, downloads: Path, dest: Path) -> None:
 
 
 def unpack_an4(tarball: str | Path, downloads: str | Path) -> Path:
-    """Unpack ESPnet's mini AN4, unless that has been done.
+    """Unpack ESPnet's mini AN4, unless it is unpacked already.
 
     Args:
         tarball: egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet tree.
-        downloads: Folder to make: what is downloads/ in the tar file.
+        downloads: Folder to create, with the contents of downloads/ in the tar file.
 
     Returns:
-        The folder an4/, absolute.
+        Absolute path of the folder an4/.
 
     Raises:
         DataError: The tar file is missing or not mini AN4, or `downloads` exists and
@@ -75,7 +75,7 @@ def unpack_an4(tarball: str | Path, downloads: str | Path) -> Path:
             "ESPnet source tree"
         )
     downloads.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when complete: an interrupted run leaves no half corpus.
+    # Renamed when complete, so that an interrupted run leaves no partial corpus.
     with tempfile.TemporaryDirectory(dir=downloads.parent) as scratch:
         try:
             with tarfile.open(tarball) as tar:
@@ -100,11 +100,11 @@ def read_an4(corpus: Path, part: str) -> list[Utterance]:
         part: "train" or "test".
 
     Returns:
-        The utterances, sorted by id: as in ESPnet's recipe, <speaker>-<text>-<take>
-        with the transcript as distributed, less its <s> and </s>.
+        Utterances sorted by id. Ids are <speaker>-<text>-<take>, as in ESPnet's
+        recipe; transcripts are as distributed, without <s> and </s>.
 
     Raises:
-        DataError: The transcripts are missing, or a line of them is malformed.
+        DataError: The transcript file is missing, or one of its lines is malformed.
     """
     path = corpus / "etc" / f"an4_{part}.transcription"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The synthetic demo corpus: its sets, as data directories and audio."""
+"""Generation of the synthetic demo corpus: data directories and audio."""
 
 import contextlib
 import itertools
@@ -32,13 +32,13 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
 
-# Utterances that are planned together. It is fixed, and not a function of --nj, since
-# what is planned has an influence on the sentences that follow.
+# Utterances planned at once. Planned sentences are never repeated, so this number affects
+# all later sentences: it must not depend on --nj.
 BATCH = 64
 MARKER = "synthetic.json"
 
-# In this order the sentences are drawn: the test set is the same whatever the lengths
-# of the others are. The position also seeds a set, so leave it as it is.
+# Sentences are drawn in this order, so the test set does not depend on the lengths of
+# the others. The position is also part of a set's seed: do not reorder.
 VOICES_OF = {
     "test": TEST_VOICES,
     "valid": VALID_VOICES,
@@ -51,17 +51,17 @@ UNLABELLED = "pretrain"
 def make_corpus(
     dest: str, audio: str, minutes: Mapping[str, float], seed: int = 0, nj: int = 4
 ) -> None:
-    """Make the sets, unless the same are there, and print what each holds.
+    """Make the sets, unless they exist already, and print the size of each.
 
     Args:
-        dest: Folder of the data directories.
-        audio: Folder for the audio; stands in wav.scp as it is given.
-        minutes: Length of each set of VOICES_OF in minutes.
-        seed: Decides sentences, manners of speaking and noise.
+        dest: Parent folder of the data directories.
+        audio: Folder for the audio; wav.scp has this path as given.
+        minutes: Length in minutes of each set of VOICES_OF.
+        seed: Random seed of sentences, speaking style and noise.
         nj: Number of processes.
 
     Raises:
-        DataError: eSpeak NG is not installed, or a folder holds something else.
+        DataError: eSpeak NG is not installed, or `audio` holds other files.
     """
     check_available()
     options = {
@@ -107,7 +107,7 @@ def _make_audio(
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-    # From now on the folder can be recognised as one that may be replaced.
+    # The marker shows later runs that they may replace this folder.
     (part / MARKER).write_text("{}\n")
     corpus: dict[str, list[Utterance]] = {}
     seconds: dict[str, float] = {}
@@ -141,7 +141,7 @@ def _check_replaceable(audio: Path) -> None:
 
 @contextlib.contextmanager
 def _mapper(nj: int) -> Iterator[Callable[..., Any]]:
-    # An ordered map over processes, or in this one where one is enough.
+    # Yields a map that keeps the order, over nj processes or in this one.
     if nj == 1:
         yield map
         return

@@ -1,8 +1,8 @@
-"""LibriSpeech, and OpenSLR 31's mini LibriSpeech, as sets of utterances.
+"""Preparation of LibriSpeech and of mini LibriSpeech (OpenSLR 31).
 
-The corpus is laid out as LibriSpeech/<part>/<reader>/<chapter>/, with the audio in
-<reader>-<chapter>-<number>.flac and all transcripts of a chapter in one
-<reader>-<chapter>.trans.txt.
+The folder LibriSpeech/<part>/<reader>/<chapter>/ holds the audio files
+<reader>-<chapter>-<number>.flac and one file <reader>-<chapter>.trans.txt with all
+transcripts of the chapter.
 """
 
 import os
@@ -18,7 +18,7 @@ from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
 
-# The parts of the whole corpus (OpenSLR 12) and how many utterances each has.
+# Parts of the whole corpus (OpenSLR 12), with their numbers of utterances.
 UTTERANCES_OF_PART = {
     "train-clean-100": 28539,
     "train-clean-360": 104014,
@@ -28,7 +28,7 @@ UTTERANCES_OF_PART = {
     "test-clean": 2620,
     "test-other": 2939,
 }
-# ESPnet's names for sets that join others.
+# ESPnet's names of sets that combine others.
 JOINT_SETS: dict[str, Sequence[str]] = {
     "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
     "dev": ("dev_clean", "dev_other"),
@@ -37,11 +37,11 @@ JOINT_SETS: dict[str, Sequence[str]] = {
 
 @dataclass
 class SpeechSet:
-    """Utterances that become one data directory.
+    """Contents of one data directory.
 
     Attributes:
-        utterances: What is used.
-        skipped: Utterance id to the reason why it is left out.
+        utterances: Utterances to write.
+        skipped: Mapping from each omitted utterance's id to the reason.
     """
 
     utterances: list[Utterance] = field(default_factory=list)
@@ -60,22 +60,23 @@ def prepare_librispeech(
     nj: int = 4,
     dry_run: bool = False,
 ) -> None:
-    """Write the parts' data directories, and print what each holds.
+    """Write the parts' data directories, and print the size of each.
 
     Args:
-        folder: The folder LibriSpeech/ or the one that holds it.
-        dest: Folder of the data directories.
-        parts: The parts to use; None: all that are there.
-        splits: Parts, each with the number of readers to hold out, as in make_sets().
-        combinations: Names of new sets, each with those of the sets that it joins.
-        fs: The wanted sample rate in Hz; None accepts any.
-        skip_bad: Leave out bad audio rather than give up.
+        folder: The folder LibriSpeech/, or its parent.
+        dest: Parent folder of the data directories.
+        parts: Names of parts to use; None uses all in the folder.
+        splits: Pairs of a part and the number of its readers to hold out, as in
+            make_sets().
+        combinations: Pairs of a new set's name and the names of the sets to combine.
+        fs: Required sample rate in Hz; None accepts any.
+        skip_bad: Whether to skip bad audio instead of raising an error.
         nj: Number of threads that open audio.
-        dry_run: Write nothing.
+        dry_run: Whether to check and report only, without writing.
 
     Raises:
-        DataError: The corpus or the request is wrong. Nothing has been written then,
-            unless a set itself cannot be written.
+        DataError: The corpus or the request is wrong; nothing has been written. Or a
+            set cannot be written.
     """
     corpus = find_corpus(folder)
     sets = make_sets(
@@ -105,15 +106,15 @@ def find_corpus(folder: str | Path) -> Path:
     """Find the folder that holds the parts.
 
     Args:
-        folder: The folder LibriSpeech/ or the one that holds it.
+        folder: The folder LibriSpeech/, or its parent.
 
     Returns:
-        The folder LibriSpeech/, absolute, symbolic links kept.
+        Absolute path of the folder LibriSpeech/, symbolic links not resolved.
 
     Raises:
-        DataError: There is no part in either.
+        DataError: Neither folder holds a part.
     """
-    # Not resolve(): a link may be what makes the path free of spaces.
+    # Not resolve(): users may give a link to avoid a path with spaces.
     folder = Path(os.path.abspath(folder))
     for corpus in (folder / "LibriSpeech", folder):
         if corpus.is_dir() and find_parts(corpus):
@@ -125,7 +126,7 @@ def find_corpus(folder: str | Path) -> Path:
 
 
 def find_parts(corpus: Path) -> list[str]:
-    """List the parts (dev-clean, ...): the folders that hold folders of readers.
+    """List the parts (dev-clean, ...): folders that hold readers' folders.
 
     Args:
         corpus: The folder LibriSpeech/.
@@ -139,12 +140,12 @@ def find_parts(corpus: Path) -> list[str]:
 
 
 def set_name(part: str) -> str:
-    """Name the set of a part: dev-clean becomes dev_clean."""
+    """Convert a part's name to its set's name: dev-clean to dev_clean."""
     return part.replace("-", "_")
 
 
 def official_size(name: str) -> int | None:
-    """Return how many utterances a set has in the whole corpus; None if unknown."""
+    """Return the number of utterances of a set in the whole corpus; None if unknown."""
     sizes = {set_name(part): size for part, size in UTTERANCES_OF_PART.items()}
     if name in JOINT_SETS:
         return sum(sizes[member] for member in JOINT_SETS[name])
@@ -152,7 +153,7 @@ def official_size(name: str) -> int | None:
 
 
 def reader_of(utt_id: str) -> str:
-    """Take the reader's number from an utterance id or a speaker name."""
+    """Extract the reader's number from an utterance id or a speaker name."""
     return utt_id.split("-", 1)[0]
 
 
@@ -161,13 +162,14 @@ def scan_part(corpus: Path, part: str) -> SpeechSet:
 
     Args:
         corpus: The folder LibriSpeech/.
-        part: One of its parts.
+        part: Name of the part.
 
     Returns:
-        The utterances. Audio without transcript and the reverse are in `skipped`.
+        The set. Its `skipped` has audio without transcript and transcripts without
+        audio.
 
     Raises:
-        DataError: There is no such part, or a file is not of the chapter it lies in.
+        DataError: There is no such part, or a file belongs to another chapter.
     """
     if part not in (there := find_parts(corpus)):
         raise DataError(f"{corpus}: no part {part} there, only {', '.join(there)}")
@@ -182,19 +184,20 @@ def scan_part(corpus: Path, part: str) -> SpeechSet:
 def split_readers(
     whole: SpeechSet, number: int
 ) -> tuple[SpeechSet, SpeechSet, SpeechSet]:
-    """Hold out a set's last readers, in the order of their numbers.
+    """Hold out the readers of a set that have the highest numbers.
 
     Args:
-        whole: The set to split.
-        number: How many readers to hold out: half for validation, half for test.
+        whole: Set to split.
+        number: Number of readers to hold out, half for validation, half for test.
 
     Returns:
-        The sets train, valid and test.
+        Sets for training, validation and test.
 
     Raises:
         DataError: `number` is odd, not positive or leaves no reader for training.
     """
-    # Readers of whom all is skipped count too: a bad file must not move the others.
+    # Readers without usable audio count too, so that a bad file changes no other
+    # reader's set.
     utt_ids = [*(u.utt_id for u in whole.utterances), *whole.skipped]
     readers = sorted({reader_of(utt_id) for utt_id in utt_ids}, key=int)
     if number <= 0 or number % 2 or number >= len(readers):
@@ -212,7 +215,7 @@ def split_readers(
 
 
 def combine_sets(sets: Iterable[SpeechSet]) -> SpeechSet:
-    """Join sets into a new one."""
+    """Combine sets into a new one."""
     joined = SpeechSet()
     for one in sets:
         joined.utterances.extend(one.utterances)
@@ -226,22 +229,22 @@ def make_sets(
     splits: Mapping[str, int],
     combinations: Mapping[str, Sequence[str]],
 ) -> dict[str, SpeechSet]:
-    """Make all sets that are asked for, without opening any audio.
+    """Make all requested sets, without opening any audio.
 
-    ESPnet's train_960 and dev are made, too, where all the sets they join are.
+    ESPnet's sets train_960 and dev are added if all their members are made.
 
     Args:
         corpus: The folder LibriSpeech/.
-        parts: The parts to use.
-        splits: Part to the number of readers to hold out. The part's own set is
-            replaced by <set>_train, <set>_valid and <set>_test.
-        combinations: Name of a new set to the names of the sets that it joins.
+        parts: Names of parts to use.
+        splits: Mapping from part to the number of readers to hold out. The part's set
+            is replaced by <set>_train, <set>_valid and <set>_test.
+        combinations: Mapping from a new set's name to the names of the sets to combine.
 
     Returns:
-        Set name to set.
+        Mapping from name to set.
 
     Raises:
-        DataError: A part or a set that is named does not exist, or a name is taken.
+        DataError: A named part or set does not exist, or a name is taken.
     """
     if unused := sorted(set(splits) - set(parts)):
         raise DataError(
@@ -272,27 +275,28 @@ def make_sets(
 def probe_sets(
     sets: Mapping[str, SpeechSet], fs: int | None, nj: int, skip_bad: bool
 ) -> tuple[dict[str, SpeechSet], dict[str, AudioInfo]]:
-    """Open the audio of all sets, each file once, and leave out what is bad.
+    """Open the audio of all sets, each file once, and remove utterances with bad audio.
 
     Args:
-        sets: Set name to set.
-        fs: The wanted sample rate in Hz; None accepts any.
+        sets: Mapping from name to set.
+        fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
-        skip_bad: Move utterances with bad audio to `skipped` rather than give up.
+        skip_bad: Whether to move utterances with bad audio to `skipped` instead of
+            raising an error.
 
     Returns:
-        The sets without bad audio, and path to header.
+        Sets without bad audio, and a mapping from path to header.
 
     Raises:
         DataError: An audio file is bad and `skip_bad` is false.
-        LfsPointerError: An audio file is a git-LFS pointer: then no file of the clone
-            is audio, which skipping would hide.
+        LfsPointerError: An audio file is a git-LFS pointer. The whole clone then lacks
+            its audio, so it is not skipped.
     """
-    # Not by utterance id: mini LibriSpeech's are those of the whole corpus.
+    # Keys are paths: mini LibriSpeech shares utterance ids with the whole corpus.
     paths = (u.path for one in sets.values() for u in one.utterances)
     fatal = (LfsPointerError,) if skip_bad else (DataError,)
     infos, bad = probe_apart(paths, fs, nj, fatal)
-    # Without the file's name the reason is that of all such files.
+    # Reasons without the file's name are equal for all such files and can be counted.
     reasons = {path: why.removeprefix(f"{path}: ") for path, why in bad.items()}
     good = {
         name: SpeechSet(
@@ -312,14 +316,14 @@ def read_genders(corpus: Path) -> dict[str, str]:
         corpus: The folder LibriSpeech/.
 
     Returns:
-        Reader's number to "f" or "m"; empty if there is no such file. A reader with
-        another gender is left out.
+        Mapping from a reader's number to "f" or "m"; empty without the file. Readers
+        with any other value are omitted.
     """
     path = corpus / "SPEAKERS.TXT"
     if not path.is_file():
         return {}
     genders = {}
-    # A reader's name may hold any character, also "|"; only the first columns matter.
+    # Readers' names may contain "|", so only the first two columns are used.
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.strip() and not line.startswith(";"):
             reader, gender = [*line.split("|"), ""][:2]
@@ -331,13 +335,13 @@ def read_genders(corpus: Path) -> dict[str, str]:
 def write_set(dest: Path, one: SpeechSet, genders: Mapping[str, str]) -> None:
     """Write a set as a Kaldi data directory.
 
-    Beside Kaldi's files there is `skipped` (utterance id, tab, reason) if anything was
-    left out, and spk2gender if the gender of every reader is known.
+    In addition to Kaldi's files, write `skipped` (utterance id, tab, reason) if any
+    utterance was skipped, and spk2gender if the gender of every reader is known.
 
     Args:
         dest: Directory to write.
         one: The set.
-        genders: Reader's number to "f" or "m".
+        genders: Mapping from a reader's number to "f" or "m".
 
     Raises:
         DataError: The set cannot be written.
@@ -457,11 +461,11 @@ def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str
     lines = []
     there = find_parts(corpus)
     absent = [part for part in UTTERANCES_OF_PART if part not in there]
-    # Mini LibriSpeech has none of these parts, and misses none.
+    # Mini LibriSpeech has none of these parts; nothing is missing then.
     if 0 < len(absent) < len(UTTERANCES_OF_PART):
-        lines.append(f"{corpus}: parts that are not there: {' '.join(absent)}")
+        lines.append(f"{corpus}: missing parts: {' '.join(absent)}")
     for name, members in JOINT_SETS.items():
         missing = [member for member in members if member not in sets]
         if name not in sets and len(missing) < len(members):
-            lines.append(f"{dest / name}: not made, without {' '.join(missing)}")
+            lines.append(f"{dest / name}: not made, lacks {' '.join(missing)}")
     return lines

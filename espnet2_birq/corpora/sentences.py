@@ -4,7 +4,7 @@ import numpy as np
 
 MIN_WORDS, MAX_WORDS = 4, 9
 
-# After "A" no vowel may follow, so no noun and no adjective begins with one.
+# No noun or adjective begins with a vowel: "A" must not become "AN".
 WORDS = {
     "det": "A THE MY YOUR OUR HIS HER EVERY",
     "adjective": "BIG BLACK BLUE BROKEN CHEAP CLEAN COLD DARK GREEN HAPPY HEAVY LITTLE"
@@ -33,7 +33,7 @@ CLASSES["when"] = (
     "YESTERDAY",
 )
 
-# A class that ends in "?" is there in half of the sentences.
+# A class with "?" is optional: it is left out with probability 0.5.
 FORMS = tuple(
     tuple(form.split())
     for form in (
@@ -59,7 +59,7 @@ def random_sentence(rng: np.random.Generator) -> str:
     """Draw a sentence.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: Random number generator.
 
     Returns:
         MIN_WORDS to MAX_WORDS words in upper case, without punctuation.
@@ -69,7 +69,7 @@ def random_sentence(rng: np.random.Generator) -> str:
         for slot in FORMS[rng.integers(len(FORMS))]:
             if slot.endswith("?") and rng.random() < 0.5:
                 continue
-            # What is not a class is a word itself.
+            # A slot that is no class is a word.
             choices = CLASSES.get(slot.rstrip("?"), (slot.upper(),))
             phrases.append(choices[rng.integers(len(choices))])
         sentence = " ".join(phrases)

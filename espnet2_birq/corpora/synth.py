@@ -1,8 +1,8 @@
 """Synthetic speech by eSpeak NG, for a demo corpus that needs no download.
 
-The library comes in the wheel `espeakng-loader` (the extra `demo`) and is driven with
-ctypes. An utterance depends on its own seed only: not on what was spoken before it, nor
-on the number of processes.
+The library comes in the wheel `espeakng-loader` (the extra `demo`) and is called through
+ctypes. An utterance depends only on its own seed, not on earlier utterances or the
+number of processes.
 """
 
 import _ctypes
@@ -18,7 +18,7 @@ from espnet2_birq.errors import DataError
 
 SAMPLE_RATE = 16000
 
-# The numbers are those of eSpeak NG's speak_lib.h.
+# Constants of eSpeak NG's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
@@ -31,14 +31,13 @@ _Callback = ctypes.CFUNCTYPE(
 # At eSpeak's default of 100 some variants are clipped inside the library.
 _SAFE_VOLUME = 40
 
-# The short name of an accent is part of the speaker's name.
+# Keys are part of speaker names.
 ACCENTS = {"us": "en-us", "gb": "en", "rp": "en-gb-x-rp"}
 
-# Left out of eSpeak's voice variants: robots, whispers, creaks, echoes and a child as
-# high as a cartoon figure; names with a space; and the variants with a `breath` line
-# (as f2, f3, f5, victor), as eSpeak makes breath from memory that it did not clear, so
-# that it differs from run to run. Variants that are almost copies of one another (as
-# linda and belinda) are on the same side of the split.
+# Not used: robotic, whispering, creaky and echoing voices and an unnaturally high child;
+# names with a space; and variants with a `breath` line (f2, f3, f5, victor, ...), because
+# eSpeak makes breath from uninitialised memory, which differs between runs. Near-copies
+# (such as linda and belinda) are in the same set.
 _TRAIN_VARIANTS = """
     f1 f4 Annie aunty shelby steph steph2 steph3 m1 m5 m7 m8 Alex Andy AnxiousAndy Diogo
     Gene Gene2 Henrique Hugo Jacky Lee Mario Michael Nguyen adam benjamin boris
@@ -65,12 +64,12 @@ class Voice:
 
     @property
     def speaker(self) -> str:
-        """Speaker name; without "-" and "_", at which sclite would end it."""
+        """Speaker name, without "-" and "_", where sclite would cut it off."""
         return f"{self.accent}{self.variant[0].upper()}{self.variant[1:]}"
 
     @property
     def espeak_name(self) -> str:
-        """The name that eSpeak knows the voice by."""
+        """Voice name for eSpeak."""
         return f"{ACCENTS[self.accent]}+{self.variant}"
 
 
@@ -89,12 +88,12 @@ TEST_VOICES = _voices(_TEST_VARIANTS)
 
 @dataclass(frozen=True)
 class Job:
-    """An utterance to make.
+    """Specification of an utterance to synthesize.
 
     Attributes:
-        text: What is said.
-        voice: Who says it.
-        seed: Numbers that the manner of speaking and the noise are drawn from.
+        text: Text to speak.
+        voice: Synthetic speaker.
+        seed: Seed of speaking style and noise.
     """
 
     text: str
@@ -103,10 +102,10 @@ class Job:
 
 
 def check_available() -> None:
-    """Check that eSpeak NG and the voices are there.
+    """Check that eSpeak NG and the voices are installed.
 
     Raises:
-        DataError: The wheel is not installed, or is one without these voices.
+        DataError: The wheel is not installed, or lacks one of the voices.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise DataError("synthetic speech needs eSpeak NG: pip install espeakng-loader")
@@ -114,7 +113,7 @@ def check_available() -> None:
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     for voice in TRAIN_VOICES + VALID_VOICES + TEST_VOICES:
-        # eSpeak itself silently takes its default voice instead.
+        # For an unknown variant, eSpeak silently uses its default voice.
         if not (folder / voice.variant).is_file():
             raise DataError(
                 f"{folder}: voice variant {voice.variant} is missing; "
@@ -129,16 +128,16 @@ def speak(
 
     Args:
         text: English text.
-        espeak_name: Voice, as in "en-us+m2".
-        rate: Words a minute.
-        pitch: 0 to 99; 50 is the voice's own.
-        pitch_range: 0 to 99; 0 is monotone, 50 is usual.
+        espeak_name: eSpeak's voice name, for example "en-us+m2".
+        rate: Speaking rate in words per minute.
+        pitch: Base pitch from 0 to 99; 50 is the voice's default.
+        pitch_range: Pitch variation from 0 to 99; 0 is monotone, 50 is normal.
 
     Returns:
-        Samples in [-1, 1], shape (samples,), and their rate in Hz.
+        Samples in [-1, 1], shape (samples,), and their sample rate in Hz.
 
     Raises:
-        DataError: eSpeak refuses the voice or the text.
+        DataError: eSpeak rejects the voice or the text.
     """
     import espeakng_loader
 
@@ -171,7 +170,7 @@ def speak(
         raise DataError(
             "eSpeak NG does not start; pip install --force-reinstall espeakng-loader"
         )
-    # The Klatt synthesiser's noise is from the C library's generator.
+    # The Klatt synthesiser draws its noise with the C library's rand().
     ctypes.CDLL(None).srand(1)
     library.espeak_SetSynthCallback(callback)
     failed = library.espeak_SetVoiceByName(espeak_name.encode())
@@ -188,8 +187,8 @@ def speak(
         data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None
     )
     library.espeak_Terminate()
-    # eSpeak keeps the state of its oscillators in static variables, which only a newly
-    # loaded library has at their start again.
+    # eSpeak keeps oscillator states in static variables. Only reloading the library
+    # resets them.
     _ctypes.dlclose(library._handle)
     if failed or not chunks:
         raise DataError(
@@ -200,20 +199,20 @@ def speak(
 
 
 def synthesize(job: Job) -> np.ndarray:
-    """Make an utterance: speech in a random manner, level, room noise and silence.
+    """Synthesize an utterance with random speaking style, level, noise and silence.
 
     Args:
-        job: What to make.
+        job: Specification of the utterance.
 
     Returns:
-        Samples at SAMPLE_RATE, int16, shape (samples,).
+        int16 samples at SAMPLE_RATE, shape (samples,).
 
     Raises:
-        DataError: eSpeak refuses the voice or the text.
+        DataError: eSpeak rejects the voice or the text.
     """
     rng = np.random.default_rng(job.seed)
     speech, sample_rate = speak(
-        # Words in capitals could be taken for abbreviations.
+        # eSpeak could read words in capitals as abbreviations.
         job.text.lower(),
         job.voice.espeak_name,
         rate=int(rng.integers(130, 191)),
@@ -228,7 +227,7 @@ def synthesize(job: Job) -> np.ndarray:
     signal = np.pad(speech, margins)
 
     noise = rng.standard_normal(len(signal))
-    # White at 0, the closer to 1 the darker.
+    # 0 is white noise; towards 1, high frequencies get weaker.
     darkness = rng.choice([0.0, rng.uniform(0.5, 0.95)])
     turn = np.exp(-1j * np.linspace(0, np.pi, len(noise) // 2 + 1))
     spectrum = np.fft.rfft(noise) / (1 - darkness * turn)
@@ -236,13 +235,13 @@ def synthesize(job: Job) -> np.ndarray:
     snr = rng.uniform(25, 45)
     signal = signal + noise * (level / _rms(noise) * 10 ** (-snr / 20))
 
-    # Some voices are very peaky.
+    # Avoid clipping: some voices have high peaks.
     signal *= min(1.0, 0.9 / np.abs(signal).max())
     return np.round(signal * 32767).astype(np.int16)
 
 
 def _trim(speech: np.ndarray, text: str) -> np.ndarray:
-    if not np.abs(speech).max() > 0:  # else the level below would be divided by 0
+    if not np.abs(speech).max() > 0:  # silence would cause a division by 0 later
         raise DataError(
             f"eSpeak NG: only silence for {text!r}; "
             "pip install --force-reinstall espeakng-loader"

@@ -1,1 +1,1 @@
-"""Kaldi data directories and the audio they name; no knowledge of any corpus."""
+"""Kaldi data directories and their audio, for any corpus."""

@@ -1,4 +1,4 @@
-"""Import the lists of another recipe's data directory, without writing to it."""
+"""Import of another recipe's data directory, without writing to it."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import merge
 from espnet2_birq.errors import DataError
 
-SOURCE = "source"  # file that says from where a directory was taken over
+SOURCE = "source"  # file with the path of the imported directory
 
 
 @dataclass
 class Adopted:
-    """What was taken over.
+    """Result of an import.
 
     Attributes:
-        utterances: How many are in the new directory.
-        left_out: How many were too short or too long.
+        utterances: Number of utterances in the new directory.
+        left_out: Number of utterances that were too short or too long.
     """
 
     utterances: int = 0
@@ -30,7 +30,7 @@ class Adopted:
 
 
 def is_formatted(source: str | Path) -> bool:
-    """Tell a set that ESPnet has formatted from a Kaldi data directory."""
+    """Return whether a folder is a set formatted by ESPnet, not a Kaldi directory."""
     return (Path(source) / "feats_type").exists()
 
 
@@ -41,24 +41,23 @@ def adopt(
     min_seconds: float = 0.0,
     max_seconds: float = float("inf"),
 ) -> Adopted:
-    """Make a directory with lists of its own for the audio of another one.
+    """Make a data directory with new lists for the audio of another one.
 
-    Paths become absolute; the audio stays where it is. Each utterance gets itself as
-    its speaker: pretraining looks at no speakers, and so it matters neither whether
-    they are known nor how they sort. Transcripts are left behind. All is read and
-    written line by line.
+    Paths become absolute; the audio is not copied. Each utterance becomes its own
+    speaker, since pretraining does not use speakers; so they need not be known or
+    sorted. Transcripts are not copied. Lists are processed line by line.
 
-    A set that ESPnet has formatted (it has the file feats_type) is filtered by length
-    as ESPnet's stage 4 does it. A Kaldi data directory is not: it still has to be
-    formatted.
+    A set formatted by ESPnet (it has the file feats_type) is filtered by length, as in
+    ESPnet's stage 4. A Kaldi data directory is not filtered here, since it has to be
+    formatted later.
 
     Args:
         source: Kaldi data directory, or ESPnet's dump/raw/<name>.
-        dest: Directory to write, whole or not at all. It is replaced if it was made
-            from the same source, and left as it is if it is the source itself.
+        dest: Directory to write, complete or not at all. It is replaced if it was made
+            from the same source, and left unchanged if it is the source itself.
         fs: Sample rate of a formatted set in Hz.
-        min_seconds: Shorter utterances of a formatted set are left out.
-        max_seconds: Longer ones are left out, too.
+        min_seconds: Minimum length of utterances of a formatted set, in seconds.
+        max_seconds: Maximum length of utterances of a formatted set, in seconds.
 
     Returns:
         Numbers of utterances.
@@ -130,7 +129,7 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
     feats_type = (source / "feats_type").read_text().strip()
     if feats_type != "raw":
         raise DataError(
-            f"{source}: feats_type is {feats_type}, pretraining wants audio; give a "
+            f"{source}: feats_type is {feats_type}, pretraining needs audio; give a "
             "set made with --feats_type raw"
         )
     adopted = Adopted()
@@ -155,13 +154,13 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
 
 
 def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield utterance, resolved entry of wav.scp, and length in samples."""
+    """Yield utterance id, resolved entry of wav.scp, and length in samples."""
     tables = {name: iter_scp(source / name) for name in ("wav.scp", "utt2num_samples")}
     resolver = PathResolver(source)
     for utt_id, row in merge(tables):
         for name in tables:
             if name not in row:
-                # If one of them is not sorted, that is what is to be said.
+                # Read both to the end: if one is not sorted, report that instead.
                 for table in tables.values():
                     deque(table, maxlen=0)
                 raise DataError(
@@ -178,7 +177,7 @@ def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
                 f"{source}/wav.scp: {utt_id} is a command, in a formatted set; run the "
                 "recipe's stages 3 and 4 again"
             )
-        # The recipe's stage 3 writes "None" for audio that it could not make.
+        # The recipe's stage 3 writes "None" for audio that it could not convert.
         samples = int(row["utt2num_samples"])
         entry = row["wav.scp"] if samples == 0 else resolver(row["wav.scp"])
         yield utt_id, entry, samples
@@ -191,13 +190,13 @@ def _audio_format(source: Path, entry: str) -> str:
     if name.startswith("multi_"):
         raise DataError(
             f"{source}: audio_format {name} has several files an utterance, "
-            "pretraining wants one; make the set without --multi_columns_output_wav_scp"
+            "pretraining needs one; make the set without --multi_columns_output_wav_scp"
         )
     return name
 
 
 class _speaker_files:
-    """Writes utt2spk and spk2utt in which every utterance is its own speaker."""
+    """Writer of utt2spk and spk2utt in which each utterance is its own speaker."""
 
     def __init__(self, folder: Path):
         self._paths = [folder / name for name in ("utt2spk", "spk2utt")]

@@ -1,9 +1,9 @@
-"""Requirements on audio, checked for every input file.
+"""Checks of input audio files.
 
-One channel, the expected sample rate, at least one sample, finite samples, in any
-format libsndfile reads: sox, flac or sph2pipe are not needed. Multiple
-channels are an error instead of a silent choice; only the preparation of YODAS
-averages them. docs/own_data.md lists which command checks what.
+Audio must have one channel, the expected sample rate, and at least one sample; samples
+must be finite. Any format of libsndfile is accepted, so sox, flac and sph2pipe are not
+needed. Multiple channels are an error, since choosing one silently could be wrong; only
+the preparation of YODAS averages them. docs/own_data.md lists the checks of each command.
 """
 
 import io
@@ -27,22 +27,22 @@ from espnet2_birq.errors import (
     SampleRateError,
 )
 
-# "file.ark:123": audio that begins at a byte offset
+# "file.ark:123": audio at a byte offset of an archive
 ARK_ENTRY = re.compile(r"^(.+\.ark):(\d+)$")
 ARK_MARKER = b"AUDIO"
 HEADER_BYTES = 1024
-# How many frames at the end of a file are decoded to see that they are there.
+# Frames decoded at the end of a file, to detect truncation.
 TAIL_FRAMES = 1600
-# A program that writes WAV into a pipe does not know its length: it leaves 0xFFFFFFFF
-# (ffmpeg) or about 0x7FFFFFFF (sox) in the header. Such a size promises nothing.
+# Programs that write WAV to a pipe do not know its length, so the header has 0xFFFFFFFF
+# (ffmpeg) or about 0x7FFFFFFF (sox). Such sizes are ignored.
 UNKNOWN_WAV_SIZE = 0x7FFFF000
-# What libsndfile reports for a FLAC file that was written into a pipe.
+# Length reported by libsndfile for a FLAC file that was written to a pipe.
 UNKNOWN_FRAMES = 2**63 - 1
-# Encodings that can hold NaN and infinity; all others are integers or bounded.
+# Encodings that can represent NaN and infinity; all others are bounded.
 FLOATING_SUBTYPES = ("FLOAT", "DOUBLE")
-# Full scale is 1. Power spectra of far larger samples overflow in single precision.
+# Full scale is 1. Power spectra of much larger samples overflow in single precision.
 LARGEST_SAMPLE = 1e10
-BLOCK_FRAMES = 1 << 20  # that are in memory at a time
+BLOCK_FRAMES = 1 << 20  # frames in memory at a time
 NOT_FINITE = f"samples that are NaN, infinite or beyond {LARGEST_SAMPLE:.0e}"
 ONE_CHANNEL = (
     "wanted one; `sox FILE NEW remix 1` takes the first, `remix -` mixes all; a Kaldi "
@@ -52,10 +52,10 @@ ONE_CHANNEL = (
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says.
+    """Header of an audio file.
 
     Attributes:
-        sample_rate: Samples a second, in Hz.
+        sample_rate: Sample rate in Hz.
         frames: Length in samples.
     """
 
@@ -69,32 +69,33 @@ class AudioInfo:
 
 
 def are_finite(samples: np.ndarray) -> bool:
-    """Tell whether features can be computed of samples, of any shape and kind."""
-    # Written so that NaN, of which no comparison is true, fails.
+    """Return whether samples, of any shape and type, are finite and not too large."""
+    # Comparisons with NaN are false, so NaN fails here.
     return samples.size == 0 or bool(
         samples.min() > -LARGEST_SAMPLE and samples.max() < LARGEST_SAMPLE
     )
 
 
 def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
-    """Check that an audio file is what this project takes.
+    """Check that an audio file meets the requirements of this module.
 
-    Its header is read, its last samples are decoded, and of floating-point files, which
-    alone can hold NaN, all samples.
+    The header is read and the last samples are decoded. Floating-point files are decoded
+    completely, since only they can contain NaN.
 
     Args:
-        path: Audio file: FLAC, WAV, NIST SPHERE or whatever else libsndfile reads.
-        fs: The wanted sample rate in Hz; None accepts any.
+        path: Audio file in any format of libsndfile, such as FLAC, WAV or NIST SPHERE.
+        fs: Required sample rate in Hz; None accepts any.
 
     Returns:
-        The file's sample rate and length.
+        Sample rate and length of the file.
 
     Raises:
         LfsPointerError: The file is a git-LFS pointer.
-        SampleRateError: It has another sample rate than `fs`.
-        DataError: It is missing, empty, not audio, cut short, holds no sample, several
-            channels, or samples that are not finite. A cut is seen in FLAC, WAV, SPHERE
-            and MP3 with a length header; Ogg does not state its length anywhere.
+        SampleRateError: Its sample rate differs from `fs`.
+        DataError: The file is missing, empty, not audio or truncated; or it has no
+            samples, several channels, or samples that are not finite. Truncation is
+            detected in FLAC, WAV, SPHERE and MP3 with a length header; Ogg does not
+            state its length.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,21 +115,21 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
 
 
 def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
-    """Probe what stands in wav.scp: an audio file, or `file.ark:offset`.
+    """Probe an entry of wav.scp: an audio file, or `file.ark:offset`.
 
-    In an archive, audio is a whole WAV file, as Kaldi writes it, or, as ESPnet's
-    formats flac.ark and wav.ark, a file behind a header with its length.
+    Audio in an archive is either a WAV file (Kaldi), or a header with the length,
+    followed by a file (ESPnet's formats flac.ark and wav.ark).
 
     Args:
         entry: Path, or path, colon and byte offset.
-        fs: The wanted sample rate in Hz; None accepts any.
+        fs: Required sample rate in Hz; None accepts any.
 
     Returns:
-        The audio's sample rate and length.
+        Sample rate and length of the audio.
 
     Raises:
-        DataError: As probe(); or there is no such archive, or no audio at the offset,
-            or the entry is a command.
+        DataError: As in probe(); or the archive is missing, or it has no audio at the
+            offset, or the entry is a command.
     """
     if entry.endswith("|"):
         raise DataError(
@@ -146,14 +147,14 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
 
 
 def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
-    """Run a command of wav.scp and probe what it writes, as probe_entry() does a file.
+    """Run a command of wav.scp and probe its output.
 
     Args:
-        entry: As in wav.scp, with its `|` at the end.
-        fs: The wanted sample rate in Hz; None accepts any.
+        entry: Entry of wav.scp, with `|` at the end.
+        fs: Required sample rate in Hz; None accepts any.
 
     Raises:
-        DataError: As probe(), or the command fails or writes nothing.
+        DataError: As in probe(), or the command fails or writes nothing.
     """
     done = subprocess.run(
         entry.rstrip().removesuffix("|"), shell=True, capture_output=True
@@ -173,15 +174,15 @@ def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
 def probe_many(
     paths: Iterable[str], fs: int | None = None, nj: int = 4
 ) -> list[AudioInfo]:
-    """Probe many files in parallel, with a progress line when stderr is a terminal.
+    """Probe many files in parallel, with a progress bar if stderr is a terminal.
 
     Args:
-        paths: Audio files, or entries of wav.scp as probe_entry() takes them.
-        fs: The wanted sample rate in Hz; None accepts any.
+        paths: Entries of wav.scp, as in probe_entry().
+        fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
 
     Returns:
-        For each path, in order, its AudioInfo.
+        Headers, in the order of `paths`.
 
     Raises:
         DataError: A file is bad.
@@ -195,17 +196,17 @@ def probe_apart(
     nj: int = 4,
     fatal: tuple[type[DataError], ...] = (LfsPointerError,),
 ) -> tuple[dict[str, AudioInfo], dict[str, str]]:
-    """Probe many files, each once, and keep the good and the bad apart.
+    """Probe many files, each once, and separate good and bad ones.
 
     Args:
-        paths: As in probe_many().
-        fs: The wanted sample rate in Hz; None accepts any.
+        paths: Entries of wav.scp, as in probe_entry().
+        fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
-        fatal: The errors to raise. Of a git-LFS pointer that is the default: then no
-            file of the clone is audio, which skipping would hide.
+        fatal: Errors to raise instead of recording. By default a git-LFS pointer is
+            fatal, since the whole clone then lacks its audio.
 
     Returns:
-        Path to AudioInfo of the good, and path to the reason of the bad.
+        Mapping from good path to header, and mapping from bad path to the reason.
 
     Raises:
         DataError: One of the `fatal` errors.
@@ -227,14 +228,17 @@ def iter_probe(
     fatal: tuple[type[DataError], ...] = (DataError,),
     look: Callable[[str, int | None], AudioInfo] = probe_entry,
 ) -> Iterator[AudioInfo | DataError]:
-    """As probe_many(), one by one: `paths` is read only as fast as they are done.
+    """Probe many files in parallel, reading `paths` only as fast as they are processed.
 
     Args:
-        paths: What to look at.
-        fs: The wanted sample rate in Hz; None accepts any.
+        paths: Entries of wav.scp.
+        fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
-        fatal: The errors to raise as soon as one is met.
-        look: How to look at one of them.
+        fatal: Errors to raise at once instead of yielding.
+        look: Function that probes one entry.
+
+    Yields:
+        Header or error of each entry, in order.
     """
 
     def probe_or_error(path: str) -> AudioInfo | DataError:
@@ -263,7 +267,8 @@ def _probe_stream(
     head: bytes,
     fs: int | None,
 ) -> AudioInfo:
-    # `source` is for libsndfile, `stream` the same bytes again for our own look.
+    # `source` and `stream` have the same bytes: libsndfile reads `source`, our own
+    # checks read `stream`.
     try:
         audio = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
@@ -275,8 +280,8 @@ def _probe_stream(
         info = AudioInfo(audio.samplerate, audio.frames)
         if info.frames == UNKNOWN_FRAMES:
             raise DataError(
-                f"{name}: its header does not tell its length, without which soundfile "
-                "cannot read it; write it again from a file, not a pipe"
+                f"{name}: its header has no length, so soundfile cannot read it; write "
+                "it again to a file, not to a pipe"
             )
         if _is_cut_short(stream, head, audio):
             raise DataError(
@@ -308,14 +313,14 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
     stream.seek(offset)
     head = stream.read(len(ARK_MARKER))
     if head == ARK_MARKER:
-        # The width of the length, the length, the file
+        # Format: number of bytes of the length, the length, the file.
         width = int.from_bytes(stream.read(1))
         length = int.from_bytes(stream.read(width), "little")
         before = b""
     elif head.startswith(b"RIFF"):
         before = head + stream.read(8 - len(head))
         length = struct.unpack("<I", before[4:8])[0] if len(before) == 8 else 1
-        # A WAV file that was written into a pipe is taken to go on to the end.
+        # A WAV file that was written to a pipe is assumed to extend to the end.
         if length >= UNKNOWN_WAV_SIZE:
             return before + stream.read()
     else:
@@ -332,8 +337,8 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
 
 
 def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> bool:
-    # libsndfile silently adapts the length of a cut WAV or SPHERE file to what is
-    # there, so for these two the header has to be compared here.
+    # For truncated WAV and SPHERE files, libsndfile silently reports the actual length,
+    # so compare it with the header here.
     if head.startswith(b"RIFF"):
         return _wav_is_cut_short(stream)
     if head.startswith(b"NIST_1A"):
@@ -359,5 +364,5 @@ def _wav_is_cut_short(stream: BinaryIO) -> bool:
 
 def _sphere_sample_count(head: bytes) -> int:
     match = re.search(rb"^sample_count -i (\d+)", head, re.MULTILINE)
-    # The field is optional: without it the file promises nothing.
+    # The field is optional; without it, truncation cannot be detected.
     return int(match[1]) if match else 0

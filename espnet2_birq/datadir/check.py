@@ -1,8 +1,7 @@
-"""Check Kaldi data directories before training on them.
+"""Checks of Kaldi data directories before training.
 
-Lists are streamed in constant memory: they are
-sorted and can be merged. `segments`, which may not be sorted by
-recording, is sorted on disk.
+Lists are sorted, so they are merged in constant memory. `segments` may not be sorted by
+recording, so it is sorted on disk.
 """
 
 import math
@@ -27,22 +26,22 @@ from espnet2_birq.datadir.stream import ExternalSort, draw, iter_spk2utt, merge
 from espnet2_birq.errors import DataError, SampleRateError
 
 SAMPLE_SIZE = 200
-MAX_KINDS = 20  # lines for one directory, so that it fits on a screen
-# A segment's end is often rounded to 10 ms; that much beyond the audio is no error.
+MAX_KINDS = 20  # lines per directory, to fit on a screen
+# Ends of segments are often rounded to 10 ms, so they may exceed the audio by that much.
 END_TOLERANCE = 0.01  # seconds
-# An utterance beyond these is worth a warning, in seconds. ESPnet's input layers want
-# up to 15 frames, commonly of 10 ms (conv2d8; conv2d: 7): of less they make no output.
+# Lengths in seconds below and above which to warn. ESPnet's input layers need up to 15
+# frames (conv2d8; conv2d: 7), commonly of 10 ms, for at least one output frame.
 SHORT, LONG = 0.15, 3600.0
 FIX = "run utils/fix_data_dir.sh"
 
 
 @dataclass
 class Finding:
-    """One kind of error or warning.
+    """Occurrences of one kind of error or warning.
 
     Attributes:
-        count: How often it was met.
-        first: What it was met in first: an id, or a file.
+        count: Number of occurrences.
+        first: Id or file of the first occurrence.
     """
 
     count: int
@@ -51,18 +50,17 @@ class Finding:
 
 @dataclass
 class Report:
-    """What is found in one data directory.
+    """Result of the check of one data directory.
 
     Attributes:
-        problems: Kind of error, with its remedy, to its number and first case.
-        warnings: The same for what need not be wrong.
+        problems: Mapping from error message, with remedy, to its occurrences.
+        warnings: The same for possible errors.
         utterances: Number of utterances.
-        speakers: Number of speakers; None if it is not known.
-        opened: Number of audio files that were opened and are whole.
+        speakers: Number of speakers; None if unknown.
+        opened: Number of audio files that were opened and are good.
         seconds: Total duration of these files in seconds.
-        shortest: Duration of the shortest utterance known, in seconds: segments, and
-            audio files that were opened.
-        longest: Duration of the longest one.
+        shortest: Duration of the shortest segment or opened audio file, in seconds.
+        longest: Duration of the longest one, in seconds.
     """
 
     problems: dict[str, Finding] = field(default_factory=dict)
@@ -79,36 +77,36 @@ class Report:
         _count(self.problems, kind, where)
 
     def warn(self, kind: str, where: str) -> None:
-        """Count something that need not be wrong."""
+        """Count a possible error."""
         _count(self.warnings, kind, where)
 
     def length(self, seconds: float, where: str) -> None:
-        """Take in an utterance's duration."""
+        """Record an utterance's duration in seconds, and warn if it is unusual."""
         self.shortest = min(self.shortest, seconds)
         self.longest = max(self.longest, seconds)
         if seconds < SHORT:
             self.warn(
-                f"utterance is shorter than {SHORT} s, of which some encoders make no "
-                "frame; leave it out",
+                f"utterance is shorter than {SHORT} s, for which some encoders have no "
+                "output frame; leave it out",
                 where,
             )
         if seconds > LONG:
             self.warn(
-                f"utterance is longer than {LONG / 3600:.0f} h; segments would cut it",
+                f"utterance is longer than {LONG / 3600:.0f} h; cut it with segments",
                 where,
             )
 
 
 def describe(folder: str | Path, report: Report) -> list[str]:
-    """Tell what was found in a data directory, in lines that fit on a screen.
+    """Format a report as lines that fit on a screen.
 
     Args:
         folder: The data directory.
-        report: What check_data_dir() found in it.
+        report: Result of check_data_dir().
 
     Returns:
-        A line for each kind of error and warning, at most MAX_KINDS of them and one that
-        counts the others; last, the verdict with the amount of speech.
+        At most MAX_KINDS lines with a kind of error or warning each, a line that counts
+        any others, and a line with the verdict and the amount of speech.
     """
     lines = []
     for level, found in (("error", report.problems), ("warning", report.warnings)):
@@ -118,7 +116,7 @@ def describe(folder: str | Path, report: Report) -> list[str]:
             )
     if len(lines) > MAX_KINDS:
         hidden = len(lines) - MAX_KINDS
-        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; mend these first"]
+        lines[MAX_KINDS:] = [f"{folder}: and {hidden} more kinds; fix these first"]
     speakers = "?" if report.speakers is None else report.speakers
     last = (
         f"{folder}: {'NOT ok' if report.problems else 'ok'}: "
@@ -146,22 +144,22 @@ def check_data_dir(
     seed: int = 0,
     rate_remedy: str = "",
 ) -> Report:
-    """Check a data directory: its lists, that they agree, and its audio.
+    """Check a data directory: its lists, their consistency, and its audio.
 
-    Audio is probed, as everywhere (datadir/audio.py), and commands in wav.scp are run.
+    Audio is checked as in datadir/audio.py; commands in wav.scp are run.
 
     Args:
-        folder: Directory with wav.scp and utt2spk, and maybe segments, text, spk2utt,
-            utt2num_samples.
-        fs: The wanted sample rate in Hz; None accepts any.
-        full: Open all audio rather than a random sample of 200 files.
+        folder: Directory with wav.scp and utt2spk, and optionally segments, text,
+            spk2utt, utt2num_samples.
+        fs: Required sample rate in Hz; None accepts any.
+        full: Whether to open all audio instead of a random sample of 200 files.
         nj: Number of threads.
         seed: Seed of the random sample.
-        rate_remedy: What else the caller offers against another sample rate; not of a
+        rate_remedy: Advice to add to errors of the sample rate. Not used for a
             formatted set, which no later stage resamples.
 
     Returns:
-        What is found. The problems are collected, none is raised.
+        Report of all problems; none is raised.
     """
     return _Check(Path(folder), rate_remedy).run(fs, full, nj, seed)
 
@@ -174,8 +172,8 @@ class _Check:
         if is_formatted(folder):
             self.rate_remedy = "or format the Kaldi data directory behind it again"
         self.broken: set[str] = set()  # files that could not be read to their end
-        # Kind of mismatch to its cases and the two files. Of a file that is unsorted
-        # further down all this would be nonsense: it counts once both are read.
+        # Mapping from kind of mismatch to its occurrences and the two files. Reported
+        # only after both are read completely: if one is unsorted, they are meaningless.
         self.mismatches: dict[str, tuple[Finding, set[str]]] = {}
         self.resolver = PathResolver(folder)
 
@@ -200,11 +198,11 @@ class _Check:
                 self.report.problems[kind] = finding
         for name in sorted(self.broken):
             if (self.folder / name).exists():
-                kind = "not compared with the other files; mend it and check again"
+                kind = "not compared with the other files; fix it and check again"
                 self.report.warn(kind, str(self.folder / name))
         root = self.resolver.root
         if root and not os.path.samefile(root, os.curdir):
-            kind = f"path in wav.scp is not from here but from {root}"
+            kind = f"path in wav.scp is not relative to this folder but to {root}"
             self.report.warn(kind, str(self.folder / "wav.scp"))
         return self.report
 
@@ -223,7 +221,7 @@ class _Check:
             self.report.error(str(error).removeprefix(f"{path}: "), str(path))
 
     def _utterances(self, name: str) -> Iterator[tuple[str, str, str | None]]:
-        """Compare all that is listed by utterance; yield the lines of one list, and
+        """Compare all lists by utterance; yield the lines of one list, and
         utt2num_samples."""
         tables = {"utt2spk": self._read("utt2spk"), name: self._read(name)}
         for other in ("text", "utt2num_samples"):
@@ -239,7 +237,7 @@ class _Check:
                 if own < speaker and sorted_by_speaker:
                     sorted_by_speaker = False
                     self.report.error(
-                        "utt2spk is not sorted by speaker, as Kaldi wants; begin "
+                        "utt2spk is not sorted by speaker, as Kaldi requires; begin "
                         "utterance ids with the speaker's name",
                         utt_id,
                     )
@@ -319,7 +317,7 @@ class _Check:
             kind = "segment is not `recording start end`; correct segments"
             self.report.error(kind, utt_id)
             return None
-        # An end of -1 means the end of the recording. Comparisons that NaN fails:
+        # An end of -1 means the end of the recording. NaN fails these comparisons.
         if not (0 <= start < math.inf and (start < end < math.inf or end == -1)):
             kind = "segment starts before 0 or ends before it starts; correct segments"
             self.report.error(kind, utt_id)
@@ -328,21 +326,21 @@ class _Check:
         return recording, start, end
 
     def _open(self, audio: Iterator[_Audio], fs: int | None, nj: int) -> None:
-        asked: deque[tuple[_Audio, str]] = deque()  # what is being probed
+        asked: deque[tuple[_Audio, str]] = deque()  # entries being probed
 
         def entries() -> Iterator[str]:
             for item in audio:
                 try:
                     entry = self.resolver(item.entry)
                 except DataError:
-                    entry = item.entry  # probing it says what is wrong
+                    entry = item.entry  # probing it reports the error
                 asked.append((item, entry))
                 yield entry
 
         for info in iter_probe(entries(), fs, nj, fatal=(), look=_look):
             item, entry = asked.popleft()
             if isinstance(info, DataError):
-                # Without the file's name the message is that of all such files.
+                # Messages without the file's name are equal and are counted together.
                 kind = str(info).removeprefix(f"{entry}: ")
                 kind = kind.removeprefix(f"{Path(entry)}: ")
                 if isinstance(info, SampleRateError) and self.rate_remedy:
@@ -377,7 +375,7 @@ class _Check:
             theirs = self._read("utt2spk")
         first = None
         try:
-            # Both are sorted by speaker, then by utterance: the pairs are the same.
+            # Both are sorted by speaker, then by utterance, so the pairs must match.
             for pair in iter_spk2utt(path):
                 if theirs and not first and (other := next(theirs, None)) != pair:
                     first = other[0] if other else pair[0]
@@ -387,7 +385,7 @@ class _Check:
         if theirs and not first and (other := next(theirs, None)):
             first = other[0]
         if first:
-            kind = f"spk2utt is not what utt2spk says, from here on; {FIX}"
+            kind = f"spk2utt and utt2spk differ from here on; {FIX}"
             self.report.error(kind, first)
 
 

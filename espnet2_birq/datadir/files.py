@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic writing of files: complete or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside a file's place; what is written to it is moved there."""
+    """Yield a temporary path in the same folder; on success, rename it to `path`."""
     part = path.with_name(path.name + ".part")
     yield part
     part.replace(path)
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a text file beside its place, then move it there."""
+    """Write a text file, complete or not at all."""
     with whole_file(path) as part:
         part.write_text(content, encoding="utf-8", newline="\n")

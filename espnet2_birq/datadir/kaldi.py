@@ -11,18 +11,18 @@ from pathlib import Path
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
-# LibriSpeech's reader and chapter, which data directories call a speaker, as 19-198; and
-# an utterance's name, as 19-198-0000.
+# LibriSpeech's <reader>-<chapter>, used as a speaker in data directories (19-198), or
+# an utterance id (19-198-0000).
 _CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Where in a recording an utterance is.
+    """Position of an utterance in a recording.
 
     Attributes:
         recording: Unique name of the recording, without whitespace.
-        start: Begin in seconds.
+        start: Start in seconds.
         end: End in seconds.
     """
 
@@ -33,15 +33,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of a data directory.
+    """Utterance of a data directory.
 
     Attributes:
-        utt_id: Unique name without whitespace; begin it with the speaker's name, so
-            that sorting by utterance also sorts by speaker, as Kaldi wants.
+        utt_id: Unique id without whitespace. It should begin with the speaker's name,
+            so that sorting by utterance also sorts by speaker, as Kaldi requires.
         speaker: Speaker name without whitespace.
-        path: Audio file, as it is to stand in wav.scp.
-        text: Transcript in one line; None where there is none.
-        segment: The part of the audio file that it is; None if it is the whole.
+        path: Audio file, as written to wav.scp.
+        text: Transcript in one line; None if there is none.
+        segment: Part of the audio file; None for the whole file.
     """
 
     utt_id: str
@@ -58,18 +58,18 @@ def write_data_dir(
 ) -> None:
     """Write a data directory, complete or not at all.
 
-    The files are sorted in byte order (the C locale) and are UTF-8. `text` is written
-    only if every utterance has one, `segments` if every utterance is a segment; times
-    are written to 10 ms. An existing data directory is replaced.
+    Files are in UTF-8, sorted in byte order (C locale). `text` is written only if all
+    utterances have a transcript, `segments` only if all are segments, with times rounded
+    to 10 ms. An existing data directory is replaced.
 
     Args:
         dest: Directory to write.
-        utterances: What to write, in any order.
-        extra_files: Further files: name to whole content.
+        utterances: Utterances in any order.
+        extra_files: Mapping from name to content of additional files.
 
     Raises:
-        DataError: An utterance cannot be represented, there is none, only some are
-            segments, or `dest` exists and is not a data directory.
+        DataError: An utterance cannot be represented, there are no utterances, only
+            some are segments, or `dest` exists and is not a data directory.
     """
     dest = Path(os.path.realpath(dest))
     ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
@@ -92,16 +92,16 @@ def write_data_dir(
 
 
 def replace_data_dir(dest: str | Path, files: Mapping[str, str]) -> None:
-    """Write the files of a data directory, all or none, in place of an existing one.
+    """Write the files of a data directory, all or none, replacing an existing one.
 
     Args:
         dest: Directory to write.
-        files: Name to whole content.
+        files: Mapping from name to content.
 
     Raises:
         DataError: `dest` exists and is not a data directory.
     """
-    # Replace the folder that a link points at, not the link.
+    # If dest is a symbolic link, replace its target, not the link.
     dest = Path(os.path.realpath(dest))
     if dest.exists() and not _is_replaceable(dest):
         raise DataError(
@@ -131,50 +131,51 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
     """Read a file of `key value` lines: wav.scp, utt2spk, text, segments, ...
 
     Args:
-        path: The file.
-        allow_empty_values: Accept a key alone in its line, as "" (text may have it).
+        path: File to read.
+        allow_empty_values: Whether to accept keys without value, as "" (allowed in
+            text).
 
     Returns:
-        Key to value, in the order of the file.
+        Mapping from key to value, in the order of the file.
 
     Raises:
-        DataError: As iter_scp.
+        DataError: As in iter_scp().
     """
     return dict(iter_scp(path, allow_empty_values))
 
 
 def voice_of(speaker: str) -> str:
-    """Return the reader of a `reader-chapter` or an utterance; all other names stay.
+    """Return the reader of a LibriSpeech speaker or utterance; keep other names.
 
-    A reader's chapters are speakers of their own in Kaldi's and ESPnet's data
-    directories. To train on one and test on the other, or to draw them apart, would take
-    one voice for two.
+    Kaldi's and ESPnet's data directories of LibriSpeech have a speaker per chapter.
+    Training on one chapter and testing on another would be the same voice.
     """
     match = _CHAPTER.fullmatch(speaker)
     return match[1] if match else speaker
 
 
 def format_scp(pairs: Iterable[tuple[str, str]]) -> str:
-    """Make the content of a file of `key value` lines; a key may have no value."""
+    """Format pairs as `key value` lines; values may be empty."""
     return "".join(f"{key} {value}".rstrip() + "\n" for key, value in pairs)
 
 
 def iter_scp(
     path: str | Path, allow_empty_values: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """Read a file of `key value` lines one by one: it may be larger than the memory.
+    """Read a file of `key value` lines one by one, in constant memory.
 
     Args:
-        path: The file.
-        allow_empty_values: Accept a key alone in its line, as "" (text may have it).
+        path: File to read.
+        allow_empty_values: Whether to accept keys without value, as "" (allowed in
+            text).
 
     Yields:
         Key and value, in the order of the file.
 
     Raises:
-        DataError: The file is missing or empty, begins with a byte order mark, or a
-            line is blank, is not UTF-8, ends as in Windows, lacks a value, repeats a
-            key, or is out of order.
+        DataError: The file is missing or empty, or begins with a byte order mark; or a
+            line is blank, is not UTF-8, has a Windows line end, lacks a value, repeats
+            a key, or is out of order.
     """
     path = Path(path)
     if not path.is_file():
@@ -203,12 +204,12 @@ def iter_scp(
                 raise DataError(
                     f"{where}: {key} has no value; complete or remove the line"
                 )
-            # In a sorted file equal keys are neighbours.
+            # In a sorted file, equal keys are adjacent.
             if key == previous:
                 raise DataError(
                     f"{where} repeats {key} of line {number - 1}; remove one of them"
                 )
-            # Code point order is the byte order of UTF-8, which is that of LC_ALL=C.
+            # Code point order equals UTF-8 byte order, which is the order of LC_ALL=C.
             if key < previous:
                 raise DataError(
                     f"{where}: {key} comes after {previous}; "

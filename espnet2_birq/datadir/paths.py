@@ -1,4 +1,4 @@
-"""Paths in somebody else's wav.scp, relative to a folder other than the current one."""
+"""Resolution of relative paths in the wav.scp of another recipe."""
 
 import os
 import shlex
@@ -10,20 +10,20 @@ from espnet2_birq.errors import DataError
 
 
 class PathResolver:
-    """Makes the entries of a data directory's wav.scp usable from any folder.
+    """Resolver that makes entries of a wav.scp usable from any folder.
 
     ESPnet and Kaldi write paths relative to the recipe's folder, which is one of the
-    folders above the data directory. The first relative path decides which.
+    folders above the data directory. The first relative path determines which one.
 
     Attributes:
-        root: The folder to which paths are relative; None as long as none was.
+        root: Folder to which paths are relative; None before the first relative path.
     """
 
     def __init__(self, folder: str | Path):
-        """Remember whose wav.scp it is.
+        """Create a resolver.
 
         Args:
-            folder: The data directory.
+            folder: Data directory of the wav.scp.
         """
         self._folder = folder
         self.root: str | None = None
@@ -32,14 +32,14 @@ class PathResolver:
         """Resolve one entry.
 
         Args:
-            entry: A path, `path.ark:offset`, or a command that ends in `|`.
+            entry: Path, `path.ark:offset`, or command that ends in `|`.
 
         Returns:
-            The same with an absolute path. A command of relative paths is made one
-            that goes to their folder first.
+            Entry with an absolute path. A command with relative paths is prefixed by a
+            `cd` to their folder.
 
         Raises:
-            DataError: There is no such file in any of the folders.
+            DataError: The file is in none of the folders.
         """
         if entry.endswith("|"):
             return self._command(entry)
@@ -69,7 +69,7 @@ class PathResolver:
         return f"cd {shlex.quote(self.root)} && {entry}"
 
     def _find(self, path: str) -> str | None:
-        # The current folder last: it may hold another recipe's dump/raw/train.
+        # The current folder is tried last: it may have another recipe's dump/raw/train.
         for folder in (*_above(self._folder), os.getcwd()):
             if os.path.isfile(os.path.join(folder, path)):
                 return folder

@@ -1,9 +1,9 @@
-"""Stamps: what something on disk was made from, to see when that has changed.
+"""Stamps: records of what a folder or file was made from, to detect changes.
 
-Each stage of a recipe reads what the stage before has written. When the data changes and
-only a later stage is run again, the old files are still there and nothing looks wrong. So
-a stage notes size and hash of the lists it has read, and the options that shaped its
-work, beside what it has made; whoever reads that compares first.
+Each stage of a recipe reads the output of the stage before. If the data changes and only
+a later stage is run again, it would silently use old files. So a stage records size and
+hash of its input lists, and its options, next to its output. Later stages check this
+record first.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ Files = Mapping[str, dict | None]
 def write_stamp(
     made: Path, files: Iterable[str | Path], options: Mapping[str, str] | None = None
 ) -> None:
-    """Note what a folder or file was made from.
+    """Record what a folder or file was made from.
 
     Args:
-        made: The folder or file.
-        files: What it was made from; one that does not exist is noted as absent.
-        options: Further settings that shaped it.
+        made: Output folder or file.
+        files: Input files; missing ones are recorded as absent.
+        options: Settings that affected the output.
     """
     stamp = stamp_path(made)
     content = {"options": dict(options or {}), "files": _describe_all(files)}
@@ -42,24 +42,24 @@ def check_stamp(
     options: Mapping[str, str] | None = None,
     required: bool = False,
 ) -> None:
-    """Compare what a folder or file was made from with what is there now.
+    """Check that a folder or file is up to date with its inputs.
 
-    Sources that are gone are passed over: they may be deleted to save space.
+    Inputs that no longer exist are ignored: they may be deleted to save space.
 
     Args:
-        made: The folder or file.
-        files: What it would be made from now.
-        options: Settings that would shape it now.
-        required: Whether a missing stamp is an error. If not, `made` may come from
-            elsewhere, and there is nothing to compare.
+        made: Output folder or file.
+        files: Current input files.
+        options: Current settings.
+        required: Whether a missing stamp is an error. Otherwise `made` may come from
+            elsewhere, and nothing is checked.
 
     Raises:
-        DataError: Something has changed; says what.
+        DataError: Something has changed; the message says what.
     """
     stamp = stamp_path(made)
     if not stamp.is_file():
         if required:
-            raise DataError(f"{made}: there is no note of what it was made from")
+            raise DataError(f"{made}: there is no record of what it was made from")
         return
     noted = json.loads(stamp.read_text(encoding="utf-8"))
     for name, value in (options or {}).items():
@@ -71,10 +71,10 @@ def check_stamp(
     names = [os.fspath(file) for file in files]
     for name in names:
         if name not in noted["files"]:
-            raise DataError(f"{made} was not made from {name}, as it would be now")
+            raise DataError(f"{made} was not made from {name}, but would be now")
     for name, before in noted["files"].items():
         if name not in names:
-            raise DataError(f"{made} was made from {name}, as it would not be now")
+            raise DataError(f"{made} was made from {name}, but would not be now")
         now = _describe(Path(name))
         if now is not None and now != before:
             raise DataError(
@@ -83,7 +83,7 @@ def check_stamp(
 
 
 def sources(made: Path) -> list[str]:
-    """Return the files that a folder or file was made from; none without a stamp."""
+    """Return the input files of a folder or file; none without a stamp."""
     stamp = stamp_path(made)
     if not stamp.is_file():
         return []
@@ -91,7 +91,7 @@ def sources(made: Path) -> list[str]:
 
 
 def stamp_path(made: Path) -> Path:
-    """Return where the stamp of a folder (inside) or file (beside) is."""
+    """Return the path of the stamp: inside a folder, next to a file."""
     return made / STAMP if made.is_dir() else made.with_name(f"{made.name}.{STAMP}")
 
 
@@ -100,7 +100,7 @@ def _describe_all(files: Iterable[str | Path]) -> Files:
 
 
 def _describe(file: Path) -> dict | None:
-    """Count bytes and lines of a file, and hash it; None if there is no such file."""
+    """Count the bytes and lines of a file, and hash it; None if it does not exist."""
     if not file.is_file():
         return None
     digest, lines, size = hashlib.sha256(), 0, 0
@@ -118,4 +118,4 @@ def _tell(before: dict | None, now: dict) -> str:
     for unit in ("lines", "bytes"):
         if before[unit] != now[unit]:
             return f"{before[unit]} {unit} then, {now[unit]} now"
-    return "as long as then, with other content"
+    return "same length, other content"

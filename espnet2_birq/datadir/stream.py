@@ -1,4 +1,4 @@
-"""Go through the files of a data directory, however long, in little memory."""
+"""Processing of a data directory's files in constant memory."""
 
 import codecs
 import os
@@ -12,20 +12,20 @@ from pathlib import Path
 from espnet2_birq.errors import DataError
 
 SORT_MEMORY = "32M"
-PIECE = 1 << 12  # characters of a line that are in memory at a time
-IN_FLIGHT = 16  # calls that wait or run, for each thread
+PIECE = 1 << 12  # characters of a line in memory at a time
+IN_FLIGHT = 16  # waiting and running calls per thread
 
 
 def merge(
     tables: Mapping[str, Iterator[tuple[str, str]]],
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Walk through sorted tables side by side.
+    """Iterate over sorted tables in parallel.
 
     Args:
-        tables: Name to (key, value) pairs, sorted by key without repetition.
+        tables: Mapping from name to (key, value) pairs, sorted by key, keys unique.
 
     Yields:
-        Each key that any table has, in order, and its value in those that have it.
+        Each key of any table, in order, and its values by name of the table.
     """
     tables = {name: iter(table) for name, table in tables.items()}
     heads: dict[str, tuple[str, str]] = {}
@@ -48,9 +48,10 @@ def merge(
 
 
 class ExternalSort:
-    """Sorts more lines than fit into memory, in byte order, by the program `sort`.
+    """Sorter of more lines than fit into memory, in byte order, by the program `sort`.
 
-    Temporary files go to TMPDIR. Use it in a `with`: write all lines, then iterate.
+    Temporary files are in TMPDIR. Use it as a context manager: write all lines, then
+    iterate.
     """
 
     def __enter__(self) -> "ExternalSort":
@@ -66,14 +67,14 @@ class ExternalSort:
         return self
 
     def write(self, line: str) -> None:
-        """Take a line, given without its line feed."""
+        """Add a line, without line feed."""
         self._input.write(line.encode("utf-8") + b"\n")
 
     def __iter__(self) -> Iterator[str]:
         """Yield the lines, sorted.
 
         Raises:
-            DataError: The program failed, most likely for want of disk space.
+            DataError: The program failed, most likely for lack of disk space.
         """
         self._input.close()
         for line in self._output:
@@ -85,27 +86,27 @@ class ExternalSort:
             )
 
     def __exit__(self, *exception) -> None:
-        """End the program, whether all was read or not."""
+        """End the program, even if lines are unread."""
         self._output.close()
         try:
             self._input.close()
         except BrokenPipeError:
-            pass  # `sort` has ended and said why
+            pass  # `sort` has ended and printed an error
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
 
 def draw[Item](items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
-    """Draw a random sample in one pass, each item with the same chance.
+    """Draw a uniform random sample in one pass.
 
     Args:
-        items: What to draw from, of any length.
-        number: How many to draw.
-        seed: The same seed and items give the same sample.
+        items: Items to draw from, of any number.
+        number: Number of items to draw.
+        seed: Random seed.
 
     Returns:
-        The sample, in the order of `items`; all of them if there are no more.
+        Sample, in the order of `items`; all items if there are no more than `number`.
     """
     generator = random.Random(seed)
     sample: list[tuple[int, Item]] = []
@@ -120,15 +121,15 @@ def draw[Item](items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
 def map_parallel[Item, Result](
     function: Callable[[Item], Result], items: Iterable[Item], nj: int
 ) -> Iterator[Result]:
-    """Like ThreadPoolExecutor.map(), but reads `items` only as fast as they are done.
+    """Map like ThreadPoolExecutor.map(), but read `items` only as fast as needed.
 
     Args:
-        function: What to call. What it raises ends the iteration.
+        function: Function to call. Its exceptions end the iteration.
         items: Arguments, of any number.
         nj: Number of threads.
 
     Yields:
-        The results, in the order of `items`.
+        Results, in the order of `items`.
     """
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(nj) as pool:
@@ -145,17 +146,17 @@ def map_parallel[Item, Result](
 
 
 def refuse_byte_order_mark(path: Path, head: bytes) -> None:
-    """Refuse a list of Kaldi's that begins with a byte order mark.
+    """Check that a Kaldi list does not begin with a byte order mark.
 
-    It would be part of the first name, also for ESPnet's and Kaldi's scripts, which
-    read the same file: that utterance would be lost as one that no other list has.
+    The mark would become part of the first key, in Kaldi's and ESPnet's scripts too. The
+    key would then match no other list, and its utterance would be lost.
 
     Args:
-        path: The list.
-        head: Its first bytes.
+        path: Path of the list, for the message.
+        head: First bytes of the list.
 
     Raises:
-        DataError: It begins with a byte order mark.
+        DataError: The list begins with a byte order mark.
     """
     if head.startswith(codecs.BOM_UTF8):
         raise DataError(
@@ -165,10 +166,10 @@ def refuse_byte_order_mark(path: Path, head: bytes) -> None:
 
 
 def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
-    """Read spk2utt one utterance at a time: a single line may be most of a corpus.
+    """Read spk2utt one utterance at a time, since a line may be very long.
 
     Args:
-        path: The file.
+        path: File to read.
 
     Yields:
         Utterance and speaker, in the order of the file.
@@ -207,7 +208,7 @@ def iter_spk2utt(path: str | Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines_of_words(path: Path) -> Iterator[Iterator[str]]:
-    # Each line's words have to be used up before the next line is asked for.
+    # The caller must exhaust each line's words before taking the next line.
     with path.open("rb") as stream:
         refuse_byte_order_mark(path, stream.read(len(codecs.BOM_UTF8)))
     with path.open(encoding="utf-8", newline="\n") as stream:
@@ -227,7 +228,7 @@ def _words(piece: str, stream) -> Iterator[str]:
         if piece.endswith("\n"):
             yield from words
             return
-        # A word may go on in the next piece.
+        # A word may continue in the next piece.
         rest = "" if piece[-1].isspace() or not words else words.pop()
         yield from words
         piece = stream.readline(PIECE)

@@ -1,4 +1,4 @@
-"""Hours of a data directory, even over its speakers; and what is left of it."""
+"""Random subsets of a data directory, balanced over speakers, and the remainder."""
 
 import heapq
 import math
@@ -17,21 +17,21 @@ from espnet2_birq.datadir.stamp import STAMP
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
-# Files that need not be sorted: what formatting and our preparations say about a set
+# Files that are not tables of sorted keys, written by formatting and our preparations.
 NO_TABLES = ("feats_type", "audio_format", "skipped", "unused_words", "words.tsv")
 
 
 @dataclass(frozen=True)
 class DataDir:
-    """A data directory in memory.
+    """Data directory in memory.
 
     Attributes:
-        folder: Where it is.
-        files: Name to content of every file: key to value for a table of utterances,
-            recordings or speakers, a string for what is none.
-        seconds: Utterance to duration in seconds.
-        people: Utterance to the person who speaks.
-        genders: Person to "f" or "m"; empty if that of someone is not known.
+        folder: Path of the directory.
+        files: Mapping from file name to content: a mapping from key to value for tables
+            of utterances, recordings or speakers, a string for other files.
+        seconds: Mapping from utterance to duration in seconds.
+        people: Mapping from utterance to the person who speaks.
+        genders: Mapping from person to "f" or "m"; empty if any is unknown.
     """
 
     folder: Path
@@ -41,12 +41,12 @@ class DataDir:
     genders: dict[str, str]
 
     def table(self, name: str) -> dict[str, str]:
-        """Return a file that is a table; an empty one if it is not there."""
+        """Return a table by file name; an empty one if it is missing or not a table."""
         content = self.files.get(name, {})
         return content if isinstance(content, dict) else {}
 
     def count(self, utterances: Collection[str]) -> tuple[int, float, float | None]:
-        """Count people, seconds, and the share of women in these (None: unknown)."""
+        """Count people and seconds, and women's share of the seconds (None: unknown)."""
         total = sum(self.seconds[u] for u in utterances)
         share = None
         if self.genders and total:
@@ -64,14 +64,14 @@ def subset_data_dir(
     fs: int = 16000,
     nj: int = 4,
 ) -> None:
-    """Write some hours of a data directory as another one, and print what it holds.
+    """Write a random subset of a data directory, and print its size.
 
     Args:
-        source: Kaldi data directory, or a set that ESPnet has formatted.
-        dest: Directory to write, whole or not at all.
-        hours: How much to draw.
-        rest: Directory for what was not drawn; None: it is not written.
-        seed: Seed of the draw.
+        source: Kaldi data directory, or a set formatted by ESPnet.
+        dest: Directory to write, complete or not at all.
+        hours: Amount of speech to draw, in hours.
+        rest: Directory for the remaining utterances; None does not write them.
+        seed: Random seed.
         fs: Sample rate of a formatted set in Hz.
         nj: Number of threads that open audio files.
 
@@ -95,21 +95,21 @@ def subset_data_dir(
 
 
 def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
-    """Read a Kaldi data directory, or a set that ESPnet has formatted.
+    """Read a Kaldi data directory, or a set formatted by ESPnet.
 
-    Durations are those of utt2num_samples in a formatted set; else those of utt2dur, of
-    segments, or of the audio files' headers, whichever is there first.
+    Durations of a formatted set are from utt2num_samples, others from the first that
+    exists of utt2dur, segments, and the headers of audio files.
 
     Args:
-        folder: Directory with wav.scp, utt2spk and what else belongs to them.
+        folder: Directory with wav.scp, utt2spk and optional further files.
         fs: Sample rate of a formatted set in Hz.
         nj: Number of threads that open audio files.
 
     Returns:
-        All its files; relative paths in wav.scp are absolute.
+        Contents of the directory; relative paths in wav.scp are made absolute.
 
     Raises:
-        DataError: A file is missing or broken, or files do not fit together.
+        DataError: A file is missing or broken, or files are inconsistent.
     """
     folder = Path(folder)
     speakers = read_scp(folder / "utt2spk")
@@ -124,13 +124,13 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
         )
     files: dict[str, dict[str, str] | str] = {}
     for path in sorted(folder.iterdir()):
-        # Both say what the whole directory was made from.
+        # Both describe the whole directory, so a subset must not have them.
         of_the_whole = path.name in (SOURCE, STAMP)
         if path.is_file() and path.name[0] != "." and not of_the_whole:
             files[path.name] = _read_file(path, speakers, recordings)
     seconds = _durations(folder, files, speakers, fs, nj)
     resolve = PathResolver(folder)
-    # ESPnet writes "None" for audio that it could not make; it has no samples.
+    # ESPnet writes "None" for audio that it could not convert; it has 0 samples.
     files["wav.scp"] = {
         key: entry if seconds.get(key) == 0 else resolve(entry)
         for key, entry in recordings.items()
@@ -148,23 +148,24 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
 
 
 def choose(data: DataDir, hours: float, seed: int = 0) -> list[str]:
-    """Choose utterances at random, as much of each gender and of each person.
+    """Choose utterances at random, balanced by gender, then by speaker.
 
-    Greedily balances by gender, then speaker: repeatedly take an utterance from the
-    least-represented speaker of the least-represented gender while it brings the total
-    closer to the target. So the target is met to half an utterance, and with the same
-    seed a shorter subset is part of a longer one. Exhausted speakers are skipped.
+    Repeatedly take an utterance from the least-represented speaker of the
+    least-represented gender, while it brings the total closer to the target. So the total
+    is within half an utterance of the target, and with the same seed a smaller subset is
+    part of a larger one. Exhausted speakers are skipped.
 
     Args:
-        data: What to choose from.
-        hours: How many hours.
-        seed: Seed of the choice.
+        data: Data directory to choose from.
+        hours: Amount of speech in hours.
+        seed: Random seed.
 
     Returns:
-        The utterances, sorted.
+        Utterances, sorted.
 
     Raises:
-        DataError: There is not so much, or an utterance is more than twice of it.
+        DataError: `data` has less speech, or the first utterance is more than twice as
+            long as the target.
     """
     wanted, there = hours * 3600, sum(data.seconds.values())
     if not 0 < wanted <= there:
@@ -177,7 +178,7 @@ def choose(data: DataDir, hours: float, seed: int = 0) -> list[str]:
     for utt_id in sorted(data.seconds):
         if data.seconds[utt_id] > 0:
             stock[data.people[utt_id]].append(utt_id)
-    # Heaps of (seconds so far, a person's place in a random order, person)
+    # Heaps of (seconds so far, random rank of the person, person)
     queues: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
     people = sorted(stock)
     generator.shuffle(people)
@@ -212,12 +213,12 @@ def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
     """Make the files of a data directory with some of the utterances.
 
     Args:
-        data: What the utterances are part of.
-        utterances: Some of them.
+        data: Data directory with the utterances.
+        utterances: Utterances to keep.
 
     Returns:
-        File name to content: tables with the lines that belong to the utterances, their
-        recordings and speakers, other files unchanged.
+        Mapping from file name to content: tables with the lines of these utterances,
+        their recordings and their speakers; other files unchanged.
     """
     kept = set(utterances)
     speakers = {u: s for u, s in data.table("utt2spk").items() if u in kept}
@@ -268,14 +269,14 @@ def _read_file(
 
 
 def _is_of_utterances(name: str) -> bool:
-    """Tell by the name: a speaker or recording may be called as an utterance."""
+    """Decide by the file name, since speakers or recordings may be named as utterances."""
     return name.startswith(("utt2", "text"))
 
 
 def _durations(
     folder: Path, files: Mapping, speakers: Mapping[str, str], fs: int, nj: int
 ) -> dict[str, float]:
-    """Return utterance to seconds."""
+    """Return a mapping from utterance to seconds."""
     if is_formatted(folder):
         samples = files.get("utt2num_samples") or read_scp(folder / "utt2num_samples")
         seconds = {u: _number(folder, u, n) / fs for u, n in samples.items()}

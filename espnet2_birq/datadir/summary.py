@@ -1,4 +1,4 @@
-"""What the preparation of a data directory says about it."""
+"""Summary of a prepared data directory, for printing."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,17 +11,17 @@ def summary_lines(
     seconds: float,
     skipped: Mapping[str, Collection[str]],
 ) -> list[str]:
-    """Tell what a set holds, and what was left out and why.
+    """Summarise the size of a set and its skipped items.
 
     Args:
-        dest: The set's folder.
-        utterances: How many there are.
-        speakers: How many speakers, as "5 speakers".
-        seconds: Duration of all utterances.
-        skipped: Reason to the names of what was left out for it.
+        dest: Folder of the set.
+        utterances: Number of utterances.
+        speakers: Description of the speakers, for example "5 speakers".
+        seconds: Total duration in seconds.
+        skipped: Mapping from reason to the names of skipped items.
 
     Returns:
-        A line for the set and one for each reason, with its first example.
+        A line for the set, and a line per reason with its first example.
     """
     total = sum(len(names) for names in skipped.values())
     lines = [

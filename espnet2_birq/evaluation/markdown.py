@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Markdown tables."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 def markdown_table(
     head: Sequence[str], rows: Iterable[Sequence], right: Collection[str] = ()
 ) -> str:
-    """Write a table in Markdown.
+    """Format a Markdown table.
 
     Args:
-        head: Titles of the columns.
-        rows: Cells of each row, as many as titles.
-        right: Titles of the columns that are aligned to the right.
+        head: Column titles.
+        rows: Cells of each row.
+        right: Titles of right-aligned columns.
 
     Returns:
         Lines of text, without a newline at the end.

@@ -37,7 +37,7 @@ class Settings:
         hidden: LSTM units in each direction; 0: no LSTM.
         lr: Peak learning rate.
         finetune_updates: Further updates of all parameters; 0: none.
-        finetune_lr: Peak learning rate of these.
+        finetune_lr: Peak learning rate of the further updates.
         seed: Seed of initial weights and batch order.
     """
 
@@ -52,7 +52,7 @@ class Settings:
 
 
 class Utterance(NamedTuple):
-    """Frozen features and text."""
+    """Features from the frozen encoder, and text."""
 
     name: str
     file: Path
@@ -100,7 +100,7 @@ def extract(
         DataError: Bad audio, or features that are not finite in half precision.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
-    # Paths of a dump are relative to its recipe.
+    # Paths in dump/raw/<set> are relative to the recipe's folder.
     recipe = folder.resolve().parents[2]
     files = {name: recipe / x for name, x in read_scp(folder / "wav.scp").items()}
     infos = probe_many([str(file) for file in files.values()], rate)
@@ -161,8 +161,8 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
         feats_of: Function from utterances to features (B, K, T', E) and lengths (B,).
         parameters: Parameters to train.
         updates: Number of updates.
-        lr: Peak learning rate of one cycle.
-        frames: Frames per batch.
+        lr: Peak learning rate of a one-cycle schedule.
+        frames: Encoder frames per batch, including padding.
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=lr)

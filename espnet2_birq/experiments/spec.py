@@ -191,7 +191,7 @@ def _check(path: Path, spec: Spec) -> None:
             before = [one.name for one in spec.systems[:number] if one.pretrain]
             if system.after not in before or system.pretrain is None:
                 raise ConfigError(
-                    f"{path}: '{system.name}': after wants two systems with "
+                    f"{path}: '{system.name}': after needs two systems with "
                     f"pretraining, '{system.after}' above it in the list"
                 )
         other = system.compute_of

@@ -114,7 +114,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
     if args.optim_conf.get("lr") is None:
         raise ConfigError(
-            "encoder_lr_decay and freeze_encoder_updates want an lr in optim_conf"
+            "encoder_lr_decay and freeze_encoder_updates need an lr in optim_conf"
         )
 
 

@@ -1,4 +1,4 @@
-"""bench/compare.py: commands in turn, their ratios, and one that fails."""
+"""bench/compare.py: alternating commands, ratios, and a failing command."""
 
 import json
 import subprocess

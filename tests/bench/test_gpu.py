@@ -1,4 +1,4 @@
-"""bench/gpu.py would run on a GPU: all of it on a CPU, tiny; and what forks need."""
+"""bench/gpu.py: a tiny run of all parts on a CPU, and requirements of forks."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""bench/label_perplexity.py tells projections apart."""
+"""bench/label_perplexity.py: perplexities differ between projections."""
 
 import sys
 from pathlib import Path

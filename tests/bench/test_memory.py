@@ -1,4 +1,4 @@
-"""bench/memory.py: its figures are what they say."""
+"""bench/memory.py: correctness of its figures."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The parts of a step's cost: what the benchmarks count is so."""
+"""Parts of a step: correctness of what the benchmarks count."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""bench/step.py: its builds compute the same loss, its figures are what they say."""
+"""bench/step.py: equal losses of its builds, and correctness of its figures."""
 
 import math
 import sys

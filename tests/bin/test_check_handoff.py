@@ -278,7 +278,7 @@ def test_a_layer_in_the_middle_may_not_be_missing(tmp_path, ssl_model, capsys):
 
 
 def test_layers_that_pretraining_has_not(ssl_model):
-    with pytest.raises(ConfigError, match="has 2 encoder layers, the ASR .* wants 3"):
+    with pytest.raises(ConfigError, match="has 2 encoder layers, the ASR .* needs 3"):
         spec_of(ssl_model, 3)
 
 

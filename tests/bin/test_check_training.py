@@ -1,4 +1,4 @@
-"""Whether ESPnet's own training command made any update."""
+"""Check that ESPnet's training command made an update."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the parsers of all commands take."""
+"""Option names that the parsers of all commands accept."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Commands one after the other on a few noises: training, labels, probe, moving."""
+"""Commands in sequence on a few noises: training, labels, probe, moved folders."""
 
 import json
 import logging

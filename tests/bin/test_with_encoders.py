@@ -1,4 +1,4 @@
-"""Python for asr.sh: what is run instead, in calls of the kind that asr.sh makes."""
+"""with_encoders: the command it runs instead, for calls like asr.sh's."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""AMI's beamforming: a simulated array, and BeamformIt as it is called."""
+"""AMI's beamforming: a simulated array, and calls of BeamformIt."""
 
 import os
 import stat

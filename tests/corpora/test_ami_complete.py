@@ -1,4 +1,4 @@
-"""AMI's utterances from the complete annotation, against other readings of it."""
+"""AMI's utterances from the complete annotation, compared with other readers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""LibriSpeech's seven parts, beside ESPnet's own preparation, lhotse and the files."""
+"""LibriSpeech's seven parts against ESPnet's preparation, lhotse and the files."""
 
 import gzip
 import os
@@ -56,7 +56,7 @@ def espnet(tmp_path):
     if not (tree / "egs2" / "librispeech" / "asr1" / "local").is_dir():
         pytest.skip(f"no ESPnet tree: {tree} is not there, set ESPNET_ROOT")
     if not shutil.which("perl"):
-        pytest.skip("ESPnet's preparation wants perl")
+        pytest.skip("ESPnet's preparation needs perl")
     recipe = tmp_path / "espnet"
     (recipe / "bin").mkdir(parents=True)
     (recipe / "utils").symlink_to(tree / "egs2/TEMPLATE/asr1/utils")
@@ -64,7 +64,7 @@ def espnet(tmp_path):
     (recipe / "db.sh").write_text(f"LIBRISPEECH={tmp_path}\n")
     (recipe / "path.sh").write_text("export LC_ALL=C PATH=$PWD/utils:$PWD/bin:$PATH\n")
     (recipe / "cmd.sh").touch()
-    # data_prep.sh wants the program flac to be there, but does not call it.
+    # data_prep.sh requires the program flac, but does not call it.
     (recipe / "bin" / "flac").write_text("#!/bin/sh\nexit 1\n")
     (recipe / "bin" / "flac").chmod(0o755)
 
@@ -187,8 +187,8 @@ def test_partial_corpus_says_what_is_missing(corpus, tmp_path, capsys):
     assert not (dest / "train_960").exists()
     assert len(read_scp(dest / "dev" / "wav.scp")) == 8 + 4
     lines = capsys.readouterr().out.splitlines()
-    assert f"{corpus}: parts that are not there: train-other-500" in lines
-    assert f"{dest}/train_960: not made, without train_other_500" in lines
+    assert f"{corpus}: missing parts: train-other-500" in lines
+    assert f"{dest}/train_960: not made, lacks train_other_500" in lines
     assert f"{dest}/dev_other: partial: 4 of the 2864 utterances of the corpus" in lines
     assert f"{dest}/dev: partial: 12 of the 5567 utterances of the corpus" in lines
 

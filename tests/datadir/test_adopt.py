@@ -1,4 +1,4 @@
-"""Taking over directories of other recipes: what comes out; they stay as they are."""
+"""Import of other recipes' directories: results, and unchanged sources."""
 
 import subprocess
 

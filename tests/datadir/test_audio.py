@@ -1,4 +1,4 @@
-"""Audio files: what their headers say, and every way of being broken."""
+"""Audio files: headers, and all kinds of damage."""
 
 import struct
 
@@ -120,7 +120,7 @@ def test_flac_of_unknown_length(tmp_path):
     content[21] &= 0xF0
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    assert "does not tell its length" in error_of(path)
+    assert "its header has no length" in error_of(path)
 
 
 # libsndfile writes no FLAC header at all if no sample comes.

@@ -1,4 +1,4 @@
-"""Checking data directories: each fault is found, and a good one has none."""
+"""Checks of data directories: each fault is found, and a good one has none."""
 
 import codecs
 import os
@@ -115,7 +115,7 @@ def test_ids_differ(folder, name, other):
 def test_spk2utt_differs(folder):
     edit(folder / "spk2utt", "s1 s1-2 s1-3", "s1 s1-2")
     kind, affected = only_problem(folder)
-    assert kind.startswith("spk2utt is not what utt2spk says") and affected == "s1-3"
+    assert kind.startswith("spk2utt and utt2spk differ from") and affected == "s1-3"
 
 
 def test_empty_transcripts_are_a_warning(folder):
@@ -354,7 +354,7 @@ def test_paths_relative_to_the_recipe(folder, tmp_path, monkeypatch):
     report = check_data_dir(data, FS)
     assert not report.problems and report.opened == 4
     assert list(report.warnings) == [
-        f"path in wav.scp is not from here but from {recipe}"
+        f"path in wav.scp is not relative to this folder but to {recipe}"
     ]
     monkeypatch.chdir(recipe)
     assert not check_data_dir("dump/raw/train", FS).warnings
@@ -366,7 +366,7 @@ def test_at_most_a_screen():
         report.error(f"kind {number}", "here")
     lines = describe("data", report)
     assert len(lines) == MAX_KINDS + 2
-    assert lines[-2] == "data: and 80 more kinds; mend these first"
+    assert lines[-2] == "data: and 80 more kinds; fix these first"
 
 
 @pytest.mark.parametrize("segments", [False, True])

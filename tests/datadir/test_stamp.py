@@ -1,4 +1,4 @@
-"""What something was made from, noted and compared."""
+"""Stamps: inputs are recorded and compared."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_nothing_has_changed(made):
     [
         ("wav.scp", "u1 a.wav\n", "2 lines then, 1 now"),
         ("wav.scp", "u1 a.wav\nu2 cc.wav\n", "18 bytes then, 19 now"),
-        ("wav.scp", "u1 a.wav\nu2 c.wav\n", "as long as then, with other content"),
+        ("wav.scp", "u1 a.wav\nu2 c.wav\n", "same length, other content"),
         ("segments", "u1 a 0 1\n", "it did not exist then"),
     ],
 )
@@ -53,11 +53,9 @@ def test_a_changed_list(made, name, content, words):
 
 def test_another_list(made):
     message = error_of(*CHECK, "wav.scp", "segments", "text")
-    assert (
-        message == "error: set was not made from text, as it would be now: run stage 3"
-    )
+    assert message == "error: set was not made from text, but would be now: run stage 3"
     message = error_of(*CHECK, "wav.scp")
-    assert "set was made from segments, as it would not be now" in message
+    assert "set was made from segments, but would not be now" in message
 
 
 def test_another_option(made):
@@ -71,7 +69,7 @@ def test_without_a_stamp(made):
     (made / "own").mkdir()
     command = ["check", "own", "wav.scp"]
     main(command)
-    assert "own: there is no note of what" in error_of(*command, "--required")
+    assert "own: there is no record of what" in error_of(*command, "--required")
     assert sources(made / "own") == []
 
 

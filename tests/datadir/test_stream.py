@@ -1,4 +1,4 @@
-"""Streams over long files: right results, and no more in memory than needed."""
+"""Streaming of long files: correct results in constant memory."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Markdown tables."""
 
 from espnet2_birq.evaluation.markdown import markdown_table
 

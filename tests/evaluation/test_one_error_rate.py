@@ -1,4 +1,4 @@
-"""All ways from hypotheses to a word error rate come to the same."""
+"""All ways to compute a word error rate give the same result."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A whole matrix on a recipe whose stages are quick; interrupted, it goes on."""
+"""A whole matrix with a recipe of quick stages, and its resumption."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tables of phone probes: what is averaged, paired, and left out."""
+"""Tables of phone probes: averages, pairs, and omissions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How far a training is, by its log and its configuration."""
+"""Progress of a training, from its log and its configuration."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""What is read from a matrix' YAML, and what is refused."""
+"""Reading of a matrix's YAML, and rejected input."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_matrices_of_the_project_are_sound(file):
         (dict(compare=[["best_rq", "nobody"]]), "are not two systems"),
         (
             dict(systems=[dict(name="a", pretrain={}, after="b")]),
-            "'a': after wants two systems with pretraining, 'b' above it",
+            "'a': after needs two systems with pretraining, 'b' above it",
         ),
         (
             dict(finetune=dict(config="c", sets=dict(a=dict(hour=1)))),

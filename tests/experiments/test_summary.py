@@ -1,4 +1,4 @@
-"""The table of several systems."""
+"""Table of several systems."""
 
 import pytest
 from nist import write_trn

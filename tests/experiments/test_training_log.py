@@ -1,4 +1,4 @@
-"""Reading ESPnet's train.log, its quirks included."""
+"""Reading of ESPnet's train.log, including irregular ones."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Small ESPnet encoders, and what one does with a batch."""
+"""Small ESPnet encoders, and functions to run them."""
 
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder

@@ -1,4 +1,4 @@
-"""What training on a CPU keeps in memory, and what a freed block costs."""
+"""Memory kept by training on a CPU, and the cost of freed blocks."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Which products are taken on which processor: by what it has, not by its name."""
+"""Choice of matrix products by the processor's features, not by its name."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What is counted on fake tensors is what a real step does."""
+"""Costs counted on fake tensors equal those of a real step."""
 
 import pytest
 import torch

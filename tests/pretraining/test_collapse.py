@@ -1,4 +1,4 @@
-"""A collapse is named within 100 steps, and stops what asked for it."""
+"""A collapse is reported within 100 steps, and stops training if requested."""
 
 import logging
 

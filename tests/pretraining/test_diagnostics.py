@@ -1,4 +1,4 @@
-"""Windows of counts, and gradients by their paths, against plain formulas."""
+"""Windows of counts, and gradients by path, against plain formulas."""
 
 import copy
 

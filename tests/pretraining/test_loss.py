@@ -1,4 +1,4 @@
-"""The chunked loss against a plain one by autograd, and under what surrounds it."""
+"""The chunked loss against autograd, also with autocast, checkpointing, compilation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Masks: per utterance, never on padding, in line with the frames they hide."""
+"""Masks: per utterance, never on padding, aligned with the frames they hide."""
 
 import pytest
 import torch

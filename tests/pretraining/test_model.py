@@ -1,4 +1,4 @@
-"""The model on random waveforms: what is predicted, learned and invariant."""
+"""The model on random waveforms: predictions, learning, invariances."""
 
 import pytest
 import torch

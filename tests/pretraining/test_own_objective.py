@@ -1,4 +1,4 @@
-"""The worked example of docs/own_objective.md, as it stands there."""
+"""The worked example of docs/own_objective.md, as printed there."""
 
 import re
 import sys

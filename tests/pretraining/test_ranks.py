@@ -1,4 +1,4 @@
-"""Several processes with parts of a batch give the gradients of one with all of it."""
+"""Several processes with parts of a batch get the gradients of the whole batch."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""The entropy of use against its definition by autograd."""
+"""Entropy of code usage against its definition by autograd."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_nothing_of_size_frames_by_codes_is_kept():
 
 
 def test_the_loss_is_less_by_it_and_its_gradient_is_no_part_of_the_label_s(monkeypatch):
-    """With the label's gradient cut, only the entropy moves the layers below."""
+    """With the label's gradient stopped, only the entropy trains the layers below."""
     monkeypatch.setattr(GUMBEL, torch.zeros_like)
 
     def step(**conf):

@@ -1,4 +1,4 @@
-"""When objectives are on: in some updates, or once another has been learned."""
+"""Activation of objectives: in some updates, or after another has been learned."""
 
 import pytest
 import torch

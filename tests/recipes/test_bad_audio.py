@@ -1,4 +1,4 @@
-"""birq.sh on somebody's data: what is bad is named before it is copied or used."""
+"""birq.sh with bad audio: it is reported before it is copied or used."""
 
 import shutil
 
@@ -101,7 +101,7 @@ def test_what_commands_give_is_checked_when_it_is_there(recipe, sets):
     printed = birq(recipe, sets)
     assert "has 2 channels, wanted one" in printed
     assert "first: " in printed and "/u1.flac" in printed
-    assert not (recipe / "dump/raw/org/train/feats_type").exists()  # stage 4 wants it
+    assert not (recipe / "dump/raw/org/train/feats_type").exists()  # needed by stage 4
 
 
 def test_segments_to_the_end_of_the_recording(recipe, sets):

@@ -1,4 +1,4 @@
-"""Recipes use the cores they may use, whatever OMP_NUM_THREADS says."""
+"""Recipes use all allowed cores, whatever OMP_NUM_THREADS is."""
 
 import os
 import shutil
@@ -81,7 +81,7 @@ def test_data_preparation_has_as_many_jobs(seven_cores, script, options, times, 
 
 
 def test_nothing_else_counts_cores():
-    """Scripts of recipes ask local/cores alone, so that all are mended at once."""
+    """Scripts of recipes ask local/cores alone, so that one fix applies to all."""
     patterns = ("egs2/*/*/*.sh", "egs2/*/*/local/*", "egs2/*/*.sh", "local/*")
     scripts = [path for pattern in patterns for path in ROOT.glob(pattern)]
     scripts = {path.resolve() for path in scripts if path.is_file()}

@@ -1,4 +1,4 @@
-"""egs2/mini_synth/demo.sh says what it does; the recipes that it calls are stubs here."""
+"""Messages of egs2/mini_synth/demo.sh, with stubs for the recipes it calls."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server that breaks off, lies, and counts its requests."""
+"""Downloads from a real HTTP server that interrupts and sends wrong data."""
 
 import hashlib
 import http.server
@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path):
     """A server of tmp_path/web."""
     if not shutil.which("wget"):
-        pytest.skip("downloads want the program wget")
+        pytest.skip("downloads need the program wget")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.folder = tmp_path / "web"
         server.folder.mkdir()

@@ -1,4 +1,4 @@
-"""docs/own_data.md: pretraining on what an ESPnet recipe has, then that recipe itself.
+"""docs/own_data.md: pretraining on an ESPnet recipe's data, then that recipe itself.
 
 The recipe is a copy of ESPnet's mini_an4/asr1 as it ships, in an ESPnet tree that is
 otherwise links to the real one.
@@ -19,7 +19,7 @@ from espnet2_birq.datadir.kaldi import read_scp
 
 PRETRAIN = ["./run.sh", "--ngpu", "0", "--nj", "2"]
 PRETRAIN += ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
-# Stands in for sph2pipe, which ESPnet's recipe wants and few machines have.
+# Replaces sph2pipe, which ESPnet's recipe requires and few machines have.
 SPH2PIPE = """#!{python}
 import io, sys
 import soundfile
@@ -200,7 +200,7 @@ def test_arks_and_limits(places, five_commands):
             "{raw}/train_nodev",
             "{raw}/train_dev",
             ["--speed_perturb_factors", "0.9 1.0"],
-            "wants a Kaldi data directory",
+            "needs a Kaldi data directory",
         ),
         (
             "{raw}/train_nodev",

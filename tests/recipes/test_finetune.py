@@ -1,4 +1,4 @@
-"""finetune.sh: which Python asr.sh is given. asr.sh prints its arguments here."""
+"""finetune.sh: the Python given to asr.sh, which only prints its arguments here."""
 
 import subprocess
 from pathlib import Path

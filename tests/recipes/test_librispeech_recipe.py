@@ -1,4 +1,4 @@
-"""egs2/librispeech: what its run.sh asks for, and its data.sh on small corpora."""
+"""egs2/librispeech: requests of its run.sh, and its data.sh on small corpora."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""run.sh of the recipes that fine-tune: what --protocol and --method ask for."""
+"""run.sh of the fine-tuning recipes: effects of --protocol and --method."""
 
 import pytest
 from checkout import ROOT, run

@@ -1,4 +1,4 @@
-"""conf/ami, as ESPnet reads it, and that the recipe's two halves fit each other."""
+"""conf/ami: read by ESPnet, and consistent between pretraining and fine-tuning."""
 
 from pathlib import Path
 

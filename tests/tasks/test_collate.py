@@ -1,4 +1,4 @@
-"""Bad audio is left out of batches and named; a batch is never empty."""
+"""Bad audio is skipped and named; a batch is never empty."""
 
 import logging
 

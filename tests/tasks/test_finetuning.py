@@ -1,4 +1,4 @@
-"""Layer-wise learning rates, a frozen beginning, the count of updates, the schedule."""
+"""Layer-wise learning rates, initial freezing, the count of updates, the schedule."""
 
 import copy
 import math
@@ -213,7 +213,7 @@ def test_two_processes_are_one_with_the_joint_batch(tmp_path):
         ({"encoder_lr_decay": 1.1}, "above 0, at most 1"),
         ({"freeze_encoder_updates": -1}, "give 0 or more"),
         ({"encoder_lr_decay": 0.9, "use_deepspeed": True}, "leave out"),
-        ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "want an lr"),
+        ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "need an lr"),
         (
             {
                 "encoder_lr_decay": 0.9,

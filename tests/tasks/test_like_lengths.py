@@ -1,4 +1,4 @@
-"""Draws of ESPnet's category sampler in batches of like lengths."""
+"""Draws of ESPnet's category sampler, batched by similar length."""
 
 import collections
 import itertools

@@ -1,4 +1,4 @@
-"""The recipes' fine-tuning configurations beside each other and their pretraining."""
+"""The recipes' fine-tuning configurations, compared with each other and pretraining."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Arguments in, a model out; wrong arguments are one line."""
+"""The SSL task: a model from arguments, and one-line errors for wrong ones."""
 
 import argparse
 

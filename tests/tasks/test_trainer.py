@@ -1,4 +1,4 @@
-"""A training that learns nothing fails, before it starts where that can be known."""
+"""A training that learns nothing fails, before it starts if that is known."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""conf/tuning and conf/librispeech, as ESPnet reads them, and their sizes."""
+"""conf/tuning and conf/librispeech: read by ESPnet, and their sizes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""conf/yodas: what ESPnet reads in the configurations, and a model of each."""
+"""conf/yodas: contents read by ESPnet, and a model of each configuration."""
 
 from pathlib import Path
 

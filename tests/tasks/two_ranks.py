@@ -1,4 +1,4 @@
-"""A model in two processes, which import this module: little is in it."""
+"""A model in two processes, which import this module; so it is kept small."""
 
 import torch
 import torch.distributed as dist

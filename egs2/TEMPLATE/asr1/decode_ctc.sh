@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Decodes and scores the test sets of a fine-tuned model by CTC with a word n-gram, whose
-# weights are tuned on the validation set. Run it in a recipe's asr1 after stages 1 to 11
-# of asr.sh, with the same options.
+# Decodes and scores the test sets with a fine-tuned model, by CTC with a word n-gram. The
+# n-gram's weights are tuned on the validation set. Run it in a recipe's asr1 after stages
+# 1 to 11 of asr.sh, with the same options.
 #
 # Usage: decode_ctc.sh --lm FILE|train --asr_exp DIR --valid_set SET --test_sets "SET ..."
-#   --lm                  word n-gram: ARPA file, may be gzipped, or KenLM binary (which
-#                         needs --lm_words); or train: a 4-gram of the transcripts of
-#                         --train_set, kept in EXPDIR/ngram/TRAIN_SET.arpa
-#   --lm_interpolate      with --lm train: ARPA files or texts to mix it with, by weights
-#                         tuned on the validation set's transcripts
-#   --lm_words            the words of a KenLM binary, one in a line
-#   --inference_asr_model the model in --asr_exp (default: valid.loss.ave.pth)
-#   --ngpu                1: the network runs on a GPU (default: 1)
+#   --lm                  word n-gram: ARPA file, possibly gzipped, or KenLM binary (with
+#                         --lm_words); or train, which trains a 4-gram on the transcripts
+#                         of --train_set and keeps it in EXPDIR/ngram/TRAIN_SET.arpa
+#   --lm_interpolate      with --lm train: ARPA files or texts to interpolate with; weights
+#                         are tuned on the validation set's transcripts
+#   --lm_words            words of a KenLM binary, one per line
+#   --inference_asr_model model in --asr_exp (default: valid.loss.ave.pth)
+#   --ngpu                1 runs the network on a GPU (default: 1)
 #   --inference_nj        processes of the search (default: all cores)
-#   --expdir, --dumpdir   as asr.sh's (defaults: exp, dump)
-# All other options are asr.sh's, for scoring: --lang, --token_type, --cleaner, ...
-# The texts and scores are in ASR_EXP/ctc_LM_MODEL/SET, beside the greedy ones.
+#   --expdir, --dumpdir   as in asr.sh (defaults: exp, dump)
+# All other options are those of asr.sh for scoring: --lang, --token_type, --cleaner, ...
+# Texts and scores are in ASR_EXP/ctc_LM_MODEL/SET, next to those of greedy decoding.
 set -e
 set -u
 set -o pipefail
@@ -29,7 +29,7 @@ eval_valid_set=false
 inference_nj=$("${_local}/cores")
 own="lm lm_interpolate lm_words asr_exp train_set valid_set test_sets ngpu expdir dumpdir"
 own+=" python inference_asr_model inference_nj eval_valid_set"
-# Of decoding by ESPnet, and of the stages that are run: not for scoring.
+# Options of ESPnet's decoding and of the stages to run, which scoring must not get.
 dropped="inference_.* stage stop_stage"
 sort_options "${own}" "${dropped}" "" "$@"
 [ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
@@ -43,7 +43,7 @@ raw=${dumpdir}/raw
 stamp() { python3 -m espnet2_birq.bin.stamp "$@"; }
 is_fresh() { stamp check --required "$@" 2>/dev/null; }  # is_fresh FILE, MADE FROM ...
 if [ "${lm}" = train ]; then
-    [ -n "${train_set}" ] || fail "--lm train wants --train_set"
+    [ -n "${train_set}" ] || fail "--lm train needs --train_set"
     lm=${expdir}/ngram/${train_set}.arpa
     if [ -n "${lm_interpolate}" ]; then lm=${expdir}/ngram/${train_set}_mixed.arpa; fi
     # shellcheck disable=SC2206
@@ -56,7 +56,7 @@ if [ "${lm}" = train ]; then
         stamp write "${lm}" "${made_from[@]}"
     fi
 elif [ -n "${lm_interpolate}" ]; then
-    fail "--lm_interpolate is of use with --lm train only"
+    fail "--lm_interpolate works only with --lm train"
 fi
 [ -f "${lm}" ] || fail "--lm '${lm}': no such file"
 

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Fine-tunes a pretrained encoder with ESPnet's own asr.sh and proves that the encoder
-# was handed over: ESPnet itself loads nothing, in silence, when a name is wrong.
+# Fine-tunes a pretrained encoder with ESPnet's own asr.sh, and checks that the encoder was
+# loaded: ESPnet itself silently loads nothing if a name is wrong.
 #
 # Usage: finetune.sh [--ssl_model FILE] --asr_tag TAG --asr_config FILE [asr.sh options]
-#   --ssl_model    pretrained model (.pth beside its config.yaml); none: from scratch
+#   --ssl_model    pretrained model (.pth next to its config.yaml), or none for no pretraining
 #   --num_threads  CPU threads of training with --ngpu 0 (default: all)
-#   --asr_args     options of ESPnet's asr_train; they prevail over --asr_config's
-#   --python       Python for ESPnet's commands (default: python3; where --asr_config or
-#                  --asr_args have the encoder shaw_conformer, encoder_lr_decay,
-#                  freeze_encoder_updates or objectives, one whose ESPnet knows them:
+#   --asr_args     options of ESPnet's asr_train; they override --asr_config
+#   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
+#                  --asr_args use shaw_conformer, encoder_lr_decay,
+#                  freeze_encoder_updates or objectives, which ESPnet alone lacks:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
-#   --greedy_ctc   true: stage 12 is espnet2_birq.bin.ctc_decode, all test sets at once;
-#                  for a CTC model the texts of asr_inference, many times faster
-#   --decode_lm    word n-gram to decode the test sets with, too, after stage 13: --lm of
-#                  decode_ctc.sh, whose --lm_interpolate and --lm_words go with it
-# The encoder may have fewer layers than the pretrained one (num_blocks): those at its top
-# are left out. The scheduler tristagelr gets as max_steps the number of all updates. A
-# model pretrained with global_mvn hands over its statistics, too.
-# All other options are asr.sh's (--help shows them): --stage, --stop_stage, --ngpu, ...
+#   --greedy_ctc   true: stage 12 decodes all test sets by espnet2_birq.bin.ctc_decode; for
+#                  a CTC model, same texts as asr_inference, many times faster
+#   --decode_lm    word n-gram; after stage 13, also decode the test sets with it: --lm of
+#                  decode_ctc.sh, which also takes --lm_interpolate and --lm_words
+# The encoder may have fewer layers than the pretrained one (num_blocks), whose top layers
+# are then not used. The scheduler tristagelr gets the total number of updates as
+# max_steps. Statistics of a model pretrained with global_mvn are used, too.
+# All other options are those of asr.sh (see --help): --stage, --stop_stage, --ngpu, ...
 set -e
 set -u
 set -o pipefail
@@ -38,7 +38,7 @@ inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use
 eval_valid_set=false
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
 own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
-# What asr.sh is to know, too.
+# Options that asr.sh gets, too.
 shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
@@ -64,7 +64,7 @@ asr_exp=${expdir}/asr_${asr_tag}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
-# As asr.sh names it: the lengths of all utterances will be there.
+# asr.sh's name of the folder with the lengths of all utterances.
 stats=${expdir}/asr_stats_raw_
 if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
 stats+=${token_type}
@@ -75,12 +75,12 @@ stats=${asr_stats_dir:-${stats}}
 if "${skip_data_prep}"; then skip_stages+=" 1 2 3 4 5"; fi
 if "${skip_train}"; then skip_stages+=" 2 4 5 6 7 8 9 10 11"; fi
 if "${skip_eval}"; then skip_stages+=" 12 13"; fi
-runs() {  # runs STAGE: it is asked for, and asr.sh does not skip it
+runs() {  # runs STAGE: whether the stage is requested and not skipped by asr.sh
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
-feats_normalize=utterance_mvn  # for asr.sh: what asr_config says holds
-run_asr() {  # run_asr FIRST LAST: those of the stages asked for that lie in between
+feats_normalize=utterance_mvn  # with this, asr.sh does not change asr_config's setting
+run_asr() {  # run_asr FIRST LAST: runs the requested stages from FIRST to LAST
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
     [ "${first}" -le "${last}" ] || return 0
     ./asr.sh --stage "${first}" --stop_stage "${last}" --ngpu "${ngpu}" \
@@ -96,8 +96,8 @@ for dset in ${test_sets}; do
 done
 if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 
-# What is made from what, as asr.sh makes it: noted after a stage (write), compared before
-# a later one uses it (check), since the data may have changed in between.
+# Records what asr.sh's outputs were made from (write, after a stage) and compares it (check,
+# before a later stage uses them), since the data may have changed in between.
 raw=${dumpdir}/raw trained=${train_set}${speed_perturb_factors:+_sp}
 tokens=data/${lang}_token_list/${token_type}
 if [ "${lang}" = noinfo ]; then tokens=data/token_list/${token_type}; fi
@@ -109,7 +109,7 @@ if [ -z "${inference_tag}" ]; then
         inference_tag=greedy_ctc_${inference_asr_model%.*}
         opts+=(--inference_tag "${inference_tag}")
     elif [ "${use_lm}${use_ngram}${use_k2}${inference_args}" != falsefalsefalse ]; then
-        inference_tag=  # only asr.sh knows
+        inference_tag=  # known to asr.sh only
     fi
 fi
 made_from() {  # made_from write|check perturbed|tokens|stats|training
@@ -155,7 +155,7 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
     python3 -m espnet2_birq.bin.stamp "$1" "${made}" "${args[@]}" \
         --remedy "${remedy:-run stage ${stage:-} again (--stage ${stage:-})}"
 }
-all_sets() {  # all_sets write|check org|set|test: that of the sets which has it
+all_sets() {  # all_sets write|check org|set|test: made_from for all sets of this kind
     local dset
     if [ "$2" != test ]; then
         for dset in "${trained}" "${valid_set}"; do made_from "$1" "$2" "${dset}"; done
@@ -168,7 +168,7 @@ all_sets() {  # all_sets write|check org|set|test: that of the sets which has it
         esac
     done
 }
-check_before() {  # check_before STAGE: compare what it will use, of earlier calls
+check_before() {  # check_before STAGE: checks the outputs of earlier stages that it uses
     if [ "$1" -le 11 ] && ! "${skip_train}"; then
         if [ "$1" -gt 2 ] && [ -n "${speed_perturb_factors}" ]; then
             made_from check perturbed
@@ -181,7 +181,7 @@ check_before() {  # check_before STAGE: compare what it will use, of earlier cal
         all_sets check test
     fi
 }
-options() {  # options WHAT ...: those that depend on the pretrained model or the data
+options() {  # options WHAT ...: prints options that depend on the pretrained model or data
     # shellcheck disable=SC2086
     python3 -m espnet2_birq.bin.finetune_options "$@" \
         -- --config "${asr_config}" ${asr_args} \
@@ -206,14 +206,14 @@ if runs 5; then
     check_before 5
     run_asr 5 5
     case "${token_type}" in
-        bpe|char|word) made_from write tokens ;;  # others do not come from the data
+        bpe|char|word) made_from write tokens ;;  # other types do not depend on the data
     esac
 fi
 if runs 6; then check_before 6; fi
 run_asr 6 9
 if runs 10; then
     check_before 10
-    rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh keeps parts of any lists
+    rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh reuses old parts
     run_asr 10 10
     made_from write stats
 fi
@@ -229,7 +229,7 @@ if runs 11; then
     _options=$(options training "${_more[@]}")
     asr_args="${asr_args:+${asr_args} }${_options}"
     if [ "${ssl_model}" != none ]; then
-        # Before hours are spent: does ESPnet find every tensor of the encoder?
+        # Check before training, which takes hours, that ESPnet finds all encoder tensors.
         rm -rf "${asr_exp}/handoff" && mkdir -p "${asr_exp}/handoff"
         printf '<blank>\n<unk>\n<sos/eos>\n' > "${asr_exp}/handoff/tokens.txt"
         # shellcheck disable=SC2086
@@ -272,7 +272,7 @@ if runs 13; then
     if [ -n "${inference_tag}" ]; then
         for dset in "${scored[@]}"; do
             made_from check decoded "${dset}"
-            # asr.sh pairs texts and transcripts by the number of their line.
+            # asr.sh pairs texts and transcripts by line number.
             _texts=$(wc -l < "${asr_exp}/${inference_tag}/${dset}/text")
             _utterances=$(wc -l < "${raw}/${dset}/wav.scp")
             [ "${_texts}" -eq "${_utterances}" ] ||
@@ -283,7 +283,7 @@ if runs 13; then
     run_asr 13 13
 fi
 if [ -e "${asr_exp}/train/feats_stats.npz" ]; then
-    # So that asr.sh packs the statistics of pretraining, and calls them what they are.
+    # With these, asr.sh packs the statistics from pretraining under the correct name.
     stats=${asr_exp} feats_normalize=global_mvn
 fi
 run_asr 14 10000

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Self-supervised pretraining, stage by stage, as ESPnet's ssl.sh does it: same stage
-# numbers, option names, folders and file formats. Audio only: no text is read.
+# Self-supervised pretraining in the stages of ESPnet's ssl.sh, with the same stage numbers,
+# option names, folders and file formats. It reads audio only, no text.
 set -e
 set -u
 set -o pipefail
@@ -21,9 +21,9 @@ skip_upload_hf=true  # Skip stage 9.
 ngpu=1               # Number of GPUs of each node; 0 trains on the CPU.
 num_nodes=1          # Number of nodes.
 nj=32                # Number of parallel jobs in data preparation.
-dumpdir=dump         # Where formatted audio goes.
-expdir=exp           # Where experiments go.
-python=python3       # The Python to use.
+dumpdir=dump         # Folder for formatted audio.
+expdir=exp           # Folder for experiments.
+python=python3       # Python to use.
 
 # Data
 local_data_opts=       # Options for local/data.sh.
@@ -33,16 +33,16 @@ speed_perturb_factors= # For example "0.9 1.0 1.1".
 audio_format=flac      # wav, flac, wav.ark or flac.ark.
 fs=16k                 # Sampling rate of the model.
 resample=false         # Accept audio of another rate and resample it.
-min_wav_duration=0.5   # Shorter utterances are left out (seconds).
-max_wav_duration=30    # Longer utterances are left out (seconds).
+min_wav_duration=0.5   # Minimum length of utterances in seconds.
+max_wav_duration=30    # Maximum length of utterances in seconds.
 
 # Training
 train_config=            # Configuration (required from stage 6 on).
 ssl_tag=                 # Suffix of the experiment's folder; default: from train_config.
-ssl_args=                # Further options, e.g. "--max_epoch 10"; they win.
+ssl_args=                # Further options, e.g. "--max_epoch 10"; they override train_config.
 feats_normalize=         # global_mvn (stage 6 collects statistics); default: train_config's.
 speech_fold_length=800   # For batch_type folded (x 100 samples).
-num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
+num_splits_ssl=1         # Splits of the training set's lists; one is in memory at a time.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
 inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
 hf_repo=                 # Hugging Face repository for stage 9.
@@ -50,9 +50,9 @@ hf_repo=                 # Hugging Face repository for stage 9.
 help_message=$(cat << EOF
 Usage: $0 --train_set <name> --valid_set <name> --train_config conf/train_birq.yaml
 
-A set is a folder of data/, or the path of a Kaldi data directory anywhere, or of a set
-that ESPnet has formatted (dump/raw/<name>), which skips stages 2 to 4. Nothing is written
-into either.
+A set is a folder of data/, or the path of a Kaldi data directory, or the path of a set
+formatted by ESPnet (dump/raw/<name>), for which stages 2 to 4 are skipped. Nothing is
+written to directories given by path.
 
 Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 6 statistics,
         7 training (resumes where it stopped), 8 pack, 9 upload to Hugging Face.
@@ -82,16 +82,16 @@ ssl_exp=${expdir}/ssl_${ssl_tag}
 packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
 
 [ "$(awk -v s="${min_wav_duration}" 'BEGIN { print (s + 0 >= 0.15) }')" = 1 ] ||
-    fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); of less," \
-        "some encoders make no frame"
+    fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); for less," \
+        "some encoders have no output frame"
 
 run_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
-need() {  # need FILE STAGE: the file that stage makes is there
+need() {  # need FILE STAGE: fails if the file, made by that stage, is missing
     [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
 }
 
-# A set given by path is taken over in stage 1, under the last part of the path: a Kaldi
-# data directory into data/, a formatted set into dump/raw/ itself.
+# Stage 1 imports a set given by path, under the last part of the path: a Kaldi data
+# directory to data/, a formatted set to dump/raw/.
 given_by_path() { [[ $1 == */* ]] || [ -e "$1/wav.scp" ]; }
 train_source= valid_source=
 for x in train valid; do
@@ -107,8 +107,8 @@ done
 if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" ]; then
     fail "both sets would be called '${train_set}': give one by a link of another name"
 fi
-unperturbed=${train_set}  # what stage 2 starts from
-frontend=                 # settings that statistics of features depend on, see below
+unperturbed=${train_set}  # input of stage 2
+frontend=                 # settings on which statistics of features depend, see below
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086
@@ -124,15 +124,15 @@ has_commands() { grep -q '| *$' "$1/wav.scp"; }
 check_kaldi() {  # check_kaldi DIR...: before any of their audio is copied
     local dir full wrong=false
     for dir; do
-        # All files: that is nothing beside formatting them. Running all commands would
-        # be as much as that, so here some are, and all of their output is checked then.
+        # Checking all files is cheap compared with formatting. Running all commands is
+        # not, so only some are run here; all of their output is checked after formatting.
         if has_commands "${dir}"; then full=; else full=--full; fi
         # shellcheck disable=SC2086
         check "${resample}" ${full} "${dir}" || wrong=true
     done
     ! "${wrong}"
 }
-unformatted() {  # unformatted DIR KALDI_DIR: where format_wav_scp.sh's jobs stopped
+unformatted() {  # unformatted DIR KALDI_DIR: prints where format_wav_scp.sh's jobs stopped
     local list made utt recording more
     for list in "$1"/logs/wav.*.scp "$1"/logs/segments.*; do
         made=$(basename "${list}" .scp)
@@ -149,8 +149,8 @@ unformatted() {  # unformatted DIR KALDI_DIR: where format_wav_scp.sh's jobs sto
 }
 rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"; }
 
-# What is made from what: noted when a stage ends (write), compared before a later stage
-# uses it (check), since the data may have changed in between.
+# Records what outputs were made from (write, after a stage) and compares it (check, before a
+# later stage uses them), since the data may have changed in between.
 made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|valid
     #            made_from write|check training|package
     local made stage args=() set=${3:-train}_set source=${3:-train}_source
@@ -191,14 +191,14 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
     [ -n "${stage}" ] || remedy="remove ${made} to train anew, or give another --ssl_tag"
     ${python} -m espnet2_birq.bin.stamp "$1" --remedy "${remedy}" "${made}" "${args[@]}"
 }
-formatted_here() {  # formatted_here write|check WHAT: for the sets that stages 2 to 4 make
+formatted_here() {  # formatted_here write|check WHAT: made_from for sets of stages 2 to 4
     local x source
     for x in train valid; do
         source=${x}_source
         formatted "${!source}" || made_from "$1" "$2" "${x}"
     done
 }
-check_sets() {  # check_sets STAGE: compare what stages before STAGE have made of the data
+check_sets() {  # check_sets STAGE: checks the outputs of stages before STAGE
     local x source
     for x in train valid; do
         source=${x}_source
@@ -216,8 +216,8 @@ if ! "${skip_data_prep}"; then
     if run_stage 1; then
         log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
         if [ -z "${train_source}" ] || [ -z "${valid_source}" ]; then
-            [ -e local/data.sh ] || fail "there is no local/data.sh that would make" \
-                "data/<name>: give both sets by their paths"
+            [ -e local/data.sh ] || fail "no local/data.sh to make data/<name>: give both" \
+                "sets by their paths"
             # shellcheck disable=SC2086
             local/data.sh ${local_data_opts}
         fi
@@ -238,18 +238,18 @@ if ! "${skip_data_prep}"; then
     if run_stage 2 && [ -n "${speed_perturb_factors}" ]; then
         log "Stage 2: Speed perturbation: data/${train_set} -> data/${train_set}_sp"
         if formatted "${train_source}"; then
-            fail "--speed_perturb_factors wants a Kaldi data directory as --train_set"
+            fail "--speed_perturb_factors needs a Kaldi data directory as --train_set"
         fi
         need "data/${train_set}/wav.scp" 1
         check_sets 2
         if [ -e "data/${train_set}/segments" ]; then
             _open=$(awk '$4 == -1 {print $1; exit}' "data/${train_set}/segments")
             [ -z "${_open}" ] || fail "data/${train_set}/segments: ${_open} ends at -1," \
-                "and ESPnet's script would leave it out: write its end in seconds"
+                "and ESPnet's script would skip it: write its end in seconds"
         fi
         check_kaldi "data/${train_set}"
         command -v sox >/dev/null ||
-            fail "--speed_perturb_factors wants the program sox (Debian's package sox)"
+            fail "--speed_perturb_factors needs the program sox (Debian's package sox)"
         _dirs=
         for factor in ${speed_perturb_factors}; do
             _dir=data/${train_set}
@@ -280,7 +280,7 @@ if ! "${skip_data_prep}"; then
         for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
             rm -rf "${_dir}" && mkdir -p "${_dir}"
-            # Not by utils/copy_data_dir.sh, which refuses segments that end at -1.
+            # Not with utils/copy_data_dir.sh, which rejects segments that end at -1.
             for _file in "data/${dset}"/{utt2spk,text}; do
                 [ ! -e "${_file}" ] || cp "${_file}" "${_dir}"
             done
@@ -303,7 +303,7 @@ if ! "${skip_data_prep}"; then
         log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
         check_sets 4
         for dset in "${to_format[@]}"; do
-            # Made beside its place and moved there whole: stage 6 looks for wav.scp.
+            # Written to a temporary folder, since stage 6 only checks that wav.scp exists.
             _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}.part
             need "${_from}/feats_type" 3
             rm -rf "${_to}"
@@ -331,7 +331,7 @@ fi
 # -------------------------------------------------------------------------- training
 _train_dir=${data_feats}/${train_set}
 _valid_dir=${data_feats}/${valid_set}
-audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
+audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
     case "$(cat "$1/audio_format" 2>/dev/null || echo "${audio_format}")" in
         *ark*) echo kaldi_ark ;;
         *) echo sound ;;
@@ -368,7 +368,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         log "Stage 6: Statistics: ${ssl_stats_dir}"
         rm -rf "${ssl_stats_dir}"/{train,valid}/made_from.json "${ssl_stats_dir}"/splits*
         if [ "${feats_normalize}" != global_mvn ]; then
-            # The shapes are known since stage 3: no need to read the audio again.
+            # Lengths are known from stage 3, so the audio is not read again.
             for x in train valid; do
                 mkdir -p "${ssl_stats_dir}/${x}"
                 _dir=_${x}_dir _shape=${ssl_stats_dir}/${x}/speech_shape
@@ -417,8 +417,8 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         made_from write training
         _opts=
         if [ "${feats_normalize}" = global_mvn ]; then
-            # Beside the model, which needs them wherever it is used. A training that is
-            # resumed has them already.
+            # Keep the statistics next to the model, which always needs them. A resumed
+            # training has them already.
             _feats_stats=${ssl_exp}/feats_stats.npz
             need "${ssl_stats_dir}/train/feats_stats.npz" 6
             [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
@@ -429,9 +429,9 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
         if [ "${num_splits_ssl}" -gt 1 ]; then
             ! grep -qsE '^ *iterator_type: *category' "${train_config}" ||
                 fail "--num_splits_ssl and iterator_type category exclude each other:" \
-                    "ESPnet's category sampler wants the whole set"
+                    "ESPnet's category sampler needs the whole set"
             _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
-            # Stage 6 removes them; until then, a resumed training reads the same.
+            # Stage 6 removes the splits; until then, a resumed training uses the same ones.
             if [ ! -e "${_split_dir}/.done" ]; then
                 rm -rf "${_split_dir}"
                 ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \

@@ -1,12 +1,13 @@
-# How jobs are run: `local` here, or the scheduler of a cluster. Set CMD_BACKEND, or edit
-# a copy of this file in the recipe. Schedulers read conf/{slurm,queue,pbs}.conf.
+# Selects how to run jobs: on this machine (`local`) or by a cluster's scheduler. Set
+# CMD_BACKEND, or edit a copy of this file in the recipe. Schedulers read
+# conf/{slurm,queue,pbs}.conf.
 case "${CMD_BACKEND:-local}" in
     local) train_cmd=run.pl ;;
     stdout) train_cmd=stdout.pl ;;
     slurm) train_cmd=slurm.pl ;;
     sge) train_cmd=queue.pl ;;
     pbs) train_cmd=pbs.pl ;;
-    ssh) train_cmd=ssh.pl ;;  # wants a list of hosts in .queue/machines
+    ssh) train_cmd=ssh.pl ;;  # needs a list of hosts in .queue/machines
     *)
         echo "error: CMD_BACKEND=${CMD_BACKEND}: use local, stdout, slurm, sge, pbs or" \
             "ssh" >&2
@@ -14,5 +15,5 @@ case "${CMD_BACKEND:-local}" in
         ;;
 esac
 export train_cmd
-export cuda_cmd=${train_cmd}    # the number of GPUs is added by ESPnet's launcher
+export cuda_cmd=${train_cmd}    # ESPnet's launcher adds the number of GPUs
 export decode_cmd=${train_cmd}

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Fine-tunes on AMI's training meetings, decodes and scores dev and eval.
-#   ./run.sh --method birq --mic ihm      or best_rq, or scratch: the same configuration
-#                                         without pretraining
+#   ./run.sh --method birq --mic ihm      birq, best_rq, or scratch (the same configuration
+#                                         without pretraining)
 #   --protocol paper                      CTC on characters, 30 epochs, greedy (default)
 #   --protocol strong                     CTC and a decoder on 100 BPE units, beam search
 #   ./run.sh --ssl_model FILE --asr_tag yodas --mic ihm     another pretrained encoder
 # --mic (ihm, sdm1, mdm8, mix), --ami, --annotations, --partition, --beamformed go to
-# local/data.sh (give the same as to ../ssl1/run.sh), all other options to finetune.sh and
-# asr.sh. Not tried at full size yet.
+# local/data.sh (use the same as for ../ssl1/run.sh), all other options to finetune.sh and
+# asr.sh. Not run at full size yet.
 set -e
 set -u
 set -o pipefail

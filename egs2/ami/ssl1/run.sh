@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pretrains on AMI's training meetings. First get the corpus: local/download.sh ihm
-#   ./run.sh --method birq --mic ihm --ngpu 1      or best_rq; sdm1, mdm8, mix
+#   ./run.sh --method birq --mic ihm --ngpu 1      birq or best_rq; ihm, sdm1, mdm8 or mix
 # --mic, --ami, --annotations, --partition, --beamformed go to local/data.sh, all other
-# options (--stage, --ngpu, ...) to birq.sh. Not tried at full size yet.
+# options (--stage, --ngpu, ...) to birq.sh. Not run at full size yet.
 set -e
 set -u
 set -o pipefail

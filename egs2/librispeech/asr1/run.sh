@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Fine-tunes on train_clean_100, decodes and scores.
-#   ./run.sh --method birq      or best_rq, birq_paper, {birq,best_rq}_c{1,2}, as pretrained
-#                               by ../ssl1/run.sh; or scratch, scratch_c1, scratch_c2:
-#                               the same configurations without pretraining
+#   ./run.sh --method birq      birq, best_rq, birq_paper or {birq,best_rq}_c{1,2}, as
+#                               pretrained by ../ssl1/run.sh; or scratch, scratch_c1 or
+#                               scratch_c2, the same configurations without pretraining
 #   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
 #   --protocol strong           CTC and a decoder on 5000 BPE units, beam search; not for
 #                               the encoders _c1 and _c2
-#   --train_hours 10            fine-tunes on so many hours of train_clean_100 (any number:
-#                               10 and 1 are usual), in exp/10h, with half the updates
+#   --train_hours 10            fine-tunes on that many hours of train_clean_100 (usually
+#                               10 or 1), in exp/10h, with half the updates
 #   --self_train 2 --unlabelled_set NAME
-#                               after the same command without: rounds of self-training on
+#                               to add to an earlier command: rounds of self-training on
 #                               dump/raw/NAME; see self_train.sh --help
 #   ./run.sh --method birq --librispeech /corpora --valid_set dev_clean \
-#       --test_sets "dev_clean test_other"         a part of the corpus is enough
+#       --test_sets "dev_clean test_other"         uses only a part of the corpus
 # --librispeech, --parts, --lm (downloads the official 4-gram), --skip_bad, --resample,
-# --dry_run, --list go to local/data.sh (give the same as to ../ssl1/run.sh), all other
+# --dry_run, --list go to local/data.sh (use the same as for ../ssl1/run.sh), all other
 # options to finetune.sh and asr.sh.
 set -e
 set -u
@@ -36,8 +36,8 @@ if [[ ${method} == *_c[12] ]]; then
 fi
 need=${train_set},${valid_set},${test_sets// /,}
 if [ -n "${train_hours}" ]; then
-    # Units are those of the whole set, so that all experiments share them. 30 epochs of
-    # 260 batches are half of the updates with all of train_clean_100.
+    # Units are trained on the whole set, so that all experiments share them. 30 epochs of
+    # 260 batches are half of the updates for the whole set.
     data_opts+=(--subset "${train_set}:${train_hours}")
     protocol_opts+=(--expdir "exp/${train_hours}h" --asr_args "--num_iters_per_epoch 260"
         --lm_train_text "data/${train_set}/text" --bpe_train_text "data/${train_set}/text")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Pretrains on the 960 hours of LibriSpeech, with four GPUs.
-#   ./run.sh --method birq      or best_rq, or birq_paper
-#   ./run.sh --method birq_c2   or birq_c1, best_rq_c1, best_rq_c2: the paper's encoders
-#                               (conf/tuning), of which ESPnet alone knows nothing
-#   ./run.sh --librispeech /corpora                the corpus is there: no download
+#   ./run.sh --method birq      birq, best_rq or birq_paper
+#   ./run.sh --method birq_c2   birq_c1, birq_c2, best_rq_c1 or best_rq_c2: the paper's
+#                               encoders (conf/tuning), which are not in ESPnet
+#   ./run.sh --librispeech /corpora                uses an existing copy of the corpus
 #   ./run.sh --librispeech /corpora --train_set train_clean_100 --valid_set dev_clean
-#                               a part of the corpus is enough
+#                               uses only a part of the corpus
 #   ./run.sh --ngpu 1 --ssl_args "--batch_bins 11200000 --accum_grad 4"
 #                               the same batch on one GPU
 # --librispeech, --parts, --lm, --skip_bad, --resample, --dry_run, --list go to

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Fine-tunes on a few hours of LibriSpeech, decodes and scores.
-#   ./run.sh --method birq      or best_rq, or scratch: the same configuration without
-#                               pretraining
+#   ./run.sh --method birq      birq, best_rq, or scratch (the same configuration without
+#                               pretraining)
 #   --protocol paper            CTC on characters, 30 epochs, greedy decoding (default)
 #   --protocol quick            the same with 300 updates: minutes on a CPU
 #   --protocol strong           CTC and a decoder on 300 BPE units, beam search
 #   --protocol joint            CTC and BEST-RQ in one training, on the labelled set and all
-#                               speech of ../ssl1 (stage 6); with --method scratch
+#                               speech of ../ssl1 (after its stage 6); with --method scratch
 #   --self_train 2 --unlabelled_set train
-#                               after the same command without: rounds of self-training on
+#                               to add to an earlier command: rounds of self-training on
 #                               dump/raw/train; see self_train.sh --help
-# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (give the
-# same as to ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
+# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (use the same
+# as for ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
 set -e
 set -u
 set -o pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tunes on five labelled minutes of synthetic speech, decodes and scores.
-#   ./run.sh --method birq      or best_rq, or scratch: without pretraining
+#   ./run.sh --method birq      birq, best_rq, or scratch (without pretraining)
 # Other options: ./finetune.sh --help
 set -e
 set -u

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Pretrains on data that you have: Kaldi data directories, or sets that an ESPnet recipe
-# has formatted, anywhere on the disk and never written to (docs/own_data.md).
+# Pretrains on your own data: Kaldi data directories, or sets formatted by an ESPnet recipe,
+# anywhere on the disk. Nothing is written to them (docs/own_data.md).
 #   ./run.sh --train_set /espnet/egs2/x/asr1/dump/raw/train \
 #       --valid_set /espnet/egs2/x/asr1/dump/raw/dev
 #   ./run.sh --method best_rq --train_set /kaldi/data/train --valid_set /kaldi/data/dev
-# --method is birq (the default) or best_rq; --train_config takes another configuration.
+# --method is birq (default) or best_rq; --train_config uses another configuration.
 # All options but --method go to birq.sh.
 set -e
 set -u

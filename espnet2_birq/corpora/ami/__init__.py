@@ -1,1 +1,1 @@
-"""The AMI meeting corpus: annotation, utterances, scoring files, statistics."""
+"""Preparation of the AMI meeting corpus: utterances, scoring files, statistics."""

@@ -1,9 +1,9 @@
-"""AMI's manual annotation 1.6.2 as it is published: NXT XML, read without Java.
+"""Reader of AMI's manual annotation 1.6.2 (NXT XML), without Java.
 
-words/<meeting>.<letter>.words.xml holds what a participant said, in order: words,
-punctuation marks, vocal sounds, gaps. segments/<meeting>.<letter>.segments.xml divides
-it into segments. corpusResources/meetings.xml tells whom the letter stands for and
-which headset was worn; the channel in segments.xml is not always that headset.
+words/<meeting>.<letter>.words.xml lists what a participant said: words, punctuation
+marks, vocal sounds, gaps. segments/<meeting>.<letter>.segments.xml divides this list
+into segments. corpusResources/meetings.xml maps letters to speakers and headsets; the
+channel in segments.xml is not always that headset.
 """
 
 import math
@@ -20,15 +20,15 @@ _ID_IN_HREF = re.compile(r"id\(([^)]*)\)")
 
 
 class Token(NamedTuple):
-    """An element of words.xml.
+    """Element of words.xml.
 
     Attributes:
-        token_id: Unique name, as EN2001a.A.words12.
-        is_word: It is a <w>: a word or a punctuation mark, not a sound or a gap.
-        is_punctuation: It is a <w> marked as punctuation.
-        text: What was said; "" if it is no <w>.
-        start: Begin in seconds; NaN where the annotation gives none.
-        end: End in seconds; NaN where the annotation gives none.
+        token_id: Unique id, for example EN2001a.A.words12.
+        is_word: Whether it is a <w> (word or punctuation mark), not a sound or a gap.
+        is_punctuation: Whether it is a <w> marked as punctuation.
+        text: Content of a <w>; "" for other elements.
+        start: Start in seconds; NaN if not annotated.
+        end: End in seconds; NaN if not annotated.
     """
 
     token_id: str
@@ -41,12 +41,12 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Participant:
-    """Who a letter stands for in a meeting.
+    """Participant of a meeting.
 
     Attributes:
-        letter: A to E.
-        speaker: Global name, as FEE041: its first letter is the gender.
-        headset: Number of the headset that was worn, 0 to 4.
+        letter: Letter in the meeting's file names, A to E.
+        speaker: Global name, for example FEE041; its first letter is the gender.
+        headset: Number of the participant's headset, 0 to 4.
     """
 
     letter: str
@@ -58,11 +58,11 @@ def find_annotation(folder: str | Path) -> Path:
     """Find the folder that holds words/, segments/ and corpusResources/.
 
     Args:
-        folder: That folder, or one that holds it, two levels up at most: archives of
-            the annotation differ in their top folders.
+        folder: That folder, or one up to two levels above, since archives of the
+            annotation differ in their top folders.
 
     Returns:
-        The folder.
+        Path of that folder.
 
     Raises:
         DataError: There is no such folder.
@@ -81,14 +81,14 @@ def read_meetings(root: Path) -> dict[str, list[Participant]]:
     """Read corpusResources/meetings.xml.
 
     Args:
-        root: What find_annotation() found.
+        root: Annotation folder, from find_annotation().
 
     Returns:
-        Meeting to its participants, by letter.
+        Mapping from meeting to its participants, sorted by letter.
 
     Raises:
-        DataError: The file is missing or damaged, or a letter or a headset is there
-            twice in a meeting.
+        DataError: The file is missing or damaged, or two participants of a meeting
+            have the same letter or headset.
     """
     path = root / "corpusResources" / "meetings.xml"
     meetings = {}
@@ -113,12 +113,12 @@ def read_meetings(root: Path) -> dict[str, list[Participant]]:
 
 
 def read_words(root: Path, meeting: str, letter: str) -> list[Token]:
-    """Read all that a participant said, in order.
+    """Read everything a participant said, in order.
 
     Args:
-        root: What find_annotation() found.
-        meeting: The meeting.
-        letter: The participant.
+        root: Annotation folder, from find_annotation().
+        meeting: Name of the meeting.
+        letter: Letter of the participant.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -140,19 +140,20 @@ def read_words(root: Path, meeting: str, letter: str) -> list[Token]:
 def read_segments(
     root: Path, meeting: str, letter: str, words: list[Token]
 ) -> list[list[Token]]:
-    """Read how what a participant said is divided into segments.
+    """Read a participant's segments.
 
     Args:
-        root: What find_annotation() found.
-        meeting: The meeting.
-        letter: The participant.
-        words: What read_words() read.
+        root: Annotation folder, from find_annotation().
+        meeting: Name of the meeting.
+        letter: Letter of the participant.
+        words: All tokens of the participant, from read_words().
 
     Returns:
-        For each segment its tokens. Many hold no word.
+        Tokens of each segment. Many segments have no words.
 
     Raises:
-        DataError: The file is missing or damaged, or names what is not in `words`.
+        DataError: The file is missing or damaged, or refers to a token that is not in
+            `words`.
     """
     path = root / "segments" / f"{meeting}.{letter}.segments.xml"
     index_of = {token.token_id: index for index, token in enumerate(words)}
@@ -160,7 +161,7 @@ def read_segments(
     for segment in _parse(path):
         tokens: list[Token] = []
         for child in segment.iter(f"{_NITE}child"):
-            # "file#id(first)..id(last)", or "file#id(only)".
+            # "file#id(first)..id(last)", or "file#id(only)" for a single token
             href = _attribute(path, child, "href")
             ids = _ID_IN_HREF.findall(href)
             if not ids or ids[0] not in index_of or ids[-1] not in index_of:
@@ -178,7 +179,7 @@ def _parse(path: Path) -> ElementTree.Element:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {remedy}")
     try:
-        # The parser heeds the encoding in the file's first line, mostly ISO-8859-1.
+        # The parser uses the encoding declared in the file, mostly ISO-8859-1.
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path}: not readable as XML ({error}); {remedy}") from error
@@ -198,7 +199,7 @@ def _seconds(path: Path, element: ElementTree.Element, name: str) -> float:
     value = element.get(name)
     if not value:
         return math.nan
-    # Only a time that is not there is NaN: one that is written so is an error.
+    # NaN means a missing attribute only; "NaN" in the file is an error.
     try:
         seconds = float(value)
     except ValueError:

@@ -1,9 +1,10 @@
-"""Eight microphones -> one: the beamformed recordings of the microphone mdm8.
+"""Beamforming of eight array microphones into one recording (microphone mdm8).
 
-BeamformIt (C++) makes those of the published benchmarks. Without it, beamform() does
-the same in outline: delays by GCC-PHAT against a reference channel in windows of 500 ms
-every 250 ms, which are held where the correlation is weak, and a weighted sum. It is
-not BeamformIt: no n-best delays, no Viterbi search. Error rates of the two may differ.
+Published benchmarks use BeamformIt (C++). Without it, beamform() does the basic steps: it
+estimates delays against a reference channel by GCC-PHAT, in windows of 500 ms every 250
+ms; it keeps the previous delay where the correlation is weak; and it computes a weighted
+sum. It has no n-best delays and no Viterbi search, so error rates may differ from
+BeamformIt's.
 """
 
 import shutil
@@ -19,14 +20,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from espnet2_birq.datadir.audio import AudioInfo, probe
 from espnet2_birq.errors import DataError
 
-WINDOW = 0.5  # seconds; a new window begins every half of it
-MAX_DELAY = 0.001  # seconds: AMI's arrays measure 20 cm, 0.6 ms
-NOISY_PERCENT = 10  # of the windows, in which a channel's delay is held
-WEIGHT_CHANGE = 0.05  # of a channel's weight, from window to window
-BLOCK_WINDOWS = 64  # that are in memory at a time: 16 s
-REFERENCE_BLOCKS = 8  # from which the reference channel is chosen
+WINDOW = 0.5  # seconds; windows overlap by half
+MAX_DELAY = 0.001  # seconds; AMI's arrays are 20 cm wide, which is 0.6 ms
+NOISY_PERCENT = 10  # share of windows that keep the previous delay
+WEIGHT_CHANGE = 0.05  # how fast channel weights adapt, per window
+BLOCK_WINDOWS = 64  # windows in memory at a time: 16 s
+REFERENCE_BLOCKS = 8  # blocks used to choose the reference channel
 
-# What differs from BeamformIt's defaults in the AMI recipes of Kaldi and ESPnet.
+# Settings of Kaldi's and ESPnet's AMI recipes that differ from BeamformIt's defaults.
 BEAMFORMIT_CONFIG = {
     "scroll_size": 250,
     "window_size": 500,
@@ -46,12 +47,12 @@ BEAMFORMIT_CONFIG = {
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the windows of some recordings lie. The first begins half of one early.
+    """Positions of the analysis windows; the first starts half a window early.
 
     Attributes:
-        length: Of a window, in samples; even.
-        count: How many cover all samples twice.
-        max_delay: In samples.
+        length: Window length in samples, even.
+        count: Number of windows, such that two windows cover each sample.
+        max_delay: Largest delay in samples.
     """
 
     length: int
@@ -63,7 +64,7 @@ class _Windows:
         return self.length // 2
 
     def blocks(self) -> Iterator[range]:
-        """Go through the windows, some at a time."""
+        """Yield the window indices in blocks."""
         for first in range(0, self.count, BLOCK_WINDOWS):
             yield range(first, min(first + BLOCK_WINDOWS, self.count))
 
@@ -72,24 +73,25 @@ def probe_array(channels: Sequence[Path]) -> list[AudioInfo]:
     """Probe the recordings of an array.
 
     Raises:
-        DataError: A recording is bad, or the rates differ, or there is only one.
+        DataError: A recording is bad, sample rates differ, or there is only one
+            recording.
     """
     if len(channels) < 2:
-        raise DataError(f"{channels[0]}: beamforming wants at least two recordings")
+        raise DataError(f"{channels[0]}: beamforming needs at least two recordings")
     first = probe(channels[0])
     return [first, *(probe(channel, first.sample_rate) for channel in channels[1:])]
 
 
 def beamform(channels: Sequence[Path], dest: Path) -> None:
-    """Make one recording of several, window by window.
+    """Beamform several recordings into one, window by window.
 
     Args:
-        channels: Recordings of one array, each with one channel. If their lengths
-            differ, the shortest counts.
-        dest: WAV file to write, with 16 bits a sample; there whole or not at all.
+        channels: Single-channel recordings of one array. Longer ones are cut to the
+            length of the shortest.
+        dest: 16-bit WAV file to write, complete or not at all.
 
     Raises:
-        DataError: As probe_array().
+        DataError: As in probe_array().
     """
     infos = probe_array(channels)
     rate, frames = infos[0].sample_rate, min(info.frames for info in infos)
@@ -108,16 +110,16 @@ def beamform(channels: Sequence[Path], dest: Path) -> None:
 
 
 def run_beamformit(meeting: str, channels: Sequence[Path], dest: Path) -> None:
-    """Make one recording of several with the program BeamformIt.
+    """Beamform several recordings into one with the program BeamformIt.
 
     Args:
         meeting: Name of the meeting.
         channels: Recordings of one array.
-        dest: WAV file to write; there whole or not at all.
+        dest: WAV file to write, complete or not at all.
 
     Raises:
-        DataError: As probe_array(); or BeamformIt is not installed or fails: its
-            messages are beside `dest`.
+        DataError: As in probe_array(); or BeamformIt is not installed, or it fails.
+            Its log is written next to `dest`.
     """
     probe_array(channels)
     if shutil.which("BeamformIt") is None:
@@ -147,7 +149,7 @@ def run_beamformit(meeting: str, channels: Sequence[Path], dest: Path) -> None:
 def _read(
     files: Sequence[soundfile.SoundFile], first: int, last: int, frames: int
 ) -> np.ndarray:
-    """Read samples first to last of all channels, with zeros outside of 0 to frames."""
+    """Read samples [first, last) of all channels, padded with zeros beyond the ends."""
     samples = np.zeros((len(files), last - first), dtype=np.float32)
     begin, end = max(first, 0), min(last, frames)
     if begin < end:
@@ -160,7 +162,7 @@ def _read(
 def _spectra(
     files: Sequence[soundfile.SoundFile], windows: _Windows, block: range, frames: int
 ) -> np.ndarray:
-    """Compute (channel, window, frequency), phases only: of size 1 or 0."""
+    """Compute spectra (channel, window, frequency), normalised to magnitude 1 or 0."""
     first = (block.start - 1) * windows.step
     last = (block.stop - 2) * windows.step + windows.length
     samples = _read(files, first, last, frames)
@@ -170,7 +172,7 @@ def _spectra(
 
 
 def _correlations(spectra: np.ndarray, reference: int, windows: _Windows) -> np.ndarray:
-    """Correlate all channels with one: (channel, window, delay -max to +max)."""
+    """Correlate channels with the reference: (channel, window, delay -max to max)."""
     cross = spectra * np.conj(spectra[reference])
     lags = np.fft.irfft(cross)
     return np.concatenate(
@@ -181,7 +183,7 @@ def _correlations(spectra: np.ndarray, reference: int, windows: _Windows) -> np.
 def _choose_reference(
     files: Sequence[soundfile.SoundFile], windows: _Windows, frames: int
 ) -> int:
-    """Find the channel that is most alike to the others, in blocks spread evenly."""
+    """Return the channel that correlates best with the others, in sampled blocks."""
     blocks = list(windows.blocks())
     alike = np.zeros(len(files))
     for block in blocks[:: max(1, len(blocks) // REFERENCE_BLOCKS)]:
@@ -194,7 +196,7 @@ def _choose_reference(
 def _estimate(
     files: Sequence[soundfile.SoundFile], windows: _Windows, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate delays in samples and weights of sum 1, each (channel, window)."""
+    """Estimate delays in samples, and weights that sum to 1: both (channel, window)."""
     reference = _choose_reference(files, windows, frames)
     delays = np.zeros((len(files), windows.count), dtype=int)
     peaks = np.zeros((len(files), windows.count))
@@ -212,7 +214,7 @@ def _estimate(
         if window:
             held = noisy[:, window]
             delays[held, window] = delays[held, window - 1]
-        # The reference's correlation with itself tells nothing: it counts as the best.
+        # The reference's correlation with itself is meaningless: use the best other one.
         peak = peaks[:, window].clip(min=0)
         peak[reference] = peak[others].max()
         if peak.sum() > 0:
@@ -230,11 +232,11 @@ def _write_sum(
     dest: Path,
 ) -> None:
     length, step, margin = windows.length, windows.step, windows.max_delay
-    # Triangles, which add up to 1 wherever two windows overlap.
+    # Triangular windows that sum to 1 where they overlap.
     ramp = (np.arange(step) + 0.5) / step
     fade = np.concatenate([ramp, ramp[::-1]]).astype(np.float32)
     tail = np.zeros(step, dtype=np.float32)
-    written = -step  # the first half window lies before the recording
+    written = -step  # the first half window is before the recording's start
     with soundfile.SoundFile(
         dest, "w", files[0].samplerate, 1, "PCM_16", format="WAV"
     ) as out:

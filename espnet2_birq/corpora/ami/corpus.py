@@ -1,4 +1,4 @@
-"""AMI as sets of utterances, with ids and speakers as in Kaldi's recipe."""
+"""Sets of AMI's utterances, with ids and speakers as in Kaldi's recipe."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,17 +17,18 @@ from espnet2_birq.corpora.ami.splitting import split_segment
 from espnet2_birq.datadir.audio import AudioInfo, probe_apart
 from espnet2_birq.errors import DataError, LfsPointerError
 
-# Kaldi, too, accepts an utterance that reaches up to this much beyond its recording.
+# An utterance that ends at most this long after its recording is shortened, otherwise
+# skipped. The limit is Kaldi's.
 MAX_OVERSHOOT = 50  # hundredths of a second
-# The recordings of their arrays are lost: AMI's page "data problems".
+# Meetings whose array recordings are lost, by AMI's page "data problems".
 WITHOUT_ARRAY = ("IS1003b", "IS1007d")
-# Why a word is in no utterance, besides the reasons of splitting.py.
+# Reasons why a word is in no utterance, besides those in splitting.py.
 PUNCTUATION = "it is a punctuation mark"
 NO_SEGMENT = "it is in no segment"
 TWICE = "its utterance is there twice"
 DROPPED = "its utterance is skipped"
 HALVED = "it has a full stop inside, and one part of it is in no utterance"
-# Why an utterance is skipped.
+# Reasons why an utterance is skipped.
 NO_RECORDING = "there is no recording"
 LOST = "its array's recording is lost"
 TOO_LATE = "it ends after its recording"
@@ -36,15 +37,15 @@ INSIDE = "it lies inside another utterance of its speaker"
 
 @dataclass(frozen=True)
 class Microphone:
-    """A way to record a meeting, and what Kaldi's recipe calls it.
+    """Microphone condition, with its names in Kaldi's recipe.
 
     Attributes:
-        name: Begins the names of its sets: ihm_train.
-        label: Stands in utterance ids and recording names; "" for headsets, where
-            the headset's number stands.
-        recording: File name without .wav, with {meeting} and {headset}.
-        folder: Where that file lies, with {meeting}.
-        downloads: The files that are published for it, as `recording`.
+        name: Prefix of its sets' names, for example ihm in ihm_train.
+        label: Part of utterance ids and recording names; "" for headsets, which use
+            the headset's number.
+        recording: Pattern of file names without .wav, with {meeting} and {headset}.
+        folder: Pattern of the file's folder, with {meeting}.
+        downloads: Patterns of the published files, as `recording`.
     """
 
     name: str
@@ -54,15 +55,15 @@ class Microphone:
     downloads: tuple[str, ...]
 
     def label_of(self, headset: int) -> str:
-        """Tell what stands for a participant's microphone in names."""
+        """Return the part of names that identifies a participant's microphone."""
         return self.label or f"H0{headset}"
 
     def file_name(self, meeting: str, headset: int) -> str:
-        """Name a recording, as stm files do: without .wav."""
+        """Return a recording's name without .wav, as in stm files."""
         return self.recording.format(meeting=meeting, headset=headset)
 
     def path(self, audio: Path, meeting: str, headset: int) -> Path:
-        """Tell where a recording lies."""
+        """Return the path of a recording."""
         folder = audio / self.folder.format(meeting=meeting)
         return folder / f"{self.file_name(meeting, headset)}.wav"
 
@@ -91,18 +92,18 @@ MICROPHONES = {
 
 @dataclass(frozen=True)
 class Turn:
-    """An utterance.
+    """Utterance of a meeting.
 
     Attributes:
-        meeting: The meeting.
+        meeting: Name of the meeting.
         speaker: Global name of the participant.
         headset: Number of the participant's headset.
-        start: Begin in hundredths of a second.
+        start: Start in hundredths of a second.
         end: End in hundredths of a second.
-        text: Its normalised words.
-        word_ids: The annotation's words that it is made of.
-        named_start: The begin that stands in its id, where `start` was moved.
-        named_end: The end that stands in its id, where `end` was moved.
+        text: Normalised transcript.
+        word_ids: Token ids of its words in the annotation.
+        named_start: Annotated start, used in the id, if `start` was changed.
+        named_end: Annotated end, used in the id, if `end` was changed.
     """
 
     meeting: str
@@ -116,34 +117,35 @@ class Turn:
     named_end: int | None = None
 
     def utt_id(self, microphone: Microphone) -> str:
-        """Name it as ESPnet does: AMI_ES2011a_H00_FEE041_0003415_0003484."""
+        """Return ESPnet's id, for example AMI_ES2011a_H00_FEE041_0003415_0003484."""
         start = self.start if self.named_start is None else self.named_start
         end = self.end if self.named_end is None else self.named_end
         return f"{self.channel_speaker(microphone)}_{start:07d}_{end:07d}"
 
     def channel_speaker(self, microphone: Microphone) -> str:
-        """Name the participant in the meeting: AMI_ES2011a_H00_FEE041."""
+        """Return the speaker's name in the meeting, as AMI_ES2011a_H00_FEE041."""
         return f"{self.recording(microphone)}_{self.speaker}"
 
     def recording(self, microphone: Microphone) -> str:
-        """Name the recording: AMI_ES2011a_H00."""
+        """Return the recording's name, as AMI_ES2011a_H00."""
         return f"AMI_{self.meeting}_{microphone.label_of(self.headset)}"
 
 
 @dataclass
 class MeetingSet:
-    """The utterances of a set, and what became of every other word.
+    """Utterances of a set, and the reason for each unused word.
 
     Attributes:
         name: train, dev or eval.
-        meetings: Its meetings.
-        turns: The utterances.
-        words: How many words and punctuation marks the annotation of the meetings has.
-        unused: Token id of each word that is in no utterance, to the reason.
-        halved: Token ids of words of which only a part is in an utterance.
-        skipped: The utterances that are left out, by reason.
-        moved: Utterances of which the begin or end was moved, by reason.
-        missing: Path of each recording that is not there, to its utterances.
+        meetings: Names of the meetings.
+        turns: Utterances of the set.
+        words: Number of words and punctuation marks in the meetings' annotation.
+        unused: Mapping from the token id of each word in no utterance to the reason.
+        halved: Token ids of words that are only partly in an utterance.
+        skipped: Mapping from reason to skipped utterances.
+        moved: Mapping from reason to utterances whose start or end was changed.
+        missing: Mapping from the path of each missing recording to its number of
+            utterances.
     """
 
     name: str
@@ -157,12 +159,12 @@ class MeetingSet:
     missing: dict[str, int] = field(default_factory=dict)
 
     def skip(self, turn: Turn, reason: str) -> None:
-        """Leave an utterance out."""
+        """Record an utterance and its words as skipped."""
         self.skipped.setdefault(reason, []).append(turn)
         self.unused.update(dict.fromkeys(turn.word_ids, f"{DROPPED}: {reason}"))
 
     def word_counts(self) -> dict[str, int]:
-        """Count what became of the words: reason to number; "used" is one of them."""
+        """Count words by reason, with "used" for the words of utterances."""
         counts = dict(Counter(self.unused.values()).most_common())
         halved = len(self.halved - self.unused.keys())
         if halved:
@@ -176,15 +178,16 @@ def cut_sets(
     """Cut the annotation into utterances.
 
     Args:
-        root: What find_annotation() found.
-        partition: Set to its meetings.
-        sets: The sets to make.
+        root: Annotation folder, from find_annotation().
+        partition: Mapping from set name to its meetings.
+        sets: Names of the sets to make.
 
     Returns:
-        Set to its utterances. In dev and eval, utterances of a speaker do not overlap.
+        Mapping from name to set. In dev and eval, utterances of a speaker do not
+        overlap.
 
     Raises:
-        DataError: A meeting is not in the annotation, or a file of it is bad.
+        DataError: A meeting is not in the annotation, or one of its files is bad.
     """
     participants = read_meetings(root)
     made = {name: MeetingSet(name, list(partition[name])) for name in sets}
@@ -216,11 +219,11 @@ def count_words(root: Path, meeting: str, participants: Sequence[Participant]) -
 
 
 def drop_lost(sets: Mapping[str, MeetingSet], microphone: Microphone) -> None:
-    """Leave out the meetings of which the microphone's recordings are lost.
+    """Skip meetings whose recordings by this microphone are lost.
 
     Args:
-        sets: Set name to set; they are changed.
-        microphone: Whose recordings.
+        sets: Mapping from name to set, changed in place.
+        microphone: Microphone condition.
     """
     for one in sets.values():
         lost = [t for t in one.turns if _is_lost(microphone, t.meeting)]
@@ -232,15 +235,15 @@ def drop_lost(sets: Mapping[str, MeetingSet], microphone: Microphone) -> None:
 def list_recordings(
     microphone: Microphone, meeting: str, participants: Sequence[Participant]
 ) -> list[str]:
-    """List the files that are published of a meeting for a microphone.
+    """List the published audio files of a meeting for a microphone.
 
     Args:
-        microphone: The microphone.
-        meeting: The meeting.
-        participants: Who takes part.
+        microphone: Microphone condition.
+        meeting: Name of the meeting.
+        participants: Participants of the meeting.
 
     Returns:
-        Paths below the mirror's root: amicorpus/<meeting>/audio/<file>.
+        Paths relative to the mirror's root: amicorpus/<meeting>/audio/<file>.
     """
     if _is_lost(microphone, meeting):
         return []
@@ -253,18 +256,18 @@ def list_recordings(
 
 
 def find_audio(folder: str | Path) -> Path:
-    """Find the folder of the meetings' folders.
+    """Find the folder that holds the meetings' folders.
 
     Args:
-        folder: That folder, or one that holds it as amicorpus/.
+        folder: That folder, or its parent if it is called amicorpus/.
 
     Returns:
-        The folder, absolute, symbolic links kept.
+        Absolute path of that folder, symbolic links not resolved.
 
     Raises:
         DataError: There is no such folder.
     """
-    # Not resolve(): a link may be what makes the path free of spaces.
+    # Not resolve(): users may give a link to avoid a path with spaces.
     folder = Path(folder).absolute()
     for audio in (folder / "amicorpus", folder):
         if audio.is_dir():
@@ -282,18 +285,19 @@ def match_audio(
     nj: int,
     skip_bad: bool,
 ) -> dict[str, AudioInfo]:
-    """Open the recordings and leave out what they do not hold.
+    """Open the recordings, and skip or shorten utterances that they do not contain.
 
     Args:
-        sets: Set name to set; they are changed.
-        microphone: Whose recordings.
-        audio: What find_audio() found.
-        fs: The wanted sample rate in Hz; None accepts any.
+        sets: Mapping from name to set, changed in place.
+        microphone: Microphone condition.
+        audio: Audio folder, from find_audio().
+        fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
-        skip_bad: Skip the utterances of a bad recording rather than give up.
+        skip_bad: Whether to skip utterances of a bad recording instead of raising an
+            error.
 
     Returns:
-        Path to the header of each good recording.
+        Mapping from the path of each good recording to its header.
 
     Raises:
         DataError: A recording is bad and `skip_bad` is false.
@@ -347,7 +351,7 @@ def _cut(root: Path, meeting: str, participant: Participant, one: MeetingSet) ->
 
 
 def _drop_doubles(one: MeetingSet) -> None:
-    """Keep the first of utterances that are alike in all but their words' ids."""
+    """Keep the first of several utterances that differ only in their token ids."""
     seen: dict[tuple, Turn] = {}
     for turn in one.turns:
         key = (turn.meeting, turn.headset, turn.start, turn.end, turn.text)
@@ -358,9 +362,9 @@ def _drop_doubles(one: MeetingSet) -> None:
 
 
 def _separate(one: MeetingSet) -> None:
-    """Let an utterance begin when the one before it, of the same speaker, has ended.
+    """Move starts so that utterances of the same speaker do not overlap.
 
-    Scoring of several speakers at once wants it. The id keeps the annotation's begin.
+    Scoring of overlapping speakers requires it. Ids keep the annotated start.
     """
     kept: list[Turn] = []
     previous_end: dict[tuple, int] = {}

@@ -1,4 +1,4 @@
-"""The recordings of the microphone mdm8: those of all meetings' arrays, beamformed."""
+"""Beamformed recordings of all meetings (microphone mdm8)."""
 
 import multiprocessing
 import shutil
@@ -22,20 +22,20 @@ def beamform_meetings(
     nj: int = 4,
     dry_run: bool = False,
 ) -> None:
-    """Write DEST/<meeting>/<meeting>_MDM8.wav of each meeting, and print how many.
+    """Write DEST/<meeting>/<meeting>_MDM8.wav for each meeting, and print their number.
 
-    What is there is not made again; meetings that lack a recording are skipped.
+    Existing files are kept. Meetings without all channels are skipped.
 
     Args:
         audio: Folder of the recordings, as in find_audio().
-        dest: Folder to write; its file `method` tells how its recordings were made.
-        method: One of METHODS; auto: beamformit if it is on PATH, else python.
+        dest: Folder to write; its file `method` records the method used.
+        method: One of METHODS; auto is beamformit if it is on PATH, else python.
         nj: Number of processes.
-        dry_run: Write nothing.
+        dry_run: Whether to report only, without writing.
 
     Raises:
-        DataError: There is no array's recording, one is bad, or `dest` was made by the
-            other method.
+        DataError: No meeting has all channels, a recording is bad, or `dest` was made
+            by the other method.
     """
     folder, microphone = find_audio(audio), MICROPHONES["mdm8"]
     if method == "auto":
@@ -72,7 +72,7 @@ def beamform_meetings(
 
 
 def _claim(dest: Path, method: str) -> None:
-    """Note the method in DEST; recordings of the two methods must not mix."""
+    """Record the method in DEST, so that recordings of both methods do not mix."""
     note = dest / "method"
     if note.is_file() and note.read_text().strip() != method:
         raise DataError(
@@ -86,7 +86,7 @@ def _claim(dest: Path, method: str) -> None:
 def _run_jobs(
     method: str, jobs: Mapping[str, tuple[list[Path], Path]], nj: int
 ) -> None:
-    # Forked, a process inherits the locks of the threads of BLAS.
+    # Not fork: the child would inherit locks held by BLAS threads.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(nj, spawn) as pool:
         running = [

@@ -1,4 +1,4 @@
-"""AMI's sets as data directories."""
+"""Data directories of AMI's sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +18,16 @@ from espnet2_birq.datadir.kaldi import Segment, Utterance, write_data_dir
 def write_set(dest: Path, one: MeetingSet, microphone: Microphone, audio: Path) -> None:
     """Write a set as a Kaldi data directory.
 
-    Beside Kaldi's files there are stm and glm for scoring (dev and eval),
-    statistics.tsv, words.tsv (how many of the annotation's words became what),
-    unused_words (each word that is in no utterance), skipped (each utterance that is
-    left out), and, if there are any, missing_recordings.
+    In addition to Kaldi's files, write stm and glm for scoring (dev and eval),
+    statistics.tsv, words.tsv (numbers of used and unused words, by reason),
+    unused_words (words in no utterance), skipped (skipped utterances) and, if any are
+    missing, missing_recordings.
 
     Args:
         dest: Directory to write.
         one: The set.
-        microphone: Whose recordings.
-        audio: The folder of the meetings' folders.
+        microphone: Microphone condition.
+        audio: Folder that holds the meetings' folders.
 
     Raises:
         DataError: The set cannot be written.
@@ -59,10 +59,11 @@ def write_set(dest: Path, one: MeetingSet, microphone: Microphone, audio: Path) 
 def utterance_of(
     one: MeetingSet, turn: Turn, microphone: Microphone, audio: Path
 ) -> Utterance:
-    """Name an utterance, its speaker and its recording as ESPnet's recipe does.
+    """Convert an utterance, with ESPnet's names of utterance, speaker and recording.
 
-    The speaker of a headset is the participant in the meeting. Of a distant microphone
-    it is the meeting, with an underscore and the microphone behind it in dev and eval.
+    For headsets, the speaker is the participant in the meeting. For distant
+    microphones, it is the meeting in train, and the recording's name plus an underscore
+    in dev and eval.
     """
     if not microphone.label:
         speaker = turn.channel_speaker(microphone)

@@ -1,7 +1,7 @@
-"""The partition full-corpus-asr of AMI, as its authors publish it.
+"""AMI's partition full-corpus-asr, as published by its authors.
 
-136 meetings to train on, 18 and 16 to develop and evaluate on; no speaker is in two of
-them. IB4005 is in none: Kaldi's and ESPnet's lists have it as the 137th of training.
+It has 136 meetings for training, 18 for development and 16 for evaluation, without
+speakers in common. Kaldi's and ESPnet's lists add IB4005 as the 137th for training.
 """
 
 from pathlib import Path
@@ -41,14 +41,14 @@ _MEETINGS = {
 
 
 def read_partition(partition: str) -> dict[str, list[str]]:
-    """Tell which meetings are in which set.
+    """Read a partition of the meetings into sets.
 
     Args:
         partition: full-corpus-asr, or a folder with train.txt, dev.txt and eval.txt,
             each a list of meetings.
 
     Returns:
-        Set to its meetings, sorted.
+        Mapping from set name to its meetings, sorted.
 
     Raises:
         DataError: The folder or a list is missing, or a meeting is in two sets.

@@ -1,4 +1,4 @@
-"""AMI, from its annotation and audio to data directories; and what to download."""
+"""Preparation of AMI's data directories, and lists of the files to download."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -31,12 +31,12 @@ def list_downloads(
     sets: Collection[str] = SETS,
     partition: str = FULL_CORPUS_ASR,
 ) -> list[str]:
-    """List the recordings of a microphone that sets need.
+    """List the recordings to download for some sets and a microphone.
 
     Args:
         annotations: Folder of the annotation, as in find_annotation().
         mic: Name in MICROPHONES.
-        sets: Some of SETS.
+        sets: Names of sets, from SETS.
         partition: As in read_partition().
 
     Returns:
@@ -70,30 +70,32 @@ def prepare_ami(
     nj: int = 4,
     dry_run: bool = False,
 ) -> None:
-    """Write the data directories DEST/<microphone>_<set>, and print what each holds.
+    """Write the data directories DEST/<microphone>_<set>, and print their contents.
 
     Args:
         annotations: Folder of the annotation, as in find_annotation().
         audio: Folder of the recordings, as in find_audio().
-        dest: Folder of the data directories.
+        dest: Parent folder of the data directories.
         mic: Name in MICROPHONES.
-        sets: Some of SETS.
+        sets: Names of sets, from SETS.
         partition: As in read_partition().
-        annotations_only: Do not look for audio; wav.scp tells where it would be.
-        fs: The wanted sample rate in Hz; None accepts any.
-        skip_bad: Leave out the utterances of bad recordings rather than give up.
+        annotations_only: Whether to skip all checks of audio; wav.scp then has the
+            expected paths.
+        fs: Required sample rate in Hz; None accepts any.
+        skip_bad: Whether to skip utterances of bad recordings instead of raising an
+            error.
         nj: Number of threads that open audio.
-        dry_run: Write nothing.
+        dry_run: Whether to check and report only, without writing.
 
     Raises:
-        DataError: The annotation, the audio or the request is wrong. Nothing has been
-            written then, unless a set itself cannot be written.
+        DataError: The annotation, the audio or the request is wrong; nothing has been
+            written. Or a set cannot be written.
     """
     begun = time.monotonic()
     microphone = MICROPHONES[mic]
     root = find_annotation(annotations)
     meetings = read_partition(partition)
-    # In the order of SETS, each once.
+    # Each set once, in the order of SETS.
     made = cut_sets(root, meetings, [name for name in SETS if name in sets])
     drop_lost(made, microphone)
     if annotations_only:

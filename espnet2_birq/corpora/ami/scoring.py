@@ -1,14 +1,14 @@
-"""Scoring of AMI with NIST's tools: reference in stm format, word map in glm format."""
+"""Files for scoring AMI with NIST's tools: reference (stm) and word map (glm)."""
 
 from collections.abc import Mapping, Sequence
 
 from espnet2_birq.corpora.ami.corpus import Microphone, Turn
 
-# What is no word to a recogniser's user: may be missing, and one counts as the other.
-# From the words of the annotation that are hesitations alone.
+# Hesitations of the annotation. Scoring treats them as one word, which the hypothesis may
+# omit.
 HESITATIONS = ("AH", "EH", "ER", "ERM", "HM", "HMM", "MM", "UH", "UM")
-HESITATION = "%HESITATION"  # what they are mapped to
-# Spellings of one and the same answer.
+HESITATION = "%HESITATION"  # word that replaces them
+# Other spellings of the same word.
 SAME_WORDS = {
     "M-HMM": "MM-HMM",
     "MHM": "MM-HMM",
@@ -20,15 +20,15 @@ SAME_WORDS = {
 
 
 def make_stm(turns: Sequence[Turn], microphone: Microphone) -> str:
-    """Write utterances as a reference for sclite and asclite.
+    """Format utterances as a reference for sclite and asclite.
 
     Args:
-        turns: The utterances.
-        microphone: Whose recordings.
+        turns: Utterances of a set.
+        microphone: Microphone condition.
 
     Returns:
-        Lines `recording channel speaker begin end words`, by utterance id, as those of
-        ESPnet's convert2stm.pl.
+        Lines `recording channel speaker start end words`, sorted by utterance id, as
+        from ESPnet's convert2stm.pl.
     """
     lines = []
     for turn in sorted(turns, key=lambda turn: turn.utt_id(microphone)):
@@ -41,11 +41,11 @@ def make_stm(turns: Sequence[Turn], microphone: Microphone) -> str:
 
 
 def make_glm() -> str:
-    """Write the map that csrfilt.sh applies to reference (stm) and hypothesis (ctm)."""
+    """Format the word map that csrfilt.sh applies to reference and hypothesis."""
     head = [
-        ";; Hesitations may be missing, and are all one word; spellings of one answer",
-        ";; are all one word. csrfilt.sh applies it to both, by -i stm and -i ctm;",
-        ";; that words in brackets may be missing, sclite heeds with -D.",
+        ";; All hesitations are one optional word; all spellings of a word are one word.",
+        ";; Apply with csrfilt.sh to the reference (-i stm) and the hypothesis (-i ctm).",
+        ";; Words in brackets are optional if sclite is called with -D.",
         '* name "ami"',
         '* desc "hesitations and spellings of AMI"',
         "* format = 'NIST1'",
@@ -53,8 +53,8 @@ def make_glm() -> str:
         "* case_sensitive = 'F'",
     ]
     lines = head + _rules(SAME_WORDS)
-    # csrfilt.sh applies what follows such a line to that side only. A word in brackets
-    # may be missing, which can be said of the reference alone.
+    # csrfilt.sh applies the rules after such a line to that side only. Optional words, in
+    # brackets, are allowed in the reference only.
     for side, word in (("stm", f"({HESITATION})"), ("ctm", HESITATION)):
         lines.append(f';; INPUT_DEPENDENT_APPLICATION = "{side}"')
         lines += _rules(dict.fromkeys(HESITATIONS, word))

@@ -1,10 +1,10 @@
-"""Segments of AMI's annotation -> utterances, by the rules of Kaldi's AMI recipe.
+"""Splitting of AMI's segments into utterances, by the rules of Kaldi's AMI recipe.
 
-A segment is cut at full stops and question marks, and what then still has more than 30
-words at the comma nearest to its middle, again and again. The rules are those of
-local/ami_split_segments.pl, which ESPnet's recipe uses too, with what is accidental in
-them: only so do utterances and word counts compare with published ones. What is ours is
-that the way of each word is followed, so that none is lost without a reason.
+Segments are cut at full stops and question marks. Parts of more than 30 words are cut
+recursively at the comma nearest to their middle. The rules are those of
+local/ami_split_segments.pl, which ESPnet's recipe also uses, including their side
+effects, so that utterances and word counts match published ones. In addition, each word
+is tracked, so that every lost word has a reason.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from espnet2_birq.corpora.ami.annotation import Token
 
 MAX_WORDS = 30
-# Why a word is in no utterance.
+# Reasons why a word is in no utterance.
 UNTIMED_SEGMENT = "its segment has no begin or no end"
 UNTIMED_PUNCTUATION = "a punctuation mark of its segment has no time"
 NO_DURATION = "its part of the segment has no duration"
@@ -27,12 +27,12 @@ _PUNCTUATION = re.compile(r"[.,?!:]$")
 _TIME = re.compile(r"[0-9]+\.[0-9]*")
 _FULL_STOP = re.compile(r"[.?]")
 _UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
-# In this order. "-" is gone before the two exceptions bring it back.
+# Applied in this order: "-" is removed first, then restored in the last two.
 _NORMALISATION = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"[.,?!:][0-9]+", ""),  # labels of punctuation marks, see _label
-        (r"[A-Z']+,[A-Z']+", " "),  # "UM,I" loses both words: Kaldi's accident
+        (r"[A-Z']+,[A-Z']+", " "),  # deletes both words of "UM,I", as Kaldi's script
         (r"-", " "),
         (r"_", ". "),  # T_V_ becomes T. V.
         (r"^\s+|\s+$", ""),
@@ -44,13 +44,13 @@ _NORMALISATION = tuple(
 
 
 class Part(NamedTuple):
-    """An utterance cut out of a segment.
+    """Utterance cut from a segment.
 
     Attributes:
-        start: Begin in hundredths of a second.
+        start: Start in hundredths of a second.
         end: End in hundredths of a second.
-        text: Its normalised words.
-        word_ids: The annotation's words that it is made of.
+        text: Normalised transcript.
+        word_ids: Token ids of its words in the annotation.
     """
 
     start: int
@@ -61,13 +61,14 @@ class Part(NamedTuple):
 
 @dataclass
 class Cut:
-    """What became of a segment.
+    """Result of splitting a segment.
 
     Attributes:
-        parts: The utterances, in order of time.
-        lost: Token id of each other word, without punctuation marks, to the reason.
-        halved: Token id of each word with a full stop inside (line.I) of which a part
-            is in an utterance and another in none.
+        parts: Utterances, in order of time.
+        lost: Mapping from the token id of each word in no utterance to the reason;
+            punctuation marks are not included.
+        halved: Token ids of words with a full stop inside (line.I) that are only partly
+            in an utterance.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -76,13 +77,13 @@ class Cut:
 
 
 class _Span(NamedTuple):
-    """A stretch of a segment's text."""
+    """Span of a segment's text, as character offsets."""
 
     first: int
     last: int
 
 
-# Begin and end of a stretch, in hundredths of a second: a later one with the same times
+# Spans by start and end in hundredths of a second: a later span with the same times
 # replaces an earlier one.
 _Spans = dict[tuple[int, int], _Span]
 
@@ -91,11 +92,11 @@ def split_segment(tokens: Sequence[Token]) -> Cut:
     """Cut a segment into utterances.
 
     Args:
-        tokens: The segment's tokens. Its begin is that of the first, its end that of
-            the last, be they words or not.
+        tokens: Tokens of the segment, words or not. The segment starts with the first
+            token and ends with the last.
 
     Returns:
-        The utterances, and what is in none of them. Without words, both are empty.
+        Utterances and lost words; both empty for a segment without words.
     """
     words = [token for token in tokens if token.is_word and token.text]
     cut = Cut()
@@ -148,15 +149,16 @@ def _lose(cut: Cut, words: Sequence[Token], spoken: set[int], why: str) -> Cut:
 def _label(
     words: Sequence[Token],
 ) -> tuple[str, list[int], list[float], dict[str, float]] | None:
-    """Number all punctuation marks but full stops, so that each can be found again.
+    """Number all punctuation marks but full stops, so that each can be found later.
 
     Returns:
-        The text in upper case with ",0" for the first comma and so on; for each of its
-        characters the index of its word; the times of the full stops; label to time.
-        None if marks and times do not pair.
+        Text in upper case with ",0" for the first comma and so on; the word index of
+        each character; the times of full stops; and a mapping from label to time. None
+        if the numbers of marks and times differ.
     """
     fields = [(part, i) for i, word in enumerate(words) for part in word.text.split()]
-    # Kaldi's script has texts and times in one line: a word such as 8.5 is a time.
+    # Kaldi's script has texts and times in one line, so it takes a word such as 8.5 for a
+    # time.
     times = [float(part) for part, _ in fields if _TIME.match(part)]
     times += sorted(w.start for w in words if w.is_punctuation and w.start == w.start)
     fields = [(part, i) for part, i in fields if not _TIME.match(part)]
@@ -185,7 +187,8 @@ def _split_at_full_stops(
 ) -> _Spans:
     spans: _Spans = {}
     for i, span in enumerate(_split(_FULL_STOP, text, _Span(0, len(text)))):
-        # A full stop inside a word has no time; 0 makes the part one without duration.
+        # A full stop inside a word has no time. With 0, the part has no duration and is
+        # dropped.
         start = times[i] if i < len(times) else 0.0
         end = times[i + 1] if i + 1 < len(times) else 0.0
         if _is_short(text, span):
@@ -202,7 +205,7 @@ def _split_at_comma(
     text: str, span: _Span, comma_times: dict[str, float], start: float, end: float
 ) -> _Spans:
     middle, nearest, label = (start + end) / 2, start, ""
-    # By the times as text, as Kaldi's script sorts them; it matters past 999.99 s.
+    # Kaldi's script sorts the times as text, which matters beyond 999.99 s.
     for candidate, time in sorted(comma_times.items(), key=lambda c: str(c[1])):
         if time == end:
             break
@@ -224,7 +227,7 @@ def _split_at_comma(
 
 
 def _split(separator: re.Pattern[str], text: str, span: _Span) -> list[_Span]:
-    """Split as Perl does: empty parts at the end are left out."""
+    """Split like Perl: drop empty parts at the end."""
     parts, first = [], span.first
     for match in separator.finditer(text, span.first, span.last):
         parts.append(_Span(first, match.start()))
@@ -236,12 +239,12 @@ def _split(separator: re.Pattern[str], text: str, span: _Span) -> list[_Span]:
 
 
 def _is_short(text: str, span: _Span) -> bool:
-    # Labels of punctuation marks are counted too.
+    # Labels of punctuation marks count as words.
     return len(text[span.first : span.last].split()) <= MAX_WORDS
 
 
 def _hundredths(seconds: float) -> int:
-    # Cut off, not rounded.
+    # Truncated, not rounded.
     return int(seconds * 100)
 
 

@@ -1,4 +1,4 @@
-"""How much is said in AMI's meetings, and how much of it at the same time."""
+"""Amounts of speech and of overlapped speech in AMI's meetings."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,15 +20,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Talk:
-    """What is said in a meeting, or in several.
+    """Amounts of speech in one or more meetings.
 
     Attributes:
         speakers: Number of different speakers.
         utterances: Number of utterances.
         words: Number of words.
-        utterance_hours: Duration of all utterances together.
-        speech_hours: How long at least one speaks.
-        overlap_hours: How long at least two speak.
+        utterance_hours: Sum of the utterances' durations, in hours.
+        speech_hours: Time in which at least one speaker is active, in hours.
+        overlap_hours: Time in which at least two speakers are active, in hours.
     """
 
     speakers: int
@@ -40,14 +40,14 @@ class Talk:
 
     @property
     def overlap_percent(self) -> float:
-        """Share of the time in which anybody speaks that several do."""
+        """Overlapped speech in percent of all speech."""
         return (
             100 * self.overlap_hours / self.speech_hours if self.speech_hours else 0.0
         )
 
 
 def measure(turns: Sequence[Turn]) -> dict[str, Talk]:
-    """Measure the utterances of each meeting, and of all together as "total"."""
+    """Measure the utterances of each meeting, and of all meetings as "total"."""
     of_meeting: dict[str, list[Turn]] = defaultdict(list)
     for turn in turns:
         of_meeting[turn.meeting].append(turn)
@@ -66,13 +66,14 @@ def measure(turns: Sequence[Turn]) -> dict[str, Talk]:
 def spoken_and_overlapped(
     intervals: Iterable[tuple[str, int, int]],
 ) -> tuple[int, int]:
-    """Measure how long at least one and how long at least two speak.
+    """Measure the times in which at least one and at least two speakers are active.
 
     Args:
-        intervals: Speaker, begin and end, in any order; one speaker's may overlap.
+        intervals: Tuples of speaker, start and end, in any order; intervals of one
+            speaker may overlap.
 
     Returns:
-        Both, in the unit of the intervals.
+        Both times, in the unit of the intervals.
     """
     changes = []
     for speaker, start, end in intervals:
@@ -89,7 +90,7 @@ def spoken_and_overlapped(
 
 
 def make_table(talks: dict[str, Talk]) -> str:
-    """Write what measure() measured as tab-separated lines with a head."""
+    """Format the result of measure() as tab-separated lines with a header."""
     lines = ["\t".join(COLUMNS)]
     for name, talk in talks.items():
         lines.append(

@@ -1,12 +1,12 @@
-"""YODAS, both releases: shards of speech with captions -> sets that ESPnet trains on.
+"""Preparation of YODAS (both releases): shards of captioned speech to ESPnet's sets.
 
-layout: where things are, and how they are named
-audio: one sample rate, one channel; cutting long recordings
-writer: what a prepared shard holds
-shard: a shard's tar file -> a prepared shard
-source: shards from a folder, or from the Hugging Face hub
-store: all prepared shards, made in parallel, resumable
-selection: which shards and videos make a set
-sets: the files of a set
-corpus: all of it, for a request
+layout: folders, file names and ids
+audio: conversion to one sample rate and one channel; cutting of long recordings
+writer: files of a prepared shard
+shard: conversion of a shard's tar file to a prepared shard
+source: shards in a folder or on the Hugging Face hub
+store: parallel, resumable preparation of all shards
+selection: choice of the shards and videos of a set
+sets: files of a set
+corpus: all steps for one request
 """

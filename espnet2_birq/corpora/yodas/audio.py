@@ -1,4 +1,4 @@
-"""Audio of YODAS: one channel, one sample rate; long recordings cut at quiet places."""
+"""Audio of YODAS: conversion to one channel and rate; cutting at quiet places."""
 
 from collections.abc import Iterator
 
@@ -6,25 +6,25 @@ import numpy as np
 import soundfile
 import soxr
 
-_WINDOW = 0.1  # seconds over which quiet is looked for
+_WINDOW = 0.1  # seconds; length of the quiet places where recordings are cut
 
 
 def read_mono(audio: soundfile.SoundFile, frames: int = -1) -> np.ndarray:
-    """Read from where the file stands, channels averaged.
+    """Read from the file's current position, averaging channels.
 
     Args:
-        audio: An open file.
-        frames: How many samples of a channel; -1 reads to the end.
+        audio: Open audio file.
+        frames: Number of samples per channel; -1 reads to the end.
 
     Returns:
-        float32 samples of one channel, full scale 1.
+        float32 samples, full scale 1, shape (samples,).
     """
     samples = audio.read(frames, dtype="float32", always_2d=True)
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
 def level(samples: np.ndarray) -> float:
-    """Compute the level of samples in dB below full scale; -inf for digital silence."""
+    """Compute the level in dB relative to full scale; -inf for digital silence."""
     power = float(np.mean(np.square(samples, dtype=np.float64)))
     return 10 * float(np.log10(power)) if power else -np.inf
 
@@ -33,32 +33,32 @@ def to_int16(samples: np.ndarray, rate: int, fs: int) -> np.ndarray:
     """Convert to another sample rate and to 16 bits.
 
     Args:
-        samples: float32 samples of one channel, full scale 1.
-        rate: Their rate in Hz.
-        fs: The wanted rate in Hz.
+        samples: float32 samples, full scale 1, shape (samples,).
+        rate: Sample rate of `samples` in Hz.
+        fs: Sample rate of the output in Hz.
 
     Returns:
-        int16 samples. What exceeds full scale is clipped.
+        int16 samples, clipped at full scale.
     """
     if rate != fs:
         samples = soxr.resample(samples, rate, fs, quality="HQ")
-    # Own rounding: soxr adds random dither when it is asked for integers.
+    # Rounded here, because soxr adds random dither to integer output.
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def quiet_pieces(
     audio: soundfile.SoundFile, longest: float
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut a recording at quiet places, holding one piece in memory at a time.
+    """Cut a recording at quiet places, with one piece in memory at a time.
 
     A piece ends in the middle of the quietest tenth of a second of its second half.
 
     Args:
-        audio: An open file, at its begin.
-        longest: Limit of a piece in seconds.
+        audio: Open audio file, at its start.
+        longest: Maximum length of a piece in seconds.
 
     Yields:
-        First sample's place in the recording, and the piece's samples (float32).
+        Offset of the piece in samples, and its float32 samples.
     """
     limit = int(longest * audio.samplerate)
     start, rest = 0, np.zeros(0, np.float32)

@@ -1,4 +1,4 @@
-"""A request for a set, from the shards that could be in it to the finished set."""
+"""Creation of YODAS sets for a request: candidate shards, preparation, files."""
 
 import json
 import math
@@ -17,16 +17,16 @@ from espnet2_birq.errors import DataError
 
 @dataclass(frozen=True)
 class Request:
-    """What a set shall hold.
+    """Request for a training set and its validation set.
 
     Attributes:
-        parts: Languages, subsets and shards.
-        hours: When to stop, for each language; infinity uses all.
-        valid_hours: Length of the validation set; 0 makes none.
-        seed: Of the order of shards, and of the videos for validation.
+        parts: Languages, subsets and shards to use.
+        hours: Amount of training data per language, in hours; infinity uses all.
+        valid_hours: Amount of validation data in hours; 0 makes no validation set.
+        seed: Random seed of the order of shards and the choice of validation videos.
         head: First line of the set's manifest.
-        lines: The others, if a manifest is repeated: then its shards are used, whatever
-            `parts` and `hours` are.
+        lines: Other lines of a manifest to reproduce. If given, its shards are used,
+            and `parts` and `hours` are ignored.
     """
 
     parts: list[str]
@@ -38,22 +38,22 @@ class Request:
 
     @property
     def limit(self) -> float:
-        """Hours of each language, training and validation."""
+        """Hours per language, training and validation together."""
         return math.inf if self.lines else self.hours + self.valid_hours
 
 
 def candidates(source: Source, request: Request) -> list[Shard]:
-    """List the shards that may be used, in the order in which they are to be.
+    """List the shards that may be used, in order of use.
 
     Args:
-        source: Where shards come from.
-        request: What is wanted.
+        source: Source of shards.
+        request: Request for a set.
 
     Returns:
-        The shards of one language after the other, each in the seed's order.
+        Shards, language by language; within a language in the seed's random order.
 
     Raises:
-        DataError: What is asked for is not there.
+        DataError: A requested part does not exist.
     """
     if request.lines:
         return [_shard_of(line) for line in request.lines if line["used"]]
@@ -83,20 +83,20 @@ def make_sets(
     nj: int,
     progress: Callable[[Shard, int], None],
 ) -> tuple[Selection, dict[Path, SetSize]]:
-    """Prepare shards until there are enough, and write the sets.
+    """Prepare shards until there is enough data, and write the sets.
 
     Args:
-        store: Where prepared shards are, in use.
-        source: Where shards come from.
-        shards: The candidates in the order of use.
-        request: What is wanted.
+        store: Store of prepared shards, entered as a context.
+        source: Source of shards.
+        shards: Candidate shards in order of use.
+        request: Request for a set.
         train: Folder of the training set.
-        valid: Folder of the validation set; None if there shall be none.
-        nj: How many shards to prepare at once.
-        progress: Is given every shard with the samples used of it.
+        valid: Folder of the validation set; None for no such set.
+        nj: Number of shards to prepare in parallel.
+        progress: Callback, given each shard and its number of used samples.
 
     Returns:
-        What was chosen, and what each set holds.
+        The selection, and the size of each set by folder.
 
     Raises:
         DataError: A shard differs from the manifest, or a set would be empty.

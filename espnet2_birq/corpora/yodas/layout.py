@@ -1,12 +1,12 @@
-"""Where YODAS keeps things, and how it names them.
+"""Folders, file names and ids of YODAS.
 
-Both releases have data/<subset>/{audio,text,duration}/<shard>.*, where a subset is a
-language and three digits (000, 001, ...: manual captions; 100, ...: automatic ones)
-and a shard is a number of eight digits. The audio of a shard is a .tar.gz.
+Both releases consist of data/<subset>/{audio,text,duration}/<shard>.*. A subset is a
+language and three digits (000, 001, ...: manual captions; 100, ...: automatic captions).
+A shard is a number of eight digits; its audio is a .tar.gz.
 
-- yodas: a file for each caption, <video>-<index>-<start>-<end>.wav, times in 1/100 s;
-  text/<shard>.txt has lines `id caption`.
-- yodas2: a file for each video, <video>.wav; text/<shard>.json is a list of
+- yodas: one audio file per caption, <video>-<index>-<start>-<end>.wav, with times in
+  1/100 s; text/<shard>.txt has lines `id caption`.
+- yodas2: one audio file per video, <video>.wav; text/<shard>.json is a list of
   {"audio_id": video, "text": {id: caption}}, with ids as above.
 """
 
@@ -21,26 +21,26 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 
 SUBSET = re.compile(r"([a-z]+)\d{3}")
 AUDIO_SUFFIX = ".tar.gz"
-# A video's id may have "-" anywhere in it: what follows it is found from the right.
+# Video ids may contain "-", so the other fields are matched from the right.
 _SEGMENT = re.compile(r"([\w-]+)-(\d{5,})-(\d{8,})-(\d{8,})", re.ASCII)
 _VIDEO = re.compile(r"[\w-]+", re.ASCII)
 
-# Video to id to caption.
+# Mapping from video to caption id to caption.
 Captions = dict[str, dict[str, str]]
 
 
 def language_of(subset: str) -> str:
-    """Return a subset's language: of en000 it is en."""
+    """Return a subset's language, for example en of en000."""
     return subset[:-3]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard of the corpus.
+    """Shard of the corpus.
 
     Attributes:
-        subset: For example en000.
-        number: Its eight digits.
+        subset: Name of the subset, for example en000.
+        number: Number of the shard, as eight digits.
     """
 
     subset: str
@@ -48,12 +48,12 @@ class Shard:
 
     @property
     def language(self) -> str:
-        """The language's code."""
+        """Language code."""
         return language_of(self.subset)
 
     @property
     def key(self) -> str:
-        """What the names of its utterances begin with; sorts as they do."""
+        """Prefix of its utterance ids; sorts in the same order."""
         return f"{self.subset}-{self.number}"
 
     def __str__(self) -> str:
@@ -62,13 +62,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class SegmentName:
-    """An id of the publisher, taken apart.
+    """Parsed caption id of YODAS.
 
     Attributes:
-        video: The video's id.
-        rest: Index, start and end, as they were written.
-        start: Seconds from the video's begin.
-        end: Seconds from the video's begin.
+        video: Id of the video.
+        rest: Index, start and end, as in the id.
+        start: Start in the video, in seconds.
+        end: End in the video, in seconds.
     """
 
     video: str
@@ -78,7 +78,7 @@ class SegmentName:
 
 
 def parse_segment(name: str) -> SegmentName | None:
-    """Take a publisher's id <video>-<index>-<start>-<end> apart; None if it is none."""
+    """Parse a YODAS id <video>-<index>-<start>-<end>; return None if it is invalid."""
     match = _SEGMENT.fullmatch(name)
     if match is None:
         return None
@@ -89,21 +89,21 @@ def parse_segment(name: str) -> SegmentName | None:
 
 
 def is_video(name: str) -> bool:
-    """Tell whether a name can be a video's id."""
+    """Return whether a name is a valid video id."""
     return _VIDEO.fullmatch(name) is not None
 
 
 def utterance_id(shard: Shard, segment: SegmentName) -> str:
-    """Name an utterance: <subset>-<shard>-<video>+<index>-<start>-<end>.
+    """Return the utterance id <subset>-<shard>-<video>+<index>-<start>-<end>.
 
-    "+" sorts before all that a video's id is made of: so utterances in byte order are
-    also in the order of their speakers (videos), whatever the ids look like.
+    "+" sorts before all characters of video ids, so utterances in byte order are also
+    sorted by speaker (video).
     """
     return f"{shard.key}-{segment.video}+{segment.rest}"
 
 
 def publisher_id(utt_id: str) -> str:
-    """Give the publisher's id of an utterance of ours."""
+    """Return the YODAS id of an utterance id."""
     return utt_id.split("-", 2)[2].replace("+", "-")
 
 
@@ -111,13 +111,13 @@ def find_root(folder: str | Path) -> Path:
     """Find the folder data/ of a release.
 
     Args:
-        folder: That folder, or the one that holds it.
+        folder: That folder, or its parent.
 
     Returns:
-        The folder that holds the subsets.
+        Folder that holds the subsets.
 
     Raises:
-        DataError: There is no subset in either.
+        DataError: Neither folder has a subset.
     """
     for root in (Path(folder) / "data", Path(folder)):
         if root.is_dir() and find_subsets(root):
@@ -129,7 +129,7 @@ def find_root(folder: str | Path) -> Path:
 
 
 def find_subsets(root: Path) -> list[str]:
-    """List the subsets (en000, ...) that have audio, sorted."""
+    """List the subsets (en000, ...) that have an audio folder, sorted."""
     return sorted(
         path.name
         for path in root.iterdir()
@@ -138,19 +138,19 @@ def find_subsets(root: Path) -> list[str]:
 
 
 def find_shards(root: Path, subset: str) -> list[Shard]:
-    """List a subset's shards whose audio is there, sorted."""
+    """List a subset's shards that have audio, sorted."""
     return shards_of(
         subset, (path.name for path in (root / subset / "audio").iterdir())
     )
 
 
 def tar_path(root: Path, shard: Shard) -> Path:
-    """Say where a shard's audio is, in the folder that holds the subsets."""
+    """Return the path of a shard's tar file; `root` is the folder of the subsets."""
     return root / shard.subset / "audio" / f"{shard.number}{AUDIO_SUFFIX}"
 
 
 def shards_of(subset: str, names: Iterable[str]) -> list[Shard]:
-    """Make shards of the names of audio files; other files are no shards."""
+    """Convert names of audio files to shards, ignoring other files."""
     numbers = (
         name.removesuffix(AUDIO_SUFFIX) for name in names if name.endswith(AUDIO_SUFFIX)
     )
@@ -161,17 +161,17 @@ def shards_of(subset: str, names: Iterable[str]) -> list[Shard]:
 
 
 def wanted_subsets(parts: Sequence[str], there: Sequence[str]) -> dict[str, set[str]]:
-    """Say which subsets, and which of their shards, are asked for.
+    """Resolve requested parts to subsets and shards.
 
     Args:
         parts: Languages (en), subsets (en000) and shards (en000/00000001).
-        there: The subsets that there are.
+        there: Existing subsets.
 
     Returns:
-        Subset to numbers of shards; an empty set stands for all.
+        Mapping from subset to shard numbers; an empty set means all shards.
 
     Raises:
-        DataError: A part is not there.
+        DataError: A part does not exist.
     """
     wanted: dict[str, set[str]] = {}
     for part in parts:
@@ -192,10 +192,10 @@ def wanted_subsets(parts: Sequence[str], there: Sequence[str]) -> dict[str, set[
 
 
 def seeded_order(shards: Iterable[Shard], seed: int) -> list[Shard]:
-    """Put shards in a random order that is the same wherever it is computed.
+    """Sort shards in a reproducible random order.
 
-    The place of a shard depends on its name and the seed alone: shards that are added
-    to the corpus do not change the order of the others.
+    A shard's sort key depends only on its name and the seed, so adding shards does not
+    change the order of the others.
     """
 
     def place(shard: Shard) -> tuple[str, str]:
@@ -209,14 +209,15 @@ def read_captions(root: Path, shard: Shard) -> Captions:
     """Read a shard's captions, of either release.
 
     Args:
-        root: The folder that holds the subsets.
+        root: Folder that holds the subsets.
         shard: The shard.
 
     Returns:
-        Video to id to caption, whitespace in captions made single spaces.
+        Mapping from video to caption id to caption, with whitespace normalised to
+        single spaces.
 
     Raises:
-        DataError: There is no such file, or it cannot be read.
+        DataError: The text file is missing or cannot be read.
     """
     folder = root / shard.subset / "text"
     for name, read in ((".json", _read_json), (".txt", _read_lines)):
@@ -228,7 +229,7 @@ def read_captions(root: Path, shard: Shard) -> Captions:
             try:
                 return read(raw.decode("utf-8-sig"))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                # Reasons are counted: no names in them, so that equal ones are equal.
+                # No file name in the message, so that equal reasons are counted together.
                 raise DataError(
                     f"its text file is not UTF-8 {name[1:]} of YODAS; download it again"
                 ) from error
@@ -246,7 +247,7 @@ def _read_json(content: str) -> Captions:
 
 def _read_lines(content: str) -> Captions:
     captions: Captions = {}
-    # Not splitlines(): captions may hold characters that it takes for line ends.
+    # Not splitlines(): it also splits at other characters, which captions may contain.
     for line in content.split("\n"):
         if words := line.split():
             name = words.pop(0)

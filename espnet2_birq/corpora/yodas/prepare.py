@@ -1,4 +1,4 @@
-"""Sets of YODAS, from what the user has asked for or a manifest has recorded."""
+"""Preparation of YODAS sets from the user's options or an earlier set's manifest."""
 
 import hashlib
 import math
@@ -20,8 +20,8 @@ from espnet2_birq.corpora.yodas.store import ShardStore, Source
 from espnet2_birq.corpora.yodas.writer import ShardOptions
 from espnet2_birq.errors import DataError
 
-LOG_INTERVAL = 60  # seconds between lines of progress where there is no terminal
-# What a manifest repeats; the default is None where the choice must be the user's.
+LOG_INTERVAL = 60  # seconds between progress lines if stderr is no terminal
+# Settings recorded in the manifest, with their defaults; None if the user must choose.
 SETTINGS: dict[str, Any] = {
     "parts": None,
     "hours": math.inf,
@@ -42,20 +42,21 @@ def prepare_yodas(
     nj: int = 4,
     dry_run: bool = False,
 ) -> None:
-    """Write a training set and its validation set, and print what they hold.
+    """Write a training set and its validation set, and print their sizes.
 
     Args:
-        train: Folder of the training set; <train>_valid and shards/ go beside it.
-        options: Some of SETTINGS; None: the manifest's value, or the default.
-        folder: A release on disk.
-        hub: Name of a release on the Hugging Face hub, where there is no `folder`.
-        manifest: manifest.jsonl of a set that is to be made again.
-        keep_downloads: Do not remove what was downloaded of a prepared shard.
-        nj: Number of shards prepared at once.
-        dry_run: Print what would be used, and write nothing.
+        train: Folder of the training set; <train>_valid and shards/ are next to it.
+        options: Values of SETTINGS; missing or None values are the manifest's or the
+            default.
+        folder: Folder of a release on disk.
+        hub: Name of a release on the Hugging Face hub, used without `folder`.
+        manifest: manifest.jsonl of a set to reproduce.
+        keep_downloads: Whether to keep downloaded files of prepared shards.
+        nj: Number of shards to prepare in parallel.
+        dry_run: Whether to print the plan only, without writing.
 
     Raises:
-        DataError: The request or the corpus is wrong. Prepared shards stay.
+        DataError: The request or the corpus is wrong. Prepared shards are kept.
     """
     train = train.absolute()
     if any(character.isspace() for character in str(train)):
@@ -117,7 +118,7 @@ def _settle(options: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, An
     if settings["text"] and settings["uncaptioned"]:
         raise DataError("--text and --uncaptioned exclude each other; give one")
     if settings["characters"] and not settings["text"]:
-        raise DataError("--characters wants --text: captions are not used without it")
+        raise DataError("--characters needs --text: captions are not used without it")
     if not settings["min_duration"] < settings["max_duration"]:
         raise DataError("--min-duration is not below --max-duration; correct one")
     return settings
@@ -154,7 +155,7 @@ def _reporter(bar: tqdm, hour: int) -> Callable[[Shard, int], None]:
         used += samples
         bar.update()
         bar.set_postfix_str(f"{used / hour:.1f} hours")
-        # Where there is no terminal to draw a bar on, a line now and then.
+        # Without a terminal there is no progress bar: print a line now and then.
         if bar.disable and time.monotonic() - said > LOG_INTERVAL:
             said = time.monotonic()
             print(f"{shard} is done, {used / hour:.1f} hours", flush=True)

@@ -1,4 +1,4 @@
-"""Which shards and videos make a set, and the manifest that says so."""
+"""Selection of a set's shards and videos, and its manifest."""
 
 import hashlib
 import heapq
@@ -20,14 +20,14 @@ REPEATED = ("tar_sha256", "utterances", "samples", "skipped")
 
 @dataclass
 class Selection:
-    """What a set is made of.
+    """Contents of a training set and its validation set.
 
     Attributes:
-        shards: Those that are used, in the order in which they were chosen.
-        unusable: Shard to the reason why it cannot be used.
+        shards: Used shards, in order of use.
+        unusable: Mapping from unusable shard to the reason.
         held_out: Videos of the validation set.
-        samples: Language to samples of both sets.
-        skipped: Reason to what is left out for it: count, seconds and first example.
+        samples: Mapping from language to the number of samples in both sets.
+        skipped: Mapping from reason to skipped items: count, seconds, first example.
     """
 
     shards: list[Shard] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Selection:
     skipped: dict[str, dict] = field(default_factory=dict)
 
     def skip(self, reason: str, count: int, seconds: float, first: str) -> None:
-        """Count what is left out."""
+        """Count skipped items."""
         sums = self.skipped.setdefault(
             reason, {"count": 0, "seconds": 0.0, "first": first}
         )
@@ -45,18 +45,18 @@ class Selection:
         sums["seconds"] += seconds
 
     def add_unusable(self, shard: Shard, reason: str) -> None:
-        """Count a shard that cannot be used."""
+        """Record an unusable shard."""
         self.unusable[shard] = reason
         self.skip(f"shard: {reason}", 1, 0.0, str(shard))
 
 
 class VideoOwners:
-    """Which shard each video is taken from: the first that has it.
+    """Mapping from each video to the shard it is taken from, the first that has it.
 
-    Kept on disk: memory does not grow with the number of videos.
+    It is a file, so memory does not grow with the number of videos.
 
     Args:
-        folder: Where to keep it; it is of no use later.
+        folder: Folder for the temporary file.
     """
 
     def __init__(self, folder: Path):
@@ -68,7 +68,7 @@ class VideoOwners:
         )
 
     def claim(self, shard: Shard, videos: list[str]) -> list[bool]:
-        """Take videos for a shard; tell for each whether it is the shard's now."""
+        """Assign videos to a shard; return for each whether it was not assigned yet."""
         self._table.execute("BEGIN")
         claimed = [
             self._table.execute(
@@ -81,7 +81,7 @@ class VideoOwners:
         return claimed
 
     def is_of(self, video: str, shard: Shard) -> bool:
-        """Tell whether a video is taken from a shard."""
+        """Return whether a video is assigned to a shard."""
         row = self._table.execute("SELECT shard FROM owner WHERE video = ?", (video,))
         return row.fetchone() == (shard.key,)
 
@@ -91,14 +91,14 @@ class VideoOwners:
 
 
 class HeldOut:
-    """Chooses whole videos at random until they last long enough.
+    """Random choice of whole videos with at least a given total length.
 
-    The choice depends on the videos' ids and the seed, not on their order. Memory grows
-    with the videos that are held out, not with those that are offered.
+    The choice depends on video ids and the seed, not on the order of offers. Memory
+    grows with the number of chosen videos, not of offered ones.
 
     Args:
-        samples: How many samples to hold out at least.
-        seed: Seed of the choice.
+        samples: Minimum number of samples to hold out.
+        seed: Random seed.
     """
 
     def __init__(self, samples: int, seed: int):
@@ -106,11 +106,11 @@ class HeldOut:
         self._heap: list[tuple[int, str, int]] = []
 
     def offer(self, video: str, samples: int) -> None:
-        """Offer a video."""
+        """Consider a video with this many samples."""
         digest = hashlib.sha256(f"{self._seed} {video}".encode()).digest()
         heapq.heappush(self._heap, (-int.from_bytes(digest), video, samples))
         self._sum += samples
-        # The smallest hashes stay, as few as suffice.
+        # Keep the smallest hashes, and only as many as needed.
         while self._heap and self._sum - self._heap[0][2] >= self._wanted:
             self._sum -= heapq.heappop(self._heap)[2]
 
@@ -137,24 +137,24 @@ def select(
     record: Callable[[dict], None],
     progress: Callable[[Shard, int], None],
 ) -> Selection:
-    """Prepare shards in their order until there is enough of each language.
+    """Prepare shards in order until there is enough data of each language.
 
     Args:
-        store: Where prepared shards are.
-        source: Where shards come from.
-        shards: The candidates in the order of use.
-        owners: Takes the videos; empty.
-        held_out: Chooses videos for validation.
-        limit: Samples of each language; infinity takes all shards.
-        nj: How many shards to prepare at once.
-        record: Is given a line of the manifest for every shard.
-        progress: Is given every shard with the samples used of it.
+        store: Store of prepared shards.
+        source: Source of shards.
+        shards: Candidate shards in order of use.
+        owners: Empty mapping from video to shard, filled here.
+        held_out: Choice of validation videos, filled here.
+        limit: Number of samples per language; infinity uses all shards.
+        nj: Number of shards to prepare in parallel.
+        record: Callback, given each shard's line of the manifest.
+        progress: Callback, given each shard and its number of used samples.
 
     Returns:
-        What makes the set.
+        The selection.
 
     Raises:
-        DataError: A shard changed, a worker failed, or nothing is left.
+        DataError: A shard has changed, or a worker failed.
     """
     chosen = Selection()
 
@@ -179,14 +179,14 @@ def select(
 
 
 def check_repeated(entry: dict, wanted: dict) -> None:
-    """Check that a shard is what a manifest says it was.
+    """Check that a shard matches the manifest to reproduce.
 
     Args:
-        entry: The shard's line now.
-        wanted: Its line in the manifest that is to be repeated.
+        entry: New line of the shard.
+        wanted: Its line in the manifest to reproduce.
 
     Raises:
-        DataError: It differs.
+        DataError: The lines differ.
     """
     shard = wanted["shard"]
     if not entry["used"]:
@@ -203,13 +203,13 @@ def read_manifest(path: Path) -> tuple[dict, list[dict]]:
     """Read a manifest.
 
     Args:
-        path: The file.
+        path: Manifest file.
 
     Returns:
-        Its first line, which says how the set was made, and a line for each shard.
+        First line, with the settings of the set, and a list with a line per shard.
 
     Raises:
-        DataError: It is missing or not a manifest.
+        DataError: The file is missing or not a manifest.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; correct --manifest")

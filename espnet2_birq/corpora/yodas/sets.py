@@ -1,9 +1,9 @@
-"""Sets that ESPnet trains on, made of prepared shards without copying any audio.
+"""Training and validation sets from prepared shards, without copying any audio.
 
-A set has what ESPnet's stage 4 leaves in dump/raw/<set>: wav.scp into the archives,
-utt2num_samples, utt2spk, spk2utt, feats_type and audio_format; text if captions are
-wanted, and category2utt (language to utterances) if there are several languages.
-Everything is streamed, so memory does not grow with the number of utterances.
+A set has the files of ESPnet's dump/raw/<set> after stage 4: wav.scp (offsets in
+archives), utt2num_samples, utt2spk, spk2utt, feats_type and audio_format; text if
+captions are used, and category2utt (language to utterances) if there are several
+languages. Everything is streamed, so memory does not grow with the number of utterances.
 """
 
 import shutil
@@ -27,12 +27,12 @@ MANIFEST = "manifest.jsonl"
 
 @dataclass
 class SetSize:
-    """What a set holds.
+    """Size of a set.
 
     Attributes:
         utterances: Number of utterances.
-        speakers: Number of speakers, which are videos.
-        samples: Samples of all utterances.
+        speakers: Number of speakers; each video counts as one.
+        samples: Number of samples of all utterances.
     """
 
     utterances: int = 0
@@ -51,15 +51,15 @@ def write_sets(
     """Write the training and the validation set, each complete or not at all.
 
     Args:
-        store: Prepared shards.
-        chosen: What makes the sets.
-        owners: Which shard each video is taken from.
-        manifest: The manifest's file; moved into the training set.
-        train: Folder of the training set; a former one is replaced.
-        valid: Folder of the validation set, for the videos that are held out.
+        store: Store of prepared shards.
+        chosen: Selection of shards and videos.
+        owners: Mapping from video to shard.
+        manifest: Manifest file; it is moved into the training set.
+        train: Folder of the training set; an existing set is replaced.
+        valid: Folder of the validation set; None for no such set.
 
     Returns:
-        What each set holds.
+        Size of each set by folder.
 
     Raises:
         DataError: A set would be empty.
@@ -100,10 +100,10 @@ def write_sets(
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that a set may be written to a folder.
+    """Check that a folder is missing or holds a set, which may be replaced.
 
     Raises:
-        DataError: Something else is there.
+        DataError: The folder holds something else.
     """
     if path.exists() and not (path / "utt2num_samples").is_file():
         raise DataError(
@@ -112,7 +112,7 @@ def check_replaceable(path: Path) -> None:
 
 
 class _SetWriter:
-    """Writes the files of a set, utterance by utterance in their order."""
+    """Writer of a set's files; utterances must be added in order."""
 
     def __init__(self, folder: Path, store: ShardStore, categories: bool):
         self.folder, self.size = folder, SetSize()
@@ -140,7 +140,7 @@ class _SetWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        # Both have a line for many utterances; the last one is open.
+        # In both files, a line lists many utterances. End the last line.
         for name, key in (("spk2utt", self._speaker), ("category2utt", self._language)):
             if key is not None and name in self._to:
                 self._to[name].write("\n")

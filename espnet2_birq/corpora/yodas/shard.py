@@ -1,4 +1,4 @@
-"""One shard of YODAS: its tar file is read once, and never unpacked."""
+"""Preparation of one shard; its tar file is read once, without unpacking."""
 
 import gzip
 import hashlib
@@ -18,25 +18,25 @@ from espnet2_birq.corpora.yodas.layout import Captions, SegmentName, Shard
 from espnet2_birq.corpora.yodas.writer import ShardOptions, ShardWriter
 from espnet2_birq.errors import LFS_MAGIC, DataError
 
-# Times in ids are rounded, and audio may end a little early.
+# Times in ids are rounded, and audio may end slightly early.
 TIME_TOLERANCE = 0.2  # seconds
-# Larger members of a tar file go through a temporary file rather than memory.
+# Larger files of a tar file are copied to a temporary file, smaller ones to memory.
 MEMORY_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
 
 
 class BadShardError(DataError):
-    """A shard cannot be used as a whole; the others can."""
+    """Unusable shard; other shards are not affected."""
 
 
 def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -> None:
     """Prepare a shard.
 
     Args:
-        root: The folder that holds the subsets.
+        root: Folder that holds the subsets.
         shard: The shard.
-        options: What to use and how to write it.
-        dest: An empty folder, whose files are complete when this function returns.
+        options: Filters and formats.
+        dest: Empty folder to write to; complete when this function returns.
 
     Raises:
         BadShardError: The shard's tar or text file cannot be used.
@@ -68,11 +68,11 @@ def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -
 
 
 class HashedReader(io.RawIOBase):
-    """A file being read, and the checksum of all that was read from it.
+    """File reader that computes a checksum while reading.
 
     Attributes:
-        digest: SHA-256.
-        size: Bytes read.
+        digest: SHA-256 of the bytes read so far.
+        size: Number of bytes read so far.
     """
 
     def __init__(self, raw: BinaryIO):
@@ -80,11 +80,11 @@ class HashedReader(io.RawIOBase):
         self._raw, self._head = raw, b""
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True, as required of a raw reader."""
         return True
 
     def readinto(self, buffer: Buffer) -> int:
-        """Read into a buffer; return how many bytes."""
+        """Read into a buffer; return the number of bytes."""
         room = memoryview(buffer).cast("B")
         data = self._raw.read(len(room))
         room[: len(data)] = data
@@ -94,35 +94,36 @@ class HashedReader(io.RawIOBase):
         return len(data)
 
     def starts_with(self, magic: bytes) -> bool:
-        """Tell what the file begins with, of what was read."""
+        """Return whether the bytes read so far start with `magic`."""
         return self._head.startswith(magic)
 
 
 def audio_members(
     compressed: io.RawIOBase, scratch: Path
 ) -> Iterator[tuple[str, BinaryIO]]:
-    """Go through the files of a .tar.gz, one at a time, and read it to its very end.
+    """Iterate over the files of a .tar.gz, one at a time, and read it to its end.
 
     Args:
-        compressed: The .tar.gz.
-        scratch: Folder for a temporary copy of a large file.
+        compressed: Stream of the .tar.gz.
+        scratch: Folder for temporary copies of large files.
 
     Yields:
-        Name without folders, and the content, seekable.
+        File name without folders, and the content as a seekable stream.
 
     Raises:
-        tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error: It is damaged.
+        tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error: The file is damaged.
     """
     buffered = io.BufferedReader(compressed, _COPY_BYTES)
     with gzip.GzipFile(fileobj=buffered) as plain:
         with tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
-                # tarfile keeps every header it has seen; nobody will ask for them.
+                # tarfile keeps all headers; delete them, so that memory does not grow.
                 tar.members = []  # type: ignore[attr-defined]  # not in typeshed
                 if member.isfile() and (source := tar.extractfile(member)):
                     with _copy(source, member.size, scratch) as copy:
                         yield PurePosixPath(member.name).name, copy
-        # The checksum of gzip is at its end: a cut after the last file shows only here.
+        # gzip's checksum is at the end: only reading it detects a cut after the last
+        # file.
         while plain.read(_COPY_BYTES):
             pass
 
@@ -146,16 +147,16 @@ def _copy(source: IO[bytes], size: int, scratch: Path) -> BinaryIO:
 def use_recording(
     name: str, stream: BinaryIO, captions: Captions, writer: ShardWriter
 ) -> str | None:
-    """Use one audio file of a shard.
+    """Add the utterances of one audio file to a prepared shard.
 
     Args:
-        name: Its name.
-        stream: Its content.
-        captions: The shard's captions.
-        writer: Takes the utterances and what is left out.
+        name: File name.
+        stream: File content.
+        captions: Captions of the shard.
+        writer: Writer of the prepared shard.
 
     Returns:
-        The release that it is of, yodas or yodas2; None if it cannot be read.
+        Release of the file, yodas or yodas2; None if it cannot be read.
     """
     stem = name.rpartition(".")[0] or name
     segment = layout.parse_segment(stem)

@@ -1,4 +1,4 @@
-"""Where shards come from: a folder, or the Hugging Face hub."""
+"""Sources of shards: a folder, or the Hugging Face hub."""
 
 import math
 import shutil
@@ -18,13 +18,13 @@ from espnet2_birq.errors import DataError
 
 
 class FolderSource:
-    """A release on disk.
+    """Release on disk.
 
     Args:
-        folder: The release's folder, or its folder data/.
+        folder: Folder of the release, or its subfolder data/.
 
     Raises:
-        DataError: It has no subsets.
+        DataError: The folder has no subsets.
     """
 
     revision = None
@@ -44,11 +44,11 @@ class FolderSource:
         return layout.find_shards(self.root, subset)
 
     def fetch(self, shard: Shard) -> Path:
-        """Return the folder of the subsets, in which the shard is."""
+        """Return the folder of the subsets, which has the shard."""
         return self.root
 
     def seconds(self, shard: Shard) -> float:
-        """Sum up the shard's duration file, before any filter; 0 if there is none."""
+        """Sum up the shard's duration file, before any filter; 0 without the file."""
         path = self.root / shard.subset / "duration" / f"{shard.number}.txt"
         if not path.is_file():
             return 0.0
@@ -68,13 +68,13 @@ class FolderSource:
 
 
 class HubSource:
-    """A release on the Hugging Face hub; shards are downloaded one by one.
+    """Release on the Hugging Face hub; shards are downloaded one by one.
 
     Args:
         release: yodas or yodas2.
-        folder: Where downloads go.
-        keep: Keep a shard's files when it has been prepared.
-        revision: Commit of the release; default: the newest.
+        folder: Folder for downloads.
+        keep: Whether to keep a shard's files after its preparation.
+        revision: Commit of the release; None uses the newest.
 
     Raises:
         DataError: The hub cannot be reached.
@@ -102,10 +102,10 @@ class HubSource:
         return layout.shards_of(subset, self._list(f"data/{subset}/audio"))
 
     def fetch(self, shard: Shard) -> Path:
-        """Download a shard; a download that was cut off is continued.
+        """Download a shard, resuming an interrupted download.
 
         Returns:
-            The folder of the subsets, in which the shard is.
+            Folder of the subsets, which has the shard.
 
         Raises:
             DataError: The hub cannot be reached.
@@ -115,11 +115,11 @@ class HubSource:
         try:
             self._download(f"data/{shard.subset}/text/{shard.number}{ending}")
         except FileNotFoundError:
-            pass  # there are such shards: reported when the shard is prepared
+            pass  # some shards have no text file; prepare_shard() reports them
         return self._folder / "data"
 
     def seconds(self, shard: Shard) -> float:
-        """Return 0: durations are not downloaded beforehand."""
+        """Return 0, since duration files are not downloaded."""
         return 0.0
 
     def tar_bytes(self, shard: Shard) -> int | None:
@@ -128,7 +128,7 @@ class HubSource:
         return path.stat().st_size if path.is_file() else None
 
     def discard(self, shard: Shard) -> None:
-        """Remove what was downloaded of a shard, unless it is to be kept."""
+        """Remove a shard's downloaded files, unless they are to be kept."""
         if not self.keep:
             for path in self._folder.glob(f"data/{shard.subset}/*/{shard.number}.*"):
                 path.unlink()

@@ -1,8 +1,8 @@
-"""All prepared shards: made in parallel, kept whole, added in a fixed order.
+"""Store of prepared shards: prepared in parallel, added complete and in a fixed order.
 
-A shard is made in <folder>/.work and moved to <folder>/<subset>/<number> when it is
-complete and all shards before it in the order are there. So whatever is there after a
-kill, or after any number of them, is what an undisturbed run has at some moment.
+A shard is prepared in <folder>/.work. It is moved to <folder>/<subset>/<number> when it
+and all shards before it are complete. So a killed run leaves the same shards as an
+uninterrupted run has at some point.
 """
 
 import fcntl
@@ -26,18 +26,18 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import DataError
 
 Source = FolderSource | HubSource
-_PARENT_CHECK = 0.2  # seconds between a worker's looks at who its parent is
-_LOCK_WAIT = 10  # seconds that workers of a killed run may take to end
+_PARENT_CHECK = 0.2  # seconds between a worker's checks that its parent is alive
+_LOCK_WAIT = 10  # seconds to wait for the workers of a killed run to end
 
 
 class ShardStore:
-    """A folder of prepared shards, which several sets may share.
+    """Folder of prepared shards, which several sets may share.
 
-    Use it as a context, in which no other process can change it.
+    Use it as a context manager: it locks the folder against other processes.
 
     Args:
-        folder: The folder; made if it is not there.
-        options: How the shards are prepared: for all of them the same.
+        folder: Folder of the store, created if missing.
+        options: Filters and formats, the same for all shards.
 
     Raises:
         DataError: The folder was made with other options, or is in use.
@@ -64,7 +64,7 @@ class ShardStore:
         self._lock.close()
 
     def folder_of(self, shard: Shard) -> Path:
-        """Say where a shard is, or will be."""
+        """Return the folder of a shard, prepared or not."""
         return self.folder / shard.subset / shard.number
 
     def prepare(
@@ -74,28 +74,30 @@ class ShardStore:
         wanted: Callable[[Shard], bool],
         nj: int,
     ) -> Iterator[tuple[Shard, dict | str]]:
-        """Prepare shards in parallel, in a process each; those that are there are not.
+        """Prepare the shards that are not prepared yet, in parallel processes.
 
         Args:
-            source: Where they come from.
-            shards: The shards in the order in which they are to be used.
-            wanted: Tells whether a shard is still wanted. It is asked before a shard is
-                begun, and again before it is kept: the answer may become no.
-            nj: How many to prepare at once.
+            source: Source of shards.
+            shards: Shards in order of use.
+            wanted: Predicate that tells whether a shard is still needed. It is called
+                before a shard is prepared and before it is kept; it may change to
+                False.
+            nj: Number of shards to prepare in parallel.
 
         Yields:
-            In the order of `shards`, those that are wanted: the shard with its summary,
-            or with the reason why it cannot be used.
+            Needed shards, in order, each with its summary, or with the reason why it is
+            unusable.
 
         Raises:
-            DataError: A shard is not what was prepared, or a worker failed.
+            DataError: A prepared shard does not match its source, or a worker failed.
         """
         todo = iter(shards)
         waiting: deque[Shard] = deque()
         running: dict[Shard, BaseProcess] = {}
         try:
             while True:
-                # Not too far ahead of a slow one: what it does not need is thrown away.
+                # Limit how far to prepare ahead: shards not needed in the end are
+                # discarded.
                 while len(running) < nj and len(waiting) < 2 * nj:
                     shard = next((s for s in todo if wanted(s)), None)
                     if shard is None:
@@ -134,7 +136,7 @@ class ShardStore:
         return self.work / f"{shard.key}.ready"
 
     def _start(self, source: Source, shard: Shard) -> BaseProcess:
-        # fork: starts at once, and shares the lock until it ends.
+        # fork starts quickly, and the worker holds the lock until it ends.
         process = get_context("fork").Process(
             target=_prepare_one,
             args=(source, shard, self.options, self.work, os.getpid()),
@@ -199,7 +201,7 @@ def _prepare_one(
 
 
 def _end_with(parent: int) -> None:
-    # A killed parent cannot stop its workers; a worker without parent stops itself.
+    # Workers stop themselves, since a killed parent cannot stop them.
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK)
     os._exit(1)

@@ -1,13 +1,12 @@
-"""What a prepared shard holds.
+"""Writer of prepared shards.
 
-Its files depend on nothing but the shard and the options:
+A prepared shard depends only on the shard and the options. It has these files:
 
-- audio.ark: the utterances, each as FLAC or WAV, as ESPnet's data preparation writes
-  them;
+- audio.ark: utterances as FLAC or WAV, in the format of ESPnet's data preparation;
 - utterances.tsv: utterance id, video, byte offset in audio.ark, samples, caption;
-- videos.tsv: video, utterances, samples;
-- skipped.tsv: what is left out, and why;
-- summary.json: the sums, and size and SHA-256 of the tar file.
+- videos.tsv: video, number of utterances, samples;
+- skipped.tsv: skipped items, and the reason;
+- summary.json: sums, and size and SHA-256 of the tar file.
 """
 
 import json
@@ -30,18 +29,18 @@ SKIPPED, SUMMARY = "skipped.tsv", "summary.json"
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """What a prepared shard depends on, beside the shard itself.
+    """Filters and formats of a prepared shard.
 
     Attributes:
-        fs: Sample rate of what is written, in Hz.
+        fs: Sample rate of the output in Hz.
         audio_format: flac.ark or wav.ark.
-        min_duration: Shorter utterances are left out (seconds).
-        max_duration: Longer ones are left out (seconds).
-        min_level: Quieter ones are left out (dB below full scale, root mean square).
-        text: Captions are wanted.
-        uncaptioned: Audio without caption is used as well.
-        characters: Language to the characters that its captions may have, as in the
-            brackets of a regular expression. Other languages may have any.
+        min_duration: Minimum length of an utterance in seconds.
+        max_duration: Maximum length of an utterance in seconds.
+        min_level: Minimum level of an utterance in dB relative to full scale (RMS).
+        text: Whether to write captions.
+        uncaptioned: Whether to use audio without captions as well.
+        characters: Mapping from language to the characters allowed in its captions, as
+            in the brackets of a regular expression. Other languages allow all.
     """
 
     fs: int = 16000
@@ -55,23 +54,23 @@ class ShardOptions:
 
 
 def allowed_captions(characters: str) -> re.Pattern[str]:
-    """Compile what captions may be made of: these characters, and spaces.
+    """Compile a pattern of captions that have only these characters and spaces.
 
     Raises:
-        re.error: It is not what stands in the brackets of a regular expression.
+        re.error: `characters` is not valid in the brackets of a regular expression.
     """
     return re.compile(f"[{characters} ]*")
 
 
 class ShardWriter:
-    """Writes a prepared shard; filters what is given to it.
+    """Writer of a prepared shard, which also filters utterances.
 
-    Use it as a context; a folder without summary.json is not complete.
+    Use it as a context manager. A folder without summary.json is incomplete.
 
     Args:
         shard: The shard.
         options: Filters and formats.
-        folder: Where to write.
+        folder: Folder to write to.
     """
 
     def __init__(self, shard: Shard, options: ShardOptions, folder: Path):
@@ -91,12 +90,12 @@ class ShardWriter:
         self._ark.close()
 
     def skip(self, name: str, reason: str, seconds: float = 0.0) -> None:
-        """Count something that is left out.
+        """Record a skipped item.
 
         Args:
-            name: What it is.
-            reason: Why, without names: equal reasons are counted together.
-            seconds: Its duration, if it is known.
+            name: Name of the item.
+            reason: Reason, without names, so that equal reasons are counted together.
+            seconds: Duration in seconds; 0 if unknown.
         """
         self._met.add(name)
         self._skipped.append((name, reason))
@@ -106,18 +105,18 @@ class ShardWriter:
         sums["seconds"] += seconds
 
     def skip_without_audio(self, captions: Captions) -> None:
-        """Count captions whose audio was not met."""
+        """Record captions without audio as skipped."""
         for of_video in captions.values():
             for name in of_video:
                 if name not in self._met:
                     self.skip(name, "caption without audio")
 
     def has_good_length(self, name: str, seconds: float) -> bool:
-        """Tell whether an utterance has a wanted length; count it as left out if not.
+        """Return whether an utterance's length is allowed; if not, record it as skipped.
 
         Args:
-            name: Its id.
-            seconds: Its duration. It need not be decoded yet.
+            name: YODAS id of the utterance.
+            seconds: Duration in seconds.
         """
         if not seconds >= self.options.min_duration:
             reason = f"shorter than {self.options.min_duration:g} s"
@@ -136,14 +135,14 @@ class ShardWriter:
         rate: int,
         caption: str | None,
     ) -> None:
-        """Write an utterance, or leave it out.
+        """Write an utterance, or record it as skipped.
 
         Args:
-            segment: Its place in its video.
-            name: The publisher's id.
-            samples: float32 samples of one channel, full scale 1.
-            rate: Their rate in Hz.
-            caption: What is said; None if that is not known.
+            segment: Position in the video.
+            name: YODAS id of the utterance.
+            samples: float32 samples, full scale 1, shape (samples,).
+            rate: Sample rate in Hz.
+            caption: Transcript; None if unknown.
         """
         reason = self._reason_against(name, samples, caption)
         if reason:
@@ -167,12 +166,12 @@ class ShardWriter:
         self._utterances.append((utt_id, segment.video, offset, len(audio), text))
 
     def finish(self, release: str, tar_bytes: int, tar_sha256: str) -> None:
-        """Write the lists; summary.json comes last.
+        """Write the lists, with summary.json last.
 
         Args:
             release: yodas or yodas2.
-            tar_bytes: Size of the tar file.
-            tar_sha256: Its checksum.
+            tar_bytes: Size of the tar file in bytes.
+            tar_sha256: SHA-256 of the tar file, hexadecimal.
         """
         self._utterances.sort()
         videos = []

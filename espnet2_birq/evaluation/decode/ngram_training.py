@@ -47,7 +47,7 @@ def train_ngram(
         DataError: A text or an ARPA file is missing or invalid, or lmplz fails.
     """
     if others and dev is None:
-        raise ConfigError("--interpolate wants --dev, to tune the mixture on")
+        raise ConfigError("--interpolate needs --dev, to tune the mixture on")
     if list(prune) != sorted(prune) or prune[0]:
         raise ConfigError("--prune begins with 0 and never falls, as 0 0 1")
     if ".arpa" not in out.suffixes or out.suffix == ".gz":

@@ -141,7 +141,7 @@ def load_search(
         from espnet2_birq.evaluation.decode.ngram_search import NgramSearch
     except ImportError as error:
         raise ConfigError(
-            "--lm wants packages that are not here: pip install ufal-flashlight-text "
+            "--lm needs packages that are missing: pip install ufal-flashlight-text "
             f"ufal-kenlm ({error})"
         ) from error
     if not lm.is_file():
@@ -173,5 +173,5 @@ def read_weights(path: Path) -> dict[str, Any]:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = {*Weights._fields, "lm", "words", "dev", "dev_wer"}
     if not isinstance(values, dict) or "lm" not in values or values.keys() - known:
-        raise ConfigError(f"{path}: wants lm and only {', '.join(sorted(known))}")
+        raise ConfigError(f"{path}: needs lm and only {', '.join(sorted(known))}")
     return values

@@ -1,9 +1,9 @@
 """ABX error rates of triphones, through fastabx (an extra: espnet2-birq[abx]).
 
-Given triphones A and B that differ only in the middle phone, is a third one, X, of
-A's type, nearer to A? Distances are angular, along the best path in time. Without
-training or units, this measures the geometry of a layer. Within: A, B and X are of
-one speaker; across: X is of another.
+Triphones A and B differ only in the middle phone; X has the same phones as A. An error is
+an X that is nearer to B. Distances are angular, along the best alignment in time. This
+measures the geometry of a layer without training and without units. "Within": A, B and X
+are from one speaker; "across": X is from another.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,16 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.alignments import SILENCE, Alignment
 
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
-# As in the ZeroSpeech challenge's own evaluation
-LARGEST_GROUP = 10  # of A, B or X alike
+# Limits of the ZeroSpeech challenge's evaluation.
+LARGEST_GROUP = 10  # examples each of A, B and X
 LARGEST_ACROSS = 5  # speakers of X
 
 
 def import_fastabx():
-    """Import it late: it wants polars and torchdtw, which nothing else needs.
+    """Import fastabx when needed: it requires polars and torchdtw.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: fastabx is not installed.
     """
     try:
         import fastabx
@@ -40,17 +40,16 @@ def import_fastabx():
 def triphones(
     alignment: Alignment, frames: int, shift: float
 ) -> Iterator[tuple[float, float, str, str, str]]:
-    """List the triphones of an utterance that have frames of their own.
+    """List the triphones of an utterance that contain at least one frame's centre.
 
     Args:
-        alignment: The utterance's phones.
-        frames: T, how many frames there are.
-        shift: Shift of a frame in seconds.
+        alignment: Phones of the utterance.
+        frames: Number of frames T.
+        shift: Frame shift in seconds.
 
     Yields:
-        Start and end in seconds, the phone, the one before it, the one after it. None
-        of them is silence, there is no gap between them, and at least one frame has its
-        centre inside.
+        Start and end in seconds, phone, previous phone and next phone. None of them is
+        silence, and there is no gap between them.
     """
     starts, ends, phones = alignment.starts, alignment.ends, alignment.phones
     for n in range(1, len(phones) - 1):
@@ -59,7 +58,7 @@ def triphones(
         if is_gap or SILENCE in three:
             continue
         start, end = starts[n - 1] / 1e6, ends[n + 1] / 1e6
-        # Frame t has its centre at (t + 1/2) shift.
+        # The centre of frame t is at (t + 1/2) shift.
         first = np.ceil(round(start / shift - 0.5, 6))
         last = np.floor(round(end / shift - 0.5, 6))
         if first <= last < frames:
@@ -73,17 +72,17 @@ def write_items(
     frames: Mapping[str, int],
     shift: float,
 ) -> None:
-    """Write the list of triphones that fastabx reads.
+    """Write fastabx's list of triphones.
 
     Args:
         path: File to write.
-        alignments: Utterance to its phones.
-        speakers: Utterance to its speaker.
-        frames: Utterance to its number of frames: these are used.
-        shift: Shift of a frame in seconds.
+        alignments: Mapping from utterance to its phones.
+        speakers: Mapping from utterance to its speaker.
+        frames: Mapping from each utterance to use to its number of frames.
+        shift: Frame shift in seconds.
 
     Raises:
-        DataError: There is no triphone.
+        DataError: There are no triphones.
     """
     lines = [
         f"{name} {start:.6f} {end:.6f} {phone} {before} {after} {speakers[name]}\n"
@@ -98,15 +97,15 @@ def write_items(
 
 
 def abx_errors(items: Path, features: Path, shift: float) -> dict[str, float]:
-    """Compute the error rates, from 0 to 1; .5 is chance.
+    """Compute the error rates, from 0 to 1; chance is 0.5.
 
     Args:
-        items: List of triphones.
-        features: Folder with a (T, D) tensor in <utterance>.pt for each utterance.
-        shift: Shift of a frame in seconds.
+        items: List of triphones, from write_items().
+        features: Folder with a (T, D) tensor <utterance>.pt for each utterance.
+        shift: Frame shift in seconds.
 
     Returns:
-        Those within and across speakers.
+        Error rates within and across speakers.
     """
     fastabx = import_fastabx()
     frequency = f"{1 / shift:.6f}".rstrip("0").rstrip(".")
@@ -126,7 +125,7 @@ def abx_errors(items: Path, features: Path, shift: float) -> dict[str, float]:
 
 
 def save_features(folder: Path, name: str, layers: Mapping[int, np.ndarray]) -> None:
-    """Write an utterance's layers as fastabx reads them, <folder>/<layer>/<name>.pt."""
+    """Write an utterance's layers to <folder>/<layer>/<name>.pt, for fastabx."""
     for layer, values in layers.items():
         (folder / str(layer)).mkdir(exist_ok=True)
         torch.save(torch.tensor(values), folder / str(layer) / f"{name}.pt")

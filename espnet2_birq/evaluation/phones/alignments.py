@@ -1,15 +1,15 @@
-"""Phones in time, from CTM files, Praat's TextGrids or lines of `PHONE:frames`.
+"""Phone alignments from CTM files, Praat's TextGrids or lines of `PHONE:frames`.
 
     read_alignments(path) -> {utterance: Alignment}
     Alignment.frame_labels(frames, shift, classes) -> (T,) class of each frame
 
-A frame takes the phone at the centre of its hop: frame t of shift s takes the one at
-(t + 1/2) s. With four 10 ms frames to one encoder frame, that is where the third of
-them begins. It is a choice: the receptive field of ESPnet's `conv2d` is centred 10 ms
-later, the stack of input frames 5 ms earlier, and labels must be the same for all.
+The label of frame t with frame shift s is the phone at the centre of its hop, at time
+(t + 1/2) s. With four 10 ms frames per encoder frame, that is the start of the third. The
+receptive field of ESPnet's `conv2d` is centred 10 ms later, that of the stacked input
+frames 5 ms earlier; one choice for all keeps labels comparable.
 
-Times are kept in whole microseconds, so that a centre on the border of two phones
-belongs to the later one, whatever file format the border was read from.
+Times are in whole microseconds, so that a centre on the border of two phones always
+belongs to the later one, in every file format.
 """
 
 import gzip
@@ -27,13 +27,13 @@ from espnet2_birq.evaluation.phones.textgrid import read_textgrid
 SILENCE = "SIL"
 # Names of silence: MFA (empty, sil, sp), Kaldi (SIL, <eps>), TIMIT (h#, pau).
 _SILENCES = {"", "sil", "sp", "<eps>", "h#", "pau"}
-_POSITION = re.compile(r"_[BIES]$")  # in the word, as Kaldi writes it
+_POSITION = re.compile(r"_[BIES]$")  # Kaldi's position in the word
 _STRESSED = re.compile(r"([A-Z]{2})[012]$")  # vowels of ARPAbet
 _FRAMES = re.compile(r"(\S+):(\d+)$")
-FRAME = 10_000  # microseconds, of `PHONE:frames`
-# What rounding to 10 ms can make two neighbours overlap
+FRAME = 10_000  # microseconds per frame of `PHONE:frames`
+# Largest overlap of adjacent phones that rounding to 10 ms can cause.
 OVERLAP = 10_000  # microseconds
-_Interval = tuple[int, int, str, str]  # start and end in microseconds, phone, place
+_Interval = tuple[int, int, str, str]  # start and end in microseconds, phone, location
 FORMATS = (
     "a CTM (`utterance channel start duration phone`), a TextGrid, a folder of "
     "<utterance>.TextGrid, or lines of `utterance, tab, PHONE:n ...`"
@@ -45,10 +45,10 @@ class Alignment:
     """Phones of one utterance, in order.
 
     Attributes:
-        starts: (N,) int64, microseconds.
-        ends: (N,) int64, microseconds.
-        phones: N names.
-        where: File, and line where it has many utterances, for messages.
+        starts: Start times in microseconds, (N,) int64.
+        ends: End times in microseconds, (N,) int64.
+        phones: Names of the N phones.
+        where: File, and line if it has many utterances, for messages.
     """
 
     starts: np.ndarray
@@ -58,22 +58,22 @@ class Alignment:
 
     @property
     def seconds(self) -> float:
-        """Where the last phone ends, in seconds."""
+        """End of the last phone in seconds."""
         return self.ends[-1] / 1e6
 
     def frame_labels(
         self, frames: int, shift: float, classes: Sequence[str]
     ) -> np.ndarray:
-        """Tell the phone at the centre of each frame's hop.
+        """Return the class of the phone at the centre of each frame's hop.
 
         Args:
-            frames: T.
-            shift: Shift of a frame in seconds.
-            classes: Phones in the order of their numbers.
+            frames: Number of frames T.
+            shift: Frame shift in seconds.
+            classes: Phones, ordered by class index.
 
         Returns:
-            (T,) int64 numbers; -1 where the alignment has nothing, or a phone that is
-            not among the classes.
+            Class indices, (T,) int64; -1 where there is no phone, or one that is not
+            in `classes`.
         """
         numbers = {phone: number for number, phone in enumerate(classes)}
         of_phone = np.array([numbers.get(phone, -1) for phone in self.phones])
@@ -86,7 +86,7 @@ class Alignment:
 def phone_classes(
     alignments: Iterable[Alignment], silence: bool = True
 ) -> tuple[str, ...]:
-    """List the phones that occur, sorted; with SIL, unless `silence` is false."""
+    """List the phones that occur, sorted; without SIL if `silence` is false."""
     found = {phone for alignment in alignments for phone in alignment.phones}
     return tuple(sorted(found if silence else found - {SILENCE}))
 
@@ -94,23 +94,23 @@ def phone_classes(
 def read_alignments(
     path: str | Path, names: Collection[str] | None = None, tier: str = "phones"
 ) -> dict[str, Alignment]:
-    """Read alignments in whatever format they are.
+    """Read alignments in any of the formats.
 
-    Stress (AH0) and position in the word (AH_B) are dropped, all names of silence
+    Stress (AH0) and position in the word (AH_B) are removed; all names of silence
     become SIL.
 
     Args:
-        path: The file, which may be gzip'ed, or the folder of TextGrids, below which
-            they may lie in folders of their speakers.
-        names: Utterances to keep; None: all.
-        tier: The tier of TextGrids that has the phones.
+        path: File, possibly gzip-compressed, or folder of TextGrids, possibly in
+            subfolders per speaker.
+        names: Utterances to keep; None keeps all.
+        tier: TextGrid tier with the phones.
 
     Returns:
-        Utterance to alignment.
+        Mapping from utterance to alignment.
 
     Raises:
-        DataError: A file is missing or not in one of the formats, phones of an
-            utterance overlap, or none of the utterances is there.
+        DataError: A file is missing or in none of the formats, phones of an utterance
+            overlap, or none of the utterances is found.
     """
     path = Path(path)
     if path.is_dir():
@@ -136,10 +136,10 @@ def read_alignments(
 
 
 def _make(where: str, intervals: Sequence[_Interval]) -> Alignment:
-    """Put intervals together; those of no length are left out.
+    """Make an alignment of intervals, without those of zero length.
 
     Raises:
-        DataError: They overlap, or are not in order.
+        DataError: Intervals overlap, or are not in order.
     """
     intervals = [one for one in intervals if one[0] != one[1]]
     if not intervals:

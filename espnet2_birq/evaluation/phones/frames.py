@@ -1,4 +1,4 @@
-"""Frames of many utterances with phone labels, the data of all measures."""
+"""Frames of many utterances with phone labels, used by all measures."""
 
 import logging
 import time
@@ -27,20 +27,20 @@ from espnet2_birq.evaluation.phones.speech import (
     read_batches,
 )
 
-SHORTEST = 0.2  # seconds; an utterance below may have no frame
-BEYOND = 0.1  # seconds that an alignment may go on after its audio
-BATCH_SECONDS = 60.0  # padding included
-REPORT_SECONDS = 10.0  # between two lines that tell how far it is
+SHORTEST = 0.2  # seconds; shorter utterances may have no frame
+BEYOND = 0.1  # seconds by which an alignment may be longer than its audio
+BATCH_SECONDS = 60.0  # audio per batch, including padding
+REPORT_SECONDS = 10.0  # time between progress lines
 
 
 class Corpus(NamedTuple):
-    """The utterances to measure on.
+    """Utterances to measure on.
 
     Attributes:
-        speech: By speaker and name.
-        alignments: Of each utterance.
-        classes: Phones in the order of their numbers.
-        tested: Speakers that the linear probe is not trained on.
+        speech: Utterances, sorted by speaker and name.
+        alignments: Mapping from utterance to alignment.
+        classes: Phones, ordered by class index.
+        tested: Speakers on which the linear probe is not trained.
     """
 
     speech: list
@@ -50,14 +50,14 @@ class Corpus(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """The frames that have a phone; utterances by duration, as they were batched.
+    """Frames that have a phone; utterances in order of duration, as batched.
 
     Attributes:
-        layers: Layer to (N, D).
-        objectives: Objective to (books, N) codes.
-        phones: (N,).
-        speakers: (N,) names.
-        unlabelled: How many frames are left out for want of a phone.
+        layers: Mapping from layer to hidden states (N, D).
+        objectives: Mapping from objective to codes (books, N).
+        phones: Phone classes (N,).
+        speakers: Speaker names (N,).
+        unlabelled: Number of frames omitted because they have no phone.
     """
 
     layers: dict[int, torch.Tensor]
@@ -73,14 +73,14 @@ def find_corpus(
     """Choose utterances that have an alignment.
 
     Args:
-        data: See find_speech().
-        alignment: See read_alignments().
-        utterances: How many; see choose().
-        tier: Of TextGrids.
-        silence: Whether silence is a class; else its frames have no phone.
+        data: Data set, as in find_speech().
+        alignment: Alignment file or folder, as in read_alignments().
+        utterances: Number of utterances, as in choose().
+        tier: TextGrid tier with the phones.
+        silence: Whether silence is a class; otherwise its frames have no phone.
 
     Raises:
-        DataError: See these functions.
+        DataError: As in these functions.
     """
     speech = find_speech(data)
     alignments = read_alignments(alignment, {one.name for one in speech}, tier)
@@ -116,15 +116,18 @@ def collect(
     """Run a model over the corpus.
 
     Args:
-        model: The model.
-        corpus: The utterances.
-        layers: Which outputs to keep.
-        max_frames: If there are more, frames at equal distances are kept, of every
-            utterance the same share, and of models of one frame rate the same frames.
-        abx_folder: Gets all frames of all layers as files, and the list of triphones.
+        model: Model to run.
+        corpus: Utterances to measure on.
+        layers: Layers to keep.
+        max_frames: Maximum number of frames. If there are more, equally spaced frames
+            are kept: the same share of every utterance, and the same frames for models
+            with the same frame rate.
+        abx_folder: Folder for files with all frames of all layers, and the list of
+            triphones.
 
     Raises:
-        DataError: Audio is bad or does not fit its alignment, or no frame has a phone.
+        DataError: Audio is bad or does not match its alignment, or no frame has a
+            phone.
     """
     utterances = check_audio(corpus.speech, model.sample_rate)
     seconds = sum(one.seconds for one in utterances)
@@ -174,13 +177,13 @@ def collect(
 
 
 class _Rows:
-    """Rows that come bit by bit, in one piece of memory from the beginning."""
+    """Array that is allocated once and filled in parts."""
 
     def __init__(self, most: int):
         self._most, self._used, self._rows = most, 0, np.empty(0)
 
     def add(self, rows: np.ndarray) -> None:
-        if not len(self._rows):  # the first ones tell shape and type
+        if not len(self._rows):  # the first rows determine shape and type
             self._rows = np.empty((self._most, *rows.shape[1:]), rows.dtype)
         self._rows[self._used : self._used + len(rows)] = rows
         self._used += len(rows)
@@ -190,7 +193,7 @@ class _Rows:
 
 
 def spread(frames: int, share: float) -> np.ndarray:
-    """Choose a share of frames at equal distances: their numbers, in order."""
+    """Return the indices of a share of frames, equally spaced."""
     return np.flatnonzero(np.diff(np.floor(np.arange(frames + 1) * share + 1e-9)))
 
 

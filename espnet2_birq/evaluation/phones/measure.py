@@ -1,14 +1,14 @@
-"""Measure phone information in the layers of several encoders.
+"""Measurement of phone information in the layers of several encoders.
 
-For each layer, 0 being the stacked input frames, the source of anchor labels:
+For each layer (0 is the stacked input frames, the source of anchor labels):
 
-* accuracy of a linear probe, trained on the frames of one half of the speakers and
-  tested on the other half's, speaker by speaker;
-* PNMI of k-means units, how many of these are in use, effective rank and variance;
-* if asked for, ABX error rates.
+* accuracy of a linear probe, trained on frames of half of the speakers and tested on the
+  other half, speaker by speaker;
+* PNMI of k-means units, number of used units, effective rank and variance;
+* optionally, ABX error rates.
 
-And for a pretrained model, PNMI and use of the labels of each of its objectives. All
-models see the same utterances, and all layers the same phones.
+For a pretrained model, also PNMI and usage of the labels of each objective. All models
+are measured on the same utterances, and all layers with the same phones.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from espnet2_birq.evaluation.phones.units import KMEANS_SEEDS, kmeans_units, sco
 
 
 class Source(NamedTuple):
-    """A model to measure: its name in the tables, and its file (see load_model)."""
+    """Model to measure: its name in tables, and its file (see load_model())."""
 
     name: str
     path: Path
@@ -49,16 +49,16 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and on how much.
+    """Settings of the measurement.
 
     Attributes:
-        utterances: How many, spread evenly over the speakers.
-        layers: Which ones; None: all, from 0.
-        tier: The tier of TextGrids that has the phones.
-        silence: Keep silence as a class; else its frames are left out.
-        units: Clusters of k-means.
-        max_frames: Frames that are kept, of all layers at once in memory.
-        abx: ABX error rates, too.
+        utterances: Number of utterances, balanced over speakers.
+        layers: Layers to measure; None measures all, from 0.
+        tier: TextGrid tier with the phones.
+        silence: Whether silence is a class; otherwise its frames are omitted.
+        units: Number of k-means clusters.
+        max_frames: Maximum number of frames, in memory for all layers at once.
+        abx: Whether to measure ABX error rates.
         device: "cpu" or "cuda".
     """
 
@@ -73,11 +73,11 @@ class Settings:
 
 
 def name_models(paths: Sequence[Path], untrained: bool) -> list[Source]:
-    """Name models by their folders where these differ, else by their whole paths.
+    """Name models by their folders if these differ, otherwise by their full paths.
 
     Args:
         paths: Model files.
-        untrained: Add the first one's configuration as a model of its own.
+        untrained: Whether to add an untrained model with the first one's configuration.
     """
     folders = [path.absolute().parent.name for path in paths]
     whole = len(set(folders)) < len(folders)
@@ -100,22 +100,22 @@ def measure(
     """Measure models on the same speech.
 
     Args:
-        sources: The models; differences are those from the first.
+        sources: Models; differences are relative to the first.
         data: Kaldi data directory, or LibriSpeech or a part of it.
-        alignment: See read_alignments().
-        settings: What to measure.
-        out: JSON file to write what is returned to.
+        alignment: Alignment file or folder, as in read_alignments().
+        settings: Settings of the measurement.
+        out: JSON file for the results; None writes none.
 
     Returns:
-        The numbers; docs/measures.md tells what is in them.
+        Results, as described in docs/measures.md.
 
     Raises:
-        DataError: Something in the data, an alignment or a model file is wrong.
-        ConfigError: A setting or a model is of no use here.
+        DataError: The data, an alignment or a model file is wrong.
+        ConfigError: A setting or a model cannot be used.
     """
     if min(settings.utterances, settings.units, settings.max_frames) < 2:
         raise ConfigError("--utterances, --units and --max_frames are 2 or more")
-    # Now, not after minutes
+    # Check now, not after minutes of computation.
     for source in sources:
         find_config(source.path)
     if settings.abx:
@@ -146,8 +146,9 @@ def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:
     """Measure one model.
 
     Raises:
-        DataError: See load_model() and collect(); or no frame to train or test on.
-        ConfigError: The model does not have a layer that is asked for.
+        DataError: As in load_model() and collect(); or there are no frames for training
+            or for the test.
+        ConfigError: The model lacks a requested layer.
     """
     start = time.monotonic()
     logging.info(f"{source.name}: {source.path}")
@@ -196,10 +197,10 @@ def measure_layer(
     """Measure one layer.
 
     Args:
-        features: (N, D), its output.
+        features: Outputs of the layer, (N, D).
         frames: Phones and speakers of the frames.
-        is_test: (N,) bool, frames of the speakers that are tested.
-        settings: What to measure.
+        is_test: Frames of the test speakers, (N,) bool.
+        settings: Settings of the measurement.
     """
     train = torch.from_numpy(~is_test).to(features.device)
     phones = torch.from_numpy(frames.phones).to(features.device)
@@ -228,11 +229,11 @@ def compare(one: dict, first: dict) -> dict:
     """Subtract the first model's accuracies from another's, speaker by speaker.
 
     Args:
-        one: What measure_model() gave.
-        first: The same of the first model.
+        one: Result of measure_model().
+        first: Result for the first model.
 
     Returns:
-        The names, and for each layer of both the mean difference and its error.
+        Names, and mean difference and its standard error for each common layer.
     """
     theirs = {layer["layer"]: layer for layer in first["layers"]}
     layers = []
@@ -263,7 +264,7 @@ def _check(frames: Frames, is_test, source: Source, settings: Settings) -> None:
 
 
 def _objectives(frames: Frames) -> list[dict]:
-    """What the labels of each codebook of each objective tell of phones."""
+    """Measure the phone information in the labels of each objective and codebook."""
     return [
         {
             "name": name,
@@ -274,7 +275,7 @@ def _objectives(frames: Frames) -> list[dict]:
 
 
 def _majority(frames: Frames, is_test: np.ndarray) -> dict:
-    """Accuracy of the phone that is most frequent in training."""
+    """Compute the accuracy of always guessing the most frequent phone in training."""
     guess = np.bincount(frames.phones[~is_test]).argmax()
     return _accuracy(frames.phones[is_test] == guess, frames.speakers[is_test])
 
@@ -282,5 +283,5 @@ def _majority(frames: Frames, is_test: np.ndarray) -> dict:
 def _accuracy(correct: np.ndarray, speakers: np.ndarray) -> dict:
     of_speakers = accuracy_of_speakers(correct, speakers)
     mean, error = mean_and_error(list(of_speakers.values()))
-    pooled = float(correct.mean())  # over frames, whoever speaks
+    pooled = float(correct.mean())  # over frames of all speakers
     return {"mean": mean, "error": error, "pooled": pooled, "speakers": of_speakers}

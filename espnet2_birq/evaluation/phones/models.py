@@ -1,4 +1,4 @@
-"""Uniform access to models; the only module here that depends on their classes."""
+"""Uniform access to models, independent of their classes for the other modules here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,12 +30,13 @@ UNTRAINED_SEED = 0
 
 
 class Look(NamedTuple):
-    """What a model makes of one utterance.
+    """Outputs of a model for one utterance.
 
     Attributes:
-        layers: Layer to its (T', D) float32 output; 0: the input frames of each encoder
-            frame side by side, normalised, what anchor labels are made of.
-        labels: Objective to its (N, T') codes, of N codebooks.
+        layers: Mapping from layer to its output, (T', D) float32. Layer 0 is the
+            normalised input frames of each encoder frame, stacked, as used for anchor
+            labels.
+        labels: Mapping from objective to its codes, (N, T') for N codebooks.
     """
 
     layers: dict[int, np.ndarray]
@@ -43,13 +44,13 @@ class Look(NamedTuple):
 
 
 class SpeechModel:
-    """A model in evaluation mode: no mask, no dropout, no augmentation.
+    """Model in evaluation mode, without masking, dropout and augmentation.
 
     Attributes:
-        depth: K, layers of its encoder.
-        sample_rate: Of the audio that it wants, in Hz.
-        shift: Shift of its encoder's frames, in seconds.
-        parameters: Number of its encoder's parameters.
+        depth: Number of encoder layers K.
+        sample_rate: Required sample rate of audio in Hz.
+        shift: Encoder frame shift in seconds.
+        parameters: Number of encoder parameters.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class SpeechModel:
         """Wrap a model.
 
         Args:
-            model: An ESPnet model with frontend, normalize and encoder.
-            sample_rate: See above.
-            objectives: Those of its objectives whose labels are wanted.
+            model: ESPnet model with frontend, normalize and encoder.
+            sample_rate: Required sample rate of audio in Hz.
+            objectives: Objectives of the model whose labels to compute.
             device: "cpu" or "cuda".
         """
         self._model = model.eval().to(device)
@@ -81,11 +82,11 @@ class SpeechModel:
     def look(self, waves: Sequence[np.ndarray], layers: Sequence[int]) -> list[Look]:
         """Run the encoder on unmasked speech.
 
-        What an utterance gets does not depend on the others.
+        Outputs of an utterance do not depend on the others.
 
         Args:
-            waves: (N,) float32 samples of each utterance.
-            layers: Wanted layers, 0 to `depth`.
+            waves: Samples of each utterance, (N,) float32.
+            layers: Layers to return, 0 to `depth`.
 
         Raises:
             TooShortUttError: The longest is too short for the encoder's input layer.
@@ -106,7 +107,7 @@ class SpeechModel:
         codes = {
             one.name: _codes(one.labeller, views[one.view.layer or 0]) for one in own
         }
-        for one in self._objectives:  # of a teacher's layers: another network
+        for one in self._objectives:  # those of a teacher, which is another network
             if one.name not in codes:
                 codes[one.name] = self._model.label(speech, samples, one.name)[0]
         return [
@@ -118,7 +119,7 @@ class SpeechModel:
         ]
 
     def _input(self, speech, samples):
-        """Normalised features (B, T, D) and their lengths; T may be some too many."""
+        """Compute normalised features (B, T, D) and lengths; T may be slightly larger."""
         with linear_padding():
             speech = mirror_ends(speech, samples, self._model.frontend)
             xs, lengths = self._model.frontend(speech, samples)
@@ -128,22 +129,21 @@ class SpeechModel:
 
 
 def _codes(labeller, vectors: torch.Tensor) -> torch.Tensor:
-    """A labeller's hard codes, (N, B, T'), of vectors (B, T', D)."""
+    """Compute a labeller's hard codes (N, B, T') of vectors (B, T', D)."""
     return labeller.codes(vectors.flatten(0, 1)).unflatten(1, vectors.shape[:2])
 
 
 def load_model(path: Path, device: str = "cpu") -> SpeechModel:
-    """Load a pretrained model, or an ASR model that it became.
+    """Load a pretrained model, or an ASR model fine-tuned from it.
 
     Args:
-        path: Its parameters, beside its config.yaml; or a configuration (.yaml), which
-            means the same model untrained, of a fixed seed, without labels.
+        path: Parameter file next to its config.yaml; or a configuration (.yaml), for an
+            untrained model with a fixed seed and without labels.
         device: "cpu" or "cuda".
 
     Raises:
-        DataError: A file does not fit.
-        ConfigError: A file is missing, or the model does not start from waveforms, as
-            ESPnet's do.
+        DataError: Parameters and configuration do not match.
+        ConfigError: A file is missing, or the model's input is not a waveform.
     """
     config = find_config(path)
     conf = vars(read_config(config))
@@ -178,5 +178,5 @@ def _load_asr(path: Path, config: Path, device: str) -> AbsESPnetModel:
     check_model_file(path)
     try:
         return ASRTask.build_model_from_file(config, path, device)[0]
-    except RuntimeError as error:  # of load_state_dict
+    except RuntimeError as error:  # from load_state_dict()
         raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from error

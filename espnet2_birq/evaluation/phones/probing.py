@@ -1,7 +1,7 @@
 """Linear frame classifier, and its accuracy on unseen speakers.
 
-Training is deterministic: the objective is convex, starts at zero and sees all frames
-in each step.
+Training is deterministic: the objective is convex, weights start at zero, and each step
+uses all frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# On the mean cross-entropy. Weak enough to let a layer show what it holds; but without
-# it, accuracy on other speakers would depend on when training is stopped.
+# Penalty added to the mean cross-entropy. It is weak, so that it hides little of a layer's
+# information; without it, accuracy on other speakers would depend on the stopping time.
 L2 = 1e-3
 ITERATIONS = 100
 
 
 class LinearProbe(NamedTuple):
-    """Multinomial logistic regression of standardised features."""
+    """Multinomial logistic regression on standardised features."""
 
     mean: torch.Tensor  # (D,)
     scale: torch.Tensor  # (D,)
@@ -25,7 +25,7 @@ class LinearProbe(NamedTuple):
     bias: torch.Tensor  # (P,)
 
     def predict(self, features: torch.Tensor) -> np.ndarray:
-        """Tell the likeliest class of each frame, (N, D) to (N,)."""
+        """Return the likeliest class of each frame, (N, D) to (N,)."""
         scores = torch.nn.functional.linear(
             (features - self.mean) / self.scale, self.weight, self.bias
         )
@@ -41,17 +41,17 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Minimise mean cross-entropy + l2 / 2 |weights|^2 by L-BFGS.
 
-    That is scikit-learn's LogisticRegression with C = 1 / (l2 N).
+    This equals scikit-learn's LogisticRegression with C = 1 / (l2 N).
 
     Args:
-        features: (N, D).
-        labels: (N,) int64.
-        classes: P.
-        l2: Weight of the penalty; biases are free.
-        iterations: At most so many, each with a line search.
+        features: Features (N, D).
+        labels: Class indices, (N,) int64.
+        classes: Number of classes P.
+        l2: Weight of the penalty; biases are not penalised.
+        iterations: Maximum number of iterations, each with a line search.
     """
     mean = features.mean(dim=0)
-    # A value that never changes stays what it is, zero.
+    # Constant features are zero after subtracting the mean; do not divide by zero.
     scale = features.std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     inputs = (features - mean) / scale
@@ -83,11 +83,11 @@ def fit_linear_probe(
 def accuracy_of_speakers(
     correct: np.ndarray, speakers: np.ndarray | Sequence[str]
 ) -> dict[str, float]:
-    """Take each speaker's share of correct frames.
+    """Compute each speaker's share of correct frames.
 
     Args:
-        correct: (N,) bool.
-        speakers: N names.
+        correct: Whether each frame is correct, (N,) bool.
+        speakers: Speaker of each frame, (N,).
     """
     names, rows = np.unique(speakers, return_inverse=True)
     shares = np.bincount(rows, weights=correct) / np.bincount(rows)
@@ -95,7 +95,7 @@ def accuracy_of_speakers(
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean over speakers and its standard error; of one speaker there is no error."""
+    """Compute the mean over speakers and its standard error; None for one speaker."""
     if len(values) < 2:
         return float(np.mean(values)), None
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
@@ -104,13 +104,13 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 def paired_difference(
     one: Mapping[str, float], other: Mapping[str, float]
 ) -> tuple[float, float | None]:
-    """Mean over the same speakers of `one` less `other`, and its standard error.
+    """Compute the mean over speakers of `one` minus `other`, and its standard error.
 
-    Some speakers are harder than others, for every model: that part, most of the
-    standard error of either accuracy, is not in their difference.
+    Most of the standard error of each accuracy comes from speakers who are difficult for
+    every model. This part cancels in the difference.
 
     Raises:
-        ValueError: They are not of the same speakers.
+        ValueError: The speakers differ.
     """
     if one.keys() != other.keys():
         raise ValueError("accuracies of different speakers cannot be paired")
@@ -118,16 +118,16 @@ def paired_difference(
 
 
 def effective_rank(vectors: torch.Tensor) -> torch.Tensor:
-    """Compute RankMe (arXiv 2210.02885): how many dimensions are in equal use.
+    """Compute RankMe (arXiv 2210.02885), the effective number of used dimensions.
 
-    exp of the entropy of the singular values as shares of their sum. Vectors are not
-    centred, as in that paper: a common offset is one of the dimensions.
+    It is exp of the entropy of the singular values, normalised to sum 1. As in that paper,
+    vectors are not centred, so a common offset counts as a dimension.
 
     Args:
-        vectors: (M, D); better more than D.
+        vectors: Vectors (M, D), preferably with M > D.
 
     Returns:
-        Between 1 and D.
+        Effective rank, between 1 and D.
     """
     square = vectors.new_zeros(vectors.size(1), vectors.size(1), dtype=torch.double)
     for rows in vectors.split(10_000):

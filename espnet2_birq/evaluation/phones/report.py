@@ -4,7 +4,7 @@ from espnet2_birq.evaluation.markdown import markdown_table
 
 
 def make_tables(result: dict) -> str:
-    """Format accuracies and differences, units of layers, and labels of objectives."""
+    """Format tables of accuracies, differences, layers' units and objectives' labels."""
     models = result["models"]
     parts = [_head(result), _accuracies(result)]
     parts += [_layers(model) for model in models]

@@ -21,11 +21,11 @@ READERS = 4  # threads that read audio ahead
 
 @dataclass(frozen=True)
 class Spoken:
-    """An utterance of a data set.
+    """Utterance of a data set.
 
     Attributes:
-        name: Unique.
-        speaker: Who speaks. In LibriSpeech the reader, whatever the chapter.
+        name: Unique name.
+        speaker: Name of the speaker; for LibriSpeech the reader, not the chapter.
         entry: Audio file, or file.ark:offset.
     """
 
@@ -38,14 +38,14 @@ def find_speech(folder: Path) -> list[Spoken]:
     """List the utterances of a data set, without opening any audio.
 
     Args:
-        folder: A Kaldi data directory without segments; LibriSpeech/, the folder that
-            holds it, or one of its parts.
+        folder: Kaldi data directory without segments; or LibriSpeech/, its parent, or
+            one of its parts.
 
     Returns:
-        Its utterances, sorted by name.
+        Utterances, sorted by name.
 
     Raises:
-        DataError: It is neither, or a list in it is wrong.
+        DataError: The folder is neither, or one of its lists is wrong.
     """
     if (folder / "wav.scp").is_file():
         return _of_kaldi(folder)
@@ -98,17 +98,17 @@ def _of_kaldi(folder: Path) -> list[Spoken]:
 
 
 def choose(speech: Sequence[Spoken], number: int) -> list[Spoken]:
-    """Choose utterances, as many of each speaker as of any other.
+    """Choose utterances, balanced over speakers.
 
-    The first of every speaker, the second of every speaker, ... in the order of their
-    names: without chance, and with 20 speakers and 400 utterances the first 20 of each.
+    Take the first utterance of every speaker, then the second, and so on, sorted by name.
+    The choice is not random: of 20 speakers, 400 utterances are the first 20 of each.
 
     Args:
-        speech: What there is.
-        number: How many to choose; all, if there are no more.
+        speech: Utterances to choose from.
+        number: Number of utterances; all if there are no more.
 
     Returns:
-        The chosen ones, by speaker and name.
+        Chosen utterances, sorted by speaker and name.
 
     Raises:
         DataError: There are fewer than two speakers.
@@ -137,17 +137,17 @@ def held_out_speakers(speakers: Collection[str]) -> list[str]:
 
 
 def check_audio(speech: Sequence[Spoken], rate: int) -> list[Utterance]:
-    """Look at the header of each utterance's audio.
+    """Check the audio of each utterance.
 
     Args:
         speech: Utterances.
-        rate: Sample rate in Hz that the model wants.
+        rate: Required sample rate in Hz.
 
     Returns:
-        The same with their durations.
+        Utterances with their durations.
 
     Raises:
-        DataError: A file is not what probe() takes.
+        DataError: As in probe().
     """
     infos = probe_many([one.entry for one in speech], rate)
     return [
@@ -158,7 +158,7 @@ def check_audio(speech: Sequence[Spoken], rate: int) -> list[Utterance]:
 def read_batches(
     utterances: Sequence[Utterance], seconds: float
 ) -> Iterator[tuple[list[Utterance], list[np.ndarray]]]:
-    """Yield batches of up to so many seconds, padding included, and their waveforms."""
+    """Yield batches of at most `seconds`, including padding, with their waveforms."""
     batches = list(make_batches(utterances, seconds))
     waves = map_parallel(
         lambda one: read_wave(one.entry),

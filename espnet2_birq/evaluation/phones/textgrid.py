@@ -1,8 +1,8 @@
-"""Praat's TextGrid, long and short form.
+"""Reader of Praat's TextGrids, in long and short form.
 
-Of a text file Praat reads the free-standing numbers, the strings in quotes and the
-flag <exists>; all else, like `xmin =`, `intervals [1]:` or what follows a `!`, is for
-human readers. So both forms are one sequence of values.
+Praat reads only free-standing numbers, quoted strings and the flag <exists>. It ignores
+everything else, such as `xmin =`, `intervals [1]:` and text after `!`. So both forms are
+the same sequence of values.
 """
 
 import re
@@ -19,14 +19,14 @@ def read_textgrid(path: Path, tier: str) -> list[tuple[float, float, str, int]]:
     """Read a tier of intervals.
 
     Args:
-        path: The file, UTF-8, or UTF-16 with its mark, as Praat writes it.
+        path: File in UTF-8, or in UTF-16 with a byte order mark, as Praat writes it.
         tier: Name of the tier.
 
     Returns:
-        Start and end in seconds, text, and line of each interval.
+        Start and end in seconds, text, and line number of each interval.
 
     Raises:
-        DataError: It is not a TextGrid, ends too early, or has no such tier.
+        DataError: The file is not a TextGrid, is truncated, or has no such tier.
     """
     values = _Values(path)
     kind = values.next(str), values.next(str)
@@ -55,10 +55,10 @@ def _interval(values: "_Values") -> tuple[float, float, str, int]:
 
 
 class _Values:
-    """Numbers and strings of a file, one by one.
+    """Iterator over the numbers and strings of a file.
 
     Attributes:
-        line: Where the last one was.
+        line: Line number of the last value.
     """
 
     def __init__(self, path: Path):
@@ -91,7 +91,7 @@ class _Values:
                 yield float(token.rstrip("%"))
 
     def next(self, kind: type):
-        """Take the next value, which must be a str or a float."""
+        """Return the next value, which must be of type `kind` (str or float)."""
         value = next(self._tokens, None)
         if value is None:
             raise DataError(f"{self._path}: ends in the middle, at line {self.line}")

@@ -10,15 +10,13 @@ KMEANS_SEEDS = 3
 
 
 class UnitScores(NamedTuple):
-    """How units fit phones.
+    """Phone information of discrete units.
 
     Attributes:
-        pnmi: I(phone; unit) / H(phone): the share of what there is to know of a frame's
-            phone that its unit tells.
-        chance: The same of units that are shuffled among the frames. A finite number of
-            frames makes PNMI too large, the more so the more units there are; what
-            counts is what exceeds this.
-        perplexity: exp of the entropy of the units: how many are in equal use.
+        pnmi: I(phone; unit) / H(phone), the share of phone information in the unit.
+        chance: PNMI of units shuffled over frames. PNMI is biased upwards, more so with
+            more units and fewer frames; only the excess over this value counts.
+        perplexity: exp of the entropy of the units, their effective number.
     """
 
     pnmi: float
@@ -30,8 +28,8 @@ def score_units(phones: np.ndarray, units: np.ndarray) -> UnitScores:
     """Compare units with phones, frame by frame.
 
     Args:
-        phones: (N,) integers.
-        units: (N,) integers.
+        phones: Phone class of each frame, (N,) integers.
+        units: Unit of each frame, (N,) integers.
     """
     shuffled = np.random.default_rng(0).permutation(units)
     phone_entropy = entropy(phones)
@@ -45,17 +43,17 @@ def score_units(phones: np.ndarray, units: np.ndarray) -> UnitScores:
 
 
 def entropy(values: np.ndarray) -> float:
-    """Entropy of the distribution of integers, in nats."""
+    """Compute the entropy of the distribution of integers, in nats."""
     counts = np.unique(values, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
 def kmeans_units(features: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Cluster frames; (N, D) to (N,) numbers of clusters.
+    """Cluster frames (N, D); return the cluster index of each, (N,).
 
-    At most ten passes in batches. Lloyd's algorithm over all frames takes four times as
-    long and made PNMI .005 to .006 larger, of log-mel and of a layer alike.
+    It makes at most ten passes in batches. Lloyd's algorithm over all frames takes four
+    times as long; it increased PNMI by .005 to .006, both for log-mel and for a layer.
     """
     kmeans = MiniBatchKMeans(
         number, batch_size=4096, max_iter=10, n_init=1, random_state=seed

@@ -14,19 +14,19 @@ import numpy as np
 
 from espnet2_birq.errors import DataError
 
-# Steps of an alignment. OPTIONAL is the deletion of a reference token that may be
-# missing ("(word)" with sclite -D); it counts as correct.
+# Steps of an alignment. OPTIONAL is the deletion of an optional reference token ("(word)"
+# with sclite -D); it counts as correct.
 CORRECT, SUBSTITUTION, DELETION, INSERTION, OPTIONAL = range(5)
-NULL = "@"  # no token: sclite does not count it
+NULL = "@"  # sclite's empty token, which is not counted
 _MAX_CELLS = 4_000_000_000  # one byte of memory each
 _BATCH_TOKENS = 2_000_000
 
-# A reference token and what was recognised instead; None is no token.
+# Reference token and hypothesis token; None for an insertion or a deletion.
 AlignedPair = tuple[str | None, str | None]
 
 
 class _Numbers(dict):
-    """Numbers tokens in the order in which they are first seen."""
+    """Mapping from token to number, in order of first occurrence."""
 
     def __missing__(self, token: str) -> int:
         number = self[token] = len(self)
@@ -45,12 +45,12 @@ def steps_of(
     """Align two token sequences.
 
     Args:
-        ref_tokens: What was said.
-        hyp_tokens: What was recognised.
-        optional: A reference token that may be missing from the hypothesis.
+        ref_tokens: Tokens of the reference.
+        hyp_tokens: Tokens of the hypothesis.
+        optional: Reference token that the hypothesis may omit.
 
     Returns:
-        CORRECT, SUBSTITUTION, ... of each step in order, uint8.
+        Steps (CORRECT, SUBSTITUTION, ...) in order, uint8, shape (steps,).
 
     Raises:
         DataError: The sequences are too long.
@@ -67,9 +67,9 @@ def pair_tokens(
     """Pair the tokens of two aligned sequences.
 
     Args:
-        ref_tokens: What was said.
-        hyp_tokens: What was recognised.
-        steps: Their alignment, by steps_of() without an optional token.
+        ref_tokens: Tokens of the reference.
+        hyp_tokens: Tokens of the hypothesis.
+        steps: Alignment, from steps_of() without an optional token.
 
     Returns:
         Pairs (reference token, hypothesis token) in order. A deletion is (token, None),
@@ -94,14 +94,14 @@ def count_errors(
     """Count the errors of many utterances.
 
     Args:
-        refs: What was said.
-        hyps: What was recognised, in the same order.
-        tokenize: Cuts an utterance into tokens.
-        optional: A reference token that may be missing from the hypothesis.
+        refs: References.
+        hyps: Hypotheses, in the same order.
+        tokenize: Function that splits an utterance into tokens.
+        optional: Reference token that the hypothesis may omit.
 
     Returns:
-        For each utterance its correct, substituted, deleted and inserted tokens, int64,
-        shape (len(refs), 4). Of NULL tokens there are none.
+        Numbers of correct, substituted, deleted and inserted tokens per utterance,
+        int64, shape (len(refs), 4). NULL tokens are not counted.
 
     Raises:
         DataError: An utterance is too long.
@@ -125,12 +125,12 @@ def align_all(
     """Align the words of many utterances.
 
     Args:
-        refs: What was said.
-        hyps: What was recognised, in the same order.
-        optional: A reference word that may be missing from the hypothesis.
+        refs: References.
+        hyps: Hypotheses, in the same order.
+        optional: Reference word that the hypothesis may omit.
 
     Returns:
-        The steps of each utterance, as steps_of() returns them.
+        Steps of each utterance, as from steps_of().
 
     Raises:
         DataError: An utterance is too long.
@@ -149,7 +149,7 @@ def _numbered(
     """Return the numbers of both utterances' tokens."""
     cut = [tokenize(text) for text in (ref, hyp)]
     ref_numbers, hyp_numbers = (
-        # A look at the whole is quicker than one at each token.
+        # Testing the whole text first is faster than testing each token.
         (
             numbers.of([token for token in tokens if token != NULL])
             if NULL in text
@@ -188,7 +188,7 @@ def _align(ref: np.ndarray, hyp: np.ndarray, optional: int) -> np.ndarray:
     if n == m and np.array_equal(ref, hyp):
         return np.zeros(n, dtype=np.uint8)
     back = np.empty((n + 1, m + 1), dtype=np.uint8)
-    cost = np.empty(m + 1, dtype=np.int32)  # of the row
+    cost = np.empty(m + 1, dtype=np.int32)  # of the current row
     cost[0] = 0
     for j in range(1, m + 1):
         cost[j] = 3 * j

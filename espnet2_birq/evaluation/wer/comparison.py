@@ -1,4 +1,4 @@
-"""Compare two systems on the same set."""
+"""Comparison of two systems on the same set."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -41,16 +41,16 @@ def pair_sets(
     """Match the decodings of two systems.
 
     Args:
-        sets_a: System A's.
-        sets_b: System B's.
+        sets_a: Decoded sets of system A.
+        sets_b: Decoded sets of system B.
 
     Returns:
-        Pairs of the same set. Where a system has several decodings of it, those of the
-        same name.
+        Pairs with the same set. If a system has several decodings of a set, the pairs
+        also have the same decoding.
 
     Raises:
-        DataError: They have no set in common, or a set has several decodings without
-            a namesake.
+        DataError: The systems have no set in common, or a set has several decodings
+            without a match.
     """
     pairs = []
     for name in dict.fromkeys(one.name for one in sets_a):
@@ -79,17 +79,17 @@ def compare_sets(a: DecodedSet, b: DecodedSet, options: Options = Options()) -> 
     Args:
         a: System A's decoding.
         b: System B's decoding.
-        options: How to score; options.by is not heeded.
+        options: Scoring options; options.by is ignored.
 
     Returns:
-        set, a, b (names of the systems), utterances, normalization, resampled, wer and
-        cer. Of the last two each has a and b (as of rates()), difference (percent),
-        low, high, p, and that of words mapsswe: segments, mean, z, p. What cannot be
-        known is None.
+        Mapping with set, a, b (names of the systems), utterances, normalization,
+        resampled, wer and cer. Both wer and cer have a and b (as from rates()),
+        difference (percent), low, high and p; wer also has mapsswe, with segments,
+        mean, z and p. Unknown values are None.
 
     Raises:
         DataError: A file is wrong, or the references differ.
-        ConfigError: An option does not go with the set.
+        ConfigError: An option cannot be used with the set.
     """
     result: dict[str, Any] = {
         "set": a.name,

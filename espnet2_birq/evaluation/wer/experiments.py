@@ -22,14 +22,14 @@ KINDS = ("wer", "cer")
 
 
 class DecodedSet(NamedTuple):
-    """A set and what a system recognised in it.
+    """Set with a system's hypotheses.
 
     Attributes:
-        experiment: Its folder, or the file of the hypothesis.
+        experiment: Folder of the experiment, or hypothesis file.
         decoding: Name of the decoding, "-" for plain files.
-        name: Name of the set, or the file of the reference.
-        pairs: "wer" to files of reference and hypothesis in words, "cer", "ter" to
-            those cut into characters and tokens, where there are such.
+        name: Name of the set, or reference file.
+        pairs: Mapping from "wer", "cer" and "ter" to the files of reference and
+            hypothesis in words, characters and tokens. Only "wer" is always present.
     """
 
     experiment: str
@@ -39,13 +39,13 @@ class DecodedSet(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How to score.
+    """Scoring options.
 
     Attributes:
-        normalization: Rewrites reference and hypothesis.
-        cluster: What the bootstrap draws, as in make_clusters().
-        data: The set's data directory, as in label().
-        by: What to score apart, as in make_groups().
+        normalization: Normalisation of references and hypotheses.
+        cluster: Unit of the bootstrap, as in make_clusters().
+        data: Data directory of the set, as in label().
+        by: Groups to score separately, as in make_groups().
     """
 
     normalization: Normalization = get_normalization("none")
@@ -58,19 +58,19 @@ def find_sets(experiment: Path) -> list[DecodedSet]:
     """Find the scored sets of an experiment.
 
     Args:
-        experiment: Its folder, as in exp/asr_train.
+        experiment: Folder of the experiment, for example exp/asr_train.
 
     Returns:
-        The sets <decoding>/<set>, or .../org/<set>, sorted.
+        Sets <decoding>/<set>, or .../org/<set>, sorted.
 
     Raises:
-        DataError: There is no such folder, or nothing in it is decoded.
+        DataError: The folder is missing or has no decoded set.
     """
     if not experiment.is_dir():
         raise DataError(f"{experiment}: no such folder; give one as exp/asr_train")
     found = {
         score.parent
-        # The validation set, if it is decoded, is below org/.
+        # asr.sh writes the decoded validation set below org/.
         for pattern in ("*/*/score_[wc]er", "*/org/*/score_[wc]er")
         for score in experiment.glob(pattern)
     }
@@ -95,19 +95,19 @@ def _trn_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def plain_set(ref: Path, hyp: Path) -> DecodedSet:
-    """Return the set of two files of words, trn or Kaldi text."""
+    """Return the set of two files with words (trn or Kaldi text)."""
     return DecodedSet(str(hyp), "-", str(ref), {"wer": (ref, hyp)})
 
 
 def characters(text: str) -> list[str]:
-    """Cut words with spaces between into characters; a space is one, as in ESPnet."""
+    """Split text into characters, including spaces, as in ESPnet."""
     return list(" ".join(text.split()))
 
 
 def goes_with(kind: str, normalization: Normalization) -> bool:
     """Whether an error rate is defined after a normalisation.
 
-    Optional words have no characters, and tokens are those of the decoded text.
+    Characters of optional words are undefined; tokens exist only for the decoded text.
     """
     words_only = normalization.optional or kind == "ter"
     return not (words_only and _rewrites(kind, normalization))
@@ -122,16 +122,16 @@ def read_set(
 ) -> tuple[Transcripts, Callable[[str], Sequence[str]]]:
     """Read and normalise a set.
 
-    What asr.sh has cut into characters is taken as it is; normalised or plain words are
-    cut here.
+    Files that asr.sh has split into characters are read as they are; normalised or
+    plain words are split here.
 
     Args:
         one: The set.
         kind: "wer", "cer" or "ter".
-        normalization: Rewrites reference and hypothesis; one that goes_with() the kind.
+        normalization: Normalisation for which goes_with() is true.
 
     Returns:
-        Transcripts, and what cuts one into tokens.
+        Transcripts, and a function that splits one into tokens.
 
     Raises:
         DataError: A file is missing or wrong, or the reference has no token.
@@ -160,7 +160,8 @@ def count_set(
         normalization: As in read_set().
 
     Returns:
-        Utterance ids, and correct, substituted, deleted, inserted tokens, shape (N, 4).
+        Utterance ids, and numbers of correct, substituted, deleted and inserted tokens,
+        shape (N, 4).
 
     Raises:
         DataError: As in read_set().
@@ -170,16 +171,16 @@ def count_set(
 
 
 def rates(counts: np.ndarray, clusters: np.ndarray) -> dict:
-    """Sum up counts.
+    """Compute the error rate of a set and its confidence interval.
 
     Args:
-        counts: As of count_set(), shape (N, 4).
-        clusters: Number of each utterance's cluster, shape (N,).
+        counts: Counts from count_set(), shape (N, 4).
+        clusters: Cluster index of each utterance, shape (N,).
 
     Returns:
-        utterances, wrong_utterances, tokens (of the reference), correct, sub, del, ins,
-        errors; percent, and the ends of its interval low and high. The last three are
-        None where they cannot be known.
+        Mapping with utterances, wrong_utterances, tokens (of the reference), correct,
+        sub, del, ins, errors; percent, and low and high, the ends of its interval. The
+        last three are None if undefined.
     """
     tokens, errors = counts[:, :3].sum(axis=1), counts[:, 1:].sum(axis=1)
     low, high = bootstrap_interval(errors, tokens, clusters)
@@ -201,18 +202,18 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
     """Score sets.
 
     Args:
-        sets: The sets.
-        options: How.
+        sets: Decoded sets.
+        options: Scoring options.
 
     Returns:
-        For each set, and each group of its utterances if options.by says so:
-        experiment, decoding, set, group (None: all), utterances, normalization,
-        resampled (what the intervals are over), wer and cer. The last two are what
-        rates() gives; cer is None where it does not go with the normalisation.
+        A mapping for each set, and for each group of its utterances if options.by is
+        given: experiment, decoding, set, group (None: all), utterances, normalization,
+        resampled (unit of the bootstrap), wer and cer (both from rates()). cer is None
+        if the normalisation does not define it.
 
     Raises:
         DataError: A file is missing or wrong.
-        ConfigError: An option does not go with the set.
+        ConfigError: An option cannot be used with the set.
     """
     rows = []
     for one in sets:
@@ -266,7 +267,7 @@ def _score_group(
 def score_experiments(
     experiments: Sequence[Path], options: Options = Options()
 ) -> list[dict]:
-    """Score all sets of experiments, as score_sets()."""
+    """Score all sets of experiments, as in score_sets()."""
     return score_sets(
         [one for experiment in experiments for one in find_sets(experiment)], options
     )
@@ -281,7 +282,7 @@ def score_set(folder: Path, kind: str, case_sensitive: bool = False) -> dict:
         case_sensitive: Whether "a" and "A" differ.
 
     Returns:
-        What rates() gives, and normalization and resampled.
+        Result of rates(), with normalization and resampled.
 
     Raises:
         DataError: A trn file is missing or wrong.

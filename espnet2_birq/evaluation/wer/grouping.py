@@ -13,7 +13,7 @@ from espnet2_birq.errors import ConfigError, DataError
 
 CLUSTERS = ("utterance", "speaker", "meeting")
 GROUPS = ("speaker", "meeting", "microphone", "overlap")
-# Percentiles over fewer clusters than these are no interval: utterances are drawn.
+# With fewer clusters, percentiles are not meaningful, so utterances are drawn instead.
 MIN_CLUSTERS = 5
 
 # AMI_ES2011a_H00_FEE041_0003415_0003484, times in hundredths of a second.
@@ -21,13 +21,13 @@ _AMI = re.compile(r"(?:^|-)AMI_([^_]+)_([^_]+)_([^_]+)_(\d{7})_(\d{7})$")
 
 
 class Labels(NamedTuple):
-    """What is known of an utterance; None if it is not.
+    """Labels of an utterance; unknown ones are None.
 
     Attributes:
-        speaker: Who speaks.
-        meeting: In which meeting, or recording.
-        microphone: H00 to H04, SDM, MDM or MIX: AMI only.
-        start: Begin in the meeting, in seconds.
+        speaker: Name of the speaker.
+        meeting: Name of the meeting or recording.
+        microphone: H00 to H04, SDM, MDM or MIX; AMI only.
+        start: Start in the meeting, in seconds.
         end: End in the meeting, in seconds.
     """
 
@@ -39,11 +39,11 @@ class Labels(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """What the bootstrap draws.
+    """Clusters of utterances that the bootstrap draws.
 
     Attributes:
-        name: "40 speakers".
-        codes: Number of each utterance's cluster, from 0, shape (N,).
+        name: Description, for example "40 speakers".
+        codes: Cluster index of each utterance, from 0, shape (N,).
     """
 
     name: str
@@ -53,16 +53,16 @@ class Clusters(NamedTuple):
 def label(ids: Sequence[str], data: Path | None = None) -> list[Labels]:
     """Find speakers and meetings of utterances.
 
-    AMI's ids contain all. Else a data directory gives the speaker (utt2spk), recording
-    and times (segments); without one, ids `speaker-utterance` of trn files and
-    LibriSpeech's ids give the speaker.
+    AMI's ids contain all labels. Otherwise a data directory has speakers (utt2spk),
+    recordings and times (segments). Without one, only the speaker is known, from ids
+    `speaker-utterance` of trn files and ids of LibriSpeech.
 
     Args:
         ids: Utterance ids, as in a Kaldi directory or in a trn file.
-        data: The set's data directory.
+        data: Data directory of the set.
 
     Returns:
-        What is known of each.
+        Labels of each utterance.
 
     Raises:
         DataError: The directory does not have an utterance.
@@ -84,7 +84,7 @@ def _label(
     if not data:
         if (reader := voice_of(speaker or utt_id)) != (speaker or utt_id):
             return Labels(reader)
-        # Where speakers are unknown, Kaldi's directories call them as their utterance.
+        # In Kaldi directories, an unknown speaker is named as the utterance.
         return Labels(speaker if speaker != name else None)
     key = utt_id if utt_id in speakers else name
     if key not in speakers:
@@ -92,19 +92,19 @@ def _label(
     if key not in segments:
         return Labels(voice_of(speakers[key]))
     recording, start, end = segments[key].split()
-    # An end of -1 is that of the recording, whose length is not known here.
+    # An end of -1 means the end of the recording, whose length is unknown here.
     times = float(start), None if float(end) == -1 else float(end)
     return Labels(voice_of(speakers[key]), recording, None, *times)
 
 
 def split_trn_id(utt_id: str) -> tuple[str | None, str]:
-    """Split the id that asr.sh writes to trn files, `speaker-utterance`.
+    """Split an id `speaker-utterance`, as asr.sh writes it to trn files.
 
-    In a Kaldi directory, an utterance's id begins with its speaker's, which is how the
-    right "-" is found; else it is the first, as in sclite.
+    If the utterance id begins with the speaker's name, as in Kaldi directories, the "-"
+    between them is found by that; otherwise it is the first one, as in sclite.
 
     Returns:
-        The speaker, None if the id has no "-", and the utterance.
+        Speaker (None if the id has no "-") and utterance.
     """
     cuts = [match.start() for match in re.finditer("-", utt_id)]
     for cut in cuts[::-1]:
@@ -116,19 +116,19 @@ def split_trn_id(utt_id: str) -> tuple[str | None, str]:
 
 
 def make_clusters(labels: Sequence[Labels], kind: str | None = None) -> Clusters:
-    """Choose the unit of resampling.
+    """Make the clusters for resampling.
 
     Args:
-        labels: Of each utterance.
-        kind: "utterance", "speaker" or "meeting". None: the meeting for AMI, else the
-            speaker, but the utterance where these are unknown or fewer than
+        labels: Labels of each utterance.
+        kind: "utterance", "speaker" or "meeting". None means meetings for AMI and
+            speakers otherwise, or utterances if these are unknown or fewer than
             MIN_CLUSTERS.
 
     Returns:
-        The clusters.
+        Clusters of the utterances.
 
     Raises:
-        ConfigError: The kind is unknown of an utterance.
+        ConfigError: The speaker or meeting of an utterance is unknown.
     """
     if kind == "utterance":
         return Clusters(_plural(len(labels), kind), np.arange(len(labels)))
@@ -155,20 +155,20 @@ def _plural(number: int, noun: str) -> str:
 def make_groups(
     ids: Sequence[str], labels: Sequence[Labels], by: str
 ) -> dict[str, np.ndarray]:
-    """Sort utterances into groups.
+    """Group utterances.
 
     Args:
-        ids: Of the utterances.
-        labels: Of the utterances.
-        by: "speaker", "meeting", "microphone", "overlap" (how much of an utterance's
-            time another speaker of its meeting talks, too), or a file of lines
+        ids: Utterance ids.
+        labels: Labels of the utterances.
+        by: "speaker", "meeting", "microphone", "overlap" (share of an utterance
+            overlapped by other speakers of its meeting), or a file with lines
             `utterance group`.
 
     Returns:
-        Group to the indices of its utterances; groups in order.
+        Mapping from group to the indices of its utterances, sorted by group.
 
     Raises:
-        ConfigError: The group is unknown of an utterance.
+        ConfigError: The group of an utterance is unknown.
         DataError: The file is wrong or lacks an utterance.
     """
     if by == "overlap":
@@ -211,10 +211,10 @@ def overlap_shares(labels: Sequence[Labels]) -> list[float | None]:
     """Measure the share of each utterance overlapped by other speakers of its meeting.
 
     Args:
-        labels: Of all utterances of the meetings.
+        labels: Labels of all utterances of the meetings.
 
     Returns:
-        Shares from 0 to 1; None of an utterance of unknown time.
+        Shares from 0 to 1; None for utterances without times.
     """
     of_meeting: dict[str | None, list[int]] = defaultdict(list)
     for index, one in enumerate(labels):
@@ -239,7 +239,7 @@ def overlap_shares(labels: Sequence[Labels]) -> list[float | None]:
 
 
 def _union(starts: np.ndarray, ends: np.ndarray) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     length, reached = 0.0, -np.inf
     for start, end in sorted(zip(starts.tolist(), ends.tolist(), strict=True)):
         length += max(0.0, end - max(start, reached))

@@ -22,7 +22,7 @@ from espnet2_birq.evaluation.wer.transcripts import Transcripts
 
 COLLAR = 5.0  # seconds
 MEASURES = ("cpwer", "tcpwer")
-# What stands behind the meeting in the names of AMI's recordings.
+# Part of AMI's recording names after the meeting.
 _RECORDING = re.compile(r"(\.(Headset-\d|Array1-\d+|Mix-Headset)|_MDM8)$")
 
 # session_id, speaker, start_time, end_time, words: meeteval's SegLST.
@@ -30,7 +30,7 @@ Segments = list[dict]
 
 
 def is_stm(path: Path) -> bool:
-    """Tell whether a file is in NIST's stm format, by its name."""
+    """Return whether a file is in NIST's stm format, by its name."""
     return path.name == "stm" or path.suffix == ".stm"
 
 
@@ -38,21 +38,21 @@ def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
     """Score the meetings of a set.
 
     Args:
-        one: Utterances, each decoded by itself and written to its speaker's stream, or
-            two stm files, of which that of the hypothesis may have speakers and times
-            of its own.
-        options: How; cluster and by are not heeded.
+        one: Set of utterances decoded one by one, with the reference's speakers and
+            times; or two stm files, where the hypothesis may have other speakers and
+            times.
+        options: Scoring options; cluster and by are ignored.
 
     Returns:
-        For each meeting, and for all of them as "all": experiment, decoding, set,
-        meeting, speakers, normalization, cpwer and tcpwer. Each of the last two has
-        tokens, errors, percent, low and high; the ends of the interval, over meetings,
-        are None but for "all".
+        A mapping for each meeting, and for all of them as "all": experiment, decoding,
+        set, meeting, speakers, normalization, cpwer and tcpwer. Both cpwer and tcpwer
+        have tokens, errors, percent, low and high. The interval is over meetings, so
+        low and high are None except for "all".
 
     Raises:
-        DataError: A file is wrong, or a meeting is in one of them only.
-        ConfigError: The meeting is not known, meeteval is not installed, or the
-            normalisation has words that may be missing.
+        DataError: A file is wrong, or a meeting is missing in reference or hypothesis.
+        ConfigError: The meeting of an utterance is unknown, meeteval is not installed,
+            or the normalisation has optional words.
     """
     try:
         from meeteval.io import SegLST
@@ -102,7 +102,7 @@ def _speakers(segments: Segments, meeting: str) -> int:
 
 
 def _rates(scores: Sequence) -> dict:
-    """Sum up meeteval's ErrorRate of meetings, and resample these."""
+    """Sum meeteval's ErrorRate over meetings, and bootstrap over meetings."""
     errors, tokens = (
         np.array([getattr(score, name) for score in scores])
         for name in ("errors", "length")
@@ -138,14 +138,14 @@ def utterance_segments(
     """Group utterances by meeting.
 
     Args:
-        texts: Reference and hypothesis of utterances.
-        data: The set's data directory, as in grouping.label().
+        texts: References and hypotheses of utterances.
+        data: Data directory of the set, as in grouping.label().
 
     Returns:
-        Reference and hypothesis, with the same speakers and times.
+        Segments of reference and hypothesis, with the same speakers and times.
 
     Raises:
-        ConfigError: The meeting of an utterance is not known.
+        ConfigError: The meeting of an utterance is unknown.
     """
     ref: Segments = []
     hyp: Segments = []
@@ -171,7 +171,7 @@ def utterance_segments(
 
 
 def _read_stm(path: Path, normalization: Normalization) -> Segments:
-    """Read lines `recording channel speaker begin end [<label>] words`."""
+    """Read lines `recording channel speaker start end [<label>] words`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; prepare_ami writes it for dev and eval")
     segments = []
@@ -202,7 +202,7 @@ def _read_stm(path: Path, normalization: Normalization) -> Segments:
 
 
 def make_meeting_table(rows: Sequence[dict]) -> str:
-    """Format rows of score_meetings() as a table in Markdown."""
+    """Format rows of score_meetings() as a Markdown table."""
     note = (
         f"Normalisation: {rows[0]['normalization']}. cpWER and tcpWER (collar "
         f"{COLLAR:g} s) by meeteval. [95 %]: bootstrap over meetings, 1000 draws, "

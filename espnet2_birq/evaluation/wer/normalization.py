@@ -1,4 +1,4 @@
-"""Text normalisations before scoring, of reference and hypothesis alike."""
+"""Text normalisations of references and hypotheses before scoring."""
 
 import re
 from collections.abc import Callable
@@ -13,12 +13,12 @@ NORMALIZATIONS = ("none", "kaldi", "whisper")
 
 
 class Normalization(NamedTuple):
-    """A way to rewrite words before they are compared.
+    """Text normalisation.
 
     Attributes:
-        name: What tables call it.
-        apply: Rewrites an utterance, words with spaces between.
-        optional: A word of the reference that the hypothesis may lack.
+        name: Name in tables.
+        apply: Function that normalises an utterance (words separated by spaces).
+        optional: Reference word that the hypothesis may omit.
     """
 
     name: str
@@ -31,19 +31,18 @@ def get_normalization(name: str, case_sensitive: bool = False) -> Normalization:
 
     Args:
         name: One of these.
-            none: only the case of ASCII letters is ignored, as in sclite.
-            kaldi: the rules of the file glm that AMI's preparation writes: hesitations
-            are one word, which the hypothesis may lack, and spellings of OKAY, MM-HMM
-            and UH-HUH are one.
+            none: ignores the case of ASCII letters only, as in sclite.
+            kaldi: rules of the glm file of AMI's preparation: hesitations are one
+            optional word, and spellings of OKAY, MM-HMM and UH-HUH are unified.
             whisper: OpenAI's normaliser of English (arXiv 2212.04356, appendix C).
-        case_sensitive: Let "a" and "A" differ; with none only.
+        case_sensitive: Whether to distinguish "a" and "A"; only for none.
 
     Returns:
         The normalisation.
 
     Raises:
-        ConfigError: It is unknown, it cannot tell cases apart, or its package is not
-            installed.
+        ConfigError: The name is unknown, the normalisation cannot be case-sensitive, or
+            its package is not installed.
     """
     if name not in NORMALIZATIONS:
         raise ConfigError(
@@ -63,7 +62,7 @@ def get_normalization(name: str, case_sensitive: bool = False) -> Normalization:
 
 
 def apply_glm(text: str) -> str:
-    """Apply the rules of AMI's glm file to words with spaces between."""
+    """Apply the rules of AMI's glm file to words separated by spaces."""
     return _PATTERN.sub(lambda match: _RULES[match[0]], text.upper())
 
 
@@ -81,5 +80,5 @@ def _whisper() -> Callable[[str], str]:
             "--normalize whisper: its package is not there; pip install "
             "whisper-normalizer"
         ) from error
-    # Two systems and their reference have many utterances in common.
+    # Cached, since two systems and their reference have many equal utterances.
     return lru_cache(maxsize=300_000)(EnglishTextNormalizer())

@@ -1,4 +1,4 @@
-"""Format error rates of sets, of two systems, and of meetings as text."""
+"""Reports of error rates of sets, of two systems, and of meetings."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,20 +29,20 @@ def report_sets(
     results_md: bool = False,
     as_json: bool = False,
 ) -> str:
-    """Score sets and write the rates as text.
+    """Score sets and format the rates as text.
 
     Args:
-        experiments: Folders of experiments, of which all sets are scored.
-        ref: Reference of `hyps`.
-        hyps: Files of hypotheses.
-        options: How to score.
-        meeting: Score whole meetings, by cpWER and tcpWER.
-        results_md: Write the tables of ESPnet's RESULTS.md.
-        as_json: Write JSON in the place of a table.
+        experiments: Folders of experiments; all their sets are scored.
+        ref: Reference file of `hyps`.
+        hyps: Hypothesis files.
+        options: Scoring options.
+        meeting: Whether to score whole meetings, by cpWER and tcpWER.
+        results_md: Whether to write the tables of ESPnet's RESULTS.md.
+        as_json: Whether to write JSON instead of a table.
 
     Raises:
         DataError: A file is missing or wrong.
-        ConfigError: An option does not go with a set.
+        ConfigError: An option cannot be used with a set.
     """
     sets = [one for path in experiments for one in find_sets(path)]
     if ref is not None:
@@ -62,18 +62,18 @@ def report_comparison(
     options: Options = Options(),
     as_json: bool = False,
 ) -> str:
-    """Compare two systems, set by set, and write the differences as text.
+    """Compare two systems, set by set, and format the differences as text.
 
     Args:
-        a: Experiment, or with `ref` a file of hypotheses.
-        b: Likewise.
-        ref: Reference of the two files.
-        options: How to score.
-        as_json: Write JSON in the place of a table.
+        a: Folder of an experiment, or with `ref` a hypothesis file.
+        b: The same for the other system.
+        ref: Reference file of two hypothesis files.
+        options: Scoring options.
+        as_json: Whether to write JSON instead of a table.
 
     Raises:
         DataError: A file is missing or wrong, or the systems have no set in common.
-        ConfigError: An option does not go with a set.
+        ConfigError: An option cannot be used with a set.
     """
     ours, theirs = (
         [plain_set(ref, path)] if ref else find_sets(path) for path in (a, b)

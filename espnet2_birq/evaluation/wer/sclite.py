@@ -1,8 +1,8 @@
-"""A stand-in for NIST sclite, for machines without it: what asr.sh calls.
+"""Stand-in for NIST sclite, with the options that asr.sh uses.
 
-Alignments and totals are sclite's. It differs from sclite in these: it takes
-"{ a / b }" and ";" as plain tokens, and it refuses a hypothesis that lacks utterances,
-which sclite leaves out silently.
+Alignments and totals equal sclite's. There are two differences: "{ a / b }" and ";" are
+plain tokens, and a hypothesis without some utterances is an error, where sclite silently
+ignores them.
 """
 
 import argparse
@@ -29,19 +29,19 @@ USAGE = (
 )
 _COLUMNS = "{:>5} {:>6} |{:>5} {:>6} {:>6} {:>6} {:>6} {:>6} |"
 _TITLES = "# Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err |"
-# Pairs of tokens, and the steps of alignment.py that they are.
+# Pairs of tokens, and their steps as in alignment.py.
 Aligned = tuple[list[AlignedPair], np.ndarray]
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # In the place of several lines of usage and exit code 2.
+        # Instead of argparse's usage lines and exit code 2.
         raise DataError(f"{message}; this stand-in does: {USAGE}")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the parser of the part of sclite's command line that is supported."""
-    # sclite has -h for the hypothesis.
+    """Build the parser of the supported part of sclite's command line."""
+    # In sclite, -h is the hypothesis.
     parser = _Parser(prog="sclite", add_help=False, allow_abbrev=False)
     parser.add_argument("-r", nargs=2, required=True, dest="ref")
     parser.add_argument("-h", nargs=2, required=True, dest="hyp")
@@ -60,17 +60,17 @@ def split_characters(tokens: Sequence[str], keep_ascii: bool) -> list[str]:
 
     Args:
         tokens: Words.
-        keep_ascii: Leave runs of ASCII characters in a word whole.
+        keep_ascii: Whether to keep runs of ASCII characters in one piece.
 
     Returns:
-        The parts, in order.
+        Characters or runs, in order.
     """
     pattern = r"[\x00-\x7f]+|." if keep_ascii else r"."
     return [part for token in tokens for part in re.findall(pattern, token)]
 
 
 def speaker_of(utt_id: str) -> str:
-    """Return the speaker in an id, as sclite's -i rm: what is before "-", else "_"."""
+    """Return an id's part before "-", else before "_": sclite's speaker for -i rm."""
     return re.split("-" if "-" in utt_id else "_", utt_id, maxsplit=1)[0]
 
 
@@ -92,14 +92,14 @@ def percent_text(number: int, total: int) -> str:
 
 
 def make_report(hyp: str, aligned: dict[str, Aligned]) -> str:
-    """Write the report: percentages, counts and alignments, in the manner of sclite.
+    """Format a report like sclite's, with percentages, counts and alignments.
 
     Args:
         hyp: Name of the hypothesis file.
-        aligned: Utterance id to alignment.
+        aligned: Mapping from utterance id to alignment.
 
     Returns:
-        Lines of text.
+        Text of the report.
     """
     speakers: dict[str, dict[str, np.ndarray]] = {}
     for utt_id, (_, steps) in aligned.items():
@@ -168,8 +168,8 @@ def _prepare(text: str, args: argparse.Namespace) -> list[str]:
 
 
 def _upper(pair: AlignedPair) -> AlignedPair:
-    # As in sclite, errors stand out in capitals. Two different tokens stay different:
-    # only their ASCII letters, which are all small here, are changed.
+    # As in sclite, errors are in capitals. Different tokens stay different, since only
+    # ASCII letters change, and these are all lower-case here.
     ref, hyp = (
         token and re.sub("[a-z]+", lambda match: match[0].upper(), token)
         for token in pair

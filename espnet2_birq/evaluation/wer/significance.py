@@ -20,17 +20,17 @@ from espnet2_birq.evaluation.wer.alignment import (
     SUBSTITUTION,
 )
 
-_ENDS = (0.025, 0.975)  # quantiles between which 95 % lie
-_MIN_GOOD = 2  # words that both systems have right end a segment
+_ENDS = (0.025, 0.975)  # quantiles of a 95 % interval
+_MIN_GOOD = 2  # number of words correct in both systems that ends a segment
 
 
 class Difference(NamedTuple):
-    """Difference of two error rates, B less A.
+    """Difference of two error rates, B minus A.
 
     Attributes:
-        low: Lower end of its interval, errors per reference token.
-        high: Upper end.
-        p: Probability of a difference as far from 0 if there were none, two-sided.
+        low: Lower end of its interval, in errors per reference token.
+        high: Upper end of its interval, in errors per reference token.
+        p: Two-sided p-value of the hypothesis of no difference.
     """
 
     low: float
@@ -42,10 +42,11 @@ class MatchedPairs(NamedTuple):
     """Result of the matched-pairs sentence-segment word error test.
 
     Attributes:
-        segments: How many segments have an error of either system.
-        mean: Errors of A less those of B, mean over the segments.
-        z: Mean over its standard error; positive if B is better. nan without spread.
-        p: Two-sided, of the normal distribution; nan without spread.
+        segments: Number of segments with an error of either system.
+        mean: Mean over segments of A's errors minus B's errors.
+        z: Mean divided by its standard error; positive if B is better; nan without
+            variance.
+        p: Two-sided p-value from the normal distribution; nan without variance.
     """
 
     segments: int
@@ -57,15 +58,15 @@ class MatchedPairs(NamedTuple):
 def bootstrap_draws(
     *sizes: int, draws: int, seed: int = 0
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Draw with replacement, of one or more kinds of things as many as there are.
+    """Draw bootstrap resamples of one or more kinds of items.
 
     Args:
-        sizes: Number of things of each kind, as clusters, or seeds and utterances.
-        draws: Number of draws.
-        seed: Seed of the draws.
+        sizes: Number of items of each kind, such as clusters, or seeds and utterances.
+        draws: Number of resamples.
+        seed: Random seed.
 
     Yields:
-        For each size n, shape (n,), the numbers that are drawn, 0 to n - 1.
+        For each size n, the drawn indices from 0 to n - 1, shape (n,).
     """
     generator = np.random.default_rng(seed)
     for _ in range(draws):
@@ -73,13 +74,13 @@ def bootstrap_draws(
 
 
 def interval_ends(values: Sequence | np.ndarray) -> np.ndarray:
-    """Return the ends of the interval that holds 95 % of resampled values.
+    """Return the ends of the 95 % interval of resampled values.
 
     Args:
         values: Resampled values, shape (draws, ...).
 
     Returns:
-        Lower and upper end, shape (2, ...).
+        Lower and upper ends, shape (2, ...).
     """
     return np.quantile(values, _ENDS, axis=0)
 
@@ -93,19 +94,19 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Estimate a confidence interval of the error rate by resampling clusters.
 
-    It assumes independent clusters, so it is too narrow if there are few,
-    and does not cover the variation between training runs.
+    It assumes independent clusters. It is too narrow for few clusters, and does not
+    cover the variation between training runs.
 
     Args:
-        errors: Of each utterance, shape (N,).
-        tokens: Of each utterance's reference, shape (N,).
-        clusters: Number of each utterance's cluster, from 0, shape (N,).
-        resamples: How many corpora of the same number of clusters are drawn.
-        seed: Seed of the draws.
+        errors: Errors of each utterance, shape (N,).
+        tokens: Reference tokens of each utterance, shape (N,).
+        clusters: Cluster index of each utterance, from 0, shape (N,).
+        resamples: Number of resamples; each has as many clusters as the set.
+        seed: Random seed.
 
     Returns:
-        Lower and upper end, as percentiles; errors per reference token. nan and nan
-        with fewer than two clusters, or without any token.
+        Lower and upper percentile, in errors per reference token. Both are nan with
+        fewer than two clusters or without tokens.
     """
     rates = _resampled_rates([errors], tokens, clusters, resamples, seed)
     if not rates.size:
@@ -124,20 +125,20 @@ def bootstrap_difference(
 ) -> Difference:
     """Compare two systems on the same utterances by resampling clusters.
 
-    Both systems are scored on each resample of clusters, so the common difficulty of a
-    speaker cancels.
+    Both systems are scored on the same resamples, so effects of difficult speakers
+    cancel.
 
     Args:
-        errors_a: System A's of each utterance, shape (N,).
-        errors_b: System B's.
-        tokens: Of each utterance's reference, shape (N,).
-        clusters: Number of each utterance's cluster, from 0, shape (N,).
-        resamples: How many corpora are drawn.
-        seed: Seed of the draws.
+        errors_a: Errors of system A in each utterance, shape (N,).
+        errors_b: Errors of system B in each utterance, shape (N,).
+        tokens: Reference tokens of each utterance, shape (N,).
+        clusters: Cluster index of each utterance, from 0, shape (N,).
+        resamples: Number of resamples.
+        seed: Random seed.
 
     Returns:
-        Interval and p of the difference B less A; the least p is 2 / (resamples + 1).
-        All nan with fewer than two clusters, or without any token.
+        Interval and p of the difference B minus A; the smallest possible p is
+        2 / (resamples + 1). All are nan with fewer than two clusters or without tokens.
     """
     rates = _resampled_rates([errors_a, errors_b], tokens, clusters, resamples, seed)
     if not rates.size:
@@ -156,7 +157,7 @@ def _resampled_rates(
     resamples: int,
     seed: int,
 ) -> np.ndarray:
-    """Error rates of each system in each draw that has a token, shape (systems, R)."""
+    """Compute error rates (systems, R) of R resamples that have a reference token."""
     number = int(clusters.max(initial=-1)) + 1
     if number < 2:
         return np.zeros((len(errors), 0))
@@ -165,7 +166,7 @@ def _resampled_rates(
     )
     draws = bootstrap_draws(number, draws=resamples, seed=seed)
     *wrong, length = np.array([sums[:, picked].sum(axis=1) for (picked,) in draws]).T
-    # A draw of utterances without any token has no error rate.
+    # The error rate of a resample without reference tokens is undefined.
     kept = length > 0
     return np.stack([one[kept] / length[kept] for one in wrong])
 
@@ -173,17 +174,17 @@ def _resampled_rates(
 def mapsswe(
     steps_a: Iterable[np.ndarray], steps_b: Iterable[np.ndarray]
 ) -> MatchedPairs:
-    """Test whether two systems make equally many errors in a segment.
+    """Test whether two systems make equally many errors per segment (MAPSSWE).
 
-    Segments are independent of each other if at least two words between them are right
-    in both systems; words that are right in both are in no segment otherwise.
+    Segments are separated by at least two words that both systems recognise correctly,
+    so that they are independent of each other.
 
     Args:
-        steps_a: System A's alignment of each utterance, as of alignment.align_all().
-        steps_b: System B's, with the same references.
+        steps_a: System A's alignment of each utterance, from alignment.align_all().
+        steps_b: System B's alignments, with the same references.
 
     Returns:
-        The test's result.
+        Result of the test.
     """
     parts = [
         segment_errors(one, other) for one, other in zip(steps_a, steps_b, strict=True)
@@ -214,7 +215,7 @@ def segment_errors(steps_a: np.ndarray, steps_b: np.ndarray) -> np.ndarray:
     number = good = i = j = 0
     is_open = False
     while True:
-        # Insertions stand before a word of the reference, or at the end.
+        # Insertions come before a reference word, or at the end.
         while i < len(steps_a) and steps_a[i] == INSERTION:
             found[number, 0] += 1
             is_open, good = True, 0

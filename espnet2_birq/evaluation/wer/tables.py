@@ -1,4 +1,4 @@
-"""Error rates as tables in Markdown."""
+"""Markdown tables of error rates."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ _CLUSTER_NOTE = (
 
 
 def format_rate(rate: dict | None) -> str:
-    """Format what rates() gives as `12.3 [11.0, 13.5]`; "-" for what is unknown."""
+    """Format a result of rates() as `12.3 [11.0, 13.5]`, with "-" for unknown values."""
     if rate is None:
         return "-"
-    if rate["percent"] is None:  # no reference token: as sclite does
+    if rate["percent"] is None:  # no reference tokens; as in sclite
         return f"{rate['errors']} errors"
     if rate["low"] is None:
         return f"{rate['percent']:.1f} [-]"
@@ -33,13 +33,13 @@ def make_table(rows: Sequence[dict]) -> str:
     """Format rows of score_sets() as a table.
 
     Args:
-        rows: The rows.
+        rows: Rows of score_sets().
 
     Returns:
-        Text, with the normalisation in its first line.
+        Table, preceded by a line with the normalisation.
 
     Raises:
-        ConfigError: They are of different normalisations.
+        ConfigError: The rows have different normalisations.
     """
     grouped = any(row["group"] is not None for row in rows)
     head = ["experiment", "decoding", "set", *(["group"] if grouped else [])]
@@ -62,22 +62,22 @@ def make_table(rows: Sequence[dict]) -> str:
 
 
 def make_results_md(sets: Sequence[DecodedSet], options: Options = Options()) -> str:
-    """Write what ESPnet's show_asr_result.sh writes below its environment.
+    """Format tables as ESPnet's show_asr_result.sh does, without the environment.
 
     Args:
-        sets: Of experiments; all their WER first, then CER, then TER.
-        options: How to score.
+        sets: Decoded sets of experiments.
+        options: Scoring options.
 
     Returns:
-        A heading for each experiment, with a table for each kind of token.
+        A heading per experiment, with tables of WER, CER and TER.
 
     Raises:
         DataError: A file is missing or wrong.
-        ConfigError: The normalisation does not go with characters or tokens.
+        ConfigError: The normalisation cannot be used with characters or tokens.
     """
     of_experiment: dict[str, list[DecodedSet]] = {}
     for one in sets:
-        # The validation set lies one folder deeper, and the script's pattern with it.
+        # The validation set is one folder deeper, and so is its pattern in the script.
         is_deep = one.name.startswith("org/")
         head = f"{one.experiment}/{one.decoding}" if is_deep else one.experiment
         of_experiment.setdefault(head, []).append(one)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import DataError
 
-# NIST sclite ignores the case of ASCII letters, and of no others.
+# NIST sclite ignores the case of ASCII letters only.
 _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
@@ -16,8 +16,8 @@ class Transcripts(NamedTuple):
 
     Attributes:
         ids: Utterance ids.
-        refs: What was said: tokens with spaces between.
-        hyps: What was recognised, in the same way.
+        refs: References, tokens separated by spaces.
+        hyps: Hypotheses, tokens separated by spaces.
     """
 
     ids: list[str]
@@ -34,16 +34,16 @@ def read_transcripts(path: str | Path, is_trn: bool | None = None) -> dict[str, 
     """Read utterances from a trn file or from a Kaldi text file.
 
     Args:
-        path: UTF-8. trn: lines `token token ... (speaker-utterance)`; Kaldi: lines
-            `utterance token token ...`, sorted.
-        is_trn: Which of the two it is. None: trn if it is named so.
+        path: UTF-8 file. trn has lines `token token ... (speaker-utterance)`; Kaldi
+            text has sorted lines `utterance token token ...`.
+        is_trn: Whether the file is in trn format; None decides by the file name.
 
     Returns:
-        Utterance id to its tokens, with spaces between, of which there may be none; in
-        the file's order.
+        Mapping from utterance id to its tokens, separated by spaces, possibly none; in
+        the order of the file.
 
     Raises:
-        DataError: The file is missing or empty, a line has no id, or an id comes twice.
+        DataError: The file is missing or empty, a line has no id, or an id is repeated.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,18 +76,18 @@ def read_transcripts(path: str | Path, is_trn: bool | None = None) -> dict[str, 
 def read_pair(
     ref: str | Path, hyp: str | Path, is_trn: bool | None = None
 ) -> Transcripts:
-    """Read a reference and a hypothesis that are of the same utterances.
+    """Read references and hypotheses of the same utterances.
 
     Args:
-        ref: File of the reference, as in read_transcripts().
-        hyp: File of the hypothesis.
+        ref: Reference file, as in read_transcripts().
+        hyp: Hypothesis file, in the same format.
         is_trn: As in read_transcripts().
 
     Returns:
-        Both.
+        References and hypotheses.
 
     Raises:
-        DataError: As in read_transcripts(), or an utterance is in one file only.
+        DataError: As in read_transcripts(), or an utterance is in only one file.
     """
     ref_of, hyp_of = (read_transcripts(path, is_trn) for path in (ref, hyp))
     for path, other, missing in (

@@ -65,7 +65,7 @@ class Moments:
         if not variances.min() >= 1e-8 * variances.max():
             raise DataError(
                 f"{self.count} frames have fewer than {len(variances)} independent "
-                "directions: labels with this projection want more speech"
+                "directions: labels with this projection need more speech"
             )
 
 

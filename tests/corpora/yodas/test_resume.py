@@ -1,4 +1,4 @@
-"""Killed at any moment and repeated, the command leaves what it leaves undisturbed."""
+"""A command killed at any moment and repeated has the result of an undisturbed run."""
 
 import os
 import random

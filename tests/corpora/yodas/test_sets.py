@@ -1,4 +1,4 @@
-"""The command on both layouts: what is written, chosen, left out and repeated."""
+"""The command on both layouts: files, selection, skipped items, manifests."""
 
 import functools
 import json
@@ -56,7 +56,7 @@ def test_espnet_reads_what_is_written(release, prepare):
         assert read_scp(out / "utt2spk")[utt_id].endswith(video)
     report = check_data_dir(out)
     assert not report.problems and report.speakers == 6
-    # Kaldi wants utterances and speakers in the same order.
+    # Kaldi requires utterances and speakers in the same order.
     speakers = list(read_scp(out / "utt2spk").values())
     assert speakers == sorted(speakers)
     assert not (out / "text").exists() and not (out / "category2utt").exists()
@@ -268,7 +268,7 @@ def test_manifest_repeats_and_complains(release, prepare):
         (["--parts", "xx"], "--parts xx: not there"),
         (["--parts", "en000/00000009"], "no such shard"),
         (["--parts", "en", "--text", "--uncaptioned"], "exclude each other"),
-        (["--parts", "en", "--characters", "en=a"], "wants --text"),
+        (["--parts", "en", "--characters", "en=a"], "needs --text"),
         (["--parts", "en", "--min-duration", "40"], "not below --max-duration"),
         (["--manifest", "none.jsonl"], "none.jsonl: no such manifest"),
         (["--parts", "en", "--name", "a b"], "without spaces"),

@@ -1,4 +1,4 @@
-"""What is wrong in a corpus is counted, named and left out; the rest is used."""
+"""Errors in a corpus are counted, named and skipped; the rest is used."""
 
 import gzip
 import io

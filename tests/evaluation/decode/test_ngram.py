@@ -208,7 +208,7 @@ def test_the_command(tmp_path, caplog, monkeypatch):
     main(["--text", str(dev), *more])
     assert "--text: weight" in caplog.text and f"{out}: weight" in caplog.text
     for options, words in (
-        (["--interpolate", str(out)], "--interpolate wants --dev"),
+        (["--interpolate", str(out)], "--interpolate needs --dev"),
         (["--prune", "0", "2", "1"], "never falls"),
         (["--dev", str(tmp_path / "none")], "no such file or data directory"),
     ):

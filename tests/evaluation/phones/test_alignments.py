@@ -1,4 +1,4 @@
-"""Phones of frames, from any format the same; what is wrong is named with its line."""
+"""Phones of frames are equal for all formats; errors name file and line."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""What the adapter takes out of models: alone or in a batch, pretrained or ASR."""
+"""SpeechModel: outputs alone and in a batch, of pretrained and ASR models."""
 
 import numpy as np
 import pytest

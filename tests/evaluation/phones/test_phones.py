@@ -1,4 +1,4 @@
-"""From audio and alignments to the table, on phones that are planted."""
+"""Measurement from audio and alignments to the table, on synthetic phones."""
 
 import json
 import re

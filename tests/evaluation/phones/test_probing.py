@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn's, and what is made of its accuracies."""
+"""The linear probe against scikit-learn's, and statistics of its accuracies."""
 
 import numpy as np
 import pytest

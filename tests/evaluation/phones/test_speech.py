@@ -1,4 +1,4 @@
-"""Which utterances are chosen, and whose they are."""
+"""Choice of utterances, and their speakers."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""PNMI and perplexity by their formulas, and where they must end up."""
+"""PNMI and perplexity by their formulas, and in limiting cases."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Experiments and files, scored, tabulated and compared by the command."""
+"""The score command: experiments and files, tables, comparisons."""
 
 import json
 import os
@@ -217,8 +217,8 @@ def test_normalised_on_both_sides(tmp_path, monkeypatch, capsys):
     "args, message",
     [
         ((), "nothing to score"),
-        (("--hyp", "x"), "--hyp: wants its reference"),
-        (("--ref", "x"), "--ref: wants --hyp or --compare"),
+        (("--hyp", "x"), "--hyp: needs its reference"),
+        (("--ref", "x"), "--ref: needs --hyp or --compare"),
         (("--compare", "x", "y", "--meeting"), "--compare: goes with"),
         (("x", "--results_md", "--json"), "--results_md: not with"),
         (("x", "--meeting", "--cluster", "speaker"), "--meeting: resamples meetings"),

@@ -1,4 +1,4 @@
-"""cpWER of meetings of AMI's annotation, with words dropped and altered by a rule."""
+"""cpWER of meetings of AMI's annotation, with words dropped and changed by a rule."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The stand-in for sclite, as asr.sh calls it, and against the real one."""
+"""The stand-in for sclite, with asr.sh's calls, and against the real one."""
 
 import os
 import re

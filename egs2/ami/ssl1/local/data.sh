@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# AMI -> data/<mic>_{train,dev,eval}, as in ESPnet's recipe.
+# Prepares AMI as data/<mic>_{train,dev,eval}, as in ESPnet's recipe.
 #   --mic MIC           ihm, sdm1, mdm8 or mix (default: ihm)
-#   --ami DIR           holds amicorpus/ (default: downloads; local/download.sh fills it)
-#   --annotations DIR   the annotation (default: DIR of --ami, in annotations/)
+#   --ami DIR           folder with amicorpus/ (default: downloads, from local/download.sh)
+#   --annotations DIR   folder of the annotation (default: annotations/ in DIR of --ami)
 #   --partition NAME    full-corpus-asr, or a folder of lists (default: full-corpus-asr)
-#   --beamformed DIR    where beamformed recordings are or go, for mdm8 (default:
-#                       downloads/beamformed)
+#   --beamformed DIR    folder of beamformed recordings, for mdm8; missing ones are made
+#                       (default: downloads/beamformed)
 #   --resample true     accept audio of another rate than 16 kHz (default: false)
 set -e
 set -u

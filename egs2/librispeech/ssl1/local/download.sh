@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Downloads parts of LibriSpeech and unpacks them into DEST/LibriSpeech/PART. A part that
-# is there is left as it is; after an interruption, repeat the command to continue.
+# Downloads parts of LibriSpeech and unpacks them to DEST/LibriSpeech/PART. Existing parts
+# are left unchanged. To resume, repeat the command.
 #
 # Usage: local/download.sh [--dry-run] [--list FILE] DEST PART...
-#   --dry-run    only say what would be done
-#   --list FILE  addresses and checksums (default: openslr.txt beside this script; for a
+#   --dry-run    only show what would be done
+#   --list FILE  addresses and checksums (default: openslr.txt next to this script; for a
 #                mirror, give a copy with its addresses)
-#   DEST         folder. The whole corpus wants 60 GB for the archives, which stay there
-#                and may be deleted, and as much again for the audio.
+#   DEST         folder. The whole corpus needs 60 GB for the archives, which are kept and
+#                may be deleted later, and as much again for the audio.
 #   PART         train-clean-100, train-clean-360, train-other-500, dev-clean, dev-other,
 #                test-clean, test-other; or 4-gram: DEST/4-gram.arpa.gz, the official
 #                word language model
@@ -20,7 +20,7 @@ here=$(dirname "$(readlink -f "$0")")
 list=${here}/openslr.txt dry_run=
 if [ "${1:-}" = --dry-run ]; then dry_run=--dry-run; shift; fi
 if [ "${1:-}" = --list ]; then list=${2:-}; shift 2; fi
-[ $# -ge 2 ] || fail "wants DEST and PART, see --help"
+[ $# -ge 2 ] || fail "DEST and PART are required, see --help"
 [ -s "${list}" ] || fail "--list '${list}': no such list"
 dest=$1
 shift
@@ -39,7 +39,7 @@ for part in "$@"; do
     "${here}/../../../../local/download.sh" ${dry_run} "${wanted}" "${dest}"
     if [ -n "${dry_run}" ] || [ "${part}" = 4-gram ]; then continue; fi
 
-    # Unpacked beside its place and moved there whole.
+    # Unpacked to a temporary folder, so that the part's folder is always complete.
     archive=${dest}/${part}.tar.gz aside=${dest}/.unpack.${part}
     echo "download.sh: unpacking ${archive}" >&2
     rm -rf "${aside}" && mkdir -p "${aside}" "${dest}/LibriSpeech"

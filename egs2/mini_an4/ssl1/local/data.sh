@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The eight AN4 utterances that ship with ESPnet -> data/{train_nodev,train_dev,test}
+# Prepares ESPnet's eight AN4 utterances as data/{train_nodev,train_dev,test}.
 set -e
 set -u
 set -o pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# LibriSpeech parts -> data/{train,valid,test,test_other}, speakers disjoint.
-#   --librispeech DIR   true LibriSpeech layout (default: downloads; OpenSLR 31's mini
-#                       LibriSpeech, or any parts of the full corpus)
-#   --train PART,PART   parts to train on (default: train-clean-5)
-#   --dev PART          part whose last speakers are held out: half of them become
-#                       valid, half test; the others join train (default: dev-clean-2)
-#   --held_out N        how many speakers (default: 4)
+# Prepares LibriSpeech parts as data/{train,valid,test,test_other}, with disjoint speakers.
+#   --librispeech DIR   OpenSLR 31's mini LibriSpeech, or any parts of the full corpus, in
+#                       the original layout (default: downloads)
+#   --train PART,PART   parts for training (default: train-clean-5)
+#   --dev PART          part whose last speakers are held out, half of them for valid, half
+#                       for test; the others are added to train (default: dev-clean-2)
+#   --held_out N        number of speakers to hold out (default: 4)
 #   --test_other PART   second test set (default: none)
 #   --resample true     accept audio of another rate than 16 kHz (default: false)
 set -e

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Synthesises the corpus: data/pretrain without text, data/{train,valid,test} with.
+# Synthesises the corpus: data/pretrain without text, data/{train,valid,test} with text.
 set -e
 set -u
 set -o pipefail
