@@ -14,7 +14,7 @@ fail() { echo "download.sh: error: $*" >&2; exit 1; }
 dry_run=false
 if [ "${1:-}" = --dry-run ]; then dry_run=true; shift; fi
 case "${1:-}" in
-    --help|-h|"") sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help|-h|"") sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 [ $# -eq 2 ] || fail "LIST and DEST are required, see --help"
 list=$1 dest=$2

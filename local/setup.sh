@@ -16,7 +16,7 @@ step() { echo "setup: $*" >&2; }
 
 case "${1:-}" in
     ""|--espnet-tree) ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 case "${PWD}" in

@@ -20,7 +20,7 @@ def write_set(folder, texts, **more):
         "spk2utt": {
             s: " ".join(u for u in texts if speakers[u] == s) for s in speakers.values()
         },
-        "utt2num_samples": {u: 2 * FS for u in texts},
+        "utt2num_samples": dict.fromkeys(texts, 2 * FS),
         **more,
     }
     for name, table in tables.items():
@@ -49,7 +49,7 @@ def sets(tmp_path):
     labelled = write_set(tmp_path / "labelled", {"1-a": "ABC DEF", "1-b": "ABCD EFGHI"})
     unlabelled = write_set(
         tmp_path / "unlabelled",
-        {u: "THE TRUTH" for u in ("1-a", "1-c", "2-d", "2-e", "2-f", "2-g", "3-h")},
+        dict.fromkeys(("1-a", "1-c", "2-d", "2-e", "2-f", "2-g", "3-h"), "THE TRUTH"),
     )
     texts = {
         "1-a": "ABC DEF",  # in the labelled set

@@ -10,7 +10,7 @@ set -e
 set -u
 set -o pipefail
 case "${1:-}" in
-    --help|-h|"") sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help|-h|"") sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 mic=$1 dest=${2:-downloads}
 . ./path.sh

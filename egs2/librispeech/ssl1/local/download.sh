@@ -14,7 +14,7 @@
 set -euo pipefail
 fail() { echo "download.sh: error: $*" >&2; exit 1; }
 case "${1:-}" in
-    --help|-h|"") sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help|-h|"") sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 here=$(dirname "$(readlink -f "$0")")
 list=${here}/openslr.txt dry_run=
