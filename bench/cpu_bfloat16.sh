@@ -3,8 +3,8 @@
 # train the same 200 updates at the same time, with one thread each, so that other work on
 # the machine slows both. Prints seconds per update and their ratio, and plots the losses.
 #
-#   bench/cpu_bfloat16.sh [birq|best_rq]    after stages 1 to 6 of
-#                                           egs2/mini_librispeech/ssl1/run.sh
+#   bench/cpu_bfloat16.sh [birq|best_rq|...]    after stages 1 to 6 of
+#                                               egs2/mini_librispeech/ssl1/run.sh
 set -euo pipefail
 method=${1:-birq}
 figure=$(cd "$(dirname "$0")" && pwd)/cpu_bfloat16_${method}.png

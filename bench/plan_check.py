@@ -63,7 +63,8 @@ class Case(NamedTuple):
         return round(self.seconds * FS)
 
 
-BEST_RQ, BIRQ = "mini_librispeech/train_best_rq", "mini_librispeech/train_birq"
+BEST_RQ = "mini_librispeech/train_best_rq"
+STOPPED = "mini_librispeech/train_birq_stop_gradient"
 PAPER, C2 = "mini_librispeech/train_birq_paper", "tuning/train_birq_c2"
 WIDE = "output_size=288 linear_units=1152"
 CASES = [
@@ -71,7 +72,7 @@ CASES = [
     Case("BEST-RQ 8x288, 4 x 5 s", BEST_RQ, WIDE, 4, 5.0, fit=True),
     Case("BEST-RQ 8x144, 1 x 24.5 s", BEST_RQ, "", 1, 24.5),
     Case("BEST-RQ 8x216, 3 x 8 s", BEST_RQ, "output_size=216", 3, 8.0),
-    Case("BiRQ 8x144, gradient stopped, 2 x 12.3 s", BIRQ, "", 2, 12.3),
+    Case("BiRQ 8x144, gradient stopped, 2 x 12.3 s", STOPPED, "", 2, 12.3),
     Case("BiRQ 8x144, as published, 2 x 12.3 s", PAPER, "", 2, 12.3),
     Case("BiRQ 8x288, as published, 4 x 5 s", PAPER, WIDE, 4, 5.0),
     Case("BiRQ shaw 10x192, 2 x 12.3 s", C2, SHAW, 2, 12.3),

@@ -1,5 +1,6 @@
 """conf/tuning and conf/librispeech: read by ESPnet, and their sizes."""
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ PAPER = {  # millions of parameters, label layer, attention window, utterances a
 }
 
 
-METHODS = ["birq", "best_rq", "birq_paper"]  # of conf/librispeech
+METHODS = ["birq", "best_rq", "birq_stop_gradient", "birq_paper"]  # of conf/librispeech
 
 
 def read(name: str, task, folder: str = "tuning"):
@@ -136,7 +137,7 @@ def test_librispeech_methods_differ_in_objectives_alone():
     for one in settings:
         del one["config"]
         assert one == settings[0]
-    assert objectives[0] != objectives[1] != objectives[2]
+    assert all(a != b for a, b in combinations(objectives, 2))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -150,3 +151,20 @@ def test_librispeech_starts(method):
     loss, stats, _ = model(speech, lengths)
     loss.backward()
     assert torch.isfinite(loss) and stats["loss_anchor"] > 0
+
+
+@pytest.mark.parametrize(
+    "corpus", ["librispeech", "ami", "yodas", "own", "mini_librispeech", "mini_synth"]
+)
+def test_birq_is_bi_level_and_its_variant_says_that_it_is_not(corpus):
+    birq, stopped = (
+        vars(read(name, SSLTask, corpus)) for name in ("birq", "birq_stop_gradient")
+    )
+    assert {k for k in birq if birq[k] != stopped[k]} == {"objectives", "config"}
+    rows, others = (
+        parse_objectives(one["objectives"], birq["encoder_conf"]["num_blocks"])
+        for one in (birq, stopped)
+    )
+    assert birq["objectives"][0] == stopped["objectives"][0]  # the anchor
+    assert (rows[1].gradient, others[1].gradient) == (1.0, 0.0)
+    assert rows[1].diversity > 0 and rows[1].head != rows[0].head

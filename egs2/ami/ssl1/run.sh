@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pretrains on AMI's training meetings. First get the corpus: local/download.sh ihm
-#   ./run.sh --method birq --mic ihm --ngpu 1      birq or best_rq; ihm, sdm1, mdm8 or mix
+#   ./run.sh --method birq --mic ihm --ngpu 1      ihm, sdm1, mdm8 or mix
+# --method is birq, best_rq or birq_stop_gradient (without the gradient through the labels).
 # --mic, --ami, --annotations, --partition, --beamformed go to local/data.sh, all other
 # options (--stage, --ngpu, ...) to birq.sh. Not run at full size yet.
 set -e

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Pretrains on the 960 hours of LibriSpeech, with four GPUs.
-#   ./run.sh --method birq      birq, best_rq or birq_paper
+#   ./run.sh --method birq      or best_rq; birq_stop_gradient (BiRQ without its gradient
+#                               through the labels); birq_paper (as published)
 #   ./run.sh --method birq_c2   birq_c1, birq_c2, best_rq_c1 or best_rq_c2: the paper's
 #                               encoders (conf/tuning), which are not in ESPnet
 #   ./run.sh --librispeech /corpora                uses an existing copy of the corpus

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pretrains on half an hour of synthetic speech.
-#   ./run.sh --method birq      birq or best_rq; other options: ./birq.sh --help
+#   ./run.sh --method birq      birq, best_rq or birq_stop_gradient; other options: ./birq.sh --help
 set -e
 set -u
 set -o pipefail

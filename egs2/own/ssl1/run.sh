@@ -4,7 +4,8 @@
 #   ./run.sh --train_set /espnet/egs2/x/asr1/dump/raw/train \
 #       --valid_set /espnet/egs2/x/asr1/dump/raw/dev
 #   ./run.sh --method best_rq --train_set /kaldi/data/train --valid_set /kaldi/data/dev
-# --method is birq (default) or best_rq; --train_config uses another configuration.
+# --method is birq (default), best_rq or birq_stop_gradient (BiRQ without its gradient through
+# the labels); --train_config uses another configuration.
 # All options but --method go to birq.sh.
 set -e
 set -u

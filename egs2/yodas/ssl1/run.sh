@@ -5,7 +5,9 @@
 #   ./run.sh --yodas DIR --lang "de en fr" --hours 500     at most 500 hours per language,
 #                             mixed by temperature (conf/train_birq_multilingual.yaml)
 #   ./run.sh --yodas DIR --train_config ../../../conf/tuning/train_birq_c3.yaml
-#                                       the paper's encoder
+#                                       the paper's encoder; or conf/
+#                                       train_birq_stop_gradient.yaml: without BiRQ's
+#                                       gradient through the labels
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
 # local/data.sh, which is stage 1 and does the whole data preparation. --set_name is the
 # set's name (default: from language and hours); its experiments are in exp/<set name>. All
