@@ -21,7 +21,6 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import run
 from espnet2_birq.relabelling.kmeans import Fit, fit_kmeans
-from espnet2_birq.relabelling.sources import load_source
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -68,11 +67,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fit(args: argparse.Namespace) -> None:
     """Run the command."""
-    model = load_source(args.model, args.view, args.device)
     settings = Fit(args.clusters, args.frames, args.seed, args.batch_size)
-    found = fit_kmeans(model, args.model, args.view, args.data, settings)
-    found.save(args.out)
-    logging.info(f"{args.out}: {len(found.centroids)} centroids of {args.view}")
+    fit_kmeans(args.model, args.view, args.data, args.out, settings, args.device)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

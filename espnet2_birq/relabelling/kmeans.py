@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.relabelling.sources import check_view, source_vectors
+from espnet2_birq.relabelling.sources import (
+    check_view,
+    load_source,
+    source_vectors,
+)
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 
 FROM_EACH = 50  # frames of an utterance, where there are enough utterances
@@ -33,9 +37,10 @@ class KMeans:
 
     Attributes:
         centroids: (V, D) float32.
-        about: ``view`` (see source_vectors), ``model_sha256`` (of the model file),
-            ``labels_per_second``, ``normalize`` and ``frontend`` (as configured),
-            ``frames``, ``utterances`` and ``seed`` of the sample, ``data``.
+        about: ``view`` (see source_vectors), ``model`` and ``model_sha256`` (of its
+            file), ``data`` and ``data_sha256`` (of the list), what Fit has,
+            ``labels_per_second``, ``sample_rate``, ``normalize`` and ``frontend`` (as
+            configured), ``sampled_frames`` and ``sampled_utterances``.
     """
 
     centroids: np.ndarray
@@ -135,16 +140,17 @@ class Fit:
 
 
 def fit_kmeans(
-    model: BiRQModel, path: Path, view: str, data: str, fit: Fit = Fit()
-) -> KMeans:
-    """Fit centroids to a sample of a model's vectors.
+    path: Path, view: str, data: str, out: Path, fit: Fit = Fit(), device: str = "cpu"
+) -> None:
+    """Fit centroids to a sample of a model's vectors, unless that has been done.
 
     Args:
-        model: Model in evaluation mode.
-        path: Its file.
+        path: Model file, or configuration; see load_source().
         view: See source_vectors().
         data: FILE,speech,TYPE, as for ssl_train.
+        out: File of the centroids.
         fit: Settings.
+        device: "cpu" or "cuda".
 
     Raises:
         ConfigError: Invalid `view`, `data` or number.
@@ -155,8 +161,20 @@ def fit_kmeans(
             f"--clusters {fit.clusters} of --frames {fit.frames}: give 2 clusters or "
             "more, and at least as many frames"
         )
+    model = load_source(path, view, device)
     check_view(model, view)
     speech = SpeechList.read(data, model.sample_rate)
+    wanted = {
+        "view": view,
+        "model": str(path),
+        "model_sha256": file_hash(path),
+        "data": str(speech.path),
+        "data_sha256": file_hash(speech.path),
+        **asdict(fit),
+    }
+    if _is_there(out, wanted):
+        logging.info(f"{out}: is there already")
+        return
     sample, utterances = _sample(model, view, speech, fit)
     if len(sample) < fit.clusters:
         raise DataError(
@@ -177,19 +195,23 @@ def fit_kmeans(
         random_state=fit.seed,
     ).fit(sample)
     about = {
-        "view": view,
-        "model": str(path),
-        "model_sha256": file_hash(path),
+        **wanted,
         "labels_per_second": model.frame_rate,
         "sample_rate": model.sample_rate,
         "normalize": repr(model.normalize),
         "frontend": repr(model.frontend),
-        "data": str(speech.path),
-        "frames": len(sample),
-        "utterances": utterances,
-        "seed": fit.seed,
+        "sampled_frames": len(sample),
+        "sampled_utterances": utterances,
     }
-    return KMeans(kmeans.cluster_centers_.astype(np.float32), about)
+    KMeans(kmeans.cluster_centers_.astype(np.float32), about).save(out)
+    logging.info(f"{out}: {fit.clusters} centroids of {view}")
+
+
+def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
+    try:
+        return wanted.items() <= KMeans.load(out).about.items()
+    except DataError:
+        return False
 
 
 def _sample(

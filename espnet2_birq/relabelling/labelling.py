@@ -11,7 +11,7 @@ import torch
 from espnet2_birq import api
 from espnet2_birq.checkpoint import config_of
 from espnet2_birq.datadir.audio import NOT_FINITE
-from espnet2_birq.datadir.files import whole_file
+from espnet2_birq.datadir.files import whole_file, write_whole
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -108,7 +108,8 @@ def label_set(
         size: V, number of distinct labels.
         origin: Files and options that the labels depend on beside the speech.
         data: FILE,speech,TYPE, as for ssl_train.
-        out: Folder for labels.scp, which appears when complete, and labels.N.ark.
+        out: Folder for labels.scp, which appears when complete, labels.N.ark, and
+            codebook_size, which has `size`.
 
     Returns:
         Number of utterances. Those with non-finite samples get the label -1
@@ -117,6 +118,7 @@ def label_set(
     speech = SpeechList.read(data, model.sample_rate)
     files, options = origin
     _prepare(out, [*files, *map(config_of, files[:1]), speech.path], options)
+    write_whole(out / "codebook_size", f"{size}\n")  # for the next configuration
     names = list(speech.entries)
     if (out / SCP).is_file():
         logging.info(f"{out / SCP}: is whole already")

@@ -44,7 +44,16 @@ feats_normalize=         # global_mvn (stage 6 collects statistics); default: tr
 speech_fold_length=800   # For batch_type folded (x 100 samples).
 num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
-inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
+inference_ssl_model=valid.total_count.ave.pth # Model to pack, hand off, and label with.
+
+# Relabelling, as HuBERT does it
+train_start_iter=0       # First iteration; 0 trains with train_config.
+train_stop_iter=0        # Last iteration; each from 1 on trains on labels of the one before.
+features_km="none 70%"   # Source of labels of each iteration: none, mfcc, input, a layer, an objective.
+n_clusters=500           # Clusters of k-means of each iteration, e.g. "100 500".
+relabel_config=          # Configuration from iteration 1 on; default: train_config with objective given.
+
+# Publishing
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -54,8 +63,9 @@ A set is a folder of data/, or the path of a Kaldi data directory anywhere, or o
 that ESPnet has formatted (dump/raw/<name>), which skips stages 2 to 4. Nothing is written
 into either.
 
-Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 6 statistics,
-        7 training (resumes where it stopped), 8 pack, 9 upload to Hugging Face.
+Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 5 labels (of
+        iterations that need any), 6 statistics, 7 training (resumes where it stopped),
+        8 pack, 9 upload to Hugging Face. Of several iterations, --stage is for the first.
 
 Options (defaults):
 $(sed -n '/^# General configuration/,/^hf_repo=/s/^\([a-z_]*\)=\([^#]*\)# \(.*\)/    --\1 (\2) \3/p' "$0" | sed 's/ *) /) /')
@@ -70,6 +80,7 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 . ./cmd.sh
 here=$(dirname "$(readlink -f "$0")")  # recipes have links
 . "${here}/training.sh"
+. "${here}/relabel.sh"
 
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
@@ -80,8 +91,7 @@ here=$(dirname "$(readlink -f "$0")")  # recipes have links
 data_feats=${dumpdir}/raw
 ssl_stats_dir=${expdir}/ssl_stats_raw
 if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_raw; fi
-ssl_exp=${expdir}/ssl_${ssl_tag}
-packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
+check_iterations
 
 [ "$(awk -v s="${min_wav_duration}" 'BEGIN { print (s + 0 >= 0.15) }')" = 1 ] ||
     fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); of less," \
@@ -154,6 +164,7 @@ rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))";
 # What is made from what: noted when a stage ends (write), compared before a later stage
 # uses it (check), since the data may have changed in between.
 made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|valid
+    #            made_from write|check labels train|valid
     #            made_from write|check training|package
     local made stage args=() set=${3:-train}_set source=${3:-train}_source
     set=${!set} source=${!source}
@@ -182,9 +193,21 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
             made=${ssl_stats_dir}/$3 stage=6
             args+=(--required ${feats_normalize:+--option "global_mvn=${frontend}"}
                 "${dump}"/{wav.scp,utt2num_samples}) ;;
+        labels)
+            made=${labels_dir}/${set} stage="5 --train_start_iter ${iter}"
+            args+=(--required "${labels_model}" "${dump}/wav.scp")
+            case "${labels_by[0]}" in
+                --kmeans) args+=("${labels_by[1]}") ;;
+                --objective) args+=(--option "objective=${labels_by[1]}") ;;
+            esac
+            [[ ${labels_model} == *.yaml ]] ||
+                args+=("$(dirname "${labels_model}")/config.yaml") ;;
         training)
             made=${ssl_exp} stage=
-            args+=("${ssl_stats_dir}"/{train,valid}/speech_shape) ;;
+            args+=("${ssl_stats_dir}"/{train,valid}/speech_shape)
+            if [ -n "${labels_dir}" ]; then
+                args+=("${labels_dir}/${train_set}"/{made_from.json,labels.scp})
+            fi ;;
         package)
             made=${packed_model} stage=8
             args+=("${ssl_exp}/${inference_ssl_model}" "${ssl_exp}/config.yaml") ;;
@@ -336,11 +359,7 @@ _valid_dir=${data_feats}/${valid_set}
 _train_type=$(audio_type "${_train_dir}")
 _valid_type=$(audio_type "${_valid_dir}")
 
-if ! "${skip_train}"; then
-    if run_stage 6 || run_stage 7; then check_config; fi
-    if run_stage 6; then collect_statistics; fi
-    if run_stage 7; then train; fi
-fi
+if "${skip_train}"; then use_iteration "${train_stop_iter}"; else iterate; fi
 
 # ------------------------------------------------------------------------- publishing
 if ! "${skip_packing}" && run_stage 8; then

@@ -6,19 +6,21 @@ audio_type() {  # audio_type DIR: how ESPnet is to read its wav.scp
         *) echo sound ;;
     esac
 }
-check_config() {  # also sets `frontend`, which statistics depend on
+check_config() {  # check_config [OUT]: also sets `frontend`, which statistics depend on
     local x _dir _source _stage
     [ -f "${train_config}" ] ||
         fail "--train_config '${train_config}': no such file; see conf/"
+    [ -f "${config}" ] ||
+        fail "no ${config}: run stage 5 first (--stage 5 --train_start_iter ${iter})"
     for x in train valid; do
         _dir=_${x}_dir _source=${x}_source _stage=4
         if formatted "${!_source}"; then _stage=1; fi
         need "${!_dir}/wav.scp" "${_stage}"
     done
     check_sets 6
-    log "Checking ${train_config}"
+    log "Checking ${config}"
     # shellcheck disable=SC2086
-    ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
+    ${python} -m espnet2_birq.bin.ssl_train --config "${config}" \
         --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
         --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} \
         ${feats_normalize:+--normalize none}
@@ -27,6 +29,7 @@ import json, sys, yaml
 conf = yaml.safe_load(sys.stdin)
 print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
 " < "${ssl_exp}/check/config.yaml")
+    if [ -n "${1:-}" ]; then mv "${ssl_exp}/check/config.yaml" "$1"; fi
     rm -r "${ssl_exp}/check"
 }
 
@@ -56,7 +59,7 @@ collect_statistics() {
         # shellcheck disable=SC2086
         ${train_cmd} JOB=1:"${_nj}" "${_logdir}"/stats.JOB.log \
             ${python} -m espnet2_birq.bin.ssl_train \
-                --collect_stats true --config "${train_config}" \
+                --collect_stats true --config "${config}" \
                 --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
                 --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
                 --train_shape_file "${_logdir}/train.JOB.scp" \
@@ -74,10 +77,11 @@ collect_statistics() {
 }
 
 train() {
-    local x _opts _feats_stats _train_scp _train_shape _split_dir jobname
+    local x _opts _feats_stats _train_scp _train_shape _train_labels _split_dir jobname
     for x in train valid; do
         need "${ssl_stats_dir}/${x}/speech_shape" 6
         made_from check stats "${x}"
+        if [ -n "${labels_dir}" ]; then made_from check labels "${x}"; fi
     done
     log "Stage 7: Training, log: '${ssl_exp}/train.log'"
     mkdir -p "${ssl_exp}"
@@ -94,22 +98,35 @@ train() {
         _opts="--normalize global_mvn --normalize_conf stats_file=${_feats_stats} "
     fi
     _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
+    _train_labels= _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
+    if [ -n "${labels_dir}" ]; then
+        _train_labels=${labels_dir}/${train_set}/labels.scp
+        _split_dir=${labels_dir}/splits${num_splits_ssl}
+    fi
     if [ "${num_splits_ssl}" -gt 1 ]; then
-        ! grep -qsE '^ *iterator_type: *category' "${train_config}" ||
+        ! grep -qsE '^ *iterator_type: *category' "${config}" ||
             fail "--num_splits_ssl and iterator_type category exclude each other:" \
                 "ESPnet's category sampler wants the whole set"
-        _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
-        # Stage 6 removes them; until then, a resumed training reads the same.
+        # Stage 6, or of labels 5, removes them; until then, a resumed training reads the same.
         if [ ! -e "${_split_dir}/.done" ]; then
             rm -rf "${_split_dir}"
+            # shellcheck disable=SC2086
             ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
-                --scps "${_train_scp}" "${_train_shape}" --output_dir "${_split_dir}"
+                --scps "${_train_scp}" "${_train_shape}" ${_train_labels} \
+                --output_dir "${_split_dir}"
             touch "${_split_dir}/.done"
         fi
         _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
+        [ -z "${_train_labels}" ] || _train_labels=${_split_dir}/labels.scp
         _opts+="--multiple_iterator true "
     fi
-    echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
+    if [ -n "${labels_dir}" ]; then
+        _opts+="--train_data_path_and_name_and_type ${_train_labels},labels,kaldi_ark "
+        _opts+="--valid_data_path_and_name_and_type "
+        _opts+="${labels_dir}/${valid_set}/labels.scp,labels,kaldi_ark "
+    fi
+    echo "${run_args} --stage 7 --train_start_iter ${iter} \"\$@\"; exit \$?" \
+        > "${ssl_exp}/run.sh"
     chmod +x "${ssl_exp}/run.sh"
     log "'${ssl_exp}/run.sh' resumes from here"
     jobname=${ssl_exp}/train.log
@@ -125,7 +142,7 @@ train() {
         --init_file_prefix "${ssl_exp}"/.dist_init_ \
         --multiprocessing_distributed true -- \
         ${python} -m espnet2_birq.bin.ssl_train \
-            --config "${train_config}" \
+            --config "${config}" \
             --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
             --train_shape_file "${_train_shape}" \
             --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
@@ -135,6 +152,6 @@ train() {
             --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
     [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
         fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
-            "from best_model_criterion in ${train_config}; see --inference_ssl_model"
+            "from best_model_criterion in ${config}; see --inference_ssl_model"
     log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
 }
