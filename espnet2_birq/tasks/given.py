@@ -97,9 +97,12 @@ def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
             f"{OPTION.format(mode)} {path},{unread[0]},{kind}: no objective has view "
             f"'{LABELS} {unread[0]}'"
         )
-    if not read:
+    # Those that are not in the shape file may have no labels.
+    labelled = (x for x in dataset if all(x in dataset.loader_dict[y] for y in read))
+    utterance = next(labelled, None)
+    if not read or utterance is None:
         return
-    utterance, arrays = dataset[next(iter(dataset))]
+    arrays = dataset[utterance][1]
     frames = _frames(model, arrays[SPEECH])
     for view, size in model.label_sizes.items():
         path = dataset.debug_info[view.name][0]

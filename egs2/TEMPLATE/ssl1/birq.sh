@@ -195,11 +195,11 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
                 "${dump}"/{wav.scp,utt2num_samples}) ;;
         labels)
             made=${labels_dir}/${set} stage="5 --train_start_iter ${iter}"
-            args+=(--required "${labels_model}" "${dump}/wav.scp")
             case "${labels_by[0]}" in
-                --kmeans) args+=("${labels_by[1]}") ;;
-                --objective) args+=(--option "objective=${labels_by[1]}") ;;
+                --kmeans) args+=(--required "${labels_by[1]}") ;;
+                --objective) args+=(--required --option "objective=${labels_by[1]}") ;;
             esac
+            args+=("${labels_model}" "${dump}/wav.scp")
             [[ ${labels_model} == *.yaml ]] ||
                 args+=("$(dirname "${labels_model}")/config.yaml") ;;
         training)

@@ -28,6 +28,11 @@ check_iterations() {
         elif [ "${source}" = none ]; then
             fail "--features_km '${features_km}': labels of iteration ${k} are of" \
                 "something, such as a layer: 70%"
+        elif [ "${k}" -gt 1 ] && [ -z "${relabel_config}" ] &&
+                ! [[ ${source} =~ ^(mfcc|input|[0-9].*)$ ]]; then
+            fail "--features_km '${features_km}', '${source}': the model of iteration" \
+                "$((k - 1)) has the objective given alone; give a --relabel_config with" \
+                "'${source}', of weight 0 if it is not to be learned"
         fi
     done
 }
