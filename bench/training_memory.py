@@ -106,7 +106,9 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    config = BENCH.parent / "conf" / "mini_librispeech" / "train_birq_stop_gradient.yaml"
+    config = (
+        BENCH.parent / "conf" / "mini_librispeech" / "train_birq_stop_gradient.yaml"
+    )
     add("--librispeech", type=Path, required=True, help="folder with FLAC files")
     add("--limit", type=int, default=2000, help="maximum of utterances (%(default)s)")
     add("--config", default=str(config), help="of ssl_train; mini_librispeech's BiRQ")

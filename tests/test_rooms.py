@@ -23,6 +23,7 @@ BELOW = {
     "planning": {"tasks", "pretraining", "encoders", "kernels", "datadir"},
     "transfer": {"tasks", "encoders"},
     "api": {"tasks", "pretraining", "encoders"},
+    "relabelling": {"api", "tasks", "pretraining", "datadir"},
     "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
     "experiments": {"evaluation", "planning", "tasks", "datadir"},
 }

@@ -1,19 +1,22 @@
 """Label speech with a pretrained model, to train the next model on these labels.
 
-Offline relabelling as in HuBERT: train, label all data with one of the model's
-objectives, and train a new model on these labels.
+Offline relabelling as in HuBERT: train, label all data by k-means of one of the model's
+layers (fit_kmeans), or with one of its objectives, and train a new model on these labels.
 
-  python -m espnet2_birq.bin.dump_labels --objective enhanced \\
+  python -m espnet2_birq.bin.dump_labels --kmeans exp/kmeans_6.npz \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
       --data dump/raw/train/wav.scp,speech,sound --out dump/labels/train
   python -m espnet2_birq.bin.ssl_train ... \\
       --train_data_path_and_name_and_type dump/labels/train/labels.scp,labels,kaldi_ark
 
-with `objectives: [{name: given, labeller_conf: {codebook_size: 8192}}]`, and the same for
-the validation set. A label is the nearest code of the clean frame in the first codebook.
-Utterances with non-finite samples get -1, no label, and are listed. To add an
-objective to a model without using it in training, set weight 0: {name: enhanced, view:
-layer 7, weight: 0, gradient: 0, head: own, labeller_conf: {projection: whitened}}.
+with `objectives: [{name: given, labeller_conf: {codebook_size: 500}}]`, and the same for
+the validation set. A label is the nearest centroid, or the nearest code of the
+objective's first codebook, of the clean frame. Utterances with non-finite samples get -1,
+no label, and are listed. To add an objective to a model without using it in training, set
+weight 0: {name: enhanced, view: layer 7, weight: 0, gradient: 0, head: own,
+labeller_conf: {projection: whitened}}.
+
+Started again, it goes on after the last 10,000 utterances that were complete.
 """
 
 import argparse
@@ -21,9 +24,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.api import load
 from espnet2_birq.bin.command import run
-from espnet2_birq.tasks.labels import dump_labels
+from espnet2_birq.relabelling.labelling import label_by_kmeans, label_by_objective
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,12 +34,16 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, required=True, help="model in its folder")
-    parser.add_argument("--objective", default="enhanced", help="name in the model")
+    by = parser.add_mutually_exclusive_group()
+    by.add_argument(
+        "--objective", default="enhanced", help="name in the model; %(default)s"
+    )
+    by.add_argument("--kmeans", type=Path, help="file of fit_kmeans")
     parser.add_argument(
         "--data", required=True, metavar="SCP,speech,TYPE", help="as for ssl_train"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for labels.ark and labels.scp"
+        "--out", type=Path, required=True, help="folder for labels.scp and its archives"
     )
     parser.add_argument("--batch_size", type=int, default=8, help="in utterances")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -46,8 +52,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def dump(args: argparse.Namespace) -> None:
     """Run the command."""
-    model = load(args.model, args.device)
-    count = dump_labels(model, args.objective, args.data, args.out, args.batch_size)
+    common = (args.data, args.out, args.batch_size, args.device)
+    if args.kmeans is not None:
+        count = label_by_kmeans(args.model, args.kmeans, *common)
+    else:
+        count = label_by_objective(args.model, args.objective, *common)
     logging.info(f"{args.out / 'labels.scp'}: labels of {count} utterances")
 
 

@@ -202,11 +202,10 @@ class FakeModel:
         speech = torch.empty(utterances, samples)
         lengths = torch.tensor([samples] * utterances)
         given = {}
-        if any(one.view.kind == "labels" for one in self.model.objectives):
-            shift = self.model.frontend.hop_length * self.model.subsampling
-            given["labels"] = torch.zeros(
-                utterances, samples // shift, dtype=torch.long
-            )
+        shift = self.model.frontend.hop_length * self.model.subsampling
+        for view in self.model.label_sizes:
+            number = samples // shift * view.every
+            given[view.name] = torch.zeros(utterances, number, dtype=torch.long)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             total, *_ = self.model(speech, lengths, **given)
         total.backward()

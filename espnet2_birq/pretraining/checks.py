@@ -1,7 +1,7 @@
 """Check batches on their device, log bad utterances, protect BatchNorm's statistics."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 
 from espnet2_birq.encoders.taps import BATCH_NORM
 from espnet2_birq.errors import DataError
-from espnet2_birq.pretraining.views import SLACK, Batch
+from espnet2_birq.pretraining.views import LABELS, SLACK, Batch, View, other_rate
 
 EVERY = 50  # answers between two looks at a GPU's
 SHOWN = 8  # utterances that one line names
@@ -39,6 +39,16 @@ def finite_statistics(module: torch.nn.Module):
         for buffer, old in zip(buffers, before):
             # Through .data: autograd's saved values must not change.
             buffer.data.copy_(torch.where(buffer.isfinite(), buffer, old))
+
+
+def label_sizes(objectives: Iterable) -> dict[View, int]:
+    """Return the number of distinct labels of each view of labels from disk."""
+    sizes: dict[View, int] = {}
+    for one in objectives:
+        if one.view.kind == LABELS:
+            size = one.labeller.codebook_size
+            sizes[one.view] = min(size, sizes.get(one.view, size))
+    return sizes
 
 
 class _Question(NamedTuple):
@@ -86,40 +96,46 @@ class BatchChecks:
 
         self._ask(good, tell)
 
-    def check_labels(
-        self, batch: Batch, lengths: torch.Tensor | None, size: int | None
-    ):
+    def check_labels(self, batch: Batch, sizes: Mapping[View, int]):
         """Check rate and range of labels from disk.
 
         Args:
             batch: B utterances.
-            lengths: (B,) number of labels per utterance; None: unknown.
-            size: V, number of distinct labels; None: no labels are read.
+            sizes: V, number of distinct labels, by their view.
 
         Raises:
             DataError: A label rate or value is wrong; names the utterances.
         """
-        if not self.on or size is None or batch.labels is None:
-            return
+        for view, size in sizes.items():
+            labels = batch.given.get(view.name)
+            if self.on and labels is not None:
+                self._check_range(batch, view, labels, size)
+                lengths = batch.given.get(f"{view.name}_lengths")
+                if lengths is not None:
+                    self._check_rate(batch, view, lengths)
 
-        def tell_size(answers):
+    def _check_range(self, batch: Batch, view: View, labels: torch.Tensor, size: int):
+        def tell(answers):
             names = _shown(_names(batch.utterances, answers))
             raise DataError(
-                f"labels of {size} and more in {names}, but codebook_size is {size}"
+                f"labels '{view.name}' of {size} and more in {names}, but codebook_size "
+                f"is {size}: give the number of codes that they were made with"
             )
 
-        self._ask((batch.labels < size).all(dim=1), tell_size)
-        if lengths is None:
-            return
+        self._ask((labels < size).all(dim=1), tell)
 
-        def tell_rate(answers):
+    def _check_rate(self, batch: Batch, view: View, lengths: torch.Tensor):
+        def tell(answers):
             names = _shown(_names(batch.utterances, answers))
+            first = answers.index(False)
+            number, frames = int(lengths[first]), int(batch.frames[first])
             raise DataError(
-                f"labels of another rate, or of other audio: {names} differ by more "
-                f"than {SLACK} from the encoder's number of frames"
+                f"labels '{view.name}' of {names}: {number} labels for {frames} encoder "
+                "frames" + other_rate(number, frames, view)
             )
 
-        self._ask((lengths - batch.frames).abs() <= SLACK, tell_rate)
+        chosen = (lengths - view.every // 2 + view.every - 1) // view.every
+        self._ask((chosen - batch.frames).abs() <= SLACK, tell)
 
     def report(self):
         """Report all failures since the last call."""

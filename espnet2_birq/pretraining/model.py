@@ -32,7 +32,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.kernels.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.kernels.attention import limit_attention
 from espnet2_birq.kernels.products import takes_bfloat16
-from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
+from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics, label_sizes
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
@@ -45,6 +45,7 @@ from espnet2_birq.pretraining.objective import (
     Row,
     build_objective,
     check_always_on,
+    maker_of,
 )
 from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
@@ -142,6 +143,7 @@ class BiRQModel(AbsESPnetModel):
         self.cpu_bfloat16 = cpu_bfloat16
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
+        self.frame_rate = 1000 / (frame_shift_ms * self.subsampling)  # encoder's, in Hz
         self.masking = SpanMasking(
             input_size=frontend.output_size(),
             subsampling=self.subsampling,
@@ -170,6 +172,7 @@ class BiRQModel(AbsESPnetModel):
         )
         self.starts = StartWatch(self.objectives)
         self.checks = BatchChecks()
+        self.label_sizes = label_sizes(self.objectives)
         self.windows = Windows()
         self.paths = GradientPaths(diagnose_every)
         # Floating point, because ESPnet sums integers when averaging checkpoints.
@@ -197,8 +200,8 @@ class BiRQModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms, padded with zeros.
             speech_lengths: (B,) lengths in samples.
-            **kwargs: ``labels``: (B, T') integers for objectives of the view 'labels',
-                padded with -1, one per encoder frame, and ``labels_lengths``;
+            **kwargs: Labels from disk by name, for objectives of the view 'labels
+                NAME': NAME: (B, T') integers padded with -1, and NAME_lengths;
                 ``utt_id``: B names, for messages.
 
         Returns:
@@ -218,13 +221,11 @@ class BiRQModel(AbsESPnetModel):
             torch.manual_seed(0)
             return self._step(speech, speech_lengths, **kwargs)
 
-    def _step(
-        self, speech, speech_lengths, labels=None, labels_lengths=None, utt_id=()
-    ):
+    def _step(self, speech, speech_lengths, **kwargs):
         update = self.update_number()
         # Clean input x
-        batch = self._clean_batch(speech, speech_lengths, labels, utt_id)
-        self.checks.check_labels(batch, labels_lengths, self._label_sizes())
+        batch = self._clean_batch(speech, speech_lengths, **kwargs)
+        self.checks.check_labels(batch, self.label_sizes)
         active = self._active(update)
         views = self._views(batch, active, update)
         total = masked = torch.zeros((), device=speech.device)
@@ -425,9 +426,7 @@ class BiRQModel(AbsESPnetModel):
         return int(seen)
 
     # ---------------------------------------------------------------------- features
-    def _clean_batch(
-        self, speech, speech_lengths, labels=None, utt_id=(), **_
-    ) -> Batch:
+    def _clean_batch(self, speech, speech_lengths, utt_id=(), **given) -> Batch:
         """Compute features, and lengths at the encoder rate."""
         xs, lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
         frames = encoder_lengths(self.encoder, lengths)  # (B,)
@@ -437,16 +436,7 @@ class BiRQModel(AbsESPnetModel):
                 f"utterances too short for one encoder frame: {', '.join(utt_id)} "
                 f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
             )
-        return Batch(xs, lengths, frames, padded, labels, utt_id)
-
-    def _label_sizes(self) -> int | None:
-        """Return the number of distinct labels on disk; None if none are read."""
-        sizes = [
-            one.labeller.codebook_size
-            for one in self.objectives
-            if one.view.kind == "labels"
-        ]
-        return min(sizes) if sizes else None
+        return Batch(xs, lengths, frames, padded, utt_id, given)
 
     def _extract_feats(self, speech, speech_lengths):
         """Compute normalised features (B, T, D) and lengths (B,) in single precision."""
@@ -486,15 +476,17 @@ class BiRQModel(AbsESPnetModel):
         Raises:
             ConfigError: No such objective.
         """
-        by_name = {
-            one.name: one for one in self.objectives if one.view.kind != "labels"
-        }
-        if name not in by_name:
-            raise ConfigError(
-                f"no objective '{name}' that makes labels; there are {list(by_name)}"
-            )
+        one = maker_of(self.objectives, name)
+        vectors, frames = self.vectors(speech, speech_lengths, one.view)
+        codes = one.labeller.codes(vectors.flatten(0, 1))
+        return codes.view(-1, *vectors.shape[:2]), frames
+
+    @torch.no_grad()
+    def vectors(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, view: View
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute a view's (B, T', D) vectors of clean speech, and (B,) lengths."""
         batch = self._clean_batch(speech, speech_lengths)
-        views = self._views(batch, [by_name[name]], self.update_number())
-        vectors = views.whole(by_name[name].view)
-        codes = by_name[name].labeller.codes(vectors.flatten(0, 1))
-        return codes.view(-1, *vectors.shape[:2]), batch.frames
+        wanted, update = [(view, False)], self.update_number()
+        views = Views(batch, self.branches, self.subsampling, wanted, update)
+        return views.whole(view), batch.frames

@@ -20,6 +20,7 @@ from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_cla
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.pretraining.views import (
+    LABELS,
     LAYER,
     MaskedRows,
     View,
@@ -37,7 +38,8 @@ PRESETS = {
 }
 KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
-    "view": "source of labels: input, layer K, layer P%, teacher layer K, labels",
+    "view": "source of labels: input, layer K, layer P%, teacher layer K, labels "
+    "[NAME] [every N]",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
@@ -261,7 +263,7 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         weight = Schedule(row["weight"])
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None
-    if (view.kind == "labels") != (row["labeller"] == "given"):
+    if (view.kind == LABELS) != (row["labeller"] == "given"):
         raise ConfigError(
             f"objective '{name}': view 'labels' and labeller 'given' go together"
         )
@@ -352,3 +354,17 @@ def build_objective(row: Row, input_size: int) -> Objective:
     except ConfigError as error:
         raise ConfigError(f"objective '{row.name}': {error}") from None
     return Objective(row, labeller)
+
+
+def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
+    """Return the objective of a name, which computes its own labels.
+
+    Raises:
+        ConfigError: No such objective.
+    """
+    makers = {one.name: one for one in objectives if one.view.kind != LABELS}
+    if name not in makers:
+        raise ConfigError(
+            f"no objective '{name}' that makes labels; there are {list(makers)}"
+        )
+    return makers[name]

@@ -3,7 +3,7 @@
     input            normalised input frames, stacked to the encoder rate
     layer k          output of encoder layer k on the clean input
     teacher layer k  the same of the teacher, a moving average of the encoder
-    labels           integers read from disk with the speech
+    labels NAME      integers read from disk with the speech, the data called NAME
 
 All cover all frames of the clean input at the encoder rate; labels are predicted at
 masked frames. The configuration names a view (plain `layer`, or `layer 70%`, is relative
@@ -11,8 +11,9 @@ to the depth).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -22,18 +23,29 @@ from espnet2_birq.pretraining.target_branch import TargetBranch
 
 # The paper's choice of label layer: 7 of 10.
 DEFAULT_DEPTH = 0.7
-KNOWN = "'input', 'layer', 'layer K', 'layer P%', the same after 'teacher', or 'labels'"
-LAYER, TEACHER = "layer", "teacher layer"
+KNOWN = (
+    "'input', 'layer', 'layer K', 'layer P%', the same after 'teacher', 'labels' or "
+    "'labels NAME'"
+)
+LAYER, TEACHER, LABELS = "layer", "teacher layer", "labels"
+# labels [NAME] [every N]
+LABELS_VIEW = r"labels(?: +(?!every\b)([A-Za-z_]\w*))?(?: +every +(\d+))?"
+RESERVED = ("speech", "utt_id")  # what a batch calls other data
 
 
 class View(NamedTuple):
     """A source of labels, parsed."""
 
-    kind: str  # "input", LAYER, TEACHER or "labels"
+    kind: str  # "input", LAYER, TEACHER or LABELS
     layer: int | None = None  # of LAYER and TEACHER, counted from 1
+    name: str = ""  # of LABELS: name of the data
+    every: int = 1  # of LABELS: number on disk per encoder frame
 
     def __str__(self):
-        return self.kind if self.layer is None else f"{self.kind} {self.layer}"
+        if self.kind != LABELS:
+            return self.kind if self.layer is None else f"{self.kind} {self.layer}"
+        name = f" {self.name}" if self.name != LABELS else ""
+        return LABELS + name + (f" every {self.every}" if self.every > 1 else "")
 
 
 def parse_view(text: str, num_blocks: int) -> View:
@@ -46,8 +58,16 @@ def parse_view(text: str, num_blocks: int) -> View:
     Raises:
         ConfigError: Unknown view or layer.
     """
-    if text in ("input", "labels"):
-        return View(text)
+    if text == "input":
+        return View("input")
+    if match := re.fullmatch(LABELS_VIEW, str(text)):
+        name, every = match[1] or LABELS, int(match[2] or 1)
+        if name in RESERVED or name.endswith("_lengths") or every < 1:
+            raise ConfigError(
+                f"view {text!r}: give the labels another name than "
+                f"{', '.join(RESERVED)} and ..._lengths, and take every 1st or more"
+            )
+        return View(LABELS, name=name, every=every)
     match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d+)(%?))?", str(text))
     if match is None:
         raise ConfigError(f"unknown view {text!r}, use {KNOWN}")
@@ -77,8 +97,9 @@ class Batch(NamedTuple):
     lengths: torch.Tensor  # (B,)
     frames: torch.Tensor  # (B,) encoder frames
     padded: int  # T', encoder frames of the padded batch
-    labels: torch.Tensor | None = None  # (B, L) from disk, padded with -1
     utterances: Sequence[str] = ()  # B names, for messages
+    # Labels from disk by name, (B, L) padded with -1; NAME_lengths: (B,)
+    given: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -131,16 +152,16 @@ class Views:
     def whole(self, view: View) -> torch.Tensor:
         """Return a view of all frames: (B, T', D), or (B, T') labels from disk."""
         if view not in self._whole:
-            self._compute(view.kind)
+            self._compute(view)
         return self._whole[view]
 
-    def _compute(self, kind: str):
-        batch = self.batch
+    def _compute(self, view: View):
+        batch, kind = self.batch, view.kind
         if kind == "input":
             stacked = stack_frames(batch.xs, self.subsampling, batch.padded)
-            self._whole[View("input")] = stacked
-        elif kind == "labels":
-            self._whole[View("labels")] = fit_labels(batch.labels, batch.padded)
+            self._whole[view] = stacked
+        elif kind == LABELS:
+            self._whole[view] = fit_labels(batch, view)
         else:
             outputs, self._labelled[kind] = self.branches[kind].hidden_states(
                 batch.xs, batch.lengths, wanted_layers(self.wanted, kind), self.update
@@ -168,12 +189,12 @@ def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
 SLACK = 2
 
 
-def fit_labels(labels: torch.Tensor | None, frames: int) -> torch.Tensor:
-    """Pad or trim labels from disk to the length of the encoder's output.
+def fit_labels(batch: Batch, view: View) -> torch.Tensor:
+    """Take one label per encoder frame, padded or trimmed to the encoder's output.
 
     Args:
-        labels: (B, L) integers, padded with -1.
-        frames: T', encoder frames of the padded batch.
+        batch: B utterances.
+        view: View of kind LABELS. Of `every` labels of a frame, the middle one is taken.
 
     Returns:
         (B, T') labels, trimmed or padded with -1 by up to SLACK frames.
@@ -181,19 +202,34 @@ def fit_labels(labels: torch.Tensor | None, frames: int) -> torch.Tensor:
     Raises:
         DataError: No labels, or labels of another rate.
     """
+    labels = batch.given.get(view.name)
     if labels is None:
         raise DataError(
-            "an objective has view 'labels': give them to training and validation, "
-            "e.g. --train_data_path_and_name_and_type labels.scp,labels,kaldi_ark"
+            f"an objective has view '{view}': give these labels to training and "
+            "validation, e.g. --train_data_path_and_name_and_type "
+            f"labels.scp,{view.name},kaldi_ark"
         )
-    if abs(labels.size(1) - frames) > SLACK:
+    chosen = labels[:, view.every // 2 :: view.every]
+    if abs(chosen.size(1) - batch.padded) > SLACK:
         raise DataError(
-            f"{labels.size(1)} labels for {frames} encoder frames in the longest "
-            "utterance of a batch: these labels are of another rate or of other audio"
+            f"{labels.size(1)} labels '{view.name}' for {batch.padded} encoder frames "
+            "in the longest utterance of a batch"
+            + other_rate(labels.size(1), batch.padded, view)
         )
-    missing = max(0, frames - labels.size(1))
-    labels = torch.nn.functional.pad(labels, (0, missing), value=-1)
-    return labels[:, :frames].long()
+    missing = max(0, batch.padded - chosen.size(1))
+    chosen = torch.nn.functional.pad(chosen, (0, missing), value=-1)
+    return chosen[:, : batch.padded].long()
+
+
+def other_rate(labels: int, frames: int, view: View) -> str:
+    """Say what to do about labels whose number does not fit."""
+    every = round(labels / max(1, frames))
+    if every > 1 and abs(labels - every * frames) <= SLACK * every + every:
+        return (
+            f": these are {every} for each; view '{view._replace(every=every)}' takes "
+            "the middle one"
+        )
+    return ": these are of another rate, or of other audio"
 
 
 def wanted_layers(wanted: list[tuple[View, bool]], kind: str) -> dict[int, bool]:

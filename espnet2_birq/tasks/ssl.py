@@ -20,7 +20,9 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from espnet2.tasks.abs_task import AbsTask, IteratorOptions
 from espnet2.torch_utils.initialize import initialize
 from espnet2.train.class_choices import ClassChoices
+from espnet2.train.dataset import AbsDataset
 from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.iterable_dataset import IterableESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
@@ -30,7 +32,9 @@ from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
+from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.collate import SpeechCollateFn
+from espnet2_birq.tasks.given import check_files
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
@@ -99,7 +103,7 @@ def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | N
         + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace("%", "%%")
         + ". Presets: 'anchor' (nearest code of the input: BEST-RQ), 'enhanced' ("
         "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
-        "from disk, the data named 'labels'). "
+        "from disk, the data named 'labels'; view 'labels NAME' reads others). "
         "See docs/objectives.md.",
     )
     group.add_argument(
@@ -238,6 +242,8 @@ class SSLTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
+        check_files(args.train_data_path_and_name_and_type)
+        check_files(args.valid_data_path_and_name_and_type)
         super().main_worker(args)
 
     @classmethod
@@ -293,8 +299,22 @@ class SSLTask(AbsTask):
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
-        """Return the name of labels for objectives of the view 'labels'."""
-        return ("labels",)
+        """Return the usual name of labels from disk; see check_task_requirements."""
+        return (LABELS,)
+
+    @classmethod
+    def check_task_requirements(
+        cls,
+        dataset: AbsDataset | IterableESPnetDataset,
+        allow_variable_data_keys: bool,
+        train: bool,
+        inference: bool = False,
+    ) -> None:
+        """Allow data of any name, since the configuration names its labels.
+
+        The trainer compares these names with the objectives' views.
+        """
+        super().check_task_requirements(dataset, True, train, inference)
 
     @classmethod
     @typechecked

@@ -20,6 +20,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
@@ -37,8 +38,11 @@ class Trainer(ESPnetTrainer):
             **arguments: ESPnet's, including `train_iter_factory` and `trainer_options`.
 
         Raises:
-            DataError: Too little speech for the labellers.
+            DataError: Too little speech for the labellers, or see check_labels().
+            ConfigError: See check_labels().
         """
+        for mode in ("train", "valid"):
+            check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
         resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
         if not resumed:
@@ -138,8 +142,11 @@ def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -
         there = set(loader)
         lacking = [key for batch in batches for key in batch if key not in there]
         if lacking:
+            remedy = "the shape file again (birq.sh --stage 6)"
+            if name != SPEECH:
+                remedy = "labels of the whole set (dump_labels, birq.sh --stage 5)"
             raise DataError(
                 f"{dataset.debug_info[name][0]}: has no {name} of {len(set(lacking))} "
                 f"utterances that the shape file has, the first: {min(lacking)}; make "
-                "the shape file again (birq.sh --stage 6)"
+                + remedy
             )

@@ -440,39 +440,6 @@ def test_wrong_numbers(objectives, conf, words):
         make_model(objectives, **conf)
 
 
-GIVEN = dict(name="given", labeller_conf=dict(codebook_size=7))
-
-
-def test_labels_from_disk():
-    """They are predicted where they are; a wrong rate and none at all are named."""
-    model = make_model([GIVEN])
-    speech, lengths = make_batch()
-    labels = torch.randint(7, (3, 40))
-    labels[0] = -1
-    _, stats, _ = model(speech, lengths, labels=labels, labels_lengths=None)
-    assert 0 < stats["loss_given"] and "hit_given" not in stats
-    same = torch.full((3, 40), 5)
-    _, stats, _ = model(speech, lengths, labels=same)
-    assert stats["label_ppl_given"] == pytest.approx(1.0)
-    with pytest.raises(DataError, match="80 labels for 39 encoder frames"):
-        model(speech, lengths, labels=torch.zeros(3, 80))
-    with pytest.raises(DataError, match="an objective has view 'labels'"):
-        model(speech, lengths)
-
-
-def test_wrong_labels_of_one_utterance_are_named():
-    """Also of one that is not the longest of its batch, and before an index fails."""
-    model = make_model([GIVEN])
-    speech, lengths = make_batch()
-    batch = dict(labels=torch.zeros(3, 39, dtype=torch.long), utt_id=["a", "b", "c"])
-    model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 27, 15]))
-    with pytest.raises(DataError, match="another rate.*: b differ"):
-        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 13, 17]))
-    batch["labels"][2, 3] = 7
-    with pytest.raises(DataError, match="labels of 7 and more in c.*size is 7"):
-        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))
-
-
 @pytest.mark.parametrize("objectives", [BEST_RQ, [ANCHOR, ENHANCED]])
 def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(objectives):
     model = make_model([{**one, "labeller_conf": SMALL} for one in objectives])

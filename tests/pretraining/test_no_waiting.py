@@ -21,7 +21,13 @@ from espnet2_birq.pretraining.labellers.random_projection import (
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
-from espnet2_birq.pretraining.views import fit_labels, stack_frames
+from espnet2_birq.pretraining.views import (
+    LABELS,
+    Batch,
+    View,
+    fit_labels,
+    stack_frames,
+)
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONFORMER = dict(
@@ -71,7 +77,9 @@ def test_a_step_around_the_encoder(replacement):
         mask = masking.draw(frames, 20)
         index, present = masking.gather_index(mask)
         masking.apply_to(xs, mask).sum()
-        fit_labels(torch.randint(9, (3, 19)), 20)
+        given = {"labels": torch.randint(9, (3, 19))}
+        batch = Batch(xs, frames, frames, 20, given=given)
+        fit_labels(batch, View(LABELS, name="labels"))
         conf = dict(num_codebooks=2, codebook_size=64)
         anchor = RandomProjectionLabeller(80, running=False, **conf)
         enhanced = GumbelSoftmaxLabeller(

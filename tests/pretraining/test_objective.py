@@ -22,7 +22,7 @@ def test_presets():
     assert (enhanced.view, enhanced.labeller) == (View("layer", 7), "gumbel_softmax")
     assert anchor.head == enhanced.head and enhanced.gradient == 1.0
     (given,) = parse_objectives([dict(name="given")], num_blocks=10)
-    assert (given.view, given.labeller) == (View("labels"), "given")
+    assert (given.view, given.labeller) == (View("labels", name="labels"), "given")
 
 
 def test_an_objective_of_ones_own():

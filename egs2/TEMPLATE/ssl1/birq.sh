@@ -44,7 +44,16 @@ feats_normalize=         # global_mvn (stage 6 collects statistics); default: tr
 speech_fold_length=800   # For batch_type folded (x 100 samples).
 num_splits_ssl=1         # Splits of the training set's lists; one is in memory at a time.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
-inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
+inference_ssl_model=valid.total_count.ave.pth # Model to pack, hand off, and label with.
+
+# Relabelling, as HuBERT does it
+train_start_iter=0       # First iteration; 0 trains with train_config.
+train_stop_iter=0        # Last iteration; each from 1 on trains on labels of the one before.
+features_km="none 70%"   # Source of labels of each iteration: none, mfcc, input, a layer, an objective.
+n_clusters=500           # Clusters of k-means of each iteration, e.g. "100 500".
+relabel_config=          # Configuration from iteration 1 on; default: train_config with objective given.
+
+# Publishing
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -54,8 +63,9 @@ A set is a folder of data/, or the path of a Kaldi data directory, or the path o
 formatted by ESPnet (dump/raw/<name>), for which stages 2 to 4 are skipped. Nothing is
 written to directories given by path.
 
-Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 6 statistics,
-        7 training (resumes where it stopped), 8 pack, 9 upload to Hugging Face.
+Stages: 1 data, 2 speed perturbation, 3 format, 4 length filter, 5 labels (of
+        iterations that need any), 6 statistics, 7 training (resumes where it stopped),
+        8 pack, 9 upload to Hugging Face. Of several iterations, --stage is for the first.
 
 Options (defaults):
 $(sed -n '/^# General configuration/,/^hf_repo=/s/^\([a-z_]*\)=\([^#]*\)# \(.*\)/    --\1 (\2) \3/p' "$0" | sed 's/ *) /) /')
@@ -68,6 +78,9 @@ log "$0 $*"
 run_args=$(scripts/utils/print_args.sh "$0" "$@")
 . utils/parse_options.sh
 . ./cmd.sh
+here=$(dirname "$(readlink -f "$0")")  # recipes have links
+. "${here}/training.sh"
+. "${here}/relabel.sh"
 
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
@@ -78,8 +91,7 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 data_feats=${dumpdir}/raw
 ssl_stats_dir=${expdir}/ssl_stats_raw
 if [ -z "${ssl_tag}" ]; then ssl_tag=$(basename "${train_config:-train}" .yaml)_raw; fi
-ssl_exp=${expdir}/ssl_${ssl_tag}
-packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
+check_iterations
 
 [ "$(awk -v s="${min_wav_duration}" 'BEGIN { print (s + 0 >= 0.15) }')" = 1 ] ||
     fail "--min_wav_duration ${min_wav_duration}: give at least 0.15 (seconds); for less," \
@@ -152,6 +164,7 @@ rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))";
 # Records what outputs were made from (write, after a stage) and compares it (check, before a
 # later stage uses them), since the data may have changed in between.
 made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|valid
+    #            made_from write|check labels train|valid
     #            made_from write|check training|package
     local made stage args=() set=${3:-train}_set source=${3:-train}_source
     set=${!set} source=${!source}
@@ -180,9 +193,21 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
             made=${ssl_stats_dir}/$3 stage=6
             args+=(--required ${feats_normalize:+--option "global_mvn=${frontend}"}
                 "${dump}"/{wav.scp,utt2num_samples}) ;;
+        labels)
+            made=${labels_dir}/${set} stage="5 --train_start_iter ${iter}"
+            case "${labels_by[0]}" in
+                --kmeans) args+=(--required "${labels_by[1]}") ;;
+                --objective) args+=(--required --option "objective=${labels_by[1]}") ;;
+            esac
+            args+=("${labels_model}" "${dump}/wav.scp")
+            [[ ${labels_model} == *.yaml ]] ||
+                args+=("$(dirname "${labels_model}")/config.yaml") ;;
         training)
             made=${ssl_exp} stage=
-            args+=("${ssl_stats_dir}"/{train,valid}/speech_shape) ;;
+            args+=("${ssl_stats_dir}"/{train,valid}/speech_shape)
+            if [ -n "${labels_dir}" ]; then
+                args+=("${labels_dir}/${train_set}"/{made_from.json,labels.scp})
+            fi ;;
         package)
             made=${packed_model} stage=8
             args+=("${ssl_exp}/${inference_ssl_model}" "${ssl_exp}/config.yaml") ;;
@@ -331,146 +356,10 @@ fi
 # -------------------------------------------------------------------------- training
 _train_dir=${data_feats}/${train_set}
 _valid_dir=${data_feats}/${valid_set}
-audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
-    case "$(cat "$1/audio_format" 2>/dev/null || echo "${audio_format}")" in
-        *ark*) echo kaldi_ark ;;
-        *) echo sound ;;
-    esac
-}
 _train_type=$(audio_type "${_train_dir}")
 _valid_type=$(audio_type "${_valid_dir}")
 
-if ! "${skip_train}"; then
-    if run_stage 6 || run_stage 7; then
-        [ -f "${train_config}" ] ||
-            fail "--train_config '${train_config}': no such file; see conf/"
-        for x in train valid; do
-            _dir=_${x}_dir _source=${x}_source _stage=4
-            if formatted "${!_source}"; then _stage=1; fi
-            need "${!_dir}/wav.scp" "${_stage}"
-        done
-        check_sets 6
-        log "Checking ${train_config}"
-        # shellcheck disable=SC2086
-        ${python} -m espnet2_birq.bin.ssl_train --config "${train_config}" \
-            --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
-            --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} \
-            ${feats_normalize:+--normalize none}
-        frontend=$(${python} -c "
-import json, sys, yaml
-conf = yaml.safe_load(sys.stdin)
-print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
-" < "${ssl_exp}/check/config.yaml")
-        rm -r "${ssl_exp}/check"
-    fi
-
-    if run_stage 6; then
-        log "Stage 6: Statistics: ${ssl_stats_dir}"
-        rm -rf "${ssl_stats_dir}"/{train,valid}/made_from.json "${ssl_stats_dir}"/splits*
-        if [ "${feats_normalize}" != global_mvn ]; then
-            # Lengths are known from stage 3, so the audio is not read again.
-            for x in train valid; do
-                mkdir -p "${ssl_stats_dir}/${x}"
-                _dir=_${x}_dir _shape=${ssl_stats_dir}/${x}/speech_shape
-                cp "${!_dir}/utt2num_samples" "${_shape}.part"
-                mv "${_shape}.part" "${_shape}"
-            done
-        else
-            _logdir=${ssl_stats_dir}/logdir
-            mkdir -p "${_logdir}"
-            _nj=$(wc -l < "${_valid_dir}/wav.scp") _nj=$((_nj < nj ? _nj : nj))
-            for x in train valid; do
-                _dir=_${x}_dir
-                _scps=
-                for n in $(seq "${_nj}"); do _scps+=" ${_logdir}/${x}.${n}.scp"; done
-                # shellcheck disable=SC2086
-                utils/split_scp.pl "${!_dir}/wav.scp" ${_scps}
-            done
-            # shellcheck disable=SC2086
-            ${train_cmd} JOB=1:"${_nj}" "${_logdir}"/stats.JOB.log \
-                ${python} -m espnet2_birq.bin.ssl_train \
-                    --collect_stats true --config "${train_config}" \
-                    --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
-                    --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
-                    --train_shape_file "${_logdir}/train.JOB.scp" \
-                    --valid_shape_file "${_logdir}/valid.JOB.scp" \
-                    --output_dir "${_logdir}/stats.JOB" \
-                    --frontend_conf "fs=${fs}" ${ssl_args} --normalize none ||
-                { tail -n 3 "${_logdir}"/stats.1.log; fail "see ${_logdir}/stats.*.log"; }
-            _opts=
-            for n in $(seq "${_nj}"); do _opts+="--input_dir ${_logdir}/stats.${n} "; done
-            # shellcheck disable=SC2086
-            ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
-                --output_dir "${ssl_stats_dir}"
-        fi
-        for x in train valid; do made_from write stats "${x}"; done
-    fi
-
-    if run_stage 7; then
-        for x in train valid; do
-            need "${ssl_stats_dir}/${x}/speech_shape" 6
-            made_from check stats "${x}"
-        done
-        log "Stage 7: Training, log: '${ssl_exp}/train.log'"
-        mkdir -p "${ssl_exp}"
-        if [ -e "${ssl_exp}/checkpoint.pth" ]; then made_from check training; fi
-        made_from write training
-        _opts=
-        if [ "${feats_normalize}" = global_mvn ]; then
-            # Keep the statistics next to the model, which always needs them. A resumed
-            # training has them already.
-            _feats_stats=${ssl_exp}/feats_stats.npz
-            need "${ssl_stats_dir}/train/feats_stats.npz" 6
-            [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
-                cp "${ssl_stats_dir}/train/feats_stats.npz" "${ssl_exp}"
-            _opts="--normalize global_mvn --normalize_conf stats_file=${_feats_stats} "
-        fi
-        _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
-        if [ "${num_splits_ssl}" -gt 1 ]; then
-            ! grep -qsE '^ *iterator_type: *category' "${train_config}" ||
-                fail "--num_splits_ssl and iterator_type category exclude each other:" \
-                    "ESPnet's category sampler needs the whole set"
-            _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
-            # Stage 6 removes the splits; until then, a resumed training uses the same ones.
-            if [ ! -e "${_split_dir}/.done" ]; then
-                rm -rf "${_split_dir}"
-                ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
-                    --scps "${_train_scp}" "${_train_shape}" --output_dir "${_split_dir}"
-                touch "${_split_dir}/.done"
-            fi
-            _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
-            _opts+="--multiple_iterator true "
-        fi
-        echo "${run_args} --stage 7 \"\$@\"; exit \$?" > "${ssl_exp}/run.sh"
-        chmod +x "${ssl_exp}/run.sh"
-        log "'${ssl_exp}/run.sh' resumes from here"
-        jobname=${ssl_exp}/train.log
-        [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
-        if [ "${ngpu}" -eq 0 ]; then
-            cpu_training "${num_threads:-$("$(dirname "$(readlink -f "$0")")/../../../local/cores")}"
-        fi
-        # shellcheck disable=SC2086
-        ${python} -m espnet2.bin.launch \
-            --cmd "${cuda_cmd} --name ${jobname}" \
-            --log "${ssl_exp}"/train.log \
-            --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-            --init_file_prefix "${ssl_exp}"/.dist_init_ \
-            --multiprocessing_distributed true -- \
-            ${python} -m espnet2_birq.bin.ssl_train \
-                --config "${train_config}" \
-                --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
-                --train_shape_file "${_train_shape}" \
-                --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
-                --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
-                --resume true --fold_length "$((speech_fold_length * 100))" \
-                --output_dir "${ssl_exp}" \
-                --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
-        [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
-            fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
-                "from best_model_criterion in ${train_config}; see --inference_ssl_model"
-        log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
-    fi
-fi
+if "${skip_train}"; then use_iteration "${train_stop_iter}"; else iterate; fi
 
 # ------------------------------------------------------------------------- publishing
 if ! "${skip_packing}" && run_stage 8; then

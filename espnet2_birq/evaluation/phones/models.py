@@ -23,7 +23,7 @@ from espnet2_birq.encoders.taps import (
 )
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.objective import Objective
-from espnet2_birq.pretraining.views import LAYER, stack_frames
+from espnet2_birq.pretraining.views import LABELS, LAYER, stack_frames
 from espnet2_birq.tasks.asr import ASRTask
 
 UNTRAINED_SEED = 0
@@ -157,7 +157,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
             model = api.untrained(path, UNTRAINED_SEED)
     else:
         model = api.load(path, device)
-        objectives = [one for one in model.objectives if one.view.kind != "labels"]
+        objectives = [one for one in model.objectives if one.view.kind != LABELS]
     frontend = getattr(model, "frontend", None)
     if not hasattr(frontend, "hop_length") or not hasattr(model.encoder, "encoders"):
         raise ConfigError(

@@ -1,0 +1,137 @@
+# Sourced by birq.sh: iterations, and stage 5, which labels the sets for the next one.
+
+entry() {  # entry LIST K: its K-th word, counted from 0; the last one serves all later
+    local words
+    read -r -a words <<< "$1"
+    echo "${words[$(($2 < ${#words[@]} ? $2 : ${#words[@]} - 1))]}"
+}
+
+check_iterations() {
+    local k source number
+    [[ ${train_start_iter} =~ ^[0-9]+$ && ${train_stop_iter} =~ ^[0-9]+$ ]] &&
+        [ "${train_start_iter}" -le "${train_stop_iter}" ] ||
+        fail "--train_start_iter ${train_start_iter} --train_stop_iter" \
+            "${train_stop_iter}: give numbers from 0, the second not below the first"
+    [ -z "${relabel_config}" ] || [ -f "${relabel_config}" ] ||
+        fail "--relabel_config '${relabel_config}': no such file"
+    [ -n "${features_km}" ] && [ -n "${n_clusters}" ] ||
+        fail "--features_km and --n_clusters have an entry for each iteration"
+    for k in $(seq 0 "${train_stop_iter}"); do
+        source=$(entry "${features_km}" "${k}") number=$(entry "${n_clusters}" "${k}")
+        [[ ${number} =~ ^[0-9]+$ ]] || fail "--n_clusters '${n_clusters}': give numbers"
+        [[ ${source} =~ ^([0-9]+%?|[A-Za-z_][A-Za-z_0-9]*)$ ]] ||
+            fail "--features_km '${features_km}': '${source}' is none, mfcc, input, a" \
+                "layer as 6 or 70%, or an objective of the model before"
+        if [ "${k}" -eq 0 ]; then
+            [[ ${source} =~ ^(none|mfcc|input)$ ]] || fail "--features_km" \
+                "'${features_km}': iteration 0 has no model before: give none, mfcc or input"
+        elif [ "${source}" = none ]; then
+            fail "--features_km '${features_km}': labels of iteration ${k} are of" \
+                "something, such as a layer: 70%"
+        elif [ "${k}" -gt 1 ] && [ -z "${relabel_config}" ] &&
+                ! [[ ${source} =~ ^(mfcc|input|[0-9].*)$ ]]; then
+            fail "--features_km '${features_km}', '${source}': the model of iteration" \
+                "$((k - 1)) has the objective given alone; give a --relabel_config with" \
+                "'${source}', of weight 0 if it is not to be learned"
+        fi
+    done
+}
+
+# Sets ssl_exp, packed_model; and where there are labels, labels_dir, else "": of
+# iteration `iter`. The first has the names that it has without any other.
+use_iteration() {  # use_iteration ITER
+    local name=${ssl_tag} before=${ssl_tag}
+    iter=$1
+    if [ "${iter}" -gt 0 ]; then name+=_iter${iter}; fi
+    if [ "${iter}" -gt 1 ]; then before+=_iter$((iter - 1)); fi
+    ssl_exp=${expdir}/ssl_${name}
+    packed_model=${ssl_exp}/${ssl_exp##*/}_${inference_ssl_model%.*}.zip
+    labels_source=$(entry "${features_km}" "${iter}")
+    labels_dir= config=${train_config}
+    if [ "${labels_source}" = none ]; then return; fi
+    labels_dir=${dumpdir}/labels/${name}
+    config=${labels_dir}/train.yaml labels_by=(--kmeans "${labels_dir}/kmeans.npz")
+    labels_model=${expdir}/ssl_${before}/${inference_ssl_model}
+    case "${labels_source}" in
+        mfcc|input) labels_model=${labels_dir}/source.yaml ;;
+        [0-9]*) ;;
+        *) labels_by=(--objective "${labels_source}") ;;
+    esac
+    if [ "${iter}" -gt 0 ] && [ -n "${relabel_config}" ]; then
+        config=${relabel_config}
+    fi
+}
+
+# Whether a stage of the iterations is to be run: --stage is for the first of them. The
+# statistics of stage 6 serve all.
+due() {  # due STAGE
+    if [ "${iter}" -gt "${train_start_iter}" ]; then [ "$1" -ne 6 ]; else run_stage "$1"; fi
+}
+
+label_with() {  # label_with COMMAND OPTIONS: here or on a cluster, with a GPU if there is one
+    local command=$1 run=("${train_cmd}") device=cpu
+    shift
+    if [ "${ngpu}" -gt 0 ]; then run=("${cuda_cmd}" --gpu 1) device=cuda; fi
+    # shellcheck disable=SC2086
+    ${run[@]} "${labels_dir}/logs/${command}.log" \
+        ${python} -m "espnet2_birq.bin.${command}" --device "${device}" "$@" ||
+        { tail -n 3 "${labels_dir}/logs/${command}.log"; fail "see ${labels_dir}/logs"; }
+}
+
+relabel() {
+    local x _dir _type _set _view=${labels_source}
+    log "Stage 5: Labels of iteration ${iter}, from ${labels_source}: ${labels_dir}"
+    mkdir -p "${labels_dir}/logs"
+    rm -rf "${labels_dir}"/splits*
+    if [[ ${labels_source} =~ ^(mfcc|input)$ ]]; then
+        config=${train_config} check_config "${labels_dir}/full.yaml"
+        # Nothing but what its frames depend on, so that it is the same next time.
+        ${python} -c "
+import sys, yaml
+conf = yaml.safe_load(sys.stdin)
+keys = [x for x in conf if x.split('_')[0] in ('frontend', 'normalize', 'encoder')]
+yaml.safe_dump({key: conf[key] for key in keys}, sys.stdout)
+" < "${labels_dir}/full.yaml" > "${labels_model}"
+        rm "${labels_dir}/full.yaml"
+    else
+        need "${labels_model}" "7, of iteration $((iter - 1)),"
+    fi
+    if [ "${ngpu}" -eq 0 ]; then
+        cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
+    fi
+    if [[ ${labels_source} =~ ^[0-9] ]]; then _view="layer ${labels_source}"; fi
+    if [ "${labels_by[0]}" = --kmeans ]; then
+        label_with fit_kmeans --model "${labels_model}" --view "${_view}" \
+            --clusters "$(entry "${n_clusters}" "${iter}")" \
+            --data "${_train_dir}/wav.scp,speech,${_train_type}" \
+            --out "${labels_dir}/kmeans.npz"
+    fi
+    for x in train valid; do
+        _dir=_${x}_dir _type=_${x}_type _set=${x}_set
+        label_with dump_labels --model "${labels_model}" "${labels_by[@]}" \
+            --data "${!_dir}/wav.scp,speech,${!_type}" --out "${labels_dir}/${!_set}"
+    done
+    ${python} -c "
+import sys, yaml
+conf = yaml.safe_load(open(sys.argv[1]))
+size = int(open(sys.argv[2]).read())
+conf['objectives'] = [{'name': 'given', 'labeller_conf': {'codebook_size': size}}]
+yaml.safe_dump(conf, sys.stdout, sort_keys=False)
+" "${train_config}" "${labels_dir}/${train_set}/codebook_size" \
+        > "${labels_dir}/train.yaml.part"
+    mv "${labels_dir}/train.yaml.part" "${labels_dir}/train.yaml"
+}
+
+iterate() {
+    local last=${train_stop_iter}
+    # Without a model there is nothing to go on with.
+    if [ "${stop_stage}" -lt 7 ]; then last=${train_start_iter}; fi
+    for iter in $(seq "${train_start_iter}" "${last}"); do
+        use_iteration "${iter}"
+        if [ -n "${labels_dir}" ] && due 5; then relabel; fi
+        if due 6 || due 7; then check_config; fi
+        if due 6; then collect_statistics; fi
+        if due 7; then train; fi
+    done
+    use_iteration "${last}"
+}

@@ -1,0 +1,157 @@
+# Sourced by birq.sh: what its stages 6 and 7 do.
+
+audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
+    case "$(cat "$1/audio_format" 2>/dev/null || echo "${audio_format}")" in
+        *ark*) echo kaldi_ark ;;
+        *) echo sound ;;
+    esac
+}
+check_config() {  # check_config [OUT]: also sets `frontend`, which statistics depend on
+    local x _dir _source _stage
+    [ -f "${train_config}" ] ||
+        fail "--train_config '${train_config}': no such file; see conf/"
+    [ -f "${config}" ] ||
+        fail "no ${config}: run stage 5 first (--stage 5 --train_start_iter ${iter})"
+    for x in train valid; do
+        _dir=_${x}_dir _source=${x}_source _stage=4
+        if formatted "${!_source}"; then _stage=1; fi
+        need "${!_dir}/wav.scp" "${_stage}"
+    done
+    check_sets 6
+    log "Checking ${config}"
+    # shellcheck disable=SC2086
+    ${python} -m espnet2_birq.bin.ssl_train --config "${config}" \
+        --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
+        --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} \
+        ${feats_normalize:+--normalize none}
+    frontend=$(${python} -c "
+import json, sys, yaml
+conf = yaml.safe_load(sys.stdin)
+print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
+" < "${ssl_exp}/check/config.yaml")
+    if [ -n "${1:-}" ]; then mv "${ssl_exp}/check/config.yaml" "$1"; fi
+    rm -r "${ssl_exp}/check"
+}
+
+collect_statistics() {
+    local x n _dir _shape _logdir _nj _scps _opts
+    log "Stage 6: Statistics: ${ssl_stats_dir}"
+    rm -rf "${ssl_stats_dir}"/{train,valid}/made_from.json "${ssl_stats_dir}"/splits*
+    if [ "${feats_normalize}" != global_mvn ]; then
+        # Lengths are known from stage 3, so the audio is not read again.
+        for x in train valid; do
+            mkdir -p "${ssl_stats_dir}/${x}"
+            _dir=_${x}_dir _shape=${ssl_stats_dir}/${x}/speech_shape
+            cp "${!_dir}/utt2num_samples" "${_shape}.part"
+            mv "${_shape}.part" "${_shape}"
+        done
+    else
+        _logdir=${ssl_stats_dir}/logdir
+        mkdir -p "${_logdir}"
+        _nj=$(wc -l < "${_valid_dir}/wav.scp") _nj=$((_nj < nj ? _nj : nj))
+        for x in train valid; do
+            _dir=_${x}_dir
+            _scps=
+            for n in $(seq "${_nj}"); do _scps+=" ${_logdir}/${x}.${n}.scp"; done
+            # shellcheck disable=SC2086
+            utils/split_scp.pl "${!_dir}/wav.scp" ${_scps}
+        done
+        # shellcheck disable=SC2086
+        ${train_cmd} JOB=1:"${_nj}" "${_logdir}"/stats.JOB.log \
+            ${python} -m espnet2_birq.bin.ssl_train \
+                --collect_stats true --config "${config}" \
+                --train_data_path_and_name_and_type "${_train_dir}/wav.scp,speech,${_train_type}" \
+                --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
+                --train_shape_file "${_logdir}/train.JOB.scp" \
+                --valid_shape_file "${_logdir}/valid.JOB.scp" \
+                --output_dir "${_logdir}/stats.JOB" \
+                --frontend_conf "fs=${fs}" ${ssl_args} --normalize none ||
+            { tail -n 3 "${_logdir}"/stats.1.log; fail "see ${_logdir}/stats.*.log"; }
+        _opts=
+        for n in $(seq "${_nj}"); do _opts+="--input_dir ${_logdir}/stats.${n} "; done
+        # shellcheck disable=SC2086
+        ${python} -m espnet2.bin.aggregate_stats_dirs ${_opts} \
+            --output_dir "${ssl_stats_dir}"
+    fi
+    for x in train valid; do made_from write stats "${x}"; done
+}
+
+train() {
+    local x _opts _feats_stats _train_scp _train_shape _train_labels _split_dir jobname
+    for x in train valid; do
+        need "${ssl_stats_dir}/${x}/speech_shape" 6
+        made_from check stats "${x}"
+        if [ -n "${labels_dir}" ]; then made_from check labels "${x}"; fi
+    done
+    log "Stage 7: Training, log: '${ssl_exp}/train.log'"
+    mkdir -p "${ssl_exp}"
+    if [ -e "${ssl_exp}/checkpoint.pth" ]; then made_from check training; fi
+    made_from write training
+    _opts=
+    if [ "${feats_normalize}" = global_mvn ]; then
+        # Keep the statistics next to the model, which always needs them. A resumed
+        # training has them already.
+        _feats_stats=${ssl_exp}/feats_stats.npz
+        need "${ssl_stats_dir}/train/feats_stats.npz" 6
+        [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
+            cp "${ssl_stats_dir}/train/feats_stats.npz" "${ssl_exp}"
+        _opts="--normalize global_mvn --normalize_conf stats_file=${_feats_stats} "
+    fi
+    _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
+    _train_labels= _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
+    if [ -n "${labels_dir}" ]; then
+        _train_labels=${labels_dir}/${train_set}/labels.scp
+        _split_dir=${labels_dir}/splits${num_splits_ssl}
+    fi
+    if [ "${num_splits_ssl}" -gt 1 ]; then
+        ! grep -qsE '^ *iterator_type: *category' "${config}" ||
+            fail "--num_splits_ssl and iterator_type category exclude each other:" \
+                "ESPnet's category sampler needs the whole set"
+        # Stage 6, or of labels 5, removes them; until then, a resumed training reads the same.
+        if [ ! -e "${_split_dir}/.done" ]; then
+            rm -rf "${_split_dir}"
+            # shellcheck disable=SC2086
+            ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
+                --scps "${_train_scp}" "${_train_shape}" ${_train_labels} \
+                --output_dir "${_split_dir}"
+            touch "${_split_dir}/.done"
+        fi
+        _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
+        [ -z "${_train_labels}" ] || _train_labels=${_split_dir}/labels.scp
+        _opts+="--multiple_iterator true "
+    fi
+    if [ -n "${labels_dir}" ]; then
+        _opts+="--train_data_path_and_name_and_type ${_train_labels},labels,kaldi_ark "
+        _opts+="--valid_data_path_and_name_and_type "
+        _opts+="${labels_dir}/${valid_set}/labels.scp,labels,kaldi_ark "
+    fi
+    echo "${run_args} --stage 7 --train_start_iter ${iter} \"\$@\"; exit \$?" \
+        > "${ssl_exp}/run.sh"
+    chmod +x "${ssl_exp}/run.sh"
+    log "'${ssl_exp}/run.sh' resumes from here"
+    jobname=${ssl_exp}/train.log
+    [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
+    if [ "${ngpu}" -eq 0 ]; then
+        cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
+    fi
+    # shellcheck disable=SC2086
+    ${python} -m espnet2.bin.launch \
+        --cmd "${cuda_cmd} --name ${jobname}" \
+        --log "${ssl_exp}"/train.log \
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+        --init_file_prefix "${ssl_exp}"/.dist_init_ \
+        --multiprocessing_distributed true -- \
+        ${python} -m espnet2_birq.bin.ssl_train \
+            --config "${config}" \
+            --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
+            --train_shape_file "${_train_shape}" \
+            --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
+            --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
+            --resume true --fold_length "$((speech_fold_length * 100))" \
+            --output_dir "${ssl_exp}" \
+            --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
+    [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
+        fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
+            "from best_model_criterion in ${config}; see --inference_ssl_model"
+    log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
+}

@@ -1,0 +1,81 @@
+"""Fit k-means to a model's vectors, to label speech by them with dump_labels.
+
+As HuBERT makes its labels (arXiv 2106.07447): first of MFCC, later of a layer of the
+model before.
+
+  python -m espnet2_birq.bin.fit_kmeans --view mfcc --clusters 100 \\
+      --model conf/train_best_rq.yaml \\
+      --data dump/raw/train/wav.scp,speech,sound --out exp/kmeans_mfcc.npz
+  python -m espnet2_birq.bin.fit_kmeans --view "layer 6" --clusters 500 \\
+      --model exp/ssl_train_best_rq_raw/valid.total_count.ave.pth \\
+      --data dump/raw/train/wav.scp,speech,sound --out exp/kmeans_6.npz
+
+The sample is spread over utterances. The file names the model, its view and the label
+rate; dump_labels refuses another model.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import run
+from espnet2_birq.relabelling.kmeans import Fit, fit_kmeans
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    default = Fit()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        help="model in its folder; for mfcc and input, a configuration (.yaml) will do",
+    )
+    parser.add_argument(
+        "--view",
+        required=True,
+        help="what to cluster, at the encoder's rate: mfcc (39 values, as HuBERT), input "
+        "(stacked, normalised log-mel), 'layer K', 'layer P%%' of the depth, 'teacher "
+        "layer K'",
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="SCP,speech,TYPE", help="as for ssl_train"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="file, .npz")
+    parser.add_argument(
+        "--clusters", type=int, default=default.clusters, help="%(default)s"
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=default.frames,
+        help="frames of the sample, spread over utterances; %(default)s",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=default.seed, help="of sample and k-means"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=default.batch_size, help="in utterances"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    return parser
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Run the command."""
+    settings = Fit(args.clusters, args.frames, args.seed, args.batch_size)
+    fit_kmeans(args.model, args.view, args.data, args.out, settings, args.device)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(fit, get_parser().parse_args(argv), "fit_kmeans")
+
+
+if __name__ == "__main__":
+    main()

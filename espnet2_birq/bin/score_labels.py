@@ -1,0 +1,58 @@
+"""Measure how much labels on disk tell of phones: PNMI.
+
+  python -m espnet2_birq.bin.score_labels --alignment dev-clean.ctm \\
+      --labels dump/labels/dev/labels.scp,labels,kaldi_ark
+
+Labels of ESPnet's k-means scripts are scored as `--labels FILE,labels,text_int`. See
+docs/measures.md for PNMI; what counts is what exceeds its value by chance.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import run
+from espnet2_birq.evaluation.phones.disk import score_labels
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--labels", required=True, metavar="FILE,labels,TYPE", help="as for ssl_train"
+    )
+    parser.add_argument(
+        "--alignment", type=Path, required=True, help="as for phone_probe"
+    )
+    parser.add_argument("--tier", default="phones", help="TextGrid tier; %(default)s")
+    parser.add_argument(
+        "--rate", type=float, default=25.0, help="labels per second; %(default)s"
+    )
+    parser.add_argument(
+        "--drop_silence", action="store_true", help="drop frames of silence"
+    )
+    return parser
+
+
+def score(args: argparse.Namespace) -> None:
+    """Run the command."""
+    silence = not args.drop_silence
+    found = score_labels(args.labels, args.alignment, args.rate, silence, args.tier)
+    print(
+        f"PNMI {found.scores.pnmi:.3f}, by chance {found.scores.chance:.3f}; "
+        f"{found.codes} labels, as many as {found.scores.perplexity:.1f} in equal use; "
+        f"{found.frames} frames of {found.utterances} utterances"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run(score, get_parser().parse_args(argv), "score_labels")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Phone information in labels on disk, whoever made them."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from espnet2.train.dataset import ESPnetDataset
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.phones.alignments import phone_classes, read_alignments
+from espnet2_birq.evaluation.phones.units import UnitScores, score_units
+
+APART = 0.25  # seconds by which labels and alignment may differ in length
+
+
+class LabelScores(NamedTuple):
+    """How labels on disk fit phones.
+
+    Attributes:
+        scores: PNMI and use.
+        codes: Number of distinct labels.
+        frames: Frames that have a label and a phone.
+        utterances: Utterances that have labels and an alignment.
+    """
+
+    scores: UnitScores
+    codes: int
+    frames: int
+    utterances: int
+
+
+def score_labels(
+    data: str, alignment: Path, rate: float, silence: bool = True, tier: str = "phones"
+) -> LabelScores:
+    """Compare labels on disk with phones.
+
+    Args:
+        data: FILE,labels,TYPE, as for ssl_train.
+        alignment: See read_alignments().
+        rate: Labels per second.
+        silence: Whether silence is a class; else its frames are left out.
+        tier: Tier of TextGrids.
+
+    Raises:
+        ConfigError: Invalid `data` or `rate`.
+        DataError: No utterance has both; or labels are of another rate.
+    """
+    parts = data.split(",")
+    if len(parts) != 3 or rate <= 0:
+        raise ConfigError(f"--labels {data} --rate {rate}: give FILE,labels,TYPE, > 0")
+    if not Path(parts[0]).is_file():
+        raise DataError(f"{parts[0]}: no such file, the labels")
+    dataset = ESPnetDataset([(parts[0], "labels", parts[2])])
+    alignments = read_alignments(alignment, set(dataset), tier)
+    classes = phone_classes(alignments.values(), silence)
+    phones, units = [], []
+    for name, one in alignments.items():
+        labels = dataset[name][1]["labels"]
+        if abs(len(labels) / rate - one.seconds) > APART:
+            raise DataError(
+                f"{parts[0]}: {name}: {len(labels)} labels are {len(labels) / rate:.2f} "
+                f"s at --rate {rate:g}, its alignment {one.where} ends at "
+                f"{one.seconds:.2f} s"
+            )
+        numbers = one.frame_labels(len(labels), 1 / rate, classes)
+        both = (numbers >= 0) & (labels >= 0)
+        phones.append(numbers[both])
+        units.append(labels[both])
+    if len(alignments) < len(dataset.loader_dict["labels"]):
+        logging.info(f"{len(alignments)} utterances of {parts[0]} have an alignment")
+    found = np.concatenate(units)
+    if not len(found):
+        raise DataError(f"{parts[0]}: no frame has both a label and a phone")
+    scores = score_units(np.concatenate(phones), found)
+    return LabelScores(scores, len(np.unique(found)), len(found), len(alignments))

@@ -1,0 +1,1 @@
+"""Offline relabelling: labels of a trained model on disk, to train the next model."""

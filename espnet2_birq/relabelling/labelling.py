@@ -1,0 +1,172 @@
+"""Label whole sets, resumably."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from espnet2_birq import api
+from espnet2_birq.checkpoint import config_of
+from espnet2_birq.datadir.audio import NOT_FINITE
+from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.stamp import check_stamp, write_stamp
+from espnet2_birq.errors import DataError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import maker_of
+from espnet2_birq.relabelling.kmeans import KMeans
+from espnet2_birq.relabelling.sources import load_source
+from espnet2_birq.relabelling.speech import SpeechList, speech_batches
+from espnet2_birq.relabelling.store import SCP, write_labels
+
+PART = 10_000  # utterances of an archive; what an interruption can cost
+
+# (B, N) speech and (B,) lengths to (B, T') codes and (B,) lengths
+Labelling = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def label_by_objective(
+    path: Path, objective: str, data: str, out: Path, batch_size: int, device: str
+) -> int:
+    """Label a set with the first codebook of a model's objective.
+
+    Args:
+        path: Model file.
+        objective: Name of an objective that makes labels.
+        data: FILE,speech,TYPE, as for ssl_train.
+        out: Folder for the labels.
+        batch_size: Utterances per batch.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Number of utterances.
+
+    Raises:
+        ConfigError: Invalid `data`, or no such objective.
+        DataError: Missing or bad audio.
+    """
+    model = api.load(path, device)
+    size = maker_of(model.objectives, objective).labeller.codebook_size
+
+    def label(speech, lengths):
+        codes, frames = model.label(speech, lengths, objective)
+        return codes[0], frames
+
+    origin = ([path], {"objective": objective})
+    return label_set(model, label, size, origin, data, out, batch_size)
+
+
+def label_by_kmeans(
+    path: Path, kmeans: Path, data: str, out: Path, batch_size: int, device: str
+) -> int:
+    """Label a set with centroids of fit_kmeans.
+
+    Args:
+        path: Model file that the centroids are of.
+        kmeans: File of the centroids.
+        data: FILE,speech,TYPE, as for ssl_train.
+        out: Folder for the labels.
+        batch_size: Utterances per batch.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Number of utterances.
+
+    Raises:
+        ConfigError: Invalid `data`, or centroids of another model.
+        DataError: Missing or bad audio, or no centroids.
+    """
+    found = KMeans.load(kmeans)
+    found.check_model(path, kmeans)
+    model = load_source(path, found.about["view"], device)
+
+    def label(speech, lengths):
+        return found.label(model, speech, lengths)
+
+    size = len(found.centroids)
+    return label_set(model, label, size, ([path, kmeans], {}), data, out, batch_size)
+
+
+def label_set(
+    model: BiRQModel,
+    label: Labelling,
+    size: int,
+    origin: tuple[Sequence[Path], Mapping[str, str]],
+    data: str,
+    out: Path,
+    batch_size: int,
+) -> int:
+    """Write the labels of all utterances of a list, in parts.
+
+    A part that is whole is not made again, unless what it was made from has changed.
+
+    Args:
+        model: Model in evaluation mode.
+        label: What makes the labels.
+        size: V, number of distinct labels.
+        origin: Files and options that the labels depend on beside the speech.
+        data: FILE,speech,TYPE, as for ssl_train.
+        out: Folder for labels.scp, which appears when complete, labels.N.ark, and
+            codebook_size, which has `size`.
+
+    Returns:
+        Number of utterances. Those with non-finite samples get the label -1
+        and a warning.
+    """
+    speech = SpeechList.read(data, model.sample_rate)
+    files, options = origin
+    _prepare(out, [*files, *map(config_of, files[:1]), speech.path], options)
+    write_whole(out / "codebook_size", f"{size}\n")  # for the next configuration
+    names = list(speech.entries)
+    if (out / SCP).is_file():
+        logging.info(f"{out / SCP}: is whole already")
+        return len(names)
+    parts = [names[start : start + PART] for start in range(0, len(names), PART)]
+    arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]
+    for number, (ark, part) in enumerate(zip(arks, parts)):
+        if not ark.with_suffix(".scp").is_file():
+            codes = _labels(model, label, speech, part, batch_size)
+            write_labels(ark, codes, size, model.frame_rate)
+        logging.info(f"{number * PART + len(part)} of {len(names)} utterances")
+    with whole_file(out / SCP) as partial, partial.open("wb") as whole:
+        for ark in arks:
+            with ark.with_suffix(".scp").open("rb") as stream:
+                shutil.copyfileobj(stream, whole)
+    return len(names)
+
+
+def _prepare(out: Path, files: Sequence[Path], options: Mapping[str, str]) -> None:
+    """Remove labels that were made from something else."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        check_stamp(out, files, options, required=True)
+    except DataError:
+        for old in out.glob("labels.*"):
+            old.unlink()
+        write_stamp(out, files, options)
+
+
+def _labels(
+    model: BiRQModel,
+    label: Labelling,
+    speech: SpeechList,
+    names: Sequence[str],
+    batch_size: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+    bad: list[str] = []
+    for batch in speech_batches(model, speech, names, batch_size):
+        codes, frames = label(batch.speech, batch.lengths)
+        # Utterances that training drops get label -1, so that all lists have the
+        # same utterances.
+        rows = codes.where(batch.good[:, None], -1).cpu().numpy()
+        for name, row, length in zip(batch.names, rows, frames.tolist()):
+            yield name, row[:length]
+        sound = batch.good.tolist()
+        bad += [name for name, good in zip(batch.names, sound) if not good]
+    if bad:
+        logging.warning(
+            f"{speech.path}: {len(bad)} utterances without a label (-1), having "
+            f"{NOT_FINITE}: " + " ".join(bad)
+        )

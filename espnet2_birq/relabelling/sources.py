@@ -1,0 +1,116 @@
+"""What k-means clusters: MFCC, input frames, or the output of an encoder layer."""
+
+from pathlib import Path
+
+import torch
+import torchaudio
+
+from espnet2_birq import api
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.views import View, parse_view
+
+MFCC = "mfcc"
+COEFFICIENTS = 13
+
+
+def load_source(path: Path, view: str, device: str) -> BiRQModel:
+    """Load the model whose frames are to be clustered.
+
+    Args:
+        path: Model file; or a configuration (.yaml), which is enough for what does not
+            pass the encoder: MFCC and input frames.
+        view: See source_vectors().
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: See api.load(); or a layer of a configuration.
+        DataError: See api.load().
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        return api.load(path, device)
+    if view not in (MFCC, "input"):
+        raise ConfigError(
+            f"{path}: the {view} of an untrained model says little; give a model file, "
+            f"or view {MFCC} or input"
+        )
+    return api.untrained(path).to(device)
+
+
+@torch.no_grad()
+def source_vectors(
+    model: BiRQModel, view: str, speech: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the vectors of all encoder frames of clean speech.
+
+    Args:
+        model: Model in evaluation mode.
+        view: ``mfcc``, or a view of an objective that is no file: ``input``,
+            ``layer K``, ``layer P%``, ``teacher layer K``.
+        speech: (B, N) waveforms, padded with zeros.
+        lengths: (B,) lengths in samples.
+
+    Returns:
+        (B, T', D) vectors, and (B,) lengths in encoder frames.
+
+    Raises:
+        ConfigError: No such view of this model.
+    """
+    if view != MFCC:
+        return model.vectors(speech, lengths, _parse(model, view))
+    like, frames = model.vectors(speech, lengths, parse_view("input", 1))
+    step = model.subsampling
+    shift = 1000 * model.frontend.hop_length / model.sample_rate
+    found = like.new_zeros(len(speech), like.size(1), 3 * COEFFICIENTS)
+    for row, (wave, samples, count) in enumerate(zip(speech, lengths, frames)):
+        inputs = mfcc(wave[:samples], model.sample_rate, shift)
+        chosen = inputs[step // 2 :: step][:count]
+        found[row, : len(chosen)] = chosen
+    return found, frames
+
+
+def check_view(model: BiRQModel, view: str) -> None:
+    """Check that a model has what source_vectors() is asked for.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if view != MFCC:
+        _parse(model, view)
+
+
+def _parse(model: BiRQModel, view: str) -> View:
+    try:
+        parsed = parse_view(view, len(model.encoder.encoders))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or {MFCC}") from error
+    if parsed.kind not in (*model.branches, "input"):
+        raise ConfigError(
+            f"view '{view}': this model has no such vectors; give {MFCC}, input or a "
+            "layer"
+        )
+    return parsed
+
+
+def mfcc(wave: torch.Tensor, rate: int, shift_ms: float) -> torch.Tensor:
+    """Compute what HuBERT clusters first (arXiv 2106.07447, section IV-B).
+
+    Args:
+        wave: (N,) samples.
+        rate: In Hz.
+        shift_ms: Frame shift in milliseconds.
+
+    Returns:
+        (T, 39): 13 coefficients, their first and their second differences.
+    """
+    kaldi = torchaudio.compliance.kaldi.mfcc(
+        wave[None],
+        sample_frequency=rate,
+        frame_shift=shift_ms,
+        num_ceps=COEFFICIENTS,
+        use_energy=False,
+        snip_edges=False,
+    ).T  # (13, T)
+    first = torchaudio.functional.compute_deltas(kaldi)
+    second = torchaudio.functional.compute_deltas(first)
+    return torch.cat([kaldi, first, second]).T

@@ -1,0 +1,142 @@
+"""Checks of labels from disk before the first update: errors that name their file."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
+from espnet2.train.dataset import ESPnetDataset
+
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.views import LABELS, SLACK, View, other_rate
+
+SPEECH = "speech"
+OPTION = "--{}_data_path_and_name_and_type"
+
+
+def check_files(lists: Collection[Sequence[str]]) -> None:
+    """Check that lists of data are there, and that those of labels are of their type.
+
+    Args:
+        lists: Path, name and type, as in ``train_data_path_and_name_and_type``.
+
+    Raises:
+        DataError: A list is missing or of another type.
+        ConfigError: Labels are to be read as text.
+    """
+    for path, name, kind in lists:
+        if not Path(path).exists():
+            how = "run the data preparation"
+            if name != SPEECH:
+                how = "make these labels first (dump_labels, birq.sh --stage 5)"
+            raise DataError(f"{path}: no such file, the {name}: {how}")
+        if name != SPEECH:
+            _check_type(Path(path), name, kind)
+
+
+def _check_type(path: Path, name: str, kind: str) -> None:
+    if kind == "text":
+        raise ConfigError(
+            f"{path},{name},{kind}: type text is words; labels in a text, `utterance "
+            "12 7 7 ...`, are of type text_int"
+        )
+    if path.is_dir():
+        path = path / "split.0"  # of a list in parts
+    if kind not in ("kaldi_ark", "text_int") or not path.is_file():
+        return
+    with path.open(encoding="utf-8") as stream:
+        _, _, value = stream.readline().rstrip().partition(" ")
+    if kind == "kaldi_ark" and not Path(value.partition(":")[0]).is_file():
+        raise DataError(
+            f"{path}: line 1: no archive '{value[:60]}'; make these labels again, or if "
+            "it is a text of integers, give type text_int"
+        )
+    if kind == "text_int" and not value.replace("-", "").replace(" ", "").isdigit():
+        raise DataError(
+            f"{path}: line 1: no integers: '{value[:60]}'; a list of dump_labels is of "
+            "type kaldi_ark"
+        )
+
+
+def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
+    """Compare names of data with the objectives, and an utterance's labels with its speech.
+
+    Later utterances are checked in their batches.
+
+    Args:
+        model: The model.
+        factory: Factory of an epoch's batches.
+        mode: "train" or "valid".
+
+    Raises:
+        ConfigError: Labels that an objective reads are not given, or data that none
+            reads is.
+        DataError: Labels are not integers, of another rate, or beyond codebook_size.
+    """
+    if isinstance(factory, MultipleIterFactory):
+        factory = factory.build_funcs[0]()  # any part will do
+    dataset = getattr(getattr(factory, "factory", factory), "dataset", None)
+    if not isinstance(dataset, ESPnetDataset):
+        return
+    given = set(dataset.names())
+    for view in model.label_sizes:
+        if view.name not in given:
+            raise ConfigError(
+                f"an objective has view '{view}': give these labels, "
+                f"{OPTION.format(mode)} labels.scp,{view.name},kaldi_ark (dump_labels "
+                "makes them)"
+            )
+    read = {view.name for view in model.label_sizes}
+    if unread := sorted(given - read - {SPEECH, LABELS}):
+        path, kind = dataset.debug_info[unread[0]]
+        raise ConfigError(
+            f"{OPTION.format(mode)} {path},{unread[0]},{kind}: no objective has view "
+            f"'{LABELS} {unread[0]}'"
+        )
+    # Those that are not in the shape file may have no labels.
+    labelled = (x for x in dataset if all(x in dataset.loader_dict[y] for y in read))
+    utterance = next(labelled, None)
+    if not read or utterance is None:
+        return
+    arrays = dataset[utterance][1]
+    frames = _frames(model, arrays[SPEECH])
+    for view, size in model.label_sizes.items():
+        path = dataset.debug_info[view.name][0]
+        where = f"{path}: {utterance}"
+        _check_values(where, arrays[view.name], size)
+        _check_rate(where, len(arrays[view.name]), frames, view, model.frame_rate)
+
+
+@torch.no_grad()
+def _frames(model: BiRQModel, speech: np.ndarray) -> int:
+    device = model.updates.device
+    waves = torch.from_numpy(speech)[None].to(device)
+    samples = torch.tensor([len(speech)], device=device)
+    return int(model.vectors(waves, samples, View("input"))[1])
+
+
+def _check_values(where: str, labels: Any, size: int) -> None:
+    if labels.ndim != 1 or labels.dtype.kind != "i":
+        raise DataError(
+            f"{where}: labels are a row of integers for each utterance, these are "
+            f"{labels.dtype} of shape {labels.shape}; use dump_labels, or type text_int"
+        )
+    if len(labels) and not -1 <= labels.min() <= labels.max() < size:
+        raise DataError(
+            f"{where}: labels from {labels.min()} to {labels.max()}, but codebook_size "
+            f"is {size}: labels are 0 to {size - 1}, or -1 for none; change "
+            "labeller_conf, or make these labels again"
+        )
+
+
+def _check_rate(where: str, labels: int, frames: int, view: View, rate: float) -> None:
+    if abs(labels / view.every - frames) > SLACK:
+        raise DataError(
+            f"{where}: {labels} labels ({rate * labels / max(1, frames):.1f} a second) "
+            f"for {frames} encoder frames ({rate:.1f} a second)"
+            + other_rate(labels, frames, view)
+        )

@@ -1,0 +1,50 @@
+"""PNMI of labels on disk: by hand, and what does not fit."""
+
+import re
+
+import numpy as np
+import pytest
+
+from espnet2_birq.bin import score_labels
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two utterances of 1 s at 25 labels a second; b has no alignment after 0.8 s."""
+    # a: 0.4 s A, 0.6 s B; b: 0.8 s A
+    (tmp_path / "phones.tsv").write_text("a\tA:40 B:60\nb\tA:80\nc\tB:7\n")
+    text = tmp_path / "labels"
+    # The unit is the phone, except for one half of A
+    text.write_text(
+        "a " + " ".join(["3"] * 10 + ["7"] * 15) + "\n"
+        "b " + " ".join(["5"] * 10 + ["3"] * 10 + ["9"] * 4 + ["-1"]) + "\n"
+    )
+    return tmp_path, text
+
+
+def test_by_hand(files, capsys):
+    folder, text = files
+    command = ["--alignment", str(folder / "phones.tsv")]
+    score_labels.main([*command, "--labels", f"{text},labels,text_int"])
+    said = capsys.readouterr().out
+    # 45 frames have a phone; units 3, 5 -> A and 7 -> B: all is known of the phone.
+    assert said.startswith("PNMI 1.000, by chance 0.")
+    assert "3 labels" in said and "45 frames of 2 utterances" in said
+    shares = np.array([20, 10, 15]) / 45
+    perplexity = np.exp(-(shares * np.log(shares)).sum())
+    assert float(re.search(r"as many as ([\d.]+)", said)[1]) == pytest.approx(
+        perplexity, abs=0.05
+    )
+
+
+def test_what_does_not_fit(files):
+    folder, text = files
+    common = ["--alignment", str(folder / "phones.tsv"), "--labels"]
+    with pytest.raises(
+        SystemExit, match="labels: a: 25 labels are 0.50 s at --rate 50"
+    ):
+        score_labels.main([*common, f"{text},labels,text_int", "--rate", "50"])
+    with pytest.raises(SystemExit, match="none: no such file, the labels"):
+        score_labels.main([*common, f"{folder}/none,labels,text_int"])
+    with pytest.raises(SystemExit, match="give FILE,labels,TYPE"):
+        score_labels.main([*common, str(text)])

@@ -1,0 +1,69 @@
+"""Labels from disk: one or several streams, and what is wrong with them."""
+
+import pytest
+import torch
+from test_model import make_batch, make_model
+
+from espnet2_birq.errors import DataError
+
+GIVEN = dict(name="given", labeller_conf=dict(codebook_size=7))
+
+
+def test_labels_from_disk():
+    """They are predicted where they are; a wrong rate and none at all are named."""
+    model = make_model([GIVEN])
+    speech, lengths = make_batch()
+    labels = torch.randint(7, (3, 40))
+    labels[0] = -1
+    _, stats, _ = model(speech, lengths, labels=labels, labels_lengths=None)
+    assert 0 < stats["loss_given"] and "hit_given" not in stats
+    same = torch.full((3, 40), 5)
+    _, stats, _ = model(speech, lengths, labels=same)
+    assert stats["label_ppl_given"] == pytest.approx(1.0)
+    with pytest.raises(
+        DataError, match="80 labels 'labels' for 39 .*view 'labels every 2' takes"
+    ):
+        model(speech, lengths, labels=torch.zeros(3, 80))
+    with pytest.raises(DataError, match="an objective has view 'labels': give"):
+        model(speech, lengths)
+
+
+def test_several_streams_of_labels_from_disk():
+    """Each objective reads its own; the same data may serve two of them."""
+    rows = [
+        GIVEN,
+        {**GIVEN, "name": "low", "view": "labels low", "head": "low"},
+        {**GIVEN, "name": "fast", "view": "labels fast every 2", "head": "fast"},
+    ]
+    for row in rows[1:]:
+        row["labeller"] = "given"
+    model = make_model(rows)
+    speech, lengths = make_batch()
+    one = torch.full((3, 39), 5)
+    low = torch.arange(39).repeat(3, 1) % 7
+    # Of each pair the second is taken: 0 6 0 6 ...
+    fast = torch.stack([torch.full((39,), 3), torch.arange(39) % 2 * 6], dim=1)
+    streams = dict(labels=one, low=low, fast=fast.flatten().repeat(3, 1))
+    _, stats, _ = model(speech, lengths, **streams)
+    assert stats["label_ppl_given"] == pytest.approx(1.0)
+    assert stats["label_ppl_low"] > 5
+    assert 1.5 < stats["label_ppl_fast"] <= 2.0
+    with pytest.raises(DataError, match="view 'labels low': give .*labels.scp,low,"):
+        model(speech, lengths, labels=one, fast=streams["fast"])
+    with pytest.raises(DataError, match="39 labels 'fast' for 39 encoder frames"):
+        model(speech, lengths, **{**streams, "fast": one})
+
+
+def test_wrong_labels_of_one_utterance_are_named():
+    """Also of one that is not the longest of its batch, and before an index fails."""
+    model = make_model([GIVEN])
+    speech, lengths = make_batch()
+    batch = dict(labels=torch.zeros(3, 39, dtype=torch.long), utt_id=["a", "b", "c"])
+    model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 27, 15]))
+    with pytest.raises(DataError, match="of b: 13 labels for 27 .*another rate"):
+        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 13, 17]))
+    with pytest.raises(DataError, match="of c: 33 labels for 17 .*labels every 2'"):
+        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 33]))
+    batch["labels"][2, 3] = 7
+    with pytest.raises(DataError, match="'labels' of 7 and more in c.*size is 7"):
+        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))

@@ -1,0 +1,217 @@
+"""k-means of a model's vectors: the labels on disk, the file, what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from espnet2.train.dataset import ESPnetDataset
+from sklearn.cluster import KMeans as Lloyd
+from sklearn.metrics import adjusted_mutual_info_score
+
+from espnet2_birq import api
+from espnet2_birq.bin import dump_labels, fit_kmeans
+from espnet2_birq.relabelling import labelling
+from espnet2_birq.relabelling.kmeans import KMeans
+from espnet2_birq.relabelling.sources import mfcc, source_vectors
+
+MODEL = "exp/model.pth"
+
+
+def fit(folder, out, view="layer 2", clusters=10, model=MODEL, **more):
+    command = ["--model", str(folder / model), "--view", view, "--out", str(out)]
+    command += ["--data", f"{folder}/wav.scp,speech,sound", "--clusters", str(clusters)]
+    for key, value in more.items():
+        command += [f"--{key}", str(value)]
+    fit_kmeans.main(command)
+    return KMeans.load(out)
+
+
+def dump(folder, kmeans, out, model=MODEL, data="wav.scp"):
+    command = ["--model", str(folder / model), "--kmeans", str(kmeans)]
+    command += ["--data", f"{folder / data},speech,sound", "--out", str(out)]
+    dump_labels.main(command)
+    return ESPnetDataset([(str(out / "labels.scp"), "labels", "kaldi_ark")])
+
+
+@pytest.mark.parametrize("view", ["mfcc", "input", "layer 1", "layer 100%"])
+def test_labels_on_disk_are_those_made_on_the_fly(folder, wave, tmp_path, view):
+    """Utterance by utterance, not in batches; one label for each encoder frame."""
+    kmeans = fit(folder, tmp_path / "km.npz", view)
+    found = dump(folder, tmp_path / "km.npz", tmp_path / "labels")
+    model = api.load(folder / MODEL)
+    for number in range(12):
+        codes, frames = kmeans.label(model, *wave(number))
+        _, length = model.label(*wave(number), "anchor")
+        labels = found[f"u{number:02}"][1]["labels"]
+        assert len(labels) == frames == length
+        assert np.array_equal(codes[0].numpy(), labels)
+    assert len(np.unique(np.concatenate([found[u][1]["labels"] for u in found]))) == 10
+
+
+def test_centroids_are_as_good_as_those_of_other_k_means(folder, wave, tmp_path):
+    """Of all frames, against Lloyd's algorithm and scikit-learn's own look-up."""
+    kmeans = fit(folder, tmp_path / "km.npz", "input")
+    model = api.load(folder / MODEL)
+    rows = torch.cat(
+        [source_vectors(model, "input", *wave(n))[0][0] for n in range(12)]
+    )
+    assert kmeans.about["sampled_frames"] == len(rows)
+    lloyd = Lloyd(10, n_init=3, random_state=0).fit(rows.numpy())
+    codes = kmeans.codes(rows).numpy()
+    distances = torch.cdist(rows.double(), torch.from_numpy(kmeans.centroids).double())
+    assert np.array_equal(codes, distances.argmin(dim=1).numpy())
+    error = distances.square().min(dim=1).values.sum()
+    assert error < 1.15 * lloyd.inertia_
+    assert adjusted_mutual_info_score(codes, lloyd.labels_) > 0.6
+
+
+def test_centroids_far_from_the_origin():
+    """Rounding does not swap labels where all vectors are alike."""
+    draw = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    vectors = draw + 3000.0
+    centroids = vectors[:20].clone()
+    codes = KMeans(centroids.numpy(), {}).codes(vectors)
+    exact = torch.cdist(vectors.double(), centroids.double()).argmin(dim=1)
+    assert torch.equal(codes, exact)
+
+
+def test_the_sample_is_seeded_and_spread(folder, tmp_path, caplog):
+    one, same, other = (
+        fit(folder, tmp_path / f"{n}.npz", clusters=5, frames=60, seed=seed)
+        for n, seed in enumerate((0, 0, 1))
+    )
+    assert np.array_equal(one.centroids, same.centroids)
+    assert not np.array_equal(one.centroids, other.centroids)
+    # 50 frames are taken of an utterance where there are enough of them.
+    assert one.about["sampled_frames"] <= 60 and one.about["sampled_utterances"] == 2
+    whole = fit(folder, tmp_path / "all.npz", clusters=5, frames=240)
+    assert whole.about["sampled_utterances"] == 5
+    # Again, nothing is done; of other speech, it is.
+    before = (tmp_path / "0.npz").stat().st_mtime_ns
+    fit(folder, tmp_path / "0.npz", clusters=5, frames=60)
+    assert (tmp_path / "0.npz").stat().st_mtime_ns == before
+    fit(folder, tmp_path / "0.npz", clusters=6, frames=60)
+    assert (tmp_path / "0.npz").stat().st_mtime_ns > before
+
+
+def test_the_file_says_what_it_depends_on(folder, tmp_path):
+    about = fit(folder, tmp_path / "km.npz").about
+    assert about["view"] == "layer 2" and about["labels_per_second"] == 25.0
+    assert "UtteranceMVN" in about["normalize"] and len(about["model_sha256"]) == 64
+    with np.load(tmp_path / "km.npz") as file:  # no pickle
+        assert json.loads(str(file["about"])) == about
+
+
+def test_mfcc_are_those_of_hubert():
+    """As fairseq computes them: torchaudio's Kaldi, and deltas of deltas."""
+    wave = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
+    found = mfcc(wave, 16000, 10.0)
+    reference = torchaudio.compliance.kaldi.mfcc(
+        wave[None], sample_frequency=16000, use_energy=False
+    )
+    # Without frames that stick out, it begins 7.5 ms later: alike, not equal.
+    assert found.shape == (100, 39) and reference.shape == (98, 13)
+    first = found[:, :13]
+    assert torch.corrcoef(torch.stack([first[1:99, 1], reference[:, 1]]))[0, 1] > 0.5
+    assert (first.mean(dim=0) - reference.mean(dim=0)).abs().max() < 3.0
+    # Regression over two frames to each side
+    slope = sum(n * (first[10 + n] - first[10 - n]) for n in (1, 2)) / 10
+    assert torch.allclose(found[10, 13:26], slope, atol=1e-3)
+
+
+def test_mfcc_and_input_need_no_training(folder, tmp_path):
+    for view in ("mfcc", "input"):
+        config = "exp/config.yaml"
+        fit(folder, tmp_path / "km.npz", view, model=config)
+        dump(folder, tmp_path / "km.npz", tmp_path / "labels", model=config)
+    with pytest.raises(SystemExit, match="layer 2 of an untrained model says little"):
+        fit(folder, tmp_path / "km.npz", "layer 2", model="exp/config.yaml")
+
+
+@pytest.mark.parametrize(
+    "view, more, words",
+    [
+        ("layer 3", {}, "'layer 3' is not among the encoder's layers 1 to 2"),
+        ("nonsense", {}, "unknown view 'nonsense', use .*; or mfcc"),
+        ("labels", {}, "view 'labels': this model has no such vectors"),
+        ("teacher layer 1", {}, "'teacher layer 1': this model has no such vectors"),
+        ("input", {"clusters": 9000}, "frames for 9000 clusters; give more speech"),
+        ("input", {"clusters": 1}, "--clusters 1 of --frames 200000: give 2"),
+    ],
+)
+def test_what_cannot_be_clustered(folder, tmp_path, view, more, words):
+    with pytest.raises(SystemExit, match=f"fit_kmeans: error: .*{words}"):
+        fit(folder, tmp_path / "km.npz", view, **more)
+    assert not (tmp_path / "km.npz").exists()
+
+
+def test_centroids_of_another_model(folder, tmp_path):
+    fit(folder, tmp_path / "km.npz")
+    shutil.copytree(folder / "exp", tmp_path / "exp")
+    state = torch.load(tmp_path / MODEL)
+    state["updates"] += 1
+    torch.save(state, tmp_path / MODEL)
+    with pytest.raises(
+        SystemExit, match="km.npz: these are centroids of another model"
+    ):
+        dump(folder, tmp_path / "km.npz", tmp_path / "out", model=tmp_path / MODEL)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "km.npz").write_bytes((tmp_path / "km.npz").read_bytes()[:300])
+    with pytest.raises(SystemExit, match="km.npz: no centroids of fit_kmeans"):
+        dump(folder, tmp_path / "km.npz", tmp_path / "out")
+
+
+def test_bad_audio_is_left_out_of_the_sample(folder, tmp_path, caplog):
+    lines = (folder / "wav.scp").read_text().splitlines()
+    samples = np.full(16000, np.nan)
+    soundfile.write(tmp_path / "u03.wav", samples, 16000, "FLOAT")
+    lines[3] = f"u03 {tmp_path}/u03.wav"
+    (tmp_path / "wav.scp").write_text("\n".join(lines) + "\n")
+    shutil.copytree(folder / "exp", tmp_path / "exp")
+    kmeans = fit(tmp_path, tmp_path / "km.npz")
+    assert (
+        np.isfinite(kmeans.centroids).all() and kmeans.about["sampled_utterances"] == 11
+    )
+    assert "1 utterances not used: samples that are NaN" in caplog.text
+    labels = dump(tmp_path, tmp_path / "km.npz", tmp_path / "labels")
+    assert set(labels["u03"][1]["labels"]) == {-1}
+    assert min(labels["u01"][1]["labels"]) >= 0
+
+
+def test_labelling_goes_on_where_it_was_interrupted(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling, "PART", 5)
+    fit(folder, tmp_path / "km.npz")
+    expected = dump(folder, tmp_path / "km.npz", tmp_path / "whole")
+    made = []
+    write = labelling.write_labels
+
+    def interrupted(ark, *arguments):
+        if ark.name == "labels.2.ark" and len(made) == 1:
+            made.append("stopped")
+            ark.write_bytes(b"half of it")
+            raise KeyboardInterrupt
+        made.append(ark.name)
+        write(ark, *arguments)
+
+    monkeypatch.setattr(labelling, "write_labels", interrupted)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        dump(folder, tmp_path / "km.npz", out)
+    assert not (out / "labels.scp").exists()
+    found = dump(folder, tmp_path / "km.npz", out)
+    assert made == ["labels.1.ark", "stopped", "labels.2.ark", "labels.3.ark"]
+    assert list(found) == list(expected) and len(list(found)) == 12
+    for name in expected:
+        assert np.array_equal(found[name][1]["labels"], expected[name][1]["labels"])
+    dump(folder, tmp_path / "km.npz", out)  # is whole: nothing is made
+    assert len(made) == 4
+    # Of other centroids: all anew, and fewer parts
+    fit(folder, tmp_path / "km.npz", "layer 1")
+    monkeypatch.setattr(labelling, "PART", 50)
+    dump(folder, tmp_path / "km.npz", out)
+    assert made[4:] == ["labels.1.ark"]
+    assert sorted(x.name for x in out.glob("labels.*.ark")) == ["labels.1.ark"]
