@@ -20,6 +20,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 
@@ -34,7 +35,7 @@ class Trainer(ESPnetTrainer):
         """Initialise labellers on batches of the first epoch, then train.
 
         Args:
-            model: A BiRQModel.
+            model: A BiRQModel or JointModel.
             **arguments: ESPnet's, including `train_iter_factory` and `trainer_options`.
 
         Raises:
@@ -42,7 +43,8 @@ class Trainer(ESPnetTrainer):
             ConfigError: See check_labels().
         """
         for mode in ("train", "valid"):
-            check_labels(model, arguments[f"{mode}_iter_factory"], mode)
+            if isinstance(model, BiRQModel):  # JointModel: in each batch only
+                check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
         resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
         if not resumed:
