@@ -77,11 +77,15 @@ collect_statistics() {
 }
 
 train() {
-    local x _opts _feats_stats _train_scp _train_shape _train_labels _split_dir jobname
+    local x _set _opts _feats_stats _train_scp _train_shape _train_labels _split_dir jobname
     for x in train valid; do
         need "${ssl_stats_dir}/${x}/speech_shape" 6
         made_from check stats "${x}"
-        if [ -n "${labels_dir}" ]; then made_from check labels "${x}"; fi
+        if [ -n "${labels_dir}" ]; then
+            _set=${x}_set
+            need "${labels_dir}/${!_set}/labels.scp" 5
+            made_from check labels "${x}"
+        fi
     done
     log "Stage 7: Training, log: '${ssl_exp}/train.log'"
     mkdir -p "${ssl_exp}"
