@@ -36,8 +36,8 @@ from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
-from espnet2_birq.pretraining.heads import build_heads
-from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.heads import Heads
+from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.objective import (
@@ -46,7 +46,7 @@ from espnet2_birq.pretraining.objective import (
     build_objective,
     check_always_on,
 )
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.ranks import sum_over_ranks
 from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
 from espnet2_birq.pretraining.views import (
@@ -152,7 +152,7 @@ class BiRQModel(AbsESPnetModel):
             build_objective(row, self._size_of(row.view)) for row in objectives
         )
         check_always_on([one.when for one in self.objectives])
-        self.heads = build_heads(encoder.output_size(), list(self.objectives))
+        self.heads = Heads(encoder.output_size(), list(self.objectives))
         branch_conf = dict(target_branch_conf or {})
         self.copies = branch_conf.pop("copies", 1)
         if not isinstance(self.copies, int) or self.copies < 1:
@@ -243,7 +243,9 @@ class BiRQModel(AbsESPnetModel):
                 hidden = self._encode_masked(batch, mask, rows)  # (M, E)
                 # w1 F(theta) + w2 G(theta)
                 weights = {x.name: x.weight_at(update) for x in active}
-                loss, found, frames = self._loss(hidden, rows, active, made, weights)
+                loss, found, frames = self.heads.loss(
+                    hidden, rows.valid, active, made, weights
+                )
                 if copy == 0 and self.training and self.paths.due(active, update):
                     paths = self._gradient_paths(hidden, rows, active, made)
                 # - lambda H(q): keeps codes in use if labels have a gradient
@@ -296,53 +298,11 @@ class BiRQModel(AbsESPnetModel):
             )
         return hidden.flatten(0, 1)[rows.index]
 
-    def _loss(
-        self,
-        hidden: torch.Tensor,
-        rows: MaskedRows,
-        active: list[Objective],
-        labels: dict[str, list[Labels]],
-        weights: dict[str, float],
-    ) -> tuple[torch.Tensor, list[BookTally], torch.Tensor]:
-        """Compute the weighted sum of losses, averaged over labelled frames of all ranks.
-
-        Returns:
-            Loss, statistics of each codebook, and number of masked frames on all ranks.
-        """
-        # One message: masked frames, and labelled frames per objective and codebook.
-        counts = [rows.valid.sum()]
-        counts += [
-            labelled(x, rows.valid).sum() for one in active for x in labels[one.name]
-        ]
-        masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
-        of: dict[str, torch.Tensor] = {}
-        for one in active:
-            number = len(labels[one.name])
-            # The mean over ranks of world size x sum / count is sum / count.
-            of[one.name] = torch.stack(shares[:number]) / world_size()
-            shares = shares[number:]
-        total = hidden.new_zeros((), dtype=torch.float32)
-        tallies: list[BookTally] = []
-        for name, head in self.heads.items():
-            mine = [one for one in active if one.head == name]
-            if not mine:
-                total = total + head.rest()
-                continue
-            loss, found = head.loss(
-                hidden,
-                rows.valid,
-                {one.name: one.predicted(labels[one.name]) for one in mine},
-                {one.name: weights[one.name] for one in mine},
-                of,
-            )
-            total, tallies = total + loss, tallies + found
-        return total, tallies, masked.float().clamp(min=1.0)
-
     def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
         def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:
-            return self._loss(hidden, rows, [one], {one.name: labels}, {one.name: 1.0})[
-                0
-            ]
+            return self.heads.loss(
+                hidden, rows.valid, [one], {one.name: labels}, {one.name: 1.0}
+            )[0]
 
         return self.paths.measure(self.encoder, active, made, loss_of)
 
