@@ -56,6 +56,7 @@ from espnet2_birq.pretraining.views import (
     MaskedRows,
     View,
     Views,
+    all_rows,
 )
 
 # Frames used to estimate the input's moments before the first update, about an hour.
@@ -265,8 +266,12 @@ class BiRQModel(AbsESPnetModel):
                 tallies,
                 gradients=torch.is_grad_enabled(),
                 windows=self.windows if self.training else None,
+                by_level={x.name for x in active if x.labeller.levels},
             )
         )
+        for one in active:
+            state = one.labeller.statistics()
+            stats.update({f"{key}_{one.name}": x for key, x in state.items()})
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
         if self.training:
@@ -318,6 +323,8 @@ class BiRQModel(AbsESPnetModel):
         self.updates += 1
         if self._update is not None:
             self._update += 1
+        for one in self.objectives:
+            one.labeller.step()
         if self.teacher is not None:
             self.teacher.follow(self.encoder, self.update_number())
 
@@ -369,12 +376,10 @@ class BiRQModel(AbsESPnetModel):
         for batch in batches:
             clean = self._clean_batch(**batch)
             views = self._views(clean, waiting, 0)
-            valid = torch.arange(clean.padded, device=seen.device)
-            valid = (valid < clean.frames[:, None]).flatten().float()
+            rows = all_rows(clean)
             for one in waiting:
-                vectors = views.whole(one.view).flatten(0, 1)
-                one.labeller.observe(vectors, valid)
-            seen += sum_over_ranks(valid.sum())
+                one.labeller.observe(*views.at(one.view, rows))
+            seen += sum_over_ranks(rows.valid.sum())
             if seen >= START_FRAMES:
                 break
         for one in waiting:

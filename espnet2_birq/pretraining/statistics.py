@@ -4,6 +4,7 @@ All values are tensors computed from sums of the loss: codes are not read again,
 nothing synchronises with a GPU.
 """
 
+from collections.abc import Collection
 from functools import reduce
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ def objective_statistics(
     books: list[BookTally],
     gradients: bool = True,
     windows: Windows | None = None,
+    by_level: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
@@ -67,6 +69,9 @@ def objective_statistics(
         books: Sums over frames; codebooks of one objective are averaged.
         gradients: Whether gradients were computed, as needed for ``grad_share``.
         windows: Label counts of earlier steps, updated by this step's.
+        by_level: Objectives whose codebooks are also listed one by one, as
+            ``level<n>_acc`` and ``level<n>_ppl`` (of labels, over the window if there
+            is one).
 
     Returns:
         For each objective: ``loss_<name>`` (nats, unweighted), ``acc`` (share of
@@ -99,11 +104,16 @@ def objective_statistics(
                 add(key, name, mean[key])
             if row > 0:
                 add("agree", name, mean["agree"])
-            add("label_ppl", name, perplexity(tally.label_counts[row]))
+            use = perplexity(tally.label_counts[row])
+            add("label_ppl", name, use)
+            number = len(values[f"label_ppl_{name}"])
             if windows is not None:
-                number = len(values[f"label_ppl_{name}"])
                 window = windows.add(name, number, tally.label_counts[row])
-                add("window_ppl", name, perplexity(window))
+                use = perplexity(window)
+                add("window_ppl", name, use)
+            if name in by_level:
+                add(f"level{number}_acc", name, mean["acc"])
+                add(f"level{number}_ppl", name, use)
             add("label_cov", name, coverage(tally.label_counts[row]))
             add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
             add("pred_cov", name, coverage(tally.predicted_counts[row]))

@@ -83,10 +83,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Positions of a batch's masked frames in M rows, the last of them filler."""
+    """Positions of a batch's masked frames in M rows, some of them filler."""
 
     index: torch.Tensor  # (M,) positions in a flattened (B, T')
     valid: torch.Tensor  # (M,) 1 for masked frames, 0 for filler rows
+
+
+def all_rows(batch: Batch) -> MaskedRows:
+    """Return the positions of all frames of a batch; those of padding are filler."""
+    frame = torch.arange(batch.padded, device=batch.frames.device)
+    valid = (frame < batch.frames[:, None]).flatten()
+    return MaskedRows(torch.arange(len(valid), device=valid.device), valid.float())
 
 
 class Views:

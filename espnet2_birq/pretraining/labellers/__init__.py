@@ -9,10 +9,12 @@ from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabel
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
+from espnet2_birq.pretraining.labellers.residual import ResidualLabeller
 
 LABELLERS = {
     "random_projection": RandomProjectionLabeller,
     "gumbel_softmax": GumbelSoftmaxLabeller,
+    "residual": ResidualLabeller,
     "given": GivenLabels,
 }
 
