@@ -462,13 +462,19 @@ def test_each_level_reduces_the_error_on_real_frames(real_frames):
 
 
 def test_new_codes_keep_codebooks_in_use_on_real_frames(real_frames):
-    """From codes that are no frames; k-means alone starts with all in use."""
-    books = make_codebooks(4, 256, 320)
-    usage = {}
-    for reseed in (0, 0.01):
-        labeller = make_labeller(
-            320, books, num_codebooks=4, codebook_size=256, decay=0.9, reseed=reseed
+    conf = dict(num_codebooks=4, codebook_size=256, decay=0.9)
+    clustered = make_labeller(320, **conf)
+    clustered.observe(real_frames, torch.ones(len(real_frames)))
+    clustered.start()
+    starts = {"random": make_codebooks(4, 256, 320), "k-means": clustered.codebooks()}
+    usage = {
+        (name, reseed): follow(
+            make_labeller(320, books, reseed=reseed, **conf), real_frames, 150
         )
-        usage[reseed] = follow(labeller, real_frames, 150)
-    assert min(usage[0.01]) > 0.9
-    assert usage[0][0] < 0.5
+        for name, books in starts.items()
+        for reseed in (0, 0.01)
+    }
+    print({key: np.round(value, 3).tolist() for key, value in usage.items()})
+    for start in starts:
+        assert min(usage[start, 0.01]) > 0.9
+        assert min(usage[start, 0]) < 0.7
