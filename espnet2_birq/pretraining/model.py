@@ -47,7 +47,11 @@ from espnet2_birq.pretraining.objective import (
     check_always_on,
 )
 from espnet2_birq.pretraining.ranks import sum_over_ranks
-from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
+from espnet2_birq.pretraining.statistics import (
+    BookTally,
+    VectorBook,
+    objective_statistics,
+)
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
 from espnet2_birq.pretraining.views import (
     LAYER,
@@ -229,7 +233,7 @@ class BiRQModel(AbsESPnetModel):
         active = self._active(update)
         views = self._views(batch, active, update)
         total = masked = torch.zeros((), device=speech.device)
-        tallies: list[BookTally] = []
+        tallies: list[BookTally | VectorBook] = []
         stats: dict[str, torch.Tensor] = {}
         paths: dict[str, torch.Tensor] = {}
         for copy in range(self.copies):
@@ -452,7 +456,9 @@ class BiRQModel(AbsESPnetModel):
             ConfigError: No such objective.
         """
         by_name = {
-            one.name: one for one in self.objectives if one.view.kind != "labels"
+            one.name: one
+            for one in self.objectives
+            if one.view.kind != "labels" and one.labeller.discrete
         }
         if name not in by_name:
             raise ConfigError(

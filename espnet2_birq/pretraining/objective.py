@@ -1,12 +1,15 @@
 """Objectives: prediction tasks at masked frames, one per row of the configuration.
 
-    view -> labeller -> labels <- cross-entropy - head <- hidden states, masked input
+    view -> labeller -> labels <- loss - head <- hidden states, masked input
+
+The loss is a cross-entropy, or for labels that are vectors a regression.
 
 No method is hard-coded in the forward pass; a method is a list of objectives:
 
     BEST-RQ    input   -> random_projection                weight 1
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
+    data2vec   mean of the teacher's last n layers -> latent (regression)
 """
 
 import math
@@ -37,7 +40,8 @@ PRESETS = {
 }
 KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
-    "view": "source of labels: input, layer K, layer P%, teacher layer K, labels",
+    "view": "source of labels: input, layer K, layer P%, layers top N (mean of the "
+    "last N, each normalised), teacher layer ..., teacher layers top N, labels",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
@@ -234,6 +238,12 @@ def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
                 raise ConfigError(
                     f"objective '{row.name}': when: once names another objective, not "
                     f"'{other}'"
+                )
+            (named,) = (one for one in parsed if one.name == other)
+            if not labeller_class(named.labeller).discrete:
+                raise ConfigError(
+                    f"objective '{row.name}': when: once is a perplexity, and "
+                    f"'{other}' has no codes"
                 )
     return parsed
 

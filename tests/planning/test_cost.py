@@ -49,6 +49,18 @@ RESIDUAL = dict(
     ]
 )
 
+LATENT = dict(
+    objectives=[
+        BIRQ[0],
+        dict(
+            name="latent",
+            view="teacher layers top 2",
+            labeller="latent",
+            labeller_conf=dict(predictor=48),
+        ),
+    ]
+)
+
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
@@ -72,6 +84,7 @@ def real_step(args, utterances, seconds):
         ("conformer", CONFORMER, dict(model_conf=dict(attention_window=20))),
         ("conformer", CONFORMER, TEACHER),
         ("conformer", CONFORMER, RESIDUAL),
+        ("conformer", CONFORMER, LATENT),
         ("shaw_conformer", SHAW, {}),
         ("e_branchformer", E_BRANCHFORMER, {}),
     ],

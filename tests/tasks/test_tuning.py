@@ -81,6 +81,7 @@ def test_best_rq_of_the_paper_differs_in_objectives_alone(name):
 
 RELATIVES = {  # of C2: objectives, and the keys that differ from BiRQ's
     "rvq": (["rvq"], {"objectives"}),
+    "data2vec": (["latent"], {"objectives", "teacher_conf"}),
 }
 
 
@@ -99,7 +100,8 @@ def test_relatives_start(name):
     args = read(f"{name}_c2", SSLTask)
     args.encoder_conf.update(output_size=16, linear_units=32)
     for row in args.objectives:
-        row["labeller_conf"]["codebook_size"] = 16
+        if "codebook_size" in row["labeller_conf"]:
+            row["labeller_conf"]["codebook_size"] = 16
     model = SSLTask.build_model(args).train()
     speech, lengths = torch.randn(2, 32000), torch.tensor([32000, 20000])
     model.prepare([dict(speech=speech, speech_lengths=lengths)])

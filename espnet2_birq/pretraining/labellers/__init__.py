@@ -6,6 +6,7 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.base import Labeller
 from espnet2_birq.pretraining.labellers.given import GivenLabels
 from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabeller
+from espnet2_birq.pretraining.labellers.latent import LatentLabeller
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
@@ -15,6 +16,7 @@ LABELLERS = {
     "random_projection": RandomProjectionLabeller,
     "gumbel_softmax": GumbelSoftmaxLabeller,
     "residual": ResidualLabeller,
+    "latent": LatentLabeller,
     "given": GivenLabels,
 }
 

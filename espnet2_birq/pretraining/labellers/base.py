@@ -23,6 +23,8 @@ class Labeller(torch.nn.Module):
             prediction head.
         codebook_size: V, number of distinct labels.
         differentiable: Whether gradients of the loss can flow into the vectors.
+        discrete: Whether labels are codes; else they are vectors, ``codes`` is not
+            defined, and the head is a regression.
         levels: Whether codebooks have an order, and are logged one by one.
         ready: Whether ``label`` can be called; if False, ``observe`` and ``start``
             must run before the first update. Restored from the buffer ``started``, if
@@ -34,6 +36,7 @@ class Labeller(torch.nn.Module):
     num_codebooks = 1
     codebook_size = 0
     differentiable = False
+    discrete = True
     levels = False
     ready = True
 

@@ -49,7 +49,13 @@ class Observed(NamedTuple):
 
     def add(self, other: "Observed") -> "Observed":
         """Add a batch's observations."""
-        return Observed(*(x + y for x, y in zip(self[:-1], other[:-1])), other.fresh)
+        return Observed(
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.errors + other.errors,
+            self.squares + other.squares,
+            other.fresh,
+        )
 
     def over_ranks(self) -> "Observed":
         """Sum over all ranks in one message."""
