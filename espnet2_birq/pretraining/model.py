@@ -189,7 +189,7 @@ class BiRQModel(AbsESPnetModel):
         """Return the size of a view's vectors."""
         if view.kind == "input":
             return self.frontend.output_size() * self.subsampling
-        return self.encoder.output_size()
+        return self.encoder.output_size() * (view.top if view.each else 1)
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs

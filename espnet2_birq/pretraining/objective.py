@@ -9,6 +9,7 @@ No method is hard-coded in the forward pass; a method is a list of objectives:
     BEST-RQ    input   -> random_projection                weight 1
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
+    DinoSR     the teacher's last n layers, each -> clusters
     data2vec   mean of the teacher's last n layers -> latent (regression)
 """
 
@@ -41,7 +42,8 @@ PRESETS = {
 KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
     "view": "source of labels: input, layer K, layer P%, layers top N (mean of the "
-    "last N, each normalised), teacher layer ..., teacher layers top N, labels",
+    "last N, each normalised; 'layers top N each': side by side), teacher layer ..., "
+    "teacher layers ..., labels",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",

@@ -4,7 +4,8 @@
     layer k          output of encoder layer k on the clean input
     teacher layer k  the same of the teacher, a moving average of the encoder
     layers top n     mean of the last n layers, each normalised over time; also of the
-                     teacher (data2vec, arXiv 2202.03555)
+                     teacher (data2vec, arXiv 2202.03555). With `each`: side by side
+                     instead (DinoSR, arXiv 2305.10005)
     labels           integers read from disk with the speech
 
 All cover all frames of the clean input at the encoder rate; labels are predicted at
@@ -25,8 +26,8 @@ from espnet2_birq.pretraining.target_branch import TargetBranch
 # The paper's choice of label layer: 7 of 10.
 DEFAULT_DEPTH = 0.7
 KNOWN = (
-    "'input', 'layer', 'layer K', 'layer P%', 'layers top N', the same after 'teacher', "
-    "or 'labels'"
+    "'input', 'layer', 'layer K', 'layer P%', 'layers top N', 'layers top N each', the "
+    "same after 'teacher', or 'labels'"
 )
 LAYER, TEACHER = "layer", "teacher layer"
 
@@ -36,11 +37,12 @@ class View(NamedTuple):
 
     kind: str  # "input", LAYER, TEACHER or "labels"
     layer: int | None = None  # of LAYER and TEACHER, counted from 1
-    top: int = 0  # n: the mean of n layers, the last of which is `layer`; 0: it alone
+    top: int = 0  # n: of n layers, the last of which is `layer`; 0: it alone
+    each: bool = False  # the n side by side; else their mean
 
     def __str__(self):
         if self.top:
-            return f"{self.kind}s top {self.top}"
+            return f"{self.kind}s top {self.top}" + self.each * " each"
         return self.kind if self.layer is None else f"{self.kind} {self.layer}"
 
     @property
@@ -63,14 +65,15 @@ def parse_view(text: str, num_blocks: int) -> View:
     """
     if text in ("input", "labels"):
         return View(text)
-    match = re.fullmatch(r"((?:teacher +)?)layers +top +(\d+)", str(text))
+    match = re.fullmatch(r"((?:teacher +)?)layers +top +(\d+)( +each)?", str(text))
     if match is not None:
         if not 1 <= int(match[2]) <= num_blocks:
             raise ConfigError(
                 f"view '{text}': the encoder has {num_blocks} layers; change it, or "
                 "encoder_conf's num_blocks"
             )
-        return View(TEACHER if match[1] else LAYER, num_blocks, int(match[2]))
+        kind = TEACHER if match[1] else LAYER
+        return View(kind, num_blocks, int(match[2]), match[3] is not None)
     match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d+)(%?))?", str(text))
     if match is None:
         raise ConfigError(f"unknown view {text!r}, use {KNOWN}")
@@ -179,8 +182,12 @@ class Views:
                 made = [outputs[layer] for layer in view.layers]
                 self._whole[view] = made[0]
                 if view.top:
-                    normed = [normalize_over_time(x, batch.frames) for x in made]
-                    self._whole[view] = torch.stack(normed).mean(dim=0)
+                    made = [normalize_over_time(x, batch.frames) for x in made]
+                    self._whole[view] = (
+                        torch.cat(made, dim=2)
+                        if view.each
+                        else torch.stack(made).mean(dim=0)
+                    )
 
 
 def normalize_over_time(xs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:

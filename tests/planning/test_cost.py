@@ -61,6 +61,18 @@ LATENT = dict(
     ]
 )
 
+CLUSTERS = dict(
+    objectives=[
+        BIRQ[0],
+        dict(
+            name="dinosr",
+            view="teacher layers top 2 each",
+            labeller="clusters",
+            labeller_conf=dict(num_codebooks=2, codebook_size=16),
+        ),
+    ]
+)
+
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
@@ -85,6 +97,7 @@ def real_step(args, utterances, seconds):
         ("conformer", CONFORMER, TEACHER),
         ("conformer", CONFORMER, RESIDUAL),
         ("conformer", CONFORMER, LATENT),
+        ("conformer", CONFORMER, CLUSTERS),
         ("shaw_conformer", SHAW, {}),
         ("e_branchformer", E_BRANCHFORMER, {}),
     ],

@@ -100,7 +100,8 @@ def test_the_norm_does_not_see_padding():
 def test_views_of_several_layers():
     assert parse_view("teacher layers top 8", 12).layers == list(range(5, 13))
     assert parse_view("layers top 1", 12).layers == [12]
-    assert str(parse_view("teacher  layers top 3", 12)) == "teacher layers top 3"
+    for text in ("teacher layers top 3", "layers top 2 each"):
+        assert str(parse_view(text.replace(" ", "  "), 12)) == text
     for text in ("layers top 13", "layers top 0"):
         with pytest.raises(ConfigError, match="the encoder has 12 layers"):
             parse_view(text, 12)

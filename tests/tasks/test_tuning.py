@@ -81,6 +81,7 @@ def test_best_rq_of_the_paper_differs_in_objectives_alone(name):
 
 RELATIVES = {  # of C2: objectives, and the keys that differ from BiRQ's
     "rvq": (["rvq"], {"objectives"}),
+    "dinosr": (["clusters"], {"objectives", "teacher_conf"}),
     "data2vec": (["latent"], {"objectives", "teacher_conf"}),
 }
 
