@@ -1,7 +1,8 @@
-"""Detect codebook collapse, and start objectives, by averages over recent steps."""
+"""Detect collapse, and start objectives, by averages over recent steps."""
 
 import logging
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 
@@ -54,12 +55,48 @@ class StartWatch:
                 self.seen = []
 
 
-class CollapseWatch:
-    """Detects codebook collapse by the mean label perplexity of every 50 steps.
+class Guard(NamedTuple):
+    """A statistic that a collapse shows in."""
 
-    Labels of a layer can collapse to the one code that the head predicts anyway: the
-    loss is then 0 and nothing is learned. An objective with a mean label perplexity
-    below 4 is reported, on all ranks alike since they share the statistics.
+    key: str  # of the statistics, without the objective's name
+    least: float
+    message: str  # with the objective's name and the mean
+
+
+GUARDS = (
+    Guard(
+        "label_ppl",
+        FEWEST,
+        "objective '{name}' has collapsed: codebook perplexity of its labels {mean:.1f} "
+        "over the last {steps} steps; cut its gradient (gradient: 0), whiten its labels "
+        "(labeller_conf: {{projection: whitened}}) or raise its weight later (weight: "
+        "[[0, 0.0], [10000, 0.1]])",
+    ),
+    # data2vec's two, with its values.
+    Guard(
+        "target_std",
+        0.1,
+        "objective '{name}' has collapsed: its targets' standard deviation over frames "
+        "was {mean:.3f} over the last {steps} steps, the teacher's layers say the same of "
+        "all; raise its decay (teacher_conf), lower the learning rate, or add an anchor",
+    ),
+    Guard(
+        "pred_std",
+        0.01,
+        "objective '{name}' has collapsed: its predictions' standard deviation over "
+        "frames was {mean:.4f} over the last {steps} steps, the model says the same of "
+        "all; lower the learning rate, or add an anchor",
+    ),
+)
+
+
+class CollapseWatch:
+    """Detects collapse by means of every 50 steps.
+
+    Labels of a layer can collapse to the one code that the head predicts anyway, vectors
+    of a teacher to a constant: the loss is then 0 and nothing is learned. An
+    objective with a mean label perplexity below 4, or vectors that hardly differ between
+    frames, is reported, on all ranks alike since they share the statistics.
 
     Args:
         names: Names of the objectives to watch.
@@ -67,10 +104,10 @@ class CollapseWatch:
     """
 
     def __init__(self, names: list[str], stop: bool = False):
-        self.names = names
         self.stop = stop
+        self.watched = {f"{x.key}_{name}": (x, name) for name in names for x in GUARDS}
         self.seen = 0
-        # by objective: sum of perplexities, and their number
+        # by statistic: sum over steps, and their number
         self.sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def watch(self, stats: dict[str, torch.Tensor]):
@@ -79,25 +116,20 @@ class CollapseWatch:
         Raises:
             CollapseError: An objective has collapsed, and ``stop`` is set.
         """
-        for name in self.names:
-            if f"label_ppl_{name}" in stats:  # labelled in this step
-                total, number = self.sums.get(name, (0.0, 0))
-                self.sums[name] = total + stats[f"label_ppl_{name}"], number + 1
+        for key in self.watched:
+            if key in stats:  # labelled in this step
+                total, number = self.sums.get(key, (0.0, 0))
+                self.sums[key] = total + stats[key], number + 1
         self.seen += 1
         if self.seen < EVERY or not self.sums:
             return
-        names = list(self.sums)
+        keys = list(self.sums)
         means = torch.stack([total / n for total, n in self.sums.values()]).tolist()
         self.seen, self.sums = 0, {}
-        for name, mean in zip(names, means):
-            if not mean >= FEWEST:  # also true for NaN
-                message = (
-                    f"objective '{name}' has collapsed: codebook perplexity of its "
-                    f"labels {mean:.1f} over the last {EVERY} steps; cut its gradient "
-                    "(gradient: 0), whiten its labels (labeller_conf: {projection: "
-                    "whitened}) or raise its weight later (weight: [[0, 0.0], "
-                    "[10000, 0.1]])"
-                )
+        for key, mean in zip(keys, means):
+            guard, name = self.watched[key]
+            if not mean >= guard.least:  # also true for NaN
+                message = guard.message.format(name=name, mean=mean, steps=EVERY)
                 if self.stop:
                     raise CollapseError(message)
                 logging.warning(message)

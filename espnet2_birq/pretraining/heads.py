@@ -4,10 +4,19 @@ import torch
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.containers import DictOf, ListOf
-from espnet2_birq.pretraining.labels import Labels, SoftLabels
+from espnet2_birq.pretraining.labellers import Labeller
+from espnet2_birq.pretraining.labellers.latent import LatentLabeller
+from espnet2_birq.pretraining.labels import (
+    Labels,
+    SoftLabels,
+    VectorLabels,
+    labelled,
+)
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
+from espnet2_birq.pretraining.losses.regression import masked_regression
 from espnet2_birq.pretraining.objective import Objective
-from espnet2_birq.pretraining.statistics import BookTally
+from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.statistics import BookTally, VectorBook
 
 
 class CodeHead(ListOf[torch.nn.Linear]):
@@ -67,28 +76,130 @@ class CodeHead(ListOf[torch.nn.Linear]):
         return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
-def build_heads(input_size: int, objectives: list[Objective]) -> DictOf[CodeHead]:
-    """Build the heads named by the objectives.
+class VectorHead(torch.nn.Sequential):
+    """Regression of vectors: a linear layer, or two around a GELU.
+
+    Args:
+        input_size: E, size of the hidden states.
+        labeller: Labeller of the vectors.
+    """
+
+    def __init__(self, input_size: int, labeller: LatentLabeller):
+        width, size = labeller.predictor, labeller.input_size
+        if width:
+            first = torch.nn.Linear(input_size, width)
+            super().__init__(first, torch.nn.GELU(), torch.nn.Linear(width, size))
+        else:
+            super().__init__(torch.nn.Linear(input_size, size))
+        self.shape = (width, size)
+
+    def loss(
+        self,
+        hidden: torch.Tensor,
+        valid: torch.Tensor,
+        labels: dict[str, list[Labels]],
+        weights: dict[str, float],
+        counts: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, list[VectorBook]]:
+        """Compute the loss of all objectives of this head; see CodeHead.loss."""
+        predictions = self(hidden)
+        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        for name, (label,) in labels.items():
+            assert isinstance(label, VectorLabels)
+            loss, tally = masked_regression(
+                hidden, predictions, valid, label, weights[name], counts[name][0]
+            )
+            total = total + loss
+            tallies.append(VectorBook(name, tally))
+        return total, tallies
+
+    def rest(self) -> torch.Tensor:
+        """Return a zero loss with zero gradients, which other ranks may wait for."""
+        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
+
+
+def build_head(input_size: int, labeller: Labeller) -> CodeHead | VectorHead:
+    """Build the head that a labeller's labels want."""
+    if isinstance(labeller, LatentLabeller):
+        return VectorHead(input_size, labeller)
+    return CodeHead(input_size, labeller.num_codebooks, labeller.codebook_size)
+
+
+class Heads(DictOf[CodeHead | VectorHead]):
+    """The heads named by the objectives, and their weighted loss.
+
+    Args:
+        input_size: E, size of the hidden states.
+        objectives: All objectives of the model.
 
     Raises:
         ConfigError: Two objectives share a head and differ in size.
     """
-    heads: DictOf[CodeHead] = DictOf()
-    first: dict[str, Objective] = {}
-    for objective in objectives:
-        labeller = objective.labeller
-        shape = (labeller.num_codebooks, labeller.codebook_size)
-        if objective.head not in heads:
-            heads[objective.head] = CodeHead(input_size, *shape)
-            first[objective.head] = objective
-        elif heads[objective.head].shape != shape:
-            raise ConfigError(
-                f"head '{objective.head}': objective '{first[objective.head].name}' "
-                f"has {_sizes(heads[objective.head].shape)}, '{objective.name}' has "
-                f"{_sizes(shape)}; give one of them another 'head'"
+
+    def __init__(self, input_size: int, objectives: list[Objective]):
+        super().__init__()
+        first: dict[str, Objective] = {}
+        for objective in objectives:
+            name, head = objective.head, build_head(input_size, objective.labeller)
+            if name not in self:
+                self[name], first[name] = head, objective
+            elif _sizes(self[name]) != _sizes(head):
+                raise ConfigError(
+                    f"head '{name}': objective '{first[name].name}' has "
+                    f"{_sizes(self[name])}, '{objective.name}' has {_sizes(head)}; "
+                    "give one of them another 'head'"
+                )
+
+    def loss(
+        self,
+        hidden: torch.Tensor,
+        valid: torch.Tensor,
+        active: list[Objective],
+        labels: dict[str, list[Labels]],
+        weights: dict[str, float],
+    ) -> tuple[torch.Tensor, list[BookTally | VectorBook], torch.Tensor]:
+        """Compute the weighted sum of losses, averaged over labelled frames of all ranks.
+
+        Args:
+            hidden: (M, E) hidden states of masked frames.
+            valid: (M,) 1 for masked frames, 0 for filler rows.
+            active: Objectives of this step.
+            labels: Labels of each codebook, by the objective's name.
+            weights: Loss weights, by the objective's name.
+
+        Returns:
+            Loss, statistics of each codebook or of vectors, and number of masked frames
+            on all ranks.
+        """
+        # One message: masked frames, and labelled frames per objective and codebook.
+        counts = [valid.sum()]
+        counts += [labelled(x, valid).sum() for one in active for x in labels[one.name]]
+        masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
+        of: dict[str, torch.Tensor] = {}
+        for one in active:
+            number = len(labels[one.name])
+            # The mean over ranks of world size x sum / count is sum / count.
+            of[one.name] = torch.stack(shares[:number]) / world_size()
+            shares = shares[number:]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        tallies: list[BookTally | VectorBook] = []
+        for name, head in self.items():
+            mine = [one for one in active if one.head == name]
+            if not mine:
+                total = total + head.rest()
+                continue
+            loss, found = head.loss(
+                hidden,
+                valid,
+                {one.name: one.predicted(labels[one.name]) for one in mine},
+                {one.name: weights[one.name] for one in mine},
+                of,
             )
-    return heads
+            total, tallies = total + loss, [*tallies, *found]
+        return total, tallies, masked.float().clamp(min=1.0)
 
 
-def _sizes(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]} codes"
+def _sizes(head: CodeHead | VectorHead) -> str:
+    if isinstance(head, VectorHead):
+        return f"vectors of {head.shape[1]} values by {head.shape[0]} hidden units"
+    return f"{head.shape[0]} x {head.shape[1]} codes"

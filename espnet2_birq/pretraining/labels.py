@@ -1,4 +1,4 @@
-"""Hard and soft labels, the interface between labellers and losses."""
+"""Hard, soft and vector labels, the interface between labellers and losses."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,15 @@ class SoftLabels(NamedTuple):
     valid: torch.Tensor | None = None  # (M,) 1 for valid rows; None: all are valid
 
 
-Labels = HardLabels | SoftLabels
+class VectorLabels(NamedTuple):
+    """A vector per frame, predicted by regression."""
+
+    vectors: torch.Tensor  # (M, D) float32, no gradient
+    beta: float = 0.0  # see LatentLabeller
+    valid: torch.Tensor | None = None  # (M,) 1 for valid rows; None: all are valid
+
+
+Labels = HardLabels | SoftLabels | VectorLabels
 
 
 def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:
@@ -41,4 +49,6 @@ def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:
         valid = valid * labels.valid
     if isinstance(labels, HardLabels):
         valid = valid * (labels.codes >= 0)
+    elif isinstance(labels, VectorLabels):
+        valid = valid * labels.vectors.isfinite().all(dim=1)
     return valid

@@ -36,8 +36,8 @@ from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics, labe
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
-from espnet2_birq.pretraining.heads import build_heads
-from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.heads import Heads
+from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.objective import (
@@ -47,8 +47,12 @@ from espnet2_birq.pretraining.objective import (
     check_always_on,
     maker_of,
 )
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
-from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
+from espnet2_birq.pretraining.ranks import sum_over_ranks
+from espnet2_birq.pretraining.statistics import (
+    BookTally,
+    VectorBook,
+    objective_statistics,
+)
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
 from espnet2_birq.pretraining.views import (
     LAYER,
@@ -57,6 +61,7 @@ from espnet2_birq.pretraining.views import (
     MaskedRows,
     View,
     Views,
+    all_rows,
 )
 
 # Frames used to estimate the input's moments before the first update, about an hour.
@@ -154,7 +159,7 @@ class BiRQModel(AbsESPnetModel):
             build_objective(row, self._size_of(row.view)) for row in objectives
         )
         check_always_on([one.when for one in self.objectives])
-        self.heads = build_heads(encoder.output_size(), list(self.objectives))
+        self.heads = Heads(encoder.output_size(), list(self.objectives))
         branch_conf = dict(target_branch_conf or {})
         self.copies = branch_conf.pop("copies", 1)
         if not isinstance(self.copies, int) or self.copies < 1:
@@ -187,7 +192,7 @@ class BiRQModel(AbsESPnetModel):
         """Return the size of a view's vectors."""
         if view.kind == "input":
             return self.frontend.output_size() * self.subsampling
-        return self.encoder.output_size()
+        return self.encoder.output_size() * (view.top if view.each else 1)
 
     def forward(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs
@@ -229,7 +234,7 @@ class BiRQModel(AbsESPnetModel):
         active = self._active(update)
         views = self._views(batch, active, update)
         total = masked = torch.zeros((), device=speech.device)
-        tallies: list[BookTally] = []
+        tallies: list[BookTally | VectorBook] = []
         stats: dict[str, torch.Tensor] = {}
         paths: dict[str, torch.Tensor] = {}
         for copy in range(self.copies):
@@ -244,7 +249,9 @@ class BiRQModel(AbsESPnetModel):
                 hidden = self._encode_masked(batch, mask, rows)  # (M, E)
                 # w1 F(theta) + w2 G(theta)
                 weights = {x.name: x.weight_at(update) for x in active}
-                loss, found, frames = self._loss(hidden, rows, active, made, weights)
+                loss, found, frames = self.heads.loss(
+                    hidden, rows.valid, active, made, weights
+                )
                 if copy == 0 and self.training and self.paths.due(active, update):
                     paths = self._gradient_paths(hidden, rows, active, made)
                 # - lambda H(q): keeps codes in use if labels have a gradient
@@ -264,8 +271,12 @@ class BiRQModel(AbsESPnetModel):
                 tallies,
                 gradients=torch.is_grad_enabled(),
                 windows=self.windows if self.training else None,
+                by_level={x.name for x in active if x.labeller.levels},
             )
         )
+        for one in active:
+            state = one.labeller.statistics()
+            stats.update({f"{key}_{one.name}": x for key, x in state.items()})
         stats["loss"] = total.detach()
         self.checks.check_finite(batch, stats["loss"])
         if self.training:
@@ -297,53 +308,11 @@ class BiRQModel(AbsESPnetModel):
             )
         return hidden.flatten(0, 1)[rows.index]
 
-    def _loss(
-        self,
-        hidden: torch.Tensor,
-        rows: MaskedRows,
-        active: list[Objective],
-        labels: dict[str, list[Labels]],
-        weights: dict[str, float],
-    ) -> tuple[torch.Tensor, list[BookTally], torch.Tensor]:
-        """Compute the weighted sum of losses, averaged over labelled frames of all ranks.
-
-        Returns:
-            Loss, statistics of each codebook, and number of masked frames on all ranks.
-        """
-        # One message: masked frames, and labelled frames per objective and codebook.
-        counts = [rows.valid.sum()]
-        counts += [
-            labelled(x, rows.valid).sum() for one in active for x in labels[one.name]
-        ]
-        masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
-        of: dict[str, torch.Tensor] = {}
-        for one in active:
-            number = len(labels[one.name])
-            # The mean over ranks of world size x sum / count is sum / count.
-            of[one.name] = torch.stack(shares[:number]) / world_size()
-            shares = shares[number:]
-        total = hidden.new_zeros((), dtype=torch.float32)
-        tallies: list[BookTally] = []
-        for name, head in self.heads.items():
-            mine = [one for one in active if one.head == name]
-            if not mine:
-                total = total + head.rest()
-                continue
-            loss, found = head.loss(
-                hidden,
-                rows.valid,
-                {one.name: one.predicted(labels[one.name]) for one in mine},
-                {one.name: weights[one.name] for one in mine},
-                of,
-            )
-            total, tallies = total + loss, tallies + found
-        return total, tallies, masked.float().clamp(min=1.0)
-
     def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
         def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:
-            return self._loss(hidden, rows, [one], {one.name: labels}, {one.name: 1.0})[
-                0
-            ]
+            return self.heads.loss(
+                hidden, rows.valid, [one], {one.name: labels}, {one.name: 1.0}
+            )[0]
 
         return self.paths.measure(self.encoder, active, made, loss_of)
 
@@ -359,6 +328,8 @@ class BiRQModel(AbsESPnetModel):
         self.updates += 1
         if self._update is not None:
             self._update += 1
+        for one in self.objectives:
+            one.labeller.step()
         if self.teacher is not None:
             self.teacher.follow(self.encoder, self.update_number())
 
@@ -410,12 +381,10 @@ class BiRQModel(AbsESPnetModel):
         for batch in batches:
             clean = self._clean_batch(**batch)
             views = self._views(clean, waiting, 0)
-            valid = torch.arange(clean.padded, device=seen.device)
-            valid = (valid < clean.frames[:, None]).flatten().float()
+            rows = all_rows(clean)
             for one in waiting:
-                vectors = views.whole(one.view).flatten(0, 1)
-                one.labeller.observe(vectors, valid)
-            seen += sum_over_ranks(valid.sum())
+                one.labeller.observe(*views.at(one.view, rows))
+            seen += sum_over_ranks(rows.valid.sum())
             if seen >= START_FRAMES:
                 break
         for one in waiting:

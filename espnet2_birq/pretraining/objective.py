@@ -1,12 +1,16 @@
 """Objectives: prediction tasks at masked frames, one per row of the configuration.
 
-    view -> labeller -> labels <- cross-entropy - head <- hidden states, masked input
+    view -> labeller -> labels <- loss - head <- hidden states, masked input
+
+The loss is a cross-entropy, or for labels that are vectors a regression.
 
 No method is hard-coded in the forward pass; a method is a list of objectives:
 
     BEST-RQ    input   -> random_projection                weight 1
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
+    DinoSR     the teacher's last n layers, each -> clusters
+    data2vec   mean of the teacher's last n layers -> latent (regression)
 """
 
 import math
@@ -38,8 +42,9 @@ PRESETS = {
 }
 KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
-    "view": "source of labels: input, layer K, layer P%, teacher layer K, labels "
-    "[NAME] [every N]",
+    "view": "source of labels: input, layer K, layer P%, layers top N (mean of the "
+    "last N, each normalised; 'layers top N each': side by side), teacher layer ..., "
+    "teacher layers ..., labels [NAME] [every N]",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
@@ -237,6 +242,12 @@ def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
                     f"objective '{row.name}': when: once names another objective, not "
                     f"'{other}'"
                 )
+            (named,) = (one for one in parsed if one.name == other)
+            if not labeller_class(named.labeller).discrete:
+                raise ConfigError(
+                    f"objective '{row.name}': when: once is a perplexity, and "
+                    f"'{other}' has no codes"
+                )
     return parsed
 
 
@@ -362,7 +373,11 @@ def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
     Raises:
         ConfigError: No such objective.
     """
-    makers = {one.name: one for one in objectives if one.view.kind != LABELS}
+    makers = {
+        one.name: one
+        for one in objectives
+        if one.view.kind != LABELS and one.labeller.discrete
+    }
     if name not in makers:
         raise ConfigError(
             f"no objective '{name}' that makes labels; there are {list(makers)}"

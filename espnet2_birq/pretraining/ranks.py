@@ -10,6 +10,13 @@ def world_size() -> int:
     return torch.distributed.get_world_size()
 
 
+def rank() -> int:
+    """Return the number of this rank, counted from 0."""
+    if not torch.distributed.is_initialized():
+        return 0
+    return torch.distributed.get_rank()
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks in one message; detached."""
     if not torch.distributed.is_initialized():
@@ -17,3 +24,41 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     total = values.detach().clone()
     torch.distributed.all_reduce(total)
     return total
+
+
+class RowPicker:
+    """Picks rows spread evenly over the good rows of all ranks.
+
+    They are the same rows however a batch is divided among ranks, and no rank reads
+    a value, for which it would have to wait for a GPU.
+
+    Args:
+        good: (M,) bool, rows of this rank to choose from.
+    """
+
+    def __init__(self, good: torch.Tensor):
+        self.order = good.cumsum(0)
+        counts = self.order.new_zeros(world_size())
+        counts[rank()] = self.order[-1]
+        counts = sum_over_ranks(counts)
+        self.before, self.total = counts[: rank()].sum(), counts.sum()
+
+    def pick(self, vectors: torch.Tensor, turns: range) -> torch.Tensor:
+        """Pick a row for each turn.
+
+        Args:
+            vectors: (M, D) vectors of this rank.
+            turns: K numbers. Those of n consecutive turns are different rows if there
+                are 3 n good ones.
+
+        Returns:
+            (K, D) rows, zero where another rank has the row: sum them over the ranks.
+        """
+        # Multiples of the golden ratio, modulo 1, are spread evenly wherever they begin.
+        number = torch.arange(
+            turns.start, turns.stop, device=vectors.device, dtype=torch.float64
+        )
+        place = (number * 0.6180339887498949 % 1.0 * self.total).long() - self.before
+        row = torch.searchsorted(self.order, place + 1).clamp(max=len(vectors) - 1)
+        here = (place >= 0) & (place < self.order[-1])
+        return torch.where(here[:, None], vectors[row], 0.0)

@@ -4,6 +4,7 @@ All values are tensors computed from sums of the loss: codes are not read again,
 nothing synchronises with a GPU.
 """
 
+from collections.abc import Collection
 from functools import reduce
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 
 from espnet2_birq.pretraining.diagnostics import Windows
 from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
+from espnet2_birq.pretraining.losses.regression import VectorTally, spread
 from espnet2_birq.pretraining.ranks import sum_over_ranks
 
 
@@ -20,6 +22,13 @@ class BookTally(NamedTuple):
     names: list[str]  # L objectives
     soft: list[bool]  # whether their labels are soft
     tally: Tally
+
+
+class VectorBook(NamedTuple):
+    """The tally of an objective whose labels are vectors."""
+
+    name: str
+    tally: VectorTally
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
@@ -40,23 +49,25 @@ def coverage(counts: torch.Tensor) -> torch.Tensor:
     return (counts > 0).float().mean(dim=-1)
 
 
-def sum_tallies(tallies: list[Tally]) -> list[Tally]:
-    """Sum the tallies of all ranks in one message."""
+def sum_tallies[T: (Tally, VectorTally)](tallies: list[T]) -> list[T]:
+    """Sum tallies of one kind over all ranks in one message."""
+    if not tallies:
+        return []
     parts = [part for tally in tallies for part in tally]
     message = sum_over_ranks(torch.cat([part.flatten() for part in parts]))
-    summed = [
+    summed = iter(
         total.view_as(part)
         for total, part in zip(message.split([part.numel() for part in parts]), parts)
-    ]
-    width = len(Tally._fields)
-    return [Tally(*summed[i : i + width]) for i in range(0, len(summed), width)]
+    )
+    return [type(tally)(*(next(summed) for _ in tally)) for tally in tallies]
 
 
 @torch.no_grad()
 def objective_statistics(
-    books: list[BookTally],
+    books: list[BookTally | VectorBook],
     gradients: bool = True,
     windows: Windows | None = None,
+    by_level: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
@@ -67,6 +78,9 @@ def objective_statistics(
         books: Sums over frames; codebooks of one objective are averaged.
         gradients: Whether gradients were computed, as needed for ``grad_share``.
         windows: Label counts of earlier steps, updated by this step's.
+        by_level: Objectives whose codebooks are also listed one by one, as
+            ``level<n>_acc`` and ``level<n>_ppl`` (of labels, over the window if there
+            is one).
 
     Returns:
         For each objective: ``loss_<name>`` (nats, unweighted), ``acc`` (share of
@@ -76,19 +90,22 @@ def objective_statistics(
         10,000 labelled frames; for soft labels ``hit`` (share of frames whose label is the
         nearest code), ``label_entropy`` (nats, of the label given the frame) and
         ``score_std`` (standard deviation of a frame's scores over the codes; Gumbel
-        noise has 1.28); and with several objectives
+        noise has 1.28); for vector labels ``loss``, ``target_std`` and ``pred_std``
+        (standard deviation over frames of targets and predictions, a mean over their
+        values); and with several objectives
         ``grad_share`` (gradient norm at the encoder's output as a
         share of the objectives' sum, without the path through labels) and
         ``agree`` (share of frames with the label of the first objective of the head).
     """
-    tallies = sum_tallies([book.tally for book in books])
+    code_books = [book for book in books if isinstance(book, BookTally)]
+    vector_books = [book for book in books if isinstance(book, VectorBook)]
     values: dict[str, list[torch.Tensor]] = {}
     squares: dict[str, torch.Tensor] = {}
 
     def add(key, name, value):
         values.setdefault(f"{key}_{name}", []).append(value)
 
-    for book, tally in zip(books, tallies):
+    for book, tally in zip(code_books, sum_tallies([x.tally for x in code_books])):
         means = tally.sums / tally.frames.clamp(min=1.0)[:, None]
         for row, name in enumerate(book.names):
             sums = dict(zip(SUMS, tally.sums[row]))
@@ -99,14 +116,25 @@ def objective_statistics(
                 add(key, name, mean[key])
             if row > 0:
                 add("agree", name, mean["agree"])
-            add("label_ppl", name, perplexity(tally.label_counts[row]))
+            use = perplexity(tally.label_counts[row])
+            add("label_ppl", name, use)
+            number = len(values[f"label_ppl_{name}"])
             if windows is not None:
-                number = len(values[f"label_ppl_{name}"])
                 window = windows.add(name, number, tally.label_counts[row])
-                add("window_ppl", name, perplexity(window))
+                use = perplexity(window)
+                add("window_ppl", name, use)
+            if name in by_level:
+                add(f"level{number}_acc", name, mean["acc"])
+                add(f"level{number}_ppl", name, use)
             add("label_cov", name, coverage(tally.label_counts[row]))
             add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
             add("pred_cov", name, coverage(tally.predicted_counts[row]))
+    joint = sum_tallies([x.tally for x in vector_books])  # in double precision
+    for (name, own), whole in zip(vector_books, joint):
+        squares[name] = squares.get(name, 0.0) + whole.grad_square.to(own.loss)
+        add("loss", name, (whole.loss / whole.frames.clamp(min=1.0)).to(own.loss))
+        add("target_std", name, spread(whole.frames, whole.targets).to(own.loss))
+        add("pred_std", name, spread(whole.frames, whole.predictions).to(own.loss))
     stats = {key: torch.stack(several).mean() for key, several in values.items()}
     if gradients and len(squares) > 1:
         norms = {name: square.sqrt() for name, square in squares.items()}

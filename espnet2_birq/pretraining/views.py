@@ -3,6 +3,9 @@
     input            normalised input frames, stacked to the encoder rate
     layer k          output of encoder layer k on the clean input
     teacher layer k  the same of the teacher, a moving average of the encoder
+    layers top n     mean of the last n layers, each normalised over time; also of the
+                     teacher (data2vec, arXiv 2202.03555). With `each`: side by side
+                     instead (DinoSR, arXiv 2305.10005)
     labels NAME      integers read from disk with the speech, the data called NAME
 
 All cover all frames of the clean input at the encoder rate; labels are predicted at
@@ -24,8 +27,8 @@ from espnet2_birq.pretraining.target_branch import TargetBranch
 # The paper's choice of label layer: 7 of 10.
 DEFAULT_DEPTH = 0.7
 KNOWN = (
-    "'input', 'layer', 'layer K', 'layer P%', the same after 'teacher', 'labels' or "
-    "'labels NAME'"
+    "'input', 'layer', 'layer K', 'layer P%', 'layers top N', 'layers top N each', the "
+    "same after 'teacher', 'labels' or 'labels NAME'"
 )
 LAYER, TEACHER, LABELS = "layer", "teacher layer", "labels"
 # labels [NAME] [every N]
@@ -38,14 +41,25 @@ class View(NamedTuple):
 
     kind: str  # "input", LAYER, TEACHER or LABELS
     layer: int | None = None  # of LAYER and TEACHER, counted from 1
+    top: int = 0  # n: of n layers, the last of which is `layer`; 0: it alone
+    each: bool = False  # the n side by side; else their mean
     name: str = ""  # of LABELS: name of the data
     every: int = 1  # of LABELS: number on disk per encoder frame
 
     def __str__(self):
-        if self.kind != LABELS:
-            return self.kind if self.layer is None else f"{self.kind} {self.layer}"
-        name = f" {self.name}" if self.name != LABELS else ""
-        return LABELS + name + (f" every {self.every}" if self.every > 1 else "")
+        if self.kind == LABELS:
+            name = f" {self.name}" if self.name != LABELS else ""
+            return LABELS + name + (f" every {self.every}" if self.every > 1 else "")
+        if self.top:
+            return f"{self.kind}s top {self.top}" + self.each * " each"
+        return self.kind if self.layer is None else f"{self.kind} {self.layer}"
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers it is made of, from below."""
+        if self.layer is None:
+            return []
+        return list(range(self.layer + 1 - max(1, self.top), self.layer + 1))
 
 
 def parse_view(text: str, num_blocks: int) -> View:
@@ -68,6 +82,15 @@ def parse_view(text: str, num_blocks: int) -> View:
                 f"{', '.join(RESERVED)} and ..._lengths, and take every 1st or more"
             )
         return View(LABELS, name=name, every=every)
+    match = re.fullmatch(r"((?:teacher +)?)layers +top +(\d+)( +each)?", str(text))
+    if match is not None:
+        if not 1 <= int(match[2]) <= num_blocks:
+            raise ConfigError(
+                f"view '{text}': the encoder has {num_blocks} layers; change it, or "
+                "encoder_conf's num_blocks"
+            )
+        kind = TEACHER if match[1] else LAYER
+        return View(kind, num_blocks, int(match[2]), match[3] is not None)
     match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d+)(%?))?", str(text))
     if match is None:
         raise ConfigError(f"unknown view {text!r}, use {KNOWN}")
@@ -104,10 +127,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Positions of a batch's masked frames in M rows, the last of them filler."""
+    """Positions of a batch's masked frames in M rows, some of them filler."""
 
     index: torch.Tensor  # (M,) positions in a flattened (B, T')
     valid: torch.Tensor  # (M,) 1 for masked frames, 0 for filler rows
+
+
+def all_rows(batch: Batch) -> MaskedRows:
+    """Return the positions of all frames of a batch; those of padding are filler."""
+    frame = torch.arange(batch.padded, device=batch.frames.device)
+    valid = (frame < batch.frames[:, None]).flatten()
+    return MaskedRows(torch.arange(len(valid), device=valid.device), valid.float())
 
 
 class Views:
@@ -166,8 +196,35 @@ class Views:
             outputs, self._labelled[kind] = self.branches[kind].hidden_states(
                 batch.xs, batch.lengths, wanted_layers(self.wanted, kind), self.update
             )
-            for layer, output in outputs.items():
-                self._whole[View(kind, layer)] = output
+            for view in {one for one, _ in self.wanted if one.kind == kind}:
+                made = [outputs[layer] for layer in view.layers]
+                self._whole[view] = made[0]
+                if view.top:
+                    made = [normalize_over_time(x, batch.frames) for x in made]
+                    self._whole[view] = (
+                        torch.cat(made, dim=2)
+                        if view.each
+                        else torch.stack(made).mean(dim=0)
+                    )
+
+
+def normalize_over_time(xs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Normalise each value to mean 0 and variance 1 over an utterance's frames.
+
+    Args:
+        xs: (B, T', E), any floating type.
+        frames: (B,) frames of each utterance; padding is not counted.
+
+    Returns:
+        (B, T', E) in single precision or better, 0 on padding.
+    """
+    xs = xs.to(torch.promote_types(xs.dtype, torch.float32))
+    valid = torch.arange(xs.size(1), device=xs.device) < frames[:, None]
+    valid, count = valid[:, :, None], frames.clamp(min=1)[:, None, None]
+    xs = xs - torch.where(valid, xs, 0.0).sum(dim=1, keepdim=True) / count
+    xs = torch.where(valid, xs, 0.0)
+    variance = xs.square().sum(dim=1, keepdim=True) / count
+    return xs * (variance + 1e-5).rsqrt()
 
 
 def stack_frames(xs: torch.Tensor, factor: int, frames: int) -> torch.Tensor:
@@ -236,6 +293,6 @@ def wanted_layers(wanted: list[tuple[View, bool]], kind: str) -> dict[int, bool]
     """Return the layers needed by views of a kind, and whether each needs a gradient."""
     layers: dict[int, bool] = {}
     for view, gradient in wanted:
-        if view.kind == kind and view.layer is not None:
-            layers[view.layer] = layers.get(view.layer, False) or gradient
+        for layer in view.layers if view.kind == kind else ():
+            layers[layer] = layers.get(layer, False) or gradient
     return dict(sorted(layers.items()))

@@ -120,7 +120,7 @@ def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | N
         "--teacher_conf",
         action=NestedDictAction,
         default=dict(),
-        help="Teacher for views 'teacher layer K': decay (of the encoder's moving "
+        help="Teacher for views 'teacher layer ...': decay (of the encoder's moving "
         "average, a number or a schedule; 0: a copy; 0.999), every (n: move "
         "after every n-th update, 1)",
     )
@@ -216,7 +216,7 @@ class SSLTask(AbsTask):
             action=NestedDictAction,
             default=dict(),
             help="stop_at_collapse (stop instead of warning when labels collapse to a "
-            "few codes; false), cpu_bfloat16 (bfloat16 autocast when training "
+            "few codes or to one vector; false), cpu_bfloat16 (bfloat16 autocast when training "
             "on a CPU: true, false, or auto: if the processor has instructions for "
             "it; auto), accelerate (faster CPU encoder, same results; true), "
             "attention_window (restrict attention to blocks of this many encoder frames; "

@@ -7,7 +7,7 @@ import yaml
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.experiments.spec import merge, read_spec, updates_of, with_updates
-from espnet2_birq.pretraining.heads import build_heads
+from espnet2_birq.pretraining.heads import Heads
 from espnet2_birq.pretraining.objective import build_objective, parse_objectives
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def test_matrices_of_the_project_are_sound(file):
         conf = merge(yaml.safe_load(spec.pretrain.read_text()), system.pretrain)
         blocks = conf["encoder_conf"]["num_blocks"]
         rows = parse_objectives(conf["objectives"], blocks)
-        build_heads(8, [build_objective(row, 8) for row in rows])
+        Heads(8, [build_objective(row, 8) for row in rows])
 
 
 @pytest.mark.parametrize(

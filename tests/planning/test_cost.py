@@ -37,6 +37,41 @@ TEACHER = dict(
     teacher_conf={},
     objectives=[BIRQ[0], dict(BIRQ[1], view="teacher layer 70%", gradient=0)],
 )
+RESIDUAL = dict(
+    objectives=[
+        dict(
+            name=view.split()[0],
+            view=view,
+            labeller="residual",
+            labeller_conf=dict(num_codebooks=2, codebook_size=16),
+        )
+        for view in ("input", "layer 2", "teacher layer 2")
+    ]
+)
+
+LATENT = dict(
+    objectives=[
+        BIRQ[0],
+        dict(
+            name="latent",
+            view="teacher layers top 2",
+            labeller="latent",
+            labeller_conf=dict(predictor=48),
+        ),
+    ]
+)
+
+CLUSTERS = dict(
+    objectives=[
+        BIRQ[0],
+        dict(
+            name="dinosr",
+            view="teacher layers top 2 each",
+            labeller="clusters",
+            labeller_conf=dict(num_codebooks=2, codebook_size=16),
+        ),
+    ]
+)
 
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
@@ -50,6 +85,7 @@ def real_step(args, utterances, seconds):
     model = SSLTask.build_model(plain_args(args, gpu=False)).train()
     speech = torch.randn(utterances, round(seconds * SECOND))
     lengths = torch.full((utterances,), speech.size(1))
+    model.prepare([dict(speech=speech, speech_lengths=lengths)])
     return model, lambda: model(speech, lengths)[0].backward()
 
 
@@ -59,6 +95,9 @@ def real_step(args, utterances, seconds):
         ("conformer", CONFORMER, {}),
         ("conformer", CONFORMER, dict(model_conf=dict(attention_window=20))),
         ("conformer", CONFORMER, TEACHER),
+        ("conformer", CONFORMER, RESIDUAL),
+        ("conformer", CONFORMER, LATENT),
+        ("conformer", CONFORMER, CLUSTERS),
         ("shaw_conformer", SHAW, {}),
         ("e_branchformer", E_BRANCHFORMER, {}),
     ],

@@ -51,3 +51,24 @@ def test_a_perplexity_that_is_no_number_is_no_health(caplog):
     with caplog.at_level(logging.WARNING):
         watch_for(50, float("nan"))
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "key, bad, good, words",
+    [
+        (
+            "target_std",
+            0.05,
+            0.2,
+            "its targets' standard deviation over frames was 0.050",
+        ),
+        ("pred_std", 0.005, 0.02, "its predictions' standard deviation .* was 0.0050"),
+    ],
+)
+def test_vectors_that_hardly_differ(key, bad, good, words):
+    watch = CollapseWatch(["latent"], stop=True)
+    for _ in range(50):
+        watch.watch({f"{key}_latent": torch.tensor(good)})
+    with pytest.raises(CollapseError, match=f"'latent' has collapsed: {words}"):
+        for _ in range(50):
+            watch.watch({f"{key}_latent": torch.tensor(bad)})

@@ -18,6 +18,7 @@ from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabel
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
+from espnet2_birq.pretraining.labellers.residual import ResidualLabeller
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
@@ -65,6 +66,19 @@ def test_what_reads_a_value_raises_here():
             torch.rand(3, 20)[mask]
         with pytest.raises(DataDependentOutputException):
             mask.sum().item()
+
+
+def test_codebooks_that_move():
+    with FakeTensorMode():
+        labeller = ResidualLabeller(16, running=True, codebook_size=8)
+        labeller.ready = True
+        vectors, valid = torch.randn(50, 16), torch.ones(50)
+        for _ in range(2):
+            labeller.observe(vectors, valid)
+        labeller.label(vectors)
+        labeller.step()
+        assert labeller.observed is None
+        assert labeller.statistics()["level4_usage"].shape == ()
 
 
 @pytest.mark.parametrize("replacement", ["noise", "zero", "learned"])

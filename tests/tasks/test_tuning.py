@@ -80,6 +80,40 @@ def test_best_rq_of_the_paper_differs_in_objectives_alone(name):
     assert differing == {"config", "objectives"}
 
 
+RELATIVES = {  # of C2: objectives, and the keys that differ from BiRQ's
+    "rvq": (["rvq"], {"objectives"}),
+    "dinosr": (["clusters"], {"objectives", "teacher_conf"}),
+    "data2vec": (["latent"], {"objectives", "teacher_conf"}),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relatives_differ_in_objectives_alone(name):
+    relative, birq = (vars(read(f"{x}_c2", SSLTask)) for x in (name, "birq"))
+    names, expected = RELATIVES[name]
+    rows = parse_objectives(relative["objectives"], 10)
+    assert [row.name for row in rows] == names
+    differing = {key for key in birq if relative[key] != birq[key]}
+    assert differing == {"config"} | expected
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relatives_start(name):
+    args = read(f"{name}_c2", SSLTask)
+    args.encoder_conf.update(output_size=16, linear_units=32)
+    for row in args.objectives:
+        if "codebook_size" in row["labeller_conf"]:
+            row["labeller_conf"]["codebook_size"] = 16
+    model = SSLTask.build_model(args).train()
+    speech, lengths = torch.randn(2, 32000), torch.tensor([32000, 20000])
+    model.prepare([dict(speech=speech, speech_lengths=lengths)])
+    loss, stats, _ = model(speech, lengths)
+    loss.backward()
+    assert torch.isfinite(loss) and all(
+        stats[f"loss_{x}"] > 0 for x in RELATIVES[name][0]
+    )
+
+
 def check_fine_tuning(ssl, asr, task, hours=100.6):
     """Settings are those of pretraining; a small model of them trains."""
     for key in ("frontend", "frontend_conf", "normalize", "normalize_conf"):

@@ -98,7 +98,11 @@ class SpeechModel:
         xs, lengths = self._input(speech, samples)
         frames = encoder_lengths(self._encoder, lengths)
         padded = int(encoder_lengths(self._encoder, torch.tensor(xs.size(1))))
-        own = [one for one in self._objectives if one.view.kind in ("input", LAYER)]
+        own = [
+            one
+            for one in self._objectives
+            if one.view.kind in ("input", LAYER) and not one.view.top
+        ]
         needed = {one.view.layer or 0 for one in own} | set(layers)
         blocks = sorted(needed - {0})
         views = {0: stack_frames(xs, self._factor, padded)}
@@ -107,7 +111,7 @@ class SpeechModel:
         codes = {
             one.name: _codes(one.labeller, views[one.view.layer or 0]) for one in own
         }
-        for one in self._objectives:  # those of a teacher, which is another network
+        for one in self._objectives:  # of a teacher or of several layers
             if one.name not in codes:
                 codes[one.name] = self._model.label(speech, samples, one.name)[0]
         return [
@@ -157,7 +161,11 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
             model = api.untrained(path, UNTRAINED_SEED)
     else:
         model = api.load(path, device)
-        objectives = [one for one in model.objectives if one.view.kind != LABELS]
+        objectives = [
+            one
+            for one in model.objectives
+            if one.view.kind != LABELS and one.labeller.discrete
+        ]
     frontend = getattr(model, "frontend", None)
     if not hasattr(frontend, "hop_length") or not hasattr(model.encoder, "encoders"):
         raise ConfigError(

@@ -4,15 +4,21 @@ import importlib
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.base import Labeller
+from espnet2_birq.pretraining.labellers.clusters import ClusterLabeller
 from espnet2_birq.pretraining.labellers.given import GivenLabels
 from espnet2_birq.pretraining.labellers.gumbel_softmax import GumbelSoftmaxLabeller
+from espnet2_birq.pretraining.labellers.latent import LatentLabeller
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
+from espnet2_birq.pretraining.labellers.residual import ResidualLabeller
 
 LABELLERS = {
     "random_projection": RandomProjectionLabeller,
     "gumbel_softmax": GumbelSoftmaxLabeller,
+    "residual": ResidualLabeller,
+    "clusters": ClusterLabeller,
+    "latent": LatentLabeller,
     "given": GivenLabels,
 }
 

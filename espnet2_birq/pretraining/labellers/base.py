@@ -14,7 +14,7 @@ class Labeller(torch.nn.Module):
     Subclasses set ``num_codebooks`` and ``codebook_size`` and define ``label``. State
     (running moments, centroids, counts) belongs in persistent buffers,
     so that a checkpoint contains everything labels depend on, and changes only in
-    ``observe``, which sums observations over ranks so that all
+    ``observe`` and ``step``, with observations summed over ranks so that all
     have the same state. Buffers stay in float32 or better whatever the
     model is cast to: in half precision, moving averages of a codebook would stall.
 
@@ -23,13 +23,21 @@ class Labeller(torch.nn.Module):
             prediction head.
         codebook_size: V, number of distinct labels.
         differentiable: Whether gradients of the loss can flow into the vectors.
+        discrete: Whether labels are codes; else they are vectors, ``codes`` is not
+            defined, and the head is a regression.
+        levels: Whether codebooks have an order, and are logged one by one.
         ready: Whether ``label`` can be called; if False, ``observe`` and ``start``
-            must run before the first update.
+            must run before the first update. Restored from the buffer ``started``, if
+            there is one.
     """
+
+    started: torch.Tensor  # () 1 once ready; only where initialisation needs speech
 
     num_codebooks = 1
     codebook_size = 0
     differentiable = False
+    discrete = True
+    levels = False
     ready = True
 
     def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
@@ -39,6 +47,17 @@ class Labeller(torch.nn.Module):
             vectors: (M, D) detached vectors.
             valid: (M,) 1 for valid rows, 0 for filler rows.
         """
+
+    def step(self):
+        """Move the state after an optimizer update; called on all ranks.
+
+        Where ``observe`` only collects, labels do not depend on the number of batches
+        that an update is divided into (``accum_grad``).
+        """
+
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """Return scalars of the state, to be logged as ``<key>_<name>``."""
+        return {}
 
     def start(self):
         """Finish initialisation from observed vectors; sets ``ready``.
@@ -93,6 +112,9 @@ class Labeller(torch.nn.Module):
                     f"checkpoint is of '{two}': change labeller_conf, or the checkpoint"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)
+        started: torch.Tensor | None = getattr(self, "started", None)
+        if started is not None and not started.is_meta:
+            self.ready = bool(started > 0)
 
 
 def _text(numbers: torch.Tensor) -> str:

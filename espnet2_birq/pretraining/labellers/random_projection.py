@@ -57,7 +57,6 @@ class RandomProjectionLabeller(Labeller):
     codebook: torch.Tensor  # (N, V, d)
     projection: torch.Tensor  # (N, D, d)
     mean: torch.Tensor  # (D,)
-    started: torch.Tensor  # () 1 once the projection has been initialised
 
     def __init__(
         self,
@@ -214,11 +213,6 @@ class RandomProjectionLabeller(Labeller):
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Label M vectors by their nearest codes."""
         return [HardLabels(codes) for codes in self.codes(vectors)]
-
-    def _load_from_state_dict(self, *args):
-        super()._load_from_state_dict(*args)
-        if not self.started.is_meta:
-            self.ready = bool(self.started > 0)
 
 
 def _check(name, value, known):
