@@ -22,7 +22,8 @@ BELOW = {
     "tasks": {"pretraining", "encoders", "kernels", "datadir"},
     "planning": {"tasks", "pretraining", "encoders", "kernels", "datadir"},
     "transfer": {"tasks", "encoders"},
-    "api": {"tasks", "pretraining", "encoders"},
+    "pretrained": {"pretraining", "encoders", "datadir"},
+    "api": {"pretrained", "tasks", "pretraining"},
     "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
     "experiments": {"evaluation", "planning", "tasks", "datadir"},
 }

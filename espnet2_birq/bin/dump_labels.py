@@ -46,7 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def dump(args: argparse.Namespace) -> None:
     """Run the command."""
-    model = load(args.model, args.device)
+    model = load(args.model, args.device).model
     count = dump_labels(model, args.objective, args.data, args.out, args.batch_size)
     logging.info(f"{args.out / 'labels.scp'}: labels of {count} utterances")
 

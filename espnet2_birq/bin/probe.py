@@ -64,7 +64,7 @@ def get_parser() -> argparse.ArgumentParser:
 def probe_model(args: argparse.Namespace) -> None:
     """Run the command."""
     own = {one.name: getattr(args, one.name) for one in fields(Settings)}
-    model = load(args.model) if args.model else untrained(args.config, args.seed)
+    model = load(args.model).model if args.model else untrained(args.config, args.seed)
     probe(model, args.train, args.test, args.out, Settings(**own))
 
 
