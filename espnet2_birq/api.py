@@ -40,12 +40,18 @@ def load(
         ConfigError: A file is missing, or the configuration belongs to another model.
         DataError: The model file is incomplete, or not a pretrained model.
     """
-    name, path = str(path), Path(path)
+    path = resolve(path)
     if path.suffix == ".zip":
         return PretrainedModel(_load_packed(path, device).model, window)
-    if not path.exists() and HUB_NAME.fullmatch(name) and path.suffix != ".pth":
+    return PretrainedModel(load_training_model(path, device), window)
+
+
+def resolve(path: str | Path) -> Path:
+    """Find a model file or zip by what load() takes; arguments and errors are its."""
+    name, path = str(path), Path(path)
+    if not path.exists() and HUB_NAME.fullmatch(name) and not path.suffix:
         path = _fetch(name)
-    return PretrainedModel(load_training_model(find_model(path), device), window)
+    return find_model(path)
 
 
 def load_training_model(path: Path, device: str = "cpu") -> BiRQModel:
@@ -129,7 +135,9 @@ def _fetch(name: str) -> Path:
             "install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.pth", "*.yaml", "*.npz"]))
+        return Path(
+            snapshot_download(name, allow_patterns=["*.pth", "*.yaml", "*.npz"])
+        )
     except (OSError, ValueError) as error:  # its errors are either
         why = " ".join(str(error).split())[:200]
         raise ConfigError(

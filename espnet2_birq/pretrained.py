@@ -33,6 +33,9 @@ class Wanted(NamedTuple):
     labels: tuple[str, ...] = ()  # objectives
 
 
+OUTPUT = Wanted(output=True)
+
+
 class PretrainedModel:
     """A pretrained model for extracting features and labels.
 
@@ -92,7 +95,7 @@ class PretrainedModel:
         Raises:
             DataError: Samples that are no waveform: too few, not finite, or integers.
         """
-        (output,), frames = self._run(waveforms, lengths, Wanted(output=True))
+        (output,), frames = self._run(waveforms, lengths, OUTPUT)
         return output, frames
 
     def extract_features(
@@ -158,7 +161,7 @@ class PretrainedModel:
 
     @torch.no_grad()
     def stream(
-        self, audio: str | Path | torch.Tensor, wanted: Wanted = Wanted(output=True)
+        self, audio: str | Path | torch.Tensor, wanted: Wanted = OUTPUT
     ) -> Iterator[list[torch.Tensor]]:
         """Process a recording of any length, piece by piece, in little memory.
 
@@ -188,7 +191,6 @@ class PretrainedModel:
 
             yield from self._pieces(read, samples, wanted)
 
-    @torch.no_grad()
     def _run(
         self,
         waveforms: Waveforms,
@@ -196,22 +198,41 @@ class PretrainedModel:
         wanted: Wanted,
         padding: float = 0,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Compute padded (B, T, ...): short waveforms together, long ones one by one."""
-        rows = _rows(waveforms, lengths)
-        long = [self._is_long(len(row)) for row in rows]
-        short = [row for row, is_long in zip(rows, long) if not is_long]
-        together = iter(self._batch(short, wanted) if short else [])
-        found = [
-            self._windows(row, wanted) if is_long else next(together)
-            for row, is_long in zip(rows, long)
-        ]
+        """Compute what is wanted, padded (B, T, ...), and lengths (B,)."""
+        found = self.compute(_rows(waveforms, lengths), wanted)
         frames = torch.tensor([len(one[0]) for one in found], device=self.device)
         return [
             torch.nn.utils.rnn.pad_sequence(list(column), True, padding)
             for column in zip(*found)
         ], frames
 
-    def _is_long(self, samples: int) -> bool:
+    @torch.no_grad()
+    def compute(
+        self, rows: Sequence[torch.Tensor], wanted: Wanted
+    ) -> list[list[torch.Tensor]]:
+        """Compute what is wanted of (N,) waveforms of any lengths.
+
+        Args:
+            rows: Finite floating-point samples of each waveform.
+            wanted: Layers, output and labels to compute.
+
+        Returns:
+            For each waveform (t, D) features of the layers, (t, E) output and (t, C)
+            codes of the objectives, in this order.
+
+        Raises:
+            DataError: A waveform is too short for a frame.
+        """
+        long = [self.is_long(len(row)) for row in rows]
+        short = [row for row, is_long in zip(rows, long) if not is_long]
+        together = iter(self._batch(short, wanted) if short else [])
+        return [
+            self._windows(row, wanted) if is_long else next(together)
+            for row, is_long in zip(rows, long)
+        ]
+
+    def is_long(self, samples: int) -> bool:
+        """Whether so many samples run in windows."""
         return self.window is not None and samples > self.window * self.sample_rate
 
     def _batch(
@@ -221,7 +242,7 @@ class PretrainedModel:
         speech = torch.nn.utils.rnn.pad_sequence(list(rows), True).to(self.device)
         samples = torch.tensor([len(row) for row in rows], device=self.device)
         shortest = int(samples.argmin())
-        if not self._frames(int(samples[shortest])):
+        if not self.frames(int(samples[shortest])):
             raise DataError(
                 f"waveform {shortest}: {len(rows[shortest])} samples are too few for "
                 "one encoder frame"
@@ -243,7 +264,7 @@ class PretrainedModel:
         self, read: Read, samples: int, wanted: Wanted
     ) -> Iterator[list[torch.Tensor]]:
         """Compute what is wanted of a recording, window by window."""
-        if not self._is_long(samples):
+        if not self.is_long(samples):
             yield self._batch([read(0, samples)], wanted)[0]
             return
         model = self.model
@@ -251,7 +272,7 @@ class PretrainedModel:
         longest, context = (
             int(seconds / self.frame_shift) for seconds in (self.window, CONTEXT)
         )
-        frames = self._frames(samples)
+        frames = self.frames(samples)
         for window in windows_of(model.encoder, frames, longest, context):
             with evaluating(model):
                 xs = audio.features(*input_frames(model.encoder, window))
@@ -260,8 +281,8 @@ class PretrainedModel:
             kept = slice(window.begin - window.first, window.end - window.first)
             yield [column[0, kept] for column in columns]
 
-    def _frames(self, samples: int) -> int:
-        """Return the number of encoder frames of so many samples."""
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of so many samples."""
         inputs = torch.tensor(samples // self.model.frontend.hop_length + 1)
         return int(encoder_lengths(self.model.encoder, inputs))
 

@@ -80,7 +80,9 @@ def test_folder_zip_and_hub_are_the_same_model(exp, tmp_path):
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
     lines = "import sys, torch; from espnet2_birq.api import load; wave, out = "
-    lines += "torch.load('wave.pt'); assert torch.equal(load(sys.argv[1])(wave)[0], out)"
+    lines += (
+        "torch.load('wave.pt'); assert torch.equal(load(sys.argv[1])(wave)[0], out)"
+    )
     torch.save([torch.from_numpy(wave), expected], tmp_path / "wave.pt")
     env = {**os.environ, "HF_HUB_CACHE": str(kept.parent), "HF_HUB_OFFLINE": "1"}
     for name, status, words in (

@@ -107,7 +107,11 @@ def test_layers_by_number(model):
     [
         (noise(1.0), None, r"waveform\[None\]"),
         ((noise(1.0)[None] * 9999).short(), None, "of 16-bit integers samples / 32768"),
-        ([noise(1.0), noise(1.0) * torch.nan], None, "waveform 1: samples that are NaN"),
+        (
+            [noise(1.0), noise(1.0) * torch.nan],
+            None,
+            "waveform 1: samples that are NaN",
+        ),
         ([noise(1.0), noise(0.05)], None, "waveform 1: 800 samples are too few"),
         (noise(1.0)[None], [RATE + 1], "waveform 0: length 16001 of 16000 samples"),
         (noise(1.0)[None], [9, 9], "2 lengths of 1 waveforms"),

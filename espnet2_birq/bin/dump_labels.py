@@ -21,16 +21,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.api import load
-from espnet2_birq.bin.command import run
-from espnet2_birq.tasks.labels import dump_labels
+from espnet2_birq.bin.command import make_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("dump_labels", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="model in its folder")
     parser.add_argument("--objective", default="enhanced", help="name in the model")
     parser.add_argument(
@@ -46,6 +42,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def dump(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.api import load
+    from espnet2_birq.tasks.labels import dump_labels
+
     model = load(args.model, args.device).model
     count = dump_labels(model, args.objective, args.data, args.out, args.batch_size)
     logging.info(f"{args.out / 'labels.scp'}: labels of {count} utterances")

@@ -469,6 +469,7 @@ print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
             fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
                 "from best_model_criterion in ${train_config}; see --inference_ssl_model"
         log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
+        ${python} -m espnet2_birq.bin.status "${ssl_exp}"
     fi
 fi
 
