@@ -24,7 +24,9 @@ from espnet2_birq.experiments.training_log import (
 
 UNSEEN = "not seen from here"
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "interrupted"
-COLLAPSED = 4.0  # FEWEST of pretraining.collapse, which imports PyTorch; a test compares
+COLLAPSED = (
+    4.0  # FEWEST of pretraining.collapse, which imports PyTorch; a test compares
+)
 QUIET = 600.0  # seconds without a line after which a training has stopped, at least
 INTERVALS = 10  # ... and times between two lines; validation and saving write none
 TAIL = 100_000  # characters of the log that are searched for its end
@@ -49,8 +51,7 @@ STATISTICS = {
 class State(NamedTuple):
     """State of a training by its last log."""
 
-    word: str  # UNSEEN = "not seen from here"
-RUNNING, DONE, FAILED or STOPPED
+    word: str  # RUNNING, DONE, FAILED or STOPPED
     quiet: float  # seconds since its last line
     error: str | None  # last line that tells of an error
     collapsed: list[str]  # objectives that warnings name
