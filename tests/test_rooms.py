@@ -26,7 +26,7 @@ BELOW = {
     "api": {"pretrained", "tasks", "pretraining"},
     "extraction": {"api", "pretrained", "datadir"},
     "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
-    "experiments": {"evaluation", "planning", "tasks", "datadir"},
+    "experiments": {"api", "evaluation", "planning", "tasks", "datadir"},
 }
 
 

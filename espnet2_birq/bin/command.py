@@ -104,7 +104,6 @@ def run(
     try:
         command(args)
     except SampleRateError as error:
-        # Suggest only options of this command.
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")

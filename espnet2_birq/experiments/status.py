@@ -106,7 +106,7 @@ def read_stages(folder: Path, training: str) -> list[Stage]:
         training: State of its training.
     """
     shapes = [Path(x).parent for x in sources(folder) if x.endswith("speech_shape")]
-    stats = [_find(folder, x) for x in shapes] or [
+    stats = [find_path(folder, x) for x in shapes] or [
         folder.parent / "ssl_stats_raw" / x for x in ("train", "valid")
     ]
     sets = _made_of(folder, stats)
@@ -123,7 +123,7 @@ def read_stages(folder: Path, training: str) -> list[Stage]:
     ]
 
 
-def _find(folder: Path, path: Path) -> Path:
+def find_path(folder: Path, path: Path) -> Path:
     """Find a path that is relative to the recipe, a folder above the experiment."""
     for base in (Path.cwd(), *folder.resolve().parents):
         if (base / path).exists():
@@ -134,7 +134,7 @@ def _find(folder: Path, path: Path) -> Path:
 def _made_of(folder: Path, made: list[Path]) -> list[Path]:
     """Return the folders of the lists that something was made from."""
     lists = [x for one in made for x in sources(one) if x.endswith("wav.scp")]
-    return [_find(folder, Path(x).parent) for x in dict.fromkeys(lists)]
+    return [find_path(folder, Path(x).parent) for x in dict.fromkeys(lists)]
 
 
 def _all(made: list[Path], file: str | None) -> bool:
@@ -247,6 +247,6 @@ def _collapsed(log: TrainingLog, state: State) -> str:
 def _checkpoint(folder: Path, now: float | None) -> str:
     file = folder / "checkpoint.pth"
     if not file.is_file():
-        return "none yet: one is written after each epoch"
+        return "none; ESPnet writes one after each epoch"
     age = (time.time() if now is None else now) - file.stat().st_mtime
     return f"{file.name}, {time_words(max(0.0, age))} old"

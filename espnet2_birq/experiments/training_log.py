@@ -1,6 +1,7 @@
 """Read ESPnet's train.log."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class TrainingLog(NamedTuple):
     seconds: int  # wall time from the first line to the last, over all runs
     last_update: int  # updates made by the end of the last epoch or interval
     epoch_batches: int | None = None  # of all data, as ESPnet's sampler counts them
+    ends: Sequence[int] = ()  # updates made by the end of each epoch
 
 
 def objectives_of(values: dict[str, float]) -> list[str]:
@@ -88,6 +90,7 @@ def read_training_log(folder: Path) -> TrainingLog:
         seconds=seconds,
         last_update=total,
         epoch_batches=epoch_batches,
+        ends=[before[e] + batches[e] // accum_grad for e in sorted(train)],
     )
 
 
