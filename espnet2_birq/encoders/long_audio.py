@@ -64,11 +64,17 @@ class LongAudio:
     def features(self, start: int, stop: int) -> torch.Tensor:
         """Return (1, stop - start, D) features of frames [start, stop)."""
         feats = self._raw(start, stop)
-        if isinstance(self._normalize, UtteranceMVN):
-            return self._of_the_whole(feats)
-        if self._normalize is not None:
+        norm = self._normalize
+        if isinstance(norm, UtteranceMVN):
+            if self._moments is None:
+                self._moments = self._measure(norm.eps)
+            mean, std = self._moments
+            if norm.norm_means:
+                feats = feats - mean
+            return feats / std if norm.norm_vars else feats
+        if norm is not None:  # frame by frame
             lengths = torch.tensor([feats.size(1)], device=self._device)
-            feats, _ = self._normalize(feats, lengths)
+            feats, _ = norm(feats, lengths)
         return feats
 
     def _raw(self, start: int, stop: int) -> torch.Tensor:
@@ -80,18 +86,9 @@ class LongAudio:
             feats, _ = self._frontend(speech, lengths)
         return feats[:, start - first : stop - first]
 
-    def _of_the_whole(self, feats: torch.Tensor) -> torch.Tensor:
-        """Normalise as ESPnet's utterance_mvn, by moments of the whole recording."""
-        if self._moments is None:
-            self._moments = self._measure()
-        mean, std = self._moments
-        if self._normalize.norm_means:
-            feats = feats - mean
-        return feats / std if self._normalize.norm_vars else feats
-
-    def _measure(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and standard deviation (D,), summed in double precision."""
-        total = squares = shift = torch.zeros(())
+    def _measure(self, least: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation (D,) of the whole recording."""
+        total = squares = shift = torch.zeros((), dtype=torch.float64)
         for start in range(0, self.frames, PIECE):
             feats = self._raw(start, min(start + PIECE, self.frames))[0].double()
             if start == 0:
@@ -100,7 +97,7 @@ class LongAudio:
             squares = squares + (feats - shift).pow(2).sum(dim=0)
         offset = total / self.frames
         variance = (squares / self.frames - offset.pow(2)).clamp(min=0.0)
-        std = variance.sqrt().clamp(min=self._normalize.eps)
+        std = variance.sqrt().clamp(min=least)
         return (shift + offset).float(), std.float()
 
 

@@ -85,7 +85,7 @@ def test_page(experiment, capsys):
     probes = ["Phones in the layers", "Text in the layers"]
     assert titles == [*CURVES, *probes, "An utterance", "Configuration"]
     assert pictures == 5
-    assert "updates     30" in text and "ssl_birq: interrupted" in text
+    assert "updates     30" in text and "ssl_birq: running" in text
     assert "<td>0.250</td><td>0.010</td><td>35.000</td>" in text
     assert "<td>test</td><td>41.500</td><td>83</td>" in text
     assert "other" not in text and "s0-u0.wav" in text and "codebook_dim" in text
