@@ -45,6 +45,7 @@ speech_fold_length=800   # For batch_type folded (x 100 samples).
 num_splits_ssl=1         # Parts of the training set's lists; one at a time is in memory.
 num_threads=             # CPU threads of training with ngpu 0; default: all.
 inference_ssl_model=valid.total_count.ave.pth # Model to pack and hand off.
+license=                 # Licence on the model's card, e.g. cc-by-4.0.
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -477,7 +478,10 @@ fi
 if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
-    _opts="--option ${ssl_exp}/images"
+    ${python} -m espnet2_birq.bin.model_card "${ssl_exp}/${inference_ssl_model}" \
+        --out "${ssl_exp}/README.md" ${license:+--license "${license}"} \
+        ${hf_repo:+--repository "${hf_repo}"}
+    _opts="--option ${ssl_exp}/images --option ${ssl_exp}/README.md"
     [ ! -e "${ssl_exp}/feats_stats.npz" ] || _opts+=" --option ${ssl_exp}/feats_stats.npz"
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.pack ssl --outpath "${packed_model}" ${_opts} \
@@ -494,6 +498,7 @@ if ! "${skip_upload_hf}" && run_stage 9; then
     _dir=${expdir}/hf_${hf_repo//\//_}
     rm -rf "${_dir}" && mkdir -p "${_dir}"
     ${python} -m zipfile -e "${packed_model}" "${_dir}"
+    cp "${ssl_exp}/README.md" "${_dir}"  # where the hub looks for a model's card
     hf upload "${hf_repo}" "${_dir}" .
 fi
 
