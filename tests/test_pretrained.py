@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
 from planted import MODEL, OBJECTIVES, RATE, write_experiment
 
 from espnet2_birq.api import load
@@ -148,6 +151,33 @@ def test_windows_without_a_seam(model):
     assert jumps(own)[seams - 1].mean() < 1.2 * jumps(one_pass)[seams - 1].mean()
     codes, _ = windowed.labels(wave[None])
     assert torch.equal(codes["anchor"], whole.labels(wave[None])[0]["anchor"])
+
+
+@pytest.mark.parametrize("kind", ["none", "global_mvn", "means", "variances"])
+def test_features_in_pieces_are_those_of_one_pass(kind, tmp_path):
+    """Of any part, with every normalisation; 20001 samples end between two frames."""
+    frontend = DefaultFrontend(fs=RATE, n_fft=512, win_length=400, hop_length=160)
+    wave = noise(1.0)[None].repeat(1, 2)[:, :20001]
+    feats, lengths = frontend(wave, torch.tensor([20001]))
+    stats = {
+        "count": 126,
+        "sum": feats[0].sum(dim=0),
+        "sum_square": feats[0].pow(2).sum(0),
+    }
+    np.savez(tmp_path / "stats.npz", **stats)
+    norms = {"none": None, "global_mvn": GlobalMVN(tmp_path / "stats.npz")}
+    norms["means"] = UtteranceMVN(norm_vars=False)
+    norms["variances"] = UtteranceMVN(norm_means=False, norm_vars=True)
+    expected = feats.clone()
+    if norms[kind] is not None:
+        expected, _ = norms[kind](expected, lengths)
+    audio = long_audio.LongAudio(
+        lambda a, b: wave[0, a:b], 20001, frontend, norms[kind], torch.device("cpu")
+    )
+    assert audio.frames == lengths[0] == 126
+    for start, stop in ((0, 126), (0, 1), (50, 60), (125, 126), (3, 126)):
+        found = audio.features(start, stop)
+        assert (found - expected[:, start:stop]).abs().max() < 1e-4
 
 
 BLOCKS = {

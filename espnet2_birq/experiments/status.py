@@ -36,7 +36,7 @@ ERROR = re.compile(
     re.MULTILINE,
 )
 ENDED = re.compile(r"^# Ended \(code (\d+)\)", re.MULTILINE)  # run.pl and its kin
-FINISHED = "The training was finished at"
+FINISHED = re.compile("The training was finished at|has already reached at max_epoch")
 WARNED = re.compile(r"objective '(\w+)' has collapsed")
 # Statistics of an objective, for a table
 STATISTICS = {
@@ -80,10 +80,10 @@ def read_state(folder: Path, now: float | None = None) -> State:
     quiet = (time.time() if now is None else now) - file.stat().st_mtime
     errors = ERROR.findall(text)
     ended = ENDED.findall(text)
-    if FINISHED in text and ended[-1:] in ([], ["0"]):
+    if ended:
+        word = DONE if ended[-1] == "0" else FAILED
+    elif FINISHED.search(text):
         word = DONE
-    elif ended:
-        word = FAILED
     elif quiet > max(QUIET, INTERVALS * _interval(text)):
         word = STOPPED
     else:

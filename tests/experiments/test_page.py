@@ -88,9 +88,8 @@ def test_page(experiment, capsys):
     assert "updates     30" in text and "ssl_birq: running" in text
     assert "<td>0.250</td><td>0.010</td><td>35.000</td>" in text
     assert "<td>test</td><td>41.500</td><td>83</td>" in text
-    assert (
-        "other, anchor" not in text and "s0-u0.wav" in text and "codebook_dim" in text
-    )
+    assert "other, anchor" not in text
+    assert re.search(r"s\d-u\d\.wav", text) and "codebook_dim" in text
     # Given, others are there, too.
     report.main([str(experiment), "--phones", str(phones)])
     assert "other, anchor.0" in (experiment / "report.html").read_text()

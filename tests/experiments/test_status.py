@@ -52,6 +52,9 @@ def write_log(folder, perplexity, *more):
         ([LINE.format(9, 21, 30, 25.0)], 610, RUNNING),  # 8 minutes between lines
         ([END, "# Ended (code 0) at Thu\n"], 9999, DONE),
         ([END], 9999, DONE),  # without run.pl
+        # Resumed at its end
+        (["WARNING: The training has already reached at max_epoch: 3\n"], 9999, DONE),
+        (["# Ended (code 0) at Thu\n"], 9999, DONE),
         (["# Ended (code 1) at Thu\n"], 0, FAILED),
         ([END, "# Ended (code 1) at Thu\n"], 0, FAILED),
     ],
