@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -10,16 +11,27 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """Parse, as argparse does."""
-        args = list(sys.argv[1:] if args is None else args)
-        names = [name for action in self._actions for name in action.option_strings]
-        known = {name.replace("-", "_"): name for name in names}
-        own = args.index("--") if "--" in args else len(args)
-        for number, argument in enumerate(args[:own]):
-            name, *value = argument.split("=", maxsplit=1)
-            if name.startswith("--"):
-                name = known.get(name.replace("-", "_"), name)
-                args[number] = "=".join([name, *value])
-        return super().parse_known_args(args, namespace)
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args(known_names(self, args), namespace)
+
+
+def known_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Spell the names of options as a parser does: - and _ are the same.
+
+    Args:
+        parser: Any parser, as those of ESPnet.
+        argv: Arguments of a command.
+    """
+    args = list(argv)
+    names = [name for action in parser._actions for name in action.option_strings]
+    known = {name.replace("-", "_"): name for name in names}
+    own = args.index("--") if "--" in args else len(args)
+    for number, argument in enumerate(args[:own]):
+        name, *value = argument.split("=", maxsplit=1)
+        if name.startswith("--"):
+            name = known.get(name.replace("-", "_"), name)
+            args[number] = "=".join([name, *value])
+    return args
 
 
 def finite(value: str) -> float:

@@ -53,7 +53,7 @@ tell_progress() {  # prints new progress of the trainings
         if [[ ${told} != *"${line}"* ]]; then say "    ${line}"; fi
         told+="${line}|"
     done < <(cd "${folder}" && . ./path.sh &&
-        python3 -m espnet2_birq.bin.progress "${experiments[@]}")
+        python3 -m espnet2_birq.bin.status --brief "${experiments[@]}")
 }
 
 say "five to ten minutes on two free cores"

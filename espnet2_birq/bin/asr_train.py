@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.options import known_names
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.joint import JointTask
 
@@ -21,7 +22,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the task; exit with status 1 and one line on stderr on a user error."""
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(
+        known_names(parser, sys.argv[1:] if argv is None else argv)
+    )
     try:
         check_training_files(args)
         (JointTask if args.objectives else ASRTask).main(args=args)

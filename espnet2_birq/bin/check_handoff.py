@@ -1,9 +1,14 @@
 """Verify which tensors of an ASR model were loaded from a pretrained model.
 
-Example:
-    python -m espnet2_birq.bin.check_handoff \\
-        ../ssl1/exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
-        exp/asr_birq/valid.loss.ave.pth
+Its loading is repeated into a model filled with NaN. Exit status 0 and counts if every
+encoder tensor was loaded and both models see the same features; 1 and the names
+otherwise. The ASR encoder may lack top layers. Run it from the folder the ASR model was
+trained in: paths in its configuration are relative to it.
+
+example:
+  python -m espnet2_birq.bin.check_handoff \\
+      ../ssl1/exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
+      exp/asr_birq/valid.loss.ave.pth
 """
 
 import argparse
@@ -11,21 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run, warnings_off
-from espnet2_birq.transfer import change_since, check_handoff
+from espnet2_birq.bin.command import make_parser, run, warnings_off
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description="Verify which tensors of an ASR model were loaded from a "
-        "pretrained model, by repeating its loading into a model filled with NaN. "
-        "Exit status 0 and counts if every encoder tensor was loaded and both "
-        "models see the same features; 1 and the names otherwise. The ASR encoder may "
-        "lack top layers.",
-        epilog="Run it from the folder the ASR model was trained in: paths in its "
-        "configuration are relative to it.",
-    )
+    parser = make_parser("check_handoff", __doc__)
     parser.add_argument(
         "ssl_model", type=Path, help="pretrained model (.pth next to its config.yaml)"
     )
@@ -39,6 +35,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.transfer import change_since, check_handoff
+
     is_model = args.asr_model.suffix == ".pth"
     with warnings_off():
         handoff = check_handoff(args.ssl_model, args.asr_model)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.experiments.checkpoint import check_training
 
 DESCRIPTION = """\
 Check that training made updates until its end and saved a model: ESPnet stops at the
@@ -26,9 +25,16 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from espnet2_birq.experiments.checkpoint import check_training
+
+    check_training(args.model)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
-    run(lambda args: check_training(args.model), get_parser().parse_args(argv))
+    run(check, get_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from espnet2_birq.options import Parser
 # Remedy for other sample rates, in commands with this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
 
+MODULES = "python -m espnet2_birq.bin."
+
 _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "--dest": {
         "required": True,
@@ -51,18 +53,21 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Make the parser of a command, with verbatim description and examples.
+def make_parser(
+    name: str, description: str | None, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Make the parser of a command; texts name commands as they were called.
 
     Args:
         name: Name of the command's module in espnet2_birq.bin.
         description: Description of the command.
         epilog: Examples.
     """
+    called = "birq " if Path(sys.argv[0]).name == "birq" else MODULES
     return Parser(
-        prog=f"python -m espnet2_birq.bin.{name}",
-        description=description,
-        epilog=epilog,
+        prog=called + name,
+        description=(description or "").replace(MODULES, called),
+        epilog=epilog.replace(MODULES, called),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -79,7 +84,7 @@ def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def wanted_rate(args: argparse.Namespace) -> int | None:
-    """Return the required sample rate in Hz; None for any rate."""
+    """Return the required sample rate in Hz; None: any."""
     return None if args.resample == "true" else args.fs
 
 
@@ -99,7 +104,6 @@ def run(
     try:
         command(args)
     except SampleRateError as error:
-        # Suggest only options of this command.
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
@@ -107,12 +111,8 @@ def run(
 
 @contextmanager
 def warnings_off() -> Iterator[None]:
-    """Silence warnings while building a model that is not trained.
-
-    logging.disable is process-wide, so restore it for callers of main() from Python,
-    such as tests.
-    """
-    before = logging.root.manager.disable
+    """Silence warnings while building a model that is not trained."""
+    before = logging.root.manager.disable  # of the process, and of tests in it
     logging.disable(logging.WARNING)
     try:
         yield

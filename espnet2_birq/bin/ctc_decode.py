@@ -8,7 +8,6 @@ from pathlib import Path
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
 from espnet2_birq.evaluation.decode.search import Weights
-from espnet2_birq.evaluation.decode.sets import decode_sets
 from espnet2_birq.options import finite
 
 DESCRIPTION = """\
@@ -77,6 +76,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def decode(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.evaluation.decode.sets import decode_sets
+
     given = {name: getattr(args, name) for name in ("lm", "words", *Weights._fields)}
     decode_sets(
         args.model,
@@ -85,7 +86,7 @@ def decode(args: argparse.Namespace) -> None:
         weights_file=args.weights,
         search=args.search,
         tag=args.tag,
-        gpu=bool(args.ngpu),
+        gpu=args.ngpu,
         batch_seconds=args.batch_seconds,
         nj=args.nj,
     )

@@ -24,15 +24,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.relabelling.labelling import label_by_kmeans, label_by_objective
+from espnet2_birq.bin.command import make_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("dump_labels", __doc__)
     parser.add_argument("--model", type=Path, required=True, help="model in its folder")
     by = parser.add_mutually_exclusive_group()
     by.add_argument(
@@ -52,6 +49,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def dump(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.relabelling.labelling import label_by_kmeans, label_by_objective
+
     common = (args.data, args.out, args.batch_size, args.device)
     if args.kmeans is not None:
         count = label_by_kmeans(args.model, args.kmeans, *common)

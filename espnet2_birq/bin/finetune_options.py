@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.tasks.joint import JointTask
-from espnet2_birq.transfer import init_param, training_options
 
 DESCRIPTION = """\
 Print options of ESPnet's asr_train. OPTIONS are its other options, in particular
@@ -53,6 +51,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def finetune_options(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.tasks.joint import JointTask
+    from espnet2_birq.transfer import init_param, training_options
+
     options = [*args.options, "--output_dir", "unused"]
     asr_args = JointTask.get_parser().parse_args(options)
     if args.what == "init_param":

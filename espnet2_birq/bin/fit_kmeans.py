@@ -19,16 +19,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.relabelling.kmeans import Fit, fit_kmeans
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.relabelling.settings import Fit
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     default = Fit()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("fit_kmeans", __doc__)
     parser.add_argument(
         "--model",
         type=Path,
@@ -67,6 +65,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fit(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.relabelling.kmeans import fit_kmeans
+
     settings = Fit(args.clusters, args.frames, args.seed, args.batch_size)
     fit_kmeans(args.model, args.view, args.data, args.out, settings, args.device)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.experiments.matrix import run_matrix
 
 DESCRIPTION = """\
 Run a matrix of experiments through the stages of a recipe and write one report.
@@ -70,6 +69,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def matrix(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.experiments.matrix import run_matrix
+
     run_matrix(
         args.spec,
         args.out,

@@ -15,19 +15,15 @@ untrained model. See docs/measures.md for the measures.
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.evaluation.phones.measure import Settings, measure, name_models
-from espnet2_birq.evaluation.phones.report import make_tables
+from espnet2_birq.bin.command import make_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    default = Settings()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("phone_probe", __doc__)
     parser.add_argument(
         "--model",
         type=Path,
@@ -51,11 +47,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="CTM, TextGrid, folder of <utterance>.TextGrid, or lines of `utterance, "
         "tab, PHONE:n PHONE:n ...` with numbers of 10 ms frames; may be gzipped",
     )
-    parser.add_argument("--tier", default=default.tier, help="TextGrid tier; phones")
+    parser.add_argument("--tier", help="TextGrid tier; phones")
     parser.add_argument(
         "--utterances",
         type=int,
-        default=default.utterances,
         help="number of utterances, the first of each speaker; 400",
     )
     parser.add_argument(
@@ -64,19 +59,16 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--drop_silence", action="store_true", help="drop frames of silence"
     )
-    parser.add_argument(
-        "--units", type=int, default=default.units, help="k-means clusters; 100"
-    )
+    parser.add_argument("--units", type=int, help="k-means clusters; 100")
     parser.add_argument(
         "--max_frames",
         type=int,
-        default=default.max_frames,
         help="limit on frames, kept equally spaced: all layers are in memory; 100000",
     )
     parser.add_argument(
         "--abx", action="store_true", help="also ABX error rates; requires fastabx"
     )
-    parser.add_argument("--device", default=default.device, help="cpu or cuda")
+    parser.add_argument("--device", help="cpu (default) or cuda")
     parser.add_argument(
         "--out", type=Path, required=True, help="JSON file, with results per speaker"
     )
@@ -85,16 +77,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def phone_probe(args: argparse.Namespace) -> None:
     """Run the command."""
-    settings = Settings(
-        utterances=args.utterances,
-        layers=args.layers,
-        tier=args.tier,
-        silence=not args.drop_silence,
-        units=args.units,
-        max_frames=args.max_frames,
-        abx=args.abx,
-        device=args.device,
-    )
+    from espnet2_birq.evaluation.phones.measure import Settings, measure, name_models
+    from espnet2_birq.evaluation.phones.report import make_tables
+
+    given = {x.name: getattr(args, x.name, None) for x in fields(Settings)}
+    given["silence"] = not args.drop_silence
+    settings = Settings(**{k: v for k, v in given.items() if v is not None})
     sources = name_models(args.model, args.untrained)
     print(make_tables(measure(sources, args.data, args.alignment, settings, args.out)))
 

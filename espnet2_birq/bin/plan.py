@@ -6,9 +6,7 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.planning.configured import plan_run
-from espnet2_birq.planning.plan import GPUS
-from espnet2_birq.planning.report import Speed
+from espnet2_birq.planning.gpus import GPUS
 
 DESCRIPTION = """\
 Print the cost of a pretraining run: parameters, FLOPs per step, GPU memory, the largest
@@ -84,13 +82,15 @@ def get_parser() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.planning.configured import plan_run
+    from espnet2_birq.planning.report import Speed
+
     _check(args)
-    speed = Speed(args.gpu, args.gpus, args.step_seconds, args.tflops)
     with warnings_off():
         text = plan_run(
             args.config,
             args.rest,
-            speed,
+            Speed(args.gpu, args.gpus, args.step_seconds, args.tflops),
             folder=args.data,
             hours=args.hours,
             utterance_seconds=args.utterance_seconds,

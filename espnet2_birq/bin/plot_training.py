@@ -1,24 +1,21 @@
 """Plot statistics of training logs over updates, several experiments per figure.
 
-Example:
-    python -m espnet2_birq.bin.plot_training --out loss.png \\
-        BEST-RQ=exp/ssl_train_best_rq_raw BiRQ=exp/ssl_train_birq_raw
+example:
+  python -m espnet2_birq.bin.plot_training --out loss.png \\
+      BEST-RQ=exp/ssl_train_best_rq_raw BiRQ=exp/ssl_train_birq_raw
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.experiments.plots import plot_logs
+from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.experiments.training_log import read_training_log
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description="Plot statistics of ESPnet training logs over updates."
-    )
+    parser = make_parser("plot_training", __doc__)
     parser.add_argument(
         "experiments", nargs="+", metavar="NAME=EXP", help="legend and folder"
     )
@@ -35,6 +32,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def plot_training(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.experiments.plots import plot_logs
+
     logs = []
     for experiment in args.experiments:
         name, _, folder = experiment.rpartition("=")

@@ -20,7 +20,7 @@ for all annotated words, statistics.tsv lists speech and overlapped speech per m
 skipped lists what was skipped and why.
 
 Microphones: ihm (each participant's headset), sdm1 (first of the array), mdm8 (eight
-of the array, beamformed by espnet2_birq.bin.beamform_ami), mix (sum of the
+of the array, beamformed by beamform_ami), mix (sum of the
 headsets, Mix-Headset; not among the published benchmarks)."""
 
 EPILOG = """\

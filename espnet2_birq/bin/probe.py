@@ -20,17 +20,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from espnet2_birq.api import load, untrained
-from espnet2_birq.bin.command import run
-from espnet2_birq.evaluation.probe import Settings, probe
+from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.options import positive
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("probe", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", type=Path, help="pretrained model in its folder")
     source.add_argument(
@@ -63,8 +59,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def probe_model(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.api import load, untrained
+    from espnet2_birq.evaluation.probe import Settings, probe
+
     own = {one.name: getattr(args, one.name) for one in fields(Settings)}
-    model = load(args.model) if args.model else untrained(args.config, args.seed)
+    model = load(args.model).model if args.model else untrained(args.config, args.seed)
     probe(model, args.train, args.test, args.out, Settings(**own))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.datadir.pseudo_labels import pseudo_label
 from espnet2_birq.options import share
 
 DESCRIPTION = """\
@@ -51,6 +50,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def make(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.datadir.pseudo_labels import pseudo_label
+
     pseudo_label(
         args.labelled, args.unlabelled, args.decoded, args.dest, args.keep, args.fs
     )

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.evaluation.wer.experiments import Options
 from espnet2_birq.evaluation.wer.grouping import CLUSTERS
 from espnet2_birq.evaluation.wer.normalization import NORMALIZATIONS, get_normalization
-from espnet2_birq.evaluation.wer.report import report_comparison, report_sets
 
 DESCRIPTION = """\
 Tabulate word and character error rates (WER, CER) with 95 % confidence intervals, or
@@ -81,6 +79,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def score(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.evaluation.wer.experiments import Options
+    from espnet2_birq.evaluation.wer.report import report_comparison, report_sets
+
     _check(args)
     normalization = get_normalization(args.normalize, args.case_sensitive)
     options = Options(normalization, args.cluster, args.data, args.by)

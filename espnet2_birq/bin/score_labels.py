@@ -12,15 +12,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.evaluation.phones.disk import score_labels
+from espnet2_birq.bin.command import make_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("score_labels", __doc__)
     parser.add_argument(
         "--labels", required=True, metavar="FILE,labels,TYPE", help="as for ssl_train"
     )
@@ -39,6 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def score(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.evaluation.phones.disk import score_labels
+
     silence = not args.drop_silence
     found = score_labels(args.labels, args.alignment, args.rate, silence, args.tier)
     print(

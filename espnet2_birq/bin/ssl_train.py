@@ -12,6 +12,7 @@ import torch
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError, one_line
 from espnet2_birq.kernels.allocator import keep_large_blocks
+from espnet2_birq.options import known_names
 from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
@@ -24,7 +25,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run SSLTask; exit with status 1 and one line on stderr on a user error."""
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(
+        known_names(parser, sys.argv[1:] if argv is None else argv)
+    )
     try:
         check_training_files(args)
         lists = (

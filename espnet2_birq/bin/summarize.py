@@ -1,27 +1,25 @@
 """Tabulate pretraining, hand-off and error rates of several systems.
 
-Example:
-    python -m espnet2_birq.bin.summarize \\
-        --system scratch none exp/asr_scratch \\
-        --system BiRQ ../ssl1/exp/ssl_train_birq_raw exp/asr_birq
+For each system, in Markdown: the first and last pretraining loss of each objective,
+accuracy at masked frames and codebook perplexities (of the last epoch), transferred
+tensors, error rates with bootstrap confidence intervals, and wall time.
+
+example:
+  python -m espnet2_birq.bin.summarize \\
+      --system scratch none exp/asr_scratch \\
+      --system BiRQ ../ssl1/exp/ssl_train_birq_raw exp/asr_birq
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import run
-from espnet2_birq.experiments.summary import summarize
+from espnet2_birq.bin.command import make_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    parser = argparse.ArgumentParser(
-        description="Print a Markdown table: for each system the first and last "
-        "pretraining loss of each objective, accuracy at masked frames and codebook "
-        "perplexities (of the last epoch), transferred tensors, error rates with "
-        "bootstrap confidence intervals, and wall time."
-    )
+    parser = make_parser("summarize", __doc__)
     parser.add_argument(
         "--system",
         nargs=3,
@@ -36,6 +34,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def tabulate(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.experiments.summary import summarize
+
     systems = [
         (name, None if ssl_exp == "none" else Path(ssl_exp), Path(asr_exp))
         for name, ssl_exp, asr_exp in args.system

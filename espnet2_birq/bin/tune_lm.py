@@ -8,7 +8,6 @@ from pathlib import Path
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
 from espnet2_birq.evaluation.decode.search import Weights
-from espnet2_birq.evaluation.decode.tuning import tune_on_set
 
 DESCRIPTION = """\
 Tune the n-gram weights of ctc_decode: lm_weight and word_score with
@@ -52,6 +51,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def tune(args: argparse.Namespace) -> None:
     """Run the command."""
+    from espnet2_birq.evaluation.decode.tuning import tune_on_set
+
     beam = {name: getattr(args, name) for name in ("beam_size", "beam_threshold")}
     table = tune_on_set(
         args.model,
@@ -60,7 +61,7 @@ def tune(args: argparse.Namespace) -> None:
         args.out,
         Weights(**{name: value for name, value in beam.items() if value}),
         words=args.words,
-        gpu=bool(args.ngpu),
+        gpu=args.ngpu,
         batch_seconds=args.batch_seconds,
         nj=args.nj,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import kaldiio
 import numpy as np
 import soundfile
 from tqdm import tqdm
@@ -258,6 +259,16 @@ def iter_probe(
         leave=False,
         disable=None,
     )
+
+
+def read_wave(entry: str) -> np.ndarray:
+    """Read one wav.scp entry: (N,) float32 samples between -1 and 1."""
+    if not ARK_ENTRY.match(entry):
+        return soundfile.read(entry, dtype="float32")[0]
+    samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)
+    return samples.astype(np.float32)
 
 
 def _probe_stream(

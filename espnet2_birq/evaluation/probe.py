@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import torch
 
-from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
-from espnet2_birq.evaluation.decode.network import read_wave
 from espnet2_birq.evaluation.decode.search import best_path
 from espnet2_birq.evaluation.wer.experiments import score_set
 from espnet2_birq.pretraining.model import BiRQModel

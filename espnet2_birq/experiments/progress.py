@@ -1,11 +1,11 @@
 """Progress and estimated remaining time of a training."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from espnet2_birq.experiments.training_log import read_training_log
+from espnet2_birq.experiments.training_log import TrainingLog
 
 RECENT = 10  # intervals of the log used for the pace
 
@@ -14,7 +14,7 @@ class Progress(NamedTuple):
     """Progress according to the last lines of a train.log."""
 
     done: int  # updates
-    total: int | None  # None: not known, as an epoch is all of the data
+    total: int | None  # None: not known
     loss: float
     seconds_left: float | None  # likewise; without validation
 
@@ -23,28 +23,41 @@ class Progress(NamedTuple):
             return f"update {self.done}, loss {self.loss:.2f}"
         if self.done >= self.total:
             return f"all {self.total} updates done, loss {self.loss:.2f}"
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        left = f"{minutes} min" if minutes else f"{seconds} s"
         return (
             f"update {self.done} of {self.total}, loss {self.loss:.2f}, "
-            f"about {left} left"
+            f"about {time_words(self.seconds_left)} left"
         )
 
 
-def read_progress(folder: Path) -> Progress:
-    """Read train.log and config.yaml of a possibly running experiment.
+def time_words(seconds: float) -> str:
+    """Format a time in its largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read an experiment's config.yaml."""
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
+def progress_of(log: TrainingLog, folder: Path) -> Progress:
+    """Compare a log with the config.yaml of a possibly running experiment.
 
     Args:
+        log: Training log of the experiment.
         folder: Experiment, e.g. exp/ssl_train_birq_raw.
-
-    Raises:
-        DataError: There is no log yet, or no update in it.
     """
-    log = read_training_log(folder)
-    conf = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    conf = read_config(folder)
     total = left = None
-    if conf["num_iters_per_epoch"] is not None:
-        total = conf["max_epoch"] * (conf["num_iters_per_epoch"] // conf["accum_grad"])
+    batches = conf["num_iters_per_epoch"] or log.epoch_batches
+    if batches is not None:
+        total = conf["max_epoch"] * (batches // conf["accum_grad"])
         paces = [interval["train_time"] for interval in log.intervals[-RECENT:]]
         pace = sum(paces) / len(paces) * conf["accum_grad"]  # seconds an update
         left = max(0, total - log.last_update) * pace

@@ -1,6 +1,7 @@
 """Read ESPnet's train.log."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from espnet2_birq.errors import DataError
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
 STEPS = re.compile(r"INFO: (\d+)epoch:train:\d+-(\d+)batch: (.*)")
 EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")
+SAMPLER = re.compile(r"\[train\] Batch sampler: .*\(N-batch=(\d+)")
 STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
 
 
@@ -25,6 +27,8 @@ class TrainingLog(NamedTuple):
     valid: list[dict[str, float]]  # of the validation set, after each epoch
     seconds: int  # wall time from the first line to the last, over all runs
     last_update: int  # updates made by the end of the last epoch or interval
+    epoch_batches: int | None = None  # of all data, as ESPnet's sampler counts them
+    ends: Sequence[int] = ()  # updates made by the end of each epoch
 
 
 def objectives_of(values: dict[str, float]) -> list[str]:
@@ -48,17 +52,16 @@ def read_training_log(folder: Path) -> TrainingLog:
     Raises:
         DataError: There is no log, or no training in it.
     """
-    # ESPnet's launcher renames the log of the previous run to train.1.log, and so on.
-    files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        raise DataError(f"{folder}/train.log: no such file; run the training stage")
+    files = log_files(folder)
     steps, train, valid = {}, {}, {}
-    seconds = 0
+    seconds, epoch_batches = 0, None
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
         if stamps := STAMP.findall(text):
             first, last = map(datetime.fromisoformat, (stamps[0], stamps[-1]))
             seconds += int((last - first).total_seconds())
+        if sizes := SAMPLER.findall(text):
+            epoch_batches = int(sizes[-1])
         for line in text.splitlines():
             if match := STEPS.search(line):
                 epoch, update = int(match[1]), int(match[2])
@@ -86,7 +89,22 @@ def read_training_log(folder: Path) -> TrainingLog:
         valid=[valid[epoch] for epoch in sorted(valid)],
         seconds=seconds,
         last_update=total,
+        epoch_batches=epoch_batches,
+        ends=[before[e] + batches[e] // accum_grad for e in sorted(train)],
     )
+
+
+def log_files(folder: Path) -> list[Path]:
+    """Return an experiment's logs, the last run's last.
+
+    Raises:
+        DataError: There is none.
+    """
+    # ESPnet's launcher renames the log of the previous run to train.1.log, and so on.
+    files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise DataError(f"{folder}/train.log: no such file; run the training stage")
+    return files
 
 
 def _accum_grad(folder: Path) -> int:

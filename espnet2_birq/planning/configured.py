@@ -9,7 +9,8 @@ import yaml
 
 from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.planning.plan import GPUS, Data, as_dict, make_plan
+from espnet2_birq.planning.gpus import GPUS
+from espnet2_birq.planning.plan import Data, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
 from espnet2_birq.tasks.ssl import SSLTask
 

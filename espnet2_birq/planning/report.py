@@ -4,9 +4,9 @@ import argparse
 from typing import NamedTuple
 
 from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import (
     CONTEXT,
-    GPUS,
     MARGIN,
     OF_PEAK_BANDWIDTH,
     OF_PEAK_FLOPS,

@@ -21,6 +21,7 @@ from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.relabelling.settings import Fit
 from espnet2_birq.relabelling.sources import (
     check_view,
     load_source,
@@ -120,23 +121,6 @@ def file_hash(path: Path) -> str:
         raise ConfigError(f"{path}: no such file")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How centroids are fitted.
-
-    Attributes:
-        clusters: V, their number.
-        frames: Frames of the sample.
-        seed: Of the sample and of k-means.
-        batch_size: Utterances per batch of the model.
-    """
-
-    clusters: int = 500
-    frames: int = 200_000
-    seed: int = 0
-    batch_size: int = 8
 
 
 def fit_kmeans(

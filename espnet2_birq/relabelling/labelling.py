@@ -47,7 +47,7 @@ def label_by_objective(
         ConfigError: Invalid `data`, or no such objective.
         DataError: Missing or bad audio.
     """
-    model = api.load(path, device)
+    model = api.load(path, device).model
     size = maker_of(model.objectives, objective).labeller.codebook_size
 
     def label(speech, lengths):

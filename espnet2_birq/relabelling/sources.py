@@ -28,7 +28,7 @@ def load_source(path: Path, view: str, device: str) -> BiRQModel:
         DataError: See api.load().
     """
     if path.suffix not in (".yaml", ".yml"):
-        return api.load(path, device)
+        return api.load(path, device).model
     if view not in (MFCC, "input"):
         raise ConfigError(
             f"{path}: the {view} of an untrained model says little; give a model file, "

@@ -107,7 +107,7 @@ def wave(folder, number):
 @torch.no_grad()
 def test_the_input_is_whitened_by_moments_of_the_training_data(folder):
     """Taken before the first update: the frames of all utterances, in any order."""
-    model = load(folder / "ssl" / MODEL)
+    model = load(folder / "ssl" / MODEL).model
     frames = []
     for number in range(8):
         xs, _ = model._extract_feats(*wave(folder, number))
@@ -129,8 +129,8 @@ def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
         24 + (5 * n + 1) // 2 for n in range(8)
     ]
     # One at a time, by hand: the same codes.
-    codes, _ = load(model).label(*wave(folder, 3), "enhanced")
-    assert np.array_equal(codes[0, 0].numpy(), labels["u3"])
+    codes, _ = load(model).labels(*wave(folder, 3))
+    assert np.array_equal(codes["enhanced"][0, 0].numpy(), labels["u3"])
     assert len(set(labels["u3"])) > 3
     # Nothing but the labels of the first model, and weights of its own
     given = {"name": "given", "labeller_conf": {"codebook_size": 32}}
@@ -161,8 +161,8 @@ from espnet2_birq.api import load
 model = load(sys.argv[1])
 samples, _ = soundfile.read(sys.argv[2], dtype="float32")
 speech = torch.from_numpy(samples)[None], torch.tensor([len(samples)])
-labels = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
-torch.save([*labels, model._extract_feats(*speech)[0]], sys.argv[3])
+labels = list(model.labels(*speech)[0].values())
+torch.save([*labels, *model.extract_features(*speech, [0, 1, 2])[0]], sys.argv[3])
 """
 
 
@@ -175,8 +175,8 @@ def test_a_model_is_a_file(folder, tmp_path):
     shutil.copy(folder / "u5.wav", tmp_path)
     model = load(folder / "ssl" / MODEL)
     speech = wave(folder, 5)
-    expected = [model.label(*speech, name)[0] for name in ("anchor", "enhanced")]
-    expected.append(model._extract_feats(*speech)[0])
+    expected = list(model.labels(*speech)[0].values())
+    expected += model.extract_features(*speech, [0, 1, 2])[0]
 
     def check(path):
         out = tmp_path / "labels.pt"

@@ -3,13 +3,18 @@
 import pytest
 import yaml
 
-from espnet2_birq.bin import progress
+from espnet2_birq.bin import status
 from espnet2_birq.errors import DataError
-from espnet2_birq.experiments.progress import read_progress
+from espnet2_birq.experiments.progress import progress_of, time_words
+from espnet2_birq.experiments.training_log import read_training_log
 
 LINE = "[h] 2026-11-21 05:16:4{}, (trainer:810) INFO: {}epoch:train:{}-{}batch: "
 LINE += "iter_time=0.015, loss_anchor=9.075, loss={}, train_time={}\n"
 CONF = dict(max_epoch=2, num_iters_per_epoch=100, accum_grad=1)
+
+
+def read_progress(folder):
+    return progress_of(read_training_log(folder), folder)
 
 
 @pytest.fixture
@@ -53,15 +58,27 @@ def test_ends_that_are_not_known_and_that_are_reached(experiment):
     conf = {**CONF, "num_iters_per_epoch": None}
     (experiment / "config.yaml").write_text(yaml.safe_dump(conf))
     assert str(read_progress(experiment)) == "update 200, loss 7.00"
+    # ESPnet says how many batches all of the data makes.
+    said = (
+        "[h] INFO: [train] Batch sampler: NumElementsBatchSampler(N-batch=150, x=1)\n"
+    )
+    log = experiment / "train.log"
+    log.write_text(said + log.read_text())
+    assert read_progress(experiment)[:2] == (200, 300)
+
+
+def test_times():
+    seconds = (9, 61, 3600, 90_000)
+    assert list(map(time_words, seconds)) == ["9 s", "1 min", "1 h 0 min", "1 d 1 h"]
 
 
 def test_only_those_that_have_begun_have_a_line(experiment, tmp_path, capsys):
     with pytest.raises(DataError):
         read_progress(experiment)
-    progress.main([str(experiment), str(tmp_path / "none")])
+    status.main(["--brief", str(experiment), str(tmp_path / "none")])
     assert capsys.readouterr().out == ""
     write_log(experiment, (1, 1, 1, 10, 9.5, 1.0))
-    progress.main([str(tmp_path / "none"), str(experiment)])
+    status.main(["--brief", str(tmp_path / "none"), str(experiment)])
     said = capsys.readouterr().out
     assert said == (
         "ssl_train_birq_raw: update 10 of 200, loss 9.50, about 3 min left\n"

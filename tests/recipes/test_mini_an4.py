@@ -6,6 +6,7 @@ The recipes run in a copy of the checkout's folders, so nothing is left behind h
 import contextlib
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,17 @@ def test_pretraining_leaves_what_espnet_leaves(recipes):
         "run.sh",
     ):
         assert (exp / name).exists(), name
-    assert list(exp.glob("*.zip"))
+    (packed,) = exp.glob("*.zip")
+    with zipfile.ZipFile(packed) as archive:
+        card = archive.read("exp/ssl_train_birq_raw/README.md").decode()
+    assert re.search(r"training data \| train_nodev: \d+ utterances", card), card
     log = (exp / "train.log").read_text()
     assert "loss_anchor=" in log and "label_ppl_enhanced=" in log
     # Repeated, a finished training stage does nothing and does not fail.
     done = run(["./run.sh", "--stage", "7", "--stop_stage", "7"], recipes / "ssl1")
     assert "Training completed" in done.stdout
+    stages = "1 data: done; 3 format: done; 4 length filter: done; 6 statistics: done; "
+    assert f"{stages}7 training: done; 8 pack: done" in done.stdout, done.stdout
 
 
 def fine_tuned(recipes):

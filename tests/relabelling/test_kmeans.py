@@ -42,7 +42,7 @@ def test_labels_on_disk_are_those_made_on_the_fly(folder, wave, tmp_path, view):
     """Utterance by utterance, not in batches; one label for each encoder frame."""
     kmeans = fit(folder, tmp_path / "km.npz", view)
     found = dump(folder, tmp_path / "km.npz", tmp_path / "labels")
-    model = api.load(folder / MODEL)
+    model = api.load(folder / MODEL).model
     for number in range(12):
         codes, frames = kmeans.label(model, *wave(number))
         _, length = model.label(*wave(number), "anchor")
@@ -55,7 +55,7 @@ def test_labels_on_disk_are_those_made_on_the_fly(folder, wave, tmp_path, view):
 def test_centroids_are_as_good_as_those_of_other_k_means(folder, wave, tmp_path):
     """Of all frames, against Lloyd's algorithm and scikit-learn's own look-up."""
     kmeans = fit(folder, tmp_path / "km.npz", "input")
-    model = api.load(folder / MODEL)
+    model = api.load(folder / MODEL).model
     rows = torch.cat(
         [source_vectors(model, "input", *wave(n))[0][0] for n in range(12)]
     )

@@ -54,6 +54,7 @@ n_clusters=500           # Clusters of k-means of each iteration, e.g. "100 500"
 relabel_config=          # Configuration from iteration 1 on; default: train_config with objective given.
 
 # Publishing
+license=                 # Licence on the model's card, e.g. cc-by-4.0.
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -365,7 +366,10 @@ if "${skip_train}"; then use_iteration "${train_stop_iter}"; else iterate; fi
 if ! "${skip_packing}" && run_stage 8; then
     log "Stage 8: Pack model: ${packed_model}"
     need "${ssl_exp}/${inference_ssl_model}" 7
-    _opts="--option ${ssl_exp}/images"
+    ${python} -m espnet2_birq.bin.model_card "${ssl_exp}/${inference_ssl_model}" \
+        --out "${ssl_exp}/README.md" ${license:+--license "${license}"} \
+        ${hf_repo:+--repository "${hf_repo}"}
+    _opts="--option ${ssl_exp}/images --option ${ssl_exp}/README.md"
     [ ! -e "${ssl_exp}/feats_stats.npz" ] || _opts+=" --option ${ssl_exp}/feats_stats.npz"
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.pack ssl --outpath "${packed_model}" ${_opts} \
@@ -382,6 +386,7 @@ if ! "${skip_upload_hf}" && run_stage 9; then
     _dir=${expdir}/hf_${hf_repo//\//_}
     rm -rf "${_dir}" && mkdir -p "${_dir}"
     ${python} -m zipfile -e "${packed_model}" "${_dir}"
+    cp "${ssl_exp}/README.md" "${_dir}"  # where the hub looks for a model's card
     hf upload "${hf_repo}" "${_dir}" .
 fi
 

@@ -158,4 +158,5 @@ train() {
         fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
             "from best_model_criterion in ${config}; see --inference_ssl_model"
     log "Training completed, model: ${ssl_exp}/${inference_ssl_model}"
+    ${python} -m espnet2_birq.bin.status "${ssl_exp}"
 }

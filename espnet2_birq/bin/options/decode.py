@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.options import positive
 
@@ -22,8 +20,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "--ngpu",
         type=int,
         choices=(0, 1),
-        default=int(torch.cuda.is_available()),
-        help="1: run the network on a GPU (default: %(default)s, as available)",
+        help="1: run the network on a GPU (default: 1 if there is one)",
     )
     parser.add_argument(
         "--batch_seconds",

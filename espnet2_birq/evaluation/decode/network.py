@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import kaldiio
 import numpy as np
-import soundfile
 import torch
 from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.build_tokenizer import build_tokenizer
@@ -21,7 +19,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from tqdm import tqdm
 
 from espnet2_birq.checkpoint import check_model_file, find_config, sampling_rate
-from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart
+from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.encoders.frontend import mirror_ends
@@ -168,16 +166,6 @@ def audio_of(one: Utterance) -> str:
     match = ARK_ENTRY.match(one.entry)
     changed = Path(match[1] if match else one.entry).stat().st_mtime_ns
     return f"{one.seconds} {changed}"
-
-
-def read_wave(entry: str) -> np.ndarray:
-    """Read one wav.scp entry: (N,) float32 samples between -1 and 1."""
-    if not ARK_ENTRY.match(entry):
-        return soundfile.read(entry, dtype="float32")[0]
-    samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)
-    return samples.astype(np.float32)
 
 
 def make_batches(

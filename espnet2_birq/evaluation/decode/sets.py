@@ -26,7 +26,7 @@ def decode_sets(
     weights_file: Path | None = None,
     search: str = "greedy",
     tag: str | None = None,
-    gpu: bool = False,
+    gpu: int | None = 0,
     batch_seconds: float = 200.0,
     nj: int = 4,
 ) -> None:
@@ -39,7 +39,7 @@ def decode_sets(
         weights_file: Output of tune_on_set(); None: use only `given`.
         search: "greedy" or "best_path", without `lm`.
         tag: Name of the output folder; None: derived from search and model.
-        gpu: Whether to run the network on a GPU.
+        gpu: Whether to run the network on a GPU; None: if there is one.
         batch_seconds: Seconds of audio per batch, including padding.
         nj: Number of search processes.
 
@@ -95,9 +95,11 @@ def choose_search(
     return ngram, {"search": "ngram", **key, **weights._asdict()}, lm_name(lm)
 
 
-def load_recogniser(model: Path, gpu: bool) -> Recogniser:
+def load_recogniser(model: Path, gpu: int | None) -> Recogniser:
     """Load a model; ConfigError if a GPU is requested but unavailable."""
-    if gpu and not torch.cuda.is_available():
+    there = torch.cuda.is_available()
+    gpu = there if gpu is None else gpu
+    if gpu and not there:
         raise ConfigError("--ngpu 1: PyTorch finds no GPU here; give --ngpu 0")
     return Recogniser(model, "cuda" if gpu else "cpu")
 

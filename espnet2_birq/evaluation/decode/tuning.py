@@ -92,7 +92,7 @@ def tune_on_set(
     start: Weights = Weights(),
     *,
     words: Path | None = None,
-    gpu: bool = False,
+    gpu: int | None = 0,
     batch_seconds: float = 200.0,
     nj: int = 4,
 ) -> str:
@@ -107,7 +107,7 @@ def tune_on_set(
         out: YAML file to write, for decode_sets().
         start: Initial weights, with the beam to use.
         words: Words of the n-gram, if it does not contain them.
-        gpu: Whether to run the network on a GPU.
+        gpu: Whether to run the network on a GPU; None: if there is one.
         batch_seconds: Seconds of audio per batch, including padding.
         nj: Number of search processes.
 

@@ -160,7 +160,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         with torch.random.fork_rng(devices=[]):
             model = api.untrained(path, UNTRAINED_SEED)
     else:
-        model = api.load(path, device)
+        model = api.load(path, device).model
         objectives = [
             one
             for one in model.objectives

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from espnet2_birq.corpora.librispeech import find_corpus, find_parts, scan_part
-from espnet2_birq.datadir.audio import probe_many
+from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.kaldi import read_scp, voice_of
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.errors import DataError
-from espnet2_birq.evaluation.decode.network import Utterance, make_batches, read_wave
+from espnet2_birq.evaluation.decode.network import Utterance, make_batches
 
 READERS = 4  # threads that read audio ahead
 

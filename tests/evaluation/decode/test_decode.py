@@ -16,11 +16,11 @@ import yaml
 from espnet2.bin.asr_inference import Speech2Text
 
 from espnet2_birq.bin import ctc_decode, train_ngram, tune_lm
+from espnet2_birq.datadir.audio import read_wave
 from espnet2_birq.evaluation.decode.network import (
     Recogniser,
     Utterance,
     make_batches,
-    read_wave,
 )
 from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results, read_block

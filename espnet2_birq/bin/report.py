@@ -1,0 +1,51 @@
+"""Write one page of an experiment: curves, codebooks, probes, an utterance.
+
+A single HTML file with its pictures inside, which can be sent: the state of the training,
+learning curves, use of the codebooks, phones and text in the layers, as far as
+phone_probe and probe have measured them, an utterance with its mask, labels and
+predictions, and the configuration. While the training runs, too.
+
+Results are found as phones*.json and probe*/probe.json in EXP, and where a matrix has
+them; others are given.
+
+examples:
+  python -m espnet2_birq.bin.report exp/ssl_train_birq_raw
+  python -m espnet2_birq.bin.report exp/ssl_train_birq_raw --audio speech.flac \\
+      --phones exp/phones.json --probe exp/probe_birq/probe.json
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet2_birq.bin.command import make_parser, run
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = make_parser("report", __doc__)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="EXP", help="pretraining experiment")
+    add("--out", type=Path, metavar="FILE", help="default: EXP/report.html")
+    add("--phones", type=Path, nargs="+", default=(), metavar="FILE", help="JSON files")
+    add("--probe", type=Path, nargs="+", default=(), metavar="FILE", help="probe.json")
+    add("--audio", type=Path, metavar="FILE", help="default: of the validation set")
+    return parser
+
+
+def report(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from espnet2_birq.experiments.page import write_page
+
+    out = args.out or args.folder / "report.html"
+    write_page(args.folder, out, args.phones, args.probe, args.audio)
+    print(out)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and one line on stderr on an error."""
+    run(report, get_parser().parse_args(argv), "report")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""One utterance through a pretrained model: mask, labels and predictions, to look at."""
+
+from typing import NamedTuple
+
+import torch
+
+from espnet2_birq.encoders.taps import encode, encoder_lengths
+from espnet2_birq.errors import DataError
+from espnet2_birq.pretraining.model import BiRQModel
+
+
+class Codes(NamedTuple):
+    """Codes of the first codebook of an objective, (T',) of all frames."""
+
+    labels: torch.Tensor
+    predictions: torch.Tensor  # likeliest codes, of masked input
+    size: int  # V, codes in the codebook
+
+
+class Glance(NamedTuple):
+    """What happens to an utterance in training."""
+
+    features: torch.Tensor  # (T, D) normalised input frames
+    mask: torch.Tensor  # (T',) bool, encoder frames
+    codes: dict[str, Codes]  # by objective
+    shift: float  # seconds an encoder frame
+
+
+@torch.no_grad()
+def glance(model: BiRQModel, speech: torch.Tensor, seed: int = 0) -> Glance:
+    """Mask an utterance as in training and predict its labels.
+
+    Args:
+        model: Model in evaluation mode.
+        speech: (N,) samples.
+        seed: Of mask and noise.
+
+    Raises:
+        DataError: The utterance is too short.
+    """
+    xs, lengths = model._extract_feats(speech[None], torch.tensor([len(speech)]))
+    xs = xs[:, : int(lengths)]
+    frames = encoder_lengths(model.encoder, lengths)
+    if not int(frames):
+        raise DataError(f"{len(speech)} samples are too short for an encoder frame")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mask = model.masking.draw(frames, int(frames))  # (1, T')
+        hidden = encode(model.encoder, model.masking.apply_to(xs, mask), lengths)[0]
+    codes = {}
+    for one in model.objectives:
+        if one.view.kind != "labels":
+            labels, _ = model.label(speech[None], torch.tensor([len(speech)]), one.name)
+            scores = model.heads[one.head][0](hidden)
+            codes[one.name] = Codes(
+                labels[0, 0, : len(mask[0])],
+                scores.argmax(dim=1),
+                one.labeller.codebook_size,
+            )
+    shift = model.frontend.hop_length * model.subsampling / model.sample_rate
+    return Glance(xs[0], mask[0], codes, shift)

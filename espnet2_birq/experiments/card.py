@@ -1,0 +1,141 @@
+"""A model card, written from an experiment: what the model is, and how it was made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet2_birq.checkpoint import check_model_file, sampling_rate
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.markdown import markdown_table
+from espnet2_birq.experiments.progress import read_config, time_words
+from espnet2_birq.experiments.status import find_path
+from espnet2_birq.experiments.training_log import (
+    TrainingLog,
+    objectives_of,
+    read_training_log,
+)
+
+USE = """\
+```python
+from espnet2_birq.api import load
+
+model = load("{name}")
+features, lengths = model.extract_features([speech])  # samples at {rate} Hz
+```
+
+Or fine-tune the encoder with any ESPnet ASR recipe: `asr.sh --pretrained_model
+{file}:encoder:encoder`, with the same `frontend_conf` and `normalize`."""
+
+
+def write_card(
+    model: Path, out: Path, license: str | None = None, repository: str | None = None
+) -> None:
+    """Write a model card in Markdown, with metadata as the Hugging Face hub reads it.
+
+    Names of machines and folders of the training are not in it.
+
+    Args:
+        model: Model file in its experiment's folder.
+        out: File to write, README.md.
+        license: Identifier of the licence, e.g. cc-by-4.0; None: the card says that
+            none was given.
+        repository: Name on the hub, for the lines of use.
+
+    Raises:
+        DataError: The model is not whole, or there is no training log.
+    """
+    check_model_file(model)
+    folder = model.parent
+    conf, log = read_config(folder), read_training_log(folder)
+    meta: dict[str, Any] = {
+        "library_name": "espnet",
+        "tags": ["espnet", "audio", "self-supervised-learning", "feature-extraction"],
+    }
+    if license:
+        meta["license"] = license
+    rate = sampling_rate(conf["frontend_conf"])
+    use = USE.format(name=repository or model.name, rate=rate, file=model.name)
+    rows = [*_model(model, conf, rate), *_data(folder, conf, rate)]
+    rows += [*_training(conf, log), ("licence", license or "not given")]
+    objectives = yaml.safe_dump(conf["objectives"], sort_keys=False).rstrip()
+    parts = [
+        f"---\n{yaml.safe_dump(meta, sort_keys=False)}---",
+        f"# {repository or folder.resolve().name}",
+        "A speech encoder pretrained without text by predicting labels of masked frames.",
+        markdown_table(("", ""), [list(row) for row in rows]),
+        f"## Use\n\n{use}",
+        f"## Objectives\n\n```yaml\n{objectives}\n```",
+        f"## Numbers\n\n{_numbers(log)}",
+    ]
+    write_whole(out, "\n\n".join(parts) + "\n")
+
+
+def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
+    """Describe encoder and input."""
+    state = torch.load(model, "cpu", mmap=True, weights_only=True)
+    size = sum(x.numel() for name, x in state.items() if name.startswith("encoder."))
+    encoder = conf["encoder_conf"]
+    sizes = [
+        f"{encoder[key]} {text}"
+        for key, text in (("num_blocks", "layers of"), ("output_size", "dimensions"))
+        if key in encoder
+    ]
+    yield (
+        "encoder",
+        f"{conf['encoder']}, {' '.join(sizes)}, {size / 1e6:.1f} M parameters",
+    )
+    yield "input", f"speech at {rate} Hz"
+
+
+def _data(folder: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
+    """Describe the training and validation sets by their lists of lengths."""
+    for kind in ("train", "valid"):
+        lists = conf.get(f"{kind}_data_path_and_name_and_type") or []
+        names = sorted({Path(x[0]).parent.name for x in lists if x[1] == "speech"})
+        found = [find_path(folder, Path(x)) for x in conf[f"{kind}_shape_file"]]
+        text = ", ".join(names)
+        if found and all(path.is_file() for path in found[:1]):
+            samples = [int(x.split(",")[0]) for _, x in iter_scp(found[0])]
+            hours = sum(samples) / rate / 3600
+            text += f": {len(samples)} utterances, {hours:.1f} hours"
+        yield {"train": "training data", "valid": "validation data"}[kind], text
+
+
+def _training(conf: dict, log: TrainingLog) -> Iterator[tuple[str, str]]:
+    """Describe the length of the training."""
+    yield "configuration", f"{Path(conf['config']).name}" if conf.get("config") else "-"
+    text = (
+        f"{log.last_update}, in {len(log.train)} epochs and {time_words(log.seconds)}"
+    )
+    yield "updates", text
+    if log.train and "optim0_lr0" in log.train[-1]:
+        rates = [values.get("optim0_lr0", 0.0) for values in log.intervals]
+        yield "highest learning rate", f"{max(rates):.2g} ({conf['optim']})"
+    yield "made with", f"ESPnet {conf.get('version', '-')}, espnet2_birq"
+
+
+def _numbers(log: TrainingLog) -> str:
+    """Tabulate the last epoch."""
+    if not log.train:
+        raise DataError("the training has not finished an epoch; pack it later")
+    rows = []
+    for kind, values in (("training", log.train[-1]), ("validation", log.valid[-1])):
+        for name in objectives_of(values):
+            keys = ("loss", "acc", "label_ppl", "pred_ppl")
+            found = [values.get(f"{key}_{name}") for key in keys]
+            rows.append(
+                [f"{name}, {kind}", *("-" if x is None else f"{x:.3g}" for x in found)]
+            )
+    head = (
+        "last epoch",
+        "loss",
+        "accuracy",
+        "label perplexity",
+        "prediction perplexity",
+    )
+    return markdown_table(head, rows)

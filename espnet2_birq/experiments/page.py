@@ -1,0 +1,247 @@
+"""One page of an experiment: curves, codebooks, probes, an utterance; a single file."""
+
+import base64
+import html
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet2_birq.api import load
+from espnet2_birq.datadir.audio import probe_entry, read_wave
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.glance import glance
+from espnet2_birq.experiments import page_plots as plots
+from espnet2_birq.experiments.progress import read_config
+from espnet2_birq.experiments.status import describe, find_path
+from espnet2_birq.experiments.training_log import read_training_log
+
+SECONDS = 5.0  # of an utterance whose codes can be told apart
+LOOKED_AT = 100  # utterances among which one of about this length is sought
+# Parts of the configuration that make the method; the rest is ESPnet's
+SHOWN = (
+    "objectives",
+    "masking_conf",
+    "target_branch_conf",
+    "teacher_conf",
+    "model_conf",
+    "frontend_conf",
+    "normalize",
+    "normalize_conf",
+    "encoder",
+    "encoder_conf",
+    "batch_type",
+    "batch_bins",
+    "accum_grad",
+    "max_epoch",
+    "num_iters_per_epoch",
+    "optim",
+    "optim_conf",
+    "scheduler",
+    "scheduler_conf",
+    "init_param",
+    "seed",
+)
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; color: #111; background: #fff }
+img { max-width: 100% } h2 { margin-top: 2.2rem; border-bottom: 1px solid #999 }
+pre { background: #f3f3f3; padding: .8rem; overflow-x: auto }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right;
+       border-bottom: 1px solid #ccc } td:first-child, th:first-child { text-align: left }
+"""
+
+
+def write_page(
+    folder: Path,
+    out: Path,
+    phones: Sequence[Path] = (),
+    probes: Sequence[Path] = (),
+    audio: Path | None = None,
+) -> None:
+    """Write an experiment's page.
+
+    Args:
+        folder: Pretraining experiment, running or not.
+        out: HTML file.
+        phones: Results of phone_probe; besides those found beside the experiment.
+        probes: probe.json of the probe for text; likewise.
+        audio: Utterance to show; None: one of the validation set.
+
+    Raises:
+        DataError: There is no update yet, or a given file is missing.
+        ConfigError: The experiment's model cannot be loaded.
+    """
+    log = read_training_log(folder)
+    parts = [_section("State", f"<pre>{html.escape(describe(folder))}</pre>")]
+    parts.append(
+        _section(
+            "Learning",
+            _picture(plots.learning_curves(log), "loss and accuracy over updates"),
+            "Lines: training, means over the log's intervals. White markers: validation, "
+            "after each epoch.",
+        )
+    )
+    parts.append(
+        _section(
+            "Codebooks",
+            _picture(plots.codebook_use(log), "perplexity over updates"),
+            "Perplexity: as many codes, equally often, would be as uncertain. A batch "
+            "cannot show more codes than it has frames. Labels in the grey have "
+            "collapsed; predictions begin there.",
+        )
+    )
+    parts += _phones(folder, phones)
+    parts += _probes(folder, probes)
+    parts.append(_utterance(folder, audio))
+    conf = {key: x for key, x in read_config(folder).items() if key in SHOWN}
+    ordered = {key: conf[key] for key in SHOWN if conf.get(key) not in (None, {}, [])}
+    text = yaml.safe_dump(ordered, sort_keys=False)
+    parts.append(_section("Configuration", f"<pre>{html.escape(text)}</pre>"))
+    name = html.escape(folder.resolve().name)
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+    body = "\n".join(parts)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(
+        out, f"{head}<style>{STYLE}</style>\n<h1>{name}</h1>\n{body}\n</html>\n"
+    )
+
+
+def _section(title: str, content: str, note: str = "") -> str:
+    note = f"<p>{note}</p>" if note else ""
+    return f"<h2>{title}</h2>\n{content}\n{note}"
+
+
+def _picture(png: bytes, text: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: no results in JSON ({error})") from error
+
+
+def _beside(folder: Path, *patterns: str) -> Iterator[Path]:
+    """Yield files in an experiment's folder, and in the folder of its matrix."""
+    for pattern in patterns:
+        yield from sorted(folder.glob(pattern))
+        yield from sorted(folder.resolve().parent.parent.glob(pattern))
+
+
+def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
+    """Show what phone_probe measured of this experiment, and beside it."""
+    measured: dict[str, dict] = {}
+    for path in given:
+        for model in _read(path).get("models", ()):
+            measured[model["name"]] = model
+    for path in _beside(folder, "phones*.json", "phones/*.json"):
+        for model in _read(path).get("models", ()):
+            file = Path(model["file"])
+            if file.suffix in (".yaml", ".yml"):
+                measured.setdefault("untrained", model)
+            elif file.resolve().parent == folder.resolve():
+                measured.setdefault(model["name"], model)
+    if not measured:
+        return []
+    picture = plots.phone_accuracy(list(measured.items()))
+    note = "Frames of speakers not trained on; bars: standard errors over speakers."
+    rows = [
+        (
+            f"{name}, {one['name']}.{number}",
+            book["pnmi"],
+            book["chance"],
+            book["perplexity"],
+        )
+        for name, model in measured.items()
+        for one in model["objectives"]
+        for number, book in enumerate(one["books"])
+    ]
+    content = _picture(picture, "accuracy of phones by layer")
+    if rows:
+        content += _table(("labels of", "PNMI", "by chance", "codes in use"), rows)
+    return [_section("Phones in the layers", content, note)]
+
+
+def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
+    """Show what the probe for text measured."""
+    paths = dict.fromkeys([*given, *_beside(folder, "probe*/probe.json")])
+    own = [path for path in paths if path in given or folder in path.parents]
+    parts = []
+    for path in own:
+        result = _read(path)
+        rows = [
+            (name, *(result[kind][name]["percent"] for kind in ("cer", "wer")))
+            for name in result["cer"]
+        ]
+        content = _table(("set", "CER %", "WER %"), rows)
+        weights = plots.layer_weights(result["layer_weights"])
+        content += _picture(weights, "weights of the layers")
+        parts.append(_section("Text in the layers", content, html.escape(str(path))))
+    return parts
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    def cell(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
+
+    lines = ["".join(f"<th>{html.escape(x)}</th>" for x in head)]
+    lines += ["".join(f"<td>{cell(x)}</td>" for x in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _utterance(folder: Path, audio: Path | None) -> str:
+    """Show an utterance with its mask, labels and predictions."""
+    title = "An utterance"
+    if not any(folder.glob("*epoch.pth")) and not any(folder.glob("*.ave*.pth")):
+        return _section(title, "", "There is no model yet: it is saved after an epoch.")
+    model = load(folder).model
+    if audio is None:
+        entry, why = _find_utterance(folder, model.sample_rate)
+        if entry is None:
+            logging.warning(f"{folder}: {why}; give --audio")
+            return _section(title, "", html.escape(f"{why}; give --audio."))
+    else:
+        entry = str(audio)
+        probe_entry(entry, model.sample_rate)
+    look = glance(model, torch.from_numpy(read_wave(entry)))
+    note = (
+        "Predictions from the masked input; labels from the clean input, without noise; "
+        f"the first codebook of each objective. {html.escape(entry)}"
+    )
+    picture = _picture(plots.prediction(look), "input, mask, labels and predictions")
+    return _section(title, picture, note)
+
+
+def _find_utterance(folder: Path, rate: int) -> tuple[str | None, str]:
+    """Find an utterance of the validation set, neither short nor long if possible."""
+    lists = read_config(folder).get("valid_data_path_and_name_and_type") or []
+    scps = [path for path, name, _ in lists if name == "speech"]
+    if not scps:
+        return None, "the configuration names no validation set"
+    scp = find_path(folder, Path(scps[0]))
+    if not scp.is_file():
+        return None, f"the validation set's {scp} is not seen from here"
+    resolve = PathResolver(scp.parent)
+    found: dict[float, str] = {}  # by distance from the length that shows best
+    for _, entry in itertools.islice(iter_scp(scp), LOOKED_AT):
+        try:
+            entry = resolve(entry)
+            found[abs(probe_entry(entry, rate).seconds - SECONDS)] = entry
+        except DataError as error:
+            return None, str(error)
+        if min(found) < SECONDS / 4:
+            break
+    return found[min(found)], ""

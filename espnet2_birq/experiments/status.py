@@ -1,0 +1,252 @@
+"""Where an experiment stands, by its files: while it trains, after it stopped, at its end."""
+
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from espnet2_birq.datadir.stamp import sources, stamp_path
+from espnet2_birq.errors import DataError
+from espnet2_birq.experiments.progress import (
+    Progress,
+    progress_of,
+    read_config,
+    time_words,
+)
+from espnet2_birq.experiments.training_log import (
+    STAMP,
+    TrainingLog,
+    log_files,
+    objectives_of,
+    read_training_log,
+)
+
+UNSEEN = "not seen from here"
+RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "interrupted"
+COLLAPSED = (
+    4.0  # FEWEST of pretraining.collapse, which imports PyTorch; a test compares
+)
+QUIET = 600.0  # seconds without a line after which a training has stopped, at least
+INTERVALS = 10  # ... and times between two lines; validation and saving write none
+TAIL = 100_000  # characters of the log that are searched for its end
+ERROR = re.compile(
+    r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|\w+: error: .*|Killed|Terminated|"
+    r".*\b(?:ERROR|CRITICAL): .*)$",
+    re.MULTILINE,
+)
+ENDED = re.compile(r"^# Ended \(code (\d+)\)", re.MULTILINE)  # run.pl and its kin
+FINISHED = re.compile("The training was finished at|has already reached at max_epoch")
+WARNED = re.compile(r"objective '(\w+)' has collapsed")
+# Statistics of an objective, for a table
+STATISTICS = {
+    "loss": "loss",
+    "acc": "accuracy",
+    "label_ppl": "label ppl",
+    "window_ppl": "in 10,000 frames",
+    "pred_ppl": "prediction ppl",
+}
+
+
+class State(NamedTuple):
+    """State of a training by its last log."""
+
+    word: str  # RUNNING, DONE, FAILED or STOPPED
+    quiet: float  # seconds since its last line
+    error: str | None  # last line that tells of an error
+    collapsed: list[str]  # objectives that warnings name
+
+
+class Stage(NamedTuple):
+    """State of a stage of a recipe."""
+
+    number: int
+    name: str
+    word: str
+
+
+def read_state(folder: Path, now: float | None = None) -> State:
+    """Read whether a training runs, and how it ended.
+
+    Args:
+        folder: Experiment.
+        now: Time; None: the present.
+
+    Raises:
+        DataError: There is no log.
+    """
+    file = log_files(folder)[-1]
+    text = file.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    quiet = (time.time() if now is None else now) - file.stat().st_mtime
+    errors = ERROR.findall(text)
+    ended = ENDED.findall(text)
+    if ended:
+        word = DONE if ended[-1] == "0" else FAILED
+    elif FINISHED.search(text):
+        word = DONE
+    elif quiet > max(QUIET, INTERVALS * _interval(text)):
+        word = STOPPED
+    else:
+        word = RUNNING
+    error = errors[-1].strip() if errors else None
+    return State(word, max(0.0, quiet), error, sorted(set(WARNED.findall(text))))
+
+
+def _interval(text: str) -> float:
+    """Return the longest time between two of the last lines, in seconds."""
+    times = [datetime.fromisoformat(x).timestamp() for x in STAMP.findall(text)[-20:]]
+    return max((b - a for a, b in zip(times, times[1:])), default=0.0)
+
+
+def read_stages(folder: Path, training: str) -> list[Stage]:
+    """Read the states of a recipe's stages by the records that they leave.
+
+    Args:
+        folder: Pretraining experiment.
+        training: State of its training.
+    """
+    shapes = [Path(x).parent for x in sources(folder) if x.endswith("speech_shape")]
+    stats = [find_path(folder, x) for x in shapes] or [
+        folder.parent / "ssl_stats_raw" / x for x in ("train", "valid")
+    ]
+    sets = _made_of(folder, stats)
+    org = _made_of(folder, sets)
+    data = _made_of(folder, org)
+    packed = list(folder.glob("*.zip"))
+    return [
+        Stage(1, "data", DONE if org or _all(data, "wav.scp") else UNSEEN),
+        Stage(3, "format", _recorded(org, sets)),
+        Stage(4, "length filter", _recorded(sets, stats)),
+        Stage(6, "statistics", _recorded(stats, [folder])),
+        Stage(7, "training", training),
+        Stage(8, "pack", DONE if packed and _all(packed, None) else "not run"),
+    ]
+
+
+def find_path(folder: Path, path: Path) -> Path:
+    """Find a path that is relative to the recipe, a folder above the experiment."""
+    for base in (Path.cwd(), *folder.resolve().parents):
+        if (base / path).exists():
+            return base / path
+    return path
+
+
+def _made_of(folder: Path, made: list[Path]) -> list[Path]:
+    """Return the folders of the lists that something was made from."""
+    lists = [x for one in made for x in sources(one) if x.endswith("wav.scp")]
+    return [find_path(folder, Path(x).parent) for x in dict.fromkeys(lists)]
+
+
+def _all(made: list[Path], file: str | None) -> bool:
+    paths = [stamp_path(one) if file is None else one / file for one in made]
+    return bool(made) and all(path.is_file() for path in paths)
+
+
+def _recorded(made: list[Path], later: list[Path]) -> str:
+    """Return whether a stage's record is there, by its output or what was made of it."""
+    if _all(made, None):
+        return DONE
+    if made and any(one.exists() for one in made):
+        return "not finished"
+    # Not among its sources: the recipe was given a set that needs no such stage.
+    return UNSEEN if made or not _all(later, None) else "not needed"
+
+
+def describe(folder: Path, now: float | None = None) -> str:
+    """Describe an experiment on half a screen.
+
+    Args:
+        folder: Experiment, e.g. exp/ssl_train_birq_raw, running or not.
+        now: Time; None: the present.
+
+    Raises:
+        DataError: It is no folder with a training's log.
+    """
+    state = read_state(folder, now)
+    lines = [f"{folder}: {state.word}, last line {time_words(state.quiet)} ago"]
+    try:
+        log = read_training_log(folder)
+    except DataError:
+        lines.append("  updates     none yet")
+    else:
+        lines += _training(folder, log)
+        collapsed = _collapsed(log, state)
+        lines.append(f"  collapse    {collapsed}")
+    lines.append(f"  checkpoint  {_checkpoint(folder, now)}")
+    lines.append(f"  last error  {state.error or 'none'}")
+    if (folder / "config.yaml").is_file() and "objectives" in read_config(folder):
+        stages = read_stages(folder, state.word)
+        words = [f"{one.number} {one.name}: {one.word}" for one in stages]
+        lines.append(f"  stages      {'; '.join(words)}")
+    return "\n".join(lines)
+
+
+def brief(folder: Path) -> str | None:
+    """Describe an experiment in a line; None before its first update."""
+    try:
+        progress = progress_of(read_training_log(folder), folder)
+    except DataError:
+        return None
+    return f"{folder.name}: {progress}"
+
+
+def _training(folder: Path, log: TrainingLog) -> list[str]:
+    progress = progress_of(log, folder)
+    first, last = log.intervals[0], log.intervals[-1]
+    loss = f"{last['loss']:.3f} (first {first['loss']:.3f}"
+    if log.valid and "loss" in log.valid[-1]:
+        loss += f"; validation {log.valid[-1]['loss']:.3f}, epoch {len(log.valid)}"
+    lines = [f"  updates     {_updates(progress)}", f"  loss        {loss})"]
+    names = [name for name in objectives_of(last) if f"acc_{name}" in last]
+    if names:
+        titles = list(STATISTICS.values())
+        rows = [["objective", *titles]]
+        rows += [
+            [name, *(_number(last, key, name) for key in STATISTICS)] for name in names
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines += [
+            "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths))
+            for row in rows
+        ]
+    return [line.rstrip() for line in lines]
+
+
+def _updates(progress: Progress) -> str:
+    text = f"{progress.done}"
+    if progress.total:
+        share = progress.done / progress.total
+        text += f" of {progress.total} ({100 * share:.0f} %)"
+    if progress.seconds_left:
+        text += f", about {time_words(progress.seconds_left)} left, without validation"
+    return text
+
+
+def _number(values: dict[str, float], key: str, name: str) -> str:
+    value = values.get(f"{key}_{name}")
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if key == "acc" else f"{value:.2f}"
+
+
+def _collapsed(log: TrainingLog, state: State) -> str:
+    """Tell which objectives' labels have collapsed, by the last interval."""
+    last = log.intervals[-1]
+    found = []
+    for name in objectives_of(last):
+        perplexity = last.get(f"window_ppl_{name}", last.get(f"label_ppl_{name}"))
+        if perplexity is not None and not perplexity >= COLLAPSED:
+            found.append(f"{name} (label perplexity {perplexity:.1f})")
+    if found:
+        return f"yes: {', '.join(found)}; see docs/objectives.md"
+    if state.collapsed:
+        return f"no, but the log has warned of {', '.join(state.collapsed)}"
+    return "no"
+
+
+def _checkpoint(folder: Path, now: float | None) -> str:
+    file = folder / "checkpoint.pth"
+    if not file.is_file():
+        return "none; ESPnet writes one after each epoch"
+    age = (time.time() if now is None else now) - file.stat().st_mtime
+    return f"{file.name}, {time_words(max(0.0, age))} old"

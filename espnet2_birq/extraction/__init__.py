@@ -1,0 +1,1 @@
+"""Features and units of many recordings, on disk."""

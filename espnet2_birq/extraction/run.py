@@ -1,0 +1,354 @@
+"""Extract features or units of many recordings, resumably, in parallel."""
+
+import hashlib
+import logging
+import multiprocessing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from espnet2_birq.api import load, resolve
+from espnet2_birq.checkpoint import config_of
+from espnet2_birq.datadir.audio import ARK_ENTRY, read_wave
+from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.stamp import check_stamp, write_stamp
+from espnet2_birq.datadir.stream import map_parallel
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.extraction.sources import Recording, find_recordings
+from espnet2_birq.extraction.writers import Folder, deduplicate
+from espnet2_birq.pretrained import PretrainedModel, Wanted
+
+BLOCK_SECONDS = 600.0  # of audio between two points from which a command resumes
+READERS = 4  # threads that read audio ahead
+REPORT_SECONDS = 10.0  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to extract, and how.
+
+    Attributes:
+        model: As load() takes it.
+        out: Folder of the results.
+        layers: Layers, as extract_features() takes them; None: the encoder's output.
+        objectives: Objectives whose units are wanted, instead of features; all if empty.
+        units: Whether units are wanted.
+        kind: npy, ark or, of units, text.
+        merge: Whether equal neighbours of units become one.
+        device: Device of the model.
+        batch_seconds: Seconds of audio in a batch, including padding.
+        nj: Processes.
+    """
+
+    model: str
+    out: Path
+    layers: tuple[int, ...] | None = None
+    objectives: tuple[str, ...] = ()
+    units: bool = False
+    kind: str = "npy"
+    merge: bool = False
+    device: str = "cpu"
+    batch_seconds: float = 200.0
+    nj: int = 1
+
+    def wanted(self, model: PretrainedModel) -> Wanted:
+        """Return what the model is to compute.
+
+        Raises:
+            ConfigError: No such layer or objective.
+        """
+        if not self.units:
+            if self.layers is None:
+                return Wanted(output=True)
+            return Wanted(model.layer_numbers(self.layers))
+        for name in self.objectives:
+            if name not in model.objectives:
+                raise ConfigError(
+                    f"no objective '{name}' that makes labels; there are "
+                    f"{model.objectives}"
+                )
+        names = self.objectives or model.objectives
+        return Wanted(labels=tuple(x for x in model.objectives if x in names))
+
+
+class Output(NamedTuple):
+    """A folder of results, and where they are in what the model computes."""
+
+    folder: Folder
+    column: int
+    book: int | None = None  # codebook
+    durations: Folder | None = None  # frames of each unit, if these are merged
+
+    def array(self, columns: Sequence[torch.Tensor]) -> np.ndarray:
+        """Take this output's array from the columns of a recording.
+
+        Raises:
+            DataError: It has NaN.
+        """
+        found = columns[self.column].cpu()
+        if self.book is None:
+            if not found.isfinite().all():
+                raise DataError(
+                    f"{self.folder.path.name} is not finite; did the model's training "
+                    "diverge?"
+                )
+            return found.numpy()
+        return found[:, self.book].numpy().astype(np.int32)
+
+
+def extract(job: Job, source: Path) -> dict[str, str]:
+    """Extract features or units of a list of recordings.
+
+    Args:
+        job: What to extract.
+        source: See find_recordings().
+
+    Returns:
+        Reasons by name for recordings that were skipped; also in OUT/skipped.
+
+    Raises:
+        ConfigError: No such layer or objective, or a model that cannot be loaded.
+        DataError: Bad lists, or results of other settings in the output folder.
+    """
+    worker = _Worker(job)
+    recordings, skipped = find_recordings(source, worker.model.sample_rate)
+    enough = [one for one in recordings if worker.model.frames(one.samples)]
+    short = {one.name for one in recordings} - {one.name for one in enough}
+    skipped.update(dict.fromkeys(short, "too short for one frame"))
+    _claim(job, source, recordings)
+    blocks = dict(_blocks(enough, worker.model))
+    todo = {name: block for name, block in blocks.items() if not worker.has(name)}
+    if len(todo) < len(blocks):
+        logging.info(
+            f"{job.out}: {len(blocks) - len(todo)} of {len(blocks)} blocks done"
+        )
+    _run(job, worker, todo)
+    for folder in worker.folders:
+        logging.info(f"{folder.finish(blocks)}: {len(enough)} recordings")
+    lines = [f"{name} {why}\n" for name, why in sorted(skipped.items())]
+    write_whole(job.out / "skipped", "".join(lines))
+    if skipped:
+        name, why = min(skipped.items())
+        logging.warning(
+            f"{len(skipped)} recordings skipped, see {job.out}/skipped; the first, "
+            f"{name}: {why}"
+        )
+    return skipped
+
+
+def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
+    """Record what the output folder is made from, or compare it.
+
+    Raises:
+        DataError: It was made from something else.
+    """
+    model = resolve(job.model)
+    files = [model] if model.suffix == ".zip" else [model, config_of(model)]
+    listed = hashlib.sha256("\n".join(map(str, recordings)).encode("utf-8"))
+    options = {
+        "layers": "output" if job.layers is None else " ".join(map(str, job.layers)),
+        "units": " ".join(job.objectives) or "all" if job.units else "none",
+        "format": f"{job.kind}{', deduplicated' * job.merge}",
+        "recordings": f"{source}, {len(recordings)}, {listed.hexdigest()[:12]}",
+    }
+    job.out.mkdir(parents=True, exist_ok=True)
+    try:
+        check_stamp(job.out, files, options)
+    except DataError as error:
+        raise DataError(f"{error}; give another --out, or remove it") from error
+    write_stamp(job.out, files, options)
+
+
+def _blocks(
+    recordings: Iterable[Recording], model: PretrainedModel
+) -> Iterator[tuple[str, list[Recording]]]:
+    """Yield names and recordings of blocks; long recordings have their own."""
+    block: list[Recording] = []
+    number, limit = 0, BLOCK_SECONDS * model.sample_rate
+    for one in recordings:
+        full = sum(x.samples for x in block) + one.samples > limit
+        if block and (full or model.is_long(one.samples)):
+            yield f"block{number:06}", block
+            number, block = number + 1, []
+        block.append(one)
+    if block:
+        yield f"block{number:06}", block
+
+
+def _run(job: Job, worker: "_Worker", todo: dict[str, list[Recording]]) -> None:
+    """Process blocks here or, for nj > 1, in other processes, and report progress."""
+    total = sum(one.samples for block in todo.values() for one in block)
+    progress = _Progress(total / worker.model.sample_rate)
+    if job.nj == 1 or len(todo) < 2:
+        for name, block in todo.items():
+            for seconds in worker.process(name, block):
+                progress.add(seconds)
+        return
+    context = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
+    with ProcessPoolExecutor(
+        job.nj, mp_context=context, initializer=_begin, initargs=(job,)
+    ) as pool:
+        futures = [pool.submit(_process, name, block) for name, block in todo.items()]
+        try:
+            for future in futures:
+                progress.add(future.result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: "_Worker"
+
+
+def _begin(job: Job) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = _Worker(job)
+
+
+def _process(name: str, block: list[Recording]) -> float:
+    return sum(_worker.process(name, block))
+
+
+class _Worker:
+    """A loaded model with its output folders."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.model = load(job.model, job.device)
+        self.wanted = job.wanted(self.model)
+        self.outputs = list(self._outputs())
+        self.folders = [x.folder for x in self.outputs]
+        self.folders += [x.durations for x in self.outputs if x.durations]
+
+    def _outputs(self) -> Iterator[Output]:
+        out, kind = self.job.out, self.job.kind
+        if not self.job.units:
+            names = [f"layer{number}" for number in self.wanted.layers] or ["output"]
+            for column, name in enumerate(names):
+                yield Output(Folder(out / name, kind, "feats"), column)
+            return
+        books = {
+            one.name: one.labeller.num_codebooks for one in self.model.model.objectives
+        }
+        for column, name in enumerate(self.wanted.labels):
+            for book in range(books[name]):
+                path = out / (name if books[name] == 1 else f"{name}.{book}")
+                durations = None
+                if self.job.merge:
+                    durations = Folder(path / "frames", kind, "durations")
+                yield Output(Folder(path, kind, "units"), column, book, durations)
+
+    def has(self, block: str) -> bool:
+        """Whether all outputs of a block are there."""
+        return all(folder.has(block) for folder in self.folders)
+
+    def process(self, name: str, block: list[Recording]) -> Iterator[float]:
+        """Write a block; yield the seconds of audio done since the last time.
+
+        Raises:
+            DataError: Bad audio, or outputs that are not finite.
+        """
+        rate = self.model.sample_rate
+        with ExitStack() as stack:
+            add = {x.path: stack.enter_context(x.writing(name)) for x in self.folders}
+            long = [one for one in block if self.model.is_long(one.samples)]
+            for batch, waves in self._batches([x for x in block if x not in long]):
+                for one, columns in zip(batch, self._compute(waves)):
+                    self._write(one, columns, add)
+                yield sum(one.samples for one in batch) / rate
+            for one in long:
+                self._write_long(one, add)
+                yield one.samples / rate
+
+    def _batches(self, recordings: list[Recording]):
+        """Yield batches of similar lengths, and their waveforms."""
+        limit = self.job.batch_seconds * self.model.sample_rate
+        batches: list[list[Recording]] = []
+        for one in recordings:  # by length
+            if not batches or (len(batches[-1]) + 1) * one.samples > limit:
+                batches.append([])
+            batches[-1].append(one)
+        waves = map_parallel(lambda one: read_wave(one.entry), recordings, READERS)
+        for batch in batches:
+            yield batch, [torch.from_numpy(next(waves)) for _ in batch]
+
+    def _compute(self, waves: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        """Run the model; batches that exceed the GPU's memory are halved."""
+        try:
+            return self.model.compute(waves, self.wanted)
+        except torch.OutOfMemoryError:
+            if len(waves) == 1:
+                raise
+        # Outside of the except block, whose traceback would keep the memory in use.
+        torch.cuda.empty_cache()
+        half = len(waves) // 2
+        return self._compute(waves[:half]) + self._compute(waves[half:])
+
+    def _write(
+        self, one: Recording, columns: Sequence[torch.Tensor], add: dict
+    ) -> None:
+        for output in self.outputs:
+            array = output.array(columns)
+            if output.durations:
+                array, frames = deduplicate(array)
+                add[output.durations.path](one.name, frames.astype(np.int32))
+            add[output.folder.path](one.name, array)
+
+    def _write_long(self, one: Recording, add: dict) -> None:
+        """Write a long recording; as NumPy files of features, piece by piece."""
+        audio: Path | torch.Tensor = Path(one.entry)
+        if ARK_ENTRY.match(one.entry):
+            audio = torch.from_numpy(read_wave(one.entry))
+        pieces = self.model.stream(audio, self.wanted)
+        if self.job.units or self.job.kind != "npy":
+            self._write(one, [torch.cat(x) for x in zip(*pieces)], add)
+            return
+        frames, start = self.model.frames(one.samples), 0
+        with ExitStack() as stack:
+            files = [x.folder.npy(one.name) for x in self.outputs]
+            parts = [stack.enter_context(whole_file(file)) for file in files]
+            arrays: list[np.ndarray] = []
+            for piece in pieces:
+                new = [output.array(piece) for output in self.outputs]
+                if not arrays:
+                    arrays = [
+                        np.lib.format.open_memmap(
+                            part, "w+", x.dtype, (frames, *x.shape[1:])
+                        )
+                        for part, x in zip(parts, new)
+                    ]
+                for array, x in zip(arrays, new):
+                    array[start : start + len(x)] = x
+                start += len(new[0])
+        for output, file in zip(self.outputs, files):
+            add[output.folder.path](one.name, file)
+
+
+@dataclass
+class _Progress:
+    """Lines with speed and time left."""
+
+    total: float  # seconds of audio
+    done: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def add(self, seconds: float) -> None:
+        self.done += seconds
+        now = time.monotonic()
+        if now - self.told < REPORT_SECONDS and self.done < self.total - 1e-6:
+            return
+        self.told = now
+        speed = self.done / max(now - self.began, 1e-9)
+        left = (self.total - self.done) / speed
+        logging.info(
+            f"{self.done / 3600:.2f} of {self.total / 3600:.2f} h of audio, {speed:.0f} x "
+            f"real time, {left / 60:.0f} min left"
+        )

@@ -1,0 +1,128 @@
+"""Lists of recordings: a Kaldi data directory, a manifest, a folder of audio, a file."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from espnet2_birq.datadir.audio import probe_apart
+from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.errors import DataError
+
+# Of audio that libsndfile reads
+SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus", ".sph", ".aif", ".aiff"}
+FORMATS = (
+    "a Kaldi data directory, wav.scp, JSON lines with audio_filepath, fairseq's TSV, a "
+    "folder of audio, or an audio file"
+)
+
+
+class Recording(NamedTuple):
+    """An utterance or a recording of any length."""
+
+    name: str  # without whitespace
+    entry: str  # audio file, or file.ark:offset
+    samples: int
+
+
+def find_recordings(
+    source: Path, rate: int, nj: int = 4
+) -> tuple[list[Recording], dict[str, str]]:
+    """List recordings and look at the header of each.
+
+    Args:
+        source: One of FORMATS.
+        rate: Sample rate of the model in Hz.
+        nj: Threads that read headers.
+
+    Returns:
+        Recordings by length, and reasons by name for those that cannot be used.
+
+    Raises:
+        DataError: An unknown or broken list, two recordings of one name, or none that
+            can be used.
+    """
+    entries: dict[str, str] = {}
+    for name, entry in _list(source):
+        name = "_".join(name.split())
+        if name in entries:
+            raise DataError(
+                f"{source}: {entries[name]} and {entry} would both be called '{name}'; "
+                "rename one, or give a wav.scp"
+            )
+        entries[name] = entry
+    if not entries:
+        raise DataError(f"{source}: no audio in it; give {FORMATS}")
+    good, bad = probe_apart(entries.values(), rate, nj)
+    found = [
+        Recording(name, entry, good[entry].frames)
+        for name, entry in entries.items()
+        if entry in good
+    ]
+    skipped = {name: bad[entry] for name, entry in entries.items() if entry in bad}
+    if not found:
+        name, why = next(iter(skipped.items()))
+        raise DataError(f"{source}: no recording can be used; the first, {name}: {why}")
+    return sorted(found, key=lambda one: (one.samples, one.name)), skipped
+
+
+def _list(source: Path) -> Iterable[tuple[str, str]]:
+    """List names and audio of a source."""
+    if (source / "wav.scp").is_file():
+        if (source / "segments").exists():
+            raise DataError(
+                f"{source}/segments: audio must be cut into utterances; give what stage "
+                f"3 of the recipe has written, as dump/raw/{source.name}"
+            )
+        return _scp(source / "wav.scp")
+    if source.is_dir():
+        files = (x for x in source.rglob("*") if x.suffix.lower() in SUFFIXES)
+        return [
+            (str(path.relative_to(source).with_suffix("")), str(path))
+            for path in sorted(files)
+        ]
+    if not source.is_file():
+        raise DataError(f"{source}: no such file or folder; give {FORMATS}")
+    if source.suffix.lower() in SUFFIXES:
+        return [(source.stem, str(source))]
+    if source.suffix in (".json", ".jsonl"):
+        return _json_lines(source)
+    if source.suffix == ".tsv":
+        return _tsv(source)
+    return _scp(source)
+
+
+def _scp(path: Path) -> Iterator[tuple[str, str]]:
+    resolve = PathResolver(path.parent)
+    for name, entry in iter_scp(path):
+        if entry.endswith("|"):
+            raise DataError(
+                f"{path}: {name} is a command; give what stage 3 of the recipe has "
+                f"written, as dump/raw/{path.parent.name}"
+            )
+        yield name, resolve(entry)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Read a NeMo manifest; a name is the audio's file name."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            file = Path(json.loads(line)["audio_filepath"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: line {number}: no JSON with audio_filepath ({error})"
+            ) from error
+        yield file.stem, str(path.parent / file)
+
+
+def _tsv(path: Path) -> Iterator[tuple[str, str]]:
+    """Read a fairseq manifest: the root in the first line, then file and samples."""
+    root, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if "\t" in root or not lines:
+        raise DataError(
+            f"{path}: the first line is to be the root folder of the others"
+        )
+    for line in lines:
+        file = line.split("\t")[0]
+        yield str(Path(file).with_suffix("")), str(path.parent / root / file)

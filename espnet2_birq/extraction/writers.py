@@ -1,0 +1,87 @@
+"""Files of features and units: NumPy, Kaldi archives, text."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+
+from espnet2_birq.datadir.files import whole_file
+
+
+class Folder:
+    """The folder of one kind of output, written in blocks and listed at its end.
+
+        npy    feats.scp (or units.scp), npy/NAME.npy
+        ark    feats.scp, BLOCK.ark
+        text   units, a line for each recording
+
+    Each block leaves a list of its own, by which an interrupted command knows what is
+    done. The final list is there when all blocks are.
+
+    Args:
+        path: Folder; created.
+        kind: npy, ark or text.
+        name: Name of the final list without its suffix: feats or units.
+    """
+
+    def __init__(self, path: Path, kind: str, name: str):
+        self.path, self.kind, self.name = path, kind, name
+        self._blocks = path / "blocks"
+        self._blocks.mkdir(parents=True, exist_ok=True)
+
+    def has(self, block: str) -> bool:
+        """Whether a block is written."""
+        return (self._blocks / block).is_file()
+
+    @contextmanager
+    def writing(self, block: str) -> Iterator[Callable[[str, np.ndarray | Path], None]]:
+        """Yield what adds an array, or a file of one, to a block; its list is left last."""
+        with whole_file(self._blocks / block) as part:
+            if self.kind == "ark":
+                ark = self.path / f"{block}.ark"
+                with kaldiio.WriteHelper(f"ark,scp:{ark},{part}") as writer:
+                    yield writer
+                return
+            with part.open("w", encoding="utf-8") as stream:
+
+                def add(name: str, array: np.ndarray | Path) -> None:
+                    print(name, self._entry(name, array), file=stream)
+
+                yield add
+
+    def _entry(self, name: str, array: np.ndarray | Path) -> str:
+        if isinstance(array, Path):
+            return str(array)
+        if self.kind == "text":
+            return " ".join(map(str, array.tolist()))
+        path = self.npy(name)
+        with whole_file(path) as part, part.open("wb") as stream:
+            np.save(stream, array)
+        return str(path)
+
+    def npy(self, name: str) -> Path:
+        """Return the file of an array, whose folder there is then."""
+        path = self.path / "npy" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(self, blocks: Iterable[str]) -> Path:
+        """Write the list of all blocks, sorted by name, and return its path."""
+        lines = [
+            line
+            for block in blocks
+            for line in (self._blocks / block).read_text("utf-8").splitlines()
+        ]
+        lines.sort(key=lambda line: line.split(maxsplit=1)[0])
+        whole = self.path / (self.name + ("" if self.kind == "text" else ".scp"))
+        with whole_file(whole) as part, part.open("w", encoding="utf-8") as stream:
+            stream.writelines(line + "\n" for line in lines)
+        return whole
+
+
+def deduplicate(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merge equal neighbours of (T,) codes; return the codes and how many frames each is."""
+    starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] - 1))
+    return codes[starts], np.diff(starts, append=len(codes))

@@ -1,0 +1,346 @@
+"""A pretrained model in use: features of any layer and labels of speech.
+
+Evaluation mode, no mask, no noise, input normalisation inside: what an utterance gets
+depends neither on the others of its batch nor on their padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, probe
+from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
+from espnet2_birq.encoders.taps import encode, encoder_lengths, evaluating
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.views import LAYER, Batch, View, Views
+
+WINDOW = 60.0  # seconds of audio in one pass
+CONTEXT = 5.0  # seconds on either side of a core of full attention; docs/features.md
+
+Waveforms = torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray]
+
+
+class Wanted(NamedTuple):
+    """What to compute of speech."""
+
+    layers: tuple[int, ...] = ()  # 0: the input; 1 to K: the encoder's blocks
+    output: bool = False  # of the encoder, after its last normalisation
+    labels: tuple[str, ...] = ()  # objectives
+
+
+OUTPUT = Wanted(output=True)
+
+
+class PretrainedModel:
+    """A pretrained model for extracting features and labels.
+
+    Args:
+        model: Model as it was trained.
+        window: Longest audio in one pass, in seconds. Longer audio runs in overlapping
+            windows of this length, normalised by statistics of the whole: memory
+            does not grow with the length. None: always one pass.
+
+    Attributes:
+        model: The model as it was trained, an ESPnet model.
+        sample_rate: Rate of the waveforms in Hz.
+        frame_shift: Shift of the features and labels in seconds.
+        depth: K, layers of the encoder.
+        objectives: Names of the objectives that make labels.
+    """
+
+    def __init__(self, model: BiRQModel, window: float | None = WINDOW):
+        if window is not None and not window >= 4 * CONTEXT:
+            raise ConfigError(
+                f"window: give at least {4 * CONTEXT:g} seconds, or None, got {window}"
+            )
+        self.model = model.eval()
+        self.window = window
+        self.sample_rate = model.sample_rate
+        self.frame_shift = (
+            model.frontend.hop_length * model.subsampling / model.sample_rate
+        )
+        self.depth = len(model.encoder.encoders)
+        self.objectives = [
+            one.name for one in model.objectives if one.view.kind != "labels"
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model; results are on it."""
+        return self.model.updates.device
+
+    def to(self, device: str | torch.device) -> "PretrainedModel":
+        """Move the model to a device and return it."""
+        self.model.to(device)
+        return self
+
+    def __call__(
+        self, waveforms: Waveforms, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the encoder's output, from which fine-tuning starts.
+
+        Args:
+            waveforms: (B, N) floating-point samples, padded at the end, or a list of
+                (N,) samples.
+            lengths: (B,) lengths in samples; None: all of N.
+
+        Returns:
+            (B, T, E) features, zero on padding, and (B,) lengths in frames.
+
+        Raises:
+            DataError: Samples that are no waveform: too few, not finite, or integers.
+        """
+        (output,), frames = self._run(waveforms, lengths, OUTPUT)
+        return output, frames
+
+    def extract_features(
+        self,
+        waveforms: Waveforms,
+        lengths: torch.Tensor | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Compute the outputs of the encoder's layers.
+
+        Args:
+            waveforms: (B, N) floating-point samples, padded at the end, or a list of
+                (N,) samples.
+            lengths: (B,) lengths in samples; None: all of N.
+            layers: Layers, counted from 1; 0: the normalised input frames of each
+                encoder frame, side by side; negative: from the last. None: 1 to K.
+
+        Returns:
+            (B, T, D) features of each layer, zero on padding, and (B,) lengths in
+            frames. As in ESPnet, the last layer is taken before the normalisation
+            that follows it in the encoder's output.
+
+        Raises:
+            DataError: Samples that are no waveform: too few, not finite, or integers.
+            ConfigError: No such layer.
+        """
+        return self._run(waveforms, lengths, Wanted(self.layer_numbers(layers)))
+
+    def labels(
+        self, waveforms: Waveforms, lengths: torch.Tensor | None = None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Compute the codes that the objectives make of unmasked speech, without noise.
+
+        Args:
+            waveforms: (B, N) floating-point samples, padded at the end, or a list of
+                (N,) samples.
+            lengths: (B,) lengths in samples; None: all of N.
+
+        Returns:
+            (B, C, T) int64 codes in each of an objective's C codebooks, -1 on padding,
+            by its name; and (B,) lengths in frames.
+
+        Raises:
+            DataError: Samples that are no waveform: too few, not finite, or integers.
+        """
+        wanted = Wanted(labels=tuple(self.objectives))
+        codes, frames = self._run(waveforms, lengths, wanted, padding=-1)
+        named = zip(self.objectives, codes)
+        return {name: found.transpose(1, 2) for name, found in named}, frames
+
+    def layer_numbers(self, layers: Sequence[int] | None) -> tuple[int, ...]:
+        """Return layers counted from 1, of some that may be counted from the last.
+
+        Raises:
+            ConfigError: No such layer.
+        """
+        if layers is None:
+            return tuple(range(1, self.depth + 1))
+        for layer in layers:
+            if not -self.depth <= layer <= self.depth:
+                raise ConfigError(f"no layer {layer}: there are 0 to {self.depth}")
+        return tuple(x if x >= 0 else self.depth + 1 + x for x in layers)
+
+    @torch.no_grad()
+    def stream(
+        self, audio: str | Path | torch.Tensor, wanted: Wanted = OUTPUT
+    ) -> Iterator[list[torch.Tensor]]:
+        """Process a recording of any length, piece by piece, in little memory.
+
+        Args:
+            audio: Audio file of the model's sample rate, or (N,) samples.
+            wanted: Layers, output and labels to compute.
+
+        Yields:
+            Of successive pieces: (t, D) features of the layers, (t, E) output and (t, C)
+            codes of the objectives, in this order.
+
+        Raises:
+            DataError: Bad audio.
+        """
+        if isinstance(audio, torch.Tensor):
+            _check_samples(audio, "the waveform")
+            yield from self._pieces(lambda a, b: audio[a:b], len(audio), wanted)
+            return
+        samples = probe(audio, self.sample_rate).frames
+        with soundfile.SoundFile(audio) as file:
+
+            def read(start: int, stop: int) -> torch.Tensor:
+                file.seek(start)
+                found = torch.from_numpy(file.read(stop - start, dtype="float32"))
+                _check_samples(found, str(audio))
+                return found
+
+            yield from self._pieces(read, samples, wanted)
+
+    def _run(
+        self,
+        waveforms: Waveforms,
+        lengths: torch.Tensor | None,
+        wanted: Wanted,
+        padding: float = 0,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Compute what is wanted, padded (B, T, ...), and lengths (B,)."""
+        found = self.compute(_rows(waveforms, lengths), wanted)
+        frames = torch.tensor([len(one[0]) for one in found], device=self.device)
+        return [
+            torch.nn.utils.rnn.pad_sequence(list(column), True, padding)
+            for column in zip(*found)
+        ], frames
+
+    @torch.no_grad()
+    def compute(
+        self, rows: Sequence[torch.Tensor], wanted: Wanted
+    ) -> list[list[torch.Tensor]]:
+        """Compute what is wanted of (N,) waveforms of any lengths.
+
+        Args:
+            rows: Finite floating-point samples of each waveform.
+            wanted: Layers, output and labels to compute.
+
+        Returns:
+            For each waveform (t, D) features of the layers, (t, E) output and (t, C)
+            codes of the objectives, in this order.
+
+        Raises:
+            DataError: A waveform is too short for a frame.
+        """
+        long = [self.is_long(len(row)) for row in rows]
+        short = [row for row, is_long in zip(rows, long) if not is_long]
+        together = iter(self._batch(short, wanted) if short else [])
+        return [
+            self._windows(row, wanted) if is_long else next(together)
+            for row, is_long in zip(rows, long)
+        ]
+
+    def is_long(self, samples: int) -> bool:
+        """Whether so many samples run in windows."""
+        return self.window is not None and samples > self.window * self.sample_rate
+
+    def _batch(
+        self, rows: Sequence[torch.Tensor], wanted: Wanted
+    ) -> list[list[torch.Tensor]]:
+        """Compute what is wanted of each waveform in one pass."""
+        speech = torch.nn.utils.rnn.pad_sequence(list(rows), True).to(self.device)
+        samples = torch.tensor([len(row) for row in rows], device=self.device)
+        shortest = int(samples.argmin())
+        if not self.frames(int(samples[shortest])):
+            raise DataError(
+                f"waveform {shortest}: {len(rows[shortest])} samples are too few for "
+                "one encoder frame"
+            )
+        with evaluating(self.model):
+            xs, lengths = self.model._extract_feats(speech, samples)
+            columns, frames = self._compute(xs, lengths, wanted)
+        return [
+            [column[row, :length] for column in columns]
+            for row, length in enumerate(frames.tolist())
+        ]
+
+    def _windows(self, row: torch.Tensor, wanted: Wanted) -> list[torch.Tensor]:
+        """Compute what is wanted of a long waveform."""
+        pieces = self._pieces(lambda start, stop: row[start:stop], len(row), wanted)
+        return [torch.cat(column) for column in zip(*pieces)]
+
+    def _pieces(
+        self, read: Read, samples: int, wanted: Wanted
+    ) -> Iterator[list[torch.Tensor]]:
+        """Compute what is wanted of a recording, window by window."""
+        if not self.is_long(samples):
+            yield self._batch([read(0, samples)], wanted)[0]
+            return
+        model = self.model
+        audio = LongAudio(read, samples, model.frontend, model.normalize, self.device)
+        longest, context = (
+            int(seconds / self.frame_shift) for seconds in (self.window, CONTEXT)
+        )
+        frames = self.frames(samples)
+        for window in windows_of(model.encoder, frames, longest, context):
+            with evaluating(model):
+                xs = audio.features(*input_frames(model.encoder, window))
+                lengths = torch.tensor([xs.size(1)], device=self.device)
+                columns, _ = self._compute(xs, lengths, wanted)
+            kept = slice(window.begin - window.first, window.end - window.first)
+            yield [column[0, kept] for column in columns]
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of so many samples."""
+        inputs = torch.tensor(samples // self.model.frontend.hop_length + 1)
+        return int(encoder_lengths(self.model.encoder, inputs))
+
+    def _compute(
+        self, xs: torch.Tensor, lengths: torch.Tensor, wanted: Wanted
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Compute what is wanted (B, T', ...) of normalised features (B, T, D)."""
+        model = self.model
+        frames = encoder_lengths(model.encoder, lengths)
+        padded = int(encoder_lengths(model.encoder, torch.tensor(xs.size(1))))
+        objectives = [one for one in model.objectives if one.name in wanted.labels]
+        layers = [View(LAYER, x) if x else View("input") for x in wanted.layers]
+        views = Views(
+            Batch(xs, lengths, frames, padded),
+            model.branches,
+            model.subsampling,
+            [(view, False) for view in (*layers, *(x.view for x in objectives))],
+            model.update_number(),
+        )
+        found = [views.whole(view) for view in layers]
+        if wanted.output:
+            found.append(encode(model.encoder, xs, lengths))
+        for one in objectives:
+            vectors = views.whole(one.view)
+            codes = one.labeller.codes(vectors.flatten(0, 1))  # (C, B T')
+            found.append(codes.T.unflatten(0, vectors.shape[:2]))
+        return found, frames
+
+
+def _rows(waveforms: Waveforms, lengths: torch.Tensor | None) -> list[torch.Tensor]:
+    """Return the (N,) samples of each waveform, checked."""
+    rows = [torch.as_tensor(row) for row in waveforms]
+    if not rows or any(row.dim() != 1 for row in rows):
+        raise DataError(
+            "waveforms: give (B, N) samples, or a list of (N,) samples; of one "
+            "waveform, waveform[None]"
+        )
+    if lengths is not None:
+        if len(lengths) != len(rows):
+            raise DataError(f"{len(lengths)} lengths of {len(rows)} waveforms")
+        limits = [int(length) for length in lengths]
+        for number, (row, limit) in enumerate(zip(rows, limits)):
+            if not 0 < limit <= len(row):
+                raise DataError(
+                    f"waveform {number}: length {limit} of {len(row)} samples; give "
+                    "lengths in samples"
+                )
+        rows = [row[:limit] for row, limit in zip(rows, limits)]
+    for number, row in enumerate(rows):
+        _check_samples(row, f"waveform {number}")
+    return rows
+
+
+def _check_samples(samples: torch.Tensor, name: str) -> None:
+    if not samples.is_floating_point():
+        raise DataError(
+            f"{name}: samples are {samples.dtype}; give floating point between -1 and "
+            "1, of 16-bit integers samples / 32768"
+        )
+    if not bool((samples.abs() < LARGEST_SAMPLE).all()):
+        raise DataError(f"{name}: {NOT_FINITE}")

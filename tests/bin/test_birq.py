@@ -1,0 +1,86 @@
+"""One command for all: its list, late imports, names of options, the entry point."""
+
+import configparser
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT
+
+from espnet2_birq.bin import birq
+from espnet2_birq.options import Parser, known_names
+
+# Their parsers are ESPnet's, which imports PyTorch.
+OF_ESPNET = {"asr_inference", "asr_train", "ssl_train"}
+
+
+def listed(capsys):
+    birq.main([])
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+
+
+def test_all_commands_are_listed_with_a_sentence(capsys):
+    birq.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert all(len(line.split()) > 3 and "``:" not in line for line in lines)
+    names = {line.split()[0] for line in lines}
+    modules = {path.stem for path in (ROOT / "espnet2_birq/bin").glob("*.py")}
+    assert names == modules - {"__init__", "birq", "command", "with_encoders"}
+    with pytest.raises(SystemExit, match="no command 'nope'"):
+        birq.main(["nope"])
+
+
+HELP = """
+import contextlib, importlib, io, sys
+from espnet2_birq.bin import birq
+heavy = {"torch", "numba", "espnet2", "matplotlib", "sklearn"}
+for name in sys.argv[1:]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        birq.main([name.replace("_", "-"), "--help"])
+    assert f"usage: birq {name}" in out.getvalue(), name
+    assert "espnet2_birq.bin" not in out.getvalue(), name
+    assert not heavy & sys.modules.keys(), (name, heavy & sys.modules.keys())
+"""
+
+
+def test_help_imports_nothing_heavy(capsys):
+    names = [name for name in listed(capsys) if name not in OF_ESPNET]
+    command = [sys.executable, "-c", HELP, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hyphens_in_all_commands(capsys):
+    """In those with a parser of this package, and in ESPnet's."""
+    import importlib
+
+    for name in listed(capsys):
+        parser = importlib.import_module(f"espnet2_birq.bin.{name}").get_parser()
+        if name not in OF_ESPNET:
+            assert isinstance(parser, Parser), name
+        assert known_names(parser, ["--help"]) == ["--help"]
+    ssl_train = importlib.import_module("espnet2_birq.bin.ssl_train").get_parser()
+    given = known_names(ssl_train, ["--max-epoch", "3", "--output-dir=x-y"])
+    assert given == ["--max_epoch", "3", "--output_dir=x-y"]
+    args = ssl_train.parse_args(given)
+    assert (args.max_epoch, args.output_dir) == (3, "x-y")
+
+
+def test_ssl_train_takes_hyphens(monkeypatch):
+    from espnet2_birq.bin import ssl_train
+
+    seen = []
+    monkeypatch.setattr(ssl_train.SSLTask, "main", lambda args: seen.append(args))
+    ssl_train.main(["--output-dir", "x", "--max-epoch", "7"])
+    assert seen[0].max_epoch == 7
+
+
+def test_entry_point_and_module():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"].split("\n")
+    assert "birq = espnet2_birq.bin.birq:main" in scripts
+    command = [sys.executable, "-m", "espnet2_birq", "stamp", "check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "usage: birq stamp" in done.stderr

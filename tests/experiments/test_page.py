@@ -1,0 +1,139 @@
+"""The page of an experiment: what is on it, in one file, and what is missing."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from planted import OBJECTIVES, RATE, write_experiment, write_speech
+
+from espnet2_birq.api import load
+from espnet2_birq.bin import report
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.glance import glance
+from espnet2_birq.tasks.ssl import SSLTask
+
+VALUES = "loss_anchor={0}, acc_anchor=0.2, label_ppl_anchor=9.1, pred_ppl_anchor=2.5, "
+VALUES += "loss_enhanced={0}, acc_enhanced=0.1, label_ppl_enhanced=99.1, "
+VALUES += "pred_ppl_enhanced=50.0, loss={0}, train_time=0.5, total_count={1}"
+STEP = (
+    "[h] 2026-11-21 05:{:02}:00,000 (trainer:810) INFO: 1epoch:train:{}-{}batch: {}\n"
+)
+EPOCH = "[h] 2026-11-21 05:30:00,000 (trainer:392) INFO: 1epoch results: "
+EPOCH += "[train] {0}, [valid] {1}\n"
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """A recipe's folder with data, and an experiment after its first epoch."""
+    top = tmp_path_factory.mktemp("recipe")
+    write_speech(top)
+    folder = top / "exp" / "ssl_birq"
+    lists = [["data/wav.scp", "speech", "sound"]]
+    model = write_experiment(folder, SSLTask, objectives=OBJECTIVES, max_epoch=2)
+    model.rename(folder / "1epoch.pth")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["valid_data_path_and_name_and_type"] = lists
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    steps = [
+        STEP.format(n, 10 * n + 1, 10 * n + 10, VALUES.format(9.0 - n, 10 * n + 10))
+        for n in range(3)
+    ]
+    ends = EPOCH.format(VALUES.format(8.0, 30), VALUES.format(6.5, 3))
+    (folder / "train.log").write_text("".join([*steps, ends]))
+    return folder
+
+
+def read(path):
+    text = path.read_text()
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == text.count("<img") and "http" not in text
+    assert all(base64.b64decode(x).startswith(b"\x89PNG") for x in pictures)
+    return text, titles, len(pictures)
+
+
+CURVES = ["State", "Learning", "Codebooks"]
+
+
+def test_page(experiment, capsys):
+    layer = {"accuracy": {"speakers": {"a": 0.4, "b": 0.5}, "error": 0.05}}
+    model = {
+        "name": "ssl_birq",
+        "file": str(experiment / "1epoch.pth"),
+        "layers": [{"layer": n, **layer} for n in range(3)],
+        "objectives": [
+            {"name": "anchor", "books": [dict(pnmi=0.25, chance=0.01, perplexity=35.0)]}
+        ],
+    }
+    other = {**model, "name": "other", "file": "elsewhere/model.pth"}
+    phones = experiment / "phones.json"
+    phones.write_text(json.dumps({"models": [other, model]}))
+    (experiment / "probe").mkdir()
+    result = {"layer_weights": [0.25, 0.75]}
+    result |= {
+        kind: {"test": {"percent": x}} for kind, x in (("cer", 41.5), ("wer", 83))
+    }
+    (experiment / "probe" / "probe.json").write_text(json.dumps(result))
+    report.main([str(experiment)])
+    assert capsys.readouterr().out == f"{experiment}/report.html\n"
+    text, titles, pictures = read(experiment / "report.html")
+    probes = ["Phones in the layers", "Text in the layers"]
+    assert titles == [*CURVES, *probes, "An utterance", "Configuration"]
+    assert pictures == 5
+    assert "updates     30" in text and "ssl_birq: running" in text
+    assert "<td>0.250</td><td>0.010</td><td>35.000</td>" in text
+    assert "<td>test</td><td>41.500</td><td>83</td>" in text
+    assert "other, anchor" not in text
+    assert re.search(r"s\d-u\d\.wav", text) and "codebook_dim" in text
+    # Given, others are there, too.
+    report.main([str(experiment), "--phones", str(phones)])
+    assert "other, anchor.0" in (experiment / "report.html").read_text()
+    with pytest.raises(SystemExit, match="report: error: nope.json: no such file"):
+        report.main([str(experiment), "--phones", "nope.json"])
+
+
+def test_page_without_model_or_data(experiment, tmp_path, caplog):
+    """As after a few minutes, and elsewhere."""
+    for name in ("train.log", "config.yaml", "1epoch.pth"):
+        (tmp_path / name).write_bytes((experiment / name).read_bytes())
+    out = tmp_path / "page.html"
+    report.main([str(tmp_path), "--out", str(out)])
+    text, titles, pictures = read(out)
+    assert pictures == 2 and "data/wav.scp is not seen from here; give --audio" in text
+    audio = tmp_path / "u.wav"
+    soundfile.write(audio, np.random.default_rng(0).normal(0, 0.1, 2 * RATE), RATE)
+    report.main([str(tmp_path), "--out", str(out), "--audio", str(audio)])
+    assert read(out)[2] == 3
+    (tmp_path / "1epoch.pth").unlink()
+    report.main([str(tmp_path), "--out", str(out)])
+    assert "There is no model yet" in read(out)[0]
+    (tmp_path / "train.log").unlink()
+    with pytest.raises(SystemExit, match="train.log: no such file; run the training"):
+        report.main([str(tmp_path), "--out", str(out)])
+
+
+def test_glance_is_what_training_sees(experiment):
+    """Labels of the clean input; predictions of what forward() predicts from."""
+    model = load(experiment)
+    speech = torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0))
+    look = glance(model.model, speech)
+    assert look.mask.any() and not look.mask.all()
+    assert len(look.features) == 301 and abs(look.shift - 0.04) < 1e-9
+    codes, (frames,) = model.labels([speech])
+    assert list(look.codes) == list(codes) and len(look.mask) == frames
+    for name, found in look.codes.items():
+        assert torch.equal(found.labels, codes[name][0, 0])
+        assert found.size == 16 and found.predictions.max() < 16
+    # The same mask and noise: forward() draws them from the same seed.
+    with torch.no_grad():
+        _, stats, _ = model.model(speech[None], torch.tensor([len(speech)]))
+    assert abs(float(stats["mask_share"]) - look.mask.float().mean()) < 1e-6
+    other = glance(model.model, speech, seed=1)
+    assert not torch.equal(other.mask, look.mask)
+    with pytest.raises(DataError, match="too short for an encoder frame"):
+        glance(model.model, speech[:400])

@@ -1,0 +1,203 @@
+"""Features and units of lists of recordings on disk: formats, resuming, bad audio."""
+
+import json
+import logging
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+from planted import OBJECTIVES, RATE, write_experiment
+
+from espnet2_birq.api import load
+from espnet2_birq.bin import features, units
+from espnet2_birq.datadir.audio import read_wave
+from espnet2_birq.errors import DataError
+from espnet2_birq.extraction import run
+from espnet2_birq.extraction.sources import find_recordings
+from espnet2_birq.extraction.writers import deduplicate
+from espnet2_birq.tasks.ssl import SSLTask
+
+SECONDS = {"a/u1": 1.0, "a/u2": 2.5, "b/u3": 0.7, "b/u4": 61.0, "b/short": 0.01}
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory):
+    """Recordings in audio/, and a model; the longest is more than a minute."""
+    top = tmp_path_factory.mktemp("extraction")
+    generator = np.random.default_rng(0)
+    for name, seconds in SECONDS.items():
+        path = top / "audio" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = generator.standard_normal(int(seconds * RATE))
+        soundfile.write(path, 0.1 * noise, RATE)
+    soundfile.write(top / "audio/b/slow.flac", 0.1 * noise, 8000)
+    write_experiment(top / "exp", SSLTask, objectives=OBJECTIVES)
+    return top
+
+
+@pytest.fixture(scope="module")
+def model(top):
+    return load(top / "exp")
+
+
+def wave(top, name):
+    return torch.from_numpy(read_wave(f"{top}/audio/{name}.wav"))
+
+
+GOOD = ["a/u1", "a/u2", "b/u3", "b/u4"]
+
+
+def read(path, names=GOOD):
+    """Arrays of a list: of NumPy files, or of Kaldi archives."""
+    lines = [line.split() for line in path.read_text().splitlines()]
+    assert [name for name, _ in lines] == names
+    return {
+        name: np.load(x) if x.endswith(".npy") else kaldiio.load_mat(x)
+        for name, x in lines
+    }
+
+
+@pytest.mark.parametrize("kind, nj", [("npy", 1), ("ark", 1), ("npy", 2)])
+def test_features_of_a_folder(top, model, tmp_path, kind, nj, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    out = tmp_path / "out"
+    command = [f"{top}/exp", f"{top}/audio", "--out", str(out), "--format", kind]
+    command += ["--batch-seconds", "4", "--nj", str(nj), "--layers", "-1", "0"]
+    features.main(command)
+    found = {layer: read(out / layer / "feats.scp") for layer in ("layer2", "layer0")}
+    for name in GOOD:
+        layers, _ = model.extract_features(wave(top, name)[None], layers=[2, 0])
+        for layer, expected in zip(found, layers):
+            assert found[layer][name].dtype == np.float32
+            assert np.abs(found[layer][name] - expected[0].numpy()).max() < 1e-5
+    skipped = (out / "skipped").read_text().splitlines()
+    assert skipped[0] == "b/short too short for one frame"
+    assert "b/slow" in skipped[1] and "8000 Hz, wanted 16000" in skipped[1]
+    assert "2 recordings skipped" in caplog.text and "x real time" in caplog.text
+    # Complete: nothing is computed again
+    monkeypatch.setattr(run, "_run", lambda job, worker, todo: calls.append(todo))
+    calls = []
+    features.main(command)
+    assert calls == [{}]
+    with pytest.raises(SystemExit, match="layers '-1 0', now it is '1'; give another"):
+        features.main([*command[:-3], "--layers", "1"])
+
+
+def test_a_killed_command_resumes(top, tmp_path, monkeypatch):
+    """Blocks that are whole stay; the one that was interrupted is done again."""
+    monkeypatch.setattr(run, "BLOCK_SECONDS", 2.0)
+    command = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
+    process, seen = run._Worker.process, []
+
+    def killed(self, name, block):
+        seen.append(name)
+        for seconds in process(self, name, block):
+            if name == "block000001" and len(seen) == 2:
+                raise KeyboardInterrupt
+            yield seconds
+
+    monkeypatch.setattr(run._Worker, "process", killed)
+    with pytest.raises(KeyboardInterrupt):
+        features.main(command)
+    assert not (tmp_path / "out/output/feats.scp").exists()
+    features.main(command)
+    assert seen == [f"block{n:06}" for n in (0, 1, 1, 2)]
+    whole = read(tmp_path / "out/output/feats.scp")
+    features.main([*command[:3], f"{tmp_path}/other"])
+    for name, array in read(tmp_path / "other/output/feats.scp").items():
+        assert np.array_equal(array, whole[name])
+
+
+def test_units(top, model, tmp_path):
+    common = [f"{top}/exp", f"{top}/audio"]
+    units.main([*common, "--out", f"{tmp_path}/all"])
+    units.main([*common, "--out", f"{tmp_path}/ark", "--format", "ark"])
+    merged = ["--objective", "enhanced", "--deduplicate"]
+    units.main([*common, "--out", f"{tmp_path}/merged", *merged])
+    assert sorted(x.name for x in (tmp_path / "all").iterdir() if x.is_dir()) == [
+        "anchor.0",
+        "anchor.1",
+        "enhanced",
+    ]
+    assert [x.name for x in (tmp_path / "merged").iterdir() if x.is_dir()] == [
+        "enhanced"
+    ]
+    for name in GOOD:
+        codes, _ = model.labels(wave(top, name)[None])
+        for folder, expected in (
+            ("anchor.0", codes["anchor"][0, 0]),
+            ("anchor.1", codes["anchor"][0, 1]),
+            ("enhanced", codes["enhanced"][0, 0]),
+        ):
+            assert line(tmp_path / "all" / folder / "units", name) == expected.tolist()
+            ark = read(tmp_path / "ark" / folder / "units.scp")
+            assert ark[name].tolist() == expected.tolist()
+        own = line(tmp_path / "merged/enhanced/units", name)
+        frames = line(tmp_path / "merged/enhanced/frames/durations", name)
+        assert np.repeat(own, frames).tolist() == codes["enhanced"][0, 0].tolist()
+        assert all(x != y for x, y in zip(own, own[1:]))
+    with pytest.raises(SystemExit, match="units: error: no objective 'nope'"):
+        units.main([*common, "--out", f"{tmp_path}/no", "--objective", "nope"])
+
+
+def line(path, name):
+    (found,) = [x for x in path.read_text().splitlines() if x.startswith(f"{name} ")]
+    return list(map(int, found.split()[1:]))
+
+
+def test_merging():
+    codes, frames = deduplicate(np.array([3, 3, 0, 0, 0, 3]))
+    assert (codes.tolist(), frames.tolist()) == ([3, 0, 3], [2, 3, 1])
+    assert [x.tolist() for x in deduplicate(np.array([7]))] == [[7], [1]]
+
+
+def names(source):
+    return [one.name for one in find_recordings(source, RATE)[0]]
+
+
+def test_lists(top, tmp_path):
+    audio = top / "audio"
+    assert names(audio / "a/u1.wav") == ["u1"]
+    data = tmp_path / "dump" / "raw" / "test"
+    data.mkdir(parents=True)
+    (tmp_path / "own").symlink_to(audio)
+    (data / "wav.scp").write_text(f"x own/a/u2.wav\ny {audio}/b/u3.wav\n")
+    assert names(data) == names(data / "wav.scp") == ["y", "x"]
+    with kaldiio.WriteHelper(f"ark,scp:{data}/x.ark,{data}/wav.scp") as writer:
+        writer("z", (RATE, np.ones(RATE, np.int16)))
+    assert names(data) == ["z"]
+    rows = [{"audio_filepath": f"{audio}/a/u1.wav"}, {"audio_filepath": "own/a/u2.wav"}]
+    manifest = tmp_path / "test.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert names(manifest) == ["u1", "u2"]
+    (tmp_path / "test.tsv").write_text(f"{audio}\na/u1.wav\t16000\nb/u3.wav\t11200\n")
+    assert names(tmp_path / "test.tsv") == ["b/u3", "a/u1"]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("x.jsonl", "{}\n", "x.jsonl: line 1: no JSON with audio_filepath"),
+        ("x.tsv", "a.wav\t3\n", "x.tsv: the first line is to be the root folder"),
+        ("wav.scp", "u sox a.wav -t wav - |\n", "wav.scp: u is a command"),
+        ("wav.scp", "u /nope.wav\n", "no recording can be used; the first, u: /nope"),
+        ("empty.scp", "", "empty.scp: empty file"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        find_recordings(tmp_path / name, RATE)
+
+
+def test_folders_without_use(tmp_path):
+    with pytest.raises(DataError, match="no audio in it; give a Kaldi data directory"):
+        find_recordings(tmp_path, RATE)
+    for name in ("a b.wav", "a_b.flac"):
+        soundfile.write(tmp_path / name, np.zeros(RATE), RATE)
+    with pytest.raises(DataError, match="would both be called 'a_b'"):
+        find_recordings(tmp_path, RATE)
+    with pytest.raises(DataError, match="nope: no such file or folder"):
+        find_recordings(tmp_path / "nope", RATE)

@@ -1,0 +1,288 @@
+"""Features and labels of a pretrained model, whatever the batch and the length."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from planted import MODEL, OBJECTIVES, RATE, write_experiment
+
+from espnet2_birq.api import load
+from espnet2_birq.encoders import long_audio
+from espnet2_birq.encoders.taps import encoder_lengths
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.pretrained import PretrainedModel, Wanted
+from espnet2_birq.tasks.ssl import SSLTask
+
+SMALL = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
+ENCODERS = {
+    "conformer": {},
+    "e_branchformer": {
+        "encoder": "e_branchformer",
+        "encoder_conf": {**SMALL, "cgmlp_linear_units": 32, "rel_pos_type": "latest"},
+    },
+    "shaw_conformer": {
+        "encoder": "shaw_conformer",
+        "encoder_conf": {**SMALL, "linear_units": 32},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "exp"
+    rows = [*OBJECTIVES, {"name": "slow", "view": "teacher layer 2", **TEACHER}]
+    return load(
+        write_experiment(folder, SSLTask, **ENCODERS[request.param], objectives=rows)
+    )
+
+
+TEACHER = {"labeller": "random_projection", "labeller_conf": {"codebook_size": 16}}
+CONFORMER = pytest.mark.parametrize("model", ["conformer"], indirect=True)
+
+
+def noise(seconds, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    wave = 0.1 * torch.randn(int(RATE * seconds), generator=generator)
+    return wave * torch.linspace(0.1, 1, len(wave))  # the end is not like the beginning
+
+
+def test_batched_is_single(model):
+    waves = [noise(seconds, n) for n, seconds in enumerate((1.0, 2.345, 0.3, 1.7))]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    padded[0, lengths[0] :] = 5.0  # whatever is in the padding
+    layers, frames = model.extract_features(padded, lengths, [0, 1, 2])
+    output, _ = model(padded, lengths)
+    codes, _ = model.labels(padded, lengths)
+    assert list(codes) == ["anchor", "enhanced", "slow"]
+    assert codes["anchor"].shape == (4, 2, frames.max())
+    for row, (wave, length) in enumerate(zip(waves, frames.tolist())):
+        alone, (own,) = model.extract_features(wave[None], layers=[0, 1, 2])
+        assert own == length
+        for one, other in zip((*layers, output), (*alone, model(wave[None])[0])):
+            assert (one[row, :length] - other[0]).abs().max() < 1e-5
+            assert not one[row, length:].any()
+        for name, found in model.labels([wave.numpy()])[0].items():
+            assert torch.equal(codes[name][row, :, :length], found[0])
+            assert (codes[name][row, :, length:] == -1).all()
+
+
+def test_features_are_those_of_espnet_s_encoder(model):
+    """Called as ESPnet calls it, in evaluation mode, by another way through the code."""
+    wave, inner = noise(2.0), model.model
+    inner.train()  # left so by someone
+    layers, (frames,) = model.extract_features(wave[None])
+    output, _ = model(wave[None])
+    assert inner.training and not output.requires_grad
+    inner.eval()
+    with torch.no_grad():
+        xs, lengths = inner._extract_feats(wave[None], torch.tensor([len(wave)]))
+        xs = xs[:, : int(lengths)]
+        (last, each), own, _ = inner.encoder(xs, lengths, return_all_hs=True)
+    assert frames == own[0] == encoder_lengths(inner.encoder, lengths)
+    assert len(layers) == len(each) == model.depth == 2
+    for one, other in zip((*layers, output), (*each, last)):
+        assert torch.allclose(one, other, atol=1e-5)
+    seconds = frames * model.frame_shift
+    assert model.sample_rate == RATE and abs(seconds - 2.0) < 3 * model.frame_shift
+
+
+@CONFORMER
+def test_layers_by_number(model):
+    wave = noise(1.0)[None]
+    each = model.extract_features(wave, layers=[0, 1, 2])[0]
+    turned = model.extract_features(wave, layers=[-1, 0, -2])[0]
+    assert all(map(torch.equal, turned, [each[2], each[0], each[1]]))
+    assert each[0].shape[2] == 4 * 20 and each[1].shape[2] == 16
+    with pytest.raises(ConfigError, match="no layer 3: there are 0 to 2"):
+        model.extract_features(wave, layers=[3])
+
+
+@CONFORMER
+@pytest.mark.parametrize(
+    "waveforms, lengths, words",
+    [
+        (noise(1.0), None, r"waveform\[None\]"),
+        ((noise(1.0)[None] * 9999).short(), None, "of 16-bit integers samples / 32768"),
+        (
+            [noise(1.0), noise(1.0) * torch.nan],
+            None,
+            "waveform 1: samples that are NaN",
+        ),
+        ([noise(1.0), noise(0.05)], None, "waveform 1: 800 samples are too few"),
+        (noise(1.0)[None], [RATE + 1], "waveform 0: length 16001 of 16000 samples"),
+        (noise(1.0)[None], [9, 9], "2 lengths of 1 waveforms"),
+    ],
+)
+def test_what_is_no_waveform(model, waveforms, lengths, words):
+    with pytest.raises(DataError, match=words):
+        model.labels(waveforms, lengths)
+
+
+def jumps(features):
+    """Distance of each frame from the one before."""
+    return features.diff(dim=0).norm(dim=1)
+
+
+def test_windows_without_a_seam(model):
+    """Full attention: another result than in one pass, nowhere more so than at seams."""
+    wave = noise(58.0)
+    whole = PretrainedModel(model.model, window=None)
+    windowed = PretrainedModel(model.model, window=20.0)
+    (inputs, own), (frames,) = windowed.extract_features(wave[None], layers=[0, 2])
+    (expected, one_pass), (length,) = whole.extract_features(wave[None], layers=[0, 2])
+    assert frames == length
+    assert (inputs - expected).abs().max() < 1e-4
+    shift = model.frame_shift
+    windows = long_audio.windows_of(
+        model.model.encoder, int(frames), int(20 / shift), int(5 / shift)
+    )
+    seams = torch.tensor([window.begin for window in windows][1:])
+    assert len(seams) == 5
+    own, one_pass = own[0], one_pass[0]
+    error = (own - one_pass).norm(dim=1)
+    assert error[seams].mean() < 1.5 * error.mean()
+    assert jumps(own)[seams - 1].mean() < 1.2 * jumps(one_pass)[seams - 1].mean()
+    codes, _ = windowed.labels(wave[None])
+    assert torch.equal(codes["anchor"], whole.labels(wave[None])[0]["anchor"])
+
+
+@pytest.mark.parametrize("kind", ["none", "global_mvn", "means", "variances"])
+def test_features_in_pieces_are_those_of_one_pass(kind, tmp_path):
+    """Of any part, with every normalisation; 20001 samples end between two frames."""
+    frontend = DefaultFrontend(fs=RATE, n_fft=512, win_length=400, hop_length=160)
+    wave = noise(1.0)[None].repeat(1, 2)[:, :20001]
+    feats, lengths = frontend(wave, torch.tensor([20001]))
+    stats = {
+        "count": 126,
+        "sum": feats[0].sum(dim=0),
+        "sum_square": feats[0].pow(2).sum(0),
+    }
+    np.savez(tmp_path / "stats.npz", **stats)
+    norms = {"none": None, "global_mvn": GlobalMVN(tmp_path / "stats.npz")}
+    norms["means"] = UtteranceMVN(norm_vars=False)
+    norms["variances"] = UtteranceMVN(norm_means=False, norm_vars=True)
+    expected = feats.clone()
+    if norms[kind] is not None:
+        expected, _ = norms[kind](expected, lengths)
+    audio = long_audio.LongAudio(
+        lambda a, b: wave[0, a:b], 20001, frontend, norms[kind], torch.device("cpu")
+    )
+    assert audio.frames == lengths[0] == 126
+    for start, stop in ((0, 126), (0, 1), (50, 60), (125, 126), (3, 126)):
+        found = audio.features(start, stop)
+        assert (found - expected[:, start:stop]).abs().max() < 1e-4
+
+
+BLOCKS = {
+    "conformer": {"model_conf": {"attention_window": 30}},
+    "e_branchformer": {"model_conf": {"attention_window": 30}},
+    "shaw_conformer": {},
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_windows_are_exact_where_attention_is_in_blocks(name, tmp_path):
+    conf = {**ENCODERS[name], **BLOCKS[name]}
+    if name == "shaw_conformer":
+        conf["encoder_conf"] = {**conf["encoder_conf"], "attention_window": 30}
+    path = write_experiment(tmp_path / "exp", SSLTask, objectives=OBJECTIVES, **conf)
+    windowed, whole = load(path, window=20.0), load(path, window=None)
+    wave = noise(47.0)
+    for one, other in zip(
+        windowed.extract_features(wave[None])[0] + [windowed(wave[None])[0]],
+        whole.extract_features(wave[None])[0] + [whole(wave[None])[0]],
+    ):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() < 1e-4
+    # The test can fail: without context there are seams.
+    encoder = windowed.model.encoder
+    assert long_audio.reach(encoder, 30) == 60
+    found = list(long_audio.windows_of(encoder, 1000, 300, 0))
+    assert [x.begin for x in found[1:]] == [x.end for x in found[:-1]]
+    assert all(x.begin - x.first == 60 and x.first % 30 == 0 for x in found[1:])
+
+
+@CONFORMER
+def test_a_long_file_piece_by_piece(model, tmp_path):
+    wave = noise(70.0)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, wave.numpy(), RATE, "FLOAT")
+    pieces = list(model.stream(path, Wanted((0, 2), True, ("enhanced",))))
+    assert len(pieces) == 2
+    found = [torch.cat(column) for column in zip(*pieces)]
+    layers, _ = model.extract_features(wave[None], layers=[0, 2])
+    codes, _ = model.labels(wave[None])
+    expected = [*layers, model(wave[None])[0], codes["enhanced"].transpose(1, 2)]
+    assert all(torch.equal(one, other[0]) for one, other in zip(found, expected))
+    short = list(model.stream(wave[:RATE], Wanted(output=True)))
+    assert torch.equal(short[0][0], model(wave[None, :RATE])[0][0])
+    wave[60 * RATE] = torch.nan
+    soundfile.write(path, wave.numpy(), RATE, "FLOAT")
+    with pytest.raises(DataError, match="long.wav: samples that are NaN"):
+        list(model.stream(path))
+    with pytest.raises(ConfigError, match="window: give at least 20 seconds"):
+        PretrainedModel(model.model, window=5)
+
+
+MEMORY = """
+import sys
+from espnet2_birq.api import load
+model = load(sys.argv[1])
+frames = sum(len(output) for (output,) in model.stream(sys.argv[2]))
+with open("/proc/self/status") as status:
+    print(frames, *[line.split()[1] for line in status if "VmHWM" in line])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    """A file of an hour and one of three minutes."""
+    exp = write_experiment(tmp_path / "exp", SSLTask, **MODEL_OF_ONE_LAYER)
+    peaks = []
+    for minutes in (3, 60):
+        path = tmp_path / "long.flac"
+        with soundfile.SoundFile(path, "w", RATE, 1) as file:
+            for minute in range(minutes):
+                file.write(noise(60.0, minute).numpy())
+        command = [sys.executable, "-c", MEMORY, str(exp), str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        frames, kilobytes = map(int, done.stdout.split())
+        assert abs(frames - 1500 * minutes) < 3
+        peaks.append(kilobytes)
+    # kB. The allocator takes its time to settle; the samples alone are 230 MB.
+    assert peaks[1] - peaks[0] < 100_000
+
+
+MODEL_OF_ONE_LAYER = {
+    "encoder_conf": {**MODEL["encoder_conf"], "num_blocks": 1},
+    "objectives": OBJECTIVES[:1],
+}
+
+
+@pytest.mark.gpu
+@CONFORMER
+def test_on_a_gpu(model, exact_products):
+    waves = [noise(1.0), noise(70.0)]
+    expected, codes = model.extract_features(waves)[0], model.labels(waves)[0]
+    try:
+        model.to("cuda")
+        assert model.device.type == "cuda"
+        for one, other in zip(model.extract_features(waves)[0], expected):
+            assert (one.cpu() - other).abs().max() < 1e-3
+        same = model.labels(waves)[0]["anchor"].cpu() == codes["anchor"]
+        assert same.float().mean() > 0.99
+    finally:
+        model.to("cpu")
+
+
+def test_numpy_is_taken(model):
+    wave = noise(1.0)
+    one, _ = model(np.stack([wave.numpy()]))
+    assert torch.equal(one, model(wave[None])[0])
