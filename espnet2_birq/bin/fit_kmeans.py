@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.relabelling.settings import Fit
+from espnet2_birq.relabelling.settings import DEFAULT, Fit
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    default = Fit()
     parser = make_parser("fit_kmeans", __doc__)
     parser.add_argument(
         "--model",
@@ -45,19 +44,19 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="file, .npz")
     parser.add_argument(
-        "--clusters", type=int, default=default.clusters, help="%(default)s"
+        "--clusters", type=int, default=DEFAULT.clusters, help="%(default)s"
     )
     parser.add_argument(
         "--frames",
         type=int,
-        default=default.frames,
+        default=DEFAULT.frames,
         help="frames of the sample, spread over utterances; %(default)s",
     )
     parser.add_argument(
-        "--seed", type=int, default=default.seed, help="of sample and k-means"
+        "--seed", type=int, default=DEFAULT.seed, help="of sample and k-means"
     )
     parser.add_argument(
-        "--batch_size", type=int, default=default.batch_size, help="in utterances"
+        "--batch_size", type=int, default=DEFAULT.batch_size, help="in utterances"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser

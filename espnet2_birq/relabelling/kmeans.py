@@ -21,7 +21,7 @@ from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.relabelling.settings import Fit
+from espnet2_birq.relabelling.settings import DEFAULT, Fit
 from espnet2_birq.relabelling.sources import (
     check_view,
     load_source,
@@ -124,7 +124,7 @@ def file_hash(path: Path) -> str:
 
 
 def fit_kmeans(
-    path: Path, view: str, data: str, out: Path, fit: Fit = Fit(), device: str = "cpu"
+    path: Path, view: str, data: str, out: Path, fit: Fit = DEFAULT, device: str = "cpu"
 ) -> None:
     """Fit centroids to a sample of a model's vectors, unless that has been done.
 

@@ -18,3 +18,6 @@ class Fit:
     frames: int = 200_000
     seed: int = 0
     batch_size: int = 8
+
+
+DEFAULT = Fit()
