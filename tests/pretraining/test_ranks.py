@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from test_given import GIVEN
 from test_model import (
     ANCHOR,
     BOOKS,
     ENHANCED,
-    GIVEN,
     MANY,
     SMALL,
     make_batch,
