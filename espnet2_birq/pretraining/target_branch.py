@@ -116,7 +116,7 @@ class Teacher(torch.nn.Module):
     Its parameters become decay x old + (1 - decay) x the encoder's after every n-th
     optimizer update (data2vec, arXiv 2202.03555); decay 0 gives
     a copy refreshed every n updates (Latent-RQ). Buffers, such as
-    BatchNorm's statistics, are copied.
+    BatchNorm's statistics, are copied; with decay 1, all stays as it is.
 
     Args:
         encoder: Encoder to average.
@@ -153,6 +153,8 @@ class Teacher(torch.nn.Module):
         if update % self.every:
             return
         share = 1.0 - self.decay.at(update)
+        if share == 0.0:
+            return
         for mine, other in zip(self.network.parameters(), encoder.parameters()):
             mine.lerp_(other, share)
         for kept, new in zip(self.network.buffers(), encoder.buffers()):

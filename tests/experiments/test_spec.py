@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "objectives.yaml",
         "evidence_best_rq.yaml",
         "evidence_branches.yaml",
+        "relatives.yaml",
     ],
 )
 def test_matrices_of_the_project_are_sound(file):

@@ -53,6 +53,15 @@ def test_a_copy_is_refreshed_every_few_updates():
     assert torch.equal(mine, path[1]) and not torch.equal(path[1], path[2])
 
 
+def test_a_teacher_of_decay_1_stays_as_it_was():
+    """BatchNorm's statistics included: its labels are those of the start."""
+    model = make_model([ANCHOR, TAUGHT], teacher_conf=dict(decay=1.0)).train()
+    before = {k: x.clone() for k, x in model.teacher.state_dict().items()}
+    learn(model, 2)
+    for name, value in model.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_only_objectives_of_a_teacher_have_one():
     assert make_model([ANCHOR, ENHANCED]).teacher is None
     with pytest.raises(ConfigError, match="teacher_conf: decay is between 0 and 1"):
