@@ -1,5 +1,9 @@
 # Sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh: sorts their options.
-#
+
+# A batch system sends SIGUSR1 to all processes of a job; it is for the training alone,
+# which saves its state and exits with 85 (docs/faults.md).
+trap '' USR1
+
 #   sort_options OWN DATA SCRIPT "$@"
 #     OWN     names of options that become variables of the same name
 #     DATA    names of options that are gathered in data_opts, for local/data.sh

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError, one_line
@@ -15,6 +16,7 @@ from espnet2_birq.kernels.allocator import keep_large_blocks
 from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.stopping import relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,7 +25,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run SSLTask; exit with status 1 and one line on stderr on a user error."""
+    """Run SSLTask; exit with status 1 and one line on stderr on a user error.
+
+    SIGTERM and SIGUSR1 save the state, and the exit status is 85.
+    """
     args = get_parser().parse_args(argv)
     try:
         check_training_files(args)
@@ -32,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             *args.valid_data_path_and_name_and_type,
         )
         check_first_audio(lists, args.frontend_conf)
-        SSLTask.main(args=args)
+        with relaying():
+            SSLTask.main(args=args)
+    except ProcessExitedException as error:  # of a rank, which has told why
+        sys.exit(max(error.exit_code, 1))
     except (ConfigError, DataError, CollapseError) as error:
         sys.exit(f"ssl_train: error: {one_line(error)}")
 

@@ -10,6 +10,11 @@ def world_size() -> int:
     return torch.distributed.get_world_size()
 
 
+def rank() -> int:
+    """Return the number of this rank, counted from 0."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks in one message; detached."""
     if not torch.distributed.is_initialized():

@@ -32,6 +32,7 @@ from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Names and classes are those of ESPnet's ASR task, which will load the encoder.
@@ -170,7 +171,8 @@ class SSLTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
-        super().main_worker(args)
+        with listening():
+            super().main_worker(args)
 
     @classmethod
     @typechecked
