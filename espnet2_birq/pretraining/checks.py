@@ -61,6 +61,7 @@ class BatchChecks:
     def __init__(self):
         self.on = True
         self.asked: list[_Question] = []
+        self._not_finite: list[str] = []
 
     def check_finite(self, batch: Batch, loss: torch.Tensor):
         """Warn of non-finite features or loss, naming the utterances.
@@ -79,8 +80,9 @@ class BatchChecks:
             bad = _names(batch.utterances, features)
             what = "features" if bad else "the loss"
             names = bad or _names(batch.utterances, [False] * len(features))
+            self._not_finite += names
             logging.warning(
-                f"not finite: {what} of {_shown(names)}; no update is made of this "
+                f"not finite: {what} of {shown(names)}; no update is made of this "
                 "batch" + (", look at this audio (check_data --full)" if bad else "")
             )
 
@@ -103,7 +105,7 @@ class BatchChecks:
             return
 
         def tell_size(answers):
-            names = _shown(_names(batch.utterances, answers))
+            names = shown(_names(batch.utterances, answers))
             raise DataError(
                 f"labels of {size} and more in {names}, but codebook_size is {size}"
             )
@@ -113,13 +115,18 @@ class BatchChecks:
             return
 
         def tell_rate(answers):
-            names = _shown(_names(batch.utterances, answers))
+            names = shown(_names(batch.utterances, answers))
             raise DataError(
                 f"labels of another rate, or of other audio: {names} differ by more "
                 f"than {SLACK} from the encoder's number of frames"
             )
 
         self._ask((lengths - batch.frames).abs() <= SLACK, tell_rate)
+
+    def take_not_finite(self) -> list[str]:
+        """Return the utterances that were not finite since the last call."""
+        taken, self._not_finite = self._not_finite, []
+        return taken
 
     def report(self):
         """Report all failures since the last call."""
@@ -144,6 +151,7 @@ def _names(utterances: Sequence[str], good: list[bool]) -> list[str]:
     return [name for name, ok in zip(known, good) if not ok]
 
 
-def _shown(names: list[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -15,6 +15,15 @@ def rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
+def gather[T](value: T) -> list[T]:
+    """Return a value of every rank; it is pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[T] = [value] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks in one message; detached."""
     if not torch.distributed.is_initialized():

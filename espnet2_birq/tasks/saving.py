@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader
 from espnet2_birq.checkpoint import find_fault
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.pretraining.ranks import rank, world_size
+from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
 from espnet2_birq.tasks.changes import Origin, changed_options, tell_changes
+from espnet2_birq.tasks.skipping import SkippedUpdates, check_parameters
 from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 
 PROGRESS = "progress.pth"
@@ -169,11 +170,12 @@ class Saver:
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
             finished: Whether the epoch has no further batch.
+
+        Raises:
+            ConfigError: A parameter is not finite; the saved state stays.
         """
-        randoms = [random_state()]
-        if world_size() > 1:
-            randoms = [None] * world_size()
-            torch.distributed.all_gather_object(randoms, random_state())
+        check_parameters(parts.model)
+        randoms = gather(random_state())
         if rank() == 0:
             with whole_file(self.path) as part, part.open("wb") as stream:
                 torch.save(
@@ -198,7 +200,7 @@ class Saver:
         parts: "Parts",
         reporter: SubReporter,
         state: State | None,
-        accum_grad: int,
+        skipped: SkippedUpdates,
     ) -> "Batches":
         """Return the batches of an epoch that remain; between them, the state is saved.
 
@@ -207,12 +209,16 @@ class Saver:
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
             state: What restore() has returned.
-            accum_grad: Batches of an update.
+            skipped: Watches for skipped updates.
         """
+        accum_grad = skipped.accum_grad
 
-        def before_batch():
+        def before_batch(utterances):
             if reporter.count % accum_grad:
                 return
+            if utterances:
+                skipped.after_update(reporter, utterances)
+                utterances.clear()
             wish = self._wish(reporter.count // accum_grad)
             if wish != GO_ON and reporter.count:
                 self.save(parts, reporter, finished=False)
@@ -279,7 +285,8 @@ class Batches:
 
     Args:
         iterator: ESPnet's iterator of the epoch.
-        before_batch: Called before each batch, and after the last.
+        before_batch: Called before each batch, and after the last, with the names of
+            utterances since it has cleared them.
         done: Number of batches to pass over.
         before_first: Called after that.
     """
@@ -287,7 +294,7 @@ class Batches:
     def __init__(
         self,
         iterator: Iterable,
-        before_batch: Callable[[], None],
+        before_batch: Callable[[list[str]], None],
         done: int = 0,
         before_first: Callable[[], None] = lambda: None,
     ):
@@ -309,13 +316,15 @@ class Batches:
             for _ in islice(iterator, done):
                 pass
         self.before_first()
+        utterances: list[str] = []
         while True:
-            self.before_batch()
+            self.before_batch(utterances)
             try:
                 with deferred():
                     batch = next(iterator)
             except StopIteration:
                 return
+            utterances += batch[0]
             yield batch
 
 

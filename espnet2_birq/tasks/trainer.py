@@ -28,6 +28,7 @@ from espnet2_birq.pretraining.ranks import rank
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.saving import Batches, Parts, Saver, stop_if_asked, whole_saves
+from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
 
@@ -37,6 +38,7 @@ class Options(TrainerOptions):
     """ESPnet's options of a trainer, and what saves its state."""
 
     saver: Saver
+    max_skipped_updates: int
 
 
 class Trainer(ESPnetTrainer):
@@ -45,7 +47,7 @@ class Trainer(ESPnetTrainer):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser):
         """Add options of this trainer to ESPnet's."""
-        group = parser.add_argument_group("Saving the state within an epoch")
+        group = parser.add_argument_group("Interrupted and failing training")
         group.add_argument(
             "--save_minutes",
             type=float,
@@ -59,6 +61,13 @@ class Trainer(ESPnetTrainer):
             default=None,
             help="Save it after every so many updates of an epoch, too",
         )
+        group.add_argument(
+            "--max_skipped_updates",
+            type=int,
+            default=30,
+            help="Stop after this many updates in a row that were skipped because the "
+            "gradient was not finite",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> Options:
@@ -71,7 +80,9 @@ class Trainer(ESPnetTrainer):
             origin=describe_origin(args),
             resume=args.resume,
         )
-        return Options(**options, saver=saver)
+        return Options(
+            **options, saver=saver, max_skipped_updates=args.max_skipped_updates
+        )
 
     @classmethod
     def run(cls, model: AbsESPnetModel, **arguments) -> None:
@@ -98,7 +109,7 @@ class Trainer(ESPnetTrainer):
             names = ", ".join(model.unprepared)
             logging.info(f"Before the first update: looking at speech for {names}")
             iterator = arguments["train_iter_factory"].build_iter(1)
-            iterator = Batches(iterator, stop_if_asked)
+            iterator = Batches(iterator, lambda _: stop_if_asked())
             seen = model.prepare(_batches(iterator, model.updates.device))
             logging.info(f"Objectives {names} have seen {seen} frames, and are settled")
         with whole_saves():
@@ -144,7 +155,16 @@ class Trainer(ESPnetTrainer):
             optimizer.zero_grad()
         state = options.saver.restore(parts, reporter)
         arguments["iterator"] = options.saver.batches(
-            arguments["iterator"], parts, reporter, state, options.accum_grad
+            arguments["iterator"],
+            parts,
+            reporter,
+            state,
+            SkippedUpdates(
+                Path(options.output_dir),
+                options.max_skipped_updates,
+                parts.model.checks,
+                options.accum_grad,
+            ),
         )
         invalid = super().train_one_epoch(**arguments)
         if invalid and "grad_norm" not in reporter.stats:
@@ -162,9 +182,13 @@ class Trainer(ESPnetTrainer):
 
         Args:
             **arguments: ESPnet's.
+
+        Raises:
+            ConfigError: The loss of most batches is not finite.
         """
-        batches = Batches(arguments["iterator"], stop_if_asked)
+        batches = Batches(arguments["iterator"], lambda _: stop_if_asked())
         super().validate_one_epoch(**{**arguments, "iterator": batches})
+        check_validation(arguments["reporter"])
 
 
 def _batches(

@@ -11,7 +11,7 @@ import yaml
 from checkout import ROOT, copy_checkout
 
 sys.path.insert(0, str(ROOT / "tests" / "tasks"))
-from trainings import CONFIG, write_data  # noqa: E402
+from trainings import CONFIG, write_data
 
 
 @pytest.fixture(scope="module")

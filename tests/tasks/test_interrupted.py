@@ -180,3 +180,55 @@ def test_a_changed_model_is_refused(folder):
     assert last.startswith("ssl_train: error: ")
     assert "encoder_conf.linear_units: 16 -> 32" in last
     assert (training.out / PROGRESS).read_bytes() == before
+
+
+def two_ranks(folder, out):
+    """The two processes of a training, over gloo."""
+    found = []
+    for rank in range(2):
+        one = Training(folder, out, batch_type="unsorted", batch_size=4)
+        one.log = folder / f"{out.name}.{rank}.log"
+        one.found += ["--dist_world_size", "2", "--dist_rank", str(rank)]
+        one.found += ["--dist_backend", "gloo", "--dist_launcher", "none"]
+        one.found += ["--multiprocessing_distributed", "false"]
+        found.append(one)
+    return found
+
+
+def start_all(folder, trainings):
+    """Start the ranks, with a new file to meet at."""
+    meeting = folder / f"meeting.{time.monotonic_ns()}"
+    for one in trainings:
+        one.start("--dist_init_method", f"file://{meeting}", "--log_interval", "2")
+
+
+@pytest.mark.slow
+def test_two_ranks(folder):
+    """One is told to stop, both do; both are killed; the result is the same."""
+    whole = two_ranks(folder, folder / "two_whole")
+    start_all(folder, whole)
+    assert [one.wait() for one in whole] == [0, 0], whole[0].text()[-2000:]
+
+    ranks = two_ranks(folder, folder / "two")
+    start_all(folder, ranks)
+    ranks[0].until("1epoch:train:3-4batch")
+    os.kill(ranks[1].process.pid, signal.SIGUSR1)
+    assert [one.wait() for one in ranks] == [85, 85]
+    assert "Stopped by a signal to another rank" in ranks[0].text()
+    assert len(state_of(ranks[0].out / PROGRESS)["random"]) == 2
+
+    start_all(folder, ranks)
+    ranks[0].until("2epoch:train:3-4batch")
+    for one in ranks:
+        one.process.kill()
+    assert [one.wait() for one in ranks] == [-signal.SIGKILL] * 2
+    start_all(folder, ranks)
+    assert [one.wait() for one in ranks] == [0, 0], ranks[0].text()[-2000:]
+    assert "Going on in epoch 1 after batch" in ranks[0].text()
+    # Sums of two numbers do not depend on the order: bit by bit here, too.
+    assert difference(whole[0].out, ranks[0].out) is None
+
+    # One process fewer: the model is kept, and what follows is told.
+    one = Training(folder, folder / "two", batch_size=4, max_epoch=4)
+    assert one.run() == 0
+    assert "processes (2 -> 1): epoch 4 begins anew" in one.text()
