@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh: sorts their options.
 
 # A batch system sends SIGUSR1 to all processes of a job; it is for the training alone,
@@ -41,6 +42,7 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN ...: of the known o
         { echo "$0: error: --protocol ${protocol}: give one of $*" >&2; exit 1; }
     local ctc=(--token_type char --inference_config conf/decode_asr.yaml
         --inference_asr_model valid.loss.ave.pth)
+    # shellcheck disable=SC2034  # for the caller
     case "${protocol}" in
         paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
         quick) suffix=_quick

@@ -35,18 +35,25 @@ def test_other_noise_makes_another_model(folder):
     assert difference(folder / "whole", folder / "other")
 
 
+def kill_at(training, updates, seconds=0.0):
+    """Start it, and kill it some seconds after the state of so many updates is saved."""
+    training.start("--save_updates", "1")
+    path = training.out / PROGRESS
+    for _ in range(20000):
+        if path.exists() and state_of(path)["model"]["updates"] >= updates:
+            break
+        assert training.process.is_alive(), training.text()[-2000:]
+        time.sleep(0.01)
+    time.sleep(seconds)
+    training.process.kill()
+    assert training.wait() == -signal.SIGKILL, training.text()[-2000:]
+
+
 def test_two_kills(folder):
     """Inside the first epoch, before any checkpoint, and inside the second."""
     training = Training(folder, folder / "killed")
-    for saved in (3, 12 + 1 + 4):
-        training.start("--save_updates", "1", "--log_interval", "2")
-        for _ in range(20000):
-            path = training.out / PROGRESS
-            if path.exists() and state_of(path)["model"]["updates"] >= saved:
-                break
-            time.sleep(0.01)
-        training.process.kill()
-        assert training.wait() == -signal.SIGKILL
+    kill_at(training, 3)
+    kill_at(training, 12 + 4)
     assert not (training.out / "2epoch.pth").exists()
     assert training.run() == 0
     assert "Going on in epoch 1 after batch" in training.text()
@@ -56,19 +63,11 @@ def test_two_kills(folder):
 
 @pytest.mark.slow
 def test_twenty_kills_at_any_time(folder):
+    """Of 36 updates; while data is read, a state written, an epoch validated, ..."""
     generator = random.Random(0)
     training = Training(folder, folder / "often")
-    killed = 0
-    while killed < 20:
-        training.start("--save_updates", "1")
-        # The first seconds build the model: kills there are of little interest.
-        training.process.join(generator.uniform(1.0, 3.0))
-        if training.process.exitcode == 0:
-            break
-        training.process.kill()
-        assert training.wait() == -signal.SIGKILL, training.text()[-2000:]
-        killed += 1
-    assert killed >= 5
+    for updates in sorted(generator.choices(range(32), k=20)):
+        kill_at(training, updates, generator.uniform(0.0, 0.4))
     assert training.run() == 0
     assert difference(folder / "whole", training.out) is None
 

@@ -95,6 +95,8 @@ def test_validation_that_is_not_finite(folder, spoil, caplog):
     train(folder)
     assert "validation: the loss of 1 of 4 batches is not finite" in caplog.text
     spoil("all", training=False)
-    with pytest.raises(SystemExit, match="^ssl_train: error: validation: the loss of 4"):
+    with pytest.raises(
+        SystemExit, match="^ssl_train: error: validation: the loss of 4"
+    ):
         train(folder, max_epoch=2)
     assert not (folder / "exp" / "2epoch.pth").exists()

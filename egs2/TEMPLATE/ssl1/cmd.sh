@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # How jobs are run: `local` here, or the scheduler of a cluster. Set CMD_BACKEND, or edit
 # a copy of this file in the recipe. Schedulers read conf/{slurm,queue,pbs}.conf.
 case "${CMD_BACKEND:-local}" in

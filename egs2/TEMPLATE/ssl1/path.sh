@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every script of a recipe, from the recipe's folder egs2/<corpus>/<task>.
 # The place of ESPnet's path.sh: same variables, but scripts come from tools/espnet.
 MAIN_ROOT=$(cd "${PWD}/../../.." && pwd)
