@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
 from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_first_audio(lists, args.frontend_conf)
         with relaying():
             SSLTask.main(args=args)
+    except UnsafeLoadRefusedError as error:
+        fault = str(error).splitlines()[0][:300]
+        sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could run code")
     except ProcessExitedException as error:  # of a rank, which has told why
         sys.exit(max(error.exit_code, 1))
     except (ConfigError, DataError, CollapseError) as error:

@@ -8,9 +8,7 @@ import time
 
 import pytest
 import yaml
-from checkout import ROOT, copy_checkout
-
-sys.path.insert(0, str(ROOT / "tests" / "tasks"))
+from checkout import copy_checkout
 from trainings import CONFIG, write_data
 
 

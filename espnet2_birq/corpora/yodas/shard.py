@@ -22,6 +22,7 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 TIME_TOLERANCE = 0.2  # seconds
 # Larger members of a tar file go through a temporary file rather than memory.
 MEMORY_BYTES = 64 << 20
+LARGEST_MEMBER = 16 << 30  # bytes, a day of 48 kHz stereo: more is an archive bomb
 _COPY_BYTES = 1 << 20
 
 
@@ -128,6 +129,8 @@ def audio_members(
 
 
 def _copy(source: IO[bytes], size: int, scratch: Path) -> BinaryIO:
+    if size > LARGEST_MEMBER:
+        raise tarfile.TarError(f"a file of {size} bytes: no recording is that large")
     if size <= MEMORY_BYTES:
         copy: BinaryIO = io.BytesIO()
     else:
@@ -166,7 +169,8 @@ def use_recording(
             elif layout.is_video(stem):
                 _use_video(audio, stem, captions, writer)
             else:
-                writer.skip(name, "its name is no id of YODAS")
+                shown = name if name.isprintable() else ascii(name)
+                writer.skip(shown, "its name is no id of YODAS")
     except soundfile.LibsndfileError:
         writer.skip(stem, "not readable as audio")
         return None
