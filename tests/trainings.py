@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -89,12 +90,16 @@ def options(folder: Path, out: Path, **changes) -> list[str]:
     return found
 
 
-def _train(found: list[str], log: Path) -> None:
+def _train(found: list[str], log: Path, largest_file: int | None) -> None:
     os.setsid()  # a group of its own, as a batch system signals it
     with log.open("a") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
+    if largest_file:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY)
+        )
     torch.set_num_threads(1)
     # That of a training from the command line, for its data-loading workers.
     multiprocessing.set_start_method("fork", force=True)
@@ -116,13 +121,14 @@ class Training:
 
     def __init__(self, folder: Path, out: Path, **changes):
         self.out, self.log = out, folder / f"{out.name}.log"
+        self.largest_file: int | None = None  # bytes: a disk that is full behind them
         self.found = options(folder, out, **changes)
         self.process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, *more: str) -> "Training":
         """Start it, or start it again."""
         self.process = self.context.Process(
-            target=_train, args=([*self.found, *more], self.log)
+            target=_train, args=([*self.found, *more], self.log, self.largest_file)
         )
         self.process.start()
         return self

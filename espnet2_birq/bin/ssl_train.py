@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could run code")
     except ProcessExitedException as error:  # of a rank, which has told why
         sys.exit(max(error.exit_code, 1))
+    except OSError as error:
+        sys.exit(f"ssl_train: error: {error.filename or 'a file'}: {error.strerror}")
     except (ConfigError, DataError, CollapseError) as error:
         sys.exit(f"ssl_train: error: {one_line(error)}")
 

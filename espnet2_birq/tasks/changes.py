@@ -26,7 +26,8 @@ SAVED = ("optim", "scheduler", "init_param", "init")
 IGNORED = (
     "output_dir resume config print_config log_level dry_run version distributed ngpu "
     "num_workers max_cache_size max_cache_fd valid_max_cache_size local_rank "
-    "save_minutes save_updates log_interval use_tensorboard use_matplotlib num_att_plot "
+    "save_minutes save_updates max_bad_audio max_skipped_updates log_interval "
+    "use_tensorboard use_matplotlib num_att_plot "
     "create_graph_in_tensorboard required train_data_path_and_name_and_type "
     "valid_data_path_and_name_and_type train_shape_file valid_shape_file"
 ).split()

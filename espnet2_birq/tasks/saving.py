@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from espnet2_birq.checkpoint import find_fault
 from espnet2_birq.datadir.files import whole_file
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, StorageError
 from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
 from espnet2_birq.tasks.changes import Origin, changed_options, tell_changes
@@ -31,6 +31,7 @@ from espnet2_birq.tasks.skipping import SkippedUpdates, check_parameters
 from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 
 PROGRESS = "progress.pth"
+KEPT_CONFIG = ".config.yaml.before"
 GO_ON, SAVE, STOP = 0, 1, 2  # what a rank wants before the next batch
 
 State = dict[str, Any]
@@ -49,7 +50,7 @@ def whole_saves() -> Iterator[None]:
         if not isinstance(file, (str, Path)):
             save(content, file, *args, **kwargs)
             return
-        with whole_file(Path(file)) as part, part.open("wb") as stream:
+        with _writing(Path(file)) as stream:
             save(content, stream, *args, **kwargs)
 
     torch.save = save_whole
@@ -57,6 +58,47 @@ def whole_saves() -> Iterator[None]:
         yield
     finally:
         torch.save = save
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    try:
+        with whole_file(path) as part, part.open("wb") as stream:
+            yield stream
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); what was there before is "
+            "kept: make room, and repeat the command"
+        ) from error
+
+
+@contextmanager
+def kept_config(folder: Path, first: bool) -> Iterator[None]:
+    """Keep an experiment's config.yaml until a new one is there as a whole.
+
+    ESPnet opens it anew at each start: on a full disk nothing would be left of it, and
+    models without it cannot be read.
+
+    Args:
+        folder: Folder of the experiment.
+        first: Whether this is the first rank, which writes.
+    """
+    config, before = folder / "config.yaml", folder / KEPT_CONFIG
+    if first and config.exists() and not before.exists():
+        config.replace(before)
+    try:
+        yield
+    except BaseException:
+        if first and before.exists():
+            before.replace(config)
+        raise
+    if first:
+        before.unlink(missing_ok=True)
 
 
 class Saver:
@@ -177,7 +219,7 @@ class Saver:
         check_parameters(parts.model)
         randoms = gather(random_state())
         if rank() == 0:
-            with whole_file(self.path) as part, part.open("wb") as stream:
+            with _writing(self.path) as stream:
                 torch.save(
                     {
                         "epoch": reporter.get_epoch(),

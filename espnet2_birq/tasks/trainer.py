@@ -27,7 +27,14 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.ranks import rank
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.tasks.saving import Batches, Parts, Saver, stop_if_asked, whole_saves
+from espnet2_birq.tasks.saving import (
+    KEPT_CONFIG,
+    Batches,
+    Parts,
+    Saver,
+    stop_if_asked,
+    whole_saves,
+)
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
@@ -68,10 +75,19 @@ class Trainer(ESPnetTrainer):
             help="Stop after this many updates in a row that were skipped because the "
             "gradient was not finite",
         )
+        group.add_argument(
+            "--max_bad_audio",
+            type=float,
+            default=0.05,
+            help="Stop once more than this share of the utterances that a process has "
+            "read cannot be used; others are left out, and listed in bad_audio",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> Options:
         """Build the options of run(); reads the state of an interrupted run."""
+        # The new config.yaml is complete.
+        Path(args.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
         options = vars(super().build_options(args))
         saver = Saver(
             Path(args.output_dir),
