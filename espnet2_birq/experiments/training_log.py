@@ -52,7 +52,8 @@ def read_training_log(folder: Path) -> TrainingLog:
     files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise DataError(f"{folder}/train.log: no such file; run the training stage")
-    steps, train, valid = {}, {}, {}
+    steps: dict[tuple[int, int], dict[str, float]] = {}
+    train, valid = {}, {}
     seconds = 0
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -61,9 +62,9 @@ def read_training_log(folder: Path) -> TrainingLog:
             seconds += int((last - first).total_seconds())
         for line in text.splitlines():
             if match := STEPS.search(line):
-                epoch, first, update = (int(match[n]) for n in (1, 2, 3))
+                epoch, begin, update = (int(match[n]) for n in (1, 2, 3))
                 # A resumed epoch begins at a batch that its earlier log goes beyond.
-                for key in [x for x in steps if x[0] == epoch and x[1] >= first]:
+                for key in [x for x in steps if x[0] == epoch and x[1] >= begin]:
                     del steps[key]
                 steps[epoch, update] = _values(match[4])
             elif match := EPOCH.search(line):
