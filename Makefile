@@ -1,6 +1,6 @@
 # `make demo`: pretrain on synthetic speech, fine-tune, error rates.
 # `make test`: all tests but the slow ones (minutes each); `make test-all`: all tests.
-# `make lint`: check format, common faults, types.
+# `make lint`: check format, common faults, types, shell scripts.
 # All first set up what is missing: .venv (Python packages) and tools/ (ESPnet tree).
 .PHONY: setup demo lint test test-all
 # Test files run in parallel on all cores, at most 4 (2 GB each), the longest first.
@@ -14,6 +14,8 @@ lint: setup
 	.venv/bin/ruff check espnet2_birq tests bench
 	.venv/bin/ruff format --check espnet2_birq tests bench
 	.venv/bin/mypy
+	.venv/bin/shellcheck .ci/run local/cores \
+	    $$(find bench egs2 local -type f -name "*.sh" ! -path "*/exp/*")
 test: setup
 	$(PYTEST) -m "not slow" tests
 test-all: setup

@@ -162,7 +162,7 @@ def main():
     SSLTask.main(cmd=own.ssl_train)
     args = SSLTask.get_parser().parse_args(own.ssl_train)
     checkpoint = Path(args.output_dir) / "checkpoint.pth"
-    stats = torch.load(checkpoint, weights_only=False)["reporter"]["stats"]
+    stats = torch.load(checkpoint, weights_only=True)["reporter"]["stats"]
     valid = stats[max(stats)]["valid"]
     result = dict(mode=own.mode, same_labels=round(same_labels(args, own.mode), 4))
     for name in ("anchor", "enhanced"):

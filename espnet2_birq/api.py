@@ -2,14 +2,12 @@
 
 import re
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 import yaml
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet2_birq.checkpoint import check_model_file, read_config
+from espnet2_birq.checkpoint import load_tensors, read_config, unpack
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.pretraining.model import BiRQModel
@@ -62,9 +60,8 @@ def load_training_model(path: Path, device: str = "cpu") -> BiRQModel:
             f"{path}: its config.yaml has no 'objectives': not a model of this package, "
             "or one of a version before 0.2"
         )
-    check_model_file(path)
+    state = load_tensors(path)
     model = SSLTask.build_model(args)
-    state = safe_torch_load(str(path), map_location="cpu")
     try:
         model.load_state_dict(state)
     except ConfigError as error:
@@ -75,16 +72,11 @@ def load_training_model(path: Path, device: str = "cpu") -> BiRQModel:
 
 
 def _load_packed(path: Path, device: str) -> PretrainedModel:
-    try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            names = archive.namelist()
-            archive.extractall(folder)
-            models = [name for name in names if name.endswith(".pth")]
-            if len(models) != 1:
-                raise DataError(f"{path}: has {len(models)} models (.pth), not one")
-            return load(Path(folder) / models[0], device)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        models = [x for x in unpack(path, Path(folder)) if x.suffix == ".pth"]
+        if len(models) != 1:
+            raise DataError(f"{path}: has {len(models)} models (.pth), not one")
+        return load(models[0], device)
 
 
 def find_model(path: Path) -> Path:

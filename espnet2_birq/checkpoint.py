@@ -1,18 +1,27 @@
-"""Configurations of model files, and checks that model files are complete."""
+"""Files of models: configurations, tensors, packed zips; none of them is trusted.
+
+A model from elsewhere may be a program: a pickle runs code, a zip writes where its names
+point to, a small one unpacks to terabytes.
+"""
 
 import argparse
+import pickle
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 import yaml
 from humanfriendly import parse_size
 
 from espnet2_birq.errors import LFS_MAGIC, ConfigError, DataError
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+# A packed model is as large unpacked as packed: tensors do not compress.
+MOST_TIMES_LARGER, ALWAYS_ALLOWED = 20, 64 << 20  # bytes
 
 
 def config_of(path: Path) -> Path:
@@ -46,11 +55,18 @@ def read_config(path: Path) -> argparse.Namespace:
         path: The config.yaml, or a model file next to it.
 
     Raises:
-        ConfigError: A file is missing.
+        ConfigError: A file is missing, or no configuration.
     """
     config = find_config(path)
     with open(config, encoding="utf-8") as stream:
-        args = argparse.Namespace(**yaml.safe_load(stream))
+        try:
+            options = yaml.safe_load(stream)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{config}: no YAML ({why}); copy it again") from error
+    if not isinstance(options, dict) or not all(isinstance(x, str) for x in options):
+        raise ConfigError(f"{config}: has no options of a training; copy it again")
+    args = argparse.Namespace(**options)
     normalize_conf = getattr(args, "normalize_conf", None) or {}
     if "stats_file" in normalize_conf:
         beside = config.parent / Path(normalize_conf["stats_file"]).name
@@ -79,6 +95,63 @@ def check_model_file(path: str | Path) -> None:
         raise DataError(f"{path}: no such file")
     if fault := find_fault(path):
         raise DataError(f"{path}: {fault}; copy it again, or make it again")
+
+
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Load a model file's tensors on the CPU, and nothing else: no code of it is run.
+
+    Args:
+        path: File written by torch.save() of a model's state.
+
+    Raises:
+        DataError: Missing, incomplete, of other content, or with more than tensors.
+    """
+    check_model_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
+            "that could run code of it"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(x, torch.Tensor) for x in state.values()
+    ):
+        raise DataError(
+            f"{path}: holds no model's tensors; give an *epoch.pth or *ave.pth"
+        )
+    return state
+
+
+def unpack(path: Path, folder: Path) -> list[Path]:
+    """Unpack a zip, of whatever origin, into a folder.
+
+    Returns:
+        Its files.
+
+    Raises:
+        DataError: Not a zip; a name leads elsewhere; a link; far larger unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [x for x in archive.infolist() if not x.is_dir()]
+            for member in members:
+                name = PurePosixPath(member.filename.replace("\\", "/"))
+                if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+                    raise DataError(
+                        f"{path}: {member.filename!r} leads out of it: not unpacked"
+                    )
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise DataError(
+                        f"{path}: {member.filename!r} is a link: not unpacked"
+                    )
+            size = sum(member.file_size for member in members)
+            if size > max(MOST_TIMES_LARGER * path.stat().st_size, ALWAYS_ALLOWED):
+                raise DataError(f"{path}: unpacks to {size:.2g} bytes: not unpacked")
+            archive.extractall(folder, members)
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path}: {error}") from error
+    return [folder / member.filename for member in members]
 
 
 def find_fault(path: Path) -> str | None:

@@ -27,6 +27,10 @@ class DataError(ValueError):
     """Invalid user data."""
 
 
+class StorageError(DataError):
+    """A file cannot be written; what was there before is kept."""
+
+
 class LfsPointerError(DataError):
     """The file is a git-LFS pointer: its clone contains no audio at all."""
 

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
-from espnet2.torch_utils.safe_torch_load import safe_torch_load
 
-from espnet2_birq.checkpoint import check_model_file, read_config
+from espnet2_birq.checkpoint import check_model_file, load_tensors, read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
@@ -186,9 +185,8 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     """
     ssl_args = read_config(ssl_model)
     pretrained = SSLTask.build_model(ssl_args)
-    check_model_file(ssl_model)
-    # Load the state as ESPnet does; it must match the configuration exactly.
-    pretrained.load_state_dict(safe_torch_load(str(ssl_model), map_location="cpu"))
+    # It must match the configuration exactly.
+    pretrained.load_state_dict(load_tensors(ssl_model))
     asr_args = read_config(asr_model)
     model = ASRTask.build_model(asr_args)
     for tensor in model.encoder.state_dict().values():
@@ -269,10 +267,7 @@ def change_since(ssl_model: Path, asr_model: Path) -> float:
     Returns:
         Ratio over all floating-point encoder tensors; 0 before fine-tuning.
     """
-    for path in (ssl_model, asr_model):
-        check_model_file(path)
-    before = safe_torch_load(str(ssl_model), map_location="cpu")
-    after = safe_torch_load(str(asr_model), map_location="cpu")
+    before, after = load_tensors(ssl_model), load_tensors(asr_model)
     moved = total = 0.0
     for key, value in before.items():
         if key.startswith(ENCODER) and value.is_floating_point() and key in after:

@@ -1,5 +1,10 @@
+# shellcheck shell=bash
 # Sorts command-line options; sourced by run.sh of the recipes, finetune.sh, decode_ctc.sh.
-#
+
+# A batch system sends SIGUSR1 to all processes of a job; it is for the training alone,
+# which saves its state and exits with 85 (docs/faults.md).
+trap '' USR1
+
 #   sort_options OWN DATA SCRIPT "$@"
 #     OWN     names of options that are stored in variables of the same name
 #     DATA    names (regular expressions) of options that are collected in data_opts, for
@@ -37,6 +42,7 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
         { echo "$0: error: --protocol ${protocol}: give one of $*" >&2; exit 1; }
     local ctc=(--token_type char --inference_config conf/decode_asr.yaml
         --inference_asr_model valid.loss.ave.pth)
+    # shellcheck disable=SC2034  # for the caller
     case "${protocol}" in
         paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
         quick) suffix=_quick

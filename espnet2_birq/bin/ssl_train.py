@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
+from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError, one_line
@@ -16,6 +18,7 @@ from espnet2_birq.options import known_names
 from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.stopping import relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,7 +27,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run SSLTask; exit with status 1 and one line on stderr on a user error."""
+    """Run SSLTask; exit with status 1 and one line on stderr on a user error.
+
+    SIGTERM and SIGUSR1 save the state, and the exit status is 85.
+    """
     parser = get_parser()
     args = parser.parse_args(
         known_names(parser, sys.argv[1:] if argv is None else argv)
@@ -36,7 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             *args.valid_data_path_and_name_and_type,
         )
         check_first_audio(lists, args.frontend_conf)
-        SSLTask.main(args=args)
+        with relaying():
+            SSLTask.main(args=args)
+    except UnsafeLoadRefusedError as error:
+        fault = str(error).splitlines()[0][:300]
+        sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could run code")
+    except ProcessExitedException as error:  # of a rank, which has told why
+        sys.exit(max(error.exit_code, 1))
+    except OSError as error:
+        sys.exit(f"ssl_train: error: {error.filename or 'a file'}: {error.strerror}")
     except (ConfigError, DataError, CollapseError) as error:
         sys.exit(f"ssl_train: error: {one_line(error)}")
 

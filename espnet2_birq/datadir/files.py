@@ -1,5 +1,6 @@
 """Atomic writing of files: complete or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,13 +8,35 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success, rename it to `path`."""
+    """Yield a path beside a file's place; what is written to it is moved there.
+
+    The content is on disk before the name is: a power cut leaves the old file or the
+    new one. If writing fails, the old one stays and nothing is left beside it.
+    """
     part = path.with_name(path.name + ".part")
-    yield part
-    part.replace(path)
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
 
 
 def write_whole(path: Path, content: str) -> None:
     """Write a text file, complete or not at all."""
     with whole_file(path) as part:
         part.write_text(content, encoding="utf-8", newline="\n")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)

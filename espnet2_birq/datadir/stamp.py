@@ -75,7 +75,7 @@ def check_stamp(
     for name, before in noted["files"].items():
         if name not in names:
             raise DataError(f"{made} was made from {name}, but would not be now")
-        now = _describe(Path(name))
+        now = describe(Path(name))
         if now is not None and now != before:
             raise DataError(
                 f"{name} has changed since {made} was made: {_tell(before, now)}"
@@ -96,10 +96,10 @@ def stamp_path(made: Path) -> Path:
 
 
 def _describe_all(files: Iterable[str | Path]) -> Files:
-    return {os.fspath(file): _describe(Path(file)) for file in files}
+    return {os.fspath(file): describe(Path(file)) for file in files}
 
 
-def _describe(file: Path) -> dict | None:
+def describe(file: Path) -> dict | None:
     """Count the bytes and lines of a file, and hash it; None if it does not exist."""
     if not file.is_file():
         return None

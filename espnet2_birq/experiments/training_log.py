@@ -12,7 +12,7 @@ from espnet2_birq.errors import DataError
 
 # ESPnet sometimes omits the comma between two values: match numbers only.
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
-STEPS = re.compile(r"INFO: (\d+)epoch:train:\d+-(\d+)batch: (.*)")
+STEPS = re.compile(r"INFO: (\d+)epoch:train:(\d+)-(\d+)batch: (.*)")
 EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")
 SAMPLER = re.compile(r"\[train\] Batch sampler: .*\(N-batch=(\d+)")
 STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
@@ -53,7 +53,8 @@ def read_training_log(folder: Path) -> TrainingLog:
         DataError: There is no log, or no training in it.
     """
     files = log_files(folder)
-    steps, train, valid = {}, {}, {}
+    steps: dict[tuple[int, int], dict[str, float]] = {}
+    train, valid = {}, {}
     seconds, epoch_batches = 0, None
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -64,8 +65,11 @@ def read_training_log(folder: Path) -> TrainingLog:
             epoch_batches = int(sizes[-1])
         for line in text.splitlines():
             if match := STEPS.search(line):
-                epoch, update = int(match[1]), int(match[2])
-                steps[epoch, update] = _values(match[3])
+                epoch, begin, update = (int(match[n]) for n in (1, 2, 3))
+                # A resumed epoch begins at a batch that its earlier log goes beyond.
+                for key in [x for x in steps if x[0] == epoch and x[1] >= begin]:
+                    del steps[key]
+                steps[epoch, update] = _values(match[4])
             elif match := EPOCH.search(line):
                 train[int(match[1])] = _values(match[2])
                 valid[int(match[1])] = _values(match[3] or "")

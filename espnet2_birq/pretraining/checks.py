@@ -71,6 +71,7 @@ class BatchChecks:
     def __init__(self):
         self.on = True
         self.asked: list[_Question] = []
+        self._not_finite: list[str] = []
 
     def check_finite(self, batch: Batch, loss: torch.Tensor):
         """Warn of non-finite features or loss, naming the utterances.
@@ -89,8 +90,9 @@ class BatchChecks:
             bad = _names(batch.utterances, features)
             what = "features" if bad else "the loss"
             names = bad or _names(batch.utterances, [False] * len(features))
+            self._not_finite += names
             logging.warning(
-                f"not finite: {what} of {_shown(names)}; no update is made of this "
+                f"not finite: {what} of {shown(names)}; no update is made of this "
                 "batch" + (", look at this audio (check_data --full)" if bad else "")
             )
 
@@ -116,7 +118,7 @@ class BatchChecks:
 
     def _check_range(self, batch: Batch, view: View, labels: torch.Tensor, size: int):
         def tell(answers):
-            names = _shown(_names(batch.utterances, answers))
+            names = shown(_names(batch.utterances, answers))
             raise DataError(
                 f"labels '{view.name}' of {size} and more in {names}, but codebook_size "
                 f"is {size}: give the number of codes that they were made with"
@@ -126,7 +128,7 @@ class BatchChecks:
 
     def _check_rate(self, batch: Batch, view: View, lengths: torch.Tensor):
         def tell(answers):
-            names = _shown(_names(batch.utterances, answers))
+            names = shown(_names(batch.utterances, answers))
             first = answers.index(False)
             number, frames = int(lengths[first]), int(batch.frames[first])
             raise DataError(
@@ -135,7 +137,14 @@ class BatchChecks:
             )
 
         chosen = (lengths - view.every // 2 + view.every - 1) // view.every
-        self._ask((chosen - batch.frames).abs() <= SLACK, tell)
+        # No labels at all: audio that could not be read, see SpeechCollateFn.
+        none = (batch.given[view.name] < 0).all(dim=1)
+        self._ask(((chosen - batch.frames).abs() <= SLACK) | none, tell)
+
+    def take_not_finite(self) -> list[str]:
+        """Return the utterances that were not finite since the last call."""
+        taken, self._not_finite = self._not_finite, []
+        return taken
 
     def report(self):
         """Report all failures since the last call."""
@@ -160,6 +169,7 @@ def _names(utterances: Sequence[str], good: list[bool]) -> list[str]:
     return [name for name, ok in zip(known, good) if not ok]
 
 
-def _shown(names: list[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

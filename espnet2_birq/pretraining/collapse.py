@@ -54,6 +54,14 @@ class StartWatch:
                 )
                 self.seen = []
 
+    def state(self) -> list[torch.Tensor]:
+        """Return the statistics since the last check."""
+        return self.seen
+
+    def restore(self, state: list[torch.Tensor]):
+        """Set the statistics since the last check."""
+        self.seen = list(state)
+
 
 class Guard(NamedTuple):
     """A statistic that a collapse shows in."""
@@ -133,3 +141,12 @@ class CollapseWatch:
                 if self.stop:
                     raise CollapseError(message)
                 logging.warning(message)
+
+    def state(self) -> tuple[int, dict[str, tuple[torch.Tensor, int]]]:
+        """Return the sums since the last check, and its distance in steps."""
+        return self.seen, self.sums
+
+    def restore(self, state: tuple[int, dict[str, tuple[torch.Tensor, int]]]):
+        """Set what state() returns."""
+        seen, sums = state
+        self.seen, self.sums = seen, {name: (x, n) for name, (x, n) in sums.items()}

@@ -41,7 +41,7 @@ def slide(
 class Windows:
     """Label counts of each codebook over the last WINDOW frames.
 
-    For logging only; they restart from zero when training is resumed.
+    For logging only.
     """
 
     def __init__(self):
@@ -52,6 +52,14 @@ class Windows:
         key = objective, book
         self._counts[key] = slide(self._counts.get(key), counts)
         return self._counts[key]
+
+    def state(self) -> dict[tuple, torch.Tensor]:
+        """Return the counts by objective and codebook."""
+        return self._counts
+
+    def restore(self, state: dict[tuple, torch.Tensor]):
+        """Set the counts."""
+        self._counts = dict(state)
 
 
 class GradientPaths:
@@ -73,6 +81,14 @@ class GradientPaths:
             return False
         self._last = update
         return True
+
+    def state(self) -> int:
+        """Return the update of the last measurement."""
+        return self._last
+
+    def restore(self, state: int):
+        """Set the update of the last measurement."""
+        self._last = state
 
     @staticmethod
     def measure(

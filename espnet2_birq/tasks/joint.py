@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import yaml
@@ -16,12 +17,14 @@ from typeguard import typechecked
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.saving import kept_config
 from espnet2_birq.tasks.ssl import (
     SSLTask,
     add_objective_arguments,
     build_objectives,
     check_one_process_per_gpu,
 )
+from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_trainer
 
 # ESPnet builds the class of this name. Saved configurations name ESPnet's own class, so
@@ -89,7 +92,9 @@ class JointTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
-        super().main_worker(args)
+        folder, first = Path(args.output_dir), not getattr(args, "dist_rank", None)
+        with listening(), kept_config(folder, first):
+            super().main_worker(args)
 
     @classmethod
     @typechecked

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.category_iter_factory import CategoryIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.layers.abs_normalize import AbsNormalize
 from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
@@ -30,12 +33,16 @@ from typeguard import typechecked
 from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.masking import SPAN_MS
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.views import LABELS
+from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.saving import kept_config
+from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Names and classes are those of ESPnet's ASR task, which will load the encoder.
@@ -244,7 +251,9 @@ class SSLTask(AbsTask):
         check_trainer(args)
         check_files(args.train_data_path_and_name_and_type)
         check_files(args.valid_data_path_and_name_and_type)
-        super().main_worker(args)
+        folder, first = Path(args.output_dir), not getattr(args, "dist_rank", None)
+        with listening(), kept_config(folder, first):
+            super().main_worker(args)
 
     @classmethod
     @typechecked
@@ -254,8 +263,19 @@ class SSLTask(AbsTask):
         [Collection[tuple[str, dict[str, np.ndarray]]]],
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
-        """Build a collate function that pads with zeros and drops non-finite audio."""
-        return SpeechCollateFn()
+        """Build a collate function that pads with zeros and drops bad audio."""
+        rate = sampling_rate(args.frontend_conf)
+        span = args.masking_conf.get("mask_length_ms", SPAN_MS)
+        kind = args.batch_type if train else args.valid_batch_type or args.batch_type
+        bins = args.batch_bins if train else args.valid_batch_bins or args.batch_bins
+        return SpeechCollateFn(
+            BadAudio(
+                Path(args.output_dir),
+                shortest=round(span * rate / 1000),
+                longest=bins if kind in ("length", "numel", "catpow") else None,
+                most=args.max_bad_audio,
+            )
+        )
 
     @classmethod
     def build_iter_factory(
@@ -268,6 +288,12 @@ class SSLTask(AbsTask):
         """Build ESPnet's factory, and check its batches."""
         factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
         check_batches(args, factory, mode)
+        inner = (
+            factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
+        )
+        if isinstance(inner, (SequenceIterFactory, CategoryIterFactory)):
+            rate = sampling_rate(args.frontend_conf)
+            inner.dataset = read_or_reason(inner.dataset, rate)
         return factory
 
     @classmethod

@@ -1,10 +1,12 @@
-"""ESPnet's trainer with labeller initialisation and an error for epochs without updates.
+"""ESPnet's trainer that prepares labellers and loses nothing when it is interrupted.
 
-Labellers see speech before the first update. At the first epoch without an update, ESPnet
+Labellers see speech before the first update. The state is saved within epochs, as whole
+files, and on SIGTERM and SIGUSR1. At the first epoch without an update, ESPnet
 stops, saves it like any other, and reports success; ours fails.
 """
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,18 +19,88 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer as ESPnetTrainer
+from espnet2.train.trainer import TrainerOptions
 
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.ranks import rank
+from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.saving import (
+    KEPT_CONFIG,
+    Batches,
+    Parts,
+    Saver,
+    stop_if_asked,
+    whole_saves,
+)
+from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
 
 
+@dataclasses.dataclass
+class Options(TrainerOptions):
+    """ESPnet's options of a trainer, and what saves its state."""
+
+    saver: Saver
+    max_skipped_updates: int
+
+
 class Trainer(ESPnetTrainer):
     """Trainer of SSLTask."""
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser):
+        """Add options of this trainer to ESPnet's."""
+        group = parser.add_argument_group("Interrupted and failing training")
+        group.add_argument(
+            "--save_minutes",
+            type=float,
+            default=15.0,
+            help="Save the state in progress.pth whenever this many minutes have passed "
+            "(0: at the end of an epoch and on SIGTERM or SIGUSR1 only)",
+        )
+        group.add_argument(
+            "--save_updates",
+            type=int,
+            default=None,
+            help="Save it after every so many updates of an epoch, too",
+        )
+        group.add_argument(
+            "--max_skipped_updates",
+            type=int,
+            default=30,
+            help="Stop after this many updates in a row that were skipped because the "
+            "gradient was not finite",
+        )
+        group.add_argument(
+            "--max_bad_audio",
+            type=float,
+            default=0.05,
+            help="Stop once more than this share of the utterances that a process has "
+            "read cannot be used; others are left out, and listed in bad_audio",
+        )
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> Options:
+        """Build the options of run(); reads the state of an interrupted run."""
+        # The new config.yaml is complete.
+        Path(args.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
+        options = vars(super().build_options(args))
+        saver = Saver(
+            Path(args.output_dir),
+            minutes=args.save_minutes,
+            updates=args.save_updates,
+            origin=describe_origin(args),
+            resume=args.resume,
+        )
+        return Options(
+            **options, saver=saver, max_skipped_updates=args.max_skipped_updates
+        )
 
     @classmethod
     def run(cls, model: AbsESPnetModel, **arguments) -> None:
@@ -40,26 +112,53 @@ class Trainer(ESPnetTrainer):
 
         Raises:
             DataError: Too little speech for the labellers, or see check_labels().
-            ConfigError: See check_labels().
+            ConfigError: The model to go on with is of another configuration, or see
+                check_labels().
         """
         for mode in ("train", "valid"):
             if isinstance(model, BiRQModel):  # JointModel: in each batch only
                 check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
-        resumed = options.resume and (Path(options.output_dir) / CHECKPOINT).exists()
+        options.saver.check_model(model)
+        resumed = options.resume and (
+            (Path(options.output_dir) / CHECKPOINT).exists()
+            or options.saver.is_in_first_epoch
+        )
         if not resumed:
+            options.saver.forget()
             model.begin()
         if model.unprepared and not resumed:
             names = ", ".join(model.unprepared)
             logging.info(f"Before the first update: looking at speech for {names}")
             iterator = arguments["train_iter_factory"].build_iter(1)
+            iterator = Batches(iterator, lambda _: stop_if_asked())
             seen = model.prepare(_batches(iterator, model.updates.device))
             logging.info(f"Objectives {names} have seen {seen} frames, and are settled")
-        super().run(model=model, **arguments)
+        with whole_saves():
+            super().run(model=model, **arguments)
+
+    @staticmethod
+    def resume(
+        checkpoint: Path, model: AbsESPnetModel, reporter: Reporter, **arguments
+    ) -> None:
+        """Resume from ESPnet's checkpoint; complete what was to be written after it.
+
+        Args:
+            checkpoint: ESPnet's checkpoint.pth.
+            model: Model of the checkpoint.
+            reporter: Statistics of its epochs.
+            **arguments: ESPnet's.
+        """
+        ESPnetTrainer.resume(
+            checkpoint=checkpoint, model=model, reporter=reporter, **arguments
+        )
+        file = Path(checkpoint).parent / f"{reporter.get_epoch()}epoch.pth"
+        if rank() == 0 and not file.exists():
+            torch.save(model.state_dict(), file)
 
     @classmethod
     def train_one_epoch(cls, **arguments) -> bool:
-        """Train for an epoch.
+        """Train for an epoch, or for what remains of it.
 
         Args:
             **arguments: ESPnet's, including `reporter`.
@@ -70,14 +169,48 @@ class Trainer(ESPnetTrainer):
         Raises:
             ConfigError: No update was made. The epoch is not saved.
         """
-        if super().train_one_epoch(**arguments):
-            epoch = arguments["reporter"].get_epoch()
+        options, reporter = arguments["options"], arguments["reporter"]
+        names = ("model", "optimizers", "schedulers", "scaler")
+        parts = Parts(*(arguments[name] for name in names))
+        for optimizer in parts.optimizers:
+            # Of a remainder of accum_grad, which ESPnet would add to the next epoch's.
+            optimizer.zero_grad()
+        state = options.saver.restore(parts, reporter)
+        arguments["iterator"] = options.saver.batches(
+            arguments["iterator"],
+            parts,
+            reporter,
+            state,
+            SkippedUpdates(
+                Path(options.output_dir),
+                options.max_skipped_updates,
+                parts.model.checks,
+                options.accum_grad,
+            ),
+        )
+        invalid = super().train_one_epoch(**arguments)
+        if invalid and "grad_norm" not in reporter.stats:
             raise ConfigError(
-                f"epoch {epoch}: no update was made: the gradient was never finite, or "
-                "there were fewer batches than accum_grad; see the log, lower the "
-                "learning rate or accum_grad"
+                f"epoch {reporter.get_epoch()}: no update was made: the gradient was "
+                "never finite, or there were fewer batches than accum_grad; see the log, "
+                "lower the learning rate or accum_grad"
             )
+        options.saver.save(parts, reporter, finished=True)
         return False
+
+    @classmethod
+    def validate_one_epoch(cls, **arguments) -> None:
+        """Validate; the training before it has been saved.
+
+        Args:
+            **arguments: ESPnet's.
+
+        Raises:
+            ConfigError: The loss of most batches is not finite.
+        """
+        batches = Batches(arguments["iterator"], lambda _: stop_if_asked())
+        super().validate_one_epoch(**{**arguments, "iterator": batches})
+        check_validation(arguments["reporter"])
 
 
 def _batches(
@@ -92,12 +225,18 @@ def check_trainer(args: argparse.Namespace) -> None:
     """Refuse options that replace the trainer.
 
     Raises:
-        ConfigError: DeepSpeed is set, for which ESPnet uses its own trainer.
+        ConfigError: DeepSpeed is set, for which ESPnet uses its own trainer, or
+            sharded_ddp.
     """
     if args.use_deepspeed:
         raise ConfigError(
             "use_deepspeed: pretraining has a trainer of its own, which ESPnet cannot "
             "combine with DeepSpeed; leave it out"
+        )
+    if args.sharded_ddp:
+        raise ConfigError(
+            "sharded_ddp: each rank has a part of the optimizer's state, of which an "
+            "interrupted epoch would save one; leave it out"
         )
 
 

@@ -84,3 +84,17 @@ def test_plot(experiment, tmp_path):
         [f"run={experiment}", "--keys", "loss_anchor", "--out", str(out)]
     )
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_an_epoch_that_went_on_inside(tmp_path):
+    """The batches between the saved state and the kill are logged twice, counted once."""
+    line = "[h] 2026-11-21 05:1{}:00,561 (trainer:810) INFO: 1epoch:train:{}-{}batch: loss={}"
+    one = [line.format(0, 1, 10, 9.0), line.format(1, 11, 20, 8.0)]
+    one.append(line.format(2, 21, 30, 7.0))
+    two = [line.format(3, 18, 27, 7.5), line.format(4, 28, 37, 6.5)]
+    (tmp_path / "train.1.log").write_text("\n".join(one) + "\n")
+    (tmp_path / "train.log").write_text("\n".join(two) + "\n")
+    os.utime(tmp_path / "train.1.log", (1, 1))
+    log = read_training_log(tmp_path)
+    assert log.updates == [10, 27, 37]
+    assert [x["loss"] for x in log.intervals] == [9.0, 7.5, 6.5]

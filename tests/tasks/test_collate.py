@@ -10,7 +10,8 @@ import yaml
 
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.errors import DataError
-from espnet2_birq.tasks.collate import FEWEST_BAD, SpeechCollateFn
+from espnet2_birq.tasks.bad_audio import BadAudio
+from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.ssl import SSLTask
 
 FS = 16000
@@ -39,6 +40,7 @@ CONFIG = {
     "optim": "adamw",
     "best_model_criterion": [["valid", "total_count", "max"]],
     "num_att_plot": 0,
+    "max_bad_audio": 0.6,
 }
 
 
@@ -83,9 +85,9 @@ def test_good_utterances_are_as_they_are():
         assert np.array_equal(row[: len(wave)], wave) and not row[len(wave) :].any()
 
 
-def test_a_batch_is_never_empty():
+def test_a_batch_is_never_empty(tmp_path):
     """A rank whose part of a batch is one bad utterance still makes a step."""
-    options = ["--output_dir", "-", "--model_conf", "attention_window=null"]
+    options = ["--output_dir", str(tmp_path), "--model_conf", "attention_window=null"]
     args = SSLTask.get_parser().parse_args(options)
     vars(args).update(CONFIG, model_conf={})
     model = SSLTask.build_model(args)
@@ -102,20 +104,51 @@ def test_a_batch_is_never_empty():
     assert all(x.grad.isfinite().all() for x in model.parameters())
 
 
-def test_mostly_bad_data_stop_training():
-    collate = SpeechCollateFn()
+def test_more_bad_data_than_the_share_stop_training():
+    collate = SpeechCollateFn(BadAudio(most=0.05))
     collate([utterance("u0"), utterance("u1")])
-    for number in range(2, FEWEST_BAD + 1):
+    for number in range(2, 7):  # 5 of the first 100
         collate([utterance(f"u{number}", bad=np.nan)])
-    with pytest.raises(DataError, match=r"utterance u9: samples .* 4 of the 6 utt"):
+    with pytest.raises(DataError, match=r"utterance u9: samples .* 6 of the 8 utt"):
         collate([utterance("u9", bad=np.nan)])
+    collate = SpeechCollateFn(BadAudio(most=0.05))
+    for number in range(400):
+        collate([utterance(f"u{number}", bad=np.nan if number % 25 == 0 else None)])
 
 
-def test_several_channels_are_an_error_that_names_the_utterance():
-    name, arrays = utterance("u3")
+def two_channels(name):
+    _, arrays = utterance(name)
     arrays["speech"] = np.stack([arrays["speech"]] * 2, axis=1)
-    with pytest.raises(DataError, match="utterance u3: has 2 channels, wanted one"):
-        SpeechCollateFn()([utterance("u0"), (name, arrays)])
+    return name, arrays
+
+
+@pytest.mark.parametrize(
+    "one, why",
+    [
+        (two_channels("u3"), "has 2 channels"),
+        (utterance("u3", 0), "no samples"),
+        (utterance("u3", 6399), "6399 samples, a masked span has 6400"),
+        (utterance("u3", 40001), "40001 samples, a whole batch has 40000"),
+        (utterance("u3", bad=np.nan), "samples that are NaN"),
+    ],
+)
+def test_what_is_bad(one, why, tmp_path):
+    collate = SpeechCollateFn(BadAudio(tmp_path, shortest=6400, longest=40000))
+    good = [utterance("u0", 6400), utterance("u1", 40000)]
+    assert collate([*good, one])[0] == ["u0", "u1"]
+    assert (tmp_path / "bad_audio").read_text().startswith(f"u3 {why}")
+    ids, batch = collate([one])
+    assert ids == ["u3"] and (batch["labels"] == -1).all()
+    assert batch["speech"].shape[1] <= 40000
+
+
+def test_the_list_is_continued(tmp_path):
+    """By other processes and later runs, each utterance once."""
+    for _ in range(3):
+        collate = SpeechCollateFn(BadAudio(tmp_path))
+        for name in ("u1", "u2", "u1"):
+            collate([utterance("u0"), utterance(name, 0)])
+    assert (tmp_path / "bad_audio").read_text() == "u1 no samples\nu2 no samples\n"
 
 
 @pytest.fixture
@@ -162,18 +195,41 @@ def test_training_with_a_bad_utterance_in_each_place(prepared, tmp_path, caplog)
     assert 0 < loss < 10
 
 
+def spoil_files(folder):
+    """Bad files of six kinds, u1 to u6; u0, the first, is seen before all."""
+    soundfile.write(folder / "u1.wav", np.zeros((FS, 2)), FS)
+    soundfile.write(folder / "u2.wav", np.zeros(FS), 8000)
+    (folder / "u3.wav").write_bytes(b"")
+    content = (folder / "u4.wav").read_bytes()
+    (folder / "u4.wav").write_bytes(b"RIFX" + content[4:])
+    (folder / "u5.wav").unlink()
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_what_ssl_train_says_of_other_audio(prepared, tmp_path, workers):
+def test_files_that_cannot_be_used(prepared, tmp_path, workers, caplog):
+    """Each kind is left out; u0 alone is learned from."""
+    spoil_files(tmp_path)
+    more = ["--num_workers", workers, "--max_bad_audio", "0.9"]
+    ssl_train.main([*prepared, *more])
+    lines = (tmp_path / "exp" / "bad_audio").read_text().splitlines()
+    why = dict(line.split(" ", 1) for line in lines)
+    assert sorted(why) == ["u1", "u2", "u3", "u4", "u5"]
+    assert why["u1"] == "has 2 channels"
+    assert "Sampling rates are mismatched: 16000 != 8000" in why["u2"]
+    assert all(why[name].startswith("not readable (") for name in ("u3", "u4", "u5"))
+    assert (tmp_path / "exp" / "1epoch.pth").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_too_many_files_that_cannot_be_used(prepared, tmp_path, workers):
     """Also what a worker process of PyTorch finds is one line."""
-    options = [*prepared, "--num_workers", workers]
-    two = np.zeros((FS, 2))
-    soundfile.write(tmp_path / "u4.wav", two, FS)
+    spoil_files(tmp_path)
+    options = [*prepared, "--num_workers", workers, "--max_bad_audio", "0.02"]
     with pytest.raises(SystemExit) as caught:
         ssl_train.main(options)
-    assert str(caught.value).startswith(
-        "ssl_train: error: utterance u4: has 2 channels"
-    )
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith("ssl_train: error: utterance u")
+    assert "raise --max_bad_audio" in said and "\n" not in said
     # That of the first is seen before anything is built.
     soundfile.write(tmp_path / "u0.wav", np.zeros(8000), 8000)
     with pytest.raises(

@@ -68,7 +68,7 @@ fi
 stats=${expdir}/asr_stats_raw_
 if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
 stats+=${token_type}
-if [ "${token_type}" = bpe ]; then stats+=${nbpe}; fi
+if [ "${token_type}" = bpe ]; then stats+="${nbpe}"; fi
 if [ -n "${speed_perturb_factors}" ]; then stats+=_sp; fi
 stats=${asr_stats_dir:-${stats}}
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Selects how to run jobs: on this machine (`local`) or by a cluster's scheduler. Set
 # CMD_BACKEND, or edit a copy of this file in the recipe. Schedulers read
 # conf/{slurm,queue,pbs}.conf.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every script of a recipe, from the recipe's folder egs2/<corpus>/<task>.
 # It replaces ESPnet's path.sh: it sets the same variables, but uses tools/espnet's scripts.
 MAIN_ROOT=$(cd "${PWD}/../../.." && pwd)

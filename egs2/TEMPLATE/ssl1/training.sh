@@ -89,7 +89,9 @@ train() {
     done
     log "Stage 7: Training, log: '${ssl_exp}/train.log'"
     mkdir -p "${ssl_exp}"
-    if [ -e "${ssl_exp}/checkpoint.pth" ]; then made_from check training; fi
+    for x in checkpoint progress; do
+        [ ! -e "${ssl_exp}/${x}.pth" ] || made_from check training
+    done
     made_from write training
     _opts=
     if [ "${feats_normalize}" = global_mvn ]; then
@@ -138,6 +140,7 @@ train() {
     if [ "${ngpu}" -eq 0 ]; then
         cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
     fi
+    trap '' USR1  # for the training alone, which saves its state and exits with 85
     # shellcheck disable=SC2086
     ${python} -m espnet2.bin.launch \
         --cmd "${cuda_cmd} --name ${jobname}" \
@@ -153,7 +156,11 @@ train() {
             --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
             --resume true --fold_length "$((speech_fold_length * 100))" \
             --output_dir "${ssl_exp}" \
-            --frontend_conf "fs=${fs}" ${_opts} ${ssl_args}
+            --frontend_conf "fs=${fs}" ${_opts} ${ssl_args} || {
+        grep -q "^# Ended (code 85" "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
+        log "Stopped by a signal; the same command goes on where this one stops"
+        exit 85
+    }
     [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
         fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
             "from best_model_criterion in ${config}; see --inference_ssl_model"

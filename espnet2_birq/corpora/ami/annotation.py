@@ -174,13 +174,22 @@ def read_segments(
     return segments
 
 
+class _NoEntities(ElementTree.TreeBuilder):
+    """Refuses declarations, with which a small file grows without bounds."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None):
+        """Refuse it; called before anything that it declares is used."""
+        raise ValueError("it has a DOCTYPE, which the annotation does without")
+
+
 def _parse(path: Path) -> ElementTree.Element:
     remedy = "restore it from the annotation's zip file"
     if not path.is_file():
         raise DataError(f"{path}: no such file; {remedy}")
     try:
         # The parser uses the encoding declared in the file, mostly ISO-8859-1.
-        return ElementTree.parse(path).getroot()
+        parser = ElementTree.XMLParser(target=_NoEntities())
+        return ElementTree.parse(path, parser).getroot()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path}: not readable as XML ({error}); {remedy}") from error
 

@@ -22,6 +22,7 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 TIME_TOLERANCE = 0.2  # seconds
 # Larger files of a tar file are copied to a temporary file, smaller ones to memory.
 MEMORY_BYTES = 64 << 20
+LARGEST_MEMBER = 16 << 30  # bytes, a day of 48 kHz stereo: more is an archive bomb
 _COPY_BYTES = 1 << 20
 
 
@@ -129,6 +130,8 @@ def audio_members(
 
 
 def _copy(source: IO[bytes], size: int, scratch: Path) -> BinaryIO:
+    if size > LARGEST_MEMBER:
+        raise tarfile.TarError(f"a file of {size} bytes: no recording is that large")
     if size <= MEMORY_BYTES:
         copy: BinaryIO = io.BytesIO()
     else:
@@ -167,7 +170,8 @@ def use_recording(
             elif layout.is_video(stem):
                 _use_video(audio, stem, captions, writer)
             else:
-                writer.skip(name, "its name is no id of YODAS")
+                shown = name if name.isprintable() else ascii(name)
+                writer.skip(shown, "its name is no id of YODAS")
     except soundfile.LibsndfileError:
         writer.skip(stem, "not readable as audio")
         return None

@@ -20,6 +20,7 @@ set -o pipefail
 here=$(dirname "$(readlink -f "$0")")
 librispeech= parts= lm=false need= subset= resample=false skip_bad=false dry_run=false
 list=${here}/openslr.txt
+# shellcheck disable=SC2034  # for parse_options.sh
 help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
 . ./path.sh
 . utils/parse_options.sh

@@ -1,0 +1,29 @@
+"""What a model remembers of its last steps: averages that checkpoints do not hold.
+
+They decide when an objective begins, when labels have collapsed and what is logged. A
+training that goes on within an epoch has to have them; ESPnet's checkpoints, which
+fine-tuning reads, do without.
+"""
+
+from typing import Any
+
+from espnet2.torch_utils.device_funcs import to_device
+
+WATCHES = ("collapse", "starts", "windows", "paths")  # attributes of BiRQModel
+
+
+def watches_state(model) -> dict[str, Any]:
+    """Return the state of a BiRQModel's watches: tensors and numbers."""
+    model.checks.report()
+    return {name: getattr(model, name).state() for name in WATCHES}
+
+
+def restore_watches(model, state: dict[str, Any]) -> None:
+    """Set the watches to a state, moved to the model's device.
+
+    Args:
+        model: A BiRQModel of the same objectives.
+        state: From watches_state().
+    """
+    for name in WATCHES:
+        getattr(model, name).restore(to_device(state[name], model.updates.device))

@@ -1,0 +1,149 @@
+"""Bad audio that shows only when it is read: listed and left out, up to a share.
+
+Recipe stages check their data, but files may go bad later, and ESPnet's training command
+accepts any list of files.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from espnet2.train.dataset import ESPnetDataset
+from torch.utils.data import Dataset
+
+from espnet2_birq.datadir.audio import NOT_FINITE, are_finite
+from espnet2_birq.errors import DataError
+
+LIST = "bad_audio"  # file of the experiment: utterance, reason
+FEWEST = 100  # utterances over which the share is taken at least
+
+Arrays = dict[str, np.ndarray]
+
+
+class Unreadable(Arrays):
+    """Data of an utterance that could not be read: empty arrays.
+
+    Attributes:
+        why: The reason.
+    """
+
+    why = ""
+
+
+class ReadOrReason(Dataset):
+    """ESPnet's dataset; what it cannot read is Unreadable, not an error.
+
+    Args:
+        dataset: ESPnet's.
+        fs: Sample rate in Hz that speech must have, where its files have one.
+    """
+
+    def __init__(self, dataset: ESPnetDataset, fs: int):
+        self.dataset = dataset
+        loader = dataset.loader_dict["speech"]
+        if hasattr(loader, "rate"):
+            loader.rate = fs  # ESPnet's is that of the first file which it reads
+
+    def __getitem__(self, utt_id: str) -> tuple[str, Arrays]:
+        """Read the data of an utterance."""
+        try:
+            return self.dataset[utt_id]
+        except (KeyError, MemoryError):
+            raise
+        except Exception as error:  # of libsndfile, kaldiio, the operating system, ...
+            empty = Unreadable(speech=np.zeros(0, np.float32))
+            for name in self.dataset.names():
+                if name != "speech":
+                    empty[name] = np.full(1, -1)
+            empty.why = f"not readable ({' '.join(str(error).split())[:200]})"
+            return utt_id, empty
+
+
+class BadAudio:
+    """Counts and lists bad audio in a process that reads data.
+
+    Args:
+        folder: Experiment, whose list is continued; None: no list.
+        shortest: Smallest number of samples; shorter ones have no whole masked span.
+        longest: Largest number of samples, a whole batch; None: any.
+        most: Share of bad utterances that training puts up with.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        shortest: int = 1,
+        longest: int | None = None,
+        most: float = 0.05,
+    ):
+        self.path = folder / LIST if folder else None
+        self.shortest, self.longest, self.most = shortest, longest, most
+        self.good = self.bad = 0
+        self._known: set[str] | None = None  # utterances in the list
+
+    def is_good(self, utt_id: str, arrays: Arrays) -> bool:
+        """Say whether an utterance can be used; list it if not.
+
+        Raises:
+            DataError: More utterances than the share allows were bad.
+        """
+        why = self._fault(arrays)
+        if why is None:
+            self.good += 1
+            return True
+        self.bad += 1
+        self._list(utt_id, why)
+        seen = self.good + self.bad
+        if self.bad > self.most * max(seen, FEWEST):
+            raise DataError(
+                f"utterance {utt_id}: {why}; {self.bad} of the {seen} utterances read so "
+                f"far are bad, see {self.path or 'the log'}: make them again or leave them "
+                "out (check_data --full finds all), or raise --max_bad_audio"
+            )
+        return False
+
+    def _fault(self, arrays: Arrays) -> str | None:
+        if isinstance(arrays, Unreadable):
+            return arrays.why
+        speech = arrays["speech"]
+        if speech.ndim != 1:
+            return f"has {speech.shape[1]} channels"
+        if not len(speech):
+            return "no samples"
+        if not are_finite(speech):
+            return NOT_FINITE
+        if len(speech) < self.shortest:
+            return f"{len(speech)} samples, a masked span has {self.shortest}"
+        if self.longest is not None and len(speech) > self.longest:
+            return f"{len(speech)} samples, a whole batch has {self.longest}"
+        return None
+
+    def _list(self, utt_id: str, why: str) -> None:
+        if self._known is None:  # of earlier epochs and other processes
+            self._known = set()
+            if self.path is not None and self.path.exists():
+                text = self.path.read_text(encoding="utf-8")
+                self._known = {line.split(" ", 1)[0] for line in text.splitlines()}
+        if utt_id in self._known:
+            return
+        self._known.add(utt_id)
+        logging.warning(
+            f"utterance {utt_id} is left out of its batch: {why} (bad utterance "
+            f"{len(self._known)}); check_data --full finds all"
+        )
+        if self.path is not None:
+            # In one write, since other processes have the list open, too.
+            descriptor = os.open(
+                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
+            )
+            try:
+                os.write(descriptor, f"{utt_id} {why}\n".encode())
+            finally:
+                os.close(descriptor)
+
+
+def read_or_reason(dataset: Any, fs: int) -> Any:
+    """Wrap ESPnet's dataset of files; return others as they are."""
+    return ReadOrReason(dataset, fs) if isinstance(dataset, ESPnetDataset) else dataset

@@ -1,0 +1,127 @@
+"""What a resumed training has that is not as when its state was saved, and what follows."""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from espnet2_birq.datadir.stamp import describe
+from espnet2_birq.pretraining.ranks import world_size
+
+# Options on which an epoch's batches depend: after a change, the saved position in the
+# epoch means nothing.
+BATCHES = (
+    "accum_grad batch_bins batch_size batch_type chunk_default_fs "
+    "chunk_excluded_key_prefixes chunk_length chunk_max_abs_length chunk_shift_ratio "
+    "category_upsampling_factor dataset_scaling_factor dataset_upsampling_factor "
+    "drop_last_iter fold_length iterator_type max_batch_size min_batch_size "
+    "multiple_iterator num_cache_chunks num_iters_per_epoch seed shuffle_within_batch "
+    "sort_batch sort_in_batch train_dtype upsampling_factor"
+).split()
+# Of these, the saved state has what counts, and wins.
+SAVED = ("optim", "scheduler", "init_param", "init")
+# Options that change nothing that is learned; those of lists are compared by content.
+IGNORED = (
+    "output_dir resume config print_config log_level dry_run version distributed ngpu "
+    "num_workers max_cache_size max_cache_fd valid_max_cache_size local_rank "
+    "save_minutes save_updates max_bad_audio max_skipped_updates log_interval "
+    "use_tensorboard use_matplotlib num_att_plot "
+    "create_graph_in_tensorboard required train_data_path_and_name_and_type "
+    "valid_data_path_and_name_and_type train_shape_file valid_shape_file"
+).split()
+SHOWN = 8  # changes that one line names
+
+Origin = dict[str, Any]
+
+
+def describe_origin(args: argparse.Namespace) -> Origin:
+    """Describe what a training depends on besides its saved state.
+
+    Args:
+        args: Options of training, in a process of the initialised group.
+
+    Returns:
+        Options, size and hash of the training lists, number of processes.
+    """
+    options = {
+        key: value
+        for key, value in vars(args).items()
+        if key not in IGNORED and not key.startswith(("dist_", "wandb_", "use_wandb"))
+    }
+    lists = [*args.train_shape_file]
+    lists += [path for path, _, _ in args.train_data_path_and_name_and_type]
+    return {
+        "options": json.loads(json.dumps(options, default=str)),
+        "lists": [_describe(Path(path)) for path in lists],
+        "processes": world_size(),
+    }
+
+
+def _describe(path: Path) -> Any:
+    if path.is_dir():  # a list split into parts
+        return [describe(file) for file in sorted(path.glob("split*"))]
+    return describe(path)
+
+
+def changed_options(before: Origin, now: Origin) -> dict[str, str]:
+    """Return options that differ, and how: ``{"optim_conf.lr": "0.1 -> 0.2"}``."""
+    old, new = (_flat(origin["options"]) for origin in (before, now))
+    return {
+        key: f"{old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    }
+
+
+def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
+    """Log what has changed since the state was saved, and what follows from it.
+
+    Args:
+        before: Saved by an earlier run.
+        now: Of this run.
+        epoch: Epoch at which training goes on.
+
+    Returns:
+        Whether the batches of the epoch are others.
+    """
+    changed = changed_options(before, now)
+    batches = {key: x for key, x in changed.items() if key.split(".")[0] in BATCHES}
+    saved = {key: x for key, x in changed.items() if key.startswith(SAVED)}
+    if before["processes"] != now["processes"]:
+        batches["processes"] = f"{before['processes']} -> {now['processes']}"
+    if before["lists"] != now["lists"]:
+        batches["training lists"] = "others, or of other content"
+    others = {key: x for key, x in changed.items() if key not in {*batches, *saved}}
+    for group, what in (
+        (
+            batches,
+            f"epoch {epoch} begins anew, with other batches; what its earlier ones have "
+            "taught stays, and their utterances may come again",
+        ),
+        (saved, "without effect: the saved state of optimizer and scheduler goes on"),
+        (others, "in effect from here on"),
+    ):
+        if group:
+            logging.warning(
+                f"changed since this training stopped: {_show(group)}: {what}"
+            )
+    return bool(batches)
+
+
+def _show(group: Mapping[str, str]) -> str:
+    shown = [f"{key} ({how})" for key, how in list(group.items())[:SHOWN]]
+    more = f" and {len(group) - SHOWN} more" if len(group) > SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options; lists stay values."""
+    found = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,68 @@
+"""A recipe that a batch system stops: exit status 85, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from checkout import copy_checkout
+from trainings import CONFIG, write_data
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, an4_tarball):
+    top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
+    return top / "egs2" / "own" / "ssl1"
+
+
+def test_a_signal_to_the_whole_job(recipe, tmp_path):
+    for name in ("train", "valid"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_data(folder)
+        (folder / "shape").rename(folder / "utt2num_samples")
+        (folder / "utt2spk").write_text("".join(f"u{i} u{i}\n" for i in range(8)))
+        (folder / "feats_type").write_text("raw\n")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "max_epoch": 1000}))
+    command = ["./run.sh", "--ngpu", "0", "--num_threads", "1", "--nj", "1"]
+    command += [
+        "--train_config",
+        str(tmp_path / "c.yaml"),
+        "--speech_fold_length",
+        "800",
+    ]
+    for x in ("train", "valid"):
+        command += [f"--{x}_set", str(tmp_path / x)]
+    log = recipe / "exp" / "ssl_c_raw" / "train.log"
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+
+    def start(*more):
+        return subprocess.Popen(
+            [*command, *more],
+            cwd=recipe,
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    job = start()
+    for _ in range(3000):
+        if log.exists() and "1epoch:train:" in log.read_text():
+            break
+        assert job.poll() is None, job.stdout.read()[-3000:]
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGUSR1)
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == 85, printed[-3000:]
+    assert "Stopped by a signal; the same command goes on" in printed
+    assert (log.parent / "progress.pth").exists()
+
+    job = start("--stage", "7", "--ssl_args", "--max_epoch 2")
+    printed, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, printed[-3000:]
+    assert "Going on in epoch" in log.read_text()

@@ -1,0 +1,233 @@
+"""An interrupted training goes on as if nothing had happened."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from trainings import CONFIG, Training, difference, write_data
+
+from espnet2_birq.tasks.saving import PROGRESS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data, and an uninterrupted training in `whole`."""
+    top = tmp_path_factory.mktemp("interrupted")
+    write_data(top)
+    training = Training(top, top / "whole")
+    assert training.run() == 0, training.text()[-2000:]
+    assert "objective 'late' begins at update" in training.text()
+    return top
+
+
+def state_of(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_other_noise_makes_another_model(folder):
+    """What is compared below can differ."""
+    training = Training(folder, folder / "other", seed=1)
+    assert training.run() == 0
+    assert difference(folder / "whole", folder / "other")
+
+
+def kill_at(training, updates, seconds=0.0):
+    """Start it, and kill it some seconds after the state of so many updates is saved."""
+    training.start("--save_updates", "1")
+    path = training.out / PROGRESS
+    for _ in range(20000):
+        if path.exists() and state_of(path)["model"]["updates"] >= updates:
+            break
+        assert training.process.is_alive(), training.text()[-2000:]
+        time.sleep(0.01)
+    time.sleep(seconds)
+    training.process.kill()
+    assert training.wait() == -signal.SIGKILL, training.text()[-2000:]
+
+
+def test_two_kills(folder):
+    """Inside the first epoch, before any checkpoint, and inside the second."""
+    training = Training(folder, folder / "killed")
+    kill_at(training, 3)
+    kill_at(training, 12 + 4)
+    assert not (training.out / "2epoch.pth").exists()
+    assert training.run() == 0
+    assert "Going on in epoch 1 after batch" in training.text()
+    assert "Going on in epoch 2 after batch" in training.text()
+    assert difference(folder / "whole", training.out) is None
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_any_time(folder):
+    """Of 36 updates; while data is read, a state written, an epoch validated, ..."""
+    generator = random.Random(0)
+    training = Training(folder, folder / "often")
+    for updates in sorted(generator.choices(range(32), k=20)):
+        kill_at(training, updates, generator.uniform(0.0, 0.4))
+    assert training.run() == 0
+    assert difference(folder / "whole", training.out) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_to_all_processes_saves(folder, number, workers):
+    name = f"{number.name}_{workers}"
+    training = Training(folder, folder / name, num_workers=workers)
+    training.start("--log_interval", "2").until("1epoch:train:3-4batch")
+    os.killpg(training.process.pid, number)
+    assert training.wait() == 85
+    assert f"Stopped by {number.name}; the same command goes on" in training.text()
+    assert "Traceback" not in training.text()
+    assert state_of(training.out / PROGRESS)["batches"] % CONFIG["accum_grad"] == 0
+    assert not (training.out / "1epoch.pth").exists()
+    assert training.run() == 0
+    assert difference(folder / "whole", training.out) is None
+
+
+def test_a_signal_during_validation(folder):
+    training = Training(folder, folder / "validation").start()
+    for _ in range(20000):
+        path = training.out / PROGRESS
+        if path.exists() and state_of(path)["finished"]:
+            break
+        time.sleep(0.005)
+    os.kill(training.process.pid, signal.SIGUSR1)
+    assert training.wait() == 85
+    assert training.run() == 0
+    assert difference(folder / "whole", training.out) is None
+
+
+def test_a_kill_between_checkpoint_and_model(folder):
+    """ESPnet writes the checkpoint first, and needs the model for its averages."""
+    out = folder / "between"
+    assert Training(folder, out, max_epoch=2).run() == 0
+    for path in (out / "2epoch.pth", *out.glob("*.ave*.pth")):
+        path.unlink()
+    assert Training(folder, out).run() == 0
+    assert difference(folder / "whole", out) is None
+
+
+def test_a_state_that_cannot_be_read(folder):
+    """Costs the epoch, not the training."""
+    training = Training(folder, folder / "broken")
+    training.start("--log_interval", "2").until("2epoch:train:3-4batch")
+    os.killpg(training.process.pid, signal.SIGTERM)
+    assert training.wait() == 85
+    path = training.out / PROGRESS
+    path.write_bytes(path.read_bytes()[:5000])
+    assert training.run() == 0
+    assert (
+        f"{path}: is cut short: what was learned since the end of the last epoch"
+        in (training.text())
+    )
+    assert state_of(training.out / "3epoch.pth")["updates"] == 36
+
+
+def changed(folder, name, **changes):
+    """A training that stops in its second epoch, and goes on changed."""
+    training = Training(folder, folder / name)
+    training.start("--log_interval", "2").until("2epoch:train:3-4batch")
+    os.killpg(training.process.pid, signal.SIGTERM)
+    assert training.wait() == 85
+    before = state_of(training.out / PROGRESS)
+    found = {**CONFIG, **changes}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(found))
+    return training, before
+
+
+def test_changed_options_are_told(folder):
+    training, before = changed(
+        folder, "options", optim_conf={"lr": 1.0}, batch_size=4, keep_nbest_models=3
+    )
+    assert training.run() == 0
+    text = training.text()
+    assert "batch_size (2 -> 4): epoch 2 begins anew, with other batches" in text
+    assert "optim_conf.lr (0.01 -> 1.0): without effect" in text
+    assert "keep_nbest_models (2 -> 3): in effect from here on" in text
+    updates = state_of(training.out / "3epoch.pth")["updates"]
+    assert updates == before["model"]["updates"] + 12 + 12
+    rates = [
+        x["lr"]
+        for x in state_of(training.out / "checkpoint.pth")["optimizers"][0][
+            "param_groups"
+        ]
+    ]
+    assert max(rates) < 0.01
+
+
+def test_changed_data_are_told(folder):
+    training, _ = changed(folder, "lists")
+    shape = folder / "fewer"
+    shape.write_text("".join((folder / "shape").read_text().splitlines(True)[:-1]))
+    place = training.found.index("--train_shape_file") + 1
+    training.found[place] = str(shape)
+    assert training.run() == 0
+    words = "training lists (others, or of other content): epoch 2 begins anew"
+    assert words in training.text()
+
+
+def test_a_changed_model_is_refused(folder):
+    encoder = {**CONFIG["encoder_conf"], "linear_units": 32}
+    training, _ = changed(folder, "model", encoder_conf=encoder)
+    before = (training.out / PROGRESS).read_bytes()
+    assert training.run() == 1
+    last = training.text().strip().splitlines()[-1]
+    assert last.startswith("ssl_train: error: ")
+    assert "encoder_conf.linear_units: 16 -> 32" in last
+    assert (training.out / PROGRESS).read_bytes() == before
+
+
+def two_ranks(folder, out):
+    """The two processes of a training, over gloo."""
+    found = []
+    for rank in range(2):
+        one = Training(folder, out, batch_type="unsorted", batch_size=4)
+        one.log = folder / f"{out.name}.{rank}.log"
+        one.found += ["--dist_world_size", "2", "--dist_rank", str(rank)]
+        one.found += ["--dist_backend", "gloo", "--dist_launcher", "none"]
+        one.found += ["--multiprocessing_distributed", "false"]
+        found.append(one)
+    return found
+
+
+def start_all(folder, trainings):
+    """Start the ranks, with a new file to meet at."""
+    meeting = folder / f"meeting.{time.monotonic_ns()}"
+    for one in trainings:
+        one.start("--dist_init_method", f"file://{meeting}", "--log_interval", "2")
+
+
+@pytest.mark.slow
+def test_two_ranks(folder):
+    """One is told to stop, both do; both are killed; the result is the same."""
+    whole = two_ranks(folder, folder / "two_whole")
+    start_all(folder, whole)
+    assert [one.wait() for one in whole] == [0, 0], whole[0].text()[-2000:]
+
+    ranks = two_ranks(folder, folder / "two")
+    start_all(folder, ranks)
+    ranks[0].until("1epoch:train:3-4batch")
+    os.kill(ranks[1].process.pid, signal.SIGUSR1)
+    assert [one.wait() for one in ranks] == [85, 85]
+    assert "Stopped by a signal to another rank" in ranks[0].text()
+    assert len(state_of(ranks[0].out / PROGRESS)["random"]) == 2
+
+    start_all(folder, ranks)
+    ranks[0].until("2epoch:train:3-4batch")
+    for one in ranks:
+        one.process.kill()
+    assert [one.wait() for one in ranks] == [-signal.SIGKILL] * 2
+    start_all(folder, ranks)
+    assert [one.wait() for one in ranks] == [0, 0], ranks[0].text()[-2000:]
+    assert "Going on in epoch 1 after batch" in ranks[0].text()
+    # Sums of two numbers do not depend on the order: bit by bit here, too.
+    assert difference(whole[0].out, ranks[0].out) is None
+
+    # One process fewer: the model is kept, and what follows is told.
+    one = Training(folder, folder / "two", batch_size=4, max_epoch=4)
+    assert one.run() == 0
+    assert "processes (2 -> 1): epoch 4 begins anew" in one.text()
