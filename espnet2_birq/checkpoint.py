@@ -200,7 +200,8 @@ def _check_resume(folder: Path) -> None:
         if whole:
             how += f", with --init_param {whole[-1]} from its last whole model"
         raise DataError(
-            f"{checkpoint}: {fault}: training cannot be resumed; move it away: {how}"
+            f"{checkpoint}: {fault}: training cannot be resumed; move it and "
+            f"progress.pth away: {how}"
         )
     for path, fault in faults.items():
         how = "copy it again"

@@ -331,11 +331,12 @@ def test_a_checkpoint_that_is_not_whole(stopped, share, words):
         ssl_train.main(command)
     assert str(caught.value) == (
         f"ssl_train: error: {exp}/checkpoint.pth: {words}: training cannot be resumed; "
-        "move it away: training then begins anew, with --init_param "
+        "move it and progress.pth away: training then begins anew, with --init_param "
         f"{exp}/1epoch.pth from its last whole model"
     )
     # As it says
-    (exp / "checkpoint.pth").unlink()
+    for name in ("checkpoint.pth", "progress.pth"):
+        (exp / name).unlink()
     before = torch.load(exp / "1epoch.pth")
     ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
     after = torch.load(exp / "1epoch.pth")
