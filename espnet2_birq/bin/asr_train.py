@@ -13,6 +13,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.options import known_names
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.joint import JointTask
+from espnet2_birq.tasks.stopping import relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         check_training_files(args)
-        (JointTask if args.objectives else ASRTask).main(args=args)
+        if args.objectives:
+            with relaying():
+                JointTask.main(args=args)
+        else:
+            ASRTask.main(args=args)
     except (ConfigError, DataError) as error:
         sys.exit(f"asr_train: error: {error}")
 
