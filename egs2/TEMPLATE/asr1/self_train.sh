@@ -19,6 +19,7 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= train_set= expdir=exp dumpdir=dump inference_asr_model=valid.acc.ave.pth
+# shellcheck disable=SC2034  # stage, stop_stage: a round has its own
 inference_nj=32 ngpu=1 fs=16k stage=1 stop_stage=10000 speed_perturb_factors=
 sort_options "self_train unlabelled_set keep asr_tag train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors" "" \

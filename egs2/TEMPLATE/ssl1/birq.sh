@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034  # variables are used in training.sh and relabel.sh
 # Self-supervised pretraining in the stages of ESPnet's ssl.sh, with the same stage numbers,
 # option names, folders and file formats. It reads audio only, no text.
 set -e

@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # variables are those of birq.sh
 # Sourced by birq.sh: iterations, and stage 5, which labels the sets for the next one.
 
 entry() {  # entry LIST K: its K-th word, counted from 0; the last one serves all later
@@ -69,11 +71,11 @@ due() {  # due STAGE
 }
 
 label_with() {  # label_with COMMAND OPTIONS: here or on a cluster, with a GPU if there is one
-    local command=$1 run=("${train_cmd}") device=cpu
+    local command=$1 run=${train_cmd} device=cpu
     shift
-    if [ "${ngpu}" -gt 0 ]; then run=("${cuda_cmd}" --gpu 1) device=cuda; fi
+    if [ "${ngpu}" -gt 0 ]; then run="${cuda_cmd} --gpu 1" device=cuda; fi
     # shellcheck disable=SC2086
-    ${run[@]} "${labels_dir}/logs/${command}.log" \
+    ${run} "${labels_dir}/logs/${command}.log" \
         ${python} -m "espnet2_birq.bin.${command}" --device "${device}" "$@" ||
         { tail -n 3 "${labels_dir}/logs/${command}.log"; fail "see ${labels_dir}/logs"; }
 }

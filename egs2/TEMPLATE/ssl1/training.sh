@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # variables are those of birq.sh
 # Sourced by birq.sh: what its stages 6 and 7 do.
 
 audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
