@@ -18,6 +18,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import Schedule
@@ -137,6 +138,11 @@ class JointModel(ESPnetASRModel):
     def updates(self) -> torch.Tensor:
         """() number of optimizer updates so far."""
         return self.pretraining.updates
+
+    @property
+    def checks(self) -> BatchChecks:
+        """Checks of the unlabelled batches."""
+        return self.pretraining.checks
 
     @property
     def unprepared(self) -> list[str]:

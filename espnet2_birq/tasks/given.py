@@ -13,6 +13,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import LABELS, SLACK, View, other_rate
+from espnet2_birq.tasks.bad_audio import ReadOrReason
 
 SPEECH = "speech"
 OPTION = "--{}_data_path_and_name_and_type"
@@ -80,6 +81,8 @@ def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
     if isinstance(factory, MultipleIterFactory):
         factory = factory.build_funcs[0]()  # any part will do
     dataset = getattr(getattr(factory, "factory", factory), "dataset", None)
+    if isinstance(dataset, ReadOrReason):
+        dataset = dataset.dataset
     if not isinstance(dataset, ESPnetDataset):
         return
     given = set(dataset.names())

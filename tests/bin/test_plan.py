@@ -37,6 +37,7 @@ def test_the_papers_encoder(capsys):
 
 def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
     config = yaml.safe_load(SMALL.read_text())
+    del config["objectives"][-1]["diversity"]
     config["objectives"][-1].update(view="teacher layer 70%", gradient=0)
     (tmp_path / "with.yaml").write_text(yaml.safe_dump(config))
     without = plan(capsys, "--hours", 1)

@@ -56,7 +56,7 @@ def test_training_in_launch_knows_the_encoder(tmp_path):
 def test_inference_knows_the_encoder():
     code = (
         "import espnet2_birq.bin.asr_inference as ours, espnet2.bin.asr_inference as e;"
-        "print(ours.main is e.main, e.ASRTask.class_choices_list[5].choices())"
+        "print(ours.get_parser is e.get_parser, e.ASRTask.class_choices_list[5].choices())"
     )
     done = run(sys.executable, "-c", code)
     assert done.stdout.startswith("True") and "'shaw_conformer'" in done.stdout
