@@ -20,9 +20,6 @@ from espnet2_birq.errors import ConfigError
 REPLACEMENTS = ("noise", "zero", "learned")
 
 
-SPAN_MS = 400.0  # length of a masked span, unless configured
-
-
 class SpanMasking(torch.nn.Module):
     """Random span masking, independent per utterance, never on padding.
 
@@ -48,7 +45,7 @@ class SpanMasking(torch.nn.Module):
         self,
         input_size: int,
         mask_prob: float = 0.01,
-        mask_length_ms: float = SPAN_MS,
+        mask_length_ms: float = 400.0,
         replacement: str = "noise",
         noise_std: float = 0.1,
         frame_shift_ms: float = 10.0,

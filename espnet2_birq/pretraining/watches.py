@@ -13,7 +13,12 @@ WATCHES = ("collapse", "starts", "windows", "paths")  # attributes of BiRQModel
 
 
 def watches_state(model) -> dict[str, Any]:
-    """Return the state of a BiRQModel's watches: tensors and numbers."""
+    """Return the state of the watches of a BiRQModel, or of a JointModel's.
+
+    Returns:
+        Tensors and numbers.
+    """
+    model = getattr(model, "pretraining", model)
     model.checks.report()
     return {name: getattr(model, name).state() for name in WATCHES}
 
@@ -22,8 +27,9 @@ def restore_watches(model, state: dict[str, Any]) -> None:
     """Set the watches to a state, moved to the model's device.
 
     Args:
-        model: A BiRQModel of the same objectives.
+        model: A BiRQModel or JointModel of the same objectives.
         state: From watches_state().
     """
+    model = getattr(model, "pretraining", model)
     for name in WATCHES:
         getattr(model, name).restore(to_device(state[name], model.updates.device))

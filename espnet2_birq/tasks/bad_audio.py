@@ -66,7 +66,7 @@ class BadAudio:
 
     Args:
         folder: Experiment, whose list is continued; None: no list.
-        shortest: Smallest number of samples; shorter ones have no whole masked span.
+        shortest: Smallest number of samples.
         longest: Largest number of samples, a whole batch; None: any.
         most: Share of bad utterances that training puts up with.
     """
@@ -115,7 +115,7 @@ class BadAudio:
         if not are_finite(speech):
             return NOT_FINITE
         if len(speech) < self.shortest:
-            return f"{len(speech)} samples, a masked span has {self.shortest}"
+            return f"{len(speech)} samples, fewer than {self.shortest}"
         if self.longest is not None and len(speech) > self.longest:
             return f"{len(speech)} samples, a whole batch has {self.longest}"
         return None

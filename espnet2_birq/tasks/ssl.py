@@ -33,7 +33,6 @@ from typeguard import typechecked
 from espnet2_birq.checkpoint import sampling_rate
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.pretraining.masking import SPAN_MS
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.views import LABELS
@@ -44,6 +43,9 @@ from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.saving import kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
+
+# Seconds; of less, some encoders make no frame (birq.sh: --min_wav_duration).
+SHORTEST = 0.15
 
 # Names and classes are those of ESPnet's ASR task, which will load the encoder.
 frontend_choices = ClassChoices(
@@ -265,13 +267,12 @@ class SSLTask(AbsTask):
     ]:
         """Build a collate function that pads with zeros and drops bad audio."""
         rate = sampling_rate(args.frontend_conf)
-        span = args.masking_conf.get("mask_length_ms", SPAN_MS)
         kind = args.batch_type if train else args.valid_batch_type or args.batch_type
         bins = args.batch_bins if train else args.valid_batch_bins or args.batch_bins
         return SpeechCollateFn(
             BadAudio(
                 Path(args.output_dir),
-                shortest=round(span * rate / 1000),
+                shortest=round(SHORTEST * rate),
                 longest=bins if kind in ("length", "numel", "catpow") else None,
                 most=args.max_bad_audio,
             )

@@ -127,7 +127,7 @@ def two_channels(name):
     [
         (two_channels("u3"), "has 2 channels"),
         (utterance("u3", 0), "no samples"),
-        (utterance("u3", 6399), "6399 samples, a masked span has 6400"),
+        (utterance("u3", 6399), "6399 samples, fewer than 6400"),
         (utterance("u3", 40001), "40001 samples, a whole batch has 40000"),
         (utterance("u3", bad=np.nan), "samples that are NaN"),
     ],

@@ -18,8 +18,9 @@ BINS = 16000
 
 
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path, monkeypatch):
     """Two languages, one with a tenth of the utterances, 0.01 to 0.25 s."""
+    monkeypatch.setattr("espnet2_birq.tasks.ssl.SHORTEST", 0.0)
     draw = np.random.RandomState(0)
     sizes = {f"en{i:03}": int(draw.randint(160, 4000)) for i in range(600)}
     sizes.update({f"sw{i:03}": int(draw.randint(160, 4000)) for i in range(60)})
@@ -42,7 +43,7 @@ def make_factory(folder, *options, distributed=False):
         *("--batch_bins", str(BINS), "--upsampling_factor", "0.5"),
         *("--train_data_path_and_name_and_type", f"{folder}/wav.scp,speech,sound"),
         *("--train_shape_file", f"{folder}/speech_shape", "--num_workers", "0"),
-        *("--output_dir", "unused", "--ngpu", "0", *options),
+        *("--output_dir", str(folder), "--ngpu", "0", *options),
     ]
     args = SSLTask.get_parser().parse_args(command)
     where = DistributedOption()
