@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 
 from espnet2_birq.checkpoint import load_tensors, read_config, unpack
 from espnet2_birq.errors import ConfigError, DataError
@@ -106,8 +105,7 @@ def find_model(path: Path) -> Path:
 def _models_beside(config: Path) -> list[Path]:
     """List the models of an experiment to choose from."""
     folder = config.parent
-    conf = yaml.safe_load(config.read_text(encoding="utf-8"))
-    criteria = conf.get("best_model_criterion") or []
+    criteria = getattr(read_config(config), "best_model_criterion", None) or []
     for kind in ("ave", "best"):
         named = [folder / f"{x[0]}.{x[1]}.{kind}.pth" for x in criteria]
         if there := [file for file in named if file.is_file()]:

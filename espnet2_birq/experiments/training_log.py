@@ -6,8 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
+from espnet2_birq.checkpoint import read_config
 from espnet2_birq.errors import DataError
 
 # ESPnet sometimes omits the comma between two values: match numbers only.
@@ -115,7 +114,7 @@ def _accum_grad(folder: Path) -> int:
     config = folder / "config.yaml"
     if not config.is_file():
         return 1
-    return yaml.safe_load(config.read_text(encoding="utf-8")).get("accum_grad", 1)
+    return getattr(read_config(config), "accum_grad", 1)
 
 
 def _batches(steps: dict, train: dict) -> dict[int, int]:

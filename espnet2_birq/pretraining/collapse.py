@@ -76,9 +76,9 @@ GUARDS = (
         "label_ppl",
         FEWEST,
         "objective '{name}' has collapsed: codebook perplexity of its labels {mean:.1f} "
-        "over the last {steps} steps; cut its gradient (gradient: 0), whiten its labels "
-        "(labeller_conf: {{projection: whitened}}) or raise its weight later (weight: "
-        "[[0, 0.0], [10000, 0.1]])",
+        "over the last {steps} steps; raise its usage entropy (diversity: 0.3), whiten its "
+        "labels (labeller_conf: {{projection: whitened}}), give it a head of its own, or "
+        "stop its gradient (gradient: 0)",
     ),
     # data2vec's two, with its values.
     Guard(

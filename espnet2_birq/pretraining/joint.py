@@ -108,7 +108,7 @@ class JointModel(ESPnetASRModel):
                 raise ConfigError(
                     f"update {update}: supervised_weight and penalty are both 0"
                 )
-        batch = speech.new_tensor(float(len(speech)))
+        batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
         loss = speech.new_zeros(())
         stats: dict[str, torch.Tensor] = {}

@@ -1,11 +1,11 @@
 """ESPnet's ASR task with the objectives of pretraining in the same training."""
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.asr import model_choices
@@ -55,13 +55,13 @@ class JointTask(ASRTask):
         weights = "a number or a schedule [[update, value], ...]"
         group.add_argument(
             "--supervised_weight",
-            type=yaml.safe_load,
+            type=json.loads,
             default=1.0,
             help=f"Weight of F: {weights}; 0 at first: exploration without F (1)",
         )
         group.add_argument(
             "--penalty",
-            type=yaml.safe_load,
+            type=json.loads,
             default=1.0,
             help=f"Weight of G: {weights}; 0 at last: supervised finish (1)",
         )

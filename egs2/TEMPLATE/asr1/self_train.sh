@@ -38,7 +38,12 @@ _previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
 for _round in $(seq "${self_train}"); do
     _tag=${asr_tag}_st${_round} _set=${train_set}_st${_round}
     _exp=${expdir}/asr_${_tag} _raw=${dumpdir}/raw
+    # What the round was made from: its result is kept only while that is the same.
+    _stamp=("${_exp}/self_train.done" "${_previous}" "${_raw}/${train_set}"/{wav.scp,text}
+        "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}")
     if [ -f "${_exp}/self_train.done" ]; then
+        python3 -m espnet2_birq.bin.stamp check "${_stamp[@]}" --required \
+            --remedy "remove ${_exp} to repeat round ${_round}"
         echo "$0: round ${_round}: already done (${_exp})"
     else
         echo "$0: round ${_round}: ${_previous} recognises ${unlabelled_set}"
@@ -51,6 +56,7 @@ for _round in $(seq "${self_train}"); do
             --expdir "${expdir}" --dumpdir "${dumpdir}" --ngpu "${ngpu}" --fs "${fs}" \
             --inference_asr_model "${inference_asr_model}" --inference_nj "${inference_nj}" \
             --asr_stats_dir "${expdir}/asr_stats_${_set}" --stage 10 --stop_stage 13
+        python3 -m espnet2_birq.bin.stamp write "${_stamp[@]}"
         touch "${_exp}/self_train.done"
     fi
     _previous=${_exp}/${inference_asr_model}
