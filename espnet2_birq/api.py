@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from espnet2_birq.checkpoint import load_tensors, read_config, unpack
+from espnet2_birq.checkpoint import load_tensors, unpack
+from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.pretraining.model import BiRQModel

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
-from espnet2_birq.checkpoint import check_model_file, load_tensors, read_config
+from espnet2_birq.checkpoint import check_model_file, load_tensors
+from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates

@@ -13,7 +13,8 @@ from planted import OBJECTIVES, write_experiment
 
 from espnet2_birq import api
 from espnet2_birq.bin import check_handoff, ssl_train
-from espnet2_birq.checkpoint import read_config, unpack
+from espnet2_birq.checkpoint import unpack
+from espnet2_birq.config import read_config
 from espnet2_birq.corpora.ami import annotation
 from espnet2_birq.corpora.an4 import unpack_an4
 from espnet2_birq.corpora.yodas import shard

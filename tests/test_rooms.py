@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-# A room may import those to its right and itself. `errors`, `options` and `checkpoint` are
-# everyone's.
-SHARED = {"errors", "options", "checkpoint"}
+# A room may import those to its right and itself. Everyone may import these four.
+SHARED = {"errors", "options", "config", "checkpoint"}
 BELOW = {
     "errors": set(),
     "options": {"errors"},
+    "config": {"errors"},
     "checkpoint": {"errors"},
     "kernels": set(),
     "encoders": {"kernels"},

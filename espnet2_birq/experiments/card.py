@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import yaml
 
-from espnet2_birq.checkpoint import check_model_file, sampling_rate
+from espnet2_birq.checkpoint import check_model_file
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.errors import DataError

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from espnet2_birq import checkpoint
+from espnet2_birq import config
 from espnet2_birq.experiments.training_log import TrainingLog
 
 RECENT = 10  # intervals of the log used for the pace
@@ -41,8 +41,8 @@ def time_words(seconds: float) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the options in an experiment's config.yaml; see checkpoint.read_config."""
-    return vars(checkpoint.read_config(folder / "config.yaml"))
+    """Return the options in an experiment's config.yaml; see config.read_config."""
+    return vars(config.read_config(folder / "config.yaml"))
 
 
 def progress_of(log: TrainingLog, folder: Path) -> Progress:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet2_birq.checkpoint import read_config
+from espnet2_birq.config import read_config
 from espnet2_birq.errors import DataError
 
 # ESPnet sometimes omits the comma between two values: match numbers only.

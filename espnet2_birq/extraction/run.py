@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from espnet2_birq.api import load, resolve
-from espnet2_birq.checkpoint import config_of
+from espnet2_birq.config import config_of
 from espnet2_birq.datadir.audio import ARK_ENTRY, read_wave
 from espnet2_birq.datadir.files import whole_file, write_whole
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp

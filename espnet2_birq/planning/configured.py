@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import Data, as_dict, make_plan

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.planning.cost import (

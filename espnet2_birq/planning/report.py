@@ -3,7 +3,7 @@
 import argparse
 from typing import NamedTuple
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import (
     CONTEXT,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from espnet2_birq import api
-from espnet2_birq.checkpoint import config_of
+from espnet2_birq.config import config_of
 from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file, write_whole
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from espnet2.train.collate_fn import CommonCollateFn
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.audio import ONE_CHANNEL, probe_entry
 from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.errors import DataError

@@ -30,7 +30,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 from typeguard import typechecked
 
-from espnet2_birq.checkpoint import sampling_rate
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel

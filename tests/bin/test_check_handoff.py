@@ -13,7 +13,7 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.train.reporter import Reporter
 
 from espnet2_birq.bin import check_handoff
-from espnet2_birq.checkpoint import read_config
+from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.ssl import SSLTask
 from espnet2_birq.transfer import init_param

@@ -15,7 +15,7 @@ from checkout import copy_checkout, run
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 
-from espnet2_birq.checkpoint import read_config
+from espnet2_birq.config import read_config
 from espnet2_birq.tasks.ssl import SSLTask
 
 ROOT = Path(__file__).resolve().parents[2]

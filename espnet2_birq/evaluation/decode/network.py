@@ -18,7 +18,8 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from tqdm import tqdm
 
-from espnet2_birq.checkpoint import check_model_file, find_config, sampling_rate
+from espnet2_birq.checkpoint import check_model_file
+from espnet2_birq.config import find_config, sampling_rate
 from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel

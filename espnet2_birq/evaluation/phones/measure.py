@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from espnet2_birq.checkpoint import config_of, find_config
+from espnet2_birq.config import config_of, find_config
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx

@@ -9,12 +9,8 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_birq import api
-from espnet2_birq.checkpoint import (
-    check_model_file,
-    find_config,
-    read_config,
-    sampling_rate,
-)
+from espnet2_birq.checkpoint import check_model_file
+from espnet2_birq.config import find_config, read_config, sampling_rate
 from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
 from espnet2_birq.encoders.taps import (
     encode_up_to,
