@@ -250,9 +250,11 @@ def noise(args):
     (optimizer,) = SSLTask.build_optimizers(conf, model)
     seconds = []
     for batch in json.loads((args.folder / "lengths.json").read_text()):
-        speech = 0.1 * torch.randn(len(batch), max(batch))
+        speech, lengths = 0.1 * torch.randn(len(batch), max(batch)), torch.tensor(batch)
+        if not seconds:  # codebooks that begin with k-means, as in training
+            model.prepare([dict(speech=speech, speech_lengths=lengths)])
         start = time.perf_counter()
-        loss, _, _ = model(speech, torch.tensor(batch))
+        loss, _, _ = model(speech, lengths)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), conf.grad_clip)
         optimizer.step()

@@ -15,8 +15,8 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 from espnet2.train.dataset import ESPnetDataset
-from machine import describe
 
+from espnet2_birq.planning.machine import describe
 from espnet2_birq.relabelling.store import write_labels
 
 RATE = 25.0

@@ -19,11 +19,9 @@ import ctypes
 import gc
 import multiprocessing
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from espnet2_birq.planning.cost import (
@@ -32,6 +30,7 @@ from espnet2_birq.planning.cost import (
     counted,
     plain_args,
 )
+from espnet2_birq.planning.measured import Step, fit_rates
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -79,32 +78,6 @@ CASES = [
 ]
 
 
-class Step:
-    """Repeatable training step."""
-
-    def __init__(self, args: argparse.Namespace, case: Case):
-        torch.manual_seed(0)
-        self.model = SSLTask.build_model(args).train()
-        (self.optimizer,) = SSLTask.build_optimizers(args, self.model)
-        self.speech = torch.randn(case.utterances, case.samples)
-        self.lengths = torch.full((case.utterances,), case.samples)
-        self.model.prepare([dict(speech=self.speech, speech_lengths=self.lengths)])
-
-    def gradients(self):
-        """Run forward and backward pass."""
-        loss, *_ = self.model(self.speech, self.lengths)
-        loss.backward()
-
-    def __call__(self) -> float:
-        """Run a whole step; return its seconds."""
-        start = time.perf_counter()
-        self.gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return time.perf_counter() - start
-
-
 def resident(key: str) -> int:
     """Return the memory of this process in bytes: VmRSS is current, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -117,7 +90,7 @@ def growth(case: Case) -> int:
     """Measure the growth in bytes in a second step, in a new process."""
     # Blocks above 64 KiB go back to the system when they are free.
     ctypes.CDLL("libc.so.6").mallopt(-3, 65536)  # M_MMAP_THRESHOLD
-    step = Step(plain_args(case.args(), gpu=False), case)
+    step = Step(plain_args(case.args(), gpu=False), case.utterances, case.samples)
     step.gradients()  # allocates buffers that libraries keep
     step.optimizer.zero_grad()
     gc.collect()
@@ -129,7 +102,7 @@ def growth(case: Case) -> int:
 
 def check_counts(case: Case, cost, model: FakeModel, grown: int):
     """Print table rows for parameters, FLOPs and memory of a case."""
-    step = Step(plain_args(case.args(), gpu=False), case)
+    step = Step(plain_args(case.args(), gpu=False), case.utterances, case.samples)
     real = count_parameters(step.model)
     yield "parameters", model.parameters.all, real.all, 0.0
     with counted() as meter:
@@ -140,7 +113,7 @@ def check_counts(case: Case, cost, model: FakeModel, grown: int):
 
 def measure(cases, rounds: int):
     """Return the seconds of all timed steps of each case; cases run alternately."""
-    steps = [Step(case.args(), case) for case in cases]
+    steps = [Step(case.args(), case.utterances, case.samples) for case in cases]
     times = [[] for _ in cases]
     for number in range(rounds + 1):  # the first round is a warm-up
         order = list(range(len(cases)))
@@ -149,20 +122,6 @@ def measure(cases, rounds: int):
             if number:
                 times[place].append(seconds)
     return times
-
-
-def fit_rates(costs, seconds):
-    """Fit seconds per FLOP and seconds per moved byte to these steps.
-
-    The fit minimises relative errors; a negative rate is dropped.
-    """
-    target = np.ones(len(seconds))
-    rows = np.array([[c.flops, c.moved] for c in costs]) / np.array(seconds)[:, None]
-    both, *_ = np.linalg.lstsq(rows, target, rcond=None)
-    if both.min() >= 0:
-        return both
-    alone, *_ = np.linalg.lstsq(rows[:, :1], target, rcond=None)
-    return np.array([alone[0], 0.0])
 
 
 def row(name, what, planned, measured, limit):

@@ -25,8 +25,8 @@ BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 
 import torch  # noqa: E402
-from machine import describe, peak_memory_mib  # noqa: E402
 
+from espnet2_birq.planning.machine import describe, peak_memory_mib  # noqa: E402
 from espnet2_birq.pretraining.labellers.random_projection import (  # noqa: E402
     RandomProjectionLabeller,
 )

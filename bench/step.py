@@ -37,11 +37,11 @@ BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 
 import torch  # noqa: E402
-from machine import describe, matrix_rate, peak_memory_mib  # noqa: E402
 from plain import PlainModel  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
 from espnet2_birq.planning.cost import counted  # noqa: E402
+from espnet2_birq.planning.machine import describe, matrix_rate, peak_memory_mib  # noqa: E402
 from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 

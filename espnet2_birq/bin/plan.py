@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
 from espnet2_birq.planning.gpus import GPUS
 
 DESCRIPTION = """\
 Print the cost of a pretraining run: parameters, FLOPs per step, GPU memory, the largest
 batch that fits, days. A step of the configured model is run on fake tensors and
 counted operation by operation, as on a GPU: this takes seconds, no
-GPU and no memory. The speed of a GPU is assumed; pass --step-seconds once you have
-measured a step.
+GPU and no memory. The speed of a GPU is assumed; pass --machine with what `birq bench`
+measured on yours, or --step-seconds once you have measured a step.
 
 All other options are those of ssl_train: --batch_bins 51200000, --accum_grad 1,
 --encoder_conf num_blocks=12, ... change the configuration."""
@@ -24,21 +24,14 @@ examples:
   python -m espnet2_birq.bin.plan --config conf/train_birq.yaml \\
       --data dump/raw/train --gpus 1 --gpu a100 --step-seconds 0.31"""
 
-POSITIVE = "hours gpus memory tflops step-seconds utterance-seconds longest-seconds"
+POSITIVE = "gpus memory tflops step-seconds"
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser; all other options are those of ssl_train."""
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="YAML", help="configuration")
-    add("--hours", type=float, help="hours of training speech")
-    add(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="set with utt2num_samples, e.g. dump/raw/train, for hours and lengths",
-    )
+    add_speech_options(parser)
     add("--gpus", type=int, default=1, help="number of GPUs (default: %(default)s)")
     add(
         "--gpu",
@@ -49,6 +42,12 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--memory", type=float, metavar="GB", help="memory of a GPU, if different")
     speed = parser.add_mutually_exclusive_group()
+    speed.add_argument(
+        "--machine",
+        type=Path,
+        metavar="JSON",
+        help="rates that `birq bench --out` measured, instead of --gpu's",
+    )
     speed.add_argument(
         "--tflops",
         type=float,
@@ -61,21 +60,6 @@ def get_parser() -> argparse.ArgumentParser:
         help="measured step of exactly this configuration and number of GPUs: "
         "train_time in ESPnet's log, minus iter_time",
     )
-    add(
-        "--utterance-seconds",
-        type=float,
-        default=12.3,
-        metavar="S",
-        help="length of utterances without --data (default: LibriSpeech's %(default)s)",
-    )
-    add(
-        "--longest-seconds",
-        type=float,
-        default=24.5,
-        metavar="S",
-        help="utterance length for the memory, without --data (default: LibriSpeech's "
-        "longest, %(default)s)",
-    )
     add("--json", action="store_true", help="print the numbers as JSON")
     return parser
 
@@ -83,18 +67,21 @@ def get_parser() -> argparse.ArgumentParser:
 def plan(args: argparse.Namespace) -> None:
     """Run the command."""
     from espnet2_birq.planning.configured import plan_run
+    from espnet2_birq.planning.plan import read_machine
     from espnet2_birq.planning.report import Speed
 
-    _check(args)
+    check_speech_options(args, POSITIVE)
+    machine = read_machine(args.machine) if args.machine else None
     with warnings_off():
         text = plan_run(
             args.config,
             args.rest,
-            Speed(args.gpu, args.gpus, args.step_seconds, args.tflops),
+            Speed(args.gpu, args.gpus, args.step_seconds, args.tflops, machine),
             folder=args.data,
             hours=args.hours,
             utterance_seconds=args.utterance_seconds,
             longest_seconds=args.longest_seconds,
+            valid_hours=args.valid_hours,
             memory=args.memory and 1e9 * args.memory,
             as_json=args.json,
         )
@@ -105,15 +92,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     own, rest = get_parser().parse_known_args(argv)
     run(plan, argparse.Namespace(**vars(own), rest=rest))
-
-
-def _check(args: argparse.Namespace) -> None:
-    if (args.hours is None) == (args.data is None):
-        raise ConfigError("give --hours or --data: how much speech is there?")
-    for option in POSITIVE.split():
-        value = getattr(args, option.replace("-", "_"))
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{option} {value}: must be more than 0")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def plan_run(
     hours: float = 0.0,
     utterance_seconds: float = 12.3,
     longest_seconds: float = 24.5,
+    valid_hours: float = 5.4,
     memory: float | None = None,
     as_json: bool = False,
 ) -> str:
@@ -37,7 +38,8 @@ def plan_run(
         hours: Hours of training speech.
         utterance_seconds: Utterance length in seconds.
         longest_seconds: Utterance length for the memory, in seconds.
-        memory: GPU memory in bytes; None: as in the data sheet.
+        valid_hours: Hours of validation speech.
+        memory: GPU memory in bytes; None: as in the data sheet, or measured.
         as_json: Format the numbers as JSON.
 
     Raises:
@@ -45,23 +47,45 @@ def plan_run(
         DataError: The training set has no lengths.
     """
     args = parse_config(config, options)
-    if folder is not None:
-        data = Data.read(folder, sampling_rate(args.frontend_conf))
-    else:
-        longest = max(longest_seconds, utterance_seconds)
-        data = Data(3600 * hours, utterance_seconds, longest)
+    data = configured_data(args, folder, hours, utterance_seconds, longest_seconds)
     plan = make_plan(
         args,
         data,
         speed.gpus,
-        GPUS[speed.gpu],
+        speed.machine or GPUS[speed.gpu],
         memory=memory,
         tflops=speed.tflops,
         measured=speed.step_seconds,
+        valid_hours=valid_hours,
     )
     if as_json:
         return json.dumps(as_dict(plan), indent=2)
     return report(plan, data, args, speed)
+
+
+def configured_data(
+    args: argparse.Namespace,
+    folder: Path | None,
+    hours: float,
+    utterance_seconds: float,
+    longest_seconds: float,
+) -> Data:
+    """Return the amount of speech: of a training set, or as told.
+
+    Args:
+        args: Arguments of SSLTask.
+        folder: Training set with an utt2num_samples; None: use the next three.
+        hours: Hours of training speech.
+        utterance_seconds: Utterance length in seconds.
+        longest_seconds: Utterance length for the memory, in seconds.
+
+    Raises:
+        DataError: The training set has no lengths.
+    """
+    if folder is not None:
+        return Data.read(folder, sampling_rate(args.frontend_conf))
+    longest = max(longest_seconds, utterance_seconds)
+    return Data(3600 * hours, utterance_seconds, longest)
 
 
 def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:

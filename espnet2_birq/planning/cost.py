@@ -112,6 +112,40 @@ def optimizer_numbers(args: argparse.Namespace) -> float:
     return state / layer.weight.numel()
 
 
+def late_updates(model: BiRQModel) -> range:
+    """Let a model's conditions be met, and find updates that are alike ever after.
+
+    Args:
+        model: Real or fake model; its occasional diagnostics are switched off.
+
+    Returns:
+        One period of its schedules, late in training.
+    """
+    model.paths.every = 0
+    for objective in model.objectives:
+        objective._begun = 0
+    whens = [objective.when for objective in model.objectives]
+    last = max(max(when.start, when.stop or 0) for when in whens)
+    return range(last, last + math.lcm(*(when.every for when in whens)))
+
+
+def blank_labels(
+    model: BiRQModel, utterances: int, samples: int
+) -> dict[str, torch.Tensor]:
+    """Make labels as if from disk, all 0, for objectives that read them.
+
+    Args:
+        model: Real or fake model.
+        utterances: B, batch size.
+        samples: Length of each utterance.
+    """
+    shift = model.frontend.hop_length * model.subsampling
+    return {
+        view.name: torch.zeros(utterances, samples // shift * view.every).long()
+        for view in model.label_sizes
+    }
+
+
 class FakeModel:
     """A model of fake tensors, to count steps of different batches.
 
@@ -134,10 +168,9 @@ class FakeModel:
             self.model = SSLTask.build_model(plain_args(args, gpu)).train()
         # Fake tensors have no values: skip checks and initialisation by data.
         self.model.checks.on = False
-        self.model.paths.every = 0
         for objective in self.model.objectives:
             objective.labeller.ready = True
-            objective._begun = 0  # skip its condition: it makes steps expensive
+        self.updates = late_updates(self.model)
         if gpu and args.model_conf.get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.model)
@@ -158,10 +191,9 @@ class FakeModel:
             peak.
         """
         whens = [objective.when for objective in self.model.objectives]
-        last = max(max(when.start, when.stop or 0) for when in whens)
-        period = math.lcm(*(when.every for when in whens))
+        period = len(self.updates)
         costs = {}  # of each set of objectives
-        for update in range(last, last + period):
+        for update in self.updates:
             on = tuple(when.includes(update) for when in whens)
             if on not in costs:
                 cost = self._count_step(update, utterances, samples, accumulate)
@@ -201,11 +233,7 @@ class FakeModel:
     def _step(self, utterances, samples):
         speech = torch.empty(utterances, samples)
         lengths = torch.tensor([samples] * utterances)
-        given = {}
-        shift = self.model.frontend.hop_length * self.model.subsampling
-        for view in self.model.label_sizes:
-            number = samples // shift * view.every
-            given[view.name] = torch.zeros(utterances, number, dtype=torch.long)
+        given = blank_labels(self.model, utterances, samples)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             total, *_ = self.model(speech, lengths, **given)
         total.backward()

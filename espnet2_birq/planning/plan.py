@@ -1,10 +1,11 @@
 """Plan memory, batch size and days of a pretraining run.
 
-The cost of a step is counted (espnet2_birq.planning.cost); the speed of a GPU is assumed,
-or taken from a measured step.
+The cost of a step is counted (espnet2_birq.planning.cost). The speed of a GPU is assumed,
+or measured: of a step, or of a machine (espnet2_birq.planning.measured).
 """
 
 import argparse
+import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,57 @@ class Data(NamedTuple):
         return cls(total, sum(x * x for x in seconds) / total, max(seconds))
 
 
+class Machine(NamedTuple):
+    """Rates measured by ``birq bench``.
+
+    Attributes:
+        device: cpu or cuda.
+        name: Of the processor or GPU.
+        half: Whether products were in bfloat16.
+        memory: Bytes of the device.
+        products: FLOP/s of products and convolutions within a step.
+        bandwidth: Bytes/s of all other operations.
+        validation: Time of a forward pass as in validation, over that of a step.
+        reading: Seconds of speech that one process reads a second; None: not known.
+        exchange: Bytes/s of gradients among the GPUs; None: not known.
+    """
+
+    device: str
+    name: str
+    half: bool
+    memory: float
+    products: float
+    bandwidth: float
+    validation: float
+    reading: float | None = None
+    exchange: float | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its steps ran on a GPU."""
+        return self.device == "cuda"
+
+
+def read_machine(path: Path) -> Machine:
+    """Read what ``birq bench --out`` wrote.
+
+    Raises:
+        DataError: The file is missing or no such file.
+    """
+    try:
+        machine = Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
+        rates = [machine.memory, machine.products, machine.bandwidth]
+        rates += [machine.validation, machine.reading or 1.0, machine.exchange or 1.0]
+        good = all(isinstance(x, int | float) and x > 0 for x in rates)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; birq bench --out writes it") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path}: not a file of birq bench --out") from error
+    if not good:
+        raise DataError(f"{path}: a rate is no positive number; run birq bench again")
+    return machine
+
+
 class Batch(NamedTuple):
     """The configured batch."""
 
@@ -83,6 +135,14 @@ class Memory(NamedTuple):
     limit: float  # what there is, without margin and CUDA's own
 
 
+class Around(NamedTuple):
+    """Time that passes beside steps, in seconds; None: not known."""
+
+    reading: float | None = None  # a step's batch, by all processes that read
+    exchange: float | None = None  # of gradients, more than backward passes hide
+    validation: float | None = None  # an epoch
+
+
 class Plan(NamedTuple):
     """The numbers of a run."""
 
@@ -96,11 +156,19 @@ class Plan(NamedTuple):
     steps: float  # an epoch
     epochs: int
     gpus: int
+    around: Around = Around()
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Time of an epoch: batches are read during steps, so the slower counts."""
+        step = self.step_seconds + (self.around.exchange or 0.0)
+        step = max(step, self.around.reading or 0.0)
+        return self.steps * step + (self.around.validation or 0.0)
 
     @property
     def days(self) -> float:
         """Total time of all epochs."""
-        return self.steps * self.epochs * self.step_seconds / 86400
+        return self.epochs * self.epoch_seconds / 86400
 
     @property
     def rate(self) -> float:
@@ -145,7 +213,7 @@ def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **k
     return StepCost(round(cost.flops * factor), round(cost.moved * factor), cost.peak)
 
 
-def plan_memory(args, model, batch, longest, gpus, memory):
+def plan_memory(args, model, batch, longest, gpus, memory) -> tuple[Memory, float]:
     """Compute the memory of a batch of longest utterances, and the largest that fits.
 
     Args:
@@ -190,12 +258,14 @@ def _largest(used, limit) -> int:
     return high
 
 
-def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: float | None):
+def step_seconds(
+    cost: StepCost, gpu: GPU | Machine, half: bool, tflops: float | None
+) -> tuple[float, float | None]:
     """Estimate the time of a step from a matmul rate and a memory rate.
 
     Args:
         cost: Cost of the step.
-        gpu: GPU model.
+        gpu: GPU model, or a machine that was measured.
         half: Whether matmuls are in bfloat16.
         tflops: Effective rate of the whole step, instead of the assumptions.
 
@@ -204,18 +274,45 @@ def step_seconds(cost: StepCost, gpu: GPU, half: bool, tflops: float | None):
     """
     if tflops is not None:
         return cost.flops / (tflops * 1e12), None
+    if isinstance(gpu, Machine):
+        products = cost.flops / gpu.products
+        return products + cost.moved / gpu.bandwidth, products
     products = cost.flops / (OF_PEAK_FLOPS * (gpu.half if half else gpu.single))
     return products + cost.moved / (OF_PEAK_BANDWIDTH * gpu.bandwidth), products
+
+
+def time_around(args, machine: Machine, plan: "Plan", valid_hours: float) -> Around:
+    """Plan reading, exchange and validation by a machine's measured rates.
+
+    Args:
+        args: Arguments of SSLTask.
+        machine: Measured rates.
+        plan: The steps.
+        valid_hours: Hours of speech in the validation set.
+    """
+    reading = exchange = None
+    if machine.reading is not None:  # each GPU has its own processes
+        share = plan.batch.share / max(1, args.num_workers)
+        reading = share / machine.reading
+        if not args.num_workers:  # then reading is not beside a step, but before it
+            reading += plan.step_seconds
+    if machine.exchange is not None and plan.gpus > 1:
+        # It runs beside the backward pass, about two thirds of a step.
+        whole = SINGLE * plan.parameters.all / machine.exchange
+        exchange = max(0.0, whole - plan.step_seconds * 2 / 3)
+    passes = 3600 * valid_hours / plan.batch.seconds
+    return Around(reading, exchange, passes * plan.step_seconds * machine.validation)
 
 
 def make_plan(
     args: argparse.Namespace,
     data: Data,
     gpus: int,
-    gpu: GPU,
+    gpu: GPU | Machine,
     memory: float | None = None,
     tflops: float | None = None,
     measured: float | None = None,
+    valid_hours: float = 0.0,
 ) -> Plan:
     """Plan a run.
 
@@ -223,16 +320,19 @@ def make_plan(
         args: Arguments of SSLTask.
         data: Amount of speech.
         gpus: Number of GPUs.
-        gpu: GPU model.
+        gpu: GPU model, or a machine that was measured.
         memory: GPU memory in bytes, if not as in the data sheet.
         tflops: Effective rate of a step, if known.
         measured: Seconds of a step of this configuration, if known.
+        valid_hours: Hours of speech in the validation set, whose time a measured
+            machine tells.
 
     Raises:
         ConfigError: Inconsistent configuration.
     """
     batch = configured_batch(args, data.utterance, gpus)
-    model = FakeModel(args)
+    machine = gpu if isinstance(gpu, Machine) else None
+    model = FakeModel(args, machine is None or machine.on_gpu)
     cost = count_batch(
         model, batch.share, data.utterance, sampling_rate(args.frontend_conf)
     )
@@ -244,7 +344,7 @@ def make_plan(
         args, model, batch, data.longest, gpus, memory or gpu.memory
     )
     steps = args.num_iters_per_epoch or data.total / batch.seconds
-    return Plan(
+    plan = Plan(
         model.parameters,
         batch,
         cost,
@@ -256,6 +356,9 @@ def make_plan(
         args.max_epoch,
         gpus,
     )
+    if machine is not None:
+        plan = plan._replace(around=time_around(args, machine, plan, valid_hours))
+    return plan
 
 
 Number = int | float | None
@@ -280,6 +383,9 @@ def as_dict(plan: Plan) -> dict[str, Number]:
         step_seconds=plan.step_seconds,
         products_seconds=plan.products_seconds,
         steps_per_epoch=plan.steps,
+        reading_seconds_per_step=plan.around.reading,
+        exchange_seconds_per_step=plan.around.exchange,
+        validation_seconds_per_epoch=plan.around.validation,
         updates_per_epoch=plan.steps / plan.batch.accum_grad,
         epochs=plan.epochs,
         effective_flops_per_second=plan.rate,

@@ -1,6 +1,7 @@
 """Format plans as text."""
 
 import argparse
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from espnet2_birq.config import sampling_rate
@@ -11,6 +12,7 @@ from espnet2_birq.planning.plan import (
     OF_PEAK_BANDWIDTH,
     OF_PEAK_FLOPS,
     Data,
+    Machine,
     Plan,
 )
 
@@ -23,12 +25,14 @@ class Speed(NamedTuple):
         gpus: Number of GPUs.
         step_seconds: Measured seconds of a step; None: assumed.
         tflops: Effective TFLOP/s over a whole step; None: assumed.
+        machine: Measured machine, instead of ``gpu``.
     """
 
     gpu: str
     gpus: int
     step_seconds: float | None = None
     tflops: float | None = None
+    machine: Machine | None = None
 
 
 def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> str:
@@ -40,29 +44,62 @@ def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> st
         args: Configuration of the training.
         speed: Basis of the times.
     """
-    gpu = GPUS[speed.gpu]
-    peak = gpu.half if args.use_amp else gpu.single
+    half = speed.machine.half if speed.machine else args.use_amp
+    peak = GPUS[speed.gpu].half if half else GPUS[speed.gpu].single
+    if speed.machine:  # what its products reach within a step
+        peak = speed.machine.products
     rows = [*_size_rows(plan, speed, args), *_time_rows(plan, speed, peak)]
-    table = "\n".join(f"{name:<16} {value}" for name, value in rows)
-    precision = (
-        "bfloat16 (use_amp)" if args.use_amp else "single precision (no use_amp)"
-    )
-    return f"""{table}
+    precision = "bfloat16" if half else "single precision"
+    if not speed.machine:
+        precision += " (use_amp)" if half else " (no use_amp)"
+    return f"""{table(rows)}
 
 Assumed:
 - {data.total / 3600:.1f} h of speech, utterances of {data.utterance:.1f} s, no padding
-- {precision}; {_speed(speed, gpu, peak)}
-- no time for reading, exchanging gradients, the optimizer, validation
+- {precision}; {_speed(speed, peak)}
+- {_around(plan, speed.machine)}
 - memory of the worst batch, of utterances of {data.longest:.1f} s; not used: \
 {MARGIN:.0%} that get lost
   between blocks of PyTorch's allocator, {CONTEXT / 1e9:.1f} GB of CUDA's own"""
 
 
-def _speed(speed, gpu, peak):
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Align names and values in two columns."""
+    return "\n".join(f"{name:<16} {value}" for name, value in rows)
+
+
+def _around(plan: Plan, machine: Machine | None) -> str:
+    """Tell which times beside steps are known, and which are left out."""
+    if machine is None:
+        return (
+            "no time for reading, exchanging gradients, the optimizer, validation\n"
+            "  (birq bench measures them)"
+        )
+    times = plan.around._asdict()
+    if plan.gpus == 1:
+        del times["exchange"]
+    units = dict(reading="a step", exchange="a step", validation="an epoch")
+    known = [f"{name} {x:.2g} s {units[name]}" for name, x in times.items() if x]
+    unknown = [name for name, x in times.items() if x is None]
+    parts = []
+    if known:
+        parts.append(f"by measured rates: {', '.join(known)}")
+    if unknown:
+        parts.append(f"no time for {', '.join(unknown)} (birq bench measures it)")
+    return "; ".join(parts) or "the exchange of gradients hides in backward passes"
+
+
+def _speed(speed, peak):
+    gpu = GPUS[speed.gpu]
     if speed.step_seconds:
         return "a step as measured (--step-seconds)"
     if speed.tflops:
         return f"{speed.tflops:g} TFLOP/s over a whole step (--tflops)"
+    if speed.machine:
+        return (
+            f"{speed.machine.name}: products at {peak / 1e12:.3g} TFLOP/s, all else\n"
+            f"  at {speed.machine.bandwidth / 1e9:.3g} GB/s, as measured (--machine)"
+        )
     return (
         f"{speed.gpu}: products at {OF_PEAK_FLOPS:.0%} of {peak / 1e12:.4g} TFLOP/s, all "
         f"else\n  at {OF_PEAK_BANDWIDTH:.0%} of {gpu.bandwidth / 1e12:.2g} TB/s "
@@ -121,14 +158,15 @@ def _time_rows(plan, speed, peak):
         "time",
         (
             f"{plan.step_seconds:.3f} s a step{products}: {plan.rate / 1e12:.1f} TFLOP/s, "
-            f"{plan.rate / peak:.0%} of the peak"
+            f"{plan.rate / peak:.0%} of "
+            + ("what its products reach" if speed.machine else "the peak")
         ),
     )
     yield (
         "an epoch",
         (
             f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
-            f"{plan.days * 24 / plan.epochs:.2f} h"
+            f"{plan.epoch_seconds / 3600:.2f} h"
         ),
     )
     yield (

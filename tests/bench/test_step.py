@@ -11,12 +11,12 @@ import yaml
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
-import machine  # noqa: E402
 import step  # noqa: E402
 from plain import PlainModel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from espnet2_birq.errors import ConfigError  # noqa: E402
+from espnet2_birq.planning import machine  # noqa: E402
 
 DEVICES = pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

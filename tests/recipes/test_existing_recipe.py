@@ -74,22 +74,34 @@ def tree_hash(folder):
     return digest.hexdigest()
 
 
-@pytest.fixture(scope="module")
-def five_commands(places):
-    """Run the page's five commands; return what each printed, and the tree's hashes."""
+def run_commands(places, given):
+    """Run commands of the page; return what each printed, and the tree's hashes."""
     birq, recipe = places
-    given = commands()
-    assert len(given) == 5
-    # The small ones for seconds on a CPU; sclite, for stage 13, need not be there.
-    given[2] += " --ngpu 0 --nj 2 --train_config ../../../conf/mini_an4/train_birq.yaml"
-    given[3] = given[3].replace("/conf/own/", "/conf/mini_an4/")
-    given[3] += " --ngpu 0 --stop_stage 12 --test_sets test"
     printed, hashes = [], []
     for command in given:
         script = f"birq={birq}\nrecipe={recipe}\nset -e\n{command}"
         printed.append(run_in(places, ["bash", "-c", script], "/").stdout)
         hashes.append(tree_hash(recipe))
     return printed, hashes
+
+
+@pytest.fixture(scope="module")
+def prepared(places):
+    """Run the page's first two commands: the recipe's data, and our link to its tree."""
+    return run_commands(places, commands()[:2])
+
+
+@pytest.fixture(scope="module")
+def five_commands(places, prepared):
+    """Run the page's five commands; return what each printed, and the tree's hashes."""
+    given = commands()
+    assert len(given) == 5
+    # The small ones for seconds on a CPU; sclite, for stage 13, need not be there.
+    given[2] += " --ngpu 0 --nj 2 --train_config ../../../conf/mini_an4/train_birq.yaml"
+    given[3] = given[3].replace("/conf/own/", "/conf/mini_an4/")
+    given[3] += " --ngpu 0 --stop_stage 12 --test_sets test"
+    printed, hashes = run_commands(places, given[2:])
+    return prepared[0] + printed, prepared[1] + hashes
 
 
 @pytest.mark.slow
@@ -222,9 +234,7 @@ def test_arks_and_limits(places, five_commands):
         ),
     ],
 )
-def test_errors_say_what_to_do(
-    places, five_commands, tmp_path, train, valid, more, words
-):
+def test_errors_say_what_to_do(places, prepared, tmp_path, train, valid, more, words):
     folder = own(places, tmp_path.name)
     raw = places[1] / "dump" / "raw"
     options = ["--train_set", train.format(raw=raw), "--valid_set"]

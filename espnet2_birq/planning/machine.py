@@ -22,9 +22,7 @@ def describe(device: str) -> dict[str, Any]:
     machine = dict(
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)),
-        memory_gib=round(
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-        ),
+        memory_gib=round(memory_of("cpu") / 2**30, 1),
         torch=torch.__version__,
         python=platform.python_version(),
         load=round(os.getloadavg()[0], 1),
@@ -74,3 +72,10 @@ def matrix_rate(device: str, dtype: torch.dtype, repeat: int = 5) -> float:
 def _synchronize(device: str):
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def memory_of(device: str) -> float:
+    """Return the memory of the GPU, or of the machine, in bytes."""
+    if device == "cuda":
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,0 +1,61 @@
+"""Options that tell a training and its amount of speech."""
+
+import argparse
+from pathlib import Path
+
+from espnet2_birq.errors import ConfigError
+
+NUMBERS = "hours valid-hours utterance-seconds longest-seconds"
+
+
+def add_speech_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that tell the configuration and the amount of speech."""
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="YAML", help="configuration")
+    add("--hours", type=float, help="hours of training speech")
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="set with utt2num_samples, e.g. dump/raw/train, for hours and lengths",
+    )
+    add(
+        "--valid-hours",
+        type=float,
+        default=5.4,
+        metavar="HOURS",
+        help="hours of validation speech (default: LibriSpeech dev-clean's %(default)s)",
+    )
+    add(
+        "--utterance-seconds",
+        type=float,
+        default=12.3,
+        metavar="S",
+        help="length of utterances without --data (default: LibriSpeech's %(default)s)",
+    )
+    add(
+        "--longest-seconds",
+        type=float,
+        default=24.5,
+        metavar="S",
+        help="utterance length for the memory, without --data (default: LibriSpeech's "
+        "longest, %(default)s)",
+    )
+
+
+def check_speech_options(args: argparse.Namespace, names: str) -> None:
+    """Check that these options, and others of a command, are more than 0.
+
+    Args:
+        args: Parsed options.
+        names: More names without the dashes before, separated by spaces.
+
+    Raises:
+        ConfigError: One is not, or neither or both of --hours and --data are given.
+    """
+    if (args.hours is None) == (args.data is None):
+        raise ConfigError("give --hours or --data: how much speech is there?")
+    for option in f"{NUMBERS} {names}".split():
+        value = getattr(args, option.replace("-", "_"))
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{option} {value}: must be more than 0")

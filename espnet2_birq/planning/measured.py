@@ -1,0 +1,260 @@
+"""Measure a machine: training steps, validation, reading."""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from espnet2_birq.config import sampling_rate
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.errors import DataError
+from espnet2_birq.planning.cost import FakeModel, StepCost, blank_labels, late_updates
+from espnet2_birq.planning.plan import Machine, configured_batch
+from espnet2_birq.tasks.ssl import SSLTask
+
+LEAST_SECONDS = 2.0  # of reading: enough for a rate within some per cent
+
+
+class Case(NamedTuple):
+    """A training step to measure.
+
+    Attributes:
+        name: What it is, for a table.
+        args: Arguments of SSLTask.
+        utterances: B, batch size.
+        seconds: Length of each utterance.
+    """
+
+    name: str
+    args: argparse.Namespace
+    utterances: int
+    seconds: float
+
+    @property
+    def samples(self) -> int:
+        """Samples of an utterance."""
+        return round(self.seconds * sampling_rate(self.args.frontend_conf))
+
+    @property
+    def speech(self) -> float:
+        """Seconds of speech in a batch."""
+        return self.utterances * self.seconds
+
+
+class Timed(NamedTuple):
+    """Seconds of a case, one number a round."""
+
+    steps: list[float]  # means over a period of the schedules: mostly one step
+    validations: list[float]  # of a forward pass as in validation
+
+
+class Step:
+    """A repeatable training step on noise, late in training.
+
+    Args:
+        args: Arguments of SSLTask.
+        utterances: B, batch size.
+        samples: Length of each utterance.
+        device: cpu or cuda.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, utterances: int, samples: int, device="cpu"
+    ):
+        torch.manual_seed(0)
+        model = SSLTask.build_model(args)
+        speech = 0.1 * torch.randn(utterances, samples)
+        lengths = torch.full((utterances,), samples)
+        model.prepare([dict(speech=speech, speech_lengths=lengths)])
+        labels = blank_labels(model, utterances, samples)
+        self.labels = {name: x.to(device) for name, x in labels.items()}
+        self.model = model.to(device).train()
+        self.updates = late_updates(self.model)
+        (self.optimizer,) = SSLTask.build_optimizers(args, self.model)
+        self.speech, self.lengths = speech.to(device), lengths.to(device)
+        self.device = device
+        self.half = bool(args.use_amp) and device == "cuda"
+
+    def loss(self) -> torch.Tensor:
+        """Run a forward pass; return the loss."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.half):
+            return self.model(self.speech, self.lengths, **self.labels)[0]
+
+    def gradients(self) -> None:
+        """Run forward and backward pass."""
+        self.loss().backward()
+
+    def __call__(self) -> float:
+        """Run a period of whole steps; return the mean seconds of one."""
+        start = self._now()
+        for update in self.updates:
+            self.model._update = update
+            self.gradients()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return (self._now() - start) / len(self.updates)
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Run a forward pass as in validation; return its seconds."""
+        self.model.eval()
+        start = self._now()
+        self.loss()
+        seconds = self._now() - start
+        self.model.train()
+        return seconds
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def list_cases(
+    args: argparse.Namespace, utterance: float, most_speech: float
+) -> list[Case]:
+    """List the steps that tell a machine's rates: two lengths of each method.
+
+    Args:
+        args: Arguments of SSLTask.
+        utterance: Typical length of an utterance in seconds.
+        most_speech: Most seconds of speech in a batch.
+
+    Returns:
+        The configured training last; the objectives of the input alone, which is
+        BEST-RQ, come before if there are others.
+    """
+    views = {one.name: one.view for one in FakeModel(args).model.objectives}
+    only_input = copy.deepcopy(args)
+    only_input.objectives = [
+        row for row in args.objectives if views[row["name"]].kind == "input"
+    ]
+    methods = {"as configured": args}
+    if 0 < len(only_input.objectives) < len(args.objectives):
+        methods = {"labels of the input": only_input} | methods
+    share = min(configured_batch(args, utterance, 1).share, most_speech)
+    return [
+        Case(name, conf, max(1, round(share / seconds)), seconds)
+        for name, conf in methods.items()
+        for seconds in (utterance / 2.5, utterance)
+    ]
+
+
+def time_cases(
+    cases: Sequence[Case], rounds: int, device: str
+) -> Iterator[tuple[Case, StepCost, Timed]]:
+    """Time each case's steps; one model at a time is in memory.
+
+    Args:
+        cases: Steps to measure.
+        rounds: Number of timed rounds, after one that is not.
+        device: cpu or cuda.
+    """
+    models: dict[int, FakeModel] = {}
+    for case in cases:
+        if id(case.args) not in models:
+            models[id(case.args)] = FakeModel(case.args, device == "cuda")
+        cost = models[id(case.args)].count_step(case.utterances, case.samples)
+        step = Step(case.args, case.utterances, case.samples, device)
+        step()
+        steps = [step() for _ in range(rounds)]
+        yield case, cost, Timed(steps, [step.validate() for _ in range(rounds)])
+
+
+def fit_rates(costs: Sequence[StepCost], seconds: Sequence[float]) -> np.ndarray:
+    """Fit seconds per FLOP and seconds per moved byte to steps.
+
+    The fit minimises relative errors; a negative rate is dropped.
+
+    Args:
+        costs: Counted costs of some steps.
+        seconds: Their times.
+
+    Returns:
+        Two numbers, at least one of them positive.
+    """
+    target = np.ones(len(seconds))
+    rows = np.array([[c.flops, c.moved] for c in costs]) / np.array(seconds)[:, None]
+    both, *_ = np.linalg.lstsq(rows, target, rcond=None)
+    if both.min() >= 0:
+        return both
+    alone = [np.linalg.lstsq(rows[:, [i]], target, rcond=None) for i in (0, 1)]
+    best = min((0, 1), key=lambda i: alone[i][1].sum())
+    rates = np.zeros(2)
+    rates[best] = alone[best][0][0]
+    return rates
+
+
+def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) -> float:
+    """Measure how fast one process reads a training set.
+
+    Args:
+        folder: A set of dump/raw, with wav.scp and audio_format.
+        fs: Sample rate in Hz.
+        least_seconds: CPU seconds to read for.
+
+    Returns:
+        Seconds of speech per CPU second.
+
+    Raises:
+        DataError: The set has no wav.scp.
+    """
+    from espnet2.train.dataset import ESPnetDataset
+
+    if not (folder / "wav.scp").is_file():
+        raise DataError(
+            f"{folder}/wav.scp: no such file; give --data a set of dump/raw"
+        )
+    form = folder / "audio_format"
+    in_ark = form.is_file() and form.read_text().strip().endswith("ark")
+    kind = "kaldi_ark" if in_ark else "sound"
+    dataset = ESPnetDataset([(str(folder / "wav.scp"), "speech", kind)])
+    names = list(read_scp(folder / "wav.scp"))
+    start, samples, read = time.process_time(), 0, 0
+    while read < len(names) and time.process_time() - start < least_seconds:
+        # A golden ratio of the list apart: all of the set is seen, no name twice.
+        name = names[read * 0x9E3779B1 % len(names)]
+        samples += len(dataset[name][1]["speech"])
+        read += 1
+    return samples / fs / max(time.process_time() - start, 1e-9)
+
+
+def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> int:
+    """Lower a batch by 5 % at a time until two steps of it run on the GPU.
+
+    Args:
+        args: Arguments of SSLTask.
+        utterances: Batch size to begin with.
+        samples: Length of each utterance.
+
+    Returns:
+        Number of utterances; 0 if not one fits.
+    """
+    while utterances and not _runs(args, utterances, samples):
+        torch.cuda.empty_cache()
+        utterances = min(utterances - 1, int(0.95 * utterances))
+    return utterances
+
+
+def _runs(args: argparse.Namespace, utterances: int, samples: int) -> bool:
+    try:
+        step = Step(args, utterances, samples, "cuda")
+        step()  # makes the optimizer's state
+        step()
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def write_machine(path: Path, machine: Machine, description: Mapping[str, Any]) -> None:
+    """Write rates for read_machine()."""
+    content = {"machine": machine._asdict(), "description": dict(description)}
+    write_whole(path, json.dumps(content, indent=2) + "\n")

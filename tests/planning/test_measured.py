@@ -1,0 +1,257 @@
+"""Rates of a machine: their fit, their file, and plans made of them."""
+
+import json
+import math
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from checkout import ROOT
+
+from espnet2_birq.bin.bench import main as bench
+from espnet2_birq.bin.plan import main as plan
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.planning import machine, measured
+from espnet2_birq.planning.cost import Parameters, StepCost
+from espnet2_birq.planning.exchange import exchange_rate
+from espnet2_birq.planning.plan import (
+    Batch,
+    Machine,
+    Memory,
+    Plan,
+    read_machine,
+    time_around,
+)
+
+SMALL = ROOT / "conf/mini_librispeech/train_birq.yaml"
+MACHINE = Machine("cpu", "a processor", False, 8e9, 4e11, 2e10, 0.3, reading=50.0)
+TINY = (
+    *("--encoder_conf", "output_size=16", "--encoder_conf", "linear_units=16"),
+    *("--encoder_conf", "num_blocks=2", "--encoder_conf", "attention_heads=2"),
+)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def write_machine(folder, machine=MACHINE):
+    measured.write_machine(folder / "machine.json", machine, {})
+    return str(folder / "machine.json")
+
+
+def planned(capsys, *options) -> dict:
+    command = ["--config", str(SMALL), "--json", "--hours", "100", *map(str, options)]
+    plan([*command, *TINY, "--memory", "2"])  # a small one is quicker to fill
+    return json.loads(capsys.readouterr().out)
+
+
+def test_rates_are_found_again():
+    costs = [StepCost(10**9 * a, 10**9 * b, 0) for a, b in ((1, 5), (3, 4), (9, 1))]
+    seconds = [cost.flops / 2e11 + cost.moved / 1e10 for cost in costs]
+    per_flop, per_byte = measured.fit_rates(costs, seconds)
+    assert per_flop == pytest.approx(1 / 2e11) and per_byte == pytest.approx(1e-10)
+
+
+def test_a_negative_rate_is_dropped_for_the_better_of_the_two():
+    costs = [StepCost(10**9 * a, 10**9 * b, 0) for a, b in ((1, 5), (3, 4), (9, 1))]
+    # The more products, the quicker
+    seconds = [cost.moved / 1e10 - 0.1 * cost.flops / 1e11 for cost in costs]
+    assert min(seconds) > 0
+    per_flop, per_byte = measured.fit_rates(costs, seconds)
+    assert per_flop == 0 and per_byte > 0
+    swapped = [StepCost(cost.moved, cost.flops, 0) for cost in costs]
+    assert measured.fit_rates(swapped, seconds) == pytest.approx([per_byte, 0])
+
+
+def test_steps_of_a_plan_are_at_the_measured_rates(tmp_path, capsys):
+    numbers = planned(capsys, "--machine", write_machine(tmp_path))
+    by_hand = numbers["step_flops_per_gpu"] / 4e11
+    by_hand += numbers["step_bytes_moved_per_gpu"] / 2e10
+    assert numbers["step_seconds"] == pytest.approx(by_hand)
+
+
+def plan_of(workers, gpus, machine):
+    """A plan of 1,000 steps of half a second, on 64 s of speech, with its times around."""
+    args = Namespace(num_workers=workers)
+    plan = Plan(
+        Parameters(10**6, 0, 0),
+        Batch(64.0, 64.0 / gpus, 1),
+        StepCost(1, 1, 1),
+        Memory(1.0, 1.0, 1.0),
+        1.0,
+        0.5,
+        None,
+        1000,
+        3,
+        gpus,
+    )
+    return plan._replace(around=time_around(args, machine, plan, valid_hours=5.4))
+
+
+def test_what_is_beside_steps_takes_time():
+    slow = MACHINE._replace(reading=10.0, exchange=1e6)
+    plan = plan_of(4, 2, slow)
+    # 32 s of speech, read by 4 processes; 4 MB less what two thirds of a step hide;
+    # 303.75 batches of validation at 0.3 of a step
+    assert plan.around == pytest.approx((0.8, 4 - 1 / 3, 303.75 * 0.15))
+    # Batches are read during steps: the slower counts
+    assert plan.epoch_seconds == pytest.approx(1000 * (0.5 + 4 - 1 / 3) + 45.5625)
+    plan = plan_of(1, 2, slow._replace(exchange=1e9))
+    assert plan.around[:2] == (pytest.approx(3.2), 0.0)
+    assert plan.epoch_seconds == pytest.approx(1000 * 3.2 + 45.5625)
+    assert plan.days == pytest.approx(3 * plan.epoch_seconds / 86400)
+    alone = plan_of(4, 1, MACHINE._replace(reading=None, exchange=1e6))
+    assert alone.around[:2] == (None, None)
+
+
+def test_reading_without_workers_is_before_a_step():
+    assert plan_of(0, 1, MACHINE).around.reading == pytest.approx(0.5 + 64 / 50)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"machine": {}}', '{"machine": 3}', "\x00", "[" * 100000],
+)
+def test_another_file_is_named(tmp_path, content):
+    (tmp_path / "x").write_text(content)
+    with pytest.raises(DataError, match="x: not a file of birq bench"):
+        read_machine(tmp_path / "x")
+    with pytest.raises(DataError, match="y: no such file"):
+        read_machine(tmp_path / "y")
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, "fast", None, math.nan])
+def test_a_rate_that_is_none(tmp_path, rate):
+    file = write_machine(tmp_path, MACHINE._replace(products=rate))
+    with pytest.raises(DataError, match="a rate is no positive number"):
+        read_machine(tmp_path / file)
+
+
+def test_methods_and_lengths_are_measured():
+    args = measured_args()
+    cases = measured.list_cases(args, 10.0, 40.0)
+    assert [(x.name, x.utterances, x.seconds) for x in cases] == [
+        ("labels of the input", 10, 4.0),
+        ("labels of the input", 4, 10.0),
+        ("as configured", 10, 4.0),
+        ("as configured", 4, 10.0),
+    ]
+    assert [row["name"] for row in cases[0].args.objectives] == ["anchor"]
+    cases = measured.list_cases(cases[0].args, 10.0, 40.0)
+    assert {x.name for x in cases} == {"as configured"}
+
+
+def measured_args():
+    from espnet2_birq.planning.configured import parse_config
+
+    return parse_config(SMALL, TINY)
+
+
+def test_a_step_is_late_in_training():
+    """All conditions are met, and a period of schedules is averaged over."""
+    args = measured_args()
+    args.objectives[1]["when"] = {"start": 500, "every": 2}
+    args.objectives[0]["when"] = {"stop": 700}
+    with pytest.raises(ConfigError):  # nothing to learn in every second update
+        measured.Step(args, 1, 16000)
+    del args.objectives[0]["when"]
+    step = measured.Step(args, 1, 16000)
+    assert list(step.updates) == [500, 501]
+    active = []
+    step.model._active = lambda update: (
+        active.append(update)
+        or [one for one in step.model.objectives if one.is_on(update)]
+    )
+    assert step() > 0 and active == [500, 501]
+    assert step.validate() > 0 and step.model.training
+
+
+def test_reading(tmp_path):
+    lines = []
+    for number in range(5):
+        path = tmp_path / f"{number}.flac"
+        soundfile.write(path, 0.1 * np.random.randn(16000), 16000)
+        lines.append(f"u{number} {path}\n")
+    (tmp_path / "wav.scp").write_text("".join(lines))
+    assert 10 < measured.reading_rate(tmp_path, 16000) < 1e6
+    with pytest.raises(DataError, match="wav.scp: no such file"):
+        measured.reading_rate(tmp_path / "none", 16000)
+
+
+def test_exchange_among_two_processes():
+    assert 1e5 < exchange_rate(100_000, 2, "cpu") < 1e12
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="there are 0 GPUs"):
+            exchange_rate(1, 2, "cuda")
+
+
+def test_a_batch_that_does_not_fit_is_lowered(monkeypatch):
+    tried = []
+
+    class Full:
+        def __init__(self, args, utterances, samples, device):
+            tried.append(utterances)
+            if utterances > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def __call__(self):
+            return 0.1
+
+    monkeypatch.setattr(measured, "Step", Full)
+    most = 90
+    assert measured.largest_on_gpu(None, 100, 16000) == 90
+    assert tried == [100, 95, 90]
+    most = 0
+    assert measured.largest_on_gpu(None, 3, 16000) == 0
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    """From a configuration to rates, and from these to a plan of another."""
+    monkeypatch.setitem(machine.SIZES, "cpu", 128)
+    monkeypatch.setattr("espnet2_birq.planning.bench.memory_of", lambda device: 2e9)
+    out = tmp_path / "machine.json"
+    options = (
+        "--hours",
+        "10",
+        "--rounds",
+        "1",
+        "--most-seconds",
+        "2",
+        "--threads",
+        "1",
+    )
+    options += ("--utterance-seconds", "1", "--longest-seconds", "2", "--out", str(out))
+    bench(["--config", str(SMALL), *options, *TINY, "--max_epoch", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    names = ["machine", "products"]
+    names += 2 * ["labels of the input"] + 2 * ["as configured"]
+    names += ["validation", "batch that fits", "10 h"]
+    assert len(lines) == len(names)
+    for line, name in zip(lines, names):
+        assert line.startswith(name), line
+    assert "of its labels of the input alone" in lines[5]
+    assert "for the 3 epochs" in lines[-1]
+    assert read_machine(out).device == ("cuda" if torch.cuda.is_available() else "cpu")
+    numbers = planned(capsys, "--machine", out)
+    assert numbers["validation_seconds_per_epoch"] > 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "give --hours or --data"),
+        (("--hours", "0"), "--hours 0.0: must be more than 0"),
+        (("--hours", "1", "--rounds", "0"), "--rounds 0: must be more than 0"),
+        (("--data", "nowhere"), "utt2num_samples: no such file"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message):
+    with pytest.raises(SystemExit) as error:
+        bench(["--config", str(SMALL), *options])
+    assert message in str(error.value) and "\n" not in str(error.value)
