@@ -255,6 +255,7 @@ def test_a_system_starts_from_the_model_of_another(matrix):
     assert re.search("more_seed0: starts from .*, which is not there", output)
 
 
+@pytest.mark.slow
 def test_phones_are_measured(matrix):
     folder, start = matrix
     write_speech(folder / "speech")

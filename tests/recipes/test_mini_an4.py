@@ -88,6 +88,7 @@ def test_fine_tuning_decoding_and_scoring(recipes):
     assert f"| {loaded} of {total} |" in table
 
 
+@pytest.mark.slow
 def test_fine_tuning_without_an_update(recipes):
     fine_tuned(recipes)
     options = ["--stage", "11", "--asr_tag", "none", "--ssl_model", "none"]
@@ -134,6 +135,7 @@ def test_texts_that_would_be_paired_with_other_transcripts(recipes):
     assert "1 texts of 2 utterances; run stage 12 again" in said
 
 
+@pytest.mark.slow
 def test_validation_set_among_the_test_sets(recipes):
     """asr.sh looks for it in another folder; what it does not find counts as silence."""
     fine_tuned(recipes)
@@ -273,6 +275,7 @@ def test_other_options_than_those_of_an_earlier_stage(recipes):
     )
 
 
+@pytest.mark.slow
 def test_pretraining_without_an_update(recipes):
     options = ["--stage", "7", "--ssl_tag", "none", "--ssl_args", "--accum_grad 9"]
     done = run(["./run.sh", *options], recipes / "ssl1", check=False)

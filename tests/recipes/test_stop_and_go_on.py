@@ -18,6 +18,7 @@ def recipe(tmp_path_factory, an4_tarball):
     return top / "egs2" / "own" / "ssl1"
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_job(recipe, tmp_path):
     for name in ("train", "valid"):
         folder = tmp_path / name
