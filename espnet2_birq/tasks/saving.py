@@ -21,9 +21,9 @@ import torch
 from espnet2.train.reporter import Average, SubReporter, WeightedAverage
 from torch.utils.data import DataLoader
 
-from espnet2_birq.checkpoint import find_fault
+from espnet2_birq.checkpoint import find_fault, load_plain
 from espnet2_birq.datadir.files import whole_file
-from espnet2_birq.errors import ConfigError, StorageError
+from espnet2_birq.errors import ConfigError, DataError, StorageError
 from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
 from espnet2_birq.tasks.changes import Origin, changed_options, tell_changes
@@ -33,6 +33,10 @@ from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 PROGRESS = "progress.pth"
 KEPT_CONFIG = ".config.yaml.before"
 GO_ON, SAVE, STOP = 0, 1, 2  # what a rank wants before the next batch
+SAVED = set(
+    "epoch batches finished model optimizers schedulers scaler watches reporter random "
+    "origin".split()
+)
 
 State = dict[str, Any]
 
@@ -133,9 +137,12 @@ class Saver:
         fault = find_fault(self.path)
         if not fault:
             try:
-                return torch.load(self.path, map_location="cpu", weights_only=True)
-            except Exception as error:  # of many kinds, for a file of any content
-                fault = f"cannot be read ({str(error).splitlines()[0]})"
+                state = load_plain(self.path)
+                if isinstance(state, dict) and SAVED <= state.keys():
+                    return state
+                fault = "is no state of a training"
+            except DataError:
+                fault = "cannot be read"
         logging.warning(
             f"{self.path}: {fault}: what was learned since the end of the last epoch is "
             "lost; training goes on from there"
