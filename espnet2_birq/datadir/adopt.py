@@ -38,7 +38,7 @@ def is_formatted(source: str | Path) -> bool:
 def read_feats_type(source: Path) -> str:
     """Read the kind of a set formatted by ESPnet: raw, if it is audio."""
     try:
-        return read_text(source / "feats_type").strip()[:40]
+        return " ".join(read_text(source / "feats_type").split())[:40]
     except DataError:
         return "unreadable"
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from hypothesis import strategies as st
+from random import Random
 
 from espnet2_birq.errors import ConfigError, DataError
 
+TEMPORARY = "tmp"
 SECONDS = 20  # of computation, after which a reader hangs
 HUGE = (b"99999999999", b"1e400", b"-1", b"0", b"nan", b"-inf", b"9" * 5000)
 TOKENS = (
@@ -35,6 +35,7 @@ TOKENS = (
     *(b"<!DOCTYPE x>", b"&lt;", b"\\x00", b"\\ud800", b"1:2", b"~", b"x.ark:0"),
 )
 TOKENS = tuple(x.encode() if isinstance(x, str) else x for x in TOKENS)
+NUMBER = re.compile(rb"[0-9][0-9.]*")
 PIECE = re.compile(rb"[0-9][0-9.]*|[\w.-]+|[^\w\s]")  # numbers, words, signs
 
 
@@ -56,115 +57,113 @@ class Reader:
     only: tuple[str, ...] = ()
     faults: tuple[tuple[str, bytes], ...] = ()
 
-    def damaged(self) -> st.SearchStrategy[tuple[str, bytes]]:
-        """Draw a file, and what has become of it."""
-        seeds = {
-            name: content.encode() if isinstance(content, str) else content
-            for name, content in self.files.items()
-            if not self.only or name in self.only
-        }
-        return damaged(seeds)
+    def damaged(self, random: Random) -> tuple[str, bytes]:
+        """Choose a file, and what has become of it."""
+        name = random.choice(sorted(self.only or self.files))
+        content = self.files[name]
+        content = content.encode() if isinstance(content, str) else content
+        for _ in range(random.randint(1, 3)):
+            content = random.choice(DAMAGES)(random, content)
+        return name, content
 
 
-@st.composite
-def damaged(draw, seeds: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """Draw one of some files, with up to four damages."""
-    name = draw(st.sampled_from(sorted(seeds)))
-    content = seeds[name]
-    for damage in draw(st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=4)):
-        content = damage(draw, content)
-    return name, content
+def _place(random: Random, content: bytes) -> int:
+    return random.randint(0, len(content))
 
 
-def _place(draw, content: bytes) -> int:
-    return draw(st.integers(0, len(content)))
+def _insert(random: Random, content: bytes) -> bytes:
+    at = _place(random, content)
+    return content[:at] + random.choice(TOKENS) + content[at:]
 
 
-def _insert(draw, content: bytes) -> bytes:
-    at = _place(draw, content)
-    return content[:at] + draw(st.sampled_from(TOKENS)) + content[at:]
-
-
-def _replace(draw, content: bytes) -> bytes:
-    pieces = list(PIECE.finditer(content))
+def _exchange(random: Random, content: bytes, what: re.Pattern, news) -> bytes:
+    pieces = list(what.finditer(content))
     if not pieces:
         return content
-    piece = draw(st.sampled_from(pieces))
-    new = draw(st.sampled_from(TOKENS))
-    return content[: piece.start()] + new + content[piece.end() :]
+    piece = random.choice(pieces)
+    return content[: piece.start()] + random.choice(news) + content[piece.end() :]
 
 
-def _number(draw, content: bytes) -> bytes:
-    numbers = [x for x in PIECE.finditer(content) if x[0][:1].isdigit()]
-    if not numbers:
-        return content
-    number = draw(st.sampled_from(numbers))
-    new = draw(st.one_of(st.sampled_from(HUGE), st.integers().map(lambda x: b"%d" % x)))
-    return content[: number.start()] + new + content[number.end() :]
+def _replace(random: Random, content: bytes) -> bytes:
+    return _exchange(random, content, PIECE, TOKENS)
 
 
-def _bytes(draw, content: bytes) -> bytes:
-    at = _place(draw, content)
-    new = draw(st.binary(min_size=1, max_size=8))
-    return content[:at] + new + content[at + len(new) :]
+def _number(random: Random, content: bytes) -> bytes:
+    news = [
+        *HUGE,
+        b"%d" % random.randint(-(2**40), 2**40),
+        b"%d" % random.randint(-9, 9),
+    ]
+    return _exchange(random, content, NUMBER, news)
 
 
-def _cut(draw, content: bytes) -> bytes:
-    return content[: _place(draw, content)]
+def _bytes(random: Random, content: bytes) -> bytes:
+    at, size = _place(random, content), random.randint(1, 8)
+    return content[:at] + random.randbytes(size) + content[at + size :]
 
 
-def _remove(draw, content: bytes) -> bytes:
-    first, last = sorted((_place(draw, content), _place(draw, content)))
+def _bit(random: Random, content: bytes) -> bytes:
+    at = random.randint(0, max(0, len(content) - 1))
+    changed = bytes(x ^ 1 << random.randint(0, 7) for x in content[at : at + 1])
+    return content[:at] + changed + content[at + 1 :]
+
+
+def _cut(random: Random, content: bytes) -> bytes:
+    return content[: _place(random, content)]
+
+
+def _remove(random: Random, content: bytes) -> bytes:
+    first, last = sorted((_place(random, content), _place(random, content)))
     return content[:first] + content[last:]
 
 
-def _repeat(draw, content: bytes) -> bytes:
+def _repeat(random: Random, content: bytes) -> bytes:
     lines = content.splitlines(keepends=True)
-    if not lines:
-        return content
-    number = draw(st.integers(0, len(lines) - 1))
-    return b"".join([*lines[: number + 1], *lines[number:]])
+    at = random.randint(0, len(lines))
+    return b"".join([*lines[:at], *lines[max(0, at - 1) :]])
 
 
-def _swap(draw, content: bytes) -> bytes:
+def _swap(random: Random, content: bytes) -> bytes:
     lines = content.splitlines(keepends=True)
-    return b"".join(draw(st.permutations(lines))) if 1 < len(lines) < 30 else content
-
-
-def _drop_line(draw, content: bytes) -> bytes:
-    lines = content.splitlines(keepends=True)
-    if lines:
-        del lines[draw(st.integers(0, len(lines) - 1))]
+    random.shuffle(lines)
     return b"".join(lines)
 
 
-def _windows(draw, content: bytes) -> bytes:
+def _drop_line(random: Random, content: bytes) -> bytes:
+    lines = content.splitlines(keepends=True)
+    at = random.randint(0, len(lines))
+    return b"".join([*lines[:at], *lines[at + 1 :]])
+
+
+def _windows(random: Random, content: bytes) -> bytes:
     return content.replace(b"\n", b"\r\n")
 
 
-def _marked(draw, content: bytes) -> bytes:
+def _marked(random: Random, content: bytes) -> bytes:
     return b"\xef\xbb\xbf" + content
 
 
-def _wide(draw, content: bytes) -> bytes:
+def _wide(random: Random, content: bytes) -> bytes:
     return content.decode("latin-1").encode("utf-16")
 
 
-def _text(draw, content: bytes) -> bytes:
-    return draw(st.text(max_size=60)).encode("utf-8", "surrogatepass")
+def _text(random: Random, content: bytes) -> bytes:
+    tops = [random.choice((0x80, 0x800, 0x10000, 0x110000)) for _ in range(9)]
+    text = "".join(chr(random.randint(0, top - 1)) for top in tops)
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _noise(draw, content: bytes) -> bytes:
-    return draw(st.binary(max_size=100))
+def _noise(random: Random, content: bytes) -> bytes:
+    return random.randbytes(random.randint(1, 100))
 
 
-def _empty(draw, content: bytes) -> bytes:
+def _empty(random: Random, content: bytes) -> bytes:
     return b""
 
 
 DAMAGES = [
-    *(_insert, _replace, _replace, _number, _bytes, _cut, _remove, _repeat, _swap),
-    *(_drop_line, _windows, _marked, _wide, _text, _noise, _empty),
+    *(_insert, _replace, _replace, _number, _number, _bytes, _bit, _cut, _remove),
+    *(_repeat, _swap, _drop_line, _windows, _marked, _wide, _text, _noise, _empty),
 ]
 
 
@@ -176,8 +175,12 @@ def try_reader(reader: Reader, name: str, content: bytes, top: Path) -> bool:
             elsewhere or starts a program.
     """
     folder = top / "folder"
-    shutil.rmtree(folder, ignore_errors=True)
-    write_files(folder, {**reader.files, name: content})
+    if _names(folder) != {*reader.files, TEMPORARY}:  # the last one has left something
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / TEMPORARY).mkdir(parents=True)
+        write_files(folder, reader.files)
+    files = {key: reader.files[key] for key in reader.only or reader.files}
+    write_files(folder, {**files, name: content})
     with watched(folder):
         try:
             reader.read(folder)
@@ -191,8 +194,18 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
     """Write files, with their folders."""
     for name, content in files.items():
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the files below a folder, and those folders that are empty."""
+    names = set()
+    for where, folders, files in os.walk(folder):
+        inside = [os.path.relpath(os.path.join(where, x), folder) for x in files]
+        names.update(inside or ([] if folders else [os.path.relpath(where, folder)]))
+    return names
 
 
 _inside: list[str] = []  # the folder that may be written to, while a reader runs
@@ -232,10 +245,8 @@ def _hang(number, frame):
 @contextmanager
 def watched(folder: Path):
     """Stop what writes outside a folder, starts a program or does not end."""
-    temporary = folder / "tmp"
-    temporary.mkdir()
     before = tempfile.tempdir, signal.signal(signal.SIGPROF, _hang), os.getcwd()
-    tempfile.tempdir = str(temporary)
+    tempfile.tempdir = str(folder / TEMPORARY)
     os.chdir(folder)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     _inside.append(os.path.realpath(folder))
