@@ -37,6 +37,10 @@ class DataError(UserError):
     """Invalid user data."""
 
 
+class RankError(UserError):
+    """Another process of a distributed training has ended."""
+
+
 class StorageError(DataError):
     """A file cannot be written; what was there before is kept."""
 

@@ -189,7 +189,8 @@ def _models(path: Path) -> list[dict]:
                 speakers = layer["accuracy"]["speakers"]
                 sizes.add(len(speakers))
                 sum([float(layer["layer"]), *speakers.values()])
-                float(layer["accuracy"]["error"])
+                if not float(layer["accuracy"]["error"]) >= 0:
+                    raise ValueError("an error below 0")
             if len(sizes) != 1:
                 raise ValueError("layers of different speakers")
             for one in model["objectives"]:

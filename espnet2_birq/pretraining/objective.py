@@ -274,6 +274,9 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         weight = Schedule(row["weight"])
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None
+    for key in ("labeller_conf", "when"):
+        if not isinstance(row.get(key) or {}, dict):
+            raise ConfigError(f"objective '{name}': {key} is a dictionary")
     if (view.kind == LABELS) != (row["labeller"] == "given"):
         raise ConfigError(
             f"objective '{name}': view 'labels' and labeller 'given' go together"

@@ -7,6 +7,7 @@ far. With one process on a CPU, the result of an interrupted training is that of
 uninterrupted one, bit by bit.
 """
 
+import argparse
 import logging
 import random
 import time
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from espnet2.train.distributed_utils import get_rank
 from espnet2.train.reporter import Average, SubReporter, WeightedAverage
 from torch.utils.data import DataLoader
 
@@ -79,6 +81,15 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
             f"{path}: cannot be written ({error.strerror}); what was there before is "
             "kept: make room, and repeat the command"
         ) from error
+
+
+def is_first(args: argparse.Namespace) -> bool:
+    """Return whether a process is to be the first rank, before the group is initialised.
+
+    Args:
+        args: ESPnet's options; torchrun and Slurm tell the rank by the environment.
+    """
+    return not args.distributed or get_rank(args.dist_rank, args.dist_launcher) == 0
 
 
 @contextmanager
