@@ -107,9 +107,14 @@ def _models_beside(config: Path) -> list[Path]:
     """List the models of an experiment to choose from."""
     folder = config.parent
     criteria = getattr(read_config(config), "best_model_criterion", None) or []
+    if not isinstance(criteria, list) or not all(
+        isinstance(x, (list, tuple)) and len(x) > 1 for x in criteria
+    ):
+        raise ConfigError(f"{config}: best_model_criterion is no list of criteria")
+    files = {path.name: path for path in folder.glob("*.pth")}
     for kind in ("ave", "best"):
-        named = [folder / f"{x[0]}.{x[1]}.{kind}.pth" for x in criteria]
-        if there := [file for file in named if file.is_file()]:
+        named = [f"{x[0]}.{x[1]}.{kind}.pth" for x in criteria]
+        if there := [files[name] for name in named if name in files]:
             return there
     if (folder / "latest.pth").is_file():
         return [folder / "latest.pth"]

@@ -5,15 +5,16 @@ point to, a small one unpacks to terabytes.
 """
 
 import argparse
-import pickle
 import re
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 
 from espnet2_birq.errors import LFS_MAGIC, DataError
+from espnet2_birq.reading import refusing
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 # A packed model is as large unpacked as packed: tensors do not compress.
@@ -45,14 +46,7 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         DataError: Missing, incomplete, of other content, or with more than tensors.
     """
-    check_model_file(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
-            "that could run code of it"
-        ) from error
+    state = load_plain(path)
     if not isinstance(state, dict) or not all(
         isinstance(x, torch.Tensor) for x in state.values()
     ):
@@ -60,6 +54,27 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path}: holds no model's tensors; give an *epoch.pth or *ave.pth"
         )
     return state
+
+
+def load_plain(path: str | Path, mmap: bool = False) -> Any:
+    """Load a PyTorch file's tensors, numbers and containers; no code of it is run.
+
+    Args:
+        path: PyTorch file.
+        mmap: Whether to leave tensors on disk until they are used.
+
+    Raises:
+        DataError: Missing, incomplete, or with anything else.
+    """
+    check_model_file(path)
+    try:
+        with refusing(path, ""):
+            return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    except DataError as error:  # PyTorch's own words are a page of advice
+        raise DataError(
+            f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
+            "that could run code of it"
+        ) from error
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
@@ -72,7 +87,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
         DataError: Not a zip; a name leads elsewhere; a link; far larger unpacked.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with refusing(path, "no whole zip"), zipfile.ZipFile(path) as archive:
             members = [x for x in archive.infolist() if not x.is_dir()]
             for member in members:
                 name = PurePosixPath(member.filename.replace("\\", "/"))
@@ -88,7 +103,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
             if size > max(MOST_TIMES_LARGER * path.stat().st_size, ALWAYS_ALLOWED):
                 raise DataError(f"{path}: unpacks to {size:.2g} bytes: not unpacked")
             archive.extractall(folder, members)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except OSError as error:  # such as names that no file can have
         raise DataError(f"{path}: {error}") from error
     return [folder / member.filename for member in members]
 

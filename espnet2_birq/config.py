@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from humanfriendly import parse_size
+from humanfriendly import InvalidSize, parse_size
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.reading import read_yaml
 
 
 def config_of(path: Path) -> Path:
@@ -45,24 +45,78 @@ def read_config(path: Path) -> argparse.Namespace:
         ConfigError: A file is missing, or no configuration.
     """
     config = find_config(path)
-    with open(config, encoding="utf-8") as stream:
-        try:
-            options = yaml.safe_load(stream)
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{config}: no YAML ({why}); copy it again") from error
+    options = read_yaml(config, "copy it again")
     if not isinstance(options, dict) or not all(isinstance(x, str) for x in options):
         raise ConfigError(f"{config}: has no options of a training; copy it again")
     args = argparse.Namespace(**options)
     normalize_conf = getattr(args, "normalize_conf", None) or {}
-    if "stats_file" in normalize_conf:
+    if not isinstance(normalize_conf, dict):
+        raise ConfigError(f"{config}: normalize_conf has no options; copy it again")
+    if isinstance(normalize_conf.get("stats_file"), str):
         beside = config.parent / Path(normalize_conf["stats_file"]).name
         if beside.is_file():
             normalize_conf["stats_file"] = str(beside)
     return args
 
 
+def count_of(options: Mapping[str, Any], key: str, default: int | None = None) -> Any:
+    """Return an option that is a number of 1 or more, or None if that is its default.
+
+    Raises:
+        ConfigError: It is no such number.
+    """
+    value = options.get(key, default)
+    if (value is None and default is None) or (type(value) is int and value >= 1):
+        return value
+    raise ConfigError(f"{key} is a number of 1 or more, got {value!r}")
+
+
+def options_of(options: Mapping[str, Any], where: Path, **types: type) -> Any:
+    """Return options that must be there, in the order asked for.
+
+    Args:
+        options: Options of a configuration.
+        where: Its file, for the message.
+        **types: Types of the options, by name.
+
+    Raises:
+        ConfigError: One is missing or of another type.
+    """
+    for key, kind in types.items():
+        if not isinstance(options.get(key), kind):
+            raise ConfigError(f"{where}: has no {key}; copy it again")
+    return [options[key] for key in types]
+
+
+def data_lists(options: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
+    """Return path, name and type of the "train" or "valid" data.
+
+    Raises:
+        ConfigError: They are no such lists.
+    """
+    key = f"{kind}_data_path_and_name_and_type"
+    lists = options.get(key) or []
+    if not isinstance(lists, list) or not all(
+        isinstance(x, (list, tuple))
+        and len(x) == 3
+        and all(isinstance(y, str) for y in x)
+        for x in lists
+    ):
+        raise ConfigError(f"{key}: is no list of path, name and type")
+    return [tuple(x) for x in lists]
+
+
 def sampling_rate(frontend_conf: Mapping[str, Any] | None) -> int:
-    """Return the sampling rate of a frontend in Hz: its ``fs``, as 16000 or "16k"."""
-    fs = (frontend_conf or {}).get("fs", 16000)
-    return parse_size(fs) if isinstance(fs, str) else int(fs)
+    """Return the sampling rate of a frontend in Hz: its ``fs``, as 16000 or "16k".
+
+    Raises:
+        ConfigError: It is no such number.
+    """
+    try:
+        fs = (frontend_conf or {}).get("fs", 16000)
+        rate = parse_size(fs) if isinstance(fs, str) else int(fs)
+    except (InvalidSize, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"frontend_conf: no sampling rate fs: {error}") from error
+    if rate <= 0:
+        raise ConfigError(f"frontend_conf: fs is a sampling rate in Hz, got {fs!r}")
+    return rate

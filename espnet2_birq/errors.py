@@ -19,12 +19,26 @@ def one_line(error: Exception) -> str:
     return message
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """An error that the user can fix; its message is one line, whatever it quotes."""
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        if not text.startswith("Caught "):  # by PyTorch: see one_line()
+            text = " ".join(text.splitlines())
+        super().__init__(text)
+
+
+class ConfigError(UserError):
     """Invalid setting."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Invalid user data."""
+
+
+class RankError(UserError):
+    """Another process of a distributed training has ended."""
 
 
 class StorageError(DataError):

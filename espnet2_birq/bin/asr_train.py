@@ -8,12 +8,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from torch.multiprocessing import ProcessExitedException
+
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.errors import UserError, one_line
 from espnet2_birq.options import known_names
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.joint import JointTask
-from espnet2_birq.tasks.stopping import relaying
+from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 JointTask.main(args=args)
         else:
             ASRTask.main(args=args)
-    except (ConfigError, DataError) as error:
-        sys.exit(f"asr_train: error: {error}")
+    except ProcessExitedException as error:
+        sys.exit(exit_of_rank(error))
+    except UserError as error:
+        sys.exit(f"asr_train: error: {one_line(error)}")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
 from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.errors import ConfigError, DataError, one_line
+from espnet2_birq.errors import UserError, one_line
 from espnet2_birq.kernels.allocator import keep_large_blocks
 from espnet2_birq.options import known_names
 from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
-from espnet2_birq.tasks.stopping import relaying
+from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UnsafeLoadRefusedError as error:
         fault = str(error).splitlines()[0][:300]
         sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could run code")
-    except ProcessExitedException as error:  # of a rank, which has told why
-        sys.exit(max(error.exit_code, 1))
+    except ProcessExitedException as error:
+        sys.exit(exit_of_rank(error))
     except OSError as error:
         sys.exit(f"ssl_train: error: {error.filename or 'a file'}: {error.strerror}")
-    except (ConfigError, DataError, CollapseError) as error:
+    except (UserError, CollapseError) as error:
         sys.exit(f"ssl_train: error: {one_line(error)}")
 
 

@@ -4,13 +4,12 @@ import os
 import re
 import tarfile
 import tempfile
-import zlib
-from gzip import BadGzipFile
 from pathlib import Path
 
 from espnet2_birq.datadir.audio import probe_many
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_lines, refusing
 
 SAMPLE_RATE = 16000  # Hz
 AUDIO_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
@@ -78,11 +77,15 @@ def unpack_an4(tarball: str | Path, downloads: str | Path) -> Path:
     # Renamed when complete, so that an interrupted run leaves no partial corpus.
     with tempfile.TemporaryDirectory(dir=downloads.parent) as scratch:
         try:
-            with tarfile.open(tarball) as tar:
+            with (
+                refusing(tarball, "not a readable tar file", "copy it again"),
+                tarfile.open(tarball) as tar,
+            ):
                 tar.extractall(scratch, filter="data")
-        except (tarfile.TarError, BadGzipFile, zlib.error, EOFError) as error:
+        except (tarfile.TarError, OSError) as error:
+            why = " ".join(str(error).split())[:200]
             raise DataError(
-                f"{tarball}: not a readable tar file ({error}); copy it again"
+                f"{tarball}: not a readable tar file ({why}); copy it again"
             ) from error
         if not Path(scratch, "downloads", "an4", "etc").is_dir():
             raise DataError(
@@ -110,7 +113,7 @@ def read_an4(corpus: Path, part: str) -> list[Utterance]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; remove {corpus.parent} and run again")
     utterances = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         if not (match := TRANSCRIPT.match(line.strip())):

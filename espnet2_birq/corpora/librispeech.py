@@ -17,6 +17,7 @@ from espnet2_birq.datadir.audio import AudioInfo, probe_apart
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
+from espnet2_birq.reading import read_lines
 
 # Parts of the whole corpus (OpenSLR 12), with their numbers of utterances.
 UTTERANCES_OF_PART = {
@@ -387,14 +388,8 @@ def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
 def _read_transcripts(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8; restore it from the corpus' tar file"
-        ) from error
     texts = {}
-    for line in lines:
+    for line in read_lines(path, "restore it from the corpus' tar file"):
         utt_id, _, text = line.strip().partition(" ")
         if utt_id:
             texts[utt_id] = text.strip()

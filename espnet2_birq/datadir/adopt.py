@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet2_birq.datadir.audio import ARK_ENTRY
-from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import merge
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_text
 
 SOURCE = "source"  # file with the path of the imported directory
 
@@ -32,6 +33,14 @@ class Adopted:
 def is_formatted(source: str | Path) -> bool:
     """Return whether a folder is a set formatted by ESPnet, not a Kaldi directory."""
     return (Path(source) / "feats_type").exists()
+
+
+def read_feats_type(source: Path) -> str:
+    """Read the kind of a set formatted by ESPnet: raw, if it is audio."""
+    try:
+        return " ".join(read_text(source / "feats_type").split())[:40]
+    except DataError:
+        return "unreadable"
 
 
 def adopt(
@@ -96,7 +105,7 @@ def _check_dest(dest: Path, source: Path) -> None:
         return
     made_from = None
     if (dest / SOURCE).is_file():
-        made_from = (dest / SOURCE).read_text(encoding="utf-8").rstrip("\n")
+        made_from = read_text(dest / SOURCE).rstrip("\n")
     if made_from != os.path.realpath(source):
         raise DataError(
             f"{dest}: is there already, made from {made_from or 'something else'}, not "
@@ -126,7 +135,7 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
 
 
 def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> Adopted:
-    feats_type = (source / "feats_type").read_text().strip()
+    feats_type = read_feats_type(source)
     if feats_type != "raw":
         raise DataError(
             f"{source}: feats_type is {feats_type}, pretraining needs audio; give a "
@@ -167,7 +176,8 @@ def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
                     f"{source}/{name}: no {utt_id}; run the recipe's stages 3 and 4 "
                     "again"
                 )
-        if not row["utt2num_samples"].isdecimal():
+        samples = parse_samples(row["utt2num_samples"])
+        if samples is None:
             raise DataError(
                 f"{source}/utt2num_samples: {utt_id} has no number; run the recipe's "
                 "stages 3 and 4 again"
@@ -178,7 +188,6 @@ def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
                 "recipe's stages 3 and 4 again"
             )
         # The recipe's stage 3 writes "None" for audio that it could not convert.
-        samples = int(row["utt2num_samples"])
         entry = row["wav.scp"] if samples == 0 else resolver(row["wav.scp"])
         yield utt_id, entry, samples
 
@@ -186,7 +195,7 @@ def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
 def _audio_format(source: Path, entry: str) -> str:
     name = "ark" if ARK_ENTRY.match(entry) else Path(entry).suffix.removeprefix(".")
     if (source / "audio_format").is_file():
-        name = (source / "audio_format").read_text().strip()
+        name = read_text(source / "audio_format").strip()
     if name.startswith("multi_"):
         raise DataError(
             f"{source}: audio_format {name} has several files an utterance, "

@@ -7,6 +7,7 @@ the preparation of YODAS averages them. docs/own_data.md lists the checks of eac
 """
 
 import io
+import os
 import re
 import struct
 import subprocess
@@ -29,7 +30,7 @@ from espnet2_birq.errors import (
 )
 
 # "file.ark:123": audio at a byte offset of an archive
-ARK_ENTRY = re.compile(r"^(.+\.ark):(\d+)$")
+ARK_ENTRY = re.compile(r"^(.+\.ark):(\d{1,18})$")
 ARK_MARKER = b"AUDIO"
 HEADER_BYTES = 1024
 # Frames decoded at the end of a file, to detect truncation.
@@ -99,7 +100,7 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
             state its length.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's raises an error for a name that is too long
         raise DataError(f"{path}: no such audio file; correct the path or restore it")
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES)
@@ -140,7 +141,7 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
     match = ARK_ENTRY.match(entry)
     if not match:
         return probe(entry, fs)
-    if not Path(match[1]).is_file():
+    if not os.path.isfile(match[1]):
         raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
     with open(match[1], "rb") as stream:
         data = _read_ark(entry, stream, int(match[2]))
@@ -339,7 +340,9 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
             f"{entry}: no audio at this place of the ark; correct wav.scp or write the "
             "ark again"
         )
-    data = stream.read(length)
+    # Not read(length) at once: it makes room for whatever a damaged length says.
+    there = os.fstat(stream.fileno()).st_size - stream.tell()
+    data = stream.read(min(length, max(there, 0)))
     if len(data) < length:
         raise DataError(
             f"{entry}: truncated, the ark ends inside of this audio; copy it again"

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from espnet2_birq.datadir.adopt import is_formatted
+from espnet2_birq.datadir.adopt import is_formatted, read_feats_type
 from espnet2_birq.datadir.audio import (
     AudioInfo,
     iter_probe,
     probe_command,
     probe_entry,
 )
-from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import ExternalSort, draw, iter_spk2utt, merge
 from espnet2_birq.errors import DataError, SampleRateError
@@ -179,7 +179,7 @@ class _Check:
 
     def run(self, fs: int | None, full: bool, nj: int, seed: int) -> Report:
         feats_type = self.folder / "feats_type"
-        if feats_type.exists() and (kind := feats_type.read_text().strip()) != "raw":
+        if feats_type.exists() and (kind := read_feats_type(self.folder)) != "raw":
             self.report.error(
                 f"feats_type is {kind}: features, not audio; give a set of audio (raw)",
                 str(feats_type),
@@ -248,7 +248,9 @@ class _Check:
                     self.report.error(kind, utt_id)
             if row.get("text") == "":
                 self.report.warn("empty transcript in text", utt_id)
-            if (samples := row.get("utt2num_samples")) and not samples.isdecimal():
+            if (samples := row.get("utt2num_samples")) and parse_samples(
+                samples
+            ) is None:
                 self.report.error(
                     "utt2num_samples has no number; format the set again", utt_id
                 )
@@ -268,8 +270,7 @@ class _Check:
 
     def _audio(self) -> Iterator[_Audio]:
         for utt_id, entry, number in self._utterances("wav.scp"):
-            samples = int(number) if number and number.isdecimal() else None
-            yield _Audio(utt_id, entry, samples)
+            yield _Audio(utt_id, entry, parse_samples(number or ""))
 
     def _segmented_audio(self) -> Iterator[_Audio]:
         with ExternalSort() as by_recording:

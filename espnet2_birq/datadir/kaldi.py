@@ -1,5 +1,6 @@
 """Kaldi data directories: wav.scp, segments, utt2spk, spk2utt and text."""
 
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
+MOST_DIGITS = 18  # of a number of samples or bytes: no machine has more
 # LibriSpeech's <reader>-<chapter>, used as a speaker in data directories (19-198), or
 # an utterance id (19-198-0000).
 _CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
@@ -142,6 +144,30 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
         DataError: As in iter_scp().
     """
     return dict(iter_scp(path, allow_empty_values))
+
+
+def read_segment(where: str | Path, utt_id: str, value: str) -> Segment:
+    """Read the value of a line of segments; its end may be -1, the recording's end.
+
+    Raises:
+        DataError: It is not `recording start end`, or has no finite times.
+    """
+    try:
+        recording, start, end = value.split()
+        segment = Segment(recording, float(start), float(end))
+    except ValueError:
+        segment = None
+    if segment is None or not math.isfinite(segment.start + segment.end):
+        raise DataError(
+            f"{where}: {utt_id} is not `utterance recording start end`, with times in "
+            "seconds; correct the line"
+        )
+    return segment
+
+
+def parse_samples(value: str) -> int | None:
+    """Read a number of samples; None if it is none."""
+    return int(value) if value.isdecimal() and len(value) <= MOST_DIGITS else None
 
 
 def voice_of(speaker: str) -> str:

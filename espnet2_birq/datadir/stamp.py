@@ -14,6 +14,7 @@ from pathlib import Path
 
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_json
 
 STAMP = "made_from.json"
 CHUNK = 1 << 20  # bytes read at once
@@ -61,7 +62,7 @@ def check_stamp(
         if required:
             raise DataError(f"{made}: there is no record of what it was made from")
         return
-    noted = json.loads(stamp.read_text(encoding="utf-8"))
+    noted = _read(stamp)
     for name, value in (options or {}).items():
         before = noted["options"].get(name)
         if before != value:
@@ -87,12 +88,30 @@ def sources(made: Path) -> list[str]:
     stamp = stamp_path(made)
     if not stamp.is_file():
         return []
-    return list(json.loads(stamp.read_text(encoding="utf-8"))["files"])
+    return list(_read(stamp)["files"])
 
 
 def stamp_path(made: Path) -> Path:
     """Return the path of the stamp: inside a folder, next to a file."""
     return made / STAMP if made.is_dir() else made.with_name(f"{made.name}.{STAMP}")
+
+
+def _read(stamp: Path) -> dict[str, dict]:
+    """Read a stamp.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    remedy = "remove it and make again what it is the record of"
+    noted = read_json(stamp, dict, remedy)
+    options, files = noted.get("options"), noted.get("files")
+    if not (
+        isinstance(options, dict)
+        and isinstance(files, dict)
+        and all(x is None or isinstance(x, dict) for x in files.values())
+    ):
+        raise DataError(f"{stamp}: has no options and files; {remedy}")
+    return noted
 
 
 def _describe_all(files: Iterable[str | Path]) -> Files:
@@ -116,6 +135,6 @@ def _tell(before: dict | None, now: dict) -> str:
     if before is None:
         return "it did not exist then"
     for unit in ("lines", "bytes"):
-        if before[unit] != now[unit]:
-            return f"{before[unit]} {unit} then, {now[unit]} now"
+        if before.get(unit) != now[unit]:
+            return f"{before.get(unit)} {unit} then, {now[unit]} now"
     return "same length, other content"

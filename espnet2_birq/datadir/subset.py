@@ -11,11 +11,18 @@ from pathlib import Path
 
 from espnet2_birq.datadir.adopt import SOURCE, is_formatted
 from espnet2_birq.datadir.audio import probe_many
-from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir, voice_of
+from espnet2_birq.datadir.kaldi import (
+    format_scp,
+    read_scp,
+    read_segment,
+    replace_data_dir,
+    voice_of,
+)
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stamp import STAMP
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_text
 
 # Files that are not tables of sorted keys, written by formatting and our preparations.
 NO_TABLES = ("feats_type", "audio_format", "skipped", "unused_words", "words.tsv")
@@ -252,7 +259,7 @@ def _read_file(
     path: Path, speakers: Mapping[str, str], recordings: Collection[str]
 ) -> dict[str, str] | str:
     if path.name in NO_TABLES:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     table = read_scp(path, allow_empty_values=True)
     keys = table.keys()
     owners: list[Set[str]] = [speakers.keys()]
@@ -261,7 +268,7 @@ def _read_file(
     if any(keys <= owner for owner in owners):
         return table
     if len(owners) > 1 and not any(keys & owner for owner in owners):
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     unknown = min(keys - set().union(*owners), default=min(keys))
     raise DataError(
         f"{path}: {unknown} is not in utt2spk or wav.scp; run utils/fix_data_dir.sh"
@@ -297,21 +304,19 @@ def _durations(
 def _segment_durations(folder: Path, files: Mapping, nj: int) -> dict[str, float]:
     spans = {}
     for utt_id, value in files["segments"].items():
-        recording, start, end = [*value.split(), "", ""][:3]
-        times = _number(folder, utt_id, start), _number(folder, utt_id, end)
-        spans[utt_id] = (recording, *times)
+        spans[utt_id] = read_segment(folder / "segments", utt_id, value)
     # An end of -1 means the end of the recording.
-    open_ended = {recording for recording, _, end in spans.values() if end == -1}
+    open_ended = {part.recording for part in spans.values() if part.end == -1}
     whole = {r: e for r, e in files["wav.scp"].items() if r in open_ended}
     lengths = _audio_durations(folder, whole, nj)
     seconds = {}
-    for utt_id, (recording, start, end) in spans.items():
-        end = lengths.get(recording, end) if end == -1 else end
-        if not start < end:
+    for utt_id, part in spans.items():
+        end = lengths.get(part.recording, -1) if part.end == -1 else part.end
+        if not part.start < end:
             raise DataError(
                 f"{folder}/segments: {utt_id} does not end after it starts; correct it"
             )
-        seconds[utt_id] = end - start
+        seconds[utt_id] = end - part.start
     return seconds
 
 

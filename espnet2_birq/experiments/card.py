@@ -1,16 +1,16 @@
 """A model card, written from an experiment: what the model is, and how it was made."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from espnet2_birq.checkpoint import check_model_file
-from espnet2_birq.config import sampling_rate
+from espnet2_birq.checkpoint import check_model_file, load_tensors
+from espnet2_birq.config import data_lists, options_of, sampling_rate
 from espnet2_birq.datadir.files import write_whole
-from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.experiments.progress import read_config, time_words
@@ -53,6 +53,10 @@ def write_card(
     check_model_file(model)
     folder = model.parent
     conf, log = read_config(folder), read_training_log(folder)
+    wanted: dict[str, type] = {"frontend_conf": dict, "encoder_conf": dict}
+    wanted |= {"encoder": str, "optim": str, "objectives": list}
+    wanted |= {"train_shape_file": list, "valid_shape_file": list}
+    options_of(conf, folder / "config.yaml", **wanted)
     meta: dict[str, Any] = {
         "library_name": "espnet",
         "tags": ["espnet", "audio", "self-supervised-learning", "feature-extraction"],
@@ -78,7 +82,7 @@ def write_card(
 
 def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
     """Describe encoder and input."""
-    state = torch.load(model, "cpu", mmap=True, weights_only=True)
+    state = load_tensors(model)
     size = sum(x.numel() for name, x in state.items() if name.startswith("encoder."))
     encoder = conf["encoder_conf"]
     sizes = [
@@ -96,20 +100,27 @@ def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
 def _data(folder: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
     """Describe the training and validation sets by their lists of lengths."""
     for kind in ("train", "valid"):
-        lists = conf.get(f"{kind}_data_path_and_name_and_type") or []
+        lists = data_lists(conf, kind)
         names = sorted({Path(x[0]).parent.name for x in lists if x[1] == "speech"})
-        found = [find_path(folder, Path(x)) for x in conf[f"{kind}_shape_file"]]
+        found = [find_path(folder, Path(str(x))) for x in conf[f"{kind}_shape_file"]]
         text = ", ".join(names)
-        if found and all(path.is_file() for path in found[:1]):
-            samples = [int(x.split(",")[0]) for _, x in iter_scp(found[0])]
+        if found and os.path.isfile(found[0]):
+            samples = [_samples(found[0], *line) for line in iter_scp(found[0])]
             hours = sum(samples) / rate / 3600
             text += f": {len(samples)} utterances, {hours:.1f} hours"
         yield {"train": "training data", "valid": "validation data"}[kind], text
 
 
+def _samples(path: Path, utt_id: str, shape: str) -> int:
+    samples = parse_samples(shape.split(",")[0])
+    if samples is None:
+        raise DataError(f"{path}: {utt_id} has no length; run stage 6 again")
+    return samples
+
+
 def _training(conf: dict, log: TrainingLog) -> Iterator[tuple[str, str]]:
     """Describe the length of the training."""
-    yield "configuration", f"{Path(conf['config']).name}" if conf.get("config") else "-"
+    yield "configuration", Path(str(conf["config"])).name if conf.get("config") else "-"
     text = (
         f"{log.last_update}, in {len(log.train)} epochs and {time_words(log.seconds)}"
     )

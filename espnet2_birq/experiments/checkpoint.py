@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
+from espnet2_birq.checkpoint import load_plain
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import refusing
 
 
 def check_training(model: Path) -> None:
@@ -27,10 +27,12 @@ def check_training(model: Path) -> None:
     checkpoint = model.parent / "checkpoint.pth"
     if not checkpoint.is_file():  # DeepSpeed's trainer, which does not end like that
         return
-    reporter = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["reporter"]
-    epoch = reporter["epoch"]
+    state = load_plain(checkpoint, mmap=True)
+    with refusing(checkpoint, "not ESPnet's"):
+        epoch = state["reporter"]["epoch"]
+        values = state["reporter"]["stats"][epoch]["train"]
     # ESPnet reports the norm of gradients that were finite, and of no others.
-    if "grad_norm" not in reporter["stats"][epoch]["train"]:
+    if "grad_norm" not in values:
         raise DataError(
             f"{model.parent}: no update was made in epoch {epoch}, where training "
             "stopped: the gradient was never finite, or there were fewer batches than "

@@ -3,7 +3,6 @@
 import base64
 import html
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 from espnet2_birq.api import load
+from espnet2_birq.config import data_lists
 from espnet2_birq.datadir.audio import probe_entry, read_wave
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import iter_scp
@@ -23,6 +23,7 @@ from espnet2_birq.experiments import page_plots as plots
 from espnet2_birq.experiments.progress import read_config
 from espnet2_birq.experiments.status import describe, find_path
 from espnet2_birq.experiments.training_log import read_training_log
+from espnet2_birq.reading import read_json, refusing
 
 SECONDS = 5.0  # of an utterance whose codes can be told apart
 LOOKED_AT = 100  # utterances among which one of about this length is sought
@@ -50,6 +51,7 @@ SHOWN = (
     "init_param",
     "seed",
 )
+NO_RESULTS = "not the results that it should have"
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
        padding: 0 1rem; color: #111; background: #fff }
@@ -128,10 +130,7 @@ def _picture(png: bytes, text: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: no results in JSON ({error})") from error
+    return read_json(path)
 
 
 def _beside(folder: Path, *patterns: str) -> Iterator[Path]:
@@ -145,10 +144,10 @@ def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
     """Show what phone_probe measured of this experiment, and beside it."""
     measured: dict[str, dict] = {}
     for path in given:
-        for model in _read(path).get("models", ()):
+        for model in _models(path):
             measured[model["name"]] = model
     for path in _beside(folder, "phones*.json", "phones/*.json"):
-        for model in _read(path).get("models", ()):
+        for model in _models(path):
             file = Path(model["file"])
             if file.suffix in (".yaml", ".yml"):
                 measured.setdefault("untrained", model)
@@ -175,6 +174,32 @@ def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
     return [_section("Phones in the layers", content, note)]
 
 
+def _models(path: Path) -> list[dict]:
+    """Read what phone_probe measured.
+
+    Raises:
+        DataError: It is damaged, or something else.
+    """
+    models = _read(path).get("models", [])
+    with refusing(path, NO_RESULTS):
+        for model in models:
+            Path(model["file"]), str.strip(model["name"])
+            sizes = set()
+            for layer in model["layers"]:
+                speakers = layer["accuracy"]["speakers"]
+                sizes.add(len(speakers))
+                sum([float(layer["layer"]), *speakers.values()])
+                if not float(layer["accuracy"]["error"]) >= 0:
+                    raise ValueError("an error below 0")
+            if len(sizes) != 1:
+                raise ValueError("layers of different speakers")
+            for one in model["objectives"]:
+                str.strip(one["name"])
+                for book in one["books"]:
+                    sum(float(book[key]) for key in ("pnmi", "chance", "perplexity"))
+    return models
+
+
 def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
     """Show what the probe for text measured."""
     paths = dict.fromkeys([*given, *_beside(folder, "probe*/probe.json")])
@@ -182,12 +207,17 @@ def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
     parts = []
     for path in own:
         result = _read(path)
-        rows = [
-            (name, *(result[kind][name]["percent"] for kind in ("cer", "wer")))
-            for name in result["cer"]
-        ]
+        with refusing(path, NO_RESULTS):
+            rows = [
+                (
+                    name,
+                    *(float(result[kind][name]["percent"]) for kind in ("cer", "wer")),
+                )
+                for name in result["cer"]
+            ]
+            layers = [float(weight) for weight in result["layer_weights"]]
         content = _table(("set", "CER %", "WER %"), rows)
-        weights = plots.layer_weights(result["layer_weights"])
+        weights = plots.layer_weights(layers)
         content += _picture(weights, "weights of the layers")
         parts.append(_section("Text in the layers", content, html.escape(str(path))))
     return parts
@@ -227,7 +257,7 @@ def _utterance(folder: Path, audio: Path | None) -> str:
 
 def _find_utterance(folder: Path, rate: int) -> tuple[str | None, str]:
     """Find an utterance of the validation set, neither short nor long if possible."""
-    lists = read_config(folder).get("valid_data_path_and_name_and_type") or []
+    lists = data_lists(read_config(folder), "valid")
     scps = [path for path, name, _ in lists if name == "speech"]
     if not scps:
         return None, "the configuration names no validation set"

@@ -1,5 +1,6 @@
 """Progress and estimated remaining time of a training."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ class Progress(NamedTuple):
 
 def time_words(seconds: float) -> str:
     """Format a time in its largest units."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
@@ -54,10 +57,16 @@ def progress_of(log: TrainingLog, folder: Path) -> Progress:
     """
     conf = read_config(folder)
     total = left = None
-    batches = conf["num_iters_per_epoch"] or log.epoch_batches
+    batches = config.count_of(conf, "num_iters_per_epoch") or log.epoch_batches
+    epochs, accum_grad = (
+        config.count_of(conf, x, 1) for x in ("max_epoch", "accum_grad")
+    )
     if batches is not None:
-        total = conf["max_epoch"] * (batches // conf["accum_grad"])
-        paces = [interval["train_time"] for interval in log.intervals[-RECENT:]]
-        pace = sum(paces) / len(paces) * conf["accum_grad"]  # seconds an update
-        left = max(0, total - log.last_update) * pace
-    return Progress(log.last_update, total, log.intervals[-1]["loss"], left)
+        total = epochs * (batches // accum_grad)
+        recent = log.intervals[-RECENT:]
+        paces = [one["train_time"] for one in recent if "train_time" in one]
+        if paces:
+            pace = sum(paces) / len(paces) * accum_grad  # seconds an update
+            left = max(0, total - log.last_update) * pace
+    loss = log.intervals[-1].get("loss", math.nan)
+    return Progress(log.last_update, total, loss, left)

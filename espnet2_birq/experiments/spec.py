@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.reading import read_yaml
 
 KEYS = {
     "recipe": "folder with ssl1 and asr1, from the configuration's own",
@@ -25,6 +24,17 @@ SYSTEM_KEYS = {
     "updates": "of pretraining; default: what the configuration says",
     "compute_of": "as many updates as cost what this system's cost",
     "after": "system from whose model, of the same seed, this one's pretraining starts",
+}
+
+
+# What YAML may say for a key, wherever it stands; of others that they are there.
+TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("recipe", "train_set", "probe", "name", "label"), str),
+    **dict.fromkeys(("compute_of", "after", "rest_of", "config"), str),
+    **dict.fromkeys(("systems", "tests", "compare"), list),
+    **dict.fromkeys(("finetune", "sets"), dict),
+    "updates": int,
+    "hours": (int, float),
 }
 
 
@@ -120,30 +130,32 @@ def read_spec(path: Path) -> Spec:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; see bench/*.yaml for a matrix")
-    try:
-        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    conf = read_yaml(path, "correct it")
     _check_keys(path, "", conf, KEYS, ("recipe", "pretrain", "systems", "tests"))
+    if not isinstance(conf["pretrain"], str):
+        raise ConfigError(f"{path}: 'pretrain' is a configuration's name")
     finetune = conf.get("finetune") or {}
     _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, ())
     for value in finetune.get("sets", {}).values():
         keys = {"hours": "how many to draw", "rest_of": "the set whose rest it is"}
         _check_keys(path, "finetune: sets: ", value or {}, keys, ())
+    pairs = conf.get("compare") or []
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ConfigError(f"{path}: compare: {pairs} are not two systems each")
     recipe = (path.parent / conf["recipe"]).resolve()
     spec = Spec(
         recipe=recipe,
         pretrain=recipe / "ssl1" / conf["pretrain"],
         systems=[_system(path, system) for system in conf["systems"]],
         tests=[str(name) for name in conf["tests"]],
-        train_set=conf.get("train_set", "train"),
+        train_set=conf.get("train_set") or "train",
         finetune_config=recipe / "asr1" / finetune["config"] if finetune else None,
         finetune_sets=[
-            FinetuneSet(name, **(value or {}))
+            FinetuneSet(str(name), **(value or {}))
             for name, value in finetune.get("sets", {}).items()
         ],
         probe=conf.get("probe"),
-        compare=[tuple(pair) for pair in conf.get("compare") or []],
+        compare=[(str(one), str(other)) for one, other in pairs],
     )
     _check(path, spec)
     return spec
@@ -164,19 +176,24 @@ def with_trunks(spec: Spec, names: list[str]) -> list[System]:
 
 def _system(path: Path, conf: dict) -> System:
     _check_keys(path, "systems: ", conf, SYSTEM_KEYS, ("name", "pretrain"))
+    if not isinstance(conf["pretrain"] or {}, dict):
+        raise ConfigError(f"{path}: '{conf['name']}': pretrain is a dictionary or null")
     return System(**{"label": conf["name"], **conf})
 
 
 def _check_keys(path, where, conf, known, required) -> None:
     if not isinstance(conf, dict):
         raise ConfigError(f"{path}: {where}a dictionary is wanted, not {conf!r}")
-    for key in conf:
+    for key, value in conf.items():
+        kind = TYPES.get(key)
+        if value is not None and kind is not None and not isinstance(value, kind):
+            raise ConfigError(f"{path}: {where}'{key}' cannot be {str(value)[:80]!r}")
         if key not in known:
             raise ConfigError(
                 f"{path}: {where}unknown key '{key}'; there are {', '.join(known)}"
             )
     for key in required:
-        if key not in conf:
+        if key not in conf or conf[key] is None and key != "pretrain":
             raise ConfigError(f"{path}: {where}key '{key}' is missing")
 
 
@@ -209,7 +226,7 @@ def _check(path: Path, spec: Spec) -> None:
                 "without updates"
             )
     for pair in spec.compare:
-        if len(pair) != 2 or not set(pair) <= set(names):
+        if not set(pair) <= set(names):
             raise ConfigError(f"{path}: compare: {list(pair)} are not two systems")
     for one in sets.values():
         if one.rest_of is not None and sets.get(one.rest_of, one).hours is None:

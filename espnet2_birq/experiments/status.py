@@ -1,8 +1,9 @@
 """Where an experiment stands, by its files: while it trains, after it stopped, at its end."""
 
+import math
+import os
 import re
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,11 @@ from espnet2_birq.experiments.progress import (
     time_words,
 )
 from espnet2_birq.experiments.training_log import (
-    STAMP,
     TrainingLog,
     log_files,
     objectives_of,
     read_training_log,
+    times_of,
 )
 
 UNSEEN = "not seen from here"
@@ -94,7 +95,7 @@ def read_state(folder: Path, now: float | None = None) -> State:
 
 def _interval(text: str) -> float:
     """Return the longest time between two of the last lines, in seconds."""
-    times = [datetime.fromisoformat(x).timestamp() for x in STAMP.findall(text)[-20:]]
+    times = times_of(text)[-20:]
     return max((b - a for a, b in zip(times, times[1:])), default=0.0)
 
 
@@ -126,7 +127,7 @@ def read_stages(folder: Path, training: str) -> list[Stage]:
 def find_path(folder: Path, path: Path) -> Path:
     """Find a path that is relative to the recipe, a folder above the experiment."""
     for base in (Path.cwd(), *folder.resolve().parents):
-        if (base / path).exists():
+        if os.path.exists(base / path):
             return base / path
     return path
 
@@ -193,7 +194,8 @@ def brief(folder: Path) -> str | None:
 def _training(folder: Path, log: TrainingLog) -> list[str]:
     progress = progress_of(log, folder)
     first, last = log.intervals[0], log.intervals[-1]
-    loss = f"{last['loss']:.3f} (first {first['loss']:.3f}"
+    losses = [values.get("loss", math.nan) for values in (last, first)]
+    loss = f"{losses[0]:.3f} (first {losses[1]:.3f}"
     if log.valid and "loss" in log.valid[-1]:
         loss += f"; validation {log.valid[-1]['loss']:.3f}, epoch {len(log.valid)}"
     lines = [f"  updates     {_updates(progress)}", f"  loss        {loss})"]

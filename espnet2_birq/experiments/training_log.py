@@ -1,20 +1,23 @@
 """Read ESPnet's train.log."""
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet2_birq.config import read_config
+from espnet2_birq.config import count_of, read_config
 from espnet2_birq.errors import DataError
 
 # ESPnet sometimes omits the comma between two values: match numbers only.
 VALUE = re.compile(r"([a-zA-Z][\w]*?)=(-?(?:\d+\.?\d*(?:e[+-]\d\d)?|nan|inf))")
-STEPS = re.compile(r"INFO: (\d+)epoch:train:(\d+)-(\d+)batch: (.*)")
-EPOCH = re.compile(r"INFO: (\d+)epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$")
-SAMPLER = re.compile(r"\[train\] Batch sampler: .*\(N-batch=(\d+)")
-STAMP = re.compile(r"^\[[^\]]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
+STEPS = re.compile(r"INFO: (\d{1,9})epoch:train:(\d{1,9})-(\d{1,9})batch: (.*)")
+EPOCH = re.compile(
+    r"INFO: (\d{1,9})epoch results: \[train\] (.*?)(?:, \[valid\] (.*))?$"
+)
+SAMPLER = re.compile(r"\[train\] Batch sampler: .*\(N-batch=(\d{1,9})")
+STAMP = re.compile(r"^\[[^\]\n]*\] (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", re.MULTILINE)
 
 
 class TrainingLog(NamedTuple):
@@ -57,9 +60,8 @@ def read_training_log(folder: Path) -> TrainingLog:
     seconds, epoch_batches = 0, None
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
-        if stamps := STAMP.findall(text):
-            first, last = map(datetime.fromisoformat, (stamps[0], stamps[-1]))
-            seconds += int((last - first).total_seconds())
+        if times := times_of(text):
+            seconds += int(times[-1] - times[0])
         if sizes := SAMPLER.findall(text):
             epoch_batches = int(sizes[-1])
         for line in text.splitlines():
@@ -97,6 +99,17 @@ def read_training_log(folder: Path) -> TrainingLog:
     )
 
 
+def times_of(text: str) -> list[float]:
+    """Return the times of a log's lines, in seconds since 1970."""
+    times = []
+    for stamp in STAMP.findall(text):
+        try:
+            times.append(datetime.fromisoformat(stamp).timestamp())
+        except (ValueError, OverflowError):
+            pass  # a damaged line
+    return times
+
+
 def log_files(folder: Path) -> list[Path]:
     """Return an experiment's logs, the last run's last.
 
@@ -114,7 +127,7 @@ def _accum_grad(folder: Path) -> int:
     config = folder / "config.yaml"
     if not config.is_file():
         return 1
-    return getattr(read_config(config), "accum_grad", 1)
+    return count_of(vars(read_config(config)), "accum_grad", 1)
 
 
 def _batches(steps: dict, train: dict) -> dict[int, int]:
@@ -122,7 +135,8 @@ def _batches(steps: dict, train: dict) -> dict[int, int]:
     batches, before = {}, 0
     for epoch in sorted({key[0] for key in steps} | set(train)):
         logged = max((batch for one, batch in steps if one == epoch), default=0)
-        total = int(train.get(epoch, {}).get("total_count", before + logged))
+        total = train.get(epoch, {}).get("total_count", before + logged)
+        total = int(total) if math.isfinite(total) else before + logged
         batches[epoch], before = total - before, total
     return batches
 

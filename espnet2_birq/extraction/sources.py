@@ -1,6 +1,5 @@
 """Lists of recordings: a Kaldi data directory, a manifest, a folder of audio, a file."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from espnet2_birq.datadir.audio import probe_apart
 from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import parse_json, read_lines
 
 # Of audio that libsndfile reads
 SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus", ".sph", ".aif", ".aiff"}
@@ -106,23 +106,24 @@ def _scp(path: Path) -> Iterator[tuple[str, str]]:
 
 def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read a NeMo manifest; a name is the audio's file name."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            file = Path(json.loads(line)["audio_filepath"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: line {number}: no JSON with audio_filepath ({error})"
-            ) from error
+    for number, line in enumerate(read_lines(path), 1):
+        where = f"{path}: line {number}"
+        name = parse_json(where, line, remedy="correct it").get("audio_filepath")
+        if not isinstance(name, str) or not Path(name).name:
+            raise DataError(f"{where}: no JSON with audio_filepath; correct it")
+        file = Path(name)
         yield file.stem, str(path.parent / file)
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, str]]:
     """Read a fairseq manifest: the root in the first line, then file and samples."""
-    root, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    root, *lines = [line.rstrip("\r\n") for line in read_lines(path)] or [""]
     if "\t" in root or not lines:
         raise DataError(
             f"{path}: the first line is to be the root folder of the others"
         )
-    for line in lines:
+    for number, line in enumerate(lines, 2):
         file = line.split("\t")[0]
+        if not Path(file).name:
+            raise DataError(f"{path}: line {number}: names no file; remove it")
         yield str(Path(file).with_suffix("")), str(path.parent / root / file)

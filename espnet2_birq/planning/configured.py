@@ -5,13 +5,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import Data, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
+from espnet2_birq.reading import read_yaml
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -100,12 +99,8 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file, give the YAML file of ssl_train")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML: {line}") from error
-    if not isinstance(content, dict):
+    content = read_yaml(path, "correct it")
+    if not isinstance(content, dict) or not all(isinstance(x, str) for x in content):
         raise ConfigError(f"{path}: not a YAML file of options and values")
     return SSLTask.get_parser().parse_args(
         ["--config", str(path), "--output_dir", "-", *options]

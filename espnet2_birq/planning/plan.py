@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet2_birq.config import sampling_rate
-from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.planning.cost import (
     FakeModel,
@@ -58,10 +58,12 @@ class Data(NamedTuple):
                 f"{path}: no such file; give --data a folder of dump/raw that stage 3 "
                 "of run.sh has written, or give --hours"
             )
-        try:
-            seconds = [int(samples) / fs for samples in read_scp(path).values()]
-        except ValueError as error:
-            raise DataError(f"{path}: not a number of samples: {error}") from error
+        seconds = []
+        for utt_id, value in iter_scp(path):
+            samples = parse_samples(value)
+            if samples is None:
+                raise DataError(f"{path}: {utt_id}: not a number of samples: {value}")
+            seconds.append(samples / fs)
         total = sum(seconds)
         if total <= 0:
             raise DataError(f"{path}: no speech in it")

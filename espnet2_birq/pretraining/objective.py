@@ -59,6 +59,8 @@ KEYS = {
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
 
+LONGEST_PERIOD = 100_000  # updates that check_always_on() looks at
+
 
 class When(NamedTuple):
     """The updates in which an objective is active."""
@@ -81,7 +83,14 @@ def check_always_on(whens: list[When]):
         ConfigError: An update has none; names the first.
     """
     whens = [when for when in whens if when.once is None]  # others may never start
+    if any(when == When() for when in whens):
+        return
     period = math.lcm(*(when.every for when in whens))
+    if period > LONGEST_PERIOD:
+        raise ConfigError(
+            f"objectives: which are on repeats after {period} updates only; give 'every' "
+            "of smaller common multiples"
+        )
     edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
     for update in sorted(edge + step for edge in edges for step in range(period)):
         if not any(when.includes(update) for when in whens):
@@ -274,6 +283,9 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         weight = Schedule(row["weight"])
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None
+    for key in ("labeller_conf", "when"):
+        if not isinstance(row.get(key) or {}, dict):
+            raise ConfigError(f"objective '{name}': {key} is a dictionary")
     if (view.kind == LABELS) != (row["labeller"] == "given"):
         raise ConfigError(
             f"objective '{name}': view 'labels' and labeller 'given' go together"
@@ -324,8 +336,8 @@ def _when(name: str, conf: dict[str, Any]) -> When:
             f"objective '{name}': when: once is {{objective: perplexity of its "
             f"predictions, 1 or more}}, got {once!r}"
         )
-    numbers = [x for x in when[:3] if x is not None]
-    if not all(isinstance(x, int) and x >= 0 for x in numbers) or when.every < 1:
+    numbers = [when.start, when.every, 0 if when.stop is None else when.stop]
+    if not all(type(x) is int and x >= 0 for x in numbers) or when.every < 1:
         raise ConfigError(
             f"objective '{name}': when is {{start, stop, every, once}}, the first three "
             f"in updates, every at least 1, got {conf}"

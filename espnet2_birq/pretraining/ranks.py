@@ -1,6 +1,14 @@
 """Sums over the ranks of a distributed training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from espnet2_birq.errors import RankError
+
+# In errors of gloo, which have no class of their own, when a peer is gone
+GLOO = "/gloo/"
 
 
 def world_size() -> int:
@@ -22,6 +30,25 @@ def gather[T](value: T) -> list[T]:
     values: list[T] = [value] * world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def telling_of_others() -> Iterator[None]:
+    """Report in one line that another rank is gone.
+
+    Raises:
+        RankError: It is. What has ended it is in its own words, if it had time for any.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or GLOO in str(error):
+            raise RankError(
+                f"another rank has ended ({' '.join(str(error).split())[-120:]}); see its "
+                "messages (a kill, for lack of memory, leaves none); the same command "
+                "goes on from the last saved state"
+            ) from error
+        raise
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ KNOWN = (
 )
 LAYER, TEACHER, LABELS = "layer", "teacher layer", "labels"
 # labels [NAME] [every N]
-LABELS_VIEW = r"labels(?: +(?!every\b)([A-Za-z_]\w*))?(?: +every +(\d+))?"
+LABELS_VIEW = r"labels(?: +(?!every\b)([A-Za-z_]\w*))?(?: +every +(\d{1,9}))?"
 RESERVED = ("speech", "utt_id")  # what a batch calls other data
 
 
@@ -82,7 +82,7 @@ def parse_view(text: str, num_blocks: int) -> View:
                 f"{', '.join(RESERVED)} and ..._lengths, and take every 1st or more"
             )
         return View(LABELS, name=name, every=every)
-    match = re.fullmatch(r"((?:teacher +)?)layers +top +(\d+)( +each)?", str(text))
+    match = re.fullmatch(r"((?:teacher +)?)layers +top +(\d{1,9})( +each)?", str(text))
     if match is not None:
         if not 1 <= int(match[2]) <= num_blocks:
             raise ConfigError(
@@ -91,7 +91,7 @@ def parse_view(text: str, num_blocks: int) -> View:
             )
         kind = TEACHER if match[1] else LAYER
         return View(kind, num_blocks, int(match[2]), match[3] is not None)
-    match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d+)(%?))?", str(text))
+    match = re.fullmatch(r"((?:teacher +)?)layer(?: +(\d{1,9})(%?))?", str(text))
     if match is None:
         raise ConfigError(f"unknown view {text!r}, use {KNOWN}")
     kind = TEACHER if match[1] else LAYER

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.reading import parse_json, read_arrays
 from espnet2_birq.relabelling.settings import DEFAULT, Fit
 from espnet2_birq.relabelling.sources import (
     check_view,
@@ -29,6 +29,7 @@ from espnet2_birq.relabelling.sources import (
 )
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 
+NONE = "no centroids of fit_kmeans"
 FROM_EACH = 50  # frames of an utterance, where there are enough utterances
 
 
@@ -86,13 +87,13 @@ class KMeans:
         Raises:
             DataError: It is missing, or another file.
         """
-        try:
-            with np.load(path) as stored:
-                return cls(stored["centroids"], json.loads(str(stored["about"])))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path}: no centroids of fit_kmeans ({error}); make them again"
-            ) from error
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, the centroids; run fit_kmeans")
+        centroids, about = read_arrays(path, "centroids", "about", what=NONE)
+        about = parse_json(path, str(about), remedy="make them again")
+        if centroids.ndim != 2 or not {"view", "model_sha256"} <= about.keys():
+            raise DataError(f"{path}: {NONE}; make them again")
+        return cls(centroids, about)
 
     def check_model(self, path: Path, where: Path) -> None:
         """Check that a model file is the one that the centroids are of.

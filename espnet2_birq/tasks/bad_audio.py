@@ -124,7 +124,7 @@ class BadAudio:
         if self._known is None:  # of earlier epochs and other processes
             self._known = set()
             if self.path is not None and self.path.exists():
-                text = self.path.read_text(encoding="utf-8")
+                text = self.path.read_text(encoding="utf-8", errors="replace")
                 self._known = {line.split(" ", 1)[0] for line in text.splitlines()}
         if utt_id in self._known:
             return

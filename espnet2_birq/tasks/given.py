@@ -1,5 +1,7 @@
 """Checks of labels from disk before the first update: errors that name their file."""
 
+import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import LABELS, SLACK, View, other_rate
+from espnet2_birq.reading import read_lines
 from espnet2_birq.tasks.bad_audio import ReadOrReason
 
+INTEGERS = re.compile(r"-?[0-9]+( -?[0-9]+)*")
 SPEECH = "speech"
 OPTION = "--{}_data_path_and_name_and_type"
 
@@ -49,14 +53,14 @@ def _check_type(path: Path, name: str, kind: str) -> None:
         path = path / "split.0"  # of a list in parts
     if kind not in ("kaldi_ark", "text_int") or not path.is_file():
         return
-    with path.open(encoding="utf-8") as stream:
-        _, _, value = stream.readline().rstrip().partition(" ")
-    if kind == "kaldi_ark" and not Path(value.partition(":")[0]).is_file():
+    first = next(iter(read_lines(path)), "")
+    value = " ".join(first.split()[1:])
+    if kind == "kaldi_ark" and not os.path.isfile(value.rpartition(":")[0]):
         raise DataError(
             f"{path}: line 1: no archive '{value[:60]}'; make these labels again, or if "
             "it is a text of integers, give type text_int"
         )
-    if kind == "text_int" and not value.replace("-", "").replace(" ", "").isdigit():
+    if kind == "text_int" and not INTEGERS.fullmatch(value):
         raise DataError(
             f"{path}: line 1: no integers: '{value[:60]}'; a list of dump_labels is of "
             "type kaldi_ark"

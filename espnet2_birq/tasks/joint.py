@@ -16,8 +16,9 @@ from typeguard import typechecked
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
+from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
-from espnet2_birq.tasks.saving import kept_config
+from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
     SSLTask,
     add_objective_arguments,
@@ -92,8 +93,11 @@ class JointTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
-        folder, first = Path(args.output_dir), not getattr(args, "dist_rank", None)
-        with listening(), kept_config(folder, first):
+        with (
+            telling_of_others(),
+            listening(),
+            kept_config(Path(args.output_dir), is_first(args)),
+        ):
             super().main_worker(args)
 
     @classmethod

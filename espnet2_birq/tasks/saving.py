@@ -7,6 +7,7 @@ far. With one process on a CPU, the result of an interrupted training is that of
 uninterrupted one, bit by bit.
 """
 
+import argparse
 import logging
 import random
 import time
@@ -18,12 +19,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from espnet2.train.distributed_utils import get_rank
 from espnet2.train.reporter import Average, SubReporter, WeightedAverage
 from torch.utils.data import DataLoader
 
-from espnet2_birq.checkpoint import find_fault
+from espnet2_birq.checkpoint import find_fault, load_plain
 from espnet2_birq.datadir.files import whole_file
-from espnet2_birq.errors import ConfigError, StorageError
+from espnet2_birq.errors import ConfigError, DataError, StorageError
 from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
 from espnet2_birq.tasks.changes import Origin, changed_options, tell_changes
@@ -33,6 +35,10 @@ from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 PROGRESS = "progress.pth"
 KEPT_CONFIG = ".config.yaml.before"
 GO_ON, SAVE, STOP = 0, 1, 2  # what a rank wants before the next batch
+SAVED = set(
+    "epoch batches finished model optimizers schedulers scaler watches reporter random "
+    "origin".split()
+)
 
 State = dict[str, Any]
 
@@ -75,6 +81,15 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
             f"{path}: cannot be written ({error.strerror}); what was there before is "
             "kept: make room, and repeat the command"
         ) from error
+
+
+def is_first(args: argparse.Namespace) -> bool:
+    """Return whether a process is to be the first rank, before the group is initialised.
+
+    Args:
+        args: ESPnet's options; torchrun and Slurm tell the rank by the environment.
+    """
+    return not args.distributed or get_rank(args.dist_rank, args.dist_launcher) == 0
 
 
 @contextmanager
@@ -133,9 +148,12 @@ class Saver:
         fault = find_fault(self.path)
         if not fault:
             try:
-                return torch.load(self.path, map_location="cpu", weights_only=True)
-            except Exception as error:  # of many kinds, for a file of any content
-                fault = f"cannot be read ({str(error).splitlines()[0]})"
+                state = load_plain(self.path)
+                if isinstance(state, dict) and SAVED <= state.keys():
+                    return state
+                fault = "is no state of a training"
+            except DataError:
+                fault = "cannot be read"
         logging.warning(
             f"{self.path}: {fault}: what was learned since the end of the last epoch is "
             "lost; training goes on from there"

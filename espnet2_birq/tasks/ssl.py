@@ -35,12 +35,13 @@ from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
+from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.tasks.saving import kept_config
+from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
@@ -253,8 +254,11 @@ class SSLTask(AbsTask):
         check_trainer(args)
         check_files(args.train_data_path_and_name_and_type)
         check_files(args.valid_data_path_and_name_and_type)
-        folder, first = Path(args.output_dir), not getattr(args, "dist_rank", None)
-        with listening(), kept_config(folder, first):
+        with (
+            telling_of_others(),
+            listening(),
+            kept_config(Path(args.output_dir), is_first(args)),
+        ):
             super().main_worker(args)
 
     @classmethod

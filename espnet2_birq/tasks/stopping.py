@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch.multiprocessing import ProcessExitedException
+
 STOPPED = 85  # exit status
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -34,6 +36,19 @@ def listening() -> Iterator[None]:
             yield
         finally:
             _end_workers()
+
+
+def exit_of_rank(error: ProcessExitedException) -> int | str:
+    """Return what to exit with after a rank has: its status, if it has told why.
+
+    ESPnet's launcher ends the others, within half a minute.
+    """
+    if error.exit_code >= 0:
+        return max(error.exit_code, 1)
+    return (
+        f"error: rank {error.error_index} was ended by {error.signal_name}, perhaps for "
+        "lack of memory; the same command goes on from the last saved state"
+    )
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from espnet2_birq.pretraining.ranks import rank
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.provenance import record_run
 from espnet2_birq.tasks.saving import (
     KEPT_CONFIG,
     Batches,
@@ -90,6 +91,7 @@ class Trainer(ESPnetTrainer):
         """Build the options of run(); reads the state of an interrupted run."""
         # The new config.yaml is complete.
         Path(args.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
+        record_run(args)
         options = vars(super().build_options(args))
         saver = Saver(
             Path(args.output_dir),

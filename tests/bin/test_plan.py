@@ -114,7 +114,7 @@ def test_unreadable_configurations(tmp_path):
     text.write_text("hello")
     for path, words in (
         (tmp_path / "none.yaml", "no such file"),
-        (broken, "not YAML"),
+        (broken, "no YAML"),
         (text, "not a YAML file of options"),
     ):
         with pytest.raises(SystemExit, match=words) as stop:

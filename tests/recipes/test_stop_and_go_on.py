@@ -1,6 +1,7 @@
 """A recipe that a batch system stops: exit status 85, and the same command goes on."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,11 @@ from trainings import CONFIG, write_data
 def recipe(tmp_path_factory, an4_tarball):
     top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     return top / "egs2" / "own" / "ssl1"
+
+
+def names(folder):
+    """All that is in a recipe, but what Python has compiled."""
+    return {x for x in folder.rglob("*") if "__pycache__" not in x.parts}
 
 
 @pytest.mark.slow
@@ -51,6 +57,14 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
             start_new_session=True,
         )
 
+    before = names(recipe)
+    told, _ = start("--dry_run", "true").communicate(timeout=120)
+    assert names(recipe) == before
+    assert f"stage 1: import {tmp_path}/train -> dump/raw/train" in told
+    assert "stage 6: lengths of both sets -> exp/ssl_stats_raw" in told
+    assert "stage 7: training, iteration 0 -> exp/ssl_c_raw\n" in told
+    assert "stage 3" not in told  # both sets are formatted
+
     job = start()
     for _ in range(3000):
         if log.exists() and "1epoch:train:" in log.read_text():
@@ -62,6 +76,12 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     assert job.returncode == 85, printed[-3000:]
     assert "Stopped by a signal; the same command goes on" in printed
     assert (log.parent / "progress.pth").exists()
+    # What was told is what was run.
+    command = next(x for x in told.splitlines() if "espnet2.bin.launch" in x)
+    training = shlex.split(command.partition(" -- ")[2])
+    assert " ".join(training) in log.read_text()
+    told, _ = start("--dry_run", "true").communicate(timeout=120)
+    assert "-> exp/ssl_c_raw (is there; would be resumed)" in told
 
     job = start("--stage", "7", "--ssl_args", "--max_epoch 2")
     printed, _ = job.communicate(timeout=300)

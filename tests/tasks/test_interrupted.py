@@ -35,9 +35,9 @@ def test_other_noise_makes_another_model(folder):
     assert difference(folder / "whole", folder / "other")
 
 
-def kill_at(training, updates, seconds=0.0):
+def kill_at(training, updates, seconds=0.0, saving=("--save_updates", "1")):
     """Start it, and kill it some seconds after the state of so many updates is saved."""
-    training.start("--save_updates", "1")
+    training.start(*saving)
     path = training.out / PROGRESS
     for _ in range(20000):
         if path.exists() and state_of(path)["model"]["updates"] >= updates:
@@ -58,6 +58,20 @@ def test_two_kills(folder):
     assert training.run() == 0
     assert "Going on in epoch 1 after batch" in training.text()
     assert "Going on in epoch 2 after batch" in training.text()
+    assert difference(folder / "whole", training.out) is None
+
+
+def test_minutes_between_states(folder):
+    """Of which the default is longer than this training takes."""
+    training = Training(folder, folder / "rarely").start("--log_interval", "2")
+    training.until("1epoch:train:7-8batch")
+    training.process.kill()
+    assert training.wait() == -signal.SIGKILL
+    assert not (training.out / PROGRESS).exists()
+    training = Training(folder, folder / "minutes")
+    kill_at(training, 2, saving=("--save_minutes", "0.0005"))  # 30 ms
+    assert training.run("--save_minutes", "0.0005") == 0
+    assert "Going on in epoch 1 after batch" in training.text()
     assert difference(folder / "whole", training.out) is None
 
 

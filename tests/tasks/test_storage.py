@@ -1,6 +1,8 @@
 """Disks that are full, folders that cannot be written, archives and checkpoints cut short."""
 
+import os
 import shutil
+import subprocess
 
 import kaldiio
 import numpy as np
@@ -49,9 +51,49 @@ def test_a_full_disk(trained):
     said = f"ssl_train: error: {training.out}/{PROGRESS}: cannot be written (File too"
     assert last_line(training).startswith(said)
     after = contents(training.out)
-    assert before.pop("config.yaml") != after.pop("config.yaml")  # --save_updates
+    for name in ("config.yaml", "runs.jsonl"):  # --save_updates
+        assert before.pop(name) != after.pop(name)
     assert after == before
     training.largest_file = None
+    assert training.run() == 0
+    assert (training.out / "2epoch.pth").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 8 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_without_room(trained, small_disk):
+    """As above, but what is full is the disk, not the allowance of a process."""
+    training = copy(trained, "on_disk")
+    shutil.copytree(training.out, small_disk / "exp", symlinks=True)
+    training.found = [
+        x.replace(str(training.out), f"{small_disk}/exp") for x in training.found
+    ]
+    training.out = small_disk / "exp"
+    before = contents(training.out)
+    room = len(before[PROGRESS]) // 2
+    used = os.statvfs(small_disk)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(used.f_bavail * used.f_frsize - room))
+    assert training.run("--save_updates", "1") == 1
+    said = f"ssl_train: error: {training.out}/{PROGRESS}: cannot be written (No space"
+    assert last_line(training).startswith(said)
+    after = contents(training.out)
+    for name in ("config.yaml", "runs.jsonl"):
+        assert before.pop(name) != after.pop(name)
+    assert after == before
+    filler.unlink()
     assert training.run() == 0
     assert (training.out / "2epoch.pth").exists()
 

@@ -25,6 +25,7 @@ nj=32                # Number of parallel jobs in data preparation.
 dumpdir=dump         # Folder for formatted audio.
 expdir=exp           # Folder for experiments.
 python=python3       # Python to use.
+dry_run=false        # Print what would run, and run and write nothing.
 
 # Data
 local_data_opts=       # Options for local/data.sh.
@@ -83,6 +84,7 @@ run_args=$(scripts/utils/print_args.sh "$0" "$@")
 here=$(dirname "$(readlink -f "$0")")  # recipes have links
 . "${here}/training.sh"
 . "${here}/relabel.sh"
+. "${here}/dry_run.sh"
 
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
@@ -162,6 +164,8 @@ unformatted() {  # unformatted DIR KALDI_DIR: prints where format_wav_scp.sh's j
     done
 }
 rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"; }
+
+if "${dry_run}"; then show_stages; exit 0; fi
 
 # Records what outputs were made from (write, after a stage) and compares it (check, before a
 # later stage uses them), since the data may have changed in between.

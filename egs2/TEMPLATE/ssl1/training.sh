@@ -78,8 +78,54 @@ collect_statistics() {
     for x in train valid; do made_from write stats "${x}"; done
 }
 
+# Sets train_command, split_dir and, for what is split, split_lists.
+make_train_command() {
+    local normalize=() labels=() scp=${_train_dir}/wav.scp
+    local shape=${ssl_stats_dir}/train/speech_shape train_labels=
+    split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
+    if [ -n "${labels_dir}" ]; then
+        train_labels=${labels_dir}/${train_set}/labels.scp
+        split_dir=${labels_dir}/splits${num_splits_ssl}
+    fi
+    split_lists=("${scp}" "${shape}" ${train_labels:+"${train_labels}"})
+    if [ "${feats_normalize}" = global_mvn ]; then
+        normalize=(--normalize global_mvn
+            --normalize_conf "stats_file=${ssl_exp}/feats_stats.npz")
+    fi
+    if [ "${num_splits_ssl}" -gt 1 ]; then
+        scp=${split_dir}/wav.scp shape=${split_dir}/speech_shape
+        [ -z "${train_labels}" ] || train_labels=${split_dir}/labels.scp
+        normalize+=(--multiple_iterator true)
+    fi
+    if [ -n "${labels_dir}" ]; then
+        labels=(--train_data_path_and_name_and_type "${train_labels},labels,kaldi_ark"
+            --valid_data_path_and_name_and_type
+            "${labels_dir}/${valid_set}/labels.scp,labels,kaldi_ark")
+    fi
+    local jobname=${ssl_exp}/train.log
+    [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
+    # shellcheck disable=SC2206
+    train_command=(${python} -m espnet2.bin.launch
+        --cmd "${cuda_cmd} --name ${jobname}"
+        --log "${ssl_exp}/train.log"
+        --ngpu "${ngpu}" --num_nodes "${num_nodes}"
+        --init_file_prefix "${ssl_exp}/.dist_init_"
+        --multiprocessing_distributed true --
+        ${python} -m espnet2_birq.bin.ssl_train
+        --config "${config}"
+        --train_data_path_and_name_and_type "${scp},speech,${_train_type}"
+        --train_shape_file "${shape}"
+        --valid_data_path_and_name_and_type
+        "${_valid_dir}/wav.scp,speech,${_valid_type}"
+        --valid_shape_file "${ssl_stats_dir}/valid/speech_shape"
+        --resume true --fold_length "$((speech_fold_length * 100))"
+        --output_dir "${ssl_exp}"
+        --frontend_conf "fs=${fs}" ${normalize[@]+"${normalize[@]}"}
+        ${labels[@]+"${labels[@]}"} ${ssl_args})
+}
+
 train() {
-    local x _set _opts _feats_stats _train_scp _train_shape _train_labels _split_dir jobname
+    local x _set _feats_stats
     for x in train valid; do
         need "${ssl_stats_dir}/${x}/speech_shape" 6
         made_from check stats "${x}"
@@ -95,7 +141,7 @@ train() {
         [ ! -e "${ssl_exp}/${x}.pth" ] || made_from check training
     done
     made_from write training
-    _opts=
+    make_train_command
     if [ "${feats_normalize}" = global_mvn ]; then
         # Keep the statistics next to the model, which always needs them. A resumed
         # training has them already.
@@ -103,62 +149,29 @@ train() {
         need "${ssl_stats_dir}/train/feats_stats.npz" 6
         [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
             cp "${ssl_stats_dir}/train/feats_stats.npz" "${ssl_exp}"
-        _opts="--normalize global_mvn --normalize_conf stats_file=${_feats_stats} "
-    fi
-    _train_scp=${_train_dir}/wav.scp _train_shape=${ssl_stats_dir}/train/speech_shape
-    _train_labels= _split_dir=${ssl_stats_dir}/splits${num_splits_ssl}
-    if [ -n "${labels_dir}" ]; then
-        _train_labels=${labels_dir}/${train_set}/labels.scp
-        _split_dir=${labels_dir}/splits${num_splits_ssl}
     fi
     if [ "${num_splits_ssl}" -gt 1 ]; then
         ! grep -qsE '^ *iterator_type: *category' "${config}" ||
             fail "--num_splits_ssl and iterator_type category exclude each other:" \
                 "ESPnet's category sampler needs the whole set"
         # Stage 6, or of labels 5, removes them; until then, a resumed training reads the same.
-        if [ ! -e "${_split_dir}/.done" ]; then
-            rm -rf "${_split_dir}"
+        if [ ! -e "${split_dir}/.done" ]; then
+            rm -rf "${split_dir}"
             # shellcheck disable=SC2086
             ${python} -m espnet2.bin.split_scps --num_splits "${num_splits_ssl}" \
-                --scps "${_train_scp}" "${_train_shape}" ${_train_labels} \
-                --output_dir "${_split_dir}"
-            touch "${_split_dir}/.done"
+                --scps "${split_lists[@]}" --output_dir "${split_dir}"
+            touch "${split_dir}/.done"
         fi
-        _train_scp=${_split_dir}/wav.scp _train_shape=${_split_dir}/speech_shape
-        [ -z "${_train_labels}" ] || _train_labels=${_split_dir}/labels.scp
-        _opts+="--multiple_iterator true "
-    fi
-    if [ -n "${labels_dir}" ]; then
-        _opts+="--train_data_path_and_name_and_type ${_train_labels},labels,kaldi_ark "
-        _opts+="--valid_data_path_and_name_and_type "
-        _opts+="${labels_dir}/${valid_set}/labels.scp,labels,kaldi_ark "
     fi
     echo "${run_args} --stage 7 --train_start_iter ${iter} \"\$@\"; exit \$?" \
         > "${ssl_exp}/run.sh"
     chmod +x "${ssl_exp}/run.sh"
     log "'${ssl_exp}/run.sh' resumes from here"
-    jobname=${ssl_exp}/train.log
-    [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
     if [ "${ngpu}" -eq 0 ]; then
         cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
     fi
     trap '' USR1  # for the training alone, which saves its state and exits with 85
-    # shellcheck disable=SC2086
-    ${python} -m espnet2.bin.launch \
-        --cmd "${cuda_cmd} --name ${jobname}" \
-        --log "${ssl_exp}"/train.log \
-        --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-        --init_file_prefix "${ssl_exp}"/.dist_init_ \
-        --multiprocessing_distributed true -- \
-        ${python} -m espnet2_birq.bin.ssl_train \
-            --config "${config}" \
-            --train_data_path_and_name_and_type "${_train_scp},speech,${_train_type}" \
-            --train_shape_file "${_train_shape}" \
-            --valid_data_path_and_name_and_type "${_valid_dir}/wav.scp,speech,${_valid_type}" \
-            --valid_shape_file "${ssl_stats_dir}/valid/speech_shape" \
-            --resume true --fold_length "$((speech_fold_length * 100))" \
-            --output_dir "${ssl_exp}" \
-            --frontend_conf "fs=${fs}" ${_opts} ${ssl_args} || {
+    "${train_command[@]}" || {
         grep -q "^# Ended (code 85" "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
         log "Stopped by a signal; the same command goes on where this one stops"
         exit 85

@@ -98,7 +98,7 @@ def read_meetings(root: Path) -> dict[str, list[Participant]]:
             Participant(
                 _attribute(path, speaker, "nxt_agent"),
                 _attribute(path, speaker, "global_name"),
-                int(_attribute(path, speaker, "channel")),
+                _channel(path, speaker),
             )
             for speaker in meeting.iter("speaker")
         ]
@@ -202,6 +202,16 @@ def _attribute(path: Path, element: ElementTree.Element, name: str) -> str:
             "from the annotation's zip file"
         )
     return value
+
+
+def _channel(path: Path, speaker: ElementTree.Element) -> int:
+    value = _attribute(path, speaker, "channel")
+    if not (value.isdecimal() and len(value) < 5):
+        raise DataError(
+            f"{path}: channel {value[:80]!r} is no number; restore the file from the "
+            "annotation's zip file"
+        )
+    return int(value)
 
 
 def _seconds(path: Path, element: ElementTree.Element, name: str) -> float:

@@ -7,6 +7,7 @@ speakers in common. Kaldi's and ESPnet's lists add IB4005 as the 137th for train
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_text
 
 FULL_CORPUS_ASR = "full-corpus-asr"
 SETS = ("train", "dev", "eval")
@@ -63,7 +64,7 @@ def read_partition(partition: str) -> dict[str, list[str]]:
                 f"{path}: no such list of meetings; give {FULL_CORPUS_ASR} or a folder "
                 "with train.txt, dev.txt and eval.txt"
             )
-        sets[name] = sorted(set(path.read_text(encoding="utf-8-sig").split()))
+        sets[name] = sorted(set(read_text(path).split()))
     everywhere = [meeting for meetings in sets.values() for meeting in meetings]
     for meeting in everywhere:
         if everywhere.count(meeting) > 1:

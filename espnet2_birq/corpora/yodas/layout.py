@@ -22,7 +22,7 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 SUBSET = re.compile(r"([a-z]+)\d{3}")
 AUDIO_SUFFIX = ".tar.gz"
 # Video ids may contain "-", so the other fields are matched from the right.
-_SEGMENT = re.compile(r"([\w-]+)-(\d{5,})-(\d{8,})-(\d{8,})", re.ASCII)
+_SEGMENT = re.compile(r"([\w-]+)-(\d{5,9})-(\d{8,12})-(\d{8,12})", re.ASCII)
 _VIDEO = re.compile(r"[\w-]+", re.ASCII)
 
 # Mapping from video to caption id to caption.

@@ -29,6 +29,13 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
     **asdict(ShardOptions()),
 }
+_KINDS: dict[str, Any] = {
+    **{
+        key: (int, float) if type(default) in (int, float) else type(default)
+        for key, default in SETTINGS.items()
+    },
+    "parts": list,
+}
 
 
 def prepare_yodas(
@@ -106,6 +113,14 @@ def _settle(options: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, An
         given = options.get(key)
         if head:
             settings[key] = math.inf if head.get(key) is None else head[key]
+            value, kind = settings[key], _KINDS[key]
+            is_of_kind = isinstance(value, kind) and (kind is bool) == (
+                isinstance(value, bool)
+            )
+            if not is_of_kind or value != value:
+                raise DataError(
+                    f"--manifest: {key} cannot be {str(head.get(key))[:80]!r}; copy it again"
+                )
             if given is not None and given != settings[key]:
                 raise DataError(
                     f"--manifest says {key} {head.get(key)}, the command line {given}; "

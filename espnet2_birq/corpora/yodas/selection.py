@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-import json
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,9 +13,12 @@ from espnet2_birq.corpora.yodas.layout import Shard
 from espnet2_birq.corpora.yodas.store import ShardStore, Source
 from espnet2_birq.corpora.yodas.writer import VIDEOS
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import parse_json, read_lines
 
 DUPLICATE = "video is in another shard, too"
 REPEATED = ("tar_sha256", "utterances", "samples", "skipped")
+
+SHARD = re.compile(r"[a-z]+[0-9]{3}/[0-9]{1,12}")
 
 
 @dataclass
@@ -213,16 +216,23 @@ def read_manifest(path: Path) -> tuple[dict, list[dict]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; correct --manifest")
-    try:
-        head, *lines = map(
-            json.loads, path.read_text(encoding="utf-8-sig").splitlines()
-        )
-        if head["corpus"] != "YODAS" or not all("used" in line for line in lines):
-            raise KeyError("corpus")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a manifest of prepare_yodas; give a set's manifest.jsonl"
-        ) from error
+    remedy = "give a set's manifest.jsonl, of prepare_yodas"
+    head, *lines = [
+        parse_json(f"{path}: line {number}", line, dict, remedy)
+        for number, line in enumerate(read_lines(path, remedy), 1)
+    ] or [{}]
+    if head.get("corpus") != "YODAS":
+        raise DataError(f"{path}: not a manifest of prepare_yodas; {remedy}")
+    for number, line in enumerate(lines, 2):
+        # Of its name, paths are made.
+        named = SHARD.fullmatch(str(line.get("shard")))
+        wanted = REPEATED if line.get("used") else ("reason",)
+        if (
+            not named
+            or line.get("used") not in (True, False)
+            or set(wanted) - set(line)
+        ):
+            raise DataError(f"{path}: line {number} is no shard's; {remedy}")
     return head, lines
 
 

@@ -9,12 +9,14 @@ goes to the back-off. Meant for transcripts: all n-grams are in memory (1 GB for
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from espnet2_birq.errors import DataError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+HEAD = re.compile(r"\\([1-9])-grams:")  # of a section of an ARPA file
 NEVER = -99.0  # log10 P(<s>), as ARPA files have it
 FALLBACK = (0.5, 1.0, 1.5)  # discounts if counts do not allow estimating them
 Ngram = tuple[str, ...]
@@ -295,16 +297,21 @@ def read_arpa(lines: Iterable[str], name: str) -> Model:
     for line in map(str.strip, lines):
         if line == "\\end\\":
             break
-        if line.endswith("-grams:"):
-            length = int(line[1 : line.index("-")])
+        if match := HEAD.fullmatch(line):
+            length = int(match[1])
         elif line and length:
             fields = line.split()
-            if len(fields) not in (length + 1, length + 2):
-                raise DataError(f"{name}: no line of {length}-grams: {line}")
-            ngram = tuple(fields[1 : length + 1])
-            prob[ngram] = float(fields[0])
-            if len(fields) == length + 2:
-                backoff[ngram] = float(fields[-1])
+            try:
+                if len(fields) not in (length + 1, length + 2):
+                    raise ValueError(f"{len(fields)} fields")
+                ngram = tuple(fields[1 : length + 1])
+                prob[ngram] = float(fields[0])
+                if len(fields) == length + 2:
+                    backoff[ngram] = float(fields[-1])
+            except ValueError as error:
+                raise DataError(
+                    f"{name}: no line of {length}-grams: {line[:80]}"
+                ) from error
     else:
         raise DataError(f"{name}: no \\end\\: not an ARPA file, or cut short")
     prob.setdefault((UNKNOWN,), NEVER)

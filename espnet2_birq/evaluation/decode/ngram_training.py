@@ -1,6 +1,5 @@
 """Train a word n-gram on texts, optionally mix it with others, and write an ARPA file."""
 
-import gzip
 import logging
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from espnet2_birq.evaluation.decode.ngram import (
     read_arpa,
     tune_weights,
 )
+from espnet2_birq.reading import read_lines
 
 
 def train_ngram(
@@ -87,12 +87,7 @@ def read_sentences(path: Path) -> list[list[str]]:
         return [text.split() for text in texts]
     if not path.is_file():
         raise DataError(f"{path}: no such file or data directory")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as stream:
-            return [line.split() for line in stream]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8; convert it with iconv") from error
+    return [line.split() for line in read_lines(path, "convert it with iconv")]
 
 
 def run_lmplz(
@@ -125,9 +120,7 @@ def load(path: Path, order: int, prune: Sequence[int]) -> Model:
         return estimate(read_sentences(path), order, prune)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as stream:
-        return read_arpa(stream, str(path))
+    return read_arpa(read_lines(path), str(path))
 
 
 def mix_all(

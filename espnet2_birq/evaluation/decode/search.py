@@ -5,7 +5,6 @@ token 0 being the blank, and need only NumPy, so worker processes run
 without PyTorch. With a word n-gram: ngram_search.py.
 """
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_lines
 
 BLANK = 0
 
@@ -114,20 +114,16 @@ def arpa_words(path: Path) -> Iterator[str]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    opener = gzip.open if path.suffix == ".gz" else open
     inside = False
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            for line in stream:
-                if inside and line.startswith("\\"):
-                    return
-                if inside and line.strip():
-                    yield line.split()[1]
-                inside = inside or line.strip() == "\\1-grams:"
-    except UnicodeDecodeError:
-        inside = False
+    remedy = "with a KenLM binary, give its words in a file, one in a line, by --words"
+    for number, line in enumerate(read_lines(path, remedy), 1):
+        if inside and line.startswith("\\"):
+            return
+        if inside and line.strip():
+            fields = line.split()
+            if len(fields) < 2:
+                raise DataError(f"{path}: line {number} is no unigram; make it again")
+            yield fields[1]
+        inside = inside or line.strip() == "\\1-grams:"
     if not inside:
-        raise DataError(
-            f"{path}: no ARPA file; with a KenLM binary, give its words in a file, one "
-            "in a line, by --words"
-        )
+        raise DataError(f"{path}: no ARPA file; {remedy}")

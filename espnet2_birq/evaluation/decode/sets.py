@@ -2,20 +2,19 @@
 
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.network import Recogniser, compute_log_probs
 from espnet2_birq.evaluation.decode.pipeline import Search, finish_set, search_store
 from espnet2_birq.evaluation.decode.search import Weights, arpa_words, best_path, greedy
 from espnet2_birq.evaluation.decode.store import LogProbs, Results, file_hash
+from espnet2_birq.reading import read_json, read_text, read_yaml
 
 
 def decode_sets(
@@ -114,7 +113,7 @@ def log_probs_of(
 
 def store_key(store: LogProbs) -> dict[str, Any]:
     """Return dependencies and start time of stored log-probabilities."""
-    return json.loads((store.folder / "key.json").read_text())
+    return read_json(store.folder / "key.json")
 
 
 def set_name(data: Path) -> Path:
@@ -151,7 +150,7 @@ def load_search(
     if words is None:
         vocabulary = list(arpa_words(lm))
     elif words.is_file():
-        vocabulary = words.read_text(encoding="utf-8-sig").split()
+        vocabulary = read_text(words).split()
     else:
         raise DataError(f"{words}: no such file")
     search = NgramSearch(lm, tokens, vocabulary, weights)
@@ -172,7 +171,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run tune_lm first")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_yaml(path, "run tune_lm again")
     known = {*Weights._fields, "lm", "words", "dev", "dev_wer"}
     if not isinstance(values, dict) or "lm" not in values or values.keys() - known:
         raise ConfigError(f"{path}: needs lm and only {', '.join(sorted(known))}")

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_arrays, read_json, refusing
 
 Key = Mapping[str, str | int | float | None]
 
@@ -73,20 +75,20 @@ class LogProbs:
     def _is_of(self, key: Key, audio: Mapping[str, str]) -> bool:
         if not self._key.exists():
             return False
-        stored = json.loads(self._key.read_text())
-        stored.pop("began", None)
-        if stored != json.loads(json.dumps(key)):
+        try:
+            stored = read_json(self._key)
+            stored.pop("began", None)
+            if stored != json.loads(json.dumps(key)):
+                return False
+            blocks = [read_block(path) for path in self.blocks()]
+        except DataError as error:
+            logging.warning(f"{error}: it is made again")
             return False
-        for path in self.blocks():
-            with np.load(path) as arrays:
-                if "audio" not in arrays:
-                    return False
-                for name, own in zip(
-                    arrays["names"].tolist(), arrays["audio"].tolist()
-                ):
-                    if audio.get(name) != own:
-                        return False
-        return True
+        return all(
+            audio.get(name) == own
+            for block in blocks
+            for name, own in zip(block.names, block.audio)
+        )
 
     def blocks(self) -> list[Path]:
         """Return the files of finished blocks, in order."""
@@ -94,11 +96,11 @@ class LogProbs:
 
     def done(self) -> set[str]:
         """Return the utterances of finished blocks."""
-        names = set()
-        for path in self.blocks():
-            with np.load(path) as arrays:
-                names.update(arrays["names"].tolist())
-        return names
+        return {
+            name
+            for path in self.blocks()
+            for name in read_arrays(path, "names")[0].tolist()
+        }
 
     def add(self, block: Block) -> None:
         """Store a block."""
@@ -116,15 +118,25 @@ class LogProbs:
 
 
 def read_block(path: Path) -> Block:
-    """Read a block stored by LogProbs.add()."""
-    with np.load(path) as arrays:
-        ends = np.cumsum(arrays["frames"])[:-1]
+    """Read a block stored by LogProbs.add().
+
+    Raises:
+        DataError: It is damaged.
+    """
+    names, frames, log_probs, seconds, network_seconds, audio = read_arrays(
+        path, "names", "frames", "log_probs", "seconds", "network_seconds", "audio"
+    )
+    with refusing(path, "not what was written"):
+        if not len(names) == len(frames) == len(audio) or frames.sum() != len(
+            log_probs
+        ):
+            raise ValueError("its arrays are not of the same utterances")
         return Block(
-            arrays["names"].tolist(),
-            np.split(arrays["log_probs"], ends),
-            float(arrays["seconds"]),
-            float(arrays["network_seconds"]),
-            arrays["audio"].tolist(),
+            names.tolist(),
+            np.split(log_probs, np.cumsum(frames)[:-1]),
+            float(seconds),
+            float(network_seconds),
+            audio.tolist(),
         )
 
 
@@ -132,15 +144,25 @@ def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
     """Sum seconds of audio and of computation over blocks."""
     total = np.zeros(2)
     for path in paths:
-        with np.load(path) as arrays:
-            total += arrays["seconds"], arrays["network_seconds"]
+        total += read_arrays(path, "seconds", "network_seconds")
     return float(total[0]), float(total[1])
+
+
+def _result(line: bytes) -> dict | None:
+    """Parse a line of Results; None if it is not whole."""
+    try:
+        result = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not line.endswith(b"\n") or not isinstance(result, dict):
+        return None
+    return result if isinstance(result.get("name"), str) else None
 
 
 class Results:
     """Results per utterance, a file of JSON lines starting with the key.
 
-    An incomplete last line, left by a kill, is dropped.
+    An incomplete last line, left by a kill, is dropped; so is what follows a damaged one.
 
     Args:
         path: File; its folder is created.
@@ -152,22 +174,28 @@ class Results:
         self._key = json.dumps(key, sort_keys=True)
         self.found: dict[str, dict] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = []
-        if path.exists():
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            lines = whole.decode("utf-8").splitlines()
-            if lines and lines[0] == self._key:
-                with path.open("r+b") as stream:
-                    stream.truncate(len(whole))
-            elif lines:
-                logging.info(f"{path}: of another model or options, starting afresh")
-                lines = []
-        if not lines:
+        if not path.exists() or not self._read():
             write_whole(path, self._key + "\n")
-        for line in lines[1:]:
-            result = json.loads(line)
-            self.found[result.pop("name")] = result
+
+    def _read(self) -> bool:
+        """Read what is there; return whether it has this key."""
+        with self.path.open("r+b") as stream:
+            first = stream.readline()
+            if first != self._key.encode() + b"\n":
+                if first.endswith(b"\n"):
+                    logging.info(
+                        f"{self.path}: of another model or options, starting afresh"
+                    )
+                return False
+            whole = len(first)
+            for line in stream:
+                result = _result(line)
+                if result is None:
+                    break
+                self.found[result.pop("name")] = result
+                whole += len(line)
+            stream.truncate(whole)
+        return True
 
     def add(self, results: Mapping[str, dict]) -> None:
         """Append the results of some utterances."""

@@ -12,27 +12,27 @@ Times are in whole microseconds, so that a centre on the border of two phones al
 belongs to the later one, in every file format.
 """
 
-import gzip
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.phones.textgrid import read_textgrid
+from espnet2_birq.reading import read_lines
 
 SILENCE = "SIL"
 # Names of silence: MFA (empty, sil, sp), Kaldi (SIL, <eps>), TIMIT (h#, pau).
 _SILENCES = {"", "sil", "sp", "<eps>", "h#", "pau"}
 _POSITION = re.compile(r"_[BIES]$")  # Kaldi's position in the word
 _STRESSED = re.compile(r"([A-Z]{2})[012]$")  # vowels of ARPAbet
-_FRAMES = re.compile(r"(\S+):(\d+)$")
+_FRAMES = re.compile(r"(\S+):(\d{1,9})$")
 FRAME = 10_000  # microseconds per frame of `PHONE:frames`
 # Largest overlap of adjacent phones that rounding to 10 ms can cause.
 OVERLAP = 10_000  # microseconds
+LATEST = 10**15  # microseconds, 30 years: beyond, a time is damaged
 _Interval = tuple[int, int, str, str]  # start and end in microseconds, phone, location
 FORMATS = (
     "a CTM (`utterance channel start duration phone`), a TextGrid, a folder of "
@@ -146,7 +146,7 @@ def _make(where: str, intervals: Sequence[_Interval]) -> Alignment:
         raise DataError(f"{where}: no phone that lasts; align this utterance again")
     before = 0
     for start, end, _, place in intervals:
-        if start < before - OVERLAP or end < start:
+        if start < before - OVERLAP or end < start or end > LATEST:
             raise DataError(
                 f"{place}: from {start / 1e6:g} to {end / 1e6:g} s, but the phone "
                 f"before ends at {before / 1e6:g} s; sort them by time"
@@ -192,18 +192,9 @@ def _microseconds(seconds: float) -> int:
 def _from_lines(
     path: Path, names: Collection[str] | None
 ) -> Iterator[tuple[str, Alignment]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            yield from _of_format(path, stream, names)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
-
-
-def _of_format(path: Path, stream: TextIO, names: Collection[str] | None):
     lines = (
         (f"{path}: line {number}", line.rstrip("\n"))
-        for number, line in enumerate(stream, 1)
+        for number, line in enumerate(read_lines(path), 1)
         if line.strip() and not line.startswith(";;")  # a comment of CTM
     )
     first = next(lines, None)
@@ -215,7 +206,7 @@ def _of_format(path: Path, stream: TextIO, names: Collection[str] | None):
         yield first
         yield from lines
 
-    return reader(all_lines(), names)
+    yield from reader(all_lines(), names)
 
 
 def _from_frames(lines: Iterable[tuple[str, str]], names: Collection[str] | None):

@@ -5,6 +5,7 @@ everything else, such as `xmin =`, `intervals [1]:` and text after `!`. So both 
 the same sequence of values.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,13 @@ class _Values:
                     )
                 yield token[1:-1].replace('""', '"')
             elif _NUMBER.match(token):
-                yield float(token.rstrip("%"))
+                number = float(token.rstrip("%"))
+                if not math.isfinite(number):
+                    raise DataError(
+                        f"{self._path}: line {self.line}: a number beyond all measure; "
+                        "save it from Praat again"
+                    )
+                yield number
 
     def next(self, kind: type):
         """Return the next value, which must be of type `kind` (str or float)."""

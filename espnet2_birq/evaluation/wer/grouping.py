@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_birq.datadir.kaldi import read_scp, voice_of
+from espnet2_birq.datadir.kaldi import read_scp, read_segment, voice_of
 from espnet2_birq.errors import ConfigError, DataError
 
 CLUSTERS = ("utterance", "speaker", "meeting")
@@ -91,10 +91,10 @@ def _label(
         raise DataError(f"{data}/utt2spk: lacks {utt_id}; give the set's own --data")
     if key not in segments:
         return Labels(voice_of(speakers[key]))
-    recording, start, end = segments[key].split()
+    part = read_segment(data / "segments", key, segments[key])
     # An end of -1 means the end of the recording, whose length is unknown here.
-    times = float(start), None if float(end) == -1 else float(end)
-    return Labels(voice_of(speakers[key]), recording, None, *times)
+    end = None if part.end == -1 else part.end
+    return Labels(voice_of(speakers[key]), part.recording, None, part.start, end)
 
 
 def split_trn_id(utt_id: str) -> tuple[str | None, str]:

@@ -5,6 +5,7 @@ to reference speakers with the fewest errors (CHiME-6, arXiv 2004.09249); tcpWER
 matches further apart than a collar (arXiv 2307.11394). Both are computed by meeteval.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from espnet2_birq.evaluation.wer.normalization import Normalization
 from espnet2_birq.evaluation.wer.significance import bootstrap_interval
 from espnet2_birq.evaluation.wer.tables import format_rate
 from espnet2_birq.evaluation.wer.transcripts import Transcripts
+from espnet2_birq.reading import read_lines
 
 COLLAR = 5.0  # seconds
 MEASURES = ("cpwer", "tcpwer")
@@ -175,12 +177,14 @@ def _read_stm(path: Path, normalization: Normalization) -> Segments:
     if not path.is_file():
         raise DataError(f"{path}: no such file; prepare_ami writes it for dev and eval")
     segments = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith(";;"):
             continue
         fields = re.sub(r"^((?:\S+\s+){5})<[^>]*>", r"\1", line).split(maxsplit=5)
         try:
             start, end = float(fields[3]), float(fields[4])
+            if not 0 <= start <= end < math.inf:
+                raise ValueError("no times")
         except (IndexError, ValueError):
             raise DataError(
                 f"{path}: line {number} is not `recording channel speaker begin end "

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_lines
 
 # NIST sclite ignores the case of ASCII letters only.
 _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)
@@ -51,23 +52,22 @@ def read_transcripts(path: str | Path, is_trn: bool | None = None) -> dict[str, 
     if not (path.suffix == ".trn" if is_trn is None else is_trn):
         return read_scp(path, allow_empty_values=True)
     transcripts: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="\n") as stream:
-        for number, line in enumerate(stream, 1):
-            line = line.strip()
-            if not line:
-                continue
-            start = line.rfind("(")
-            utt_id = line[start + 1 : -1]
-            if start < 0 or not line.endswith(")") or not utt_id or " " in utt_id:
-                raise DataError(
-                    f"{path}: line {number} does not end with (speaker-utterance); "
-                    "run asr.sh --stage 13 again"
-                )
-            if utt_id in transcripts:
-                raise DataError(
-                    f"{path}: line {number}: ({utt_id}) is there twice; remove one"
-                )
-            transcripts[utt_id] = line[:start].strip()
+    for number, line in enumerate(read_lines(path), 1):
+        line = line.strip()
+        if not line:
+            continue
+        start = line.rfind("(")
+        utt_id = line[start + 1 : -1]
+        if start < 0 or not line.endswith(")") or not utt_id or " " in utt_id:
+            raise DataError(
+                f"{path}: line {number} does not end with (speaker-utterance); run "
+                "asr.sh --stage 13 again"
+            )
+        if utt_id in transcripts:
+            raise DataError(
+                f"{path}: line {number}: ({utt_id}) is there twice; remove one"
+            )
+        transcripts[utt_id] = line[:start].strip()
     if not transcripts:
         raise DataError(f"{path}: empty file; run asr.sh with --stage 12")
     return transcripts

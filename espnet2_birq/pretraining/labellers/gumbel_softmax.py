@@ -2,6 +2,7 @@
 
 import torch
 
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.random_projection import (
     RandomProjectionLabeller,
 )
@@ -43,6 +44,8 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
     ):
         super().__init__(input_size, running, layer_norm=layer_norm, **projection)
         self.temperature = Schedule(temperature)
+        if not isinstance(score_scale, (int, float)):
+            raise ConfigError(f"score_scale is a number, got {score_scale!r}")
         self.score_scale = score_scale
         self.straight_through = straight_through
 

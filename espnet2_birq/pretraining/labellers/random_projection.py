@@ -73,6 +73,10 @@ class RandomProjectionLabeller(Labeller):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
         _check("score", score, SCORES)
+        _check_size("num_codebooks", num_codebooks, 1)
+        _check_size("codebook_size", codebook_size, 2)
+        _check_size("codebook_dim", codebook_dim, 1)
+        _check_size("seed", seed, 0)
         if running and projection.startswith("pca"):
             raise ConfigError(
                 f"projection {projection!r} is for the input; of a layer, whose "
@@ -213,6 +217,11 @@ class RandomProjectionLabeller(Labeller):
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Label M vectors by their nearest codes."""
         return [HardLabels(codes) for codes in self.codes(vectors)]
+
+
+def _check_size(name: str, value: int, least: int):
+    if type(value) is not int or not least <= value < 2**63:
+        raise ConfigError(f"{name} is {least} or more, got {value!r}")
 
 
 def _check(name, value, known):

@@ -1,0 +1,134 @@
+"""What made a model: a line for each start of a training, in runs.jsonl of its experiment.
+
+config.yaml has the options of the last start only, and says nothing of the code.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import espnet2_birq
+from espnet2_birq.config import data_lists
+from espnet2_birq.datadir.stamp import describe
+from espnet2_birq.errors import StorageError
+from espnet2_birq.pretraining.ranks import gather, rank
+
+RUNS = "runs.jsonl"
+PACKAGES = ("espnet", "torch", "torchaudio", "numpy", "soundfile", "kaldiio")
+GIT_SECONDS = 20
+
+
+def record_run(args: argparse.Namespace) -> None:
+    """Add a line to runs.jsonl; all ranks take part.
+
+    Args:
+        args: ESPnet's options, in a process of the initialised group.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    machines = gather(_machine())
+    if rank() > 0:
+        return
+    run = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "versions": versions(),
+        "git": git_state(Path(espnet2_birq.__file__).parent),
+        "seed": args.seed,
+        "options": vars(args),
+        "lists": {path: _describe(Path(path)) for path in _lists(args)},
+        "machines": machines,
+    }
+    path = Path(args.output_dir, RUNS)
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(run, default=str) + "\n")
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); make room, and repeat the "
+            "command"
+        ) from error
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, of this package and of those it stands on."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "espnet2_birq": espnet2_birq.__version__,
+        "cuda": torch.version.cuda,
+    }
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and changed files of the checkout that a folder's code is of.
+
+    Returns:
+        ``commit`` and ``changed``, as `git status --porcelain` names them; None without
+        git, or if it does not know the code, as that of an installed package.
+    """
+    if not shutil.which("git"):
+        return None
+    try:
+        _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        changed = _git(folder, "status", "--porcelain").splitlines()
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return {"commit": commit, "changed": changed}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=GIT_SECONDS,
+    )
+    return done.stdout
+
+
+def _machine() -> dict[str, Any]:
+    """Describe where this rank runs."""
+    device = "cpu"
+    if torch.cuda.is_initialized():
+        device = torch.cuda.get_device_name()
+    return {
+        "host": platform.node(),
+        "device": device,
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _lists(args: argparse.Namespace) -> Sequence[str]:
+    paths = [*args.train_shape_file, *args.valid_shape_file]
+    for kind in ("train", "valid"):
+        paths += [path for path, _, _ in data_lists(vars(args), kind)]
+    return list(dict.fromkeys(paths))
+
+
+def _describe(path: Path) -> Any:
+    if path.is_dir():  # a list split into parts
+        return {file.name: describe(file) for file in sorted(path.glob("split*"))}
+    return describe(path)

@@ -1,0 +1,213 @@
+"""Readers of Kaldi data directories, their audio and their stamps."""
+
+import hashlib
+import io
+import json
+
+import numpy as np
+import soundfile
+from fuzzing import Reader
+
+from espnet2_birq.datadir import check
+from espnet2_birq.datadir.adopt import adopt
+from espnet2_birq.datadir.audio import probe_entry, read_wave
+from espnet2_birq.datadir.check import check_data_dir, describe
+from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.pseudo_labels import pseudo_label
+from espnet2_birq.datadir.stamp import check_stamp, sources
+from espnet2_birq.datadir.stream import iter_spk2utt
+from espnet2_birq.datadir.subset import choose, read_data_dir, subset_data_dir
+from espnet2_birq.errors import DataError
+from espnet2_birq.extraction.sources import find_recordings
+from espnet2_birq.planning.plan import Data
+
+FS = 16000
+
+
+def audio(kind: str = "WAV", samples: int = 3200, subtype: str | None = None) -> bytes:
+    """A file of noise."""
+    noise = np.random.default_rng(0).normal(0.0, 0.1, samples)
+    stream = io.BytesIO()
+    soundfile.write(stream, noise, FS, subtype, format=kind)
+    return stream.getvalue()
+
+
+def ark() -> bytes:
+    """Two utterances as ESPnet writes them, at 2 and at the second one's place."""
+    flac = audio("FLAC")
+    one = b"AUDIO" + bytes([4]) + len(flac).to_bytes(4, "little") + flac
+    return b"a " + one + b"b " + one
+
+
+def _kaldi(**more) -> dict[str, bytes | str]:
+    return {
+        "data/wav.scp": "s1-a audio/a.wav\ns1-b audio/b.flac\ns2-c audio/a.wav\n",
+        "data/utt2spk": "s1-a s1\ns1-b s1\ns2-c s2\n",
+        "data/spk2utt": "s1 s1-a s1-b\ns2 s2-c\n",
+        "data/text": "s1-a A B\ns1-b\ns2-c C\n",
+        "audio/a.wav": audio(),
+        "audio/b.flac": audio("FLAC"),
+        **{f"data/{name}": content for name, content in more.items()},
+    }
+
+
+SEGMENTED = {
+    "data/wav.scp": "r1 audio/a.wav\nr2 audio/b.flac\n",
+    "data/segments": "s1-a r1 0.0 0.1\ns1-b r2 0.05 -1\ns2-c r1 0.1 0.2\n",
+    "data/utt2spk": "s1-a s1\ns1-b s1\ns2-c s2\n",
+    "data/text": "s1-a A B\ns1-b C\ns2-c C\n",
+    "audio/a.wav": audio(),
+    "audio/b.flac": audio("FLAC"),
+}
+FORMATTED = _kaldi(
+    feats_type="raw\n",
+    audio_format="wav\n",
+    utt2num_samples="s1-a 3200\ns1-b 3200\ns2-c 3200\n",
+)
+ARKS = {
+    "data/wav.scp": f"a data.ark:2\nb data.ark:{len(ark()) // 2 + 2}\n",
+    "data/utt2spk": "a a\nb b\n",
+    "data.ark": ark(),
+}
+SHA256 = hashlib.sha256(b"x").hexdigest()
+STAMP = {
+    "options": {"fs": "16k"},
+    "files": {"in": {"bytes": 1, "lines": 0, "sha256": SHA256}},
+}
+
+
+def _look(entry, fs):
+    """In place of what runs commands, which a damaged list must not have here."""
+    if entry.endswith("|"):
+        raise DataError(f"{entry}: a command")
+    return probe_entry(entry, fs)
+
+
+def _check(folder) -> None:
+    check._look = _look
+    report = check_data_dir(folder / "data", FS, full=True, nj=2)
+    lines = describe(folder, report)
+    assert not any("\n" in line for line in lines)
+
+
+def _subset(folder) -> None:
+    subset_data_dir(folder / "data", folder / "new", 0.2 / 3600, folder / "rest")
+
+
+def _pseudo_label(folder) -> None:
+    pseudo_label(folder / "data", folder / "more", folder / "out", folder / "new")
+
+
+def _stamp(folder) -> None:
+    sources(folder)
+    check_stamp(folder, ["in"], {"fs": "16k"}, required=True)
+
+
+LABELLED = {k: v for k, v in FORMATTED.items() if k != "data/text"} | {
+    "data/text": "s1-a ABC\ns1-b AB\ns2-c ABC\n"
+}
+MORE = {
+    name.replace("data/", "more/"): (
+        content.replace("s1-", "t1-").replace("s2-", "t2-").replace("s1\n", "t1\n")
+        if isinstance(content, str)
+        else content
+    )
+    for name, content in FORMATTED.items()
+    if name.startswith("data/") and not name.endswith(("text", "2utt", "2spk"))
+}
+MORE |= {
+    "more/utt2spk": "t1-a t1\nt1-b t1\nt2-c t2\n",
+    "more/spk2utt": "t1 t1-a t1-b\nt2 t2-c\n",
+    "out/text": "t1-a ABC\nt1-b AB\nt2-c ABC\n",
+    "out/token": "t1-a A B C\nt1-b A B\nt2-c A B C\n",
+    "out/score": "t1-a tensor(-1.5)\nt1-b -2\nt2-c -3e0\n",
+}
+READERS = [
+    Reader(
+        "kaldi_list",
+        _kaldi(),
+        lambda x: read_scp(x / "data/wav.scp"),
+        ("data/wav.scp",),
+    ),
+    Reader(
+        "kaldi_text",
+        _kaldi(),
+        lambda x: read_scp(x / "data/text", allow_empty_values=True),
+        ("data/text",),
+    ),
+    Reader(
+        "spk2utt",
+        _kaldi(),
+        lambda x: list(iter_spk2utt(x / "data/spk2utt")),
+        ("data/spk2utt",),
+    ),
+    Reader(
+        "check_data", _kaldi(utt2num_samples=FORMATTED["data/utt2num_samples"]), _check
+    ),
+    Reader("check_data_segments", SEGMENTED, _check),
+    Reader("check_data_formatted", FORMATTED, _check),
+    Reader("check_data_ark", ARKS, _check),
+    Reader("subset", _kaldi(), _subset),
+    Reader("subset_segments", SEGMENTED, _subset),
+    Reader("subset_formatted", FORMATTED, _subset),
+    Reader(
+        "subset_durations",
+        _kaldi(utt2dur="s1-a 0.2\ns1-b 0.2\ns2-c 1e-1\n", spk2gender="s1 f\ns2 m\n"),
+        lambda x: choose(read_data_dir(x / "data", FS), 0.2 / 3600),
+        ("data/utt2dur", "data/spk2gender", "data/utt2spk"),
+    ),
+    Reader("adopt", _kaldi(), lambda x: adopt(x / "data", x / "new", FS)),
+    Reader("adopt_formatted", FORMATTED, lambda x: adopt(x / "data", x / "new", FS)),
+    Reader("pseudo_labels", LABELLED | MORE, _pseudo_label),
+    Reader(
+        "lengths_of_plan",
+        FORMATTED,
+        lambda x: Data.read(x / "data", FS),
+        ("data/utt2num_samples",),
+    ),
+    *(
+        Reader(
+            f"audio_{kind}_{subtype}".lower(),
+            {"x": audio(kind, subtype=subtype)},
+            lambda x: (probe_entry(str(x / "x"), FS), read_wave(str(x / "x"))),
+        )
+        for kind, subtype in (
+            ("WAV", "PCM_16"),
+            ("WAV", "FLOAT"),
+            ("FLAC", "PCM_16"),
+            ("NIST", "PCM_16"),
+            ("OGG", "VORBIS"),
+        )
+    ),
+    Reader(
+        "audio_in_ark",
+        {"data.ark": ark()},
+        lambda x: [
+            probe_entry(f"{x}/data.ark:{at}", FS) for at in (2, len(ark()) // 2 + 2)
+        ],
+    ),
+    Reader(
+        "stamp",
+        {"in": "x", "made_from.json": json.dumps(STAMP)},
+        _stamp,
+        ("made_from.json",),
+    ),
+    Reader(
+        "recordings_wav_scp",
+        {"wav.scp": "a a.wav\nb a.wav\n", "a.wav": audio()},
+        lambda x: find_recordings(x / "wav.scp", FS, 2),
+        ("wav.scp",),
+    ),
+    Reader(
+        "recordings_json",
+        {"a.jsonl": '{"audio_filepath": "a.wav", "duration": 0.2}\n', "a.wav": audio()},
+        lambda x: find_recordings(x / "a.jsonl", FS, 2),
+        ("a.jsonl",),
+    ),
+    Reader(
+        "recordings_tsv",
+        {"a.tsv": ".\na.wav\t3200\nb.wav\t3200\n", "a.wav": audio(), "b.wav": audio()},
+        lambda x: find_recordings(x / "a.tsv", FS, 2),
+        ("a.tsv",),
+    ),
+]

@@ -1,0 +1,157 @@
+"""Two ranks by torchrun and by ESPnet's launcher, over gloo; one of them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import Training, difference, write_data
+
+RANK = ["-m", "espnet2_birq.bin.ssl_train"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TORCHRUN += ["--nproc_per_node", "2"]
+GLOO = ["--dist_backend", "gloo", "--multiprocessing_distributed", "false"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    top = tmp_path_factory.mktemp("ranks")
+    write_data(top)
+    return top
+
+
+class Job:
+    """Two ranks and what starts them, in a process group of its own."""
+
+    def __init__(self, folder: Path, name: str, start: list[str], more=(), **changes):
+        training = Training(
+            folder, folder / name, batch_type="unsorted", batch_size=4, **changes
+        )
+        self.out, self.log = training.out, folder / f"{name}.log"
+        self.command = [*start, *training.found, "--log_interval", "2", *more]
+
+    def start(self, env=None) -> "Job":
+        with self.log.open("a") as stream:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            )
+        return self
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, words: str) -> None:
+        for _ in range(6000):
+            if words in self.text():
+                return
+            assert self.process.poll() is None, self.text()[-3000:]
+            time.sleep(0.02)
+        raise AssertionError(f"never says {words!r}: {self.text()[-2000:]}")
+
+    def ranks(self) -> list[int]:
+        """Processes that are ranks, the launcher's children."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = path.read_bytes().split(b"\0")
+                group = os.getpgid(int(path.parent.name))
+            except (OSError, ValueError):
+                continue
+            is_rank = b"espnet2_birq.bin.ssl_train" in command
+            if is_rank and group in (self.process.pid, int(path.parent.name)):
+                if b"torch.distributed.run" not in command:
+                    found.append(int(path.parent.name))
+        return sorted(
+            x for x in found if str(self.out) in Path(f"/proc/{x}/cmdline").read_text()
+        )
+
+    def wait(self, seconds: float = 120) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """An uninterrupted training by torchrun."""
+    job = Job(folder, "whole", [*TORCHRUN, *RANK], GLOO).start()
+    assert job.wait(300) == 0, job.text()[-3000:]
+    assert "[:0/2]" in job.text() or "0/2" in job.text()
+    return job.out
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_them(folder, whole):
+    """Elastic: a rank is killed, all start again, and nothing is lost."""
+    job = Job(
+        folder,
+        "elastic",
+        [*TORCHRUN, "--max_restarts", "1", *RANK],
+        [*GLOO, "--save_updates", "1"],
+    ).start()
+    job.until("1epoch:train:5-6batch")
+    ranks = job.ranks()
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert job.wait(300) == 0, job.text()[-3000:]
+    assert "Going on in epoch 1 after batch" in job.text()
+    assert difference(whole, job.out) is None
+    assert not (job.out / ".config.yaml.before").exists()
+
+
+@pytest.mark.slow
+def test_espnets_launcher(folder, whole, tmp_path):
+    """Two hosts by ssh, which are both this one: the same models as by torchrun."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    ssh.chmod(0o755)
+    start = [sys.executable, "-m", "espnet2.bin.launch", "--host", "one,two"]
+    start += ["--ngpu", "0", "--init_file_prefix", f"{tmp_path}/meeting", "--log", "-"]
+    (tmp_path / "path.sh").touch()
+    start += ["--envfile", f"{tmp_path}/path.sh"]
+    start += ["--multiprocessing_distributed", "true", "--", sys.executable, *RANK]
+    job = Job(folder, "launched", start)
+    job.start({"PATH": f"{ssh.parent}:{os.environ['PATH']}"})
+    assert job.wait(300) == 0, job.text()[-3000:]
+    assert difference(whole, job.out) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_rank_that_dies(folder, number):
+    """Of a training without restarts: the other one says so, and ends within a minute."""
+    job = Job(folder, f"dies{number}", [*TORCHRUN, *RANK], GLOO, max_epoch=1000).start()
+    job.until("1epoch:train:5-6batch")
+    os.kill(job.ranks()[1], number)
+    died = time.monotonic()
+    assert job.wait(60) != 0
+    assert time.monotonic() - died < 60
+    assert "ssl_train: error: another rank has ended" in job.text()
+    assert not job.ranks()
+
+
+@pytest.mark.slow
+def test_the_state_is_kept_when_a_rank_dies(folder):
+    job = Job(
+        folder,
+        "kept",
+        [*TORCHRUN, *RANK],
+        [*GLOO, "--save_updates", "1"],
+        max_epoch=1000,
+    ).start()
+    job.until("1epoch:train:7-8batch")
+    os.kill(job.ranks()[0], signal.SIGKILL)  # the one that writes
+    assert job.wait(60) != 0
+    state = torch.load(job.out / "progress.pth", weights_only=True)
+    assert state["model"]["updates"] >= 2

@@ -1,0 +1,231 @@
+"""A long training on real speech, with broken files and kills: nothing leaks or is lost.
+
+pytest tests/tasks/test_soak.py -s    # prints the figures of docs/faults.md
+"""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from trainings import BOOK, Training
+
+RATE = 16000
+UPDATES, EPOCHS = 3000, 30
+KILLS = (430, 990, 1510)  # updates, in different places of their epochs
+SMALL = {
+    "encoder_conf": {
+        "output_size": 32,
+        "attention_heads": 2,
+        "linear_units": 64,
+        "num_blocks": 2,
+        "rel_pos_type": "latest",
+    },
+    "objectives": [
+        {"name": "anchor", "labeller_conf": {**BOOK, "projection": "whitened"}},
+        {
+            "name": "enhanced",
+            "view": "layer 1",
+            "gradient": 0.0,
+            "labeller_conf": {**BOOK, "projection": "whitened"},
+        },
+    ],
+    "batch_size": 4,
+    "accum_grad": 1,
+    "num_iters_per_epoch": UPDATES // EPOCHS,
+    "max_epoch": EPOCHS,
+    "num_workers": 1,
+    "log_interval": 10,
+    "optim_conf": {"lr": 0.002},
+    "scheduler_conf": {"warmup_steps": 200},
+}
+STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch")
+
+
+def write_list(folder: Path, name: str, files: list[Path], broken=()) -> None:
+    """Write a second of each, and some as broken as files are found."""
+    (folder / name).mkdir()
+    scp, shape = (folder / f"{name}.{x}" for x in ("scp", "shape"))
+    with scp.open("w") as entries, shape.open("w") as sizes:
+        for number, file in enumerate(files):
+            samples = 16000 + 80 * (number % 100)
+            speech, _ = soundfile.read(file, frames=samples, start=4000)
+            path = folder / name / f"{number:04}.wav"
+            soundfile.write(path, speech, RATE, "FLOAT")
+            if number in broken:
+                break_file(path, number)
+            entries.write(f"u{number:04} {path}\n")
+            sizes.write(f"u{number:04} {samples}\n")
+
+
+def break_file(path: Path, number: int) -> None:
+    content = path.read_bytes()
+    match number % 4:
+        case 0:
+            path.write_bytes(b"")
+        case 1:
+            path.write_bytes(content[:20])
+        case 2:
+            path.unlink()
+        case 3:
+            soundfile.write(path, np.full(16000, np.nan), RATE, "FLOAT")
+
+
+@pytest.fixture(scope="module")
+def folder(shared_data, tmp_path_factory):
+    """400 utterances to train on, clean and with 4 broken files, and 40 others."""
+    corpus = shared_data / "librispeech" / "LibriSpeech" / "train-clean-100"
+    files = sorted(corpus.glob("*/*/*.flac"))
+    files = [x for x in files if soundfile.info(x).frames > 30000][:440]
+    if len(files) < 440:
+        pytest.skip(f"{corpus}: {len(files)} utterances, fewer than 440")
+    top = tmp_path_factory.mktemp("soak")
+    write_list(top, "clean", files[:400])
+    write_list(top, "broken", files[:400], broken=(80, 161, 242, 323))
+    write_list(top, "valid", files[400:])
+    return top
+
+
+def training(folder: Path, name: str, train: str, seed: int) -> Training:
+    one = Training(folder, folder / name, **SMALL, seed=seed)
+    place = [x.startswith("--train_shape") for x in one.found].index(True)
+    del one.found[place:]
+    for kind, lists in (("train", train), ("valid", "valid")):
+        one.found += [f"--{kind}_shape_file", f"{folder}/{lists}.shape"]
+        one.found += [f"--{kind}_data_path_and_name_and_type"]
+        one.found += [f"{folder}/{lists}.scp,speech,sound"]
+    return one
+
+
+class Watch:
+    """Memory, files and processes of a training, over its updates.
+
+    Attributes:
+        rows: Update, "main" or "worker", resident KB, open files.
+    """
+
+    def __init__(self, one: Training):
+        self.one, self.rows = one, []
+        self.tail = 0  # of the log, where a line may be cut
+        self.update = 0
+
+    def processes(self) -> list[int]:
+        """Those of its group, dead ones left out."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == self.one.process.pid and fields[0] != "Z":
+                found.append(int(path.parent.name))
+        return found
+
+    def sample(self) -> None:
+        """Note how things are now."""
+        text = self.one.text()[self.tail :]
+        for epoch, batch in STEP.findall(text):
+            self.update = (int(epoch) - 1) * (UPDATES // EPOCHS) + int(batch)
+        self.tail += max(0, len(text) - 500)
+        for pid in self.processes():
+            try:
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                files = len(os.listdir(f"/proc/{pid}/fd"))
+            except OSError:
+                continue  # it has just ended
+            kind = "main" if pid == self.one.process.pid else "worker"
+            self.rows.append((self.update, kind, 4 * pages, files))
+
+    def until(self, update: int) -> None:
+        """Wait until it has made so many updates, or has ended."""
+        while self.one.process.is_alive() and self.update < update:
+            self.sample()
+            time.sleep(0.5)
+
+    def of(self, kind: str, column: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Updates from `first` on, and what was noted."""
+        rows = [(x[0], x[column]) for x in self.rows if x[1] == kind and x[0] >= first]
+        return np.array([x for x, _ in rows]), np.array([y for _, y in rows])
+
+    def slope(self, kind: str, first: int) -> float:
+        """KB of memory an update."""
+        updates, memory = self.of(kind, 2, first)
+        return float(np.polyfit(updates, memory, 1)[0])
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+def losses(one: Training) -> np.ndarray:
+    """Validation losses of the last ten epochs."""
+    path = one.out / "checkpoint.pth"
+    stats = torch.load(path, weights_only=True)["reporter"]["stats"]
+    return np.array([stats[epoch]["valid"]["loss"] for epoch in range(21, EPOCHS + 1)])
+
+
+@pytest.mark.slow
+def test_soak(folder):
+    """Memory is flat, nothing is left behind, and the model is as good as any."""
+    before = shared_memory()
+    clean = [training(folder, f"clean{seed}", "clean", seed) for seed in (0, 1)]
+    for one in clean:
+        one.start()
+        while one.process.is_alive():
+            one.process.join(60)
+        assert one.process.exitcode == 0, one.text()[-2000:]
+
+    soak = training(folder, "soak", "broken", 0)
+    watch = Watch(soak)
+    for kill in KILLS:
+        soak.start("--save_updates", "20")
+        watch.until(kill)
+        assert soak.process.is_alive(), soak.text()[-2000:]
+        os.kill(soak.process.pid, signal.SIGKILL)  # as the system's OOM killer does
+        soak.process.join()
+        for _ in range(60):  # its worker sees by itself that it is alone
+            if not (orphans := watch.processes()):
+                break
+            time.sleep(1)
+        assert not orphans
+    resumed = max(row[0] for row in watch.rows)
+    soak.start("--save_updates", "20")
+    watch.until(UPDATES + 1)
+    soak.process.join()
+    assert soak.process.exitcode == 0, soak.text()[-2000:]
+    assert not watch.processes()
+    assert shared_memory() <= before
+
+    assert soak.text().count("Going on in epoch") == len(KILLS)
+    listed = (soak.out / "bad_audio").read_text().splitlines()
+    assert {line.split()[0] for line in listed} == {"u0080", "u0161", "u0242", "u0323"}
+    state = torch.load(soak.out / f"{EPOCHS}epoch.pth", weights_only=True)
+    assert state["updates"] == UPDATES
+
+    settled = resumed + 300
+    for kind in ("main", "worker"):
+        _, memory = watch.of(kind, 2, settled)
+        updates, files = watch.of(kind, 3, settled)
+        slope = watch.slope(kind, settled)
+        early, late = (files[part].max() for part in (updates < 2200, updates >= 2200))
+        print(
+            f"{kind}: {len(memory)} samples from update {settled} on, "
+            f"{memory.min() / 1024:.0f} to {memory.max() / 1024:.0f} MB, "
+            f"{slope:+.2f} KB an update, at most {early}, then {late} open files"
+        )
+        assert abs(slope) < 5  # 15 MB in 3,000 updates
+        assert late <= early
+
+    own, (one, other) = losses(soak), map(losses, clean)
+    noise = max(abs(one.mean() - other.mean()), one.std(ddof=1), other.std(ddof=1))
+    print(
+        f"validation loss over the last 10 epochs: clean {one.mean():.4f} and "
+        f"{other.mean():.4f}, with broken files and kills {own.mean():.4f}; noise "
+        f"{noise:.4f}"
+    )
+    assert abs(own.mean() - (one.mean() + other.mean()) / 2) < 2 * noise
