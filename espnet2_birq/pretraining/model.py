@@ -44,7 +44,6 @@ from espnet2_birq.pretraining.objective import (
     Objective,
     Row,
     build_objective,
-    check_always_on,
     maker_of,
 )
 from espnet2_birq.pretraining.ranks import sum_over_ranks
@@ -63,6 +62,7 @@ from espnet2_birq.pretraining.views import (
     Views,
     all_rows,
 )
+from espnet2_birq.pretraining.when import check_always_on
 
 # Frames used to estimate the input's moments before the first update, about an hour.
 # Estimated only once: another sample gives different labels (bench/start_frames.py).

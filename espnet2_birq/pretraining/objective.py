@@ -13,7 +13,6 @@ No method is hard-coded in the forward pass; a method is a list of objectives:
     data2vec   mean of the teacher's last n layers -> latent (regression)
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from espnet2_birq.pretraining.views import (
     Views,
     parse_view,
 )
+from espnet2_birq.pretraining.when import When, parse_when
 
 # Rows that a `name` alone stands for; keys given next to it take precedence.
 PRESETS = {
@@ -52,43 +52,13 @@ KEYS = {
     "gradient": "factor on the gradient of the loss through the labels: "
     "1 as in BiRQ, 0 stops it (default: 1 where it can flow)",
     "diversity": "weight of the code usage entropy, subtracted from the loss (0)",
-    "when": "active updates: {start, stop, every, once}; once: {other "
-    "objective: perplexity of its predictions} that must be reached first",
+    "when": "active updates: {start, stop, every, length, once}: the first `length` of "
+    "`every` updates from start to stop; once: {other objective: perplexity of its "
+    "predictions} that must be reached first",
 }
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
-
-
-class When(NamedTuple):
-    """The updates in which an objective is active."""
-
-    start: int = 0  # first update, counted from 0
-    stop: int | None = None  # first update after the last; None: never
-    every: int = 1  # n: only every n-th update from `start` on
-    once: dict[str, float] | None = None  # objective: prediction perplexity to reach
-
-    def includes(self, update: int) -> bool:
-        """Whether the objective is active in an update."""
-        on = update >= self.start and (self.stop is None or update < self.stop)
-        return on and (update - self.start) % self.every == 0
-
-
-def check_always_on(whens: list[When]):
-    """Check that every update has an active objective.
-
-    Raises:
-        ConfigError: An update has none; names the first.
-    """
-    whens = [when for when in whens if when.once is None]  # others may never start
-    period = math.lcm(*(when.every for when in whens))
-    edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
-    for update in sorted(edge + step for edge in edges for step in range(period)):
-        if not any(when.includes(update) for when in whens):
-            raise ConfigError(
-                f"objectives: none is on in update {update}; change a 'when', or add "
-                "an objective without one"
-            )
 
 
 class Row(NamedTuple):
@@ -272,6 +242,7 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         labeller_class(row["labeller"])
         view = parse_view(row["view"], num_blocks)
         weight = Schedule(row["weight"])
+        when = parse_when(row.get("when") or {})
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None
     if (view.kind == LABELS) != (row["labeller"] == "given"):
@@ -287,7 +258,7 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         weight=weight,
         gradient=_factor(name, row, view, "gradient", 1.0),
         diversity=_factor(name, row, view, "diversity", 0.0),
-        when=_when(name, row.get("when") or {}),
+        when=when,
     )
 
 
@@ -309,28 +280,6 @@ def _factor(
             f"by labeller '{row['labeller']}'; leave '{key}' out"
         )
     return float(factor)
-
-
-def _when(name: str, conf: dict[str, Any]) -> When:
-    _check(name, "key of 'when'", conf, When._fields)
-    when = When(**conf)
-    once = when.once
-    if once is not None and not (
-        isinstance(once, dict)
-        and len(once) == 1
-        and all(isinstance(x, (int, float)) and x >= 1 for x in once.values())
-    ):
-        raise ConfigError(
-            f"objective '{name}': when: once is {{objective: perplexity of its "
-            f"predictions, 1 or more}}, got {once!r}"
-        )
-    numbers = [x for x in when[:3] if x is not None]
-    if not all(isinstance(x, int) and x >= 0 for x in numbers) or when.every < 1:
-        raise ConfigError(
-            f"objective '{name}': when is {{start, stop, every, once}}, the first three "
-            f"in updates, every at least 1, got {conf}"
-        )
-    return when
 
 
 def _check(name: str, what: str, given: Iterable[str], known: Iterable[str]):
