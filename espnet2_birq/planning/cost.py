@@ -157,7 +157,7 @@ class FakeModel:
             in some updates: averages over steps late in training, and the largest
             peak.
         """
-        whens = [objective.when for objective in self.model.objectives]
+        whens = self.model.whens
         last = max(max(when.start, when.stop or 0) for when in whens)
         period = math.lcm(*(when.every for when in whens))
         costs = {}  # of each set of objectives

@@ -15,7 +15,7 @@ from espnet2_birq.pretraining.labels import (
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.losses.regression import masked_regression
 from espnet2_birq.pretraining.objective import Objective
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.statistics import BookTally, VectorBook
 
 
@@ -71,10 +71,6 @@ class CodeHead(ListOf[torch.nn.Linear]):
             tallies.append(BookTally(names, soft, tally))
         return total, tallies
 
-    def rest(self) -> torch.Tensor:
-        """Return a zero loss with zero gradients, which other ranks may wait for."""
-        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
-
 
 class VectorHead(torch.nn.Sequential):
     """Regression of vectors: a linear layer, or two around a GELU.
@@ -112,10 +108,6 @@ class VectorHead(torch.nn.Sequential):
             total = total + loss
             tallies.append(VectorBook(name, tally))
         return total, tallies
-
-    def rest(self) -> torch.Tensor:
-        """Return a zero loss with zero gradients, which other ranks may wait for."""
-        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
 def build_head(input_size: int, labeller: Labeller) -> CodeHead | VectorHead:
@@ -186,7 +178,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
         for name, head in self.items():
             mine = [one for one in active if one.head == name]
             if not mine:
-                total = total + head.rest()
+                total = total + idle(head)
                 continue
             loss, found = head.loss(
                 hidden,

@@ -20,7 +20,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import Schedule
 
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
@@ -120,7 +120,7 @@ class JointModel(ESPnetASRModel):
             if penalty:
                 loss = loss + penalty * lower
         else:
-            loss = loss + _zero(self.pretraining, skip=("encoder.",))
+            loss = loss + idle(self.pretraining, skip=("encoder.",))
         if supervised:
             others = {k: v for k, v in kwargs.items() if not k.startswith(UNLABELLED)}
             upper, found, _ = super().forward(
@@ -129,7 +129,7 @@ class JointModel(ESPnetASRModel):
             stats.update(found, loss_supervised=found["loss"])
             loss = loss + supervised * (batch * world_size() / total_batch) * upper
         else:
-            loss = loss + _zero(self, skip=("pretraining.", "encoder."))
+            loss = loss + idle(self, skip=("pretraining.", "encoder."))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, total_batch), loss.device)
 
@@ -159,7 +159,7 @@ class JointModel(ESPnetASRModel):
 
     def count_updates_of(self, optimizer: torch.optim.Optimizer):
         """Count an optimizer's updates from now on, for schedules."""
-        self.pretraining.count_updates_of(optimizer)
+        self.pretraining.count_updates_of(optimizer, shared=True)
 
 
 def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
@@ -171,19 +171,6 @@ def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
     }
     names = ("speech", "speech_lengths", "utt_id")
     return found or {name: batch[name] for name in names if name in batch}
-
-
-def _zero(module: torch.nn.Module, skip: tuple[str, ...]) -> torch.Tensor:
-    """Return 0 with a zero gradient for all other parameters.
-
-    Distributed training waits for a gradient of every parameter.
-    """
-    rest = [
-        parameter.sum()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad and not name.startswith(skip)
-    ]
-    return 0.0 * torch.stack(rest).sum() if rest else torch.zeros(())
 
 
 def _drop_shared(module, state, prefix, metadata):

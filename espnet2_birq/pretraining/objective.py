@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.ranks import sum_over_ranks
 from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.pretraining.views import (
     LABELS,
     LAYER,
+    TOKENIZER,
     MaskedRows,
     View,
     Views,
@@ -44,7 +46,7 @@ KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
     "view": "source of labels: input, layer K, layer P%, layers top N (mean of the "
     "last N, each normalised; 'layers top N each': side by side), teacher layer ..., "
-    "teacher layers ..., labels [NAME] [every N]",
+    "teacher layers ..., tokenizer, labels [NAME] [every N]",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
@@ -56,6 +58,10 @@ KEYS = {
     "`every` updates from start to stop; once: {other objective: perplexity of its "
     "predictions} that must be reached first",
 }
+
+# Frames used to estimate the input's moments before the first update, about an hour.
+# Estimated only once: another sample gives different labels (bench/start_frames.py).
+START_FRAMES = 100_000
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
@@ -148,7 +154,8 @@ class Objective(torch.nn.Module):
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
             vectors = vectors.detach()
-        if observe and self.training:
+        # A tokenizer's codebooks move when it learns, not when it is predicted.
+        if observe and self.training and self.view.kind != TOKENIZER:
             self.labeller.observe(vectors.detach(), valid)
         labels = self.labeller.label(vectors, update)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
@@ -332,3 +339,33 @@ def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
             f"no objective '{name}' that makes labels; there are {list(makers)}"
         )
     return makers[name]
+
+
+def start_labellers(
+    waiting: list[Objective], batches: Iterable[tuple[Views, MaskedRows]]
+) -> int:
+    """Initialise labellers on speech before the first update.
+
+    Args:
+        waiting: Objectives whose labellers are not ready.
+        batches: Views of batches and their frames, the same number on all ranks.
+
+    Returns:
+        Frames seen over all ranks, START_FRAMES if there are so many.
+
+    Raises:
+        DataError: Too little speech.
+    """
+    seen = 0.0
+    for views, rows in batches:
+        for one in waiting:
+            one.labeller.observe(*views.at(one.view, rows))
+        seen += float(sum_over_ranks(rows.valid.double().sum()))
+        if seen >= START_FRAMES:
+            break
+    for one in waiting:
+        try:
+            one.labeller.start()
+        except DataError as error:
+            raise DataError(f"objective '{one.name}': {error}") from error
+    return int(seen)

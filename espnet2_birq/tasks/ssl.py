@@ -134,6 +134,16 @@ def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | N
         "after every n-th update, 1)",
     )
     group.add_argument(
+        "--tokenizer_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Tokenizer for the view 'tokenizer': layers (of its transformer; the "
+        "encoder's), attention_heads (4), size (of what is quantized, 256), target (view "
+        "it learns to estimate, layer 100%%), estimator_layers (3), commitment (0.25), "
+        "weight (of its loss, a number or a schedule, 0.2), when (it learns, as of an "
+        "objective; every 4th update)",
+    )
+    group.add_argument(
         "--masking_conf",
         action=NestedDictAction,
         default=dict(),
@@ -178,14 +188,15 @@ def build_objectives(
             masking_conf=args.masking_conf,
             target_branch_conf=args.target_branch_conf,
             teacher_conf=args.teacher_conf,
+            tokenizer_conf=args.tokenizer_conf,
             sample_rate=rate,
             frame_shift_ms=1000.0 * frontend.hop_length / rate,
             **model_conf,
         )
     except TypeError as error:  # an unknown key of one of the *_conf
         raise ConfigError(
-            "masking_conf, target_branch_conf, teacher_conf or the model's options: "
-            f"{error}"
+            "masking_conf, target_branch_conf, teacher_conf, tokenizer_conf or the "
+            f"model's options: {error}"
         ) from error
 
 
