@@ -27,7 +27,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
 from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
-from espnet2_birq.encoders.taps import encode, encoder_lengths, subsampling_factor
+from espnet2_birq.encoders.taps import (
+    encode,
+    encoder_lengths,
+    listening_to,
+    subsampling_factor,
+)
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.kernels.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.kernels.attention import limit_attention
@@ -36,7 +41,7 @@ from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics, labe
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
-from espnet2_birq.pretraining.heads import Heads
+from espnet2_birq.pretraining.heads import Heads, Hidden
 from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
@@ -284,7 +289,7 @@ class BiRQModel(AbsESPnetModel):
                     x.name: x.labels(views, rows, update, copy == 0) for x in active
                 }
                 # Masked side: theta(x~)
-                hidden = self._encode_masked(batch, mask, rows)  # (M, E)
+                hidden = self._encode_masked(batch, mask, rows)
                 # w1 F(theta) + w2 G(theta)
                 weights = {x.name: x.weight_at(update) for x in active}
                 loss, found, frames = self.heads.loss(
@@ -330,19 +335,22 @@ class BiRQModel(AbsESPnetModel):
         tokenize = None if self.tokenizer is None else self.tokenizer.vectors
         return Views(batch, self.branches, self.subsampling, wanted, update, tokenize)
 
-    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
-        """Encode the masked input; return hidden states at masked frames (M, E)."""
+    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> Hidden:
+        """Encode the masked input; return hidden states at masked frames."""
         xs, lengths = batch.xs, batch.lengths
         if self.specaug is not None and self.training:
             xs, lengths = self.specaug(xs, lengths)
         masked = self.masking.apply_to(xs, mask)
-        hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
+        layers = {x for one in self.objectives for x in one.student}
+        with listening_to(self.encoder, layers) as outputs:
+            hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
         if hidden.shape[:2] != mask.shape:
             raise RuntimeError(
                 f"encoder made {tuple(hidden.shape[:2])} frames, the mask has "
                 f"{tuple(mask.shape)}: its input layer is not understood"
             )
-        return hidden.flatten(0, 1)[rows.index]
+        outputs = {x: y.flatten(0, 1)[rows.index] for x, y in outputs.items()}
+        return Hidden(hidden.flatten(0, 1)[rows.index], outputs)
 
     def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
         def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:

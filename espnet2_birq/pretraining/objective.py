@@ -10,7 +10,9 @@ No method is hard-coded in the forward pass; a method is a list of objectives:
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
     DinoSR     the teacher's last n layers, each -> clusters
+    SpidR      the same, each predicted from the masked side's layer of its number
     data2vec   mean of the teacher's last n layers -> latent (regression)
+    BRIDLE     a tokenizer that learns from the encoder -> residual
 """
 
 from collections.abc import Iterable
@@ -50,6 +52,8 @@ KEYS = {
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
+    "student": "what the head sees of the masked side: last (the encoder's output; default), "
+    "each (the head of codebook n the layer of the view's n-th: SpidR)",
     "weight": "loss weight: a number or [[update, value], ...]",
     "gradient": "factor on the gradient of the loss through the labels: "
     "1 as in BiRQ, 0 stops it (default: 1 where it can flow)",
@@ -63,6 +67,8 @@ KEYS = {
 # Estimated only once: another sample gives different labels (bench/start_frames.py).
 START_FRAMES = 100_000
 
+LAST, EACH = "last", "each"  # student
+
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
 
@@ -75,6 +81,7 @@ class Row(NamedTuple):
     labeller: str
     labeller_conf: dict[str, Any]
     head: str
+    student: str
     weight: Schedule
     gradient: float
     diversity: float
@@ -96,6 +103,8 @@ class Objective(torch.nn.Module):
         self.name = row.name
         self.view = row.view
         self.head = row.head
+        # Layers of the masked side that the heads of the codebooks see; none: the last.
+        self.student = row.view.layers if row.student == EACH else []
         self.weight = row.weight
         self.gradient = row.gradient
         self.diversity = row.diversity
@@ -262,11 +271,21 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         labeller=row["labeller"],
         labeller_conf=dict(row.get("labeller_conf") or {}),
         head=str(row["head"]),
+        student=_student(name, row.get("student", LAST), view),
         weight=weight,
         gradient=_factor(name, row, view, "gradient", 1.0),
         diversity=_factor(name, row, view, "diversity", 0.0),
         when=when,
     )
+
+
+def _student(name: str, value: str, view: View) -> str:
+    if value not in (LAST, EACH) or value == EACH and not (view.each or view.layer):
+        raise ConfigError(
+            f"objective '{name}': student is {LAST}, or {EACH} with a view of layers, got "
+            f"{value!r} with view '{view}'"
+        )
+    return value
 
 
 def _factor(
@@ -320,7 +339,13 @@ def build_objective(row: Row, input_size: int) -> Objective:
         ) from error
     except ConfigError as error:
         raise ConfigError(f"objective '{row.name}': {error}") from None
-    return Objective(row, labeller)
+    objective, number = Objective(row, labeller), labeller.num_codebooks
+    if objective.student and len(objective.student) != number:
+        raise ConfigError(
+            f"objective '{row.name}': student: each needs a codebook for each layer of "
+            f"view '{row.view}'; num_codebooks is {number}, not {len(objective.student)}"
+        )
+    return objective
 
 
 def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
