@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, probe
+from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
 from espnet2_birq.encoders.taps import encode, encoder_lengths, evaluating
 from espnet2_birq.errors import ConfigError, DataError
@@ -57,6 +58,11 @@ class PretrainedModel:
         if window is not None and not window >= 4 * CONTEXT:
             raise ConfigError(
                 f"window: give at least {4 * CONTEXT:g} seconds, or None, got {window}"
+            )
+        if isinstance(model.frontend, FeatureInput):
+            raise ConfigError(
+                "a model of vectors (input_size), not of speech: use "
+                "api.load_training_model() and its method vectors()"
             )
         self.model = model.eval()
         self.window = window

@@ -45,6 +45,10 @@ def plan_run(
         DataError: The training set has no lengths.
     """
     args = parse_config(config, options)
+    if args.input_size is not None:
+        raise ConfigError(
+            f"{config}: input_size: planned are trainings on waveforms alone"
+        )
     if folder is not None:
         data = Data.read(folder, sampling_rate(args.frontend_conf))
     else:

@@ -11,7 +11,7 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.asr import model_choices
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str2triple_str
+from espnet2.utils.types import float_or_none, str2triple_str
 from typeguard import typechecked
 
 from espnet2_birq.errors import ConfigError
@@ -66,6 +66,14 @@ class JointTask(ASRTask):
             help=f"Weight of G: {weights}; 0 at last: supervised finish (1)",
         )
         group.add_argument(
+            "--barrier",
+            type=float_or_none,
+            default=None,
+            help="beta of the dynamic barrier: the weight of G is, in each step, penalty x "
+            "max(beta - <f, g> / |g|^2, 0) of the gradients f of F and g of G; costs "
+            "another backward pass (none: it is the penalty itself)",
+        )
+        group.add_argument(
             "--unlabelled_data_path_and_name_and_type",
             type=str2triple_str,
             action="append",
@@ -109,6 +117,11 @@ class JointTask(ASRTask):
                 "joint training: model is espnet, preencoder and postencoder are not "
                 "supported; leave them out"
             )
+        if args.input_size is not None:
+            raise ConfigError(
+                "joint training is of waveforms; pretrain on vectors (ssl_train "
+                "--input_size), then fine-tune"
+            )
         check_one_process_per_gpu(args)
         model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
         assert isinstance(model, JointModel)
@@ -120,7 +133,9 @@ class JointTask(ASRTask):
             model.encoder,
             **args.pretraining_conf,
         )
-        return model.join(pretraining, args.supervised_weight, args.penalty)
+        return model.join(
+            pretraining, args.supervised_weight, args.penalty, args.barrier
+        )
 
     @classmethod
     def build_optimizers(

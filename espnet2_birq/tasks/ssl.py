@@ -27,10 +27,11 @@ from espnet2.train.dataset import AbsDataset
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.iterable_dataset import IterableESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import int_or_none, str_or_none
 from typeguard import typechecked
 
 from espnet2_birq.config import sampling_rate
+from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -94,6 +95,21 @@ def _build(choices: ClassChoices, name: str, **conf):
         return choices.classes[name](**conf)
     except TypeError as error:
         raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
+
+
+def _feature_input(args: argparse.Namespace) -> FeatureInput:
+    """Build the input of vectors, without ESPnet's frontend.
+
+    Raises:
+        ConfigError: It is unknown how many there are in a second, which masks need.
+    """
+    if set(args.frontend_conf) != {"fs"} or args.input_size < 1:
+        raise ConfigError(
+            f"input_size {args.input_size}: give the vectors' size, and as frontend_conf "
+            "the vectors a second alone, e.g. {fs: 100}"
+        )
+    args.frontend = None  # as in ESPnet's ASR task
+    return FeatureInput(args.input_size)
 
 
 def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | None):
@@ -243,6 +259,14 @@ class SSLTask(AbsTask):
             "all), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
+            "--input_size",
+            type=int_or_none,
+            default=None,
+            help="Size of vectors that the data named speech has instead of samples, e.g. "
+            "matrices of type kaldi_ark or npy. There is then no frontend; frontend_conf "
+            "has fs alone, the vectors a second. See docs/other_data.md",
+        )
+        group.add_argument(
             "--init",
             type=lambda x: str_or_none(x.lower()),
             default=None,
@@ -277,15 +301,20 @@ class SSLTask(AbsTask):
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
         """Build a collate function that pads with zeros and drops bad audio."""
-        rate = sampling_rate(args.frontend_conf)
         kind = args.batch_type if train else args.valid_batch_type or args.batch_type
         bins = args.batch_bins if train else args.valid_batch_bins or args.batch_bins
+        size, shortest = args.input_size, 1
+        if size is None:
+            shortest = round(SHORTEST * sampling_rate(args.frontend_conf))
+        elif kind in ("numel", "catpow"):
+            bins = bins // size
         return SpeechCollateFn(
             BadAudio(
                 Path(args.output_dir),
-                shortest=round(SHORTEST * rate),
+                shortest=shortest,
                 longest=bins if kind in ("length", "numel", "catpow") else None,
                 most=args.max_bad_audio,
+                size=size,
             )
         )
 
@@ -362,7 +391,11 @@ class SSLTask(AbsTask):
         Raises:
             ConfigError: Unknown name, objective or layer.
         """
-        frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
+        frontend: AbsFrontend
+        if args.input_size is None:
+            frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
+        else:
+            frontend = _feature_input(args)
         specaug = normalize = None
         if args.specaug is not None:
             specaug = _build(specaug_choices, args.specaug, **args.specaug_conf)
@@ -392,3 +425,14 @@ class SSLTask(AbsTask):
             for optimizer in optimizers:
                 model.count_updates_of(optimizer)
         return optimizers
+
+
+def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """Add options that a configuration of its own or of an earlier version leaves out.
+
+    Args:
+        args: Options from a config.yaml.
+    """
+    found = SSLTask.get_parser().parse_args(["--output_dir", "-"])
+    vars(found).update(vars(args))
+    return found

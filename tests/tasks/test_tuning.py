@@ -102,7 +102,9 @@ def test_relatives_differ_in_objectives_alone(name, size):
         vars(read(f"{x}{suffix}", SSLTask, folder)) for x in (name, "best_rq")
     )
     names, expected = RELATIVES[name]
-    rows = parse_objectives(relative["objectives"], best_rq["encoder_conf"]["num_blocks"])
+    rows = parse_objectives(
+        relative["objectives"], best_rq["encoder_conf"]["num_blocks"]
+    )
     assert [row.name for row in rows] == names
     differing = {key for key in best_rq if relative[key] != best_rq[key]}
     assert differing == {"config"} | expected
