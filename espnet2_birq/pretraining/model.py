@@ -329,9 +329,12 @@ class BiRQModel(AbsESPnetModel):
         wanted = [(one.view, one.keeps_gradient) for one in active]
         if self.tokenizer is not None and self.tokenizer.learns(update):
             wanted.append((self.tokenizer.target, False))
-        return self._views_of(batch, wanted, update)
+        return self.views_of(batch, wanted, update)
 
-    def _views_of(self, batch: Batch, wanted: list, update: int) -> Views:
+    def views_of(
+        self, batch: Batch, wanted: list[tuple[View, bool]], update: int
+    ) -> Views:
+        """Return the views of a batch; see Views."""
         tokenize = None if self.tokenizer is None else self.tokenizer.vectors
         return Views(batch, self.branches, self.subsampling, wanted, update, tokenize)
 
@@ -446,11 +449,11 @@ class BiRQModel(AbsESPnetModel):
         """
         waiting = [one for one in self.objectives if not one.labeller.ready]
 
-        def views_of(batch: dict[str, Any]) -> tuple[Views, MaskedRows]:
+        def start_views(batch: dict[str, Any]) -> tuple[Views, MaskedRows]:
             clean = self._clean_batch(**batch)
             return self._views(clean, waiting, 0), all_rows(clean)
 
-        return start_labellers(waiting, map(views_of, batches)) if waiting else 0
+        return start_labellers(waiting, map(start_views, batches)) if waiting else 0
 
     # ---------------------------------------------------------------------- features
     def _clean_batch(self, speech, speech_lengths, utt_id=(), **given) -> Batch:
@@ -514,5 +517,5 @@ class BiRQModel(AbsESPnetModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute a view's (B, T', D) vectors of clean speech, and (B,) lengths."""
         batch = self._clean_batch(speech, speech_lengths)
-        views = self._views_of(batch, [(view, False)], self.update_number())
+        views = self.views_of(batch, [(view, False)], self.update_number())
         return views.whole(view), batch.frames

@@ -348,22 +348,25 @@ def build_objective(row: Row, input_size: int) -> Objective:
     return objective
 
 
+def makers(objectives: Iterable[Objective]) -> list[Objective]:
+    """Return the objectives that make codes themselves."""
+    return [
+        one for one in objectives if one.view.kind != LABELS and one.labeller.discrete
+    ]
+
+
 def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
     """Return the objective of a name, which computes its own labels.
 
     Raises:
         ConfigError: No such objective.
     """
-    makers = {
-        one.name: one
-        for one in objectives
-        if one.view.kind != LABELS and one.labeller.discrete
-    }
-    if name not in makers:
+    named = {one.name: one for one in makers(objectives)}
+    if name not in named:
         raise ConfigError(
-            f"no objective '{name}' that makes labels; there are {list(makers)}"
+            f"no objective '{name}' that makes labels; there are {list(named)}"
         )
-    return makers[name]
+    return named[name]
 
 
 def start_labellers(

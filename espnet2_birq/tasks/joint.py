@@ -14,9 +14,10 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, str2triple_str
 from typeguard import typechecked
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.given import check_transcripts
 from espnet2_birq.tasks.saving import kept_config
 from espnet2_birq.tasks.ssl import (
     SSLTask,
@@ -100,6 +101,14 @@ class JointTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
+        check_transcripts(args.train_data_path_and_name_and_type)
+        check_transcripts(args.valid_data_path_and_name_and_type)
+        for path, name, _ in args.unlabelled_data_path_and_name_and_type:
+            if not Path(path).exists():
+                raise DataError(
+                    f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
+                    "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
+                )
         folder, first = Path(args.output_dir), not getattr(args, "dist_rank", None)
         with listening(), kept_config(folder, first):
             super().main_worker(args)

@@ -39,7 +39,7 @@ from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
-from espnet2_birq.tasks.given import check_files
+from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.saving import kept_config
 from espnet2_birq.tasks.stopping import listening
@@ -341,7 +341,13 @@ class SSLTask(AbsTask):
     def build_category_iter_factory(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
     ) -> AbsIterFactory:
-        """Batch the samples of ``batch_type: catpow`` by length."""
+        """Batch the samples of ``batch_type: catpow`` by length.
+
+        Raises:
+            DataError: See check_languages().
+        """
+        first = Path(iter_options.data_path_and_name_and_type[0][0])
+        check_languages(first.parent / "category2utt", iter_options.shape_files)
         factory = super().build_category_iter_factory(args, iter_options, mode)
         if iter_options.batch_type == "catpow":
             return LikeLengthsIterFactory(factory)

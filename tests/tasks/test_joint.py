@@ -374,6 +374,28 @@ def test_train_resume_and_decode_with_espnet(data):
     assert [line.split()[0] for line in texts] == ["x", "y", "z"]
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x: (x / "text").unlink(), "text: no such file, the text: run the data"),
+        (
+            lambda x: (x / "text").write_text("a\nb \n"),
+            "text: no utterance has a trans",
+        ),
+        (
+            lambda x: (x / "other.scp").unlink(),
+            "other.scp: no such file, the unlabelled",
+        ),
+    ],
+)
+def test_data_that_is_not_there(data, change, words):
+    given = options(data)
+    change(data)
+    with pytest.raises(SystemExit, match=words):
+        main(given)
+    assert not (data / "exp" / "1epoch.pth").exists()
+
+
 def test_unlabelled_speech_without_its_lengths(data):
     given = options(data)
     position = given.index("--unlabelled_shape_file")
