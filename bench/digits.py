@@ -117,6 +117,7 @@ CONFIG = {
     },
     "batch_type": "unsorted",
     "batch_size": 64,
+    "num_iters_per_epoch": 85,  # five passes over the training images
     "num_workers": 0,
     "optim": "adamw",
     "optim_conf": {"lr": 0.002, "weight_decay": 0.01},
@@ -164,11 +165,11 @@ def in_updates(conf, updates: int):
     }
 
 
-def pretrain(folder: Path, system: str, seed: int, epochs: int) -> Path:
+def pretrain(folder: Path, system: str, seed: int, updates: int) -> Path:
     """Pretrain an encoder with ssl_train, unless it has been; return its model."""
     out = folder / f"{system.replace(' ', '_')}_{seed}"
     if not (out / MODEL).is_file():
-        updates = epochs * ((TRAIN - VALID) // CONFIG["batch_size"])
+        epochs = round(updates / CONFIG["num_iters_per_epoch"])
         own = in_updates(SYSTEMS[system], updates)
         out.mkdir(parents=True, exist_ok=True)
         config = out / "train.yaml"
@@ -216,7 +217,12 @@ def main(argv=None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of trainings")
     parser.add_argument("--seeds", type=int, default=5, help="at least 2 (5)")
-    parser.add_argument("--epochs", type=int, default=60, help="of pretraining (60)")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=680,
+        help="of pretraining, a multiple of 85 (680)",
+    )
     parser.add_argument(
         "--images",
         type=int,
@@ -243,7 +249,7 @@ def main(argv=None) -> None:
     for seed in range(args.seeds):
         measure("pixels", seed, images)
         for system in args.only:
-            file = pretrain(args.out, system, seed, args.epochs)
+            file = pretrain(args.out, system, seed, args.updates)
             if "untrained encoder" not in found or (
                 len(found["untrained encoder"][args.images[0]]) <= seed
             ):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from espnet2.fileio.read_text import read_2columns_text
 
 from espnet2_birq.datadir.audio import read_wave
 from espnet2_birq.datadir.files import write_whole
@@ -60,7 +61,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
             f"{path}: no such file; write a line `LANGUAGE UTTERANCE ...` for each "
             "language (prepare_yodas does for several)"
         )
-    languages = {name: line.split() for name, line in read_scp(path).items()}
+    lines = read_2columns_text(path)  # as ESPnet: sorted or not
+    languages = {name: line.split() for name, line in lines.items()}
     if len(languages) < 2:
         raise DataError(f"{path}: {len(languages)} language, at least two are compared")
     there = {name for name, _ in iter_scp(folder / "wav.scp")}

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from espnet2.fileio.read_text import read_2columns_text
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import LABELS, SLACK, View, other_rate
@@ -106,8 +106,8 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
             f"{path}: no such file, from which iterator_type category samples languages; "
             "write a line `LANGUAGE UTTERANCE ...` for each, or leave iterator_type out"
         )
-    there = {name for file in shape_files for name, _ in iter_scp(file)}
-    for language, line in iter_scp(path, allow_empty_values=True):
+    there = {name for file in shape_files for name in read_2columns_text(file)}
+    for language, line in read_2columns_text(path).items():
         utterances = line.split()
         lacking = [one for one in utterances if one not in there]
         if len(lacking) == len(utterances):

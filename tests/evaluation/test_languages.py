@@ -47,6 +47,8 @@ def write_set(folder, number, seed):
             names.append(name)
         lines["category2utt"].append(f"{language} {' '.join(names)}")
     for file, content in lines.items():
+        if file != "category2utt":  # which ESPnet takes in any order
+            content = sorted(content)
         (folder / file).write_text("\n".join(content) + "\n")
 
 
