@@ -11,7 +11,9 @@ from espnet2.tasks.asr import ASRTask as StockASRTask
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.pretraining.objective import parse_objectives
+from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -175,6 +177,40 @@ def test_fine_tuning_of_the_paper_fits_its_pretraining(name):
     ssl, asr = read(f"birq_{name}", SSLTask), read(f"asr_{name}", ASRTask)
     # C3 is fine-tuned on AMI, of which one microphone has 77 hours.
     check_fine_tuning(ssl, asr, ASRTask, hours=77 if name == "c3" else 100.6)
+
+
+JOINT = {
+    "objectives",
+    "masking_conf",
+    "supervised_weight",
+    "penalty",
+    "unlabelled_data_path_and_name_and_type",
+    "unlabelled_shape_file",
+}
+
+
+@pytest.mark.parametrize("size", ["c2", "c3"])
+def test_joint_training_differs_from_fine_tuning_in_its_objectives_alone(size):
+    joint, asr = (
+        vars(read(f"{name}_{size}", JointTask)) for name in ("asr_joint", "asr")
+    )
+    assert {key for key in joint if joint[key] != asr[key]} == {"config"} | JOINT
+    best_rq = vars(read(f"best_rq_{size}", SSLTask))
+    assert joint["objectives"] == best_rq["objectives"]
+    assert joint["masking_conf"] == best_rq["masking_conf"]
+    # Exploration, a growing penalty, and at the end CTC alone.
+    last = joint["scheduler_conf"]["max_steps"] - 1
+    supervised, penalty = (
+        Schedule(joint["supervised_weight"]),
+        Schedule(joint["penalty"]),
+    )
+    seen = [
+        (supervised.at(round(x * last)), penalty.at(round(x * last)))
+        for x in (0, 0.29, 0.31, 0.6, 0.89, 0.91, 1)
+    ]
+    assert seen[:2] == [(0, 1), (0, 1)] and seen[5:] == [(1, 0), (1, 0)]
+    assert [x for x, _ in seen[2:5]] == [1, 1, 1]
+    assert 0 < seen[2][1] < seen[3][1] < seen[4][1] <= 0.5
 
 
 def test_fine_tuning_of_librispeech_fits_its_pretraining():
