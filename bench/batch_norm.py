@@ -30,6 +30,7 @@ from espnet2_birq.encoders.taps import (
     evaluating,
 )
 from espnet2_birq.pretraining import model as ssl_model
+from espnet2_birq.pretraining.heads import Hidden
 from espnet2_birq.pretraining.target_branch import TargetBranch
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -105,7 +106,7 @@ class Masking(ssl_model.SpanMasking):
 
 def joint_encode_masked(self, batch, mask, rows):
     """Return the masked output, which the label pass has already computed."""
-    return self.branch.masked.flatten(0, 1)[rows.index]
+    return Hidden(self.branch.masked.flatten(0, 1)[rows.index])
 
 
 def patch(mode):

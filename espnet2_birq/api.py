@@ -11,7 +11,7 @@ from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.ssl import SSLTask, with_defaults
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -61,7 +61,7 @@ def load_training_model(path: Path, device: str = "cpu") -> BiRQModel:
             "or one of a version before 0.2"
         )
     state = load_tensors(path)
-    model = SSLTask.build_model(args)
+    model = SSLTask.build_model(with_defaults(args))
     try:
         model.load_state_dict(state)
     except ConfigError as error:
@@ -152,7 +152,6 @@ def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
     Returns:
         The model in evaluation mode; input labels may need ``prepare`` first.
     """
-    args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
-    vars(args).update(vars(read_config(Path(config))))
+    args = with_defaults(read_config(Path(config)))
     torch.manual_seed(seed)
     return SSLTask.build_model(args).eval()

@@ -13,11 +13,13 @@ import soundfile
 import torch
 
 from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, probe
+from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
 from espnet2_birq.encoders.taps import encode, encoder_lengths, evaluating
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.views import LAYER, Batch, View, Views
+from espnet2_birq.pretraining.objective import makers
+from espnet2_birq.pretraining.views import LAYER, Batch, View
 
 WINDOW = 60.0  # seconds of audio in one pass
 CONTEXT = 5.0  # seconds on either side of a core of full attention; docs/features.md
@@ -58,6 +60,11 @@ class PretrainedModel:
             raise ConfigError(
                 f"window: give at least {4 * CONTEXT:g} seconds, or None, got {window}"
             )
+        if isinstance(model.frontend, FeatureInput):
+            raise ConfigError(
+                "a model of vectors (input_size), not of speech: use "
+                "api.load_training_model() and its method vectors()"
+            )
         self.model = model.eval()
         self.window = window
         self.sample_rate = model.sample_rate
@@ -65,9 +72,7 @@ class PretrainedModel:
             model.frontend.hop_length * model.subsampling / model.sample_rate
         )
         self.depth = len(model.encoder.encoders)
-        self.objectives = [
-            one.name for one in model.objectives if one.view.kind != "labels"
-        ]
+        self.objectives = [one.name for one in makers(model.objectives)]
 
     @property
     def device(self) -> torch.device:
@@ -295,11 +300,10 @@ class PretrainedModel:
         padded = int(encoder_lengths(model.encoder, torch.tensor(xs.size(1))))
         objectives = [one for one in model.objectives if one.name in wanted.labels]
         layers = [View(LAYER, x) if x else View("input") for x in wanted.layers]
-        views = Views(
+        wanted_views = [*layers, *(x.view for x in objectives)]
+        views = model.views_of(
             Batch(xs, lengths, frames, padded),
-            model.branches,
-            model.subsampling,
-            [(view, False) for view in (*layers, *(x.view for x in objectives))],
+            [(view, False) for view in wanted_views],
             model.update_number(),
         )
         found = [views.whole(view) for view in layers]

@@ -16,10 +16,11 @@ from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet2_birq.checkpoint import check_model_file, load_tensors
 from espnet2_birq.config import read_config
+from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.ssl import SSLTask, with_defaults
 
 ENCODER = "encoder."
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
@@ -185,7 +186,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         ConfigError: A file is missing.
     """
     ssl_args = read_config(ssl_model)
-    pretrained = SSLTask.build_model(ssl_args)
+    pretrained = SSLTask.build_model(with_defaults(ssl_args))
     # It must match the configuration exactly.
     pretrained.load_state_dict(load_tensors(ssl_model))
     asr_args = read_config(asr_model)
@@ -235,7 +236,10 @@ def _differing_modules(pretrained, model) -> list[str]:
     none of them, the path of global_mvn's statistics differs between experiments,
     and averaging rounds filters and statistics once more.
     """
-    noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    shape = [1, 16000]
+    if isinstance(pretrained.frontend, FeatureInput):
+        shape = [1, 100, pretrained.frontend.size]
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     feats = _output(pretrained.frontend, noise)
     others = _output(model.frontend, noise)
     differing = [] if _same(feats, others) else ["frontend"]

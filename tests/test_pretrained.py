@@ -16,6 +16,7 @@ from espnet2_birq.api import load
 from espnet2_birq.encoders import long_audio
 from espnet2_birq.encoders.taps import encoder_lengths
 from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.evaluation.glance import glance
 from espnet2_birq.pretrained import PretrainedModel, Wanted
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -71,6 +72,39 @@ def test_batched_is_single(model):
         for name, found in model.labels([wave.numpy()])[0].items():
             assert torch.equal(codes[name][row, :, :length], found[0])
             assert (codes[name][row, :, length:] == -1).all()
+
+
+def test_objectives_of_every_kind(tmp_path):
+    """Vectors and labels from disk are no codes; all others can be computed and seen."""
+    codes = {"num_codebooks": 2, "codebook_size": 8}
+    rows = [
+        OBJECTIVES[0],
+        {"name": "bridle", "view": "tokenizer", "labeller": "residual"},
+        {"name": "spidr", "view": "teacher layers top 2 each", "labeller": "clusters"},
+        {"name": "latent", "view": "teacher layers top 2", "labeller": "latent"},
+        {"name": "given", "labeller_conf": {"codebook_size": 3}},
+    ]
+    rows[1]["labeller_conf"] = rows[2]["labeller_conf"] = codes
+    rows[2]["student"] = "each"
+    conf = {"layers": 1, "attention_heads": 2, "estimator_layers": 1}
+    model = load(
+        write_experiment(
+            tmp_path / "exp", SSLTask, objectives=rows, tokenizer_conf=conf
+        )
+    )
+    speech = noise(3)
+    samples = torch.tensor([len(speech)])
+    model.model.prepare([dict(speech=speech[None], speech_lengths=samples)])
+    found, (frames,) = model.labels([speech])
+    look = glance(model.model, speech)
+    assert (
+        model.objectives == [*found] == [*look.codes] == ["anchor", "bridle", "spidr"]
+    )
+    for name, labels in found.items():
+        expected = model.model.label(speech[None], samples, name)[0][:, 0, :frames]
+        assert torch.equal(labels[0], expected)
+        assert torch.equal(look.codes[name].labels, expected[0])
+        assert look.codes[name].predictions.shape == (frames,)
 
 
 def test_features_are_those_of_espnet_s_encoder(model):

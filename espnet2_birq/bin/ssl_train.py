@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             *args.train_data_path_and_name_and_type,
             *args.valid_data_path_and_name_and_type,
         )
-        check_first_audio(lists, args.frontend_conf)
+        if args.input_size is None:
+            check_first_audio(lists, args.frontend_conf)
         with relaying():
             SSLTask.main(args=args)
     except UnsafeLoadRefusedError as error:

@@ -1,11 +1,49 @@
-"""Fixes to ESPnet's frontend that make features independent of the batch."""
+"""What feeds the encoder: ESPnet's frontend, with features independent of the batch.
+
+Or sequences of vectors as they are.
+"""
 
 from contextlib import contextmanager
 
 import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.layers import global_mvn, log_mel, stft, utterance_mvn
 
 from espnet2_birq.encoders.taps import padding_mask
+from espnet2_birq.errors import DataError
+
+
+class FeatureInput(AbsFrontend):
+    """Passes vectors through: ESPnet's ``input_size``, where its models have no frontend.
+
+    Args:
+        size: D, size of the vectors.
+    """
+
+    hop_length = 1  # vectors for a vector
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def output_size(self) -> int:
+        """Return D."""
+        return self.size
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (B, T, D) vectors and (B,) lengths as they are.
+
+        Raises:
+            DataError: Vectors of another size, or no vectors.
+        """
+        if input.dim() != 3 or input.size(2) != self.size:
+            raise DataError(
+                f"speech is of shape {tuple(input.shape)}, but input_size is {self.size}: "
+                f"sequences of vectors of {self.size} values are wanted"
+            )
+        return input, input_lengths
 
 
 def mirror_ends(

@@ -6,7 +6,7 @@ ShawConformerEncoder.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -86,6 +86,35 @@ def encode(
     if "masks" in inspect.signature(encoder.forward).parameters:
         given["masks"] = padding_mask(lengths, xs.size(1)).to(xs.device)
     return encoder(xs, lengths, **given)[0]
+
+
+@contextmanager
+def listening_to(encoder: AbsEncoder, layers: Iterable[int]):
+    """Keep the outputs of some blocks of the encoder's next forward pass.
+
+    Args:
+        encoder: ESPnet encoder.
+        layers: Blocks, counted from 1.
+
+    Yields:
+        Dictionary from blocks to (B, T', E), filled by the forward pass.
+    """
+    outputs: dict[int, torch.Tensor] = {}
+
+    def keep(layer):
+        def hook(block, args, output):
+            xs = output[0]  # with relative positions (hidden states, positions)
+            outputs[layer] = xs[0] if isinstance(xs, tuple) else xs
+
+        return hook
+
+    blocks = encoder.encoders
+    hooks = [blocks[x - 1].register_forward_hook(keep(x)) for x in layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def encode_up_to(

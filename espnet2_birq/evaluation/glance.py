@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from espnet2_birq.encoders.taps import encode, encoder_lengths
+from espnet2_birq.encoders.taps import encode, encoder_lengths, listening_to
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import makers
 
 
 class Codes(NamedTuple):
@@ -46,16 +47,19 @@ def glance(model: BiRQModel, speech: torch.Tensor, seed: int = 0) -> Glance:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mask = model.masking.draw(frames, int(frames))  # (1, T')
-        hidden = encode(model.encoder, model.masking.apply_to(xs, mask), lengths)[0]
+        masked = model.masking.apply_to(xs, mask)
+        layers = {x for one in model.objectives for x in one.student[:1]}
+        with listening_to(model.encoder, layers) as outputs:
+            last = encode(model.encoder, masked, lengths)
     codes = {}
-    for one in model.objectives:
-        if one.view.kind != "labels":
-            labels, _ = model.label(speech[None], torch.tensor([len(speech)]), one.name)
-            scores = model.heads[one.head][0](hidden)
-            codes[one.name] = Codes(
-                labels[0, 0, : len(mask[0])],
-                scores.argmax(dim=1),
-                one.labeller.codebook_size,
-            )
+    for one in makers(model.objectives):
+        labels, _ = model.label(speech[None], torch.tensor([len(speech)]), one.name)
+        (hidden,) = outputs[one.student[0]] if one.student else last
+        scores = model.heads[one.head][0](hidden)
+        codes[one.name] = Codes(
+            labels[0, 0, : len(mask[0])],
+            scores.argmax(dim=1),
+            one.labeller.codebook_size,
+        )
     shift = model.frontend.hop_length * model.subsampling / model.sample_rate
     return Glance(xs[0], mask[0], codes, shift)

@@ -33,6 +33,7 @@ SHOWN = (
     "masking_conf",
     "target_branch_conf",
     "teacher_conf",
+    "tokenizer_conf",
     "model_conf",
     "frontend_conf",
     "normalize",

@@ -96,6 +96,12 @@ class Runner:
         """Return the configuration file of a pretraining."""
         return self.out / "config" / f"{system.name}_seed{seed}.yaml"
 
+    def asr_config(self, system: System) -> Path | None:
+        """Return the configuration file of a system's fine-tuning, if there is any."""
+        if system.finetune is None:
+            return self.spec.finetune_config
+        return self.out / "config" / f"{system.name}_finetune.yaml"
+
     def train_set(self, name: str) -> str:
         """Return the name of a fine-tuning set in dump/raw."""
         one = next(one for one in self.spec.finetune_sets if one.name == name)
@@ -148,6 +154,12 @@ class Runner:
                 updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
                 conf = with_updates(conf, each * max(1, round(updates / each)), name)
             confs[name] = conf
+            if system.finetune is not None:
+                assert self.spec.finetune_config is not None  # see read_spec()
+                tune = yaml.safe_load(self.spec.finetune_config.read_text("utf-8"))
+                text = yaml.safe_dump(merge(tune, system.finetune), sort_keys=False)
+                file = folder / f"{name}_finetune.yaml"
+                write_if_new(file, text.replace("{out}", str(self.out)))
             for seed in seeds:
                 own = {**conf, "seed": seed}
                 if system.after is not None:
@@ -269,17 +281,18 @@ class Runner:
                 lists=lambda: [*models, *self.lists(*sets)],
                 folder=self.probe_dir(system, seed),
             )
-        if self.spec.finetune_config is None:
+        asr_config = self.asr_config(system)
+        if asr_config is None:
             return
         for one in self.spec.finetune_sets:
             folder = self.asr_exp(system, seed, one.name)
-            tune = self._run_sh("asr", *self._asr_config(), "--asr_tag")
+            tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
             tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
             tune += ["--ssl_model", model or "none", *self._asr_data(one.name)]
             tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
             tune += ["--inference_nj", 1]
             own = [*key, one.name, self.spec.hours_of(one)]
-            own.append(self.spec.finetune_config.read_text())
+            own.append(asr_config.read_text())
             scores = [folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests]
 
             def lists(name: str = one.name) -> list[Path]:

@@ -23,6 +23,8 @@ SYSTEM_KEYS = {
     "pretrain": "changes of the configuration; null: not pretrained",
     "updates": "of pretraining; default: what the configuration says",
     "compute_of": "as many updates as cost what this system's cost",
+    "finetune": "changes of the configuration of fine-tuning; in it, {out} is the matrix's "
+    "output folder",
     "after": "system from whose model, of the same seed, this one's pretraining starts",
 }
 
@@ -49,6 +51,7 @@ class System:
         updates: Updates of pretraining; None: max_epoch x num_iters_per_epoch.
         compute_of: Name of the system whose compute it matches.
         after: Name of the system whose model it starts from, with a new optimizer.
+        finetune: Changes to the fine-tuning configuration.
     """
 
     name: str
@@ -57,6 +60,7 @@ class System:
     updates: int | None = None
     compute_of: str | None = None
     after: str | None = None
+    finetune: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,11 @@ def _check(path: Path, spec: Spec) -> None:
                     f"{path}: '{system.name}': after needs two systems with "
                     f"pretraining, '{system.after}' above it in the list"
                 )
+        if system.finetune is not None and spec.finetune_config is None:
+            raise ConfigError(
+                f"{path}: '{system.name}': changes of a fine-tuning, but the matrix has "
+                "none: give it finetune: {config, sets}"
+            )
         other = system.compute_of
         if other is None:
             continue

@@ -46,6 +46,10 @@ def plan_run(
         DataError: The training set has no lengths.
     """
     args = parse_config(config, options)
+    if args.input_size is not None:
+        raise ConfigError(
+            f"{config}: input_size: planned are trainings on waveforms alone"
+        )
     data = configured_data(args, folder, hours, utterance_seconds, longest_seconds)
     plan = make_plan(
         args,

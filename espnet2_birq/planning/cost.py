@@ -124,7 +124,7 @@ def late_updates(model: BiRQModel) -> range:
     model.paths.every = 0
     for objective in model.objectives:
         objective._begun = 0
-    whens = [objective.when for objective in model.objectives]
+    whens = model.whens
     last = max(max(when.start, when.stop or 0) for when in whens)
     return range(last, last + math.lcm(*(when.every for when in whens)))
 
@@ -190,8 +190,7 @@ class FakeModel:
             in some updates: averages over steps late in training, and the largest
             peak.
         """
-        whens = [objective.when for objective in self.model.objectives]
-        period = len(self.updates)
+        whens, period = self.model.whens, len(self.updates)
         costs = {}  # of each set of objectives
         for update in self.updates:
             on = tuple(when.includes(update) for when in whens)

@@ -1,5 +1,9 @@
 """Prediction heads, shared by name, and the losses of their objectives."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
 import torch
 
 from espnet2_birq.errors import ConfigError
@@ -15,8 +19,19 @@ from espnet2_birq.pretraining.labels import (
 from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.losses.regression import masked_regression
 from espnet2_birq.pretraining.objective import Objective
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.statistics import BookTally, VectorBook
+
+
+class Hidden(NamedTuple):
+    """What heads see: hidden states of the masked side at masked frames."""
+
+    last: torch.Tensor  # (M, E) the encoder's output
+    layers: Mapping[int, torch.Tensor] = MappingProxyType({})  # (M, E) of blocks
+
+    def of(self, student: list[int], number: int) -> list[torch.Tensor]:
+        """Return those for each of a number of codebooks."""
+        return [self.layers[x] for x in student] or [self.last] * number
 
 
 class CodeHead(ListOf[torch.nn.Linear]):
@@ -33,10 +48,11 @@ class CodeHead(ListOf[torch.nn.Linear]):
             torch.nn.Linear(input_size, codebook_size) for _ in range(num_codebooks)
         )
         self.shape = (num_codebooks, codebook_size)
+        self.num_codebooks = num_codebooks
 
     def loss(
         self,
-        hidden: torch.Tensor,
+        hidden: list[torch.Tensor],
         valid: torch.Tensor,
         labels: dict[str, list[Labels]],
         weights: dict[str, float],
@@ -45,7 +61,7 @@ class CodeHead(ListOf[torch.nn.Linear]):
         """Compute the loss of all objectives of this head, one matmul per codebook.
 
         Args:
-            hidden: (M, E) hidden states of masked frames.
+            hidden: (M, E) hidden states of masked frames for each codebook.
             valid: (M,) 1 for masked frames, 0 for filler rows.
             labels: N labels per objective, by its name.
             weights: Weight of each objective's loss (a mean over its codebooks).
@@ -55,10 +71,10 @@ class CodeHead(ListOf[torch.nn.Linear]):
             () weighted sum of losses, and the statistics of each codebook.
         """
         names = list(labels)
-        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        total, tallies = valid.new_zeros((), dtype=torch.float32), []
         for book, layer in enumerate(self):
             loss, tally = masked_cross_entropy(
-                hidden,
+                hidden[book],
                 layer.weight,
                 layer.bias,
                 valid,
@@ -70,10 +86,6 @@ class CodeHead(ListOf[torch.nn.Linear]):
             soft = [isinstance(labels[name][book], SoftLabels) for name in names]
             tallies.append(BookTally(names, soft, tally))
         return total, tallies
-
-    def rest(self) -> torch.Tensor:
-        """Return a zero loss with zero gradients, which other ranks may wait for."""
-        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
 class VectorHead(torch.nn.Sequential):
@@ -92,30 +104,28 @@ class VectorHead(torch.nn.Sequential):
         else:
             super().__init__(torch.nn.Linear(input_size, size))
         self.shape = (width, size)
+        self.num_codebooks = 1
 
     def loss(
         self,
-        hidden: torch.Tensor,
+        hidden: list[torch.Tensor],
         valid: torch.Tensor,
         labels: dict[str, list[Labels]],
         weights: dict[str, float],
         counts: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, list[VectorBook]]:
         """Compute the loss of all objectives of this head; see CodeHead.loss."""
-        predictions = self(hidden)
-        total, tallies = hidden.new_zeros((), dtype=torch.float32), []
+        (states,) = hidden
+        predictions = self(states)
+        total, tallies = valid.new_zeros((), dtype=torch.float32), []
         for name, (label,) in labels.items():
             assert isinstance(label, VectorLabels)
             loss, tally = masked_regression(
-                hidden, predictions, valid, label, weights[name], counts[name][0]
+                states, predictions, valid, label, weights[name], counts[name][0]
             )
             total = total + loss
             tallies.append(VectorBook(name, tally))
         return total, tallies
-
-    def rest(self) -> torch.Tensor:
-        """Return a zero loss with zero gradients, which other ranks may wait for."""
-        return 0.0 * torch.stack([x.sum() for x in self.parameters()]).sum()
 
 
 def build_head(input_size: int, labeller: Labeller) -> CodeHead | VectorHead:
@@ -139,10 +149,18 @@ class Heads(DictOf[CodeHead | VectorHead]):
     def __init__(self, input_size: int, objectives: list[Objective]):
         super().__init__()
         first: dict[str, Objective] = {}
+        self.student: dict[str, list[int]] = {}  # layers that each head sees
         for objective in objectives:
             name, head = objective.head, build_head(input_size, objective.labeller)
             if name not in self:
                 self[name], first[name] = head, objective
+                self.student[name] = objective.student
+            elif self.student[name] != objective.student:
+                raise ConfigError(
+                    f"head '{name}': objectives '{first[name].name}' and "
+                    f"'{objective.name}' see other layers (student); give one of them "
+                    "another 'head'"
+                )
             elif _sizes(self[name]) != _sizes(head):
                 raise ConfigError(
                     f"head '{name}': objective '{first[name].name}' has "
@@ -152,7 +170,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
 
     def loss(
         self,
-        hidden: torch.Tensor,
+        hidden: Hidden,
         valid: torch.Tensor,
         active: list[Objective],
         labels: dict[str, list[Labels]],
@@ -161,7 +179,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
         """Compute the weighted sum of losses, averaged over labelled frames of all ranks.
 
         Args:
-            hidden: (M, E) hidden states of masked frames.
+            hidden: Hidden states of masked frames.
             valid: (M,) 1 for masked frames, 0 for filler rows.
             active: Objectives of this step.
             labels: Labels of each codebook, by the objective's name.
@@ -181,20 +199,22 @@ class Heads(DictOf[CodeHead | VectorHead]):
             # The mean over ranks of world size x sum / count is sum / count.
             of[one.name] = torch.stack(shares[:number]) / world_size()
             shares = shares[number:]
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = valid.new_zeros((), dtype=torch.float32)
         tallies: list[BookTally | VectorBook] = []
         for name, head in self.items():
             mine = [one for one in active if one.head == name]
             if not mine:
-                total = total + head.rest()
+                total = total + idle(head)
                 continue
             loss, found = head.loss(
-                hidden,
+                hidden.of(self.student[name], head.num_codebooks),
                 valid,
                 {one.name: one.predicted(labels[one.name]) for one in mine},
                 {one.name: weights[one.name] for one in mine},
                 of,
             )
+            if self.student[name]:  # no head may see the encoder's output: see idle()
+                total = total + 0.0 * hidden.last.sum()
             total, tallies = total + loss, [*tallies, *found]
         return total, tallies, masked.float().clamp(min=1.0)
 

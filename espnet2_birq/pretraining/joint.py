@@ -7,7 +7,13 @@
 BL-JUST (arXiv 2401.06980): minimise the supervised loss F over the minimisers of the
 self-supervised loss G, by a penalty gamma that grows over training. Its three phases,
 exploration (only G), joint training and supervised finish (only F), are schedules of the
-two weights.
+two weights. With a barrier beta, gamma is chosen in each step as small as leaves G a
+descent (dynamic barrier; Gong, Liu and Liu, NeurIPS 2021): of the gradients f of s F and g
+of G at the encoder's parameters,
+
+    gamma = penalty x max(beta - <f, g> / |g|^2, 0)
+
+so that (f + gamma g) g >= beta |g|^2 where penalty is 1.
 """
 
 from collections.abc import Iterable
@@ -20,7 +26,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
+from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import Schedule
 
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
@@ -37,12 +43,14 @@ class JointModel(ESPnetASRModel):
     pretraining: BiRQModel
     supervised_weight: Schedule
     penalty: Schedule
+    barrier: float | None
 
     def join(
         self,
         pretraining: BiRQModel,
         supervised_weight: float | list = 1.0,
         penalty: float | list = 1.0,
+        barrier: float | None = None,
     ) -> "JointModel":
         """Add the objectives; call once, after construction.
 
@@ -51,10 +59,17 @@ class JointModel(ESPnetASRModel):
                 normalisation and encoder.
             supervised_weight: s, weight of the supervised loss: a number or a schedule.
             penalty: gamma, weight of the self-supervised loss: a number or a schedule.
+            barrier: beta; None: gamma is the penalty itself.
 
         Returns:
             The model.
+
+        Raises:
+            ConfigError: An option is out of its range.
         """
+        if barrier is not None and not 0 <= barrier < float("inf"):
+            raise ConfigError(f"barrier is 0 or more, or left out, got {barrier}")
+        self.barrier = barrier
         self.encoder = pretraining.encoder  # perhaps accelerated
         self.pretraining = pretraining
         self.supervised_weight = Schedule(supervised_weight)
@@ -110,17 +125,15 @@ class JointModel(ESPnetASRModel):
                 )
         batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
-        loss = speech.new_zeros(())
+        loss, lower = speech.new_zeros(()), None
         stats: dict[str, torch.Tensor] = {}
         # G first: its labels depend on BatchNorm's running statistics, which F moves.
         if penalty or not self.training:
             lower, found, _ = self.pretraining(**unlabelled)
             stats.update({k: v for k, v in found.items() if k != "loss"})
             stats["loss_pretraining"] = found["loss"]
-            if penalty:
-                loss = loss + penalty * lower
         else:
-            loss = loss + _zero(self.pretraining, skip=("encoder.",))
+            loss = loss + idle(self.pretraining, skip=("encoder.",))
         if supervised:
             others = {k: v for k, v in kwargs.items() if not k.startswith(UNLABELLED)}
             upper, found, _ = super().forward(
@@ -129,9 +142,37 @@ class JointModel(ESPnetASRModel):
             stats.update(found, loss_supervised=found["loss"])
             loss = loss + supervised * (batch * world_size() / total_batch) * upper
         else:
-            loss = loss + _zero(self, skip=("pretraining.", "encoder."))
+            loss = loss + idle(self, skip=("pretraining.", "encoder."))
+        if penalty and lower is not None:
+            gamma = torch.full_like(lower, penalty)
+            if self.barrier is not None:
+                gamma = gamma * self._above_barrier(loss, lower, supervised)
+                stats["gamma"] = gamma
+            loss = loss + gamma * lower
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, total_batch), loss.device)
+
+    def _above_barrier(self, upper, lower, supervised: float) -> torch.Tensor:
+        """Compute max(beta - <f, g> / |g|^2, 0) of the joint batch's gradients."""
+        barrier = lower.new_full((), self.barrier)
+        if not supervised:
+            return barrier
+        parameters = [x for x in self.encoder.parameters() if x.requires_grad]
+        products = lower.new_zeros(2, dtype=torch.float64)
+        f, g = (
+            torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)
+            for x in (upper, lower)
+        )
+        for one, other in zip(f, g):
+            if other is None:
+                continue
+            # Both of a parameter in one message: the gradients are large.
+            pair = torch.stack([other if one is None else one, other]).float()
+            pair = sum_over_ranks(pair) / world_size()
+            products[0] += 0.0 if one is None else (pair[0] * pair[1]).sum()
+            products[1] += pair[1].square().sum()
+        ratio = products[0] / products[1].clamp(min=torch.finfo(torch.float64).tiny)
+        return (barrier - ratio).clamp(min=0.0).to(lower)
 
     # What the trainer asks of a model with objectives.
     @property
@@ -159,7 +200,7 @@ class JointModel(ESPnetASRModel):
 
     def count_updates_of(self, optimizer: torch.optim.Optimizer):
         """Count an optimizer's updates from now on, for schedules."""
-        self.pretraining.count_updates_of(optimizer)
+        self.pretraining.count_updates_of(optimizer, shared=True)
 
 
 def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
@@ -171,19 +212,6 @@ def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
     }
     names = ("speech", "speech_lengths", "utt_id")
     return found or {name: batch[name] for name in names if name in batch}
-
-
-def _zero(module: torch.nn.Module, skip: tuple[str, ...]) -> torch.Tensor:
-    """Return 0 with a zero gradient for all other parameters.
-
-    Distributed training waits for a gradient of every parameter.
-    """
-    rest = [
-        parameter.sum()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad and not name.startswith(skip)
-    ]
-    return 0.0 * torch.stack(rest).sum() if rest else torch.zeros(())
 
 
 def _drop_shared(module, state, prefix, metadata):

@@ -27,7 +27,12 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
 from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
-from espnet2_birq.encoders.taps import encode, encoder_lengths, subsampling_factor
+from espnet2_birq.encoders.taps import (
+    encode,
+    encoder_lengths,
+    listening_to,
+    subsampling_factor,
+)
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.kernels.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.kernels.attention import limit_attention
@@ -36,7 +41,7 @@ from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics, labe
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
-from espnet2_birq.pretraining.heads import Heads
+from espnet2_birq.pretraining.heads import Heads, Hidden
 from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.losses.usage import usage_entropy
 from espnet2_birq.pretraining.masking import SpanMasking
@@ -44,29 +49,28 @@ from espnet2_birq.pretraining.objective import (
     Objective,
     Row,
     build_objective,
-    check_always_on,
     maker_of,
+    start_labellers,
 )
-from espnet2_birq.pretraining.ranks import sum_over_ranks
+from espnet2_birq.pretraining.ranks import idle, sum_over_ranks
 from espnet2_birq.pretraining.statistics import (
     BookTally,
     VectorBook,
     objective_statistics,
 )
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
+from espnet2_birq.pretraining.tokenizer import SIZE, Tokenizer, build_tokenizer
 from espnet2_birq.pretraining.views import (
     LAYER,
     TEACHER,
+    TOKENIZER,
     Batch,
     MaskedRows,
     View,
     Views,
     all_rows,
 )
-
-# Frames used to estimate the input's moments before the first update, about an hour.
-# Estimated only once: another sample gives different labels (bench/start_frames.py).
-START_FRAMES = 100_000
+from espnet2_birq.pretraining.when import When, check_always_on
 
 
 class BiRQModel(AbsESPnetModel):
@@ -88,6 +92,8 @@ class BiRQModel(AbsESPnetModel):
             ``copies``: M differently masked copies of a batch share its labels; the
             loss is averaged over them. A step costs M + k / K of BEST-RQ's.
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
+        tokenizer_conf: Arguments of Tokenizer (layers, when, ...), and its ``target``, for
+            an objective of view ``tokenizer``; see build_tokenizer().
         sample_rate: Sample rate of the waveforms in Hz.
         frame_shift_ms: Frame shift of the features in milliseconds.
         stop_at_collapse: Stop training instead of warning when the labels of an
@@ -119,6 +125,7 @@ class BiRQModel(AbsESPnetModel):
         masking_conf: dict[str, Any],
         target_branch_conf: dict[str, Any] | None = None,
         teacher_conf: dict[str, Any] | None = None,
+        tokenizer_conf: dict[str, Any] | None = None,
         sample_rate: int = 16000,
         frame_shift_ms: float = 10.0,
         stop_at_collapse: bool = False,
@@ -155,10 +162,18 @@ class BiRQModel(AbsESPnetModel):
             frame_shift_ms=frame_shift_ms,
             **masking_conf,
         )
+        self._tokenizer_conf = dict(tokenizer_conf or {})
         self.objectives = ListOf(
             build_objective(row, self._size_of(row.view)) for row in objectives
         )
-        check_always_on([one.when for one in self.objectives])
+        self.tokenizer = build_tokenizer(
+            self.objectives,
+            self._tokenizer_conf,
+            self._size_of,
+            encoder.output_size(),
+            len(encoder.encoders),
+        )
+        check_always_on(self.whens)
         self.heads = Heads(encoder.output_size(), list(self.objectives))
         branch_conf = dict(target_branch_conf or {})
         self.copies = branch_conf.pop("copies", 1)
@@ -169,7 +184,10 @@ class BiRQModel(AbsESPnetModel):
         self.branch = TargetBranch(encoder, **branch_conf)
         self.branches = {LAYER: self.branch}
         self.teacher = None
-        if any(one.view.kind == TEACHER for one in self.objectives):
+        learned = [one.view for one in self.objectives]
+        if self.tokenizer is not None:
+            learned.append(self.tokenizer.target)
+        if any(view.kind == TEACHER for view in learned):
             self.teacher = Teacher(encoder, **(teacher_conf or {}))
             self.branches[TEACHER] = TargetBranch(self.teacher.network, **branch_conf)
         self.collapse = CollapseWatch(
@@ -192,6 +210,8 @@ class BiRQModel(AbsESPnetModel):
         """Return the size of a view's vectors."""
         if view.kind == "input":
             return self.frontend.output_size() * self.subsampling
+        if view.kind == TOKENIZER:
+            return self._tokenizer_conf.get("size", SIZE)
         return self.encoder.output_size() * (view.top if view.each else 1)
 
     def forward(
@@ -233,20 +253,43 @@ class BiRQModel(AbsESPnetModel):
         self.checks.check_labels(batch, self.label_sizes)
         active = self._active(update)
         views = self._views(batch, active, update)
-        total = masked = torch.zeros((), device=speech.device)
+        if active:
+            total, stats, frames = self._predict(batch, active, views, update)
+        else:  # the tokenizer alone learns
+            total, stats = idle(self, skip=("tokenizer.",)), {}
+            frames = sum_over_ranks(batch.frames.sum().float())
+        if self.tokenizer is not None:
+            with self._autocast(speech.device):
+                loss, found = self.tokenizer.loss(views, update)
+            total, stats = total + loss, stats | found
+        for one in active:
+            state = one.labeller.statistics()
+            stats.update({f"{key}_{one.name}": x for key, x in state.items()})
+        stats["loss"] = total.detach()
+        self.checks.check_finite(batch, stats["loss"])
+        if self.training:
+            self.collapse.watch(stats)
+            self.starts.watch(stats, update)
+        return force_gatherable((total, stats, frames), total.device)
+
+    def _predict(
+        self, batch: Batch, active: list[Objective], views: Views, update: int
+    ):
+        """Compute the objectives' loss, its statistics, and the masked frames' number."""
+        total = masked = torch.zeros((), device=batch.xs.device)
         tallies: list[BookTally | VectorBook] = []
         stats: dict[str, torch.Tensor] = {}
         paths: dict[str, torch.Tensor] = {}
         for copy in range(self.copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
-            with self._autocast(speech.device):
+            with self._autocast(batch.xs.device):
                 # Clean side: y(x) and y^(k)(theta; x)
                 made = {
                     x.name: x.labels(views, rows, update, copy == 0) for x in active
                 }
                 # Masked side: theta(x~)
-                hidden = self._encode_masked(batch, mask, rows)  # (M, E)
+                hidden = self._encode_masked(batch, mask, rows)
                 # w1 F(theta) + w2 G(theta)
                 weights = {x.name: x.weight_at(update) for x in active}
                 loss, found, frames = self.heads.loss(
@@ -274,15 +317,7 @@ class BiRQModel(AbsESPnetModel):
                 by_level={x.name for x in active if x.labeller.levels},
             )
         )
-        for one in active:
-            state = one.labeller.statistics()
-            stats.update({f"{key}_{one.name}": x for key, x in state.items()})
-        stats["loss"] = total.detach()
-        self.checks.check_finite(batch, stats["loss"])
-        if self.training:
-            self.collapse.watch(stats)
-            self.starts.watch(stats, update)
-        return force_gatherable((total, stats, masked), total.device)
+        return total, stats, masked
 
     def _active(self, update: int) -> list[Objective]:
         """Return the active objectives of an update; all in evaluation."""
@@ -292,21 +327,33 @@ class BiRQModel(AbsESPnetModel):
 
     def _views(self, batch: Batch, active: Iterable[Objective], update: int) -> Views:
         wanted = [(one.view, one.keeps_gradient) for one in active]
-        return Views(batch, self.branches, self.subsampling, wanted, update)
+        if self.tokenizer is not None and self.tokenizer.learns(update):
+            wanted.append((self.tokenizer.target, False))
+        return self.views_of(batch, wanted, update)
 
-    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> torch.Tensor:
-        """Encode the masked input; return hidden states at masked frames (M, E)."""
+    def views_of(
+        self, batch: Batch, wanted: list[tuple[View, bool]], update: int
+    ) -> Views:
+        """Return the views of a batch; see Views."""
+        tokenize = None if self.tokenizer is None else self.tokenizer.vectors
+        return Views(batch, self.branches, self.subsampling, wanted, update, tokenize)
+
+    def _encode_masked(self, batch: Batch, mask, rows: MaskedRows) -> Hidden:
+        """Encode the masked input; return hidden states at masked frames."""
         xs, lengths = batch.xs, batch.lengths
         if self.specaug is not None and self.training:
             xs, lengths = self.specaug(xs, lengths)
         masked = self.masking.apply_to(xs, mask)
-        hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
+        layers = {x for one in self.objectives for x in one.student}
+        with listening_to(self.encoder, layers) as outputs:
+            hidden = encode(self.encoder, masked, lengths)  # (B, T', E)
         if hidden.shape[:2] != mask.shape:
             raise RuntimeError(
                 f"encoder made {tuple(hidden.shape[:2])} frames, the mask has "
                 f"{tuple(mask.shape)}: its input layer is not understood"
             )
-        return hidden.flatten(0, 1)[rows.index]
+        outputs = {x: y.flatten(0, 1)[rows.index] for x, y in outputs.items()}
+        return Hidden(hidden.flatten(0, 1)[rows.index], outputs)
 
     def _gradient_paths(self, hidden, rows, active, made) -> dict[str, torch.Tensor]:
         def loss_of(one: Objective, labels: list[Labels]) -> torch.Tensor:
@@ -317,12 +364,38 @@ class BiRQModel(AbsESPnetModel):
         return self.paths.measure(self.encoder, active, made, loss_of)
 
     # ------------------------------------------------------------------ updates
-    def count_updates_of(self, optimizer: torch.optim.Optimizer):
+    @property
+    def whens(self) -> list[When]:
+        """When something learns: each objective, and the tokenizer."""
+        tokenizer = [] if self.tokenizer is None else [self.tokenizer.when]
+        return [one.when for one in self.objectives] + tokenizer
+
+    def count_updates_of(self, optimizer: torch.optim.Optimizer, shared: bool = False):
         """Count an optimizer's updates from now on, for schedules.
 
         Updates that ESPnet skips for a non-finite gradient do not count.
+
+        Args:
+            optimizer: Optimizer.
+            shared: Whether something else learns by the same encoder.
         """
+        if (tokenizer := self.tokenizer) is not None:
+            optimizer.register_step_pre_hook(lambda *_: self._rest(tokenizer, shared))
         optimizer.register_step_post_hook(lambda *_: self._count_update())
+
+    def _rest(self, tokenizer: Tokenizer, shared: bool):
+        """Keep what does not learn in this update as it is.
+
+        A zero gradient, which other ranks wait for, is no rest: momentum and
+        weight decay would go on.
+        """
+        update = self.update_number()
+        resting: list[torch.nn.Module]
+        resting = [] if tokenizer.learns(update) else [tokenizer]
+        if not self._active(update):
+            resting += [self.heads, self.masking] + ([] if shared else [self.encoder])
+        for parameter in (p for module in resting for p in module.parameters()):
+            parameter.grad = None
 
     def _count_update(self):
         self.updates += 1
@@ -375,24 +448,12 @@ class BiRQModel(AbsESPnetModel):
             DataError: Too little speech.
         """
         waiting = [one for one in self.objectives if not one.labeller.ready]
-        if not waiting:
-            return 0
-        seen = torch.zeros((), dtype=torch.float64, device=self.updates.device)
-        for batch in batches:
+
+        def start_views(batch: dict[str, Any]) -> tuple[Views, MaskedRows]:
             clean = self._clean_batch(**batch)
-            views = self._views(clean, waiting, 0)
-            rows = all_rows(clean)
-            for one in waiting:
-                one.labeller.observe(*views.at(one.view, rows))
-            seen += sum_over_ranks(rows.valid.sum())
-            if seen >= START_FRAMES:
-                break
-        for one in waiting:
-            try:
-                one.labeller.start()
-            except DataError as error:
-                raise DataError(f"objective '{one.name}': {error}") from error
-        return int(seen)
+            return self._views(clean, waiting, 0), all_rows(clean)
+
+        return start_labellers(waiting, map(start_views, batches)) if waiting else 0
 
     # ---------------------------------------------------------------------- features
     def _clean_batch(self, speech, speech_lengths, utt_id=(), **given) -> Batch:
@@ -456,6 +517,5 @@ class BiRQModel(AbsESPnetModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute a view's (B, T', D) vectors of clean speech, and (B,) lengths."""
         batch = self._clean_batch(speech, speech_lengths)
-        wanted, update = [(view, False)], self.update_number()
-        views = Views(batch, self.branches, self.subsampling, wanted, update)
+        views = self.views_of(batch, [(view, False)], self.update_number())
         return views.whole(view), batch.frames

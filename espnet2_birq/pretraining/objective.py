@@ -10,27 +10,31 @@ No method is hard-coded in the forward pass; a method is a list of objectives:
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
     DinoSR     the teacher's last n layers, each -> clusters
+    SpidR      the same, each predicted from the masked side's layer of its number
     data2vec   mean of the teacher's last n layers -> latent (regression)
+    BRIDLE     a tokenizer that learns from the encoder -> residual
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.ranks import sum_over_ranks
 from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.pretraining.views import (
     LABELS,
     LAYER,
+    TOKENIZER,
     MaskedRows,
     View,
     Views,
     parse_view,
 )
+from espnet2_birq.pretraining.when import When, parse_when
 
 # Rows that a `name` alone stands for; keys given next to it take precedence.
 PRESETS = {
@@ -44,60 +48,29 @@ KEYS = {
     "name": "suffix of the statistics loss_<name>, acc_<name>, ...",
     "view": "source of labels: input, layer K, layer P%, layers top N (mean of the "
     "last N, each normalised; 'layers top N each': side by side), teacher layer ..., "
-    "teacher layers ..., labels [NAME] [every N]",
+    "teacher layers ..., tokenizer, labels [NAME] [every N]",
     "labeller": "one of " + ", ".join(LABELLERS) + ", or your own module:Class",
     "labeller_conf": "options of the labeller",
     "head": "prediction head, shared by objectives that name it (default: the name)",
+    "student": "what the head sees of the masked side: last (the encoder's output; default), "
+    "each (the head of codebook n the layer of the view's n-th: SpidR)",
     "weight": "loss weight: a number or [[update, value], ...]",
     "gradient": "factor on the gradient of the loss through the labels: "
     "1 as in BiRQ, 0 stops it (default: 1 where it can flow)",
     "diversity": "weight of the code usage entropy, subtracted from the loss (0)",
-    "when": "active updates: {start, stop, every, once}; once: {other "
-    "objective: perplexity of its predictions} that must be reached first",
+    "when": "active updates: {start, stop, every, length, once}: the first `length` of "
+    "`every` updates from start to stop; once: {other objective: perplexity of its "
+    "predictions} that must be reached first",
 }
+
+# Frames used to estimate the input's moments before the first update, about an hour.
+# Estimated only once: another sample gives different labels (bench/start_frames.py).
+START_FRAMES = 100_000
+
+LAST, EACH = "last", "each"  # student
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
-
-LONGEST_PERIOD = 100_000  # updates that check_always_on() looks at
-
-
-class When(NamedTuple):
-    """The updates in which an objective is active."""
-
-    start: int = 0  # first update, counted from 0
-    stop: int | None = None  # first update after the last; None: never
-    every: int = 1  # n: only every n-th update from `start` on
-    once: dict[str, float] | None = None  # objective: prediction perplexity to reach
-
-    def includes(self, update: int) -> bool:
-        """Whether the objective is active in an update."""
-        on = update >= self.start and (self.stop is None or update < self.stop)
-        return on and (update - self.start) % self.every == 0
-
-
-def check_always_on(whens: list[When]):
-    """Check that every update has an active objective.
-
-    Raises:
-        ConfigError: An update has none; names the first.
-    """
-    whens = [when for when in whens if when.once is None]  # others may never start
-    if any(when == When() for when in whens):
-        return
-    period = math.lcm(*(when.every for when in whens))
-    if period > LONGEST_PERIOD:
-        raise ConfigError(
-            f"objectives: which are on repeats after {period} updates only; give 'every' "
-            "of smaller common multiples"
-        )
-    edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
-    for update in sorted(edge + step for edge in edges for step in range(period)):
-        if not any(when.includes(update) for when in whens):
-            raise ConfigError(
-                f"objectives: none is on in update {update}; change a 'when', or add "
-                "an objective without one"
-            )
 
 
 class Row(NamedTuple):
@@ -108,6 +81,7 @@ class Row(NamedTuple):
     labeller: str
     labeller_conf: dict[str, Any]
     head: str
+    student: str
     weight: Schedule
     gradient: float
     diversity: float
@@ -129,6 +103,8 @@ class Objective(torch.nn.Module):
         self.name = row.name
         self.view = row.view
         self.head = row.head
+        # Layers of the masked side that the heads of the codebooks see; none: the last.
+        self.student = row.view.layers if row.student == EACH else []
         self.weight = row.weight
         self.gradient = row.gradient
         self.diversity = row.diversity
@@ -187,7 +163,8 @@ class Objective(torch.nn.Module):
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
             vectors = vectors.detach()
-        if observe and self.training:
+        # A tokenizer's codebooks move when it learns, not when it is predicted.
+        if observe and self.training and self.view.kind != TOKENIZER:
             self.labeller.observe(vectors.detach(), valid)
         labels = self.labeller.label(vectors, update)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
@@ -277,15 +254,16 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
             "new one its 'view' and 'labeller'"
         )
     row = {"weight": 1.0, "head": name, **PRESETS.get(name, {}), **row}
+    for key in ("labeller_conf", "when"):
+        if not isinstance(row.get(key) or {}, dict):
+            raise ConfigError(f"objective '{name}': {key} is a dictionary")
     try:
         labeller_class(row["labeller"])
         view = parse_view(row["view"], num_blocks)
         weight = Schedule(row["weight"])
+        when = parse_when(row.get("when") or {})
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None
-    for key in ("labeller_conf", "when"):
-        if not isinstance(row.get(key) or {}, dict):
-            raise ConfigError(f"objective '{name}': {key} is a dictionary")
     if (view.kind == LABELS) != (row["labeller"] == "given"):
         raise ConfigError(
             f"objective '{name}': view 'labels' and labeller 'given' go together"
@@ -296,11 +274,21 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         labeller=row["labeller"],
         labeller_conf=dict(row.get("labeller_conf") or {}),
         head=str(row["head"]),
+        student=_student(name, row.get("student", LAST), view),
         weight=weight,
         gradient=_factor(name, row, view, "gradient", 1.0),
         diversity=_factor(name, row, view, "diversity", 0.0),
-        when=_when(name, row.get("when") or {}),
+        when=when,
     )
+
+
+def _student(name: str, value: str, view: View) -> str:
+    if value not in (LAST, EACH) or value == EACH and not (view.each or view.layer):
+        raise ConfigError(
+            f"objective '{name}': student is {LAST}, or {EACH} with a view of layers, got "
+            f"{value!r} with view '{view}'"
+        )
+    return value
 
 
 def _factor(
@@ -321,28 +309,6 @@ def _factor(
             f"by labeller '{row['labeller']}'; leave '{key}' out"
         )
     return float(factor)
-
-
-def _when(name: str, conf: dict[str, Any]) -> When:
-    _check(name, "key of 'when'", conf, When._fields)
-    when = When(**conf)
-    once = when.once
-    if once is not None and not (
-        isinstance(once, dict)
-        and len(once) == 1
-        and all(isinstance(x, (int, float)) and x >= 1 for x in once.values())
-    ):
-        raise ConfigError(
-            f"objective '{name}': when: once is {{objective: perplexity of its "
-            f"predictions, 1 or more}}, got {once!r}"
-        )
-    numbers = [when.start, when.every, 0 if when.stop is None else when.stop]
-    if not all(type(x) is int and x >= 0 for x in numbers) or when.every < 1:
-        raise ConfigError(
-            f"objective '{name}': when is {{start, stop, every, once}}, the first three "
-            f"in updates, every at least 1, got {conf}"
-        )
-    return when
 
 
 def _check(name: str, what: str, given: Iterable[str], known: Iterable[str]):
@@ -376,7 +342,20 @@ def build_objective(row: Row, input_size: int) -> Objective:
         ) from error
     except ConfigError as error:
         raise ConfigError(f"objective '{row.name}': {error}") from None
-    return Objective(row, labeller)
+    objective, number = Objective(row, labeller), labeller.num_codebooks
+    if objective.student and len(objective.student) != number:
+        raise ConfigError(
+            f"objective '{row.name}': student: each needs a codebook for each layer of "
+            f"view '{row.view}'; num_codebooks is {number}, not {len(objective.student)}"
+        )
+    return objective
+
+
+def makers(objectives: Iterable[Objective]) -> list[Objective]:
+    """Return the objectives that make codes themselves."""
+    return [
+        one for one in objectives if one.view.kind != LABELS and one.labeller.discrete
+    ]
 
 
 def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
@@ -385,13 +364,39 @@ def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
     Raises:
         ConfigError: No such objective.
     """
-    makers = {
-        one.name: one
-        for one in objectives
-        if one.view.kind != LABELS and one.labeller.discrete
-    }
-    if name not in makers:
+    named = {one.name: one for one in makers(objectives)}
+    if name not in named:
         raise ConfigError(
-            f"no objective '{name}' that makes labels; there are {list(makers)}"
+            f"no objective '{name}' that makes labels; there are {list(named)}"
         )
-    return makers[name]
+    return named[name]
+
+
+def start_labellers(
+    waiting: list[Objective], batches: Iterable[tuple[Views, MaskedRows]]
+) -> int:
+    """Initialise labellers on speech before the first update.
+
+    Args:
+        waiting: Objectives whose labellers are not ready.
+        batches: Views of batches and their frames, the same number on all ranks.
+
+    Returns:
+        Frames seen over all ranks, START_FRAMES if there are so many.
+
+    Raises:
+        DataError: Too little speech.
+    """
+    seen = 0.0
+    for views, rows in batches:
+        for one in waiting:
+            one.labeller.observe(*views.at(one.view, rows))
+        seen += float(sum_over_ranks(rows.valid.double().sum()))
+        if seen >= START_FRAMES:
+            break
+    for one in waiting:
+        try:
+            one.labeller.start()
+        except DataError as error:
+            raise DataError(f"objective '{one.name}': {error}") from error
+    return int(seen)

@@ -60,6 +60,23 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def idle(module: torch.nn.Module, skip: tuple[str, ...] = ()) -> torch.Tensor:
+    """Return 0 with a zero gradient for a module's parameters.
+
+    Distributed training waits for a gradient of every parameter.
+
+    Args:
+        module: Module without another part in the loss.
+        skip: Beginnings of names of parameters that have one.
+    """
+    rest = [
+        parameter.sum()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not name.startswith(skip)
+    ]
+    return 0.0 * torch.stack(rest).sum() if rest else torch.zeros(())
+
+
 class RowPicker:
     """Picks rows spread evenly over the good rows of all ranks.
 

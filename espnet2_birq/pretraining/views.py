@@ -6,6 +6,7 @@
     layers top n     mean of the last n layers, each normalised over time; also of the
                      teacher (data2vec, arXiv 2202.03555). With `each`: side by side
                      instead (DinoSR, arXiv 2305.10005)
+    tokenizer        output of a network that learns from the encoder (BRIDLE)
     labels NAME      integers read from disk with the speech, the data called NAME
 
 All cover all frames of the clean input at the encoder rate; labels are predicted at
@@ -14,7 +15,7 @@ to the depth).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -28,9 +29,10 @@ from espnet2_birq.pretraining.target_branch import TargetBranch
 DEFAULT_DEPTH = 0.7
 KNOWN = (
     "'input', 'layer', 'layer K', 'layer P%', 'layers top N', 'layers top N each', the "
-    "same after 'teacher', 'labels' or 'labels NAME'"
+    "same after 'teacher', 'tokenizer', 'labels' or 'labels NAME'"
 )
 LAYER, TEACHER, LABELS = "layer", "teacher layer", "labels"
+TOKENIZER = "tokenizer"
 # labels [NAME] [every N]
 LABELS_VIEW = r"labels(?: +(?!every\b)([A-Za-z_]\w*))?(?: +every +(\d{1,9}))?"
 RESERVED = ("speech", "utt_id")  # what a batch calls other data
@@ -39,7 +41,7 @@ RESERVED = ("speech", "utt_id")  # what a batch calls other data
 class View(NamedTuple):
     """A source of labels, parsed."""
 
-    kind: str  # "input", LAYER, TEACHER or LABELS
+    kind: str  # "input", LAYER, TEACHER, TOKENIZER or LABELS
     layer: int | None = None  # of LAYER and TEACHER, counted from 1
     top: int = 0  # n: of n layers, the last of which is `layer`; 0: it alone
     each: bool = False  # the n side by side; else their mean
@@ -72,8 +74,8 @@ def parse_view(text: str, num_blocks: int) -> View:
     Raises:
         ConfigError: Unknown view or layer.
     """
-    if text == "input":
-        return View("input")
+    if text in ("input", TOKENIZER):
+        return View(text)
     if match := re.fullmatch(LABELS_VIEW, str(text)):
         name, every = match[1] or LABELS, int(match[2] or 1)
         if name in RESERVED or name.endswith("_lengths") or every < 1:
@@ -150,6 +152,8 @@ class Views:
         wanted: Views that will be used, and whether each needs a gradient, so that one
             forward pass of a branch yields all of its layers.
         update: Optimizer updates so far.
+        tokenize: Function from (B, T', D) input and (B,) frames to the view
+            'tokenizer'; None: there is none.
     """
 
     def __init__(
@@ -159,7 +163,9 @@ class Views:
         subsampling: int,
         wanted: list[tuple[View, bool]],
         update: int,
+        tokenize: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ):
+        self.tokenize = tokenize
         self.batch, self.branches, self.subsampling = batch, branches, subsampling
         self.wanted, self.update = wanted, update
         self._whole: dict[View, torch.Tensor] = {}
@@ -192,6 +198,9 @@ class Views:
             self._whole[view] = stacked
         elif kind == LABELS:
             self._whole[view] = fit_labels(batch, view)
+        elif kind == TOKENIZER:
+            assert self.tokenize is not None
+            self._whole[view] = self.tokenize(self.whole(View("input")), batch.frames)
         else:
             outputs, self._labelled[kind] = self.branches[kind].hidden_states(
                 batch.xs, batch.lengths, wanted_layers(self.wanted, kind), self.update

@@ -8,7 +8,7 @@ import torchaudio
 from espnet2_birq import api
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.views import View, parse_view
+from espnet2_birq.pretraining.views import TOKENIZER, View, parse_view
 
 MFCC = "mfcc"
 COEFFICIENTS = 13
@@ -46,7 +46,7 @@ def source_vectors(
     Args:
         model: Model in evaluation mode.
         view: ``mfcc``, or a view of an objective that is no file: ``input``,
-            ``layer K``, ``layer P%``, ``teacher layer K``.
+            ``layer K``, ``layer P%``, ``teacher layer K``, ``tokenizer``.
         speech: (B, N) waveforms, padded with zeros.
         lengths: (B,) lengths in samples.
 
@@ -84,7 +84,8 @@ def _parse(model: BiRQModel, view: str) -> View:
         parsed = parse_view(view, len(model.encoder.encoders))
     except ConfigError as error:
         raise ConfigError(f"{error}; or {MFCC}") from error
-    if parsed.kind not in (*model.branches, "input"):
+    there = (*model.branches, "input") + (TOKENIZER,) * (model.tokenizer is not None)
+    if parsed.kind not in there:
         raise ConfigError(
             f"view '{view}': this model has no such vectors; give {MFCC}, input or a "
             "layer"

@@ -69,6 +69,7 @@ class BadAudio:
         shortest: Smallest number of samples.
         longest: Largest number of samples, a whole batch; None: any.
         most: Share of bad utterances that training puts up with.
+        size: Size of the vectors that utterances are sequences of; None: of samples.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class BadAudio:
         shortest: int = 1,
         longest: int | None = None,
         most: float = 0.05,
+        size: int | None = None,
     ):
+        self.size = size
         self.path = folder / LIST if folder else None
         self.shortest, self.longest, self.most = shortest, longest, most
         self.good = self.bad = 0
@@ -108,7 +111,9 @@ class BadAudio:
         if isinstance(arrays, Unreadable):
             return arrays.why
         speech = arrays["speech"]
-        if speech.ndim != 1:
+        if self.size is not None and speech.shape[1:] != (self.size,):
+            return f"of shape {speech.shape}, not a row of {self.size} values each"
+        if self.size is None and speech.ndim != 1:
             return f"has {speech.shape[1]} channels"
         if not len(speech):
             return "no samples"

@@ -16,6 +16,7 @@ from espnet2_birq.tasks.bad_audio import Arrays, BadAudio
 
 NOISE_LEVEL = 0.01  # relative to full scale
 NOISE_SAMPLES = 16000  # minimum, enough for a frame of any encoder
+NOISE_VECTORS = 100  # the same, of vectors instead of samples
 
 
 def check_first_audio(
@@ -102,9 +103,11 @@ class SpeechCollateFn(CommonCollateFn):
             name: np.full_like(array, self.int_pad_value)
             for name, array in arrays.items()
         }
-        samples = len(arrays["speech"])
-        if not NOISE_SAMPLES <= samples <= (self.bad_audio.longest or samples):
-            samples = NOISE_SAMPLES
-        noise = np.random.default_rng(0).normal(0.0, NOISE_LEVEL, samples)
+        samples, size = len(arrays["speech"]), self.bad_audio.size
+        least = NOISE_SAMPLES if size is None else NOISE_VECTORS
+        if not least <= samples <= (self.bad_audio.longest or samples):
+            samples = least
+        shape = (samples,) if size is None else (samples, size)
+        noise = np.random.default_rng(0).normal(0.0, NOISE_LEVEL, shape)
         stand_in["speech"] = noise.astype(arrays["speech"].dtype)
         return utt_id, stand_in

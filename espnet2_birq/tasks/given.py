@@ -1,4 +1,4 @@
-"""Checks of labels from disk before the first update: errors that name their file."""
+"""Checks of labels, transcripts, languages before training: errors that name a file."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from espnet2.fileio.read_text import read_2columns_text
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.multiple_iter_factory import MultipleIterFactory
 from espnet2.train.dataset import ESPnetDataset
@@ -65,6 +66,65 @@ def _check_type(path: Path, name: str, kind: str) -> None:
             f"{path}: line 1: no integers: '{value[:60]}'; a list of dump_labels is of "
             "type kaldi_ark"
         )
+
+
+def check_transcripts(lists: Collection[Sequence[str]]) -> None:
+    """Check that there are transcripts, and not of nothing.
+
+    Without any, CTC learns that all frames are blanks, and says nothing.
+
+    Args:
+        lists: Path, name and type of training or validation data, texts among them.
+
+    Raises:
+        DataError: A text is missing, or no utterance in it has a word.
+    """
+    for path, name, kind in lists:
+        if kind != "text" or Path(path).is_dir():  # of a list in parts
+            continue
+        if not Path(path).is_file():
+            raise DataError(
+                f"{path}: no such file, the {name}: run the data preparation"
+            )
+        with open(path, encoding="utf-8") as stream:
+            if not any(len(line.split(maxsplit=1)) == 2 for line in stream):
+                raise DataError(
+                    f"{path}: no utterance has a transcript; add them (`UTTERANCE WORDS`), "
+                    "or pretrain without (ssl_train)"
+                )
+
+
+def check_languages(path: Path, shape_files: Sequence[str]) -> None:
+    """Check the languages of ESPnet's category sampler.
+
+    Args:
+        path: category2utt, beside the first list of the training data.
+        shape_files: Shape files of the training set.
+
+    Raises:
+        DataError: There is no such file, a language without utterances, or utterances
+            that the set does not have.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file, from which iterator_type category samples languages; "
+            "write a line `LANGUAGE UTTERANCE ...` for each, or leave iterator_type out"
+        )
+    there = {name for file in shape_files for name in read_2columns_text(file)}
+    for language, line in read_2columns_text(path).items():
+        utterances = line.split()
+        lacking = [one for one in utterances if one not in there]
+        if len(lacking) == len(utterances):
+            raise DataError(
+                f"{path}: language '{language}' has no utterance of the training set; "
+                "prepare its data, or take it out of the file"
+            )
+        if lacking:
+            raise DataError(
+                f"{path}: language '{language}': {len(lacking)} utterances are not in "
+                f"{shape_files[0]}, the first: {min(lacking)}; take them out, or make the "
+                "shape file again (birq.sh --stage 6)"
+            )
 
 
 def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:

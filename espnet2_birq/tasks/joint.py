@@ -11,13 +11,14 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.asr import model_choices
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str2triple_str
+from espnet2.utils.types import float_or_none, str2triple_str
 from typeguard import typechecked
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.given import check_transcripts
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
     SSLTask,
@@ -67,6 +68,14 @@ class JointTask(ASRTask):
             help=f"Weight of G: {weights}; 0 at last: supervised finish (1)",
         )
         group.add_argument(
+            "--barrier",
+            type=float_or_none,
+            default=None,
+            help="beta of the dynamic barrier: the weight of G is, in each step, penalty x "
+            "max(beta - <f, g> / |g|^2, 0) of the gradients f of F and g of G; costs "
+            "another backward pass (none: it is the penalty itself)",
+        )
+        group.add_argument(
             "--unlabelled_data_path_and_name_and_type",
             type=str2triple_str,
             action="append",
@@ -93,6 +102,14 @@ class JointTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
+        check_transcripts(args.train_data_path_and_name_and_type)
+        check_transcripts(args.valid_data_path_and_name_and_type)
+        for path, name, _ in args.unlabelled_data_path_and_name_and_type:
+            if not Path(path).exists():
+                raise DataError(
+                    f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
+                    "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
+                )
         with (
             telling_of_others(),
             listening(),
@@ -113,6 +130,11 @@ class JointTask(ASRTask):
                 "joint training: model is espnet, preencoder and postencoder are not "
                 "supported; leave them out"
             )
+        if args.input_size is not None:
+            raise ConfigError(
+                "joint training is of waveforms; pretrain on vectors (ssl_train "
+                "--input_size), then fine-tune"
+            )
         check_one_process_per_gpu(args)
         model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
         assert isinstance(model, JointModel)
@@ -124,7 +146,9 @@ class JointTask(ASRTask):
             model.encoder,
             **args.pretraining_conf,
         )
-        return model.join(pretraining, args.supervised_weight, args.penalty)
+        return model.join(
+            pretraining, args.supervised_weight, args.penalty, args.barrier
+        )
 
     @classmethod
     def build_optimizers(

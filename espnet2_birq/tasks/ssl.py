@@ -27,10 +27,11 @@ from espnet2.train.dataset import AbsDataset
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.iterable_dataset import IterableESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import int_or_none, str_or_none
 from typeguard import typechecked
 
 from espnet2_birq.config import sampling_rate
+from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -39,7 +40,7 @@ from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
-from espnet2_birq.tasks.given import check_files
+from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
@@ -97,6 +98,21 @@ def _build(choices: ClassChoices, name: str, **conf):
         raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
 
 
+def _feature_input(args: argparse.Namespace) -> FeatureInput:
+    """Build the input of vectors, without ESPnet's frontend.
+
+    Raises:
+        ConfigError: It is unknown how many there are in a second, which masks need.
+    """
+    if set(args.frontend_conf) != {"fs"} or args.input_size < 1:
+        raise ConfigError(
+            f"input_size {args.input_size}: give the vectors' size, and as frontend_conf "
+            "the vectors a second alone, e.g. {fs: 100}"
+        )
+    args.frontend = None  # as in ESPnet's ASR task
+    return FeatureInput(args.input_size)
+
+
 def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | None):
     """Add the options of objectives, target branch and masking.
 
@@ -133,6 +149,16 @@ def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | N
         help="Teacher for views 'teacher layer ...': decay (of the encoder's moving "
         "average, a number or a schedule; 0: a copy; 0.999), every (n: move "
         "after every n-th update, 1)",
+    )
+    group.add_argument(
+        "--tokenizer_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="Tokenizer for the view 'tokenizer': layers (of its transformer; the "
+        "encoder's), attention_heads (4), size (of what is quantized, 256), target (view "
+        "it learns to estimate, layer 100%%), estimator_layers (3), commitment (0.25), "
+        "weight (of its loss, a number or a schedule, 0.2), when (it learns, as of an "
+        "objective; every 4th update)",
     )
     group.add_argument(
         "--masking_conf",
@@ -179,14 +205,15 @@ def build_objectives(
             masking_conf=args.masking_conf,
             target_branch_conf=args.target_branch_conf,
             teacher_conf=args.teacher_conf,
+            tokenizer_conf=args.tokenizer_conf,
             sample_rate=rate,
             frame_shift_ms=1000.0 * frontend.hop_length / rate,
             **model_conf,
         )
     except TypeError as error:  # an unknown key of one of the *_conf
         raise ConfigError(
-            "masking_conf, target_branch_conf, teacher_conf or the model's options: "
-            f"{error}"
+            "masking_conf, target_branch_conf, teacher_conf, tokenizer_conf or the "
+            f"model's options: {error}"
         ) from error
 
 
@@ -233,6 +260,14 @@ class SSLTask(AbsTask):
             "all), extract_feats_in_collect_stats (true)",
         )
         group.add_argument(
+            "--input_size",
+            type=int_or_none,
+            default=None,
+            help="Size of vectors that the data named speech has instead of samples, e.g. "
+            "matrices of type kaldi_ark or npy. There is then no frontend; frontend_conf "
+            "has fs alone, the vectors a second. See docs/other_data.md",
+        )
+        group.add_argument(
             "--init",
             type=lambda x: str_or_none(x.lower()),
             default=None,
@@ -270,15 +305,20 @@ class SSLTask(AbsTask):
         tuple[list[str], dict[str, torch.Tensor]],
     ]:
         """Build a collate function that pads with zeros and drops bad audio."""
-        rate = sampling_rate(args.frontend_conf)
         kind = args.batch_type if train else args.valid_batch_type or args.batch_type
         bins = args.batch_bins if train else args.valid_batch_bins or args.batch_bins
+        size, shortest = args.input_size, 1
+        if size is None:
+            shortest = round(SHORTEST * sampling_rate(args.frontend_conf))
+        elif kind in ("numel", "catpow"):
+            bins = bins // size
         return SpeechCollateFn(
             BadAudio(
                 Path(args.output_dir),
-                shortest=round(SHORTEST * rate),
+                shortest=shortest,
                 longest=bins if kind in ("length", "numel", "catpow") else None,
                 most=args.max_bad_audio,
+                size=size,
             )
         )
 
@@ -305,7 +345,13 @@ class SSLTask(AbsTask):
     def build_category_iter_factory(
         cls, args: argparse.Namespace, iter_options: IteratorOptions, mode: str
     ) -> AbsIterFactory:
-        """Batch the samples of ``batch_type: catpow`` by length."""
+        """Batch the samples of ``batch_type: catpow`` by length.
+
+        Raises:
+            DataError: See check_languages().
+        """
+        first = Path(iter_options.data_path_and_name_and_type[0][0])
+        check_languages(first.parent / "category2utt", iter_options.shape_files)
         factory = super().build_category_iter_factory(args, iter_options, mode)
         if iter_options.batch_type == "catpow":
             return LikeLengthsIterFactory(factory)
@@ -355,7 +401,11 @@ class SSLTask(AbsTask):
         Raises:
             ConfigError: Unknown name, objective or layer.
         """
-        frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
+        frontend: AbsFrontend
+        if args.input_size is None:
+            frontend = _build(frontend_choices, args.frontend, **args.frontend_conf)
+        else:
+            frontend = _feature_input(args)
         specaug = normalize = None
         if args.specaug is not None:
             specaug = _build(specaug_choices, args.specaug, **args.specaug_conf)
@@ -385,3 +435,14 @@ class SSLTask(AbsTask):
             for optimizer in optimizers:
                 model.count_updates_of(optimizer)
         return optimizers
+
+
+def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
+    """Add options that a configuration of its own or of an earlier version leaves out.
+
+    Args:
+        args: Options from a config.yaml.
+    """
+    found = SSLTask.get_parser().parse_args(["--output_dir", "-"])
+    vars(found).update(vars(args))
+    return found

@@ -255,6 +255,43 @@ def test_a_system_starts_from_the_model_of_another(matrix):
     assert re.search("more_seed0: starts from .*, which is not there", output)
 
 
+def test_a_system_has_a_fine_tuning_of_its_own(matrix):
+    """Its changes alone make it again."""
+    folder, start = matrix
+    file = folder / "recipe" / "asr1" / "finetune.yaml"
+    file.write_text("{batch_bins: 10, optim_conf: {lr: 0.1, eps: 0.2}}")
+    conf = yaml.safe_load((folder / "matrix.yaml").read_text())
+    own = {"optim_conf": {"lr": 0.3}, "penalty": 2, "speech": ["{out}/ssl/list"]}
+    conf["systems"] = [
+        dict(name="scratch", pretrain=None),
+        dict(name="joint", pretrain=None, finetune=own),
+    ]
+    del conf["compare"]
+    conf["finetune"]["sets"] = {"all": None}
+
+    def run():
+        (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
+        output, _ = start().communicate()
+        return output, [x for x in calls(folder) if x.startswith("asr1 11")]
+
+    output, tuned = run()
+    assert tuned == ["asr1 11 scratch_seed0_all", "asr1 11 joint_seed0_all"], output
+    config = folder / "out" / "config" / "joint_finetune.yaml"
+    assert yaml.safe_load(config.read_text()) == {
+        "batch_bins": 10,
+        "optim_conf": {"lr": 0.3, "eps": 0.2},
+        "penalty": 2,
+        "speech": [f"{folder}/out/ssl/list"],
+    }
+    assert "joint_seed0_all: already done" in run()[0]
+    own["penalty"] = 3
+    output, tuned = run()
+    assert tuned[2:] == ["asr1 11 joint_seed0_all"]
+    assert "scratch_seed0_all: already done" in output
+    del conf["finetune"]
+    assert "'joint': changes of a fine-tuning, but the matrix has none" in run()[0]
+
+
 @pytest.mark.slow
 def test_phones_are_measured(matrix):
     folder, start = matrix

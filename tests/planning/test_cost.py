@@ -61,6 +61,18 @@ LATENT = dict(
     ]
 )
 
+TURNS = dict(
+    objectives=[
+        dict(
+            name="bridle",
+            view="tokenizer",
+            labeller="residual",
+            labeller_conf=dict(num_codebooks=2, codebook_size=16),
+        )
+    ],
+    tokenizer_conf=dict(layers=2, attention_heads=2, size=16, when={}),
+)
+
 CLUSTERS = dict(
     objectives=[
         BIRQ[0],
@@ -72,6 +84,9 @@ CLUSTERS = dict(
         ),
     ]
 )
+
+
+SPIDR = dict(objectives=[dict(CLUSTERS["objectives"][1], student="each")])
 
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):
@@ -98,6 +113,8 @@ def real_step(args, utterances, seconds):
         ("conformer", CONFORMER, RESIDUAL),
         ("conformer", CONFORMER, LATENT),
         ("conformer", CONFORMER, CLUSTERS),
+        ("conformer", CONFORMER, SPIDR),
+        ("conformer", CONFORMER, TURNS),
         ("shaw_conformer", SHAW, {}),
         ("e_branchformer", E_BRANCHFORMER, {}),
     ],
@@ -116,6 +133,20 @@ def test_fake_step_is_the_real_one(encoder, conf, rest):
     assert cost.moved == pytest.approx(meter.moved, rel=0.02)
     # The real one also sees parameters that were there before.
     assert cost.peak == pytest.approx(meter.peak, rel=0.2)
+
+
+def test_turns_are_averaged():
+    """Of four steps the tokenizer learns in one."""
+    conf = TURNS["tokenizer_conf"]
+    costs = [
+        FakeModel(make_args(**{**TURNS, "tokenizer_conf": {**conf, "when": when}}))
+        .count_step(2, 3 * SECOND)
+        .flops
+        for when in ({}, {"every": 4}, {"stop": 1})
+    ]
+    always, turns, never = costs
+    assert turns == pytest.approx(0.25 * always + 0.75 * never)
+    assert always > 1.3 * never
 
 
 def test_flops_are_those_of_pytorchs_counter(monkeypatch):

@@ -115,12 +115,29 @@ def test_a_step_around_the_encoder(replacement):
         assert objective_statistics(books)["loss_anchor"].shape == ()
 
 
-def make_model(encoder, conf, window):
+def make_model(encoder, conf, window, **rest):
     """A BiRQ model in training mode."""
     args = SSLTask.get_parser().parse_args(["--output_dir", "-"])
     args.encoder, args.encoder_conf = encoder, dict(conf)
     args.model_conf["attention_window"] = window
-    return SSLTask.build_model(args).train()
+    vars(args).update(rest)
+    model = SSLTask.build_model(args).train()
+    for one in model.objectives:
+        one.labeller.ready = True
+    return model
+
+
+CODES = {"num_codebooks": 2, "codebook_size": 8}
+RELATIVES = {
+    "objectives": [
+        {"name": "bridle", "view": "tokenizer", "labeller": "residual"},
+        {"name": "spidr", "view": "layers top 2 each", "labeller": "clusters"},
+        {"name": "latent", "view": "layers top 2", "labeller": "latent"},
+    ],
+    "tokenizer_conf": {"layers": 1, "attention_heads": 2, "size": 8},
+}
+RELATIVES["objectives"][0]["labeller_conf"] = CODES
+RELATIVES["objectives"][1].update(labeller_conf=CODES, student="each")
 
 
 class OnThisSide(TorchFunctionMode):
@@ -134,11 +151,14 @@ class OnThisSide(TorchFunctionMode):
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="PyTorch without CUDA")
-@pytest.mark.parametrize("encoder, conf, window", ENCODERS)
-def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window):
+@pytest.mark.parametrize(
+    "encoder, conf, window, rest",
+    [(*one, {}) for one in ENCODERS] + [(*ENCODERS[0], RELATIVES)],
+)
+def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window, rest):
     """Features and ESPnet's encoder included; fake tensors need no GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
-        model = make_model(encoder, conf, window)
+        model = make_model(encoder, conf, window, **rest)
         model._update = 0  # the one number that a first step asks for
         for module in model.modules():
             for tensors in (module._parameters, module._buffers):

@@ -68,7 +68,7 @@ def test_layers(view, layer):
         ([dict(name="enhanced", view="layer 9")], "'layer 9' is not among the encoder"),
         ([dict(name="enhanced", view="layer 0")], "'layer 0' is not among the encoder"),
         ([dict(name="enhanced", when={"until": 3})], "unknown key of 'when' 'until'"),
-        ([dict(name="enhanced", when={"every": 0})], "every at least 1"),
+        ([dict(name="enhanced", when={"every": 0})], "length from 1 to every"),
         ([dict(name="anchor"), dict(name="anchor")], "a name of its own"),
     ],
 )

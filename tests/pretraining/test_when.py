@@ -13,6 +13,7 @@ from espnet2_birq.errors import ConfigError
         (dict(start=2), [2, 3, 4, 5, 6]),
         (dict(stop=3), [0, 1, 2]),
         (dict(start=1, stop=6, every=2), [1, 3, 5]),
+        (dict(start=1, every=3, length=2), [1, 2, 4, 5]),
     ],
 )
 def test_when(when, updates):
@@ -68,3 +69,19 @@ def test_something_is_predicted_before_a_condition_is_met():
     row = {**ANCHOR, "when": {"start": 5}}
     with pytest.raises(ConfigError, match="none is on in update 0"):
         make_model([row, {**ENHANCED, "when": {"once": {"anchor": 5}}}])
+
+
+def test_turns_leave_no_update_without_an_objective():
+    long = {**ANCHOR, "when": {"every": 125_000, "length": 100_000}}
+    other = {"start": 100_000, "every": 125_000, "length": 25_000}
+    make_model([long, {**ENHANCED, "when": other}])
+    with pytest.raises(ConfigError, match="none is on in update 124999"):
+        make_model([long, {**ENHANCED, "when": {**other, "length": 24_999}}])
+
+
+@pytest.mark.parametrize(
+    "when", [dict(every=0), dict(length=0), dict(every=2, length=3), dict(start=-1)]
+)
+def test_turns_that_cannot_be(when):
+    with pytest.raises(ConfigError, match="objective 'anchor': when is {start"):
+        make_model([{**ANCHOR, "when": when}])

@@ -1,5 +1,6 @@
 """Recognition and pretraining in one training: loss, schedules, files, data."""
 
+import socket
 import subprocess
 import sys
 
@@ -171,6 +172,103 @@ def test_weights_follow_the_updates():
     assert "loss_pretraining" in stats
 
 
+@pytest.mark.parametrize("barrier", [0.0, 0.4, 3.0])
+def test_the_barrier_is_that_of_a_plain_version(barrier):
+    """Two backward passes, lists of numbers, and the update's effect on G."""
+    supervised, penalty = 0.7, 1.0
+    model = build(supervised_weight=supervised, penalty=penalty, barrier=barrier)
+    loss, stats, both = gradients(model, **BATCH, **OTHERS)
+    flat = []
+    for weights in ((supervised, 0.0), (0.0, 1.0)):
+        alone = build(supervised_weight=weights[0], penalty=weights[1])
+        parts = gradients(alone, **BATCH, **OTHERS)[2]
+        flat.append([float(x) for part in parts for x in part.flatten().double()])
+    f, g = flat
+    square = sum(x * x for x in g)
+    gamma = max(barrier - sum(x * y for x, y in zip(f, g)) / square, 0.0)
+    assert float(stats["gamma"]) == pytest.approx(gamma, rel=1e-3, abs=1e-5)
+    expected = supervised * stats["loss_supervised"] + gamma * stats["loss_pretraining"]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    total = [float(x) for part in both for x in part.flatten().double()]
+    for one, x, y in zip(total, f, g):
+        assert one == pytest.approx(x + gamma * y, rel=1e-2, abs=1e-5)
+    # A step descends G at least as fast as the barrier demands, and no faster if it has
+    # to be made to.
+    descent = sum(x * y for x, y in zip(total, g)) / square
+    assert descent >= barrier - 1e-3
+    if gamma > 0:
+        assert descent == pytest.approx(barrier, abs=1e-3)
+
+
+def test_the_barrier_in_each_phase():
+    model = build(
+        supervised_weight=[[0, 0.0], [1, 1.0]],
+        penalty=[[1, 0.5], [2, 0.0]],
+        barrier=0.6,
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model.count_updates_of(optimizer)
+    seen = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss, stats, _ = run(model, **BATCH)
+        loss.backward()
+        optimizer.step()
+        seen.append(stats.get("gamma"))
+    assert seen[0] == pytest.approx(0.5 * 0.6)  # without F it is beta
+    assert seen[1] >= 0 and seen[2] is None
+
+
+@pytest.mark.parametrize("barrier", [-0.1, float("inf")])
+def test_a_barrier_that_cannot_be(barrier):
+    with pytest.raises(ConfigError, match="barrier is 0 or more"):
+        build(barrier=barrier)
+
+
+ROWS = (slice(0, 1), slice(1, 2))  # of the labelled batch, of two ranks
+
+
+def gamma_of(rows):
+    torch.set_num_threads(1)
+    # Without BatchNorm, whose statistics are a rank's own.
+    encoder = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "linear_units"}
+    model = build(
+        encoder="e_branchformer",
+        encoder_conf=encoder,
+        barrier=2.0,
+        objectives=OBJECTIVES[:1],
+        normalize=None,
+    )
+    mask = torch.zeros(2, 24, dtype=torch.bool)
+    mask[0, 3:9], mask[1, 5:8] = True, True
+    model.pretraining.masking.draw = lambda *_: mask[rows]
+    model.pretraining.masking.noise_std = 0.0
+    batch = {key: x[rows] for key, x in BATCH.items()}
+    return run(model, **batch)[1]["gamma"]
+
+
+def one_rank(rank, port, path, parts):
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    torch.save(gamma_of(parts[rank]), f"{path}{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_barrier_is_that_of_the_joint_batch(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, tmp_path / "rank", ROWS)
+    torch.multiprocessing.spawn(one_rank, args=arguments, nprocs=2)
+    one, other = (torch.load(tmp_path / f"rank{x}") for x in (0, 1))
+    threads = torch.get_num_threads()
+    whole = gamma_of(slice(0, 2))
+    torch.set_num_threads(threads)
+    assert torch.equal(one, other) and whole > 0
+    assert float(one) == pytest.approx(float(whole), rel=1e-3)
+
+
 def test_both_weights_zero():
     model = build(supervised_weight=0.0, penalty=0.0)
     with pytest.raises(ConfigError, match="update 0: .* both 0"):
@@ -274,6 +372,28 @@ def test_train_resume_and_decode_with_espnet(data):
     assert found.returncode == 0, found.stderr
     texts = (data / "dec" / "1best_recog" / "text").read_text().splitlines()
     assert [line.split()[0] for line in texts] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x: (x / "text").unlink(), "text: no such file, the text: run the data"),
+        (
+            lambda x: (x / "text").write_text("a\nb \n"),
+            "text: no utterance has a trans",
+        ),
+        (
+            lambda x: (x / "other.scp").unlink(),
+            "other.scp: no such file, the unlabelled",
+        ),
+    ],
+)
+def test_data_that_is_not_there(data, change, words):
+    given = options(data)
+    change(data)
+    with pytest.raises(SystemExit, match=words):
+        main(given)
+    assert not (data / "exp" / "1epoch.pth").exists()
 
 
 def test_unlabelled_speech_without_its_lengths(data):

@@ -134,6 +134,27 @@ def test_counts(least, most):
         sort_into_batches(drawn[:2], sizes, 200, 3)
 
 
+@pytest.mark.parametrize(
+    "lines, words",
+    [
+        (None, "category2utt: no such file, from which iterator_type category samples"),
+        ("en en001 en002\nfi\n", "language 'fi' has no utterance of the training set"),
+        ("en en001\nfi fi1 fi2\n", "language 'fi' has no utterance of the training"),
+        (
+            "en en001 en999 en998\nsw sw001\n",
+            "language 'en': 2 utterances are not in .*speech_shape, the first: en998",
+        ),
+    ],
+)
+def test_languages_without_data(corpus, lines, words):
+    folder, _ = corpus
+    (folder / "category2utt").unlink()
+    if lines is not None:
+        (folder / "category2utt").write_text(lines)
+    with pytest.raises(DataError, match=words):
+        make_factory(folder)
+
+
 def test_pools():
     sizes = {"a": 10, "b": 10, "c": 10}
     pools = make_pools(list("abcabab"), sizes, 20, 1)

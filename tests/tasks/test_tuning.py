@@ -11,7 +11,9 @@ from espnet2.tasks.asr import ASRTask as StockASRTask
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.pretraining.objective import parse_objectives
+from espnet2_birq.pretraining.schedule import Schedule
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -80,26 +82,41 @@ def test_best_rq_of_the_paper_differs_in_objectives_alone(name):
     assert differing == {"config", "objectives"}
 
 
-RELATIVES = {  # of C2: objectives, and the keys that differ from BiRQ's
+RELATIVES = {  # objectives, and the keys that differ from BEST-RQ's
     "rvq": (["rvq"], {"objectives"}),
     "dinosr": (["clusters"], {"objectives", "teacher_conf"}),
+    "spidr": (["spidr"], {"objectives", "teacher_conf"}),
     "data2vec": (["latent"], {"objectives", "teacher_conf"}),
+    "bridle": (["cold", "bridle"], {"objectives", "tokenizer_conf"}),
+}
+SIZES = {  # millions of parameters: folder, suffix
+    5: ("mini_librispeech", ""),
+    155: ("tuning", "_c2"),
+    275: ("tuning", "_c3"),
 }
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", RELATIVES)
-def test_relatives_differ_in_objectives_alone(name):
-    relative, birq = (vars(read(f"{x}_c2", SSLTask)) for x in (name, "birq"))
+def test_relatives_differ_in_objectives_alone(name, size):
+    folder, suffix = SIZES[size]
+    relative, best_rq = (
+        vars(read(f"{x}{suffix}", SSLTask, folder)) for x in (name, "best_rq")
+    )
     names, expected = RELATIVES[name]
-    rows = parse_objectives(relative["objectives"], 10)
+    rows = parse_objectives(
+        relative["objectives"], best_rq["encoder_conf"]["num_blocks"]
+    )
     assert [row.name for row in rows] == names
-    differing = {key for key in birq if relative[key] != birq[key]}
+    differing = {key for key in best_rq if relative[key] != best_rq[key]}
     assert differing == {"config"} | expected
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", RELATIVES)
-def test_relatives_start(name):
-    args = read(f"{name}_c2", SSLTask)
+def test_relatives_start(name, size):
+    folder, suffix = SIZES[size]
+    args = read(f"{name}{suffix}", SSLTask, folder)
     args.encoder_conf.update(output_size=16, linear_units=32)
     for row in args.objectives:
         if "codebook_size" in row["labeller_conf"]:
@@ -107,11 +124,32 @@ def test_relatives_start(name):
     model = SSLTask.build_model(args).train()
     speech, lengths = torch.randn(2, 32000), torch.tensor([32000, 20000])
     model.prepare([dict(speech=speech, speech_lengths=lengths)])
-    loss, stats, _ = model(speech, lengths)
-    loss.backward()
-    assert torch.isfinite(loss) and all(
-        stats[f"loss_{x}"] > 0 for x in RELATIVES[name][0]
+    seen = set()
+    for update in sorted({0, *(x.start for x in model.whens)}):  # each phase
+        model._update = update
+        loss, stats, _ = model(speech, lengths)
+        loss.backward()
+        assert torch.isfinite(loss)
+        seen |= stats.keys()
+    assert {f"loss_{x}" for x in RELATIVES[name][0]} <= seen
+    assert ("distillation" in seen) == (name == "bridle")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_phases_of_bridle_are_those_of_the_paper_and_end_with_the_training(size):
+    folder, suffix = SIZES[size]
+    args = read(f"bridle{suffix}", SSLTask, folder)
+    cold, bridle = args.objectives
+    turn = args.tokenizer_conf["when"]
+    assert (turn["start"], turn["stop"]) == (
+        cold["when"]["stop"],
+        bridle["when"]["start"],
     )
+    hours = 4.3 if size == 5 else 960
+    seconds = args.batch_bins * args.accum_grad / 16000
+    whole = args.max_epoch * hours * 3600 / seconds
+    shares = [x / whole for x in (turn["start"], turn["stop"] - turn["start"])]
+    assert shares == pytest.approx([140 / 311, 31 / 311], rel=0.1)
 
 
 def check_fine_tuning(ssl, asr, task, hours=100.6):
@@ -139,6 +177,40 @@ def test_fine_tuning_of_the_paper_fits_its_pretraining(name):
     ssl, asr = read(f"birq_{name}", SSLTask), read(f"asr_{name}", ASRTask)
     # C3 is fine-tuned on AMI, of which one microphone has 77 hours.
     check_fine_tuning(ssl, asr, ASRTask, hours=77 if name == "c3" else 100.6)
+
+
+JOINT = {
+    "objectives",
+    "masking_conf",
+    "supervised_weight",
+    "penalty",
+    "unlabelled_data_path_and_name_and_type",
+    "unlabelled_shape_file",
+}
+
+
+@pytest.mark.parametrize("size", ["c2", "c3"])
+def test_joint_training_differs_from_fine_tuning_in_its_objectives_alone(size):
+    joint, asr = (
+        vars(read(f"{name}_{size}", JointTask)) for name in ("asr_joint", "asr")
+    )
+    assert {key for key in joint if joint[key] != asr[key]} == {"config"} | JOINT
+    best_rq = vars(read(f"best_rq_{size}", SSLTask))
+    assert joint["objectives"] == best_rq["objectives"]
+    assert joint["masking_conf"] == best_rq["masking_conf"]
+    # Exploration, a growing penalty, and at the end CTC alone.
+    last = joint["scheduler_conf"]["max_steps"] - 1
+    supervised, penalty = (
+        Schedule(joint["supervised_weight"]),
+        Schedule(joint["penalty"]),
+    )
+    seen = [
+        (supervised.at(round(x * last)), penalty.at(round(x * last)))
+        for x in (0, 0.29, 0.31, 0.6, 0.89, 0.91, 1)
+    ]
+    assert seen[:2] == [(0, 1), (0, 1)] and seen[5:] == [(1, 0), (1, 0)]
+    assert [x for x, _ in seen[2:5]] == [1, 1, 1]
+    assert 0 < seen[2][1] < seen[3][1] < seen[4][1] <= 0.5
 
 
 def test_fine_tuning_of_librispeech_fits_its_pretraining():

@@ -18,8 +18,8 @@ from espnet2_birq.encoders.taps import (
     subsampling_factor,
 )
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.pretraining.objective import Objective
-from espnet2_birq.pretraining.views import LABELS, LAYER, stack_frames
+from espnet2_birq.pretraining.objective import Objective, makers
+from espnet2_birq.pretraining.views import LAYER, stack_frames
 from espnet2_birq.tasks.asr import ASRTask
 
 UNTRAINED_SEED = 0
@@ -157,11 +157,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
             model = api.untrained(path, UNTRAINED_SEED)
     else:
         model = api.load(path, device).model
-        objectives = [
-            one
-            for one in model.objectives
-            if one.view.kind != LABELS and one.labeller.discrete
-        ]
+        objectives = makers(model.objectives)
     frontend = getattr(model, "frontend", None)
     if not hasattr(frontend, "hop_length") or not hasattr(model.encoder, "encoders"):
         raise ConfigError(

@@ -172,12 +172,20 @@ class MovingCodebooks(Labeller):
         """Return M vectors (M, D) as their codes say."""
         return self._quantize(vectors)[1]
 
-    def _quantize(self, vectors):
+    def check_ready(self):
+        """Check that there are codes.
+
+        Raises:
+            DataError: There are none yet.
+        """
         if not self.ready:
             raise DataError(
                 "codebooks are made of training data by k-means, before ssl_train's "
                 "first update: call BiRQModel.prepare(batches), or load a trained model"
             )
+
+    def _quantize(self, vectors):
+        self.check_ready()
         books, codes = self.codebooks(), []
 
         def visit(book, x):

@@ -3,9 +3,10 @@
     vectors (M, D) - code of level 1 -> residual - code of level 2 -> ...
 
 The levels are labels side by side, each with a head of its own, and the loss is their
-mean: of input frames as in MuQ (arXiv 2501.01108), of an encoder's layer the control
-for BRIDLE (arXiv 2502.02118), whose tokenizer network is left out. Residuals are plain
-Euclidean ones, as in SoundStream and EnCodec (arXiv 2107.03312, 2210.13438).
+mean: of input frames as in MuQ (arXiv 2501.01108), of a tokenizer's output as in BRIDLE
+(arXiv 2502.02118), of an encoder's layer the control for that, without the network.
+Residuals are plain Euclidean ones, as in SoundStream and EnCodec (arXiv 2107.03312,
+2210.13438).
 """
 
 from collections.abc import Callable

@@ -1,0 +1,287 @@
+"""Several languages in one model: how each uses the codes, and how well it is spelt.
+
+Codes of each objective are counted by language. Where languages share sounds they
+should share codes; where codes tell languages (or channels, or speakers) apart, they
+are spent on that. A probe of the frozen encoder for characters, one for each language,
+says what is left for recognition.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from espnet2.fileio.read_text import read_2columns_text
+
+from espnet2_birq.datadir.audio import read_wave
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.kaldi import format_scp, iter_scp, read_scp
+from espnet2_birq.datadir.paths import PathResolver
+from espnet2_birq.datadir.stream import draw
+from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.markdown import markdown_table
+from espnet2_birq.evaluation.phones.units import entropy
+from espnet2_birq.evaluation.probe import Settings, probe
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import makers
+
+CATEGORIES = "category2utt"  # as ESPnet's category sampler reads it
+
+
+class CodeUse(NamedTuple):
+    """How a language uses a codebook.
+
+    Attributes:
+        frames: Frames counted.
+        used: Number of codes that occur.
+        perplexity: exp of the entropy of the codes, their effective number.
+    """
+
+    frames: int
+    used: int
+    perplexity: float
+
+
+def read_languages(folder: Path) -> dict[str, list[str]]:
+    """Return the utterances of each language of a data directory.
+
+    Args:
+        folder: Data directory with wav.scp and category2utt.
+
+    Raises:
+        DataError: There is no category2utt, fewer than two languages, or a language
+            without audio.
+    """
+    path = folder / CATEGORIES
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; write a line `LANGUAGE UTTERANCE ...` for each "
+            "language (prepare_yodas does for several)"
+        )
+    lines = read_2columns_text(path)  # as ESPnet: sorted or not
+    languages = {name: line.split() for name, line in lines.items()}
+    if len(languages) < 2:
+        raise DataError(f"{path}: {len(languages)} language, at least two are compared")
+    there = {name for name, _ in iter_scp(folder / "wav.scp")}
+    for name, utterances in languages.items():
+        languages[name] = [one for one in utterances if one in there]
+        if not languages[name]:
+            raise DataError(
+                f"{path}: language '{name}' has no utterance of {folder}/wav.scp; "
+                "prepare its data, or take it out of the file"
+            )
+    return languages
+
+
+@torch.no_grad()
+def count_codes(
+    model: BiRQModel, folder: Path, languages: Mapping[str, list[str]], most: int
+) -> dict[str, np.ndarray]:
+    """Count the codes of each objective by language.
+
+    Args:
+        model: Model in evaluation mode.
+        folder: Data directory.
+        languages: Utterances of each language.
+        most: Utterances of a language that are looked at, spread over all.
+
+    Returns:
+        (L, N, V) counts by objective, of L languages and N codebooks.
+
+    Raises:
+        DataError: No objective makes codes, or bad audio.
+    """
+    objectives = makers(model.objectives)
+    if not objectives:
+        raise DataError("no objective of this model makes codes")
+    resolve, files = PathResolver(folder), read_scp(folder / "wav.scp")
+    books = [one.labeller for one in objectives]
+    shape = [(len(languages), x.num_codebooks, x.codebook_size) for x in books]
+    counts = {
+        one.name: np.zeros(size, np.int64) for one, size in zip(objectives, shape)
+    }
+    for number, (language, utterances) in enumerate(languages.items()):
+        chosen = draw(utterances, most)
+        logging.info(f"{language}: {len(chosen)} of {len(utterances)} utterances")
+        for utterance in chosen:
+            wave = torch.from_numpy(read_wave(resolve(files[utterance])))
+            samples = torch.tensor([len(wave)])
+            for one in objectives:
+                codes, frames = model.label(wave[None], samples, one.name)
+                for book, row in enumerate(codes[:, 0, : int(frames)].numpy()):
+                    counts[one.name][number, book] += np.bincount(
+                        row, minlength=one.labeller.codebook_size
+                    )
+    return counts
+
+
+def code_use(counts: np.ndarray) -> CodeUse:
+    """Describe the counts (V,) of a codebook in a language."""
+    codes = np.repeat(np.arange(len(counts)), counts)
+    return CodeUse(
+        int(counts.sum()), int((counts > 0).sum()), float(np.exp(entropy(codes)))
+    )
+
+
+def divergence(one: np.ndarray, other: np.ndarray) -> float:
+    """Compute the Jensen-Shannon divergence of two counts (V,) in bits.
+
+    Returns:
+        0: the same use of codes; 1: no code in common.
+    """
+    p, q = one / one.sum(), other / other.sum()
+    mean = (p + q) / 2
+
+    def relative(x):
+        there = x > 0
+        return float((x[there] * np.log2(x[there] / mean[there])).sum())
+
+    return (relative(p) + relative(q)) / 2
+
+
+def language_information(counts: np.ndarray) -> float:
+    """Compute I(language; code) / H(language) of counts (L, V), all languages alike.
+
+    Each language has the same weight, however much of it there is. Like PNMI it is
+    biased upwards with few frames.
+    """
+    shares = counts / counts.sum(axis=1, keepdims=True) / len(counts)  # joint
+    mean = shares.sum(axis=0)
+    there = shares > 0
+    expected = np.broadcast_to(mean / len(counts), shares.shape)
+    information = (shares[there] * np.log(shares[there] / expected[there])).sum()
+    return float(information / np.log(len(counts)))
+
+
+def spell(
+    model: BiRQModel, train: Path, test: Path, language: str, out: Path, conf: Settings
+) -> float | None:
+    """Train a character probe on a language; return its CER in %, None without text.
+
+    Raises:
+        DataError: Text in one of the sets alone; or see probe().
+    """
+    subsets = [
+        _subset(folder, language, out / name) for name, folder in _named(train, test)
+    ]
+    if not any(subsets):
+        return None
+    for folder, there in zip((train, test), subsets):
+        if not there:
+            raise DataError(
+                f"{folder}/text: nothing of language '{language}', which the other set "
+                "has; add its transcripts, or leave them out there, too"
+            )
+    found = probe(model, out / "train", [out / "test"], out / "probe", conf)
+    return found["cer"]["test"]["percent"]
+
+
+def _named(train: Path, test: Path):
+    return (("train", train), ("test", test))
+
+
+def _subset(folder: Path, language: str, dest: Path) -> bool:
+    """Write wav.scp and text of a language's utterances; whether there is any text."""
+    text = folder / "text"
+    texts = read_scp(text, allow_empty_values=True) if text.is_file() else {}
+    utterances = read_languages(folder).get(language, [])
+    chosen = sorted(x for x in utterances if texts.get(x, "").strip())
+    if not chosen:
+        return False
+    resolve, files = PathResolver(folder), read_scp(folder / "wav.scp")
+    dest.mkdir(parents=True, exist_ok=True)
+    entries = ((x, resolve(files[x])) for x in chosen)
+    write_whole(dest / "wav.scp", format_scp(entries))
+    write_whole(dest / "text", format_scp((x, texts[x]) for x in chosen))
+    return True
+
+
+def compare_languages(
+    model: BiRQModel,
+    train: Path,
+    test: Path,
+    out: Path,
+    utterances: int,
+    settings: Settings | None,
+) -> str:
+    """Count codes and train character probes by language; write languages.json, .md.
+
+    Args:
+        model: Model in evaluation mode.
+        train: Data directory on which probes are trained.
+        test: Data directory on which codes are counted and probes tested.
+        out: Output folder.
+        utterances: Utterances of a language whose codes are counted.
+        settings: Settings of the probes; None: no probes.
+
+    Returns:
+        The page, as Markdown.
+
+    Raises:
+        DataError: See read_languages(), count_codes() and spell(); or no language
+            has text.
+    """
+    languages = read_languages(test)
+    out.mkdir(parents=True, exist_ok=True)
+    errors: dict[str, float | None] = {}
+    if settings is not None:
+        for name in languages:
+            errors[name] = spell(model, train, test, name, out / name, settings)
+        if all(one is None for one in errors.values()):
+            raise DataError(
+                f"{train}/text: no transcript of any language; add them, or leave the "
+                "probes out (--updates 0)"
+            )
+    counts = count_codes(model, test, languages, utterances)
+    found = {
+        name: {
+            "languages": {
+                language: [code_use(book)._asdict() for book in rows]
+                for language, rows in zip(languages, table)
+            },
+            "language_information": [
+                language_information(table[:, book]) for book in range(table.shape[1])
+            ],
+        }
+        for name, table in counts.items()
+    }
+    page = _page(list(languages), counts, errors)
+    text = json.dumps({"codes": found, "cer": errors}, indent=1)
+    write_whole(out / "languages.json", text + "\n")
+    write_whole(out / "languages.md", page + "\n")
+    return page
+
+
+def _page(
+    languages: list[str],
+    counts: Mapping[str, np.ndarray],
+    errors: Mapping[str, float | None],
+) -> str:
+    parts = []
+    for name, table in counts.items():
+        for book in range(table.shape[1]):
+            own = table[:, book]
+            title = name + (f", codebook {book + 1}" if table.shape[1] > 1 else "")
+            head = [title, "frames", f"codes of {own.shape[1]}", "perplexity"]
+            head += [f"from {x}" for x in languages]
+            rows = [
+                [language, one.frames, one.used, f"{one.perplexity:.1f}"]
+                + [f"{divergence(own[number], other):.3f}" for other in own]
+                for number, language in enumerate(languages)
+                for one in [code_use(own[number])]
+            ]
+            told = language_information(own)
+            parts.append(
+                markdown_table(head, rows)
+                + f"\n\nCodes tell {100 * told:.1f} % of the language."
+            )
+    if errors:
+        rows = [
+            [language, "no text" if error is None else f"{error:.1f}"]
+            for language, error in errors.items()
+        ]
+        parts.append(markdown_table(["characters", "CER %"], rows))
+    return "\n\n".join(parts)

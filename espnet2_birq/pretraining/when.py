@@ -1,0 +1,83 @@
+"""In which updates an objective, or a tokenizer, is active."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from espnet2_birq.errors import ConfigError
+
+LONGEST = 10_000_000  # updates looked through; more than any training makes
+
+
+class When(NamedTuple):
+    """The updates in which something is active: `length` of every `every`."""
+
+    start: int = 0  # first update, counted from 0
+    stop: int | None = None  # first update after the last; None: never
+    every: int = 1  # n: of every n updates from `start` on ...
+    length: int = 1  # ... the first so many
+    once: dict[str, float] | None = None  # objective: prediction perplexity to reach
+
+    def includes(self, update: int) -> bool:
+        """Whether it is active in an update."""
+        on = update >= self.start and (self.stop is None or update < self.stop)
+        return on and (update - self.start) % self.every < self.length
+
+
+def parse_when(conf: dict[str, Any]) -> When:
+    """Read ``when`` of the configuration.
+
+    Raises:
+        ConfigError: Unknown key, or not a number of updates.
+    """
+    for key in conf:
+        if key not in When._fields:
+            raise ConfigError(
+                f"unknown key of 'when' {key!r}, use one of {list(When._fields)}"
+            )
+    when = When(**conf)
+    once = when.once
+    if once is not None and not (
+        isinstance(once, dict)
+        and len(once) == 1
+        and all(isinstance(x, (int, float)) and x >= 1 for x in once.values())
+    ):
+        raise ConfigError(
+            "when: once is {objective: perplexity of its predictions, 1 or more}, got "
+            f"{once!r}"
+        )
+    numbers = [when.start, when.every, when.length]
+    numbers.append(0 if when.stop is None else when.stop)
+    if (
+        not all(type(x) is int and x >= 0 for x in numbers)
+        or not 1 <= when.length <= when.every
+    ):
+        raise ConfigError(
+            "when is {start, stop, every, length, once}, the first four in updates, "
+            f"length from 1 to every, got {conf}"
+        )
+    return when
+
+
+def check_always_on(whens: list[When]):
+    """Check that every update has something active.
+
+    Raises:
+        ConfigError: An update has nothing; names the first.
+    """
+    whens = [when for when in whens if when.once is None]  # others may never start
+    period = min(math.lcm(*(when.every for when in whens)), LONGEST)
+    edges = {0} | {when.start for when in whens} | {when.stop or 0 for when in whens}
+    for edge in sorted(edges):
+        updates = np.arange(edge, edge + period)
+        on = np.zeros(period, dtype=bool)
+        for when in whens:
+            mine = (updates - when.start) % when.every < when.length
+            mine &= updates >= when.start
+            on |= mine if when.stop is None else mine & (updates < when.stop)
+        if not on.all():
+            raise ConfigError(
+                f"objectives: none is on in update {updates[~on][0]}; change a 'when', "
+                "or add an objective without one"
+            )
