@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-# A room may import those to its right and itself. Everyone may import these four.
-SHARED = {"errors", "options", "config", "checkpoint"}
+# A room may import those to its right and itself. Everyone may import these five.
+SHARED = {"errors", "options", "config", "checkpoint", "recipes"}
 BELOW = {
     "errors": set(),
     "options": {"errors"},
     "config": {"errors"},
     "checkpoint": {"errors"},
+    "recipes": {"errors"},
     "kernels": set(),
     "encoders": {"kernels"},
     "pretraining": {"encoders", "kernels"},

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.options import known_names
+from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.stopping import relaying
@@ -18,7 +19,7 @@ from espnet2_birq.tasks.stopping import relaying
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of ESPnet's ASRTask, with our options."""
-    return JointTask.get_parser()
+    return name_configurations(JointTask.get_parser())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.gpus import GPUS
+from espnet2_birq.recipes import configuration
 
 DESCRIPTION = """\
 Print the cost of a pretraining run: parameters, FLOPs per step, GPU memory, the largest
-batch that fits, days. A step of the configured model is run on fake tensors and
-counted operation by operation, as on a GPU: this takes seconds, no
-GPU and no memory. The speed of a GPU is assumed; pass --step-seconds once you have
-measured a step.
+batch that fits, days. A step of the configured model is run on fake tensors and counted
+operation by operation, as on a GPU: this takes seconds, no GPU and no memory. The speed
+of a GPU is assumed; pass --step-seconds once you have measured a step.
 
 All other options are those of ssl_train: --batch_bins 51200000, --accum_grad 1,
 --encoder_conf num_blocks=12, ... change the configuration."""
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser; all other options are those of ssl_train."""
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="YAML", help="configuration")
+    add("--config", type=configuration, required=True, help="YAML file, or birq:NAME")
     add("--hours", type=float, help="hours of training speech")
     add(
         "--data",
@@ -88,7 +88,7 @@ def plan(args: argparse.Namespace) -> None:
     _check(args)
     with warnings_off():
         text = plan_run(
-            args.config,
+            Path(args.config),
             args.rest,
             Speed(args.gpu, args.gpus, args.step_seconds, args.tflops),
             folder=args.data,
