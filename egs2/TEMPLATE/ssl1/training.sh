@@ -159,7 +159,9 @@ train() {
             --resume true --fold_length "$((speech_fold_length * 100))" \
             --output_dir "${ssl_exp}" \
             --frontend_conf "fs=${fs}" ${_opts} ${ssl_args} || {
-        grep -q "^# Ended (code 85" "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
+        # as run.pl ends a log, and as slurm.pl, queue.pl and pbs.pl do
+        grep -qE "^# (Ended \(code 85\)|Finished at .* with status 85$)" \
+            "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
         log "Stopped by a signal; the same command goes on where this one stops"
         exit 85
     }
