@@ -13,8 +13,9 @@ import torch
 from checkout import ROOT
 from planted import OBJECTIVES, RATE, write_experiment
 
-from espnet2_birq.api import find_model, load
+from espnet2_birq.api import load
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.loading import find_model
 from espnet2_birq.tasks.ssl import SSLTask
 
 AVERAGE = "valid.total_count.ave.pth"
