@@ -28,6 +28,7 @@ BELOW = {
     "extraction": {"api", "pretrained", "tasks", "datadir"},
     "relabelling": {"api", "tasks", "pretraining", "datadir"},
     "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
+    "consumers": {"api", "pretrained", "experiments", "tasks"},
     "experiments": {"api", "evaluation", "planning", "tasks", "datadir"},
 }
 

@@ -10,6 +10,8 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.ssl import SSLTask
 
+SAFETENSORS = "model.safetensors"
+MODEL_FILES = ["*.pth", SAFETENSORS, "*.yaml", "*.npz", "README.md"]  # on the hub
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -94,7 +96,8 @@ def _models_beside(config: Path) -> list[Path]:
             return there
     if (folder / "latest.pth").is_file():
         return [folder / "latest.pth"]
-    return sorted(set(folder.glob("*.pth")) - {folder / "checkpoint.pth"})
+    found = sorted(set(folder.glob("*.pth")) - {folder / "checkpoint.pth"})
+    return found or sorted(folder.glob(SAFETENSORS))
 
 
 def _fetch(name: str) -> Path:
@@ -107,9 +110,7 @@ def _fetch(name: str) -> Path:
             "install huggingface_hub"
         ) from error
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.pth", "*.yaml", "*.npz"])
-        )
+        return Path(snapshot_download(name, allow_patterns=MODEL_FILES))
     except (OSError, ValueError) as error:  # its errors are either
         why = " ".join(str(error).split())[:200]
         raise ConfigError(

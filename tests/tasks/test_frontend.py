@@ -103,7 +103,9 @@ def test_in_the_unchanged_mini_an4_of_espnet(model, tmp_path, an4_tarball):
     ours = birq / "egs2/mini_an4"  # its data preparation needs no sph2pipe
     run(["./run.sh", "--stop_stage", "1"], ours / "ssl1")
     shutil.copytree(ours / "ssl1/data", recipe / "data")
-    small = "--max_epoch 2 --encoder_conf num_blocks=1 --batch_type unsorted --batch_size 2"
+    small = (
+        "--max_epoch 2 --encoder_conf num_blocks=1 --batch_type unsorted --batch_size 2"
+    )
     command = command.replace("/path/to/espnet2_birq", str(birq))
     command = command.replace("/path/to/model.zip", model)
     command = command.replace('--asr_args "', f'--asr_args "{small} ')
