@@ -10,7 +10,7 @@ from checkout import ROOT
 
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "egs2/*/*/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "egs2/*/*.md")
     for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
