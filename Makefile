@@ -1,8 +1,9 @@
 # `make demo`: pretrain on synthetic speech, fine-tune, error rates.
 # `make test`: all tests but the slow ones (minutes each); `make test-all`: all tests.
 # `make lint`: check format, common faults, types, shell scripts.
+# `make docs`: the documentation as a site in site/; broken links are errors.
 # All first set up what is missing: .venv (Python packages) and tools/ (ESPnet tree).
-.PHONY: setup demo lint test test-all
+.PHONY: setup demo docs lint test test-all
 # Test files run in parallel on all cores, at most 4 (2 GB each), the longest first.
 PYTEST = .venv/bin/python -m pytest -q --dist loadfile --no-loadscope-reorder \
     -n $$(n=$$(local/cores); echo $$((n < 4 ? n : 4)))
@@ -10,6 +11,8 @@ setup:
 	local/setup.sh
 demo: setup
 	egs2/mini_synth/demo.sh
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 lint: setup
 	.venv/bin/ruff check espnet2_birq tests bench
 	.venv/bin/ruff format --check espnet2_birq tests bench

@@ -41,11 +41,13 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Load a model file's tensors on the CPU, and nothing else: no code of it is run.
 
     Args:
-        path: File written by torch.save() of a model's state.
+        path: File written by torch.save() of a model's state, or safetensors.
 
     Raises:
         DataError: Missing, incomplete, of other content, or with more than tensors.
     """
+    if Path(path).suffix == ".safetensors":
+        return _load_safetensors(Path(path))
     state = load_plain(path)
     if not isinstance(state, dict) or not all(
         isinstance(x, torch.Tensor) for x in state.values()
@@ -75,6 +77,20 @@ def load_plain(path: str | Path, mmap: bool = False) -> Any:
             f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
             "that could run code of it"
         ) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise DataError(f"{path}: to load it, pip install safetensors") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path}: {error}; copy it again, or make it again") from error
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:

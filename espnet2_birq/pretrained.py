@@ -63,7 +63,7 @@ class PretrainedModel:
         if isinstance(model.frontend, FeatureInput):
             raise ConfigError(
                 "a model of vectors (input_size), not of speech: use "
-                "api.load_training_model() and its method vectors()"
+                "tasks.loading.load_model() and its method vectors()"
             )
         self.model = model.eval()
         self.window = window

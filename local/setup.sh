@@ -6,7 +6,8 @@
 #   local/setup.sh                       everything
 #   ESPNET_ROOT=/path local/setup.sh     use that ESPnet checkout's scripts
 #   local/setup.sh --espnet-tree         only tools/espnet, with the python3 on the PATH
-#                                        (for an ESPnet environment you already have)
+#                                        (for an ESPnet environment you already have; the
+#                                        only thing to do in a copy by `birq recipes`)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 espnet_version=202611
@@ -107,7 +108,8 @@ make_espnet_tree() {
     rm -rf "${tmp}"
 }
 
-if [ "${1:-}" = --espnet-tree ]; then
+# A copy made by `birq recipes` has no setup.cfg: the package is installed already.
+if [ "${1:-}" = --espnet-tree ] || [ ! -e setup.cfg ]; then
     make_espnet_tree python3
 else
     make_venv

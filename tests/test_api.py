@@ -13,8 +13,9 @@ import torch
 from checkout import ROOT
 from planted import OBJECTIVES, RATE, write_experiment
 
-from espnet2_birq.api import find_model, load
+from espnet2_birq.api import load
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.tasks.loading import find_model
 from espnet2_birq.tasks.ssl import SSLTask
 
 AVERAGE = "valid.total_count.ave.pth"
@@ -97,6 +98,16 @@ def test_folder_zip_and_hub_are_the_same_model(exp, tmp_path):
             text=True,
         )
         assert (done.returncode, words in done.stderr) == (status, True), done.stderr
+
+
+def test_espnets_downloader_unpacks_it(exp, tmp_path):
+    zoo = pytest.importorskip("espnet_model_zoo.downloader")
+    pack(exp, tmp_path / "model.zip")
+    files = zoo.ModelDownloader(str(tmp_path / "cache")).download_and_unpack(
+        str(tmp_path / "model.zip")
+    )
+    wave = np.random.default_rng(0).standard_normal((1, RATE)).astype("float32")
+    assert torch.equal(load(files["ssl_model_file"])(wave)[0], load(exp)(wave)[0])
 
 
 def test_lines_of_the_readme(exp, tmp_path):

@@ -265,6 +265,20 @@ def test_a_long_file_piece_by_piece(model, tmp_path):
         PretrainedModel(model.model, window=5)
 
 
+@pytest.mark.slow
+def test_an_hour_in_windows_is_an_hour_in_one_pass(tmp_path):
+    """To 1e-3 anywhere, seams included, and for features of the input and a layer."""
+    blocks = {**MODEL_OF_ONE_LAYER, **BLOCKS["conformer"]}
+    model = load(write_experiment(tmp_path / "exp", SSLTask, **blocks))
+    wave = torch.cat([noise(60.0, minute) for minute in range(60)])
+    wanted = Wanted((0, 1), True)
+    found = [torch.cat(x) for x in zip(*model.stream(wave, wanted))]
+    model.window = None
+    for one, other in zip(found, model.compute([wave], wanted)[0]):
+        assert one.shape == other.shape and len(one) > 89_990
+        assert (one - other).abs().max() < 1e-3
+
+
 MEMORY = """
 import sys
 from espnet2_birq.api import load

@@ -7,27 +7,29 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-# A room may import those to its right and itself. Everyone may import these five.
-SHARED = {"errors", "options", "reading", "config", "checkpoint"}
+# A room may import those to its right and itself. Everyone may import these six.
+SHARED = {"errors", "options", "reading", "config", "checkpoint", "recipes"}
 BELOW = {
     "errors": set(),
     "options": {"errors"},
     "reading": {"errors"},
     "config": {"errors", "reading"},
     "checkpoint": {"errors", "reading"},
+    "recipes": {"errors"},
     "kernels": set(),
     "encoders": {"kernels"},
     "pretraining": {"encoders", "kernels"},
     "datadir": set(),
     "corpora": {"datadir"},
-    "tasks": {"pretraining", "encoders", "kernels", "datadir"},
+    "tasks": {"pretrained", "pretraining", "encoders", "kernels", "datadir"},
     "planning": {"tasks", "pretraining", "encoders", "kernels", "datadir"},
     "transfer": {"tasks", "encoders"},
     "pretrained": {"pretraining", "encoders", "datadir"},
     "api": {"pretrained", "tasks", "pretraining"},
-    "extraction": {"api", "pretrained", "datadir"},
+    "extraction": {"api", "pretrained", "tasks", "datadir"},
     "relabelling": {"api", "tasks", "pretraining", "datadir"},
     "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
+    "consumers": {"api", "pretrained", "experiments", "tasks"},
     "experiments": {"api", "evaluation", "planning", "tasks", "datadir"},
 }
 

@@ -13,6 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 from espnet2_birq.checkpoint import check_training_files
 from espnet2_birq.errors import UserError, one_line
 from espnet2_birq.options import known_names
+from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.stopping import exit_of_rank, relaying
@@ -20,7 +21,7 @@ from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of ESPnet's ASRTask, with our options."""
-    return JointTask.get_parser()
+    return name_configurations(JointTask.get_parser())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -74,7 +74,7 @@ def plan(args: argparse.Namespace) -> None:
     machine = read_machine(args.machine) if args.machine else None
     with warnings_off():
         text = plan_run(
-            args.config,
+            Path(args.config),
             args.rest,
             Speed(args.gpu, args.gpus, args.step_seconds, args.tflops, machine),
             folder=args.data,

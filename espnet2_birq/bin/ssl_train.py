@@ -16,6 +16,7 @@ from espnet2_birq.errors import UserError, one_line
 from espnet2_birq.kernels.allocator import keep_large_blocks
 from espnet2_birq.options import known_names
 from espnet2_birq.pretraining.collapse import CollapseError
+from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.ssl import SSLTask
 from espnet2_birq.tasks.stopping import exit_of_rank, relaying
@@ -23,7 +24,7 @@ from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of SSLTask."""
-    return SSLTask.get_parser()
+    return name_configurations(SSLTask.get_parser())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -45,7 +45,8 @@ def _figure(rows: int, columns: int, height: float, **options: Any) -> Iterator[
             plt.close(figure)
 
 
-def _style(number: int) -> dict[str, Any]:
+def line_style(number: int) -> dict[str, Any]:
+    """Return colour and dashes of a line: for the colour-blind, and in grey."""
     index = number % len(COLOURS)
     return {"color": COLOURS[index], "linestyle": DASHES[index]}
 
@@ -58,7 +59,7 @@ def learning_curves(log: TrainingLog) -> bytes:
             axes[0], ("loss", "acc"), ("loss", "accuracy at masked frames")
         ):
             for number, name in enumerate(names):
-                style = _style(number)
+                style = line_style(number)
                 xs, ys = _points(log.updates, log.intervals, f"{key}_{name}")
                 axis.plot(xs, ys, linewidth=1, label=name, **style)
                 xs, ys = _points(log.ends, log.valid, f"{key}_{name}")
@@ -106,7 +107,7 @@ def codebook_use(log: TrainingLog) -> bytes:
             for number, (key, label) in enumerate(kinds):
                 xs, ys = _points(log.updates, log.intervals, f"{key}_{name}")
                 if xs:
-                    axis.plot(xs, ys, linewidth=1.2, label=label, **_style(number))
+                    axis.plot(xs, ys, linewidth=1.2, label=label, **line_style(number))
             axis.axhspan(1, COLLAPSED, color="0.85", zorder=0)
             axis.text(0.01, 1.15, "collapsed", transform=axis.get_yaxis_transform())
             axis.set(xlabel="updates", title=name, yscale="log")
@@ -140,7 +141,7 @@ def phone_accuracy(measured: Sequence[tuple[str, dict]]) -> bytes:
                 linewidth=1,
                 capsize=2,
                 label=name,
-                **_style(number),
+                **line_style(number),
             )
         axis.set(
             xlabel="layer (0: the input)", title="accuracy of a linear phone probe"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.datadir.files import whole_file
+from espnet2_birq.experiments.page_plots import line_style
 from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
@@ -14,6 +15,7 @@ Results = dict[str, dict[int, Result]]
 
 # Plots over updates for each objective: file, title, keys of the training
 # log without the objective's name.
+COLUMNS = 3  # of panels
 CURVES = (
     ("learning.png", "learning curves", ("loss", "acc")),
     ("codebooks.png", "use of the codebooks", ("window_ppl", "pred_ppl", "agree")),
@@ -64,20 +66,29 @@ def plot_logs(
         x for _, log in logs for x in objectives_of(log.intervals[-1])
     )
     keys = keys or [f"loss_{name}" for name in names] or ["loss"]
-    size = (5 * len(keys), 3.4)
-    figure, axes = plt.subplots(1, len(keys), figsize=size, squeeze=False)
-    for axis, key in zip(axes[0], keys):
+    columns = min(len(keys), COLUMNS)
+    figure, axes = plt.subplots(
+        -(-len(keys) // columns),
+        columns,
+        figsize=(3.6 * columns, 2.6 * -(-len(keys) // columns) + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(keys) :]:
+        axis.remove()
+    for axis, key in zip(axes.flat, keys):
         for number, (name, log) in enumerate(logs):
-            _plot_values(axis, log, key, color=f"C{number}", label=name, linewidth=1)
+            _plot_values(axis, log, key, label=name, **line_style(number))
         axis.set_xlabel("updates")
         axis.set_title(key)
         axis.grid(alpha=0.3)
-        axis.legend()
         if log_scale:
             axis.set_yscale("log")
-    figure.tight_layout()
+    lines, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper left", ncols=len(logs))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
+    plt.close(figure)
 
 
 def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> bool:

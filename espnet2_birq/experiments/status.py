@@ -36,7 +36,11 @@ ERROR = re.compile(
     r".*\b(?:ERROR|CRITICAL): .*)$",
     re.MULTILINE,
 )
-ENDED = re.compile(r"^# Ended \(code (\d+)\)", re.MULTILINE)  # run.pl and its kin
+# run.pl; slurm.pl, queue.pl and pbs.pl
+ENDED = re.compile(
+    r"^# (?:Ended \(code |Finished at .* with status )(\d+)", re.MULTILINE
+)
+SIGNALLED = "85"  # exit status of a training that a signal stopped, and that goes on
 FINISHED = re.compile("The training was finished at|has already reached at max_epoch")
 WARNED = re.compile(r"objective '(\w+)' has collapsed")
 # Statistics of an objective, for a table
@@ -82,7 +86,7 @@ def read_state(folder: Path, now: float | None = None) -> State:
     errors = ERROR.findall(text)
     ended = ENDED.findall(text)
     if ended:
-        word = DONE if ended[-1] == "0" else FAILED
+        word = {"0": DONE, SIGNALLED: STOPPED}.get(ended[-1], FAILED)
     elif FINISHED.search(text):
         word = DONE
     elif quiet > max(QUIET, INTERVALS * _interval(text)):

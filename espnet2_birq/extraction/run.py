@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from espnet2_birq.api import load, resolve
+from espnet2_birq.api import load
 from espnet2_birq.config import config_of
 from espnet2_birq.datadir.audio import ARK_ENTRY, read_wave
 from espnet2_birq.datadir.files import whole_file, write_whole
@@ -24,6 +24,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.extraction.sources import Recording, find_recordings
 from espnet2_birq.extraction.writers import Folder, deduplicate
 from espnet2_birq.pretrained import PretrainedModel, Wanted
+from espnet2_birq.tasks.loading import resolve
 
 BLOCK_SECONDS = 600.0  # of audio between two points from which a command resumes
 READERS = 4  # threads that read audio ahead

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: PyTorch finds no GPU here")
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-    conf = parse_config(args.config, options)
+    conf = parse_config(Path(args.config), options)
     data = configured_data(
         conf, args.data, args.hours, args.utterance_seconds, args.longest_seconds
     )

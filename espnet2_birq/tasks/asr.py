@@ -1,7 +1,7 @@
-"""ESPnet's ASR task with the encoder ``shaw_conformer`` and gentle fine-tuning.
+"""ESPnet's ASR task with ``encoder: shaw_conformer``, ``frontend: birq``, gentle fine-tuning.
 
 ESPnet has no registry, but its class choices are module-level objects: importing this
-module adds the encoder to them, also for ESPnet's own ASRTask.
+module adds both to them, also for ESPnet's own ASRTask.
 """
 
 import argparse
@@ -9,12 +9,14 @@ import argparse
 import torch
 from espnet2.tasks.abs_task import optim_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
-from espnet2.tasks.asr import encoder_choices
+from espnet2.tasks.asr import encoder_choices, frontend_choices
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.tasks.finetuning import build_optimizer
+from espnet2_birq.tasks.frontend import BiRQFrontend
 
 encoder_choices.classes["shaw_conformer"] = ShawConformerEncoder
+frontend_choices.classes["birq"] = BiRQFrontend
 
 
 class ASRTask(ESPnetASRTask):
@@ -22,7 +24,7 @@ class ASRTask(ESPnetASRTask):
 
     Defining the class in this module also serves multi-GPU training: the
     processes spawned by ESPnet receive ``ASRTask.main_worker``, import this module
-    to unpickle it, and thereby know the encoder.
+    to unpickle it, and thereby know both.
     """
 
     @classmethod

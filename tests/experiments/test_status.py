@@ -56,6 +56,10 @@ def write_log(folder, perplexity, *more):
         (["WARNING: The training has already reached at max_epoch: 3\n"], 9999, DONE),
         (["# Ended (code 0) at Thu\n"], 9999, DONE),
         (["# Ended (code 1) at Thu\n"], 0, FAILED),
+        (["# Ended (code 85) at Thu\n"], 0, STOPPED),
+        (["# Finished at Thu Nov 26 2026 with status 0\n"], 9999, DONE),
+        (["# Finished at Thu Nov 26 2026 with status 1\n"], 0, FAILED),
+        (["# Finished at Thu Nov 26 2026 with status 85\n"], 0, STOPPED),
         ([END, "# Ended (code 1) at Thu\n"], 0, FAILED),
     ],
 )

@@ -11,7 +11,6 @@ import yaml
 from fuzzing import Reader
 from planted import BOOK, MODEL
 
-from espnet2_birq.api import find_model
 from espnet2_birq.checkpoint import check_training_files, load_tensors, unpack
 from espnet2_birq.config import read_config, sampling_rate
 from espnet2_birq.experiments.checkpoint import check_training
@@ -26,6 +25,7 @@ from espnet2_birq.reading import read_yaml
 from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.tasks.bad_audio import BadAudio, Unreadable
 from espnet2_birq.tasks.given import check_files
+from espnet2_birq.tasks.loading import find_model
 from espnet2_birq.tasks.saving import Saver
 
 CONFIG = {

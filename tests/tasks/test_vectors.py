@@ -15,6 +15,7 @@ from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.views import View
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.loading import load_model
 from espnet2_birq.tasks.ssl import SSLTask
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
@@ -82,7 +83,7 @@ def trained(tmp_path_factory):
 def test_a_training_ends_with_a_model_that_labels_vectors(trained):
     listed = (trained / "bad_audio").read_text()
     assert listed == "u07 of shape (19, 3), not a row of 4 values each\n"
-    model = api.load_training_model(trained / "valid.total_count.ave.pth")
+    model = load_model(trained / "valid.total_count.ave.pth")
     xs, lengths = torch.randn(2, 15, SIZE), torch.tensor([15, 9])
     codes, frames = model.label(xs, lengths, "rvq")
     assert codes.shape == (2, 2, 15) and frames.tolist() == [15, 9]
@@ -151,7 +152,7 @@ def test_models_from_before_an_option_load(trained):
     del conf["tokenizer_conf"]
     config.write_text(yaml.safe_dump(conf))
     assert not hasattr(read_config(config), "tokenizer_conf")
-    api.load_training_model(trained / "valid.total_count.ave.pth")
+    load_model(trained / "valid.total_count.ave.pth")
 
 
 def test_patches_of_digits():

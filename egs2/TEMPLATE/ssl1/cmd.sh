@@ -4,14 +4,11 @@
 # conf/{slurm,queue,pbs}.conf.
 case "${CMD_BACKEND:-local}" in
     local) train_cmd=run.pl ;;
-    stdout) train_cmd=stdout.pl ;;
     slurm) train_cmd=slurm.pl ;;
     sge) train_cmd=queue.pl ;;
     pbs) train_cmd=pbs.pl ;;
-    ssh) train_cmd=ssh.pl ;;  # needs a list of hosts in .queue/machines
     *)
-        echo "error: CMD_BACKEND=${CMD_BACKEND}: use local, stdout, slurm, sge, pbs or" \
-            "ssh" >&2
+        echo "error: CMD_BACKEND=${CMD_BACKEND}: use local, slurm, sge or pbs" >&2
         exit 1
         ;;
 esac

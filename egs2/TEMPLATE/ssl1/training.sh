@@ -172,7 +172,9 @@ train() {
     fi
     trap '' USR1  # for the training alone, which saves its state and exits with 85
     "${train_command[@]}" || {
-        grep -q "^# Ended (code 85" "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
+        # as run.pl ends a log, and as slurm.pl, queue.pl and pbs.pl do
+        grep -qE "^# (Ended \(code 85\)|Finished at .* with status 85$)" \
+            "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
         log "Stopped by a signal; the same command goes on where this one stops"
         exit 85
     }

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.recipes import configuration
 
 NUMBERS = "hours valid-hours utterance-seconds longest-seconds"
 
@@ -11,7 +12,7 @@ NUMBERS = "hours valid-hours utterance-seconds longest-seconds"
 def add_speech_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that tell the configuration and the amount of speech."""
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="YAML", help="configuration")
+    add("--config", type=configuration, required=True, help="YAML file, or birq:NAME")
     add("--hours", type=float, help="hours of training speech")
     add(
         "--data",

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Prepares AMI as data/<mic>_{train,dev,eval}, as in ESPnet's recipe.
 #   --mic MIC           ihm, sdm1, mdm8 or mix (default: ihm)
-#   --ami DIR           folder with amicorpus/ (default: downloads, from local/download.sh)
+#   --ami DIR           folder with amicorpus/ (default: ../ssl1/downloads, from
+#                       local/download.sh)
 #   --annotations DIR   folder of the annotation (default: annotations/ in DIR of --ami)
 #   --partition NAME    full-corpus-asr, or a folder of lists (default: full-corpus-asr)
 #   --beamformed DIR    folder of beamformed recordings, for mdm8; missing ones are made
-#                       (default: downloads/beamformed)
+#                       (default: ../ssl1/downloads/beamformed)
 #   --resample true     accept audio of another rate than 16 kHz (default: false)
 set -e
 set -u
 set -o pipefail
-mic=ihm ami=downloads annotations= partition=full-corpus-asr beamformed=downloads/beamformed
-resample=false
+mic=ihm ami=../ssl1/downloads annotations= partition=full-corpus-asr resample=false
+beamformed=../ssl1/downloads/beamformed
 . ./path.sh
 . utils/parse_options.sh
 

@@ -4,7 +4,7 @@
 #
 # Usage: local/download.sh MIC [DEST]
 #   MIC   ihm, sdm1, mdm8 or mix
-#   DEST  folder (default: downloads); recordings go to DEST/amicorpus, the annotation
+#   DEST  folder (default: ../ssl1/downloads); recordings go to DEST/amicorpus, the annotation
 #         to DEST/annotations
 set -e
 set -u
@@ -12,7 +12,7 @@ set -o pipefail
 case "${1:-}" in
     --help|-h|"") sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
-mic=$1 dest=${2:-downloads}
+mic=$1 dest=${2:-../ssl1/downloads}
 . ./path.sh
 fetch=../../../local/download.sh
 mkdir -p "${dest}"

@@ -1,0 +1,1 @@
+"""Pretrained models as other toolkits expect them."""

@@ -1,0 +1,111 @@
+"""Models on the Hugging Face hub: save_pretrained, from_pretrained, push_to_hub."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors.torch import save_file
+
+from espnet2_birq.config import read_config
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.experiments.card import write_card
+from espnet2_birq.pretrained import WINDOW, PretrainedModel
+from espnet2_birq.tasks.loading import MODEL_FILES, SAFETENSORS, find_model, load_model
+
+# What a model is built from; the rest of config.yaml, with its paths, stays at home.
+KEYS = ("frontend", "specaug", "normalize", "encoder", "objectives", "version")
+CONFS = (
+    *("frontend", "specaug", "normalize", "encoder", "model"),
+    *("masking", "target_branch", "teacher"),
+)
+
+
+class HubModel(
+    PretrainedModel,
+    ModelHubMixin,
+    library_name="espnet",
+    tags=["espnet", "audio", "self-supervised-learning", "feature-extraction"],
+):
+    """A PretrainedModel that is saved and loaded as the hub's libraries do it.
+
+    ``HubModel.from_pretrained("exp/ssl_train_birq_raw").save_pretrained("mine")`` writes
+    the tensors (model.safetensors), what they are built by (config.yaml) and a card
+    (README.md); api.load and birq's commands read that folder, too.
+
+    Args:
+        model: Model as it was trained.
+        window: Longest audio in one pass, in seconds; see PretrainedModel.
+
+    Attributes:
+        license: Identifier for the card, e.g. cc-by-4.0.
+    """
+
+    license: str | None = None
+    _source: Path | None = None  # model file
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        device: str = "cpu",
+        window: float | None = WINDOW,
+        **kwargs: Any,
+    ) -> "HubModel":
+        """Load a folder, or a model on the hub; called by from_pretrained()."""
+        path = Path(model_id)
+        if not path.exists():
+            path = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=MODEL_FILES,
+                )
+            )
+        file = find_model(path)
+        if file.suffix == ".zip":
+            raise ConfigError(f"{file}: unpack it, and give its folder")
+        found = cls(load_model(file, device), window)
+        found._source = file
+        return found
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the model into a folder; called by save_pretrained()."""
+        if self._source is None:
+            raise ConfigError("save_pretrained: the model is not from from_pretrained")
+        options = vars(read_config(self._source))
+        kept: dict[str, Any] = {key: options.get(key) for key in KEYS}
+        kept |= {f"{key}_conf": options.get(f"{key}_conf") or {} for key in CONFS}
+        kept |= {"init": None, "ngpu": 0}
+        if "stats_file" in kept["normalize_conf"]:
+            stats = Path(kept["normalize_conf"]["stats_file"])
+            shutil.copy(stats, save_directory / stats.name)
+            kept["normalize_conf"] |= {"stats_file": stats.name}
+        config = yaml.safe_dump(kept, sort_keys=False)
+        (save_directory / "config.yaml").write_text(config, encoding="utf-8")
+        save_file(_separate(self.model.state_dict()), save_directory / SAFETENSORS)
+        card = self._source.parent / "README.md"
+        if (self._source.parent / "train.log").is_file():
+            write_card(self._source, save_directory / "README.md", self.license)
+        elif (
+            card.is_file() and self._source.parent.resolve() != save_directory.resolve()
+        ):
+            shutil.copy(card, save_directory / "README.md")
+
+
+def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors: safetensors refuses those that share memory."""
+    return {name: x.detach().cpu().clone().contiguous() for name, x in state.items()}

@@ -1,0 +1,60 @@
+"""A pretrained model as an upstream of S3PRL, without importing S3PRL.
+
+A file hubconf.py with these two lines makes an upstream named ``birq`` of it:
+
+    from espnet2_birq.consumers.s3prl import birq
+    dependencies = ["torch", "espnet2_birq"]
+
+s3prl's run_downstream.py takes ``-u birq -k MODEL`` if the upstream is registered, or if
+the folder of hubconf.py is named by ``--hub``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from espnet2_birq.api import load
+
+
+class UpstreamExpert(torch.nn.Module):
+    """Features of all layers of a frozen model, in S3PRL's interface.
+
+    Args:
+        ckpt: Model file, folder, packed zip or name on the hub, as api.load takes it.
+        **kwargs: Other arguments of S3PRL's runner, which are not used.
+    """
+
+    def __init__(self, ckpt: str, **kwargs):
+        super().__init__()
+        self.pretrained = load(ckpt)
+        self.upstream = self.pretrained.model.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "UpstreamExpert":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def get_downsample_rates(self, key: str = "hidden_states") -> int:
+        """Return samples per frame.
+
+        Args:
+            key: Name of the features; all have the same rate.
+        """
+        return round(self.pretrained.frame_shift * self.pretrained.sample_rate)
+
+    def forward(self, wavs: Sequence[torch.Tensor]) -> dict[str, object]:
+        """Compute features.
+
+        Args:
+            wavs: (N,) waveforms at the model's sample rate.
+
+        Returns:
+            hidden_states: (B, T, D) of layers 1 to K; last_hidden_state: of them the
+            last; both zero on padding.
+        """
+        layers, _ = self.pretrained.extract_features(list(wavs))
+        return {"hidden_states": tuple(layers), "last_hidden_state": layers[-1]}
+
+
+def birq(ckpt: str, *args, **kwargs) -> UpstreamExpert:
+    """Make the upstream, as S3PRL's hub calls its entries."""
+    return UpstreamExpert(ckpt)

@@ -1,0 +1,96 @@
+"""save_pretrained and from_pretrained: equal numbers, no paths, a card, any loader."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from planted import OBJECTIVES, RATE, write_experiment
+
+from espnet2_birq.api import load
+from espnet2_birq.consumers.hub import HubModel
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.tasks.ssl import SSLTask
+
+WAVE = torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def exp(tmp_path):
+    folder = tmp_path / "top" / "ssl_x_raw"
+    write_experiment(folder, SSLTask, objectives=OBJECTIVES)
+    (folder / "given.yaml").unlink()
+    return folder
+
+
+def same(a, b):
+    for x, y in zip(a.extract_features(WAVE)[0], b.extract_features(WAVE)[0]):
+        assert torch.equal(x, y)
+    codes, others = a.labels(WAVE)[0], b.labels(WAVE)[0]
+    assert all(torch.equal(codes[name], others[name]) for name in codes)
+
+
+def test_round_trip(exp, tmp_path):
+    model = HubModel.from_pretrained(str(exp))
+    same(model, load(exp))
+    model.save_pretrained(tmp_path / "mine")
+    files = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert {"model.safetensors", "config.yaml", "README.md"} <= files
+    same(HubModel.from_pretrained(str(tmp_path / "mine"), window=30.0), model)
+    same(load(tmp_path / "mine"), model)
+    same(load(tmp_path / "mine" / "model.safetensors"), model)
+    assert str(tmp_path) not in (tmp_path / "mine" / "config.yaml").read_text()
+    again = HubModel.from_pretrained(str(tmp_path / "mine"))
+    again.save_pretrained(tmp_path / "again")
+    same(load(tmp_path / "again"), model)
+
+
+def test_batch_equals_single(exp):
+    model = HubModel.from_pretrained(str(exp))
+    (both, *_), frames = model.extract_features([WAVE[0], WAVE[1, :9999]])
+    (alone, *_), one = model.extract_features([WAVE[1, :9999]])
+    assert torch.allclose(both[1, : one[0]], alone[0], atol=1e-5)
+    assert frames[1] == one[0]
+
+
+def test_statistics_travel_with_it(tmp_path):
+    stats = tmp_path / "feats_stats.npz"
+    sums = {"sum": np.full(20, 3.0), "sum_square": np.full(20, 7.0)}
+    np.savez(stats, count=np.array(2), **sums)
+    options = {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
+    exp = tmp_path / "exp"
+    write_experiment(exp, SSLTask, objectives=OBJECTIVES, **options)
+    (exp / "given.yaml").unlink()
+    model = HubModel.from_pretrained(str(exp))
+    model.save_pretrained(tmp_path / "mine")
+    stats.unlink()
+    same(load(tmp_path / "mine"), model)
+
+
+def test_card_of_an_experiment(exp, tmp_path):
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config |= {"train_shape_file": [], "valid_shape_file": [], "config": "c.yaml"}
+    (exp / "config.yaml").write_text(yaml.safe_dump(config))
+    values = "loss_anchor=2.0, acc_anchor=0.3, loss=2.0, total_count=4"
+    (exp / "train.log").write_text(
+        f"[x] 2026-01-01 00:00:00,000 (trainer:1) INFO: 1epoch:train:1-4batch: {values}\n"
+        f"[x] 2026-01-01 00:01:00,000 (trainer:1) INFO: 1epoch results: [train] {values}, "
+        f"[valid] {values}\n"
+    )
+    model = HubModel.from_pretrained(str(exp))
+    model.license = "cc-by-4.0"
+    model.save_pretrained(tmp_path / "mine")
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.library_name == "espnet"
+    assert "A speech encoder pretrained without text" in card.text
+
+
+def test_errors_are_told(exp, tmp_path):
+    model = HubModel.from_pretrained(str(exp))
+    model.save_pretrained(tmp_path / "mine")
+    file = tmp_path / "mine" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"model.safetensors: .*; copy it again"):
+        load(tmp_path / "mine")
+    with pytest.raises(ConfigError, match="not from from_pretrained"):
+        HubModel(model.model).save_pretrained(tmp_path / "other")

@@ -1,0 +1,44 @@
+"""Messages of docs/troubleshooting.md are messages of this package, or named as others'."""
+
+import re
+
+import pytest
+from checkout import ROOT
+
+PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+# Of Python, PyTorch, the system and ESPnet
+FOREIGN = {
+    "No module named 'espnet2_birq'",
+    "torch.cuda.is_available()",
+    "run.pl doesn't support submitting to the other nodes",
+    "Command line option ... not described in conf/slurm.conf",
+    "CUDA out of memory",
+    "size mismatch for encoder...",
+    "Address already in use",
+    "dmesg",
+    "Killed",
+    "check_handoff",
+}
+HEADS = re.findall(r"^\| (.*?) \| ", PAGE, re.MULTILINE)
+MESSAGES = {x for head in HEADS for x in re.findall(r"`([^`]+)`", head)} - FOREIGN
+
+
+@pytest.fixture(scope="module")
+def sources() -> str:
+    """Code without the joints of strings that continue in the next line."""
+    files = [*ROOT.glob("espnet2_birq/**/*.py"), *ROOT.glob("egs2/TEMPLATE/**/*.sh")]
+    files += [*ROOT.glob("local/*.sh")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return re.sub(r'"\s*\n\s*[rf]*"|" \\\n\s*"', "", text)
+
+
+@pytest.mark.parametrize("message", sorted(MESSAGES))
+def test_message_exists(message, sources):
+    """Up to the parts that differ: names, numbers."""
+    parts = re.split(r"\.\.\.|\b[A-Z]{1,4}\b|\d+|'", message)
+    for part in (x.strip(" %") for x in parts):
+        assert part in sources, f"{message!r}: {part!r}"
+
+
+def test_there_are_messages():
+    assert len(MESSAGES) > 15
