@@ -19,17 +19,18 @@ import kaldiio
 import numpy as np
 import torch
 import yaml
-from machine import describe
 from scipy.stats import t as student_t
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from espnet2_birq.api import load_training_model, untrained
+from espnet2_birq.api import untrained
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.planning.machine import describe
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import View
+from espnet2_birq.tasks.loading import load_model
 
 SIDE, PATCH = 8, 2
 TRAIN = 1198  # images; 599 remain for the test
@@ -255,7 +256,7 @@ def main(argv=None) -> None:
             ):
                 model = untrained(file, seed)
                 measure("untrained encoder", seed, outputs(model, images, args.layer))
-            model = load_training_model(file)
+            model = load_model(file)
             measure(system, seed, outputs(model, images, args.layer))
     (args.out / "digits.json").write_text(json.dumps(found, indent=1))
     print(

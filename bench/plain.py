@@ -22,8 +22,9 @@ from espnet2_birq.encoders.frontend import mirror_ends
 from espnet2_birq.encoders.taps import encoder_lengths
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.objective import Objective, When
+from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.views import LAYER, stack_frames
+from espnet2_birq.pretraining.when import When
 
 
 class PlainModel(torch.nn.Module):

@@ -16,8 +16,8 @@ C2 = CONF / "tuning" / "train_birq_c2.yaml"
 
 
 def plan(capsys, *options, config=SMALL) -> dict:
-    if "--memory" not in options:  # a small one is quicker to fill
-        options = (*options, "--memory", 4)
+    if config != C2:  # a small encoder and little memory are quicker to fill
+        options = ("--memory", 2, *options, "--encoder_conf", "num_blocks=2")
     main(["--config", str(config), "--json", *map(str, options)])
     return json.loads(capsys.readouterr().out)
 
@@ -61,7 +61,7 @@ def test_days_follow_from_a_measured_step(capsys):
 
 
 def test_the_batch_that_fits_fits_and_no_more(capsys):
-    options = ("--hours", 1, "--memory", 5, "--longest-seconds", 12.3)
+    options = ("--hours", 1, "--memory", 2.2, "--longest-seconds", 12.3)
     seconds = plan(capsys, *options)["fits_seconds_per_gpu"]
 
     def used(seconds):

@@ -18,9 +18,9 @@ from espnet2_birq.planning.configured import parse_config
 from espnet2_birq.pretraining.heads import Heads
 from espnet2_birq.pretraining.objective import (
     build_objective,
-    check_always_on,
     parse_objectives,
 )
+from espnet2_birq.pretraining.when import check_always_on
 from espnet2_birq.reading import read_yaml
 from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.tasks.bad_audio import BadAudio, Unreadable
