@@ -265,7 +265,16 @@ def main(argv=None) -> None:
     )
     print("| features | " + " | ".join(f"{n} labelled" for n in args.images) + " |")
     print("|---|" + "---|" * len(args.images))
-    for system, values in found.items():
+    rows = dict(found)
+    for system in args.only:  # paired: the same images and initial encoder
+        for other in ("untrained encoder", "pixels"):
+            rows[f"{system} - {other}"] = {
+                number: np.subtract(
+                    found[system][number], found[other][number]
+                ).tolist()
+                for number in args.images
+            }
+    for system, values in rows.items():
         cells = [interval(values[number]) for number in args.images]
         print(f"| {system} | " + " | ".join(cells) + " |")
 

@@ -146,7 +146,7 @@ def language_information(counts: np.ndarray) -> float:
     """Compute I(language; code) / H(language) of counts (L, V), all languages alike.
 
     Each language has the same weight, however much of it there is. Like PNMI it is
-    biased upwards with few frames.
+    biased upwards with few frames: see by_chance().
     """
     shares = counts / counts.sum(axis=1, keepdims=True) / len(counts)  # joint
     mean = shares.sum(axis=0)
@@ -154,6 +154,13 @@ def language_information(counts: np.ndarray) -> float:
     expected = np.broadcast_to(mean / len(counts), shares.shape)
     information = (shares[there] * np.log(shares[there] / expected[there])).sum()
     return float(information / np.log(len(counts)))
+
+
+def by_chance(counts: np.ndarray) -> np.ndarray:
+    """Draw as many codes for each language from the codes of all, (L, V)."""
+    shares = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
+    draws = np.random.default_rng(0)
+    return np.stack([draws.multinomial(row.sum(), shares) for row in counts])
 
 
 def spell(
@@ -245,6 +252,10 @@ def compare_languages(
             "language_information": [
                 language_information(table[:, book]) for book in range(table.shape[1])
             ],
+            "by_chance": [
+                language_information(by_chance(table[:, book]))
+                for book in range(table.shape[1])
+            ],
         }
         for name, table in counts.items()
     }
@@ -273,10 +284,11 @@ def _page(
                 for number, language in enumerate(languages)
                 for one in [code_use(own[number])]
             ]
-            told = language_information(own)
+            told, chance = map(language_information, (own, by_chance(own)))
             parts.append(
                 markdown_table(head, rows)
-                + f"\n\nCodes tell {100 * told:.1f} % of the language."
+                + f"\n\nCodes tell {100 * told:.1f} % of the language, by chance "
+                f"{100 * chance:.1f} %."
             )
     if errors:
         rows = [

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from espnet2_birq.encoders.taps import padding_mask
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 from espnet2_birq.pretraining.labellers.kmeans import nearest
 from espnet2_birq.pretraining.objective import Objective
@@ -52,18 +53,20 @@ class FrameTransformer(torch.nn.Module):
         self.position = torch.nn.Conv1d(
             width, width, kernel, padding=kernel // 2, groups=width
         )
-        layer = torch.nn.TransformerEncoderLayer(
-            width,
-            heads,
-            4 * width,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
+        # Not torch.nn.TransformerEncoder, whose layers begin as copies of one.
+        self.layers = ListOf(
+            torch.nn.TransformerEncoderLayer(
+                width,
+                heads,
+                4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(layers)
         )
-        self.layers = torch.nn.TransformerEncoder(
-            layer, layers, norm=torch.nn.LayerNorm(width), enable_nested_tensor=False
-        )
+        self.norm = torch.nn.LayerNorm(width)
 
     def forward(self, xs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Compute hidden states (B, T', E).
@@ -75,7 +78,10 @@ class FrameTransformer(torch.nn.Module):
         padding = padding_mask(frames.clamp(min=1), xs.size(1))
         xs = self.input(xs).masked_fill(padding[:, :, None], 0.0)
         positions = self.position(xs.transpose(1, 2)).transpose(1, 2)
-        return self.layers(xs + F.gelu(positions), src_key_padding_mask=padding)
+        xs = xs + F.gelu(positions)
+        for layer in self.layers:
+            xs = layer(xs, src_key_padding_mask=padding)
+        return self.norm(xs)
 
 
 class Tokenizer(torch.nn.Module):

@@ -15,6 +15,7 @@ from espnet2_birq.api import load
 from espnet2_birq.bin import languages as command
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.languages import (
+    by_chance,
     code_use,
     count_codes,
     divergence,
@@ -111,6 +112,12 @@ def test_measures_are_those_of_libraries():
     assert language_information(counts * [[1], [7]]) == pytest.approx(expected)
     assert language_information(np.array([[4, 0], [0, 9]])) == pytest.approx(1)
     assert code_use(np.array([3, 3, 0, 3])) == (9, 3, pytest.approx(3.0))
+    # Chance: as many of each language, from the same codes, and hardly anything told.
+    counts = np.array([[4000, 0, 1000], [0, 500, 0]])
+    drawn = by_chance(counts)
+    assert drawn.sum(axis=1).tolist() == [5000, 500]
+    assert drawn[0] / 5000 == pytest.approx([0.4, 0.5, 0.1], abs=0.03)
+    assert language_information(drawn) < 0.01 < language_information(counts)
 
 
 def test_a_page_with_probes(places, sets, capsys):

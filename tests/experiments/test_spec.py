@@ -9,6 +9,7 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.experiments.spec import merge, read_spec, updates_of, with_updates
 from espnet2_birq.pretraining.heads import Heads
 from espnet2_birq.pretraining.objective import build_objective, parse_objectives
+from espnet2_birq.pretraining.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
         "evidence_best_rq.yaml",
         "evidence_branches.yaml",
         "relatives.yaml",
+        "joint.yaml",
     ],
 )
 def test_matrices_of_the_project_are_sound(file):
@@ -106,3 +108,28 @@ def test_updates_are_not_batches():
     assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
     with pytest.raises(ConfigError, match="no multiple of accum_grad 3"):
         updates_of({**conf, "accum_grad": 3})
+
+
+def test_joint_training_is_compared_at_equal_updates_and_at_equal_losses():
+    """As the head of the matrix says, counted from its schedules."""
+    spec = read_spec(ROOT / "bench" / "joint.yaml")
+    base = yaml.safe_load(spec.finetune_config.read_text())
+    confs = {x.name: merge(base, x.finetune or {}) for x in spec.systems}
+    tuned = {
+        name: conf["max_epoch"] * conf["num_iters_per_epoch"]
+        for name, conf in confs.items()
+    }
+    for name, conf in confs.items():
+        assert conf["scheduler_conf"]["total_steps"] == tuned[name]
+    pretrained = {x.name: x.updates or 0 for x in spec.systems}
+    total = tuned["joint"]
+    assert pretrained["turns"] + tuned["turns"] == total == tuned["scratch"]
+    for name in ("joint", "joint_barrier"):
+        schedules = [
+            Schedule(confs[name][key]) for key in ("penalty", "supervised_weight")
+        ]
+        made = [sum(x.at(update) > 0 for update in range(total)) for x in schedules]
+        assert made == [pretrained["turns_losses"], tuned["turns_losses"]]
+    pretraining = yaml.safe_load(spec.pretrain.read_text())
+    assert confs["joint"]["masking_conf"] == pretraining["masking_conf"]
+    assert confs["joint"]["objectives"] == pretraining["objectives"]

@@ -86,7 +86,7 @@ CLUSTERS = dict(
 )
 
 
-SPIDR = dict(objectives=[dict(CLUSTERS["objectives"][1], student="each")])
+SPIDR = dict(objectives=[BIRQ[0], dict(CLUSTERS["objectives"][1], student="each")])
 
 
 def make_args(encoder="conformer", conf=CONFORMER, objectives=BIRQ, **rest):

@@ -132,7 +132,6 @@ RELATIVES = {
     "objectives": [
         {"name": "bridle", "view": "tokenizer", "labeller": "residual"},
         {"name": "spidr", "view": "layers top 2 each", "labeller": "clusters"},
-        {"name": "latent", "view": "layers top 2", "labeller": "latent"},
     ],
     "tokenizer_conf": {"layers": 1, "attention_heads": 2, "size": 8},
 }
