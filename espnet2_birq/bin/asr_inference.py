@@ -1,4 +1,4 @@
-"""ESPnet's asr_inference with the encoder ``shaw_conformer``; see --help."""
+"""ESPnet's asr_inference with ``encoder: shaw_conformer``, ``frontend: birq``; see --help."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""ESPnet's asr_train with the encoder ``shaw_conformer`` and joint training.
+"""ESPnet's asr_train with ``encoder: shaw_conformer``, ``frontend: birq``, joint training.
 
 With ``objectives`` in the configuration, the encoder also learns the objectives of
 pretraining (docs/joint.md).

@@ -1,12 +1,12 @@
-"""Run Python for ESPnet's recipes with this project's encoders available to ASR.
+"""Run Python for ESPnet's recipes with this project's encoder and frontend for ASR.
 
     asr.sh --python "python3 -m espnet2_birq.bin.with_encoders" ...
 
 makes asr.sh prefix its Python commands with ``-m espnet2_birq.bin.with_encoders``.
 This module drops the prefix, and replaces ``-m espnet2.bin.NAME`` by
 ``-m espnet2_birq.bin.NAME`` for asr_train and asr_inference. Other commands run
-unchanged. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know the
-encoders.)
+unchanged. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know
+them.)
 """
 
 import os

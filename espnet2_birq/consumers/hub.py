@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelHubMixin
 from safetensors.torch import save_file
 
 from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.experiments.card import write_card
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
-from espnet2_birq.tasks.loading import MODEL_FILES, SAFETENSORS, find_model, load_model
+from espnet2_birq.tasks.loading import SAFETENSORS, fetch, find_model, load_model
 
 # What a model is built from; the rest of config.yaml, with its paths, stays at home.
 KEYS = ("frontend", "specaug", "normalize", "encoder", "objectives", "version")
@@ -64,16 +64,13 @@ class HubModel(
         """Load a folder, or a model on the hub; called by from_pretrained()."""
         path = Path(model_id)
         if not path.exists():
-            path = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=MODEL_FILES,
-                )
+            path = fetch(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
             )
         file = find_model(path)
         if file.suffix == ".zip":

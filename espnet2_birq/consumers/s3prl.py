@@ -1,12 +1,11 @@
 """A pretrained model as an upstream of S3PRL, without importing S3PRL.
 
-A file hubconf.py with these two lines makes an upstream named ``birq`` of it:
+S3PRL collects upstreams from files hubconf.py in its folder s3prl/upstream (see its
+upstream/example). With this line, upstream/birq/hubconf.py registers ``birq``:
 
     from espnet2_birq.consumers.s3prl import birq
-    dependencies = ["torch", "espnet2_birq"]
 
-s3prl's run_downstream.py takes ``-u birq -k MODEL`` if the upstream is registered, or if
-the folder of hubconf.py is named by ``--hub``.
+Then ``run_downstream.py -u birq -k MODEL``.
 """
 
 from collections.abc import Sequence

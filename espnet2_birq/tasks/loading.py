@@ -3,6 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from espnet2_birq.checkpoint import load_tensors, unpack
 from espnet2_birq.config import read_config
@@ -40,7 +41,7 @@ def resolve(path: str | Path) -> Path:
     """Find a model file or zip by what load_model() takes; arguments and errors are its."""
     name, path = str(path), Path(path)
     if not path.exists() and HUB_NAME.fullmatch(name) and not path.suffix:
-        path = _fetch(name)
+        path = fetch(name)
     return find_model(path)
 
 
@@ -105,8 +106,16 @@ def _models_beside(config: Path) -> list[Path]:
     return found or sorted(folder.glob(SAFETENSORS))
 
 
-def _fetch(name: str) -> Path:
-    """Download a model from the Hugging Face hub, or find it in the local cache."""
+def fetch(name: str, **options: Any) -> Path:
+    """Download a model from the Hugging Face hub, or find it in the local cache.
+
+    Args:
+        name: ``user/name``.
+        **options: Of huggingface_hub's snapshot_download.
+
+    Raises:
+        ConfigError: It is not to be had.
+    """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -115,7 +124,7 @@ def _fetch(name: str) -> Path:
             "install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(name, allow_patterns=MODEL_FILES, **options))
     except (OSError, ValueError) as error:  # its errors are either
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
