@@ -159,20 +159,55 @@ READERS = [
         {"config.yaml": yaml.safe_dump(CONFIG), "a.pth": "x"},
         _config,
         ("config.yaml",),
+        faults=(
+            ("config.yaml", b"frontend_conf: {fs: 1e400k}"),
+            ("config.yaml", b"best_model_criterion: [[x]]"),
+            ("config.yaml", b"normalize_conf: 1"),
+        ),
     ),
     Reader(
         "config_of_plan",
         {"train.yaml": yaml.safe_dump({"max_epoch": 3, "optim_conf": {"lr": 0.1}})},
         _config_of_plan,
     ),
-    Reader("objectives", {"objectives.yaml": yaml.safe_dump(OBJECTIVES)}, _objectives),
+    Reader(
+        "objectives",
+        {"objectives.yaml": yaml.safe_dump(OBJECTIVES)},
+        _objectives,
+        faults=(
+            *(
+                ("objectives.yaml", f"[{{name: anchor, {x}}}]".encode())
+                for x in (
+                    "labeller_conf: {codebook_size: -1}",
+                    "labeller_conf: [x]",
+                    "when: {every: null}",
+                    "when: {start: null}",
+                    "when: {every: 99999999999}",
+                    "when: [x]",
+                    "view: layer " + "9" * 5000,
+                )
+            ),
+        ),
+    ),
     Reader("model", {"m.pth": TENSORS}, lambda x: load_tensors(x / "m.pth")),
     Reader("packed", {"m.zip": packed()}, lambda x: unpack(x / "m.zip", x / "out")),
-    Reader("state", {"progress.pth": STATE}, _state),
+    Reader(
+        "state",
+        {"progress.pth": STATE},
+        _state,
+        faults=(
+            ("progress.pth", b"PK\x03\x04"),
+            ("progress.pth", CHECKPOINT),
+        ),
+    ),
     Reader(
         "training_files",
         {"checkpoint.pth": CHECKPOINT, "1epoch.pth": TENSORS},
         _training_files,
+        faults=(
+            ("checkpoint.pth", b"PK\x03\x04"),
+            ("checkpoint.pth", b"\x80\x02}."),
+        ),
     ),
     Reader(
         "kmeans",
@@ -183,10 +218,25 @@ READERS = [
             )
         },
         _kmeans,
+        faults=(("kmeans.npz", npz(centroids=np.zeros((2, 3)), about=np.array("[]"))),),
     ),
     Reader(
         "labels", {"labels.scp": "a l.ark:2\n", "l.ark": "x"}, _labels, ("labels.scp",)
     ),
-    Reader("labels_text", {"labels": "a 1 2 -1\nb 3\n"}, _labels_text),
-    Reader("bad_audio", {"bad_audio": "b no samples\n"}, _bad_audio),
+    Reader(
+        "labels_text",
+        {"labels": "a 1 2 -1\nb 3\n"},
+        _labels_text,
+        faults=(
+            ("labels", b"a \x0b| 1"),
+            ("labels", b"\xff"),
+            ("labels", "a \u00b2".encode()),
+        ),
+    ),
+    Reader(
+        "bad_audio",
+        {"bad_audio": "b no samples\n"},
+        _bad_audio,
+        faults=(("bad_audio", b"\xef"),),
+    ),
 ]
