@@ -41,6 +41,7 @@ from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.lists import check_tables
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
@@ -252,8 +253,10 @@ class SSLTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
-        check_files(args.train_data_path_and_name_and_type)
-        check_files(args.valid_data_path_and_name_and_type)
+        for kind in ("train", "valid"):
+            lists = getattr(args, f"{kind}_data_path_and_name_and_type")
+            check_files(lists)
+            check_tables(lists, getattr(args, f"{kind}_shape_file"))
         with (
             telling_of_others(),
             listening(),

@@ -8,6 +8,7 @@ from argparse import Namespace
 import numpy as np
 import torch
 import yaml
+from espnet2.fileio.read_text import load_num_sequence_text, read_2columns_text
 from fuzzing import Reader
 from planted import BOOK, MODEL
 
@@ -26,6 +27,7 @@ from espnet2_birq.reading import read_yaml
 from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.tasks.bad_audio import BadAudio, Unreadable
 from espnet2_birq.tasks.given import check_files
+from espnet2_birq.tasks.lists import check_tables
 from espnet2_birq.tasks.saving import Saver
 
 CONFIG = {
@@ -142,6 +144,14 @@ def _labels_text(folder) -> None:
     check_files([(str(folder / "labels"), "labels", "text_int")])
 
 
+def _training_lists(folder) -> None:
+    """What we accept, ESPnet reads."""
+    scp, shape = (str(folder / x) for x in ("wav.scp", "speech_shape"))
+    check_tables([(scp, "speech", "sound")], [shape])
+    read_2columns_text(scp)
+    load_num_sequence_text(shape, "csv_int")
+
+
 def _bad_audio(folder) -> None:
     found = Unreadable(speech=np.zeros(0, np.float32))
     found.why = "not readable"
@@ -231,6 +241,15 @@ READERS = [
             ("labels", b"a \x0b| 1"),
             ("labels", b"\xff"),
             ("labels", "a \u00b2".encode()),
+        ),
+    ),
+    Reader(
+        "training_lists",
+        {"wav.scp": "a x.wav\nb x.wav\n", "speech_shape": "a 160,1\nb 320\n"},
+        _training_lists,
+        faults=(
+            *(("speech_shape", x) for x in (b"a", b"a x", b"a 1\n\n", b"\xff", b"")),
+            *(("wav.scp", x) for x in (b"a x\na x\n", b"\xff", b"\n")),
         ),
     ),
     Reader(
