@@ -156,6 +156,7 @@ READERS = [
                 MEETINGS.replace('channel="0"', 'channel="x"').encode(),
             ),
         ),
+        share=1,
     ),
     Reader(
         "ami_partition",
@@ -167,6 +168,7 @@ READERS = [
         "yodas_tar",
         _shard_files("00000001.tar", TAR, "00000001.txt", CAPTIONS),
         _shard,
+        share=1,
     ),
     Reader(
         "yodas2_tar",
@@ -178,6 +180,7 @@ READERS = [
                 JSON.replace("00000020", "9" * 5000).encode(),
             ),
         ),
+        share=1,
     ),
     Reader(
         "yodas_gzip",
@@ -186,6 +189,7 @@ READERS = [
         ),
         _shard,
         ("data/en000/audio/00000001.tar.gz",),
+        share=1,
     ),
     Reader(
         "yodas_json",
@@ -225,6 +229,7 @@ READERS = [
         "librispeech",
         LIBRISPEECH,
         lambda x: prepare_librispeech(x, x / "new", nj=2),
+        share=1,
     ),
     Reader(
         "an4_transcription",

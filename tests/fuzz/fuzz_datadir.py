@@ -150,8 +150,9 @@ READERS = [
             ("data/utt2num_samples", b"s1-a " + DIGITS),
             ("data/wav.scp", b"s1-a x" * 1000),
         ),
+        share=1,
     ),
-    Reader("check_data_segments", SEGMENTED, _check),
+    Reader("check_data_segments", SEGMENTED, _check, share=1),
     Reader(
         "check_data_formatted",
         FORMATTED,
@@ -160,6 +161,7 @@ READERS = [
             ("data/feats_type", b"|\r\n|\r\nraw\r\n"),
             ("data/feats_type", b"\xff"),
         ),
+        share=1,
     ),
     Reader(
         "check_data_ark",
@@ -169,22 +171,25 @@ READERS = [
             ("data/wav.scp", b"a data.ark:" + DIGITS),
             ("data.ark", b"a AUDIO\xff" + b"\xff" * 99),
         ),
+        share=1,
     ),
-    Reader("subset", _kaldi(), _subset),
-    Reader("subset_segments", SEGMENTED, _subset),
+    Reader("subset", _kaldi(), _subset, share=1),
+    Reader("subset_segments", SEGMENTED, _subset, share=1),
     Reader(
         "subset_formatted",
         FORMATTED,
         _subset,
         faults=(("data/audio_format", "wav".encode("utf-16")),),
+        share=1,
     ),
     Reader(
         "subset_durations",
         _kaldi(utt2dur="s1-a 0.2\ns1-b 0.2\ns2-c 1e-1\n", spk2gender="s1 f\ns2 m\n"),
         lambda x: choose(read_data_dir(x / "data", FS), 0.2 / 3600),
         ("data/utt2dur", "data/spk2gender", "data/utt2spk"),
+        share=1,
     ),
-    Reader("adopt", _kaldi(), lambda x: adopt(x / "data", x / "new", FS)),
+    Reader("adopt", _kaldi(), lambda x: adopt(x / "data", x / "new", FS), share=1),
     Reader(
         "adopt_formatted",
         FORMATTED,
@@ -194,12 +199,14 @@ READERS = [
             ("data/audio_format", b"\xff"),
             ("data/utt2num_samples", b"s1-a " + DIGITS),
         ),
+        share=1,
     ),
     Reader(
         "pseudo_labels",
         LABELLED | MORE,
         _pseudo_label,
         faults=(("data/audio_format", b"wav\nwav\n"),),
+        share=1,
     ),
     Reader(
         "lengths_of_plan",
@@ -212,6 +219,7 @@ READERS = [
             f"audio_{kind}_{subtype}".lower(),
             {"x": audio(kind, subtype=subtype)},
             lambda x: (probe_entry(str(x / "x"), FS), read_wave(str(x / "x"))),
+            share=1,
         )
         for kind, subtype in (
             ("WAV", "PCM_16"),
@@ -254,6 +262,7 @@ READERS = [
         {"wav.scp": "a a.wav\nb a.wav\n", "a.wav": audio()},
         lambda x: find_recordings(x / "wav.scp", FS, 2),
         ("wav.scp",),
+        share=1,
     ),
     Reader(
         "recordings_json",

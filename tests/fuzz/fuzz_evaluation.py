@@ -188,6 +188,7 @@ READERS = [
         | {"d/set/score_cer/x": ""},
         _trn,
         ("d/set/score_wer/ref.trn", "d/set/score_wer/hyp.trn"),
+        share=1,
     ),
     Reader(
         "ref_hyp",
@@ -203,6 +204,7 @@ READERS = [
             ("data/segments", b"s1-a r \xc2\xb2 1\ns2-b r 1 2\n"),
             ("data/segments", b"s1-a 0 1\ns2-b r 1 2\n"),
         ),
+        share=1,
     ),
     Reader(
         "stm",
@@ -212,6 +214,7 @@ READERS = [
             ("hyp.stm", b"\xff"),
             ("hyp.stm", b"a b c nan 1 d"),
         ),
+        share=1,
     ),
     Reader(
         "arpa",

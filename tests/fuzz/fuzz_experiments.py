@@ -106,6 +106,7 @@ READERS = [
             ("exp/train.log", LOG.replace("2026-11", "2026-99").encode()),
             ("exp/train.log", LOG.replace("count=20", "count=inf").encode()),
         ),
+        share=1,
     ),
     Reader(
         "card",
@@ -115,6 +116,7 @@ READERS = [
             ("exp/m.pth", b"PK\x03\x04"),
             ("exp/config.yaml", b"objectives: []"),
         ),
+        share=1,
     ),
     Reader(
         "results_of_phones",
@@ -124,12 +126,14 @@ READERS = [
             ("phones.json", b'{"models": [{}]}'),
             ("phones.json", json.dumps(PHONES).replace("0.1", "-1").encode()),
         ),
+        share=1,
     ),
     Reader(
         "results_of_probe",
         {"probe.json": json.dumps(PROBE)},
         lambda x: _probes(x, [x / "probe.json"]),
         faults=(("probe.json", b'{"cer": {"a": {}}}'),),
+        share=1,
     ),
     Reader(
         "matrix",

@@ -179,6 +179,7 @@ READERS = [
         "config_of_plan",
         {"train.yaml": yaml.safe_dump({"max_epoch": 3, "optim_conf": {"lr": 0.1}})},
         _config_of_plan,
+        share=1,
     ),
     Reader(
         "objectives",
@@ -198,6 +199,7 @@ READERS = [
                 )
             ),
         ),
+        share=1,
     ),
     Reader("model", {"m.pth": TENSORS}, lambda x: load_tensors(x / "m.pth")),
     Reader("packed", {"m.zip": packed()}, lambda x: unpack(x / "m.zip", x / "out")),
