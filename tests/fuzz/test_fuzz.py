@@ -34,7 +34,7 @@ def fuzz(reader, top, random):
     try:
         return try_reader(reader, name, content, top)
     except BaseException as error:
-        error.add_note(f"{reader.name}: {name} was {content!r}")
+        print(f"{reader.name}: {error!r}, where {name} was {content!r}")
         raise
 
 
