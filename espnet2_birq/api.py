@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from espnet2_birq.checkpoint import load_tensors, unpack
-from espnet2_birq.config import read_config
+from espnet2_birq.config import find_config, read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.reading import refusing
 from espnet2_birq.tasks.ssl import SSLTask
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -61,7 +62,9 @@ def load_training_model(path: Path, device: str = "cpu") -> BiRQModel:
             "or one of a version before 0.2"
         )
     state = load_tensors(path)
-    model = SSLTask.build_model(args)
+    # Options may be anything, and ESPnet's classes raise anything for them.
+    with refusing(find_config(path), "no model can be built of it", kind=ConfigError):
+        model = SSLTask.build_model(args)
     try:
         model.load_state_dict(state)
     except ConfigError as error:

@@ -28,7 +28,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.iterable_dataset import IterableESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
-from typeguard import typechecked
+from typeguard import TypeCheckError, typechecked
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
@@ -88,13 +88,13 @@ def _build(choices: ClassChoices, name: str, **conf):
     Raises:
         ConfigError: Unknown name or argument.
     """
-    if name not in choices.classes:
+    if not isinstance(name, str) or name not in choices.classes:
         raise ConfigError(
             f"unknown {choices.name} {name!r}, use one of {sorted(choices.classes)}"
         )
     try:
         return choices.classes[name](**conf)
-    except TypeError as error:
+    except (TypeError, TypeCheckError) as error:
         raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
 
 
@@ -184,7 +184,7 @@ def build_objectives(
             frame_shift_ms=1000.0 * frontend.hop_length / rate,
             **model_conf,
         )
-    except TypeError as error:  # an unknown key of one of the *_conf
+    except (TypeError, TypeCheckError) as error:  # a key or type of one of the *_conf
         raise ConfigError(
             "masking_conf, target_branch_conf, teacher_conf or the model's options: "
             f"{error}"
