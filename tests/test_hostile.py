@@ -9,6 +9,7 @@ import zipfile
 import pytest
 import torch
 import trainings
+import yaml
 from planted import OBJECTIVES, write_experiment
 
 from espnet2_birq import api
@@ -111,6 +112,25 @@ def test_a_configuration_that_is_none(tmp_path, monkeypatch, text):
     with pytest.raises(ConfigError, match="config.yaml: (no YAML|has no options)"):
         read_config(tmp_path / "config.yaml")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"encoder_conf": 3},
+        {"encoder_conf": {"output_size": "x"}},
+        {"frontend_conf": {"n_fft": 0}},
+        {"encoder": ["conformer"]},
+        {"objectives": 1},
+        {"masking_conf": None},
+    ],
+)
+def test_a_configuration_of_no_model(model, option):
+    path = model.parent / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **option}))
+    with pytest.raises(ConfigError) as caught:
+        api.load(model)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_xml_with_entities(tmp_path):

@@ -1,6 +1,5 @@
 """Read the results of a matrix from disk."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_e
 from espnet2_birq.experiments.runner import SSL_MODEL, Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
+from espnet2_birq.reading import read_json
 
 KINDS = ("wer", "cer")
 
@@ -52,7 +52,7 @@ def read_results(runner: Runner, seeds: list[int]) -> dict[str, dict[int, Result
     """
     flops = {}
     if (runner.out / "config" / "flops.json").is_file():
-        flops = json.loads((runner.out / "config" / "flops.json").read_text())
+        flops = read_json(runner.out / "config" / "flops.json")
     found = {}
     for system in runner.spec.systems:
         found[system.name] = {
@@ -70,10 +70,9 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
         log = read_training_log(folder)
         pretraining = Pretraining(log, log.last_update, flops * log.last_update)
     if runner.is_done(f"probe_{name}"):
-        text = (runner.probe_dir(system, seed) / "probe.json").read_text()
-        probe = json.loads(text)
+        probe = read_json(runner.probe_dir(system, seed) / "probe.json")
     if runner.is_done(f"phones_{name}"):
-        phones = json.loads(runner.phones_file(system, seed).read_text())
+        phones = read_json(runner.phones_file(system, seed))
     errors = {}
     for one in runner.spec.finetune_sets:
         if not runner.is_done(f"asr_{name}_{one.name}"):

@@ -28,6 +28,7 @@ from espnet2_birq.experiments.spec import (
     updates_per_epoch,
     with_updates,
 )
+from espnet2_birq.reading import read_json, read_yaml
 
 UTTERANCE = 5.0  # seconds, where compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
@@ -137,7 +138,7 @@ class Runner:
         Raises:
             ConfigError: Updates are not whole epochs, or a reference is invalid.
         """
-        base = yaml.safe_load(self.spec.pretrain.read_text(encoding="utf-8"))
+        base = read_yaml(self.spec.pretrain, "correct it")
         folder = self.out / "config"
         folder.mkdir(parents=True, exist_ok=True)
         confs: dict[str, dict] = {}
@@ -428,7 +429,7 @@ class Flops:
 
     def __init__(self, folder: Path):
         self.path = folder / "flops.json"
-        self.of = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.of = read_json(self.path) if self.path.is_file() else {}
 
     def count(self, config: Path, text: str) -> None:
         """Write a configuration and count its FLOPs, unless done."""

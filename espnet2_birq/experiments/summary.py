@@ -9,6 +9,7 @@ from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.experiments import score_experiments
 from espnet2_birq.evaluation.wer.tables import format_rate
 from espnet2_birq.experiments.training_log import objectives_of, read_training_log
+from espnet2_birq.reading import read_text
 
 HEADER = (
     "system",
@@ -65,7 +66,7 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
     handoff = asr_exp / "handoff.txt"
     if not handoff.is_file():
         raise DataError(f"{handoff}: no such file; run stage 11 of finetune.sh")
-    counts = re.search(r"pretraining: (\d+ of \d+)", handoff.read_text())
+    counts = re.search(r"pretraining: (\d+ of \d+)", read_text(handoff))
     if counts is None:
         raise DataError(f"{handoff}: is not whole; run stage 11 of finetune.sh")
     losses, accuracies, perplexities = [], [], []

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.checkpoint import load_tensors, unpack
-from espnet2_birq.config import read_config
+from espnet2_birq.config import find_config, read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.reading import refusing
 from espnet2_birq.tasks.ssl import SSLTask, with_defaults
 
 SAFETENSORS = "model.safetensors"
@@ -53,7 +54,9 @@ def _load(path: Path, device: str) -> BiRQModel:
             "or one of a version before 0.2"
         )
     state = load_tensors(path)
-    model = SSLTask.build_model(with_defaults(args))
+    # Options may be anything, and ESPnet's classes raise anything for them.
+    with refusing(find_config(path), "no model can be built of it", kind=ConfigError):
+        model = SSLTask.build_model(with_defaults(args))
     try:
         model.load_state_dict(state)
     except ConfigError as error:

@@ -28,7 +28,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.iterable_dataset import IterableESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str_or_none
-from typeguard import typechecked
+from typeguard import TypeCheckError, typechecked
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.encoders.frontend import FeatureInput
@@ -42,6 +42,7 @@ from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
+from espnet2_birq.tasks.lists import check_tables
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
@@ -88,13 +89,13 @@ def _build(choices: ClassChoices, name: str, **conf):
     Raises:
         ConfigError: Unknown name or argument.
     """
-    if name not in choices.classes:
+    if not isinstance(name, str) or name not in choices.classes:
         raise ConfigError(
             f"unknown {choices.name} {name!r}, use one of {sorted(choices.classes)}"
         )
     try:
         return choices.classes[name](**conf)
-    except TypeError as error:
+    except (TypeError, TypeCheckError) as error:
         raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
 
 
@@ -210,7 +211,7 @@ def build_objectives(
             frame_shift_ms=1000.0 * frontend.hop_length / rate,
             **model_conf,
         )
-    except TypeError as error:  # an unknown key of one of the *_conf
+    except (TypeError, TypeCheckError) as error:  # a key or type of one of the *_conf
         raise ConfigError(
             "masking_conf, target_branch_conf, teacher_conf, tokenizer_conf or the "
             f"model's options: {error}"
@@ -287,8 +288,10 @@ class SSLTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace):
         """Run one process of a training, as ESPnet does."""
         check_trainer(args)
-        check_files(args.train_data_path_and_name_and_type)
-        check_files(args.valid_data_path_and_name_and_type)
+        for kind in ("train", "valid"):
+            lists = getattr(args, f"{kind}_data_path_and_name_and_type")
+            check_files(lists)
+            check_tables(lists, getattr(args, f"{kind}_shape_file"))
         with (
             telling_of_others(),
             listening(),

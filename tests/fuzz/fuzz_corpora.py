@@ -146,21 +146,41 @@ def _shard_files(name: str, content: bytes, text: str, captions: str) -> dict:
 
 TAR, TAR2 = tar_of(YODAS), tar_of(YODAS2)
 READERS = [
-    Reader("ami_annotation", AMI, _ami),
+    Reader(
+        "ami_annotation",
+        AMI,
+        _ami,
+        faults=(
+            (
+                "corpusResources/meetings.xml",
+                MEETINGS.replace('channel="0"', 'channel="x"').encode(),
+            ),
+        ),
+        share=1,
+    ),
     Reader(
         "ami_partition",
         {"train.txt": "ES2002a\n", "dev.txt": "ES2011a IB4001\n", "eval.txt": "x\n"},
         read_partition,
+        faults=(("dev.txt", b"\xff"),),
     ),
     Reader(
         "yodas_tar",
         _shard_files("00000001.tar", TAR, "00000001.txt", CAPTIONS),
         _shard,
+        share=1,
     ),
     Reader(
         "yodas2_tar",
         _shard_files("00000001.tar", TAR2, "00000001.json", JSON),
         _shard,
+        faults=(
+            (
+                "data/en000/text/00000001.json",
+                JSON.replace("00000020", "9" * 5000).encode(),
+            ),
+        ),
+        share=1,
     ),
     Reader(
         "yodas_gzip",
@@ -169,6 +189,7 @@ READERS = [
         ),
         _shard,
         ("data/en000/audio/00000001.tar.gz",),
+        share=1,
     ),
     Reader(
         "yodas_json",
@@ -193,13 +214,29 @@ READERS = [
         },
         _manifest,
         ("manifest.jsonl",),
+        faults=(
+            *(
+                ("manifest.jsonl", json.dumps(MANIFEST[0]).encode() + b"\n" + x)
+                for x in (
+                    b'{"shard": "../../x/1", "used": false, "reason": ""}',
+                    b'{"used": true}',
+                    b"1",
+                )
+            ),
+        ),
     ),
     Reader(
         "librispeech",
         LIBRISPEECH,
         lambda x: prepare_librispeech(x, x / "new", nj=2),
+        share=1,
     ),
-    Reader("an4_transcription", AN4, lambda x: read_an4(x / "an4", "train")),
+    Reader(
+        "an4_transcription",
+        AN4,
+        lambda x: read_an4(x / "an4", "train"),
+        faults=(("an4/etc/an4_train.transcription", b"\xff (an1-fash-b)"),),
+    ),
     *(
         Reader(
             f"an4_tar{'_gz' * (pack is not None)}",

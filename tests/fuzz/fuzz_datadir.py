@@ -22,6 +22,7 @@ from espnet2_birq.extraction.sources import find_recordings
 from espnet2_birq.planning.plan import Data
 
 FS = 16000
+DIGITS = b"9" * 5000
 
 
 def audio(kind: str = "WAV", samples: int = 3200, subtype: str | None = None) -> bytes:
@@ -142,23 +143,71 @@ READERS = [
         ("data/spk2utt",),
     ),
     Reader(
-        "check_data", _kaldi(utt2num_samples=FORMATTED["data/utt2num_samples"]), _check
+        "check_data",
+        _kaldi(utt2num_samples=FORMATTED["data/utt2num_samples"]),
+        _check,
+        faults=(
+            ("data/utt2num_samples", b"s1-a " + DIGITS),
+            ("data/wav.scp", b"s1-a x" * 1000),
+        ),
+        share=1,
     ),
-    Reader("check_data_segments", SEGMENTED, _check),
-    Reader("check_data_formatted", FORMATTED, _check),
-    Reader("check_data_ark", ARKS, _check),
-    Reader("subset", _kaldi(), _subset),
-    Reader("subset_segments", SEGMENTED, _subset),
-    Reader("subset_formatted", FORMATTED, _subset),
+    Reader("check_data_segments", SEGMENTED, _check, share=1),
+    Reader(
+        "check_data_formatted",
+        FORMATTED,
+        _check,
+        faults=(
+            ("data/feats_type", b"|\r\n|\r\nraw\r\n"),
+            ("data/feats_type", b"\xff"),
+        ),
+        share=1,
+    ),
+    Reader(
+        "check_data_ark",
+        ARKS,
+        _check,
+        faults=(
+            ("data/wav.scp", b"a data.ark:" + DIGITS),
+            ("data.ark", b"a AUDIO\xff" + b"\xff" * 99),
+        ),
+        share=1,
+    ),
+    Reader("subset", _kaldi(), _subset, share=1),
+    Reader("subset_segments", SEGMENTED, _subset, share=1),
+    Reader(
+        "subset_formatted",
+        FORMATTED,
+        _subset,
+        faults=(("data/audio_format", "wav".encode("utf-16")),),
+        share=1,
+    ),
     Reader(
         "subset_durations",
         _kaldi(utt2dur="s1-a 0.2\ns1-b 0.2\ns2-c 1e-1\n", spk2gender="s1 f\ns2 m\n"),
         lambda x: choose(read_data_dir(x / "data", FS), 0.2 / 3600),
         ("data/utt2dur", "data/spk2gender", "data/utt2spk"),
+        share=1,
     ),
-    Reader("adopt", _kaldi(), lambda x: adopt(x / "data", x / "new", FS)),
-    Reader("adopt_formatted", FORMATTED, lambda x: adopt(x / "data", x / "new", FS)),
-    Reader("pseudo_labels", LABELLED | MORE, _pseudo_label),
+    Reader("adopt", _kaldi(), lambda x: adopt(x / "data", x / "new", FS), share=1),
+    Reader(
+        "adopt_formatted",
+        FORMATTED,
+        lambda x: adopt(x / "data", x / "new", FS),
+        faults=(
+            ("data/feats_type", b"raw\n9"),
+            ("data/audio_format", b"\xff"),
+            ("data/utt2num_samples", b"s1-a " + DIGITS),
+        ),
+        share=1,
+    ),
+    Reader(
+        "pseudo_labels",
+        LABELLED | MORE,
+        _pseudo_label,
+        faults=(("data/audio_format", b"wav\nwav\n"),),
+        share=1,
+    ),
     Reader(
         "lengths_of_plan",
         FORMATTED,
@@ -170,6 +219,7 @@ READERS = [
             f"audio_{kind}_{subtype}".lower(),
             {"x": audio(kind, subtype=subtype)},
             lambda x: (probe_entry(str(x / "x"), FS), read_wave(str(x / "x"))),
+            share=1,
         )
         for kind, subtype in (
             ("WAV", "PCM_16"),
@@ -191,23 +241,48 @@ READERS = [
         {"in": "x", "made_from.json": json.dumps(STAMP)},
         _stamp,
         ("made_from.json",),
+        faults=(
+            *(
+                ("made_from.json", x)
+                for x in (
+                    b"",
+                    b"{",
+                    b"9",
+                    b"[" * 3000,
+                    b"\xff",
+                    DIGITS,
+                    b'{"options": {}}',
+                    b'{"options": {}, "files": {"in": {}}}',
+                )
+            ),
+        ),
     ),
     Reader(
         "recordings_wav_scp",
         {"wav.scp": "a a.wav\nb a.wav\n", "a.wav": audio()},
         lambda x: find_recordings(x / "wav.scp", FS, 2),
         ("wav.scp",),
+        share=1,
     ),
     Reader(
         "recordings_json",
         {"a.jsonl": '{"audio_filepath": "a.wav", "duration": 0.2}\n', "a.wav": audio()},
         lambda x: find_recordings(x / "a.jsonl", FS, 2),
         ("a.jsonl",),
+        faults=(
+            ("a.jsonl", b"\xff"),
+            ("a.jsonl", b'{"audio_filepath": 1}'),
+        ),
     ),
     Reader(
         "recordings_tsv",
         {"a.tsv": ".\na.wav\t3200\nb.wav\t3200\n", "a.wav": audio(), "b.wav": audio()},
         lambda x: find_recordings(x / "a.tsv", FS, 2),
         ("a.tsv",),
+        faults=(
+            ("a.tsv", b".\r\r\na.wav\t1\n"),
+            ("a.tsv", b"\xff"),
+            ("a.tsv", b".\n" + b"x" * 5000),
+        ),
     ),
 ]

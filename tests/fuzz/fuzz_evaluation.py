@@ -146,15 +146,31 @@ def _results(folder) -> None:
 
 RESULTS = '{"model": "x"}\n{"name": "a", "text": "A"}\n{"name": "b", "text": "B"}\n'
 READERS = [
-    Reader("phones_tsv", {"a.tsv": TSV}, _alignments("a.tsv")),
-    Reader("phones_ctm", {"a.ctm": CTM}, _alignments("a.ctm")),
+    Reader(
+        "phones_tsv",
+        {"a.tsv": TSV},
+        _alignments("a.tsv"),
+        faults=(("a.tsv", b"a\tAA:" + b"9" * 5000),),
+    ),
+    Reader(
+        "phones_ctm",
+        {"a.ctm": CTM},
+        _alignments("a.ctm"),
+        faults=(("a.ctm", b"a 1 1e300 1 AA"),),
+    ),
     Reader(
         "phones_gzip",
         {"a.ctm.gz": gzip.compress(CTM.encode(), mtime=0)},
         _alignments("a.ctm.gz"),
+        faults=(("a.ctm.gz", gzip.compress(CTM.encode(), mtime=0)[:-9] + b"x" * 9),),
     ),
     Reader("textgrid", {"a.TextGrid": GRID}, _alignments("a.TextGrid")),
-    Reader("textgrids_short", {"g/s/a.TextGrid": SHORT}, _alignments("g")),
+    Reader(
+        "textgrids_short",
+        {"g/s/a.TextGrid": SHORT},
+        _alignments("g"),
+        faults=(("g/s/a.TextGrid", SHORT.replace("0.03", "1e400").encode()),),
+    ),
     Reader(
         "textgrid_utf16",
         {"a.TextGrid": GRID.encode("utf-16")},
@@ -172,6 +188,7 @@ READERS = [
         | {"d/set/score_cer/x": ""},
         _trn,
         ("d/set/score_wer/ref.trn", "d/set/score_wer/hyp.trn"),
+        share=1,
     ),
     Reader(
         "ref_hyp",
@@ -183,29 +200,80 @@ READERS = [
             "data/segments": "s1-a r 0.0 1.5\ns2-b r 1 2\n",
         },
         _pair,
+        faults=(
+            ("data/segments", b"s1-a r \xc2\xb2 1\ns2-b r 1 2\n"),
+            ("data/segments", b"s1-a 0 1\ns2-b r 1 2\n"),
+        ),
+        share=1,
     ),
-    Reader("stm", {"ref.stm": STM, "hyp.stm": STM}, _meeting),
-    Reader("arpa", {"a.arpa": ARPA}, lambda x: list(arpa_words(x / "a.arpa"))),
+    Reader(
+        "stm",
+        {"ref.stm": STM, "hyp.stm": STM},
+        _meeting,
+        faults=(
+            ("hyp.stm", b"\xff"),
+            ("hyp.stm", b"a b c nan 1 d"),
+        ),
+        share=1,
+    ),
+    Reader(
+        "arpa",
+        {"a.arpa": ARPA},
+        lambda x: list(arpa_words(x / "a.arpa")),
+        faults=(("a.arpa", b"\\1-grams:\n1\n"),),
+    ),
     Reader("arpa_model", {"a.arpa": ARPA}, lambda x: load(x / "a.arpa", 2, [0])),
     Reader(
         "arpa_gzip",
         {"a.arpa.gz": gzip.compress(ARPA.encode(), mtime=0)},
         lambda x: list(arpa_words(x / "a.arpa.gz")),
+        faults=(
+            ("a.arpa.gz", b"\x1f\x8b"),
+            ("a.arpa.gz", b"x"),
+        ),
     ),
     Reader(
         "sentences_gzip",
         {"a.gz": gzip.compress(b"A B\nC\n", mtime=0)},
         lambda x: read_sentences(x / "a.gz"),
+        faults=(("a.gz", gzip.compress(b"A", mtime=0)[:-5] + b"xxxxx"),),
     ),
     Reader(
         "lm_weights",
         {"w.yaml": yaml.safe_dump({"lm": "x", "lm_weight": 1.5, "beam_size": 10})},
         lambda x: read_weights(x / "w.yaml"),
+        faults=(
+            *(
+                ("w.yaml", x)
+                for x in (
+                    b"}",
+                    b"&",
+                    b"[" * 3000,
+                    b"\xff",
+                    b'!!int ""',
+                    b"lm: " + b"9" * 5000,
+                )
+            ),
+        ),
     ),
     Reader(
         "log_probs",
         {"store/key.json": json.dumps(KEY), "store/block000000.npz": _block()},
         _log_probs,
+        faults=(
+            *(("store/key.json", x) for x in (b"{", b"\xff", b"[]")),
+            *(("store/block000000.npz", x) for x in (b"", b"P", b"PK\x03\x04")),
+        ),
     ),
-    Reader("results", {"results.jsonl": RESULTS}, _results),
+    Reader(
+        "results",
+        {"results.jsonl": RESULTS},
+        _results,
+        faults=(
+            *(
+                ("results.jsonl", b'{"model": "x"}\n' + x)
+                for x in (b"nan\n", b"{}\n", b"\xff\n", b'{"name": 1}')
+            ),
+        ),
+    ),
 ]

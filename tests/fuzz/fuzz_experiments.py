@@ -99,17 +99,41 @@ READERS = [
         EXPERIMENT,
         _status,
         ("exp/train.log", "exp/config.yaml", "exp/made_from.json"),
+        faults=(
+            *(("exp/made_from.json", x) for x in (b"9", b"{", b"")),
+            ("exp/config.yaml", b"max_epoch: x\nobjectives: []"),
+            ("exp/config.yaml", b"objectives: []"),
+            ("exp/train.log", LOG.replace("2026-11", "2026-99").encode()),
+            ("exp/train.log", LOG.replace("count=20", "count=inf").encode()),
+        ),
+        share=1,
     ),
-    Reader("card", EXPERIMENT, _card),
+    Reader(
+        "card",
+        EXPERIMENT,
+        _card,
+        faults=(
+            ("exp/m.pth", b"PK\x03\x04"),
+            ("exp/config.yaml", b"objectives: []"),
+        ),
+        share=1,
+    ),
     Reader(
         "results_of_phones",
         {"phones.json": json.dumps(PHONES)},
         lambda x: _phones(x, [x / "phones.json"]),
+        faults=(
+            ("phones.json", b'{"models": [{}]}'),
+            ("phones.json", json.dumps(PHONES).replace("0.1", "-1").encode()),
+        ),
+        share=1,
     ),
     Reader(
         "results_of_probe",
         {"probe.json": json.dumps(PROBE)},
         lambda x: _probes(x, [x / "probe.json"]),
+        faults=(("probe.json", b'{"cer": {"a": {}}}'),),
+        share=1,
     ),
     Reader(
         "matrix",
@@ -120,5 +144,20 @@ READERS = [
         },
         lambda x: read_spec(x / "m.yaml"),
         ("m.yaml",),
+        faults=(
+            *(
+                ("m.yaml", yaml.safe_dump({**SPEC, **x}).encode())
+                for x in (
+                    {"systems": 1},
+                    {"systems": [1]},
+                    {"pretrain": {}},
+                    {"tests": "x"},
+                    {"compare": [1]},
+                    {"compare": [["a"]]},
+                    {"recipe": 1},
+                    {"finetune": {"config": 1}},
+                )
+            ),
+        ),
     ),
 ]

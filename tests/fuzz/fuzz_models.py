@@ -8,6 +8,7 @@ from argparse import Namespace
 import numpy as np
 import torch
 import yaml
+from espnet2.fileio.read_text import load_num_sequence_text, read_2columns_text
 from fuzzing import Reader
 from planted import BOOK, MODEL
 
@@ -25,6 +26,7 @@ from espnet2_birq.reading import read_yaml
 from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.tasks.bad_audio import BadAudio, Unreadable
 from espnet2_birq.tasks.given import check_files
+from espnet2_birq.tasks.lists import check_tables
 from espnet2_birq.tasks.loading import find_model
 from espnet2_birq.tasks.saving import Saver
 
@@ -142,6 +144,14 @@ def _labels_text(folder) -> None:
     check_files([(str(folder / "labels"), "labels", "text_int")])
 
 
+def _training_lists(folder) -> None:
+    """What we accept, ESPnet reads."""
+    scp, shape = (str(folder / x) for x in ("wav.scp", "speech_shape"))
+    check_tables([(scp, "speech", "sound")], [shape])
+    read_2columns_text(scp)
+    load_num_sequence_text(shape, "csv_int")
+
+
 def _bad_audio(folder) -> None:
     found = Unreadable(speech=np.zeros(0, np.float32))
     found.why = "not readable"
@@ -159,20 +169,57 @@ READERS = [
         {"config.yaml": yaml.safe_dump(CONFIG), "a.pth": "x"},
         _config,
         ("config.yaml",),
+        faults=(
+            ("config.yaml", b"frontend_conf: {fs: 1e400k}"),
+            ("config.yaml", b"best_model_criterion: [[x]]"),
+            ("config.yaml", b"normalize_conf: 1"),
+        ),
     ),
     Reader(
         "config_of_plan",
         {"train.yaml": yaml.safe_dump({"max_epoch": 3, "optim_conf": {"lr": 0.1}})},
         _config_of_plan,
+        share=1,
     ),
-    Reader("objectives", {"objectives.yaml": yaml.safe_dump(OBJECTIVES)}, _objectives),
+    Reader(
+        "objectives",
+        {"objectives.yaml": yaml.safe_dump(OBJECTIVES)},
+        _objectives,
+        faults=(
+            *(
+                ("objectives.yaml", f"[{{name: anchor, {x}}}]".encode())
+                for x in (
+                    "labeller_conf: {codebook_size: -1}",
+                    "labeller_conf: [x]",
+                    "when: {every: null}",
+                    "when: {start: null}",
+                    "when: {every: 99999999999}",
+                    "when: [x]",
+                    "view: layer " + "9" * 5000,
+                )
+            ),
+        ),
+        share=1,
+    ),
     Reader("model", {"m.pth": TENSORS}, lambda x: load_tensors(x / "m.pth")),
     Reader("packed", {"m.zip": packed()}, lambda x: unpack(x / "m.zip", x / "out")),
-    Reader("state", {"progress.pth": STATE}, _state),
+    Reader(
+        "state",
+        {"progress.pth": STATE},
+        _state,
+        faults=(
+            ("progress.pth", b"PK\x03\x04"),
+            ("progress.pth", CHECKPOINT),
+        ),
+    ),
     Reader(
         "training_files",
         {"checkpoint.pth": CHECKPOINT, "1epoch.pth": TENSORS},
         _training_files,
+        faults=(
+            ("checkpoint.pth", b"PK\x03\x04"),
+            ("checkpoint.pth", b"\x80\x02}."),
+        ),
     ),
     Reader(
         "kmeans",
@@ -183,10 +230,34 @@ READERS = [
             )
         },
         _kmeans,
+        faults=(("kmeans.npz", npz(centroids=np.zeros((2, 3)), about=np.array("[]"))),),
     ),
     Reader(
         "labels", {"labels.scp": "a l.ark:2\n", "l.ark": "x"}, _labels, ("labels.scp",)
     ),
-    Reader("labels_text", {"labels": "a 1 2 -1\nb 3\n"}, _labels_text),
-    Reader("bad_audio", {"bad_audio": "b no samples\n"}, _bad_audio),
+    Reader(
+        "labels_text",
+        {"labels": "a 1 2 -1\nb 3\n"},
+        _labels_text,
+        faults=(
+            ("labels", b"a \x0b| 1"),
+            ("labels", b"\xff"),
+            ("labels", "a \u00b2".encode()),
+        ),
+    ),
+    Reader(
+        "training_lists",
+        {"wav.scp": "a x.wav\nb x.wav\n", "speech_shape": "a 160,1\nb 320\n"},
+        _training_lists,
+        faults=(
+            *(("speech_shape", x) for x in (b"a", b"a x", b"a 1\n\n", b"\xff", b"")),
+            *(("wav.scp", x) for x in (b"a x\na x\n", b"\xff", b"\n")),
+        ),
+    ),
+    Reader(
+        "bad_audio",
+        {"bad_audio": "b no samples\n"},
+        _bad_audio,
+        faults=(("bad_audio", b"\xef"),),
+    ),
 ]

@@ -49,6 +49,7 @@ class Reader:
         read: What is given the folder.
         only: Names of the files that are damaged; empty: all.
         faults: Damaged files that were not refused as they should be, once.
+        share: Of the files that are tried: 1 for what takes long, else 4.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Reader:
     read: Callable[[Path], object]
     only: tuple[str, ...] = ()
     faults: tuple[tuple[str, bytes], ...] = ()
+    share: int = 4
 
     def damaged(self, random: Random) -> tuple[str, bytes]:
         """Choose a file, and what has become of it."""

@@ -77,8 +77,8 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     assert "Stopped by a signal; the same command goes on" in printed
     assert (log.parent / "progress.pth").exists()
     # What was told is what was run.
-    command = next(x for x in told.splitlines() if "espnet2.bin.launch" in x)
-    training = shlex.split(command.partition(" -- ")[2])
+    line = next(x for x in told.splitlines() if "espnet2.bin.launch" in x)
+    training = shlex.split(line.partition(" -- ")[2])
     assert " ".join(training) in log.read_text()
     told, _ = start("--dry_run", "true").communicate(timeout=120)
     assert "-> exp/ssl_c_raw (is there; would be resumed)" in told

@@ -18,11 +18,13 @@ set -u
 set -o pipefail
 . ../../../local/run_options.sh
 lang=en hours=5000 set_name= stage=1 stop_stage=10000 nj=$(../../../local/cores)
-sort_options "lang hours set_name stage stop_stage nj" \
+dry_run=false
+sort_options "lang hours set_name stage stop_stage nj dry_run" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
 if [ -z "${set_name}" ]; then set_name=${lang// /_}_${hours}h set_name=${set_name//\//-}; fi
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
-    local/data.sh --set_name "${set_name}" "${data_opts[@]}"
+    prepare=(local/data.sh --set_name "${set_name}" "${data_opts[@]}")
+    if "${dry_run}"; then echo "stage 1: ${prepare[*]}"; else "${prepare[@]}"; fi
 fi
 case "${lang}" in
     *" "*) config=conf/train_birq_multilingual.yaml ;;
@@ -30,5 +32,5 @@ case "${lang}" in
 esac
 # local/data.sh has already made the output of stages 2 to 4.
 ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
-    --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \
+    --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \
     --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"

@@ -24,10 +24,13 @@ from espnet2_birq.corpora.yodas.source import FolderSource, HubSource
 from espnet2_birq.corpora.yodas.writer import SUMMARY, ShardOptions
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_json
 
 Source = FolderSource | HubSource
 _PARENT_CHECK = 0.2  # seconds between a worker's checks that its parent is alive
 _LOCK_WAIT = 10  # seconds to wait for the workers of a killed run to end
+
+AGAIN = "remove its folder, and prepare it again"
 
 
 class ShardStore:
@@ -122,7 +125,7 @@ class ShardStore:
         now = source.tar_bytes(shard)
         for folder in (self.folder_of(shard), self._ready(shard)):
             if folder.is_dir():
-                then = json.loads((folder / SUMMARY).read_text())["tar_bytes"]
+                then = read_json(folder / SUMMARY, dict, AGAIN).get("tar_bytes")
                 if now not in (None, then):
                     raise DataError(
                         f"{shard}: its tar file has another size than when it was "
@@ -167,12 +170,12 @@ class ShardStore:
         if self._ready(shard).is_dir():
             self.folder_of(shard).parent.mkdir(exist_ok=True)
             self._ready(shard).rename(self.folder_of(shard))
-        return json.loads((self.folder_of(shard) / SUMMARY).read_text())
+        return read_json(self.folder_of(shard) / SUMMARY, dict, AGAIN)
 
     def _check_options(self) -> None:
         path, new = self.folder / "options.json", asdict(self.options)
         if path.is_file():
-            old = json.loads(path.read_text())
+            old = read_json(path, dict, AGAIN)
             if changed := [key for key in new if old.get(key) != new[key]]:
                 key = changed[0]
                 raise DataError(

@@ -27,6 +27,16 @@ def run_recipe(recipe, *options, check=True):
     return run(command, recipe, check).stdout
 
 
+def test_a_dry_run(recipe):
+    before = set(recipe.rglob("*"))
+    said = run_recipe(
+        recipe, "--yodas", "/nowhere", "--lang", "en", "--dry_run", "true"
+    )
+    assert "stage 1: local/data.sh --set_name en_5000h --yodas /nowhere" in said
+    assert "stage 7: training, iteration 0 -> exp/en_5000h/ssl_train_birq_raw" in said
+    assert set(recipe.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
     release = make_release()

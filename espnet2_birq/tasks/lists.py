@@ -1,0 +1,57 @@
+"""Checks of the lists that ESPnet reads: damage is one line, before anything is built."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from espnet2_birq.datadir.stream import refuse_byte_order_mark
+from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_lines
+
+SHAPE = re.compile(r"[0-9]{1,18}([ ,][0-9]{1,18})*")
+
+
+def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> None:
+    """Check that lists have a key in each line, once, and shape files lengths.
+
+    Args:
+        lists: Path, name and type, as in ``train_data_path_and_name_and_type``.
+        shapes: Shape files.
+
+    Raises:
+        DataError: A line is of another form, or not UTF-8.
+    """
+    for file in _files([path for path, *_ in lists]):
+        _check_table(file, None, "make the list again")
+    for file in _files(shapes):
+        _check_table(file, SHAPE, "make the shape file again (birq.sh --stage 6)")
+
+
+def _files(paths: Collection[str]) -> Iterator[Path]:
+    """Yield files, those of a list in parts for its folder."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from sorted(path.glob("split.*"))
+        elif path.is_file():
+            yield path
+
+
+def _check_table(path: Path, form: re.Pattern | None, remedy: str) -> None:
+    with path.open("rb") as stream:
+        refuse_byte_order_mark(path, stream.read(3))
+    keys: set[str] = set()
+    for number, line in enumerate(read_lines(path, remedy), 1):
+        key, *value = line.split(maxsplit=1) or [""]
+        if not key or "\r" in line.removesuffix("\n").removesuffix("\r"):
+            raise DataError(f"{path}: line {number} is blank, or broken; {remedy}")
+        if key in keys:
+            raise DataError(
+                f"{path}: line {number}: {key[:80]} is there twice; {remedy}"
+            )
+        keys.add(key)
+        if form and not form.fullmatch("".join(value).rstrip()):
+            raise DataError(
+                f"{path}: line {number}: {key[:80]} has no length; {remedy}"
+            )
+    if not keys:
+        raise DataError(f"{path}: is empty; {remedy}")
