@@ -61,7 +61,7 @@ def test_days_follow_from_a_measured_step(capsys):
 
 
 def test_the_batch_that_fits_fits_and_no_more(capsys):
-    options = ("--hours", 1, "--memory", 2.2, "--longest-seconds", 12.3)
+    options = ("--hours", 1, "--memory", 3, "--longest-seconds", 12.3)
     seconds = plan(capsys, *options)["fits_seconds_per_gpu"]
 
     def used(seconds):
