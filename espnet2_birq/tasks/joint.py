@@ -105,7 +105,7 @@ class JointTask(ASRTask):
         check_transcripts(args.train_data_path_and_name_and_type)
         check_transcripts(args.valid_data_path_and_name_and_type)
         for path, name, _ in args.unlabelled_data_path_and_name_and_type:
-            if not Path(path).exists():
+            if not args.dry_run and not Path(path).exists():
                 raise DataError(
                     f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
                     "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
