@@ -212,11 +212,11 @@ def _lines_of_words(path: Path) -> Iterator[Iterator[str]]:
     # The caller must exhaust each line's words before taking the next line.
     with path.open("rb") as stream:
         refuse_byte_order_mark(path, stream.read(len(codecs.BOM_UTF8)))
-    with path.open(encoding="utf-8", newline="\n") as stream:
+    with path.open(encoding="utf-8", newline="\n") as text:
 
         def next_piece() -> str:
             with refusing(path, "is not UTF-8", "convert the file with iconv -t UTF-8"):
-                return stream.readline(PIECE)
+                return text.readline(PIECE)
 
         while piece := next_piece():
             yield _words(piece, next_piece)
