@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import refusing
 
 SORT_MEMORY = "32M"
 PIECE = 1 << 12  # characters of a line in memory at a time
@@ -211,17 +212,17 @@ def _lines_of_words(path: Path) -> Iterator[Iterator[str]]:
     # The caller must exhaust each line's words before taking the next line.
     with path.open("rb") as stream:
         refuse_byte_order_mark(path, stream.read(len(codecs.BOM_UTF8)))
-    with path.open(encoding="utf-8", newline="\n") as stream:
-        try:
-            while piece := stream.readline(PIECE):
-                yield _words(piece, stream)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: is not UTF-8; convert the file with iconv -t UTF-8"
-            ) from error
+    with path.open(encoding="utf-8", newline="\n") as text:
+
+        def next_piece() -> str:
+            with refusing(path, "is not UTF-8", "convert the file with iconv -t UTF-8"):
+                return text.readline(PIECE)
+
+        while piece := next_piece():
+            yield _words(piece, next_piece)
 
 
-def _words(piece: str, stream) -> Iterator[str]:
+def _words(piece: str, next_piece: Callable[[], str]) -> Iterator[str]:
     rest = ""
     while piece:
         words = (rest + piece).split()
@@ -231,6 +232,6 @@ def _words(piece: str, stream) -> Iterator[str]:
         # A word may continue in the next piece.
         rest = "" if piece[-1].isspace() or not words else words.pop()
         yield from words
-        piece = stream.readline(PIECE)
+        piece = next_piece()
     if rest:
         yield rest

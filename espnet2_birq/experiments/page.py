@@ -210,12 +210,11 @@ def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
         result = _read(path)
         with refusing(path, NO_RESULTS):
             rows = [
-                (
-                    name,
-                    *(float(result[kind][name]["percent"]) for kind in ("cer", "wer")),
-                )
+                (name, *(result[kind][name]["percent"] for kind in ("cer", "wer")))
                 for name in result["cer"]
             ]
+            if not all(isinstance(x, (int, float)) for row in rows for x in row[1:]):
+                raise ValueError("error rates that are no numbers")
             layers = [float(weight) for weight in result["layer_weights"]]
         content = _table(("set", "CER %", "WER %"), rows)
         weights = plots.layer_weights(layers)

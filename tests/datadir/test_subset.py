@@ -134,7 +134,7 @@ def test_kaldi_directory_with_segments(tmp_path):
     (tmp_path / "all" / "segments").write_text(
         "".join(f"s{r}-{n} r{r} {n}\n" for r in range(3) for n in range(10))
     )
-    with pytest.raises(DataError, match="s0-0 has the time or duration ''"):
+    with pytest.raises(DataError, match="s0-0 is not `utterance recording start end`"):
         read_data_dir(tmp_path / "all", FS)
 
 

@@ -141,6 +141,7 @@ READERS = [
         _kaldi(),
         lambda x: list(iter_spk2utt(x / "data/spk2utt")),
         ("data/spk2utt",),
+        (("data/spk2utt", b"s1 " + b"x" * 5000 + b"\xff"),),
     ),
     Reader(
         "check_data",
