@@ -136,7 +136,10 @@ def find_fault(path: Path) -> str | None:
     if head == LFS_MAGIC:
         return "is a git-LFS pointer, not a model (git lfs pull)"
     if head.startswith(ZIP_MAGIC):
-        return None if zipfile.is_zipfile(path) else "is cut short"
+        try:
+            return None if zipfile.is_zipfile(path) else "is cut short"
+        except zipfile.BadZipFile as error:
+            return f"is damaged ({error})"
     # PyTorch's format before 1.6 is a pickle.
     return None if head.startswith(PICKLE_MAGIC) else "is no file of PyTorch's"
 

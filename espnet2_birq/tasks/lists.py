@@ -8,7 +8,7 @@ from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_lines
 
-SHAPE = re.compile(r"[0-9]{1,18}([ ,][0-9]{1,18})*")
+SHAPE = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 
 
 def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> None:

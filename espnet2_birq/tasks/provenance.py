@@ -25,7 +25,7 @@ from espnet2_birq.errors import StorageError
 from espnet2_birq.pretraining.ranks import gather, rank
 
 RUNS = "runs.jsonl"
-PACKAGES = ("espnet", "torch", "torchaudio", "numpy", "soundfile", "kaldiio")
+PACKAGES = ("espnet", "torchaudio", "numpy", "soundfile", "kaldiio")
 GIT_SECONDS = 20
 
 
@@ -67,6 +67,7 @@ def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "espnet2_birq": espnet2_birq.__version__,
+        "torch": torch.__version__,
         "cuda": torch.version.cuda,
     }
     for name in PACKAGES:

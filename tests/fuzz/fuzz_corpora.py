@@ -196,6 +196,7 @@ READERS = [
         _shard_files("x", b"", "00000001.json", JSON),
         lambda x: layout.read_captions(x / "data", SHARD),
         ("data/en000/text/00000001.json",),
+        (("data/en000/text/00000001.json", b'{"a":' * 3000),),
     ),
     Reader(
         "yodas_duration",

@@ -79,6 +79,13 @@ def npz(**arrays) -> bytes:
     return stream.getvalue()
 
 
+def of_two_disks(content: bytes) -> bytes:
+    """A zip that says that it has a part on another disk."""
+    at = content.rindex(b"PK\x05\x06")  # the record of its end
+    locator = b"PK\x06\x07" + bytes(4) + bytes(8) + (2).to_bytes(4, "little")
+    return content[:at] + locator + content[at:]
+
+
 def packed() -> bytes:
     """A packed model."""
     stream = io.BytesIO()
@@ -201,7 +208,12 @@ READERS = [
         ),
         share=1,
     ),
-    Reader("model", {"m.pth": TENSORS}, lambda x: load_tensors(x / "m.pth")),
+    Reader(
+        "model",
+        {"m.pth": TENSORS},
+        lambda x: load_tensors(x / "m.pth"),
+        faults=(("m.pth", of_two_disks(TENSORS)),),
+    ),
     Reader("packed", {"m.zip": packed()}, lambda x: unpack(x / "m.zip", x / "out")),
     Reader(
         "state",
@@ -210,6 +222,7 @@ READERS = [
         faults=(
             ("progress.pth", b"PK\x03\x04"),
             ("progress.pth", CHECKPOINT),
+            ("progress.pth", of_two_disks(STATE)),
         ),
     ),
     Reader(
@@ -250,7 +263,10 @@ READERS = [
         {"wav.scp": "a x.wav\nb x.wav\n", "speech_shape": "a 160,1\nb 320\n"},
         _training_lists,
         faults=(
-            *(("speech_shape", x) for x in (b"a", b"a x", b"a 1\n\n", b"\xff", b"")),
+            *(
+                ("speech_shape", x)
+                for x in (b"a", b"a x", b"a 1\n\n", b"\xff", b"", b"a 1 2")
+            ),
             *(("wav.scp", x) for x in (b"a x\na x\n", b"\xff", b"\n")),
         ),
     ),

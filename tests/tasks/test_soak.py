@@ -216,10 +216,12 @@ def check_steady(watch: Watch, first: int) -> None:
         print(
             f"{kind}: {len(memory)} samples from update {first} on, "
             f"{memory.min() / 1024:.0f} to {memory.max() / 1024:.0f} MB, {slope:+.2f} KB "
-            f"an update; at most {files[~late].max()}, later {files[late].max()} open files"
+            f"an update; {np.median(files[~late]):.0f}, later {np.median(files[late]):.0f} "
+            "open files"
         )
         assert abs(slope) < 5  # 15 MB in 3,000 updates
-        assert files[late].max() <= files[~late].max()
+        # Medians: a file that is being read comes and goes.
+        assert np.median(files[late]) <= np.median(files[~late])
 
 
 def check_losses(own: Training, clean: list[Training]) -> None:

@@ -78,7 +78,7 @@ def test_a_disk_without_room(trained, small_disk):
     training = copy(trained, "on_disk")
     shutil.copytree(training.out, small_disk / "exp", symlinks=True)
     training.found = [
-        x.replace(str(training.out), f"{small_disk}/exp") for x in training.found
+        f"{small_disk}/exp" if x == str(training.out) else x for x in training.found
     ]
     training.out = small_disk / "exp"
     before = contents(training.out)

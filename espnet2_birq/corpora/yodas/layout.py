@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet2_birq.errors import LFS_MAGIC, DataError
+from espnet2_birq.reading import DAMAGE
 
 SUBSET = re.compile(r"([a-z]+)\d{3}")
 AUDIO_SUFFIX = ".tar.gz"
@@ -228,7 +229,7 @@ def read_captions(root: Path, shard: Shard) -> Captions:
                 raise DataError("its text file is a git-LFS pointer; run git lfs pull")
             try:
                 return read(raw.decode("utf-8-sig"))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except DAMAGE as error:
                 # No file name in the message, so that equal reasons are counted together.
                 raise DataError(
                     f"its text file is not UTF-8 {name[1:]} of YODAS; download it again"

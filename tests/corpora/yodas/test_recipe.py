@@ -32,7 +32,7 @@ def test_a_dry_run(recipe):
     said = run_recipe(
         recipe, "--yodas", "/nowhere", "--lang", "en", "--dry_run", "true"
     )
-    assert "stage 1: local/data.sh --set_name en_5000h --yodas /nowhere" in said
+    assert "stage 1: local/data.sh --set_name en_5000h --nj 2 --yodas /nowhere" in said
     assert "stage 7: training, iteration 0 -> exp/en_5000h/ssl_train_birq_raw" in said
     assert set(recipe.rglob("*")) == before
 
