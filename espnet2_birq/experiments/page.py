@@ -19,6 +19,7 @@ from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.glance import glance
+from espnet2_birq.evaluation.similarity import layer_similarity
 from espnet2_birq.experiments import page_plots as plots
 from espnet2_birq.experiments.progress import read_config
 from espnet2_birq.experiments.status import describe, find_path
@@ -27,6 +28,7 @@ from espnet2_birq.reading import read_json, refusing
 
 SECONDS = 5.0  # of an utterance whose codes can be told apart
 LOOKED_AT = 100  # utterances among which one of about this length is sought
+COMPARED = 20  # utterances on which layers are compared
 # Parts of the configuration that make the method; the rest is ESPnet's
 SHOWN = (
     "objectives",
@@ -104,7 +106,7 @@ def write_page(
     )
     parts += _phones(folder, phones)
     parts += _probes(folder, probes)
-    parts.append(_utterance(folder, audio))
+    parts += _model_at_work(folder, audio)
     conf = {key: x for key, x in read_config(folder).items() if key in SHOWN}
     ordered = {key: conf[key] for key in SHOWN if conf.get(key) not in (None, {}, [])}
     text = yaml.safe_dump(ordered, sort_keys=False)
@@ -232,46 +234,58 @@ def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _utterance(folder: Path, audio: Path | None) -> str:
-    """Show an utterance with its mask, labels and predictions."""
+def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
+    """Show an utterance with its mask, labels and predictions, and layers' similarity."""
     title = "An utterance"
     if not any(folder.glob("*epoch.pth")) and not any(folder.glob("*.ave*.pth")):
-        return _section(title, "", "There is no model yet: it is saved after an epoch.")
-    model = load(folder).model
+        text = "There is no model yet: it is saved after an epoch."
+        return [_section(title, "", text)]
+    model = load(folder)
     if audio is None:
-        entry, why = _find_utterance(folder, model.sample_rate)
-        if entry is None:
+        entries, why = _find_utterances(folder, model.sample_rate)
+        if not entries:
             logging.warning(f"{folder}: {why}; give --audio")
-            return _section(title, "", html.escape(f"{why}; give --audio."))
+            return [_section(title, "", html.escape(f"{why}; give --audio."))]
     else:
-        entry = str(audio)
-        probe_entry(entry, model.sample_rate)
-    look = glance(model, torch.from_numpy(read_wave(entry)))
+        entries = [str(audio)]
+        probe_entry(entries[0], model.sample_rate)
+    waves = [torch.from_numpy(read_wave(entry)) for entry in entries]
+    look = glance(model.model, waves[0])
     note = (
         "Predictions from the masked input; labels from the clean input, without noise; "
-        f"the first codebook of each objective. {html.escape(entry)}"
+        f"the first codebook of each objective. {html.escape(entries[0])}"
     )
     picture = _picture(plots.prediction(look), "input, mask, labels and predictions")
-    return _section(title, picture, note)
+    similarity = plots.layer_similarity(layer_similarity(model, waves).numpy())
+    seconds = sum(len(wave) for wave in waves) / model.sample_rate
+    return [
+        _section(
+            "Layers",
+            _picture(similarity, "similarity of the layers"),
+            f"Linear centred kernel alignment over {seconds:.0f} s of speech; 0 is the "
+            "input. After a collapse of labels the layers from theirs on are all alike.",
+        ),
+        _section(title, picture, note),
+    ]
 
 
-def _find_utterance(folder: Path, rate: int) -> tuple[str | None, str]:
-    """Find an utterance of the validation set, neither short nor long if possible."""
+def _find_utterances(folder: Path, rate: int) -> tuple[list[str], str]:
+    """Find some of the validation set, the first neither short nor long if possible."""
     lists = data_lists(read_config(folder), "valid")
     scps = [path for path, name, _ in lists if name == "speech"]
     if not scps:
-        return None, "the configuration names no validation set"
+        return [], "the configuration names no validation set"
     scp = find_path(folder, Path(scps[0]))
     if not scp.is_file():
-        return None, f"the validation set's {scp} is not seen from here"
+        return [], f"the validation set's {scp} is not seen from here"
     resolve = PathResolver(scp.parent)
-    found: dict[float, str] = {}  # by distance from the length that shows best
+    found: list[tuple[float, str]] = []  # distances from the length that shows best
     for _, entry in itertools.islice(iter_scp(scp), LOOKED_AT):
         try:
             entry = resolve(entry)
-            found[abs(probe_entry(entry, rate).seconds - SECONDS)] = entry
+            found.append((abs(probe_entry(entry, rate).seconds - SECONDS), entry))
         except DataError as error:
-            return None, str(error)
-        if min(found) < SECONDS / 4:
+            return [], str(error)
+        if len(found) >= COMPARED and min(found)[0] < SECONDS / 4:
             break
-    return found[min(found)], ""
+    return [entry for _, entry in sorted(found)[:COMPARED]], ""

@@ -161,6 +161,23 @@ def layer_weights(weights: Sequence[float]) -> bytes:
     return buffer.getvalue()
 
 
+def layer_similarity(similarity: np.ndarray) -> bytes:
+    """Plot similarities (L, L) of layers, each with its number."""
+    with _figure(1, 1, 4.6) as (axes, buffer):
+        axis = axes[0][0]
+        image = axis.imshow(similarity, cmap="cividis", vmin=0.0, vmax=1.0)
+        if len(similarity) <= 13:
+            for row, column in np.ndindex(*similarity.shape):
+                value = similarity[row, column]
+                colour = "white" if value < 0.5 else "black"
+                text = f"{value:.2f}".removeprefix("0")
+                options = dict(ha="center", va="center", fontsize=7, color=colour)
+                axis.text(column, row, text, **options)
+        axis.set(xlabel="layer", ylabel="layer", title="similarity of the layers")
+        axis.figure.colorbar(image, ax=axis)
+    return buffer.getvalue()
+
+
 def prediction(look: Glance) -> bytes:
     """Plot an utterance's features with its mask, labels and predictions."""
     rows = 1 + len(look.codes)

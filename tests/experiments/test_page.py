@@ -83,8 +83,8 @@ def test_page(experiment, capsys):
     assert capsys.readouterr().out == f"{experiment}/report.html\n"
     text, titles, pictures = read(experiment / "report.html")
     probes = ["Phones in the layers", "Text in the layers"]
-    assert titles == [*CURVES, *probes, "An utterance", "Configuration"]
-    assert pictures == 5
+    assert titles == [*CURVES, *probes, "Layers", "An utterance", "Configuration"]
+    assert pictures == 6
     assert "updates     30" in text and "ssl_birq: running" in text
     assert "<td>0.250</td><td>0.010</td><td>35.000</td>" in text
     assert "<td>test</td><td>41.500</td><td>83</td>" in text
@@ -108,7 +108,7 @@ def test_page_without_model_or_data(experiment, tmp_path, caplog):
     audio = tmp_path / "u.wav"
     soundfile.write(audio, np.random.default_rng(0).normal(0, 0.1, 2 * RATE), RATE)
     report.main([str(tmp_path), "--out", str(out), "--audio", str(audio)])
-    assert read(out)[2] == 3
+    assert read(out)[2] == 4
     (tmp_path / "1epoch.pth").unlink()
     report.main([str(tmp_path), "--out", str(out)])
     assert "There is no model yet" in read(out)[0]

@@ -1,0 +1,49 @@
+"""Similarity of an encoder's layers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from espnet2_birq.pretrained import PretrainedModel
+
+
+def linear_cka(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Compute linear centred kernel alignment of all pairs of layers.
+
+    It is 1 for representations that differ by a rotation and a scale, 0 for those without
+    any linear relation (Kornblith et al. 2019, arXiv:1905.00414, Eq. 3 with a linear
+    kernel). With few frames for the number of values it is too large.
+
+    Args:
+        layers: (N, D) values of each layer, of the same N frames.
+
+    Returns:
+        (L, L) similarities.
+    """
+    grams = []
+    for values in layers:
+        values = values.double() - values.double().mean(0)
+        gram = values @ values.T  # (N, N)
+        grams.append(gram.flatten() / gram.norm())
+    stacked = torch.stack(grams)
+    return stacked @ stacked.T
+
+
+def layer_similarity(
+    model: PretrainedModel, waveforms: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Compute the similarity of the input and all layers of a model.
+
+    Args:
+        model: Pretrained model.
+        waveforms: (N,) samples of each utterance.
+
+    Returns:
+        (K + 1, K + 1) linear CKA; the first row is the input's.
+    """
+    frames: list[list[torch.Tensor]] = [[] for _ in range(model.depth + 1)]
+    for waveform in waveforms:
+        features, _ = model.extract_features([waveform], layers=range(model.depth + 1))
+        for values, one in zip(frames, features):
+            values.append(one[0].cpu())
+    return linear_cka([torch.cat(values) for values in frames])

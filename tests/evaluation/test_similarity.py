@@ -1,0 +1,43 @@
+"""Similarity of layers against its definition, and its bounds."""
+
+import pytest
+import torch
+from planted import write_experiment
+from torch.testing import assert_close
+
+from espnet2_birq.api import load
+from espnet2_birq.evaluation.similarity import layer_similarity, linear_cka
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def plain(x, y):
+    """CKA by covariances of values: the other form of the same quantity."""
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    return (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
+
+
+def test_against_covariances():
+    torch.manual_seed(0)
+    layers = [torch.randn(200, size) for size in (5, 8, 8)]
+    layers.append(layers[1] + 0.5 * torch.randn(200, 8))
+    expected = torch.stack([torch.stack([plain(x, y) for y in layers]) for x in layers])
+    assert_close(linear_cka(layers), expected)
+
+
+def test_rotations_and_scales_make_no_difference():
+    torch.manual_seed(0)
+    x = torch.randn(300, 6)
+    rotation, _ = torch.linalg.qr(torch.randn(6, 6))
+    similar = linear_cka([x, 7.0 * x @ rotation + 3.0, torch.randn(300, 6)])
+    assert similar[0, 1] == pytest.approx(1.0, abs=1e-5) and similar[0, 2] < 0.1
+
+
+def test_of_a_model(tmp_path):
+    """Of all utterances' frames together; an utterance twice changes nothing."""
+    model = load(write_experiment(tmp_path / "exp", SSLTask))
+    torch.manual_seed(0)
+    waves = [0.1 * torch.randn(16000), 0.1 * torch.randn(8000)]
+    similarity = layer_similarity(model, waves)
+    assert similarity.shape == (model.depth + 1, model.depth + 1)
+    assert_close(similarity.diagonal(), torch.ones(model.depth + 1).double())
+    assert_close(layer_similarity(model, waves + waves), similarity)
