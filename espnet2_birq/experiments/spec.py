@@ -1,5 +1,6 @@
 """Specification of a matrix of experiments, read from YAML."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,10 @@ def read_spec(path: Path) -> Spec:
     if not isinstance(conf["pretrain"], str):
         raise ConfigError(f"{path}: 'pretrain' is a configuration's name")
     finetune = conf.get("finetune") or {}
-    _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, ())
-    for value in finetune.get("sets", {}).values():
+    required = ("config",) if finetune else ()
+    _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, required)
+    sets = finetune.get("sets") or {}
+    for value in sets.values():
         keys = {"hours": "how many to draw", "rest_of": "the set whose rest it is"}
         _check_keys(path, "finetune: sets: ", value or {}, keys, ())
     pairs = conf.get("compare") or []
@@ -155,8 +158,7 @@ def read_spec(path: Path) -> Spec:
         train_set=conf.get("train_set") or "train",
         finetune_config=recipe / "asr1" / finetune["config"] if finetune else None,
         finetune_sets=[
-            FinetuneSet(str(name), **(value or {}))
-            for name, value in finetune.get("sets", {}).items()
+            FinetuneSet(str(name), **(value or {})) for name, value in sets.items()
         ],
         probe=conf.get("probe"),
         compare=[(str(one), str(other)) for one, other in pairs],
@@ -243,7 +245,7 @@ def _check(path: Path, spec: Spec) -> None:
                 f"{path}: '{one.name}' is the rest of no set with a number of hours"
             )
     for file in filter(None, (spec.pretrain, spec.finetune_config)):
-        if not file.is_file():
+        if not os.path.isfile(file):  # Path's raises an error for too long a name
             raise ConfigError(f"{path}: {file}: no such file")
 
 

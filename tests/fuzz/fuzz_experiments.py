@@ -156,6 +156,9 @@ READERS = [
                     {"compare": [["a"]]},
                     {"recipe": 1},
                     {"finetune": {"config": 1}},
+                    {"finetune": {"sets": {}}},
+                    {"finetune": {"config": "x" * 300}},
+                    {"finetune": {"config": "conf/f.yaml", "sets": None}},
                 )
             ),
         ),

@@ -48,6 +48,7 @@ def read_once(reader, top):
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_it_reads_what_is_whole(reader, tmp_path):
     """What is tried below is damage."""
+    read_once(reader, tmp_path)
     write_files(tmp_path / "folder", reader.files)
     (tmp_path / "folder" / TEMPORARY).mkdir()
     with watched(tmp_path / "folder"):

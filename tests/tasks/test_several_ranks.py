@@ -21,6 +21,8 @@ from espnet2_birq.tasks.stopping import exit_of_rank
 RANK = ["-m", "espnet2_birq.bin.ssl_train"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 TORCHRUN += ["--nproc_per_node", "2"]
+# Else ranks that start again look for each other where those before them were.
+RESTARTS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 GLOO = ["--dist_backend", "gloo", "--multiprocessing_distributed", "false"]
 
 
@@ -140,7 +142,7 @@ def test_torchrun_restarts_them(folder, whole):
         "elastic",
         [*TORCHRUN, "--max_restarts", "1", *RANK],
         [*GLOO, "--save_updates", "1"],
-    ).start()
+    ).start(RESTARTS)
     job.until("1epoch:train:5-6batch")
     ranks = job.ranks()
     assert len(ranks) == 2
