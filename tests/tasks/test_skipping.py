@@ -29,7 +29,7 @@ def spoil(monkeypatch):
         def instead(self, batch, mask, rows):
             hidden = encode(self, batch, mask, rows)
             if self.training == training and name in ("all", *batch.utterances):
-                hidden = hidden * torch.inf
+                hidden = hidden._replace(last=hidden.last * torch.inf)
             return hidden
 
         monkeypatch.setattr(BiRQModel, "_encode_masked", instead)
