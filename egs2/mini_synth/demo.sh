@@ -56,7 +56,7 @@ tell_progress() {  # prints new progress of the trainings
         python3 -m espnet2_birq.bin.status --brief "${experiments[@]}")
 }
 
-say "five to ten minutes on two free cores"
+say "about twelve minutes on two free cores"
 in_parallel ssl1 none "1 of 4, corpus and data preparation" --stop_stage 6 -- birq
 in_parallel ssl1 exp/ssl_train_METHOD_raw "2 of 4, pretraining" --stage 7 -- best_rq birq
 in_parallel asr1 none "3 of 4, data preparation for ASR" --stop_stage 10 -- scratch

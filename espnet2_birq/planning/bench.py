@@ -110,7 +110,7 @@ def _time_steps(conf, data: Data, most: float, rounds: int, device: str):
         if case.args is not conf:
             of_input = (of_input or {}) | {key: fastest}
         elif of_input:
-            words += f", {fastest / of_input[key]:.2f} of its labels of the input alone"
+            words += f"; {fastest / of_input[key]:.2f} x input labels alone"
         yield table([(case.name, words)])
     yield table([("validation", f"{validation:.2f} of a step's time")])
     return Steps(costs, seconds, speech, validation)

@@ -139,7 +139,7 @@ def list_cases(
     ]
     methods = {"as configured": args}
     if 0 < len(only_input.objectives) < len(args.objectives):
-        methods = {"labels of the input": only_input} | methods
+        methods = {"input labels": only_input} | methods
     share = min(configured_batch(args, utterance, 1).share, most_speech)
     return [
         Case(name, conf, max(1, round(share / seconds)), seconds)

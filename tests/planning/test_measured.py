@@ -137,8 +137,8 @@ def test_methods_and_lengths_are_measured():
     args = measured_args()
     cases = measured.list_cases(args, 10.0, 40.0)
     assert [(x.name, x.utterances, x.seconds) for x in cases] == [
-        ("labels of the input", 10, 4.0),
-        ("labels of the input", 4, 10.0),
+        ("input labels", 10, 4.0),
+        ("input labels", 4, 10.0),
         ("as configured", 10, 4.0),
         ("as configured", 4, 10.0),
     ]
@@ -230,12 +230,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     bench(["--config", str(SMALL), *options, *TINY, "--max_epoch", "3"])
     lines = capsys.readouterr().out.splitlines()
     names = ["machine", "products"]
-    names += 2 * ["labels of the input"] + 2 * ["as configured"]
+    names += 2 * ["input labels"] + 2 * ["as configured"]
     names += ["validation", "batch that fits", "10 h"]
     assert len(lines) == len(names)
     for line, name in zip(lines, names):
         assert line.startswith(name), line
-    assert "of its labels of the input alone" in lines[5]
+    assert "x input labels alone" in lines[5]
     assert "for the 3 epochs" in lines[-1]
     assert read_machine(out).device == ("cuda" if torch.cuda.is_available() else "cpu")
     numbers = planned(capsys, "--machine", out)
