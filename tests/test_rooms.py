@@ -28,7 +28,15 @@ BELOW = {
     "api": {"pretrained", "tasks", "pretraining"},
     "extraction": {"api", "pretrained", "tasks", "datadir"},
     "relabelling": {"api", "tasks", "pretraining", "datadir"},
-    "evaluation": {"api", "tasks", "pretraining", "encoders", "corpora", "datadir"},
+    "evaluation": {
+        "api",
+        "pretrained",
+        "tasks",
+        "pretraining",
+        "encoders",
+        "corpora",
+        "datadir",
+    },
     "consumers": {"api", "pretrained", "experiments", "tasks"},
     "experiments": {"api", "evaluation", "planning", "tasks", "datadir"},
 }

@@ -24,10 +24,11 @@ NOT_SOURCE = shutil.ignore_patterns(
         "build",
         "*.egg-info",
         "site",
+        ".hypothesis",
         "__pycache__",
         ".*_cache",
     ),
-    *("data_*", "dump", "exp", "downloads", "*.log"),
+    *("data", "data_*", "dump", "exp", "downloads", "*.log"),
 )
 
 
