@@ -101,6 +101,7 @@ def real_step(args, utterances, seconds):
     speech = torch.randn(utterances, round(seconds * SECOND))
     lengths = torch.full((utterances,), speech.size(1))
     model.prepare([dict(speech=speech, speech_lengths=lengths)])
+    model.checks.on = False  # of values, which fake tensors lack: 2 % of so small a step
     return model, lambda: model(speech, lengths)[0].backward()
 
 
@@ -130,9 +131,7 @@ def test_fake_step_is_the_real_one(encoder, conf, rest):
     with counted() as meter:
         step()
     assert cost.flops == meter.flops > 0
-    # With a tokenizer the fake step moves 3 % less than the real one; why is open.
-    off = 0.04 if rest is TURNS else 0.02
-    assert cost.moved == pytest.approx(meter.moved, rel=off)
+    assert cost.moved == pytest.approx(meter.moved, rel=0.02)
     # The real one also sees parameters that were there before.
     assert cost.peak == pytest.approx(meter.peak, rel=0.2)
 
