@@ -8,7 +8,7 @@ from typing import Any
 from humanfriendly import InvalidSize, parse_size
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.reading import read_yaml
+from espnet2_birq.reading import read_yaml, refusing
 
 
 def config_of(path: Path) -> Path:
@@ -54,8 +54,9 @@ def read_config(path: Path) -> argparse.Namespace:
         raise ConfigError(f"{config}: normalize_conf has no options; copy it again")
     if isinstance(normalize_conf.get("stats_file"), str):
         beside = config.parent / Path(normalize_conf["stats_file"]).name
-        if beside.is_file():
-            normalize_conf["stats_file"] = str(beside)
+        with refusing(config, "its stats_file is no path", kind=ConfigError):
+            if beside.is_file():
+                normalize_conf["stats_file"] = str(beside)
     return args
 
 

@@ -5,6 +5,7 @@ if transcribed (Kahn et al., arXiv 1909.09116; repeated: iterative pseudo-labell
 arXiv 2005.09267).
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def choose(
             reason = "in the labelled set"
         elif not found.texts[utt_id]:
             reason = "empty text"
-        elif not low <= theirs[utt_id] <= high:
+        elif not low <= theirs.get(utt_id, math.inf) <= high:  # inf: of no duration
             reason = f"not {low:.1f} to {high:.1f} characters a second"
         else:
             candidates.append(utt_id)

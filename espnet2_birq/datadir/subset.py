@@ -341,9 +341,9 @@ def _number(folder: Path, utt_id: str, value: str) -> float:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not 0 <= number < math.inf:
         raise DataError(
-            f"{folder}: {utt_id} has the time or duration {value!r}, which is not a "
-            "number; correct the line"
+            f"{folder}: {utt_id} has the time or duration {value!r}, which is not a number "
+            "of 0 or more; correct the line"
         )
     return number

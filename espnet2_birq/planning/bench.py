@@ -94,7 +94,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
 
 
 def _time_steps(conf, data: Data, most: float, rounds: int, device: str):
-    costs, seconds, of_input, speech, validation = [], [], None, 0.0, 0.0
+    costs, seconds, of_input, speech, validation = [], [], {}, 0.0, 0.0
     cases = measured.list_cases(conf, data.utterance, most)
     for case, cost, timed in measured.time_cases(cases, rounds, device):
         fastest = min(timed.steps)
@@ -108,7 +108,7 @@ def _time_steps(conf, data: Data, most: float, rounds: int, device: str):
         )
         key = (case.utterances, case.seconds)
         if case.args is not conf:
-            of_input = (of_input or {}) | {key: fastest}
+            of_input[key] = fastest
         elif of_input:
             words += f"; {fastest / of_input[key]:.2f} x input labels alone"
         yield table([(case.name, words)])

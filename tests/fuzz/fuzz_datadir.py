@@ -206,7 +206,11 @@ READERS = [
         "pseudo_labels",
         LABELLED | MORE,
         _pseudo_label,
-        faults=(("data/audio_format", b"wav\nwav\n"),),
+        faults=(
+            ("data/audio_format", b"wav\nwav\n"),
+            ("more/utt2num_samples", b"t1-a 3200\nt1-b 3200\nt2-c -9\n"),
+            ("more/utt2num_samples", b"t1-a 3200\nt1-b 3200\nt2-c 0\n"),
+        ),
         share=1,
     ),
     Reader(

@@ -180,6 +180,7 @@ READERS = [
             ("config.yaml", b"frontend_conf: {fs: 1e400k}"),
             ("config.yaml", b"best_model_criterion: [[x]]"),
             ("config.yaml", b"normalize_conf: 1"),
+            ("config.yaml", b"normalize_conf: {stats_file: " + b"a" * 300 + b"}"),
         ),
     ),
     Reader(

@@ -101,7 +101,9 @@ def real_step(args, utterances, seconds):
     speech = torch.randn(utterances, round(seconds * SECOND))
     lengths = torch.full((utterances,), speech.size(1))
     model.prepare([dict(speech=speech, speech_lengths=lengths)])
-    model.checks.on = False  # of values, which fake tensors lack: 2 % of so small a step
+    model.checks.on = (
+        False  # of values, which fake tensors lack: 2 % of so small a step
+    )
     return model, lambda: model(speech, lengths)[0].backward()
 
 
