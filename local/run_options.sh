@@ -54,3 +54,12 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
             --inference_asr_model valid.acc.ave.pth) ;;
     esac
 }
+
+# Sets config to the configuration of a size: that of small has no suffix.
+sized_config() {  # sized_config NAME SIZE, e.g. train_birq base
+    config=conf/$1.yaml
+    if [ "$2" != small ]; then config=conf/$1_$2.yaml; fi
+    [ -f "${config}" ] && [[ " small base large " == *" $2 "* ]] ||
+        { echo "$0: error: --size $2: no ${config}; there are small, base and large of" \
+            "birq and best_rq" >&2; exit 1; }
+}

@@ -14,8 +14,8 @@ path.
 
 Writes new lists to DEST; audio is neither copied nor opened, and nothing is
 written to SOURCE. Paths relative to the other recipe's folder become absolute.
-Speakers and transcripts are not copied. DEST is replaced only if it was made from
-SOURCE."""
+Speakers and transcripts are copied only with --transcripts. DEST is replaced only if
+it was made from SOURCE."""
 
 EPILOG = """\
 example:
@@ -40,6 +40,12 @@ def get_parser() -> argparse.ArgumentParser:
             help=f"{limit}imum length of a formatted set's utterances; others are "
             "dropped (default: %(default)s)",
         )
+    parser.add_argument(
+        "--transcripts",
+        action="store_true",
+        help="copy text and utt2spk, too, and make a Kaldi data directory of a formatted "
+        "set, for fine-tuning and scoring",
+    )
     return parser
 
 
@@ -52,7 +58,14 @@ def adopt_data(args: argparse.Namespace) -> None:
     Raises:
         DataError: The source is unusable, or DEST was not made from it.
     """
-    adopted = adopt(args.source, args.dest, args.fs, args.min_seconds, args.max_seconds)
+    adopted = adopt(
+        args.source,
+        args.dest,
+        args.fs,
+        args.min_seconds,
+        args.max_seconds,
+        args.transcripts,
+    )
     print(
         f"{args.dest}: {adopted.utterances} utterances of {args.source}, "
         f"{adopted.left_out} left out that are not between {args.min_seconds:g} and "

@@ -49,6 +49,7 @@ def adopt(
     fs: int,
     min_seconds: float = 0.0,
     max_seconds: float = float("inf"),
+    transcripts: bool = False,
 ) -> Adopted:
     """Make a data directory with new lists for the audio of another one.
 
@@ -60,6 +61,9 @@ def adopt(
     ESPnet's stage 4. A Kaldi data directory is not filtered here, since it has to be
     formatted later.
 
+    With `transcripts`, for fine-tuning and scoring, `text` and `utt2spk` (if there is
+    one) are copied, too, and a formatted set becomes a Kaldi data directory.
+
     Args:
         source: Kaldi data directory, or ESPnet's dump/raw/<name>.
         dest: Directory to write, complete or not at all. It is replaced if it was made
@@ -67,6 +71,7 @@ def adopt(
         fs: Sample rate of a formatted set in Hz.
         min_seconds: Minimum length of utterances of a formatted set, in seconds.
         max_seconds: Maximum length of utterances of a formatted set, in seconds.
+        transcripts: Whether to copy transcripts and speakers.
 
     Returns:
         Numbers of utterances.
@@ -83,7 +88,10 @@ def adopt(
     part = dest.with_name(f"{dest.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    if is_formatted(source):
+    if transcripts:
+        adopted = _adopt_kaldi(source, part)
+        _copy_transcripts(source, part)
+    elif is_formatted(source):
         limits = (min_seconds * fs, max_seconds * fs)
         adopted = _adopt_formatted(source, part, limits)
         if not adopted.utterances:
@@ -132,6 +140,47 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
             speakers.write(utt_id)
             adopted.utterances += 1
     return adopted
+
+
+def _copy_transcripts(source: Path, part: Path) -> None:
+    """Copy lines of `text` and `utt2spk` of all utterances of the new directory.
+
+    Raises:
+        DataError: An utterance has no transcript or speaker, or speakers are not in
+            order.
+    """
+    names = ["text"] + ["utt2spk"] * (source / "utt2spk").exists()
+    tables = {name: iter_scp(source / name, name == "text") for name in names}
+    tables["utterances"] = iter_scp(part / "utt2spk")
+    lines: dict[str, list[str]] = {name: [] for name in names}
+    last = ""
+    for utt_id, row in merge(tables):
+        if "utterances" not in row:
+            continue  # of a part of the audio's list, as Kaldi allows
+        for name in names:
+            if name not in row:
+                raise DataError(
+                    f"{source}/{name}: no {utt_id}; add its line, or remove the "
+                    "utterance (Kaldi's utils/fix_data_dir.sh)"
+                )
+            lines[name].append(f"{utt_id} {row[name]}".rstrip() + "\n")
+        speaker = row.get("utt2spk", utt_id)
+        if speaker < last:
+            raise DataError(
+                f"{source}/utt2spk: {utt_id}: speakers are not in order, as Kaldi wants "
+                "them: begin names of utterances with their speaker, or remove utt2spk: "
+                "each is its own speaker then"
+            )
+        last = speaker
+    for name in names:
+        (part / name).write_text("".join(lines[name]), encoding="utf-8")
+    spoken: dict[str, list[str]] = {}
+    for utt_id, speaker in iter_scp(part / "utt2spk"):
+        spoken.setdefault(speaker, []).append(utt_id)
+    (part / "spk2utt").write_text(
+        "".join(f"{speaker} {' '.join(utts)}\n" for speaker, utts in spoken.items()),
+        encoding="utf-8",
+    )
 
 
 def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> Adopted:

@@ -21,13 +21,13 @@ def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> N
     Raises:
         DataError: A line is of another form, or not UTF-8.
     """
-    for file in _files([path for path, *_ in lists]):
+    for file in files_of([path for path, *_ in lists]):
         _check_table(file, None, "make the list again")
-    for file in _files(shapes):
+    for file in files_of(shapes):
         _check_table(file, SHAPE, "make the shape file again (birq.sh --stage 6)")
 
 
-def _files(paths: Collection[str]) -> Iterator[Path]:
+def files_of(paths: Collection[str]) -> Iterator[Path]:
     """Yield files, those of a list in parts for its folder."""
     for path in map(Path, paths):
         if path.is_dir():

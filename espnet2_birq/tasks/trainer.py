@@ -38,6 +38,7 @@ from espnet2_birq.tasks.saving import (
     stop_if_asked,
     whole_saves,
 )
+from espnet2_birq.tasks.size import size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
@@ -45,9 +46,10 @@ CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
 
 @dataclasses.dataclass
 class Options(TrainerOptions):
-    """ESPnet's options of a trainer, and what saves its state."""
+    """ESPnet's options of a trainer, what saves its state, and hours of training speech."""
 
     saver: Saver
+    hours: float | None
     max_skipped_updates: int
 
 
@@ -101,7 +103,10 @@ class Trainer(ESPnetTrainer):
             resume=args.resume,
         )
         return Options(
-            **options, saver=saver, max_skipped_updates=args.max_skipped_updates
+            **options,
+            saver=saver,
+            hours=speech_hours(args),
+            max_skipped_updates=args.max_skipped_updates,
         )
 
     @classmethod
@@ -121,6 +126,10 @@ class Trainer(ESPnetTrainer):
             if isinstance(model, BiRQModel):  # JointModel: in each batch only
                 check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
+        if isinstance(model, BiRQModel) and options.hours is not None and rank() == 0:
+            warning = size_warning(model.encoder, options.hours)
+            if warning:
+                logging.warning(warning)
         options.saver.check_model(model)
         resumed = options.resume and (
             (Path(options.output_dir) / CHECKPOINT).exists()

@@ -149,3 +149,50 @@ def test_no_utterance_of_that_length(recipe, tmp_path):
         main(
             [str(recipe / "dump/raw/train"), str(tmp_path / "d"), "--min-seconds", "4"]
         )
+
+
+def transcribed(recipe):
+    """Give the Kaldi directory transcripts and speakers."""
+    source = recipe / "data" / "train"
+    (source / "text").write_text("u0 no audio\nu1 one two\nu2\n")
+    (source / "utt2spk").write_text("u0 s\nu1 s\nu2 t\n")
+    return source
+
+
+def test_transcripts_and_speakers(recipe, tmp_path, capsys):
+    source, dest = transcribed(recipe), tmp_path / "data" / "train"
+    main([str(source), str(dest), "--transcripts"])
+    assert (dest / "text").read_text() == "u1 one two\nu2\n"
+    assert (dest / "utt2spk").read_text() == "u1 s\nu2 t\n"
+    assert (dest / "spk2utt").read_text() == "s u1\nt u2\n"
+    (source / "utt2spk").unlink()
+    main([str(source), str(dest), "--transcripts"])
+    assert (dest / "utt2spk").read_text() == "u1 u1\nu2 u2\n"
+
+
+def test_formatted_set_with_transcripts(recipe, tmp_path):
+    source, dest = recipe / "dump" / "raw" / "train", tmp_path / "data" / "train"
+    (source / "text").write_text("u1 a\nu2 b\nu3 c\n")
+    assert adopt(source, dest, FS, transcripts=True).utterances == 3
+    assert read_scp(dest / "wav.scp")["u3"] == f"{recipe}/3.flac"
+    assert read_scp(dest / "text") == {"u1": "a", "u2": "b", "u3": "c"}
+    assert not (dest / "feats_type").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("text", "u1 one two\n", "text: no u2; add its line, or remove"),
+        ("utt2spk", "u1 s\n", "utt2spk: no u2; add its line, or remove"),
+        ("utt2spk", "u1 t\nu2 s\n", "u2: speakers are not in order"),
+        ("text", None, "text: no such file"),
+    ],
+)
+def test_unusable_transcripts(recipe, tmp_path, name, content, words):
+    source, dest = transcribed(recipe), tmp_path / "data" / "train"
+    (source / name).unlink()
+    if content is not None:
+        (source / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        adopt(source, dest, FS, transcripts=True)
+    assert not dest.exists()

@@ -4,14 +4,17 @@
 #   ./run.sh --train_set /espnet/egs2/x/asr1/dump/raw/train \
 #       --valid_set /espnet/egs2/x/asr1/dump/raw/dev
 #   ./run.sh --method best_rq --train_set /kaldi/data/train --valid_set /kaldi/data/dev
-# --method is birq (default), best_rq or birq_stop_gradient (BiRQ without its gradient through
-# the labels); --train_config uses another configuration.
-# All options but --method go to birq.sh.
+#   --method birq   or best_rq; birq_stop_gradient (BiRQ without its gradient through the
+#                   labels), not as large
+#   --size small    4.6 M parameters, for some hours of speech, also on a CPU
+#   --size base     83 M, from tens of hours on, for a GPU
+#   --size large    155 M, from hundreds of hours on, for GPUs of 80 GB; not in ESPnet
+# --train_config uses another configuration. All other options go to birq.sh.
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-method=birq
-sort_options "method" "" ./birq.sh "$@"
-./birq.sh --nj "$(../../../local/cores)" \
-    --train_config "conf/train_${method}.yaml" "${opts[@]}"
+method=birq size=small
+sort_options "method size" "" ./birq.sh "$@"
+sized_config "train_${method}" "${size}"
+./birq.sh --nj "$(../../../local/cores)" --train_config "${config}" "${opts[@]}"

@@ -1,0 +1,1 @@
+../../../tools/espnet/egs2/TEMPLATE/asr1/asr.sh

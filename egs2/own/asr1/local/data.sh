@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Imports your Kaldi data directories as data/NAME, NAME being the last part of their path.
+#   --set DIR         a directory with wav.scp and text, and utt2spk if speakers are known;
+#                     or a set formatted by ESPnet. To repeat
+#   --resample true   accept audio of another rate than 16 kHz (default: false)
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+resample=false
+sort_options "resample" "set" "" "$@"
+. ./path.sh
+checked=()
+for ((i = 1; i < ${#data_opts[@]}; i += 2)); do
+    source=${data_opts[i]}
+    dest=data/$(basename "${source}")
+    python3 -m espnet2_birq.bin.adopt_data --transcripts "${source}" "${dest}"
+    checked+=("${dest}")
+done
+for dest in "${checked[@]}"; do
+    python3 -m espnet2_birq.bin.check_data --full --resample "${resample}" "${dest}"
+done

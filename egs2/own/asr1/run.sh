@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Fine-tunes on your own transcribed speech, decodes and scores (docs/own_data.md). Sets are
+# Kaldi data directories with text, anywhere on the disk; nothing is written to them.
+#   ./run.sh --train_set /kaldi/data/train --valid_set /kaldi/data/dev \
+#       --test_sets "/kaldi/data/eval1 /kaldi/data/eval2"
+#   --method birq    as pretrained by ../ssl1/run.sh; or scratch (without pretraining)
+#   --size small     or base, large: as pretrained
+#   --ssl_model FILE --asr_tag NAME     another pretrained model (method and size say with
+#                    which configuration; --asr_config gives another)
+#   --resample true  accepts audio of another rate than 16 kHz
+# CTC on characters, 30 epochs, greedy decoding. All other options go to finetune.sh and
+# asr.sh.
+set -e
+set -u
+set -o pipefail
+. ../../../local/run_options.sh
+method=birq size=small train_set= valid_set= test_sets= ssl_model= asr_tag=
+sort_options "method size train_set valid_set test_sets ssl_model asr_tag" "resample" \
+    ./finetune.sh "$@"
+fail() { echo "run.sh: error: $*" >&2; exit 1; }
+[ -n "${train_set}" ] && [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||
+    fail "--train_set, --valid_set and --test_sets are required; see --help"
+tag=${method}
+if [ "${size}" != small ]; then tag+=_${size}; fi
+if [ -z "${ssl_model}" ]; then
+    ssl_model=none
+    if [ "${method}" != scratch ]; then
+        ssl_model=../ssl1/exp/ssl_train_${tag}_raw/valid.total_count.ave.pth
+    fi
+fi
+config=conf/train_asr_${size}.yaml
+[ -f "${config}" ] || fail "--size ${size}: give small, base or large"
+names=()
+for set in "${train_set}" "${valid_set}" ${test_sets}; do
+    [[ ! ${set} =~ [[:space:]] ]] || fail "'${set}': give a link without spaces"
+    [[ ${set} != */* ]] || data_opts+=(--set "${set%/}")
+    names+=("$(basename "${set}")")
+done
+./finetune.sh --asr_tag "${asr_tag:-${tag}}" --ssl_model "${ssl_model}" \
+    --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
+    --use_lm false --max_wav_duration 30 --token_type char \
+    --asr_config "${config}" --inference_config conf/decode_asr.yaml \
+    --inference_asr_model valid.loss.ave.pth --train_set "${names[0]}" \
+    --valid_set "${names[1]}" --test_sets "${names[*]:2}" \
+    --local_data_opts "${data_opts[*]}" "${opts[@]}"

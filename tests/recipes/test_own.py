@@ -1,0 +1,102 @@
+"""egs2/own: Kaldi data directories anywhere, from the audio to error rates."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from checkout import ROOT, copy_checkout, run
+
+from espnet2_birq.bin.prepare_an4 import main as prepare_an4
+from espnet2_birq.datadir.kaldi import read_scp
+
+SETS = {"train": "train_nodev", "valid": "train_dev", "test": "test"}
+SMALL = ["--ngpu", "0", "--nj", "2"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, an4_tarball):
+    """Make a copy of the recipes, and data of one's own elsewhere."""
+    top = tmp_path_factory.mktemp("own")
+    birq = copy_checkout(top / "birq", an4_tarball.parents[3])
+    made = ["--dest", top / "made", "--downloads", top / "downloads"]
+    prepare_an4([*map(str, made), "--tarball", str(an4_tarball)])
+    for name, source in SETS.items():
+        shutil.copytree(top / "made" / source, top / "kaldi" / name)
+    return birq / "egs2" / "own", top / "kaldi"
+
+
+@pytest.mark.slow
+def test_from_audio_to_error_rates(places):
+    own, kaldi = places
+    (kaldi / "test" / "utt2spk").unlink()  # unknown speakers
+    given = [f"--{name}_set={kaldi / name}" for name in ("train", "valid")]
+    given = [word for option in given for word in option.split("=")]
+    tiny = ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
+    run(["./run.sh", *SMALL, *given, *tiny], own / "ssl1")
+    given += ["--test_sets", f"{kaldi / 'test'}", *SMALL, "--inference_nj", "2"]
+    given += ["--asr_config", "../../../conf/mini_an4/train_asr.yaml"]
+    done = run(["./run.sh", *given, "--stop_stage", "12"], own / "asr1")
+    assert "frontend and normalize are the same" in done.stdout
+    (texts,) = (own / "asr1" / "exp" / "asr_birq").glob("*/test/text")
+    assert len(texts.read_text().splitlines()) == len(read_scp(kaldi / "test/wav.scp"))
+    speakers = read_scp(own / "asr1" / "data" / "train" / "utt2spk")
+    assert speakers == read_scp(kaldi / "train" / "utt2spk")
+    unknown = read_scp(own / "asr1" / "data" / "test" / "utt2spk")
+    assert all(utt_id == speaker for utt_id, speaker in unknown.items())
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_sizes_of_both_stages_fit(size):
+    """What the encoder is in pretraining, it is in fine-tuning, for all methods."""
+    conf = ROOT / "conf" / "own"
+    suffix = "" if size == "small" else f"_{size}"
+    asr = yaml.safe_load((conf / f"train_asr_{size}.yaml").read_text())
+    methods = list(conf.glob(f"train_*rq*{suffix}.yaml"))
+    if size == "small":
+        methods = [path for path in methods if path.stem[-5:] not in ("_base", "large")]
+    assert len(methods) == (2 if size == "large" else 3)
+    free = ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate")
+    for path in methods:
+        ssl = yaml.safe_load(path.read_text())
+        for key in ("frontend", "frontend_conf", "normalize", "encoder"):
+            mine, theirs = dict(ssl)[key], asr[key]
+            if key == "frontend_conf":
+                mine, theirs = ({"fs": "16k", **conf} for conf in (mine, theirs))
+            assert mine == theirs, (path, key)
+        left = [{**conf["encoder_conf"]} for conf in (ssl, asr)]
+        for conf_ in left:
+            for key in free:
+                conf_.pop(key, None)
+        assert left[0] == left[1], path
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--size huge", "--size huge: give small, base or large"),
+        ("--test_sets", "option --test_sets needs a value"),
+        ("--train_set", "option --train_set needs a value"),
+    ],
+)
+def test_wrong_options(places, options, words):
+    own, kaldi = places
+    given = (
+        f"--train_set {kaldi}/train --valid_set {kaldi}/valid --test_sets {kaldi}/test"
+    )
+    done = run(
+        ["./run.sh", *given.split(), *options.split()], own / "asr1", check=False
+    )
+    assert done.returncode == 1
+    assert words in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+def test_sets_of_one_name(places, tmp_path):
+    """Two directories called test: neither is taken for the other."""
+    own, kaldi = places
+    data = Path(shutil.copytree(own / "asr1", own / "asr2", symlinks=True))
+    shutil.copytree(kaldi / "test", tmp_path / "test")
+    sets = ["--set", f"{kaldi}/test", "--set", f"{tmp_path}/test"]
+    done = run(["local/data.sh", *sets], data, check=False)
+    assert done.returncode == 1
+    assert "give the new set by a link of another name" in done.stdout

@@ -1,0 +1,81 @@
+"""The warning about an encoder that is too large or too small for the speech."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import CONFIG, Training, write_data
+
+from espnet2_birq.planning.configured import parse_config
+from espnet2_birq.tasks.size import FITTING, size_warning, speech_hours
+from espnet2_birq.tasks.ssl import SSLTask
+
+ROOT = Path(__file__).parents[2]
+
+
+def encoder(parameters: float) -> torch.nn.Module:
+    return torch.nn.Linear(int(parameters), 1, bias=False, device="meta")
+
+
+@pytest.mark.parametrize(
+    "parameters, hours, words",
+    [
+        (4.6e6, 5, None),
+        (4.6e6, 960, "4.6 M parameters is small for 960 hours"),
+        (83e6, 5, "83.0 M parameters is large for 5 hours of speech; usual are 20 to"),
+        (83e6, 960, None),
+        (155e6, 100, "155.0 M parameters is large for 100 hours"),
+        (155e6, 5000, None),
+    ],
+)
+def test_warning(parameters, hours, words):
+    warning = size_warning(encoder(parameters), hours)
+    assert warning is None if words is None else words in warning
+
+
+def test_every_amount_has_a_size():
+    for hours in (0.1, 5, 50, 500, 5000, 50000):
+        assert any(low <= hours <= high for _, low, high in FITTING)
+
+
+def test_recipes_are_of_a_usual_size():
+    hours = {"mini_librispeech": 5, "ami": 100, "librispeech": 960, "yodas": 5000}
+    for corpus, amount in hours.items():
+        path = ROOT / "conf" / corpus / "train_birq.yaml"
+        args = parse_config(path, ["--ngpu", "0"])
+        with torch.device("meta"):
+            model = SSLTask.build_model(args)
+        assert size_warning(model.encoder, amount) is None, corpus
+
+
+def test_hours_of_lists_in_parts(tmp_path):
+    whole = tmp_path / "speech_shape"
+    whole.write_text("a 16000\nb 32000,1\n")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "split.0").write_text("a 16000\n")
+    (parts / "split.1").write_text("b 32000\n")
+    args = argparse.Namespace(frontend_conf={}, input_size=None)
+    for path in (whole, parts):
+        args.train_shape_file = [str(path)]
+        assert speech_hours(args) == pytest.approx(3 / 3600)
+    args.input_size = 16
+    assert speech_hours(args) is None
+
+
+def test_training_warns(tmp_path):
+    write_data(tmp_path)
+    training = Training(tmp_path, tmp_path / "exp", max_epoch=1, num_iters_per_epoch=2)
+    assert training.run() == 0
+    assert "M parameters is" not in training.text()
+    conf = {**CONFIG["encoder_conf"], "linear_units": 330_000}
+    training = Training(
+        tmp_path,
+        tmp_path / "large",
+        max_epoch=1,
+        num_iters_per_epoch=2,
+        encoder_conf=conf,
+    )
+    assert training.run() == 0, training.text()[-2000:]
+    assert "M parameters is large for 0.00" in training.text()
