@@ -59,7 +59,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
        padding: 0 1rem; color: #111; background: #fff }
 img { max-width: 100% } h2 { margin-top: 2.2rem; border-bottom: 1px solid #999 }
-pre { background: #f3f3f3; padding: .8rem; overflow-x: auto }
+pre { background: #f3f3f3; padding: .8rem; white-space: pre-wrap }
 table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: right;
        border-bottom: 1px solid #ccc } td:first-child, th:first-child { text-align: left }
 """
@@ -112,7 +112,9 @@ def write_page(
     text = yaml.safe_dump(ordered, sort_keys=False)
     parts.append(_section("Configuration", f"<pre>{html.escape(text)}</pre>"))
     name = html.escape(folder.resolve().name)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
+    head = '<!doctype html><html lang="en"><meta charset="utf-8">'
+    head += '<meta name="viewport" content="width=device-width">'
+    head += f"<title>{name}</title>"
     body = "\n".join(parts)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(
@@ -165,7 +167,7 @@ def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
             f"{name}, {one['name']}.{number}",
             book["pnmi"],
             book["chance"],
-            book["perplexity"],
+            round(book["perplexity"]),
         )
         for name, model in measured.items()
         for one in model["objectives"]

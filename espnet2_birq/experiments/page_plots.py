@@ -21,7 +21,9 @@ DPI = 110
 
 
 @contextmanager
-def _figure(rows: int, columns: int, height: float, **options: Any) -> Iterator[Any]:
+def _figure(
+    rows: int, columns: int, height: float, width: float = WIDTH, **options: Any
+) -> Iterator[Any]:
     """Yield axes, and a buffer that has the PNG after the context."""
     import matplotlib
 
@@ -32,7 +34,7 @@ def _figure(rows: int, columns: int, height: float, **options: Any) -> Iterator[
         figure, axes = plt.subplots(
             rows,
             columns,
-            figsize=(WIDTH, height),
+            figsize=(width, height),
             squeeze=False,
             layout="constrained",
             **options,
@@ -163,7 +165,7 @@ def layer_weights(weights: Sequence[float]) -> bytes:
 
 def layer_similarity(similarity: np.ndarray) -> bytes:
     """Plot similarities (L, L) of layers, each with its number."""
-    with _figure(1, 1, 4.6) as (axes, buffer):
+    with _figure(1, 1, 4.6, 5.6) as (axes, buffer):
         axis = axes[0][0]
         image = axis.imshow(similarity, cmap="cividis", vmin=0.0, vmax=1.0)
         if len(similarity) <= 13:

@@ -1,5 +1,6 @@
 """Where an experiment stands, by its files: while it trains, after it stopped, at its end."""
 
+import itertools
 import math
 import os
 import re
@@ -181,7 +182,11 @@ def describe(folder: Path, now: float | None = None) -> str:
     lines.append(f"  last error  {state.error or 'none'}")
     if (folder / "config.yaml").is_file() and "objectives" in read_config(folder):
         stages = read_stages(folder, state.word)
-        words = [f"{one.number} {one.name}: {one.word}" for one in stages]
+        alike = itertools.groupby(stages, key=lambda one: one.word)
+        words = [
+            ", ".join(f"{one.number} {one.name}" for one in group) + f": {word}"
+            for word, group in alike
+        ]
         lines.append(f"  stages      {'; '.join(words)}")
     return "\n".join(lines)
 

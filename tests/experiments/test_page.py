@@ -86,7 +86,7 @@ def test_page(experiment, capsys):
     assert titles == [*CURVES, *probes, "Layers", "An utterance", "Configuration"]
     assert pictures == 6
     assert "updates     30" in text and "ssl_birq: running" in text
-    assert "<td>0.250</td><td>0.010</td><td>35.000</td>" in text
+    assert "<td>0.250</td><td>0.010</td><td>35</td>" in text
     assert "<td>test</td><td>41.500</td><td>83</td>" in text
     assert "other, anchor" not in text
     assert re.search(r"s\d-u\d\.wav", text) and "codebook_dim" in text

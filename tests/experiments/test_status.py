@@ -138,8 +138,10 @@ def test_stages(experiment, tmp_path):
         write_stamp(tmp_path / "dump/raw/org/train", [lists["data/train"]])
         (experiment / "m.zip").write_bytes(b"")
         write_stamp(experiment / "m.zip", ["x"])
-        expected = "  stages      1 data: done; 3 format: done; 4 length filter: done; "
-        expected += "6 statistics: done; 7 training: running; 8 pack: done"
+        expected = (
+            "  stages      1 data, 3 format, 4 length filter, 6 statistics: done; "
+        )
+        expected += "7 training: running; 8 pack: done"
         assert say() == expected
     finally:
         os.chdir(here)
