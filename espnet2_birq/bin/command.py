@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,6 +107,9 @@ def run(
         command(args)
     except SampleRateError as error:
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
+    except BrokenPipeError:  # of `... | head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
 

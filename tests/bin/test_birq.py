@@ -84,3 +84,16 @@ def test_entry_point_and_module():
     command = [sys.executable, "-m", "espnet2_birq", "stamp", "check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "usage: birq stamp" in done.stderr
+
+
+def test_a_reader_that_has_enough(tmp_path):
+    """`birq ... | head`: no word, and the status of all programs whose reader went."""
+    script = "import sys; from espnet2_birq.bin import command\n"
+    script += "command.run(lambda _: print('line\\n' * 100_000, flush=True), None)"
+    program = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.readline()
+    program.stdout.close()
+    assert program.wait(timeout=60) == 141
+    assert program.stderr.read() == b""

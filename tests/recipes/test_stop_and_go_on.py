@@ -1,6 +1,7 @@
 """A recipe that a batch system stops: exit status 85, and the same command goes on."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 import yaml
-from checkout import copy_checkout
+from checkout import ROOT, copy_checkout
 from trainings import CONFIG, write_data
 
 
@@ -17,6 +18,15 @@ from trainings import CONFIG, write_data
 def recipe(tmp_path_factory, an4_tarball):
     top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     return top / "egs2" / "own" / "ssl1"
+
+
+@pytest.mark.parametrize(
+    "script", sorted(ROOT.glob("egs2/*/*/run.sh")), ids=lambda x: x.parts[-3]
+)
+def test_no_signal_kills_a_script_around_the_training(script):
+    """Slurm's srun signals every process of a job; bash would end without status 85."""
+    text = script.read_text()
+    assert "run_options.sh" in text or re.search(r"^exec \./", text, re.MULTILINE)
 
 
 def names(folder):

@@ -163,7 +163,7 @@ train() {
             touch "${split_dir}/.done"
         fi
     fi
-    echo "${run_args} --stage 7 --train_start_iter ${iter} \"\$@\"; exit \$?" \
+    echo "exec ${run_args} --stage 7 --train_start_iter ${iter} \"\$@\"" \
         > "${ssl_exp}/run.sh"
     chmod +x "${ssl_exp}/run.sh"
     log "'${ssl_exp}/run.sh' resumes from here"

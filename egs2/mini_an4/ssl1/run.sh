@@ -3,5 +3,5 @@
 set -e
 set -u
 set -o pipefail
-./birq.sh --train_set train_nodev --valid_set train_dev --ngpu 0 --nj 2 \
+exec ./birq.sh --train_set train_nodev --valid_set train_dev --ngpu 0 --nj 2 \
     --train_config conf/train_birq.yaml "$@"
