@@ -1,11 +1,14 @@
 """A pretrained model as an upstream of S3PRL, without importing S3PRL.
 
-S3PRL collects upstreams from files hubconf.py in its folder s3prl/upstream (see its
-upstream/example). With this line, upstream/birq/hubconf.py registers ``birq``:
+S3PRL finds upstreams in s3prl/upstream/NAME/hubconf.py, as far as s3prl/hub.py imports them.
+Two lines register ours, the first in a new upstream/birq/hubconf.py (beside an empty
+__init__.py), the second in hub.py:
 
     from espnet2_birq.consumers.s3prl import birq
+    from s3prl.upstream.birq.hubconf import *
 
-Then ``run_downstream.py -u birq -k MODEL``.
+Then ``S3PRLUpstream("birq", path_or_url=MODEL)`` or ``run_downstream.py -u birq -k MODEL``.
+S3PRL 0.4.18 imports names that torchaudio no longer has (set_audio_backend, sox_effects).
 """
 
 from collections.abc import Sequence
