@@ -103,7 +103,7 @@ def growth(case: Case) -> int:
 def check_counts(case: Case, cost, model: FakeModel, grown: int):
     """Print table rows for parameters, FLOPs and memory of a case."""
     step = Step(plain_args(case.args(), gpu=False), case.utterances, case.samples)
-    real = count_parameters(step.model)
+    real = count_parameters(step.model, step.model)
     yield "parameters", model.parameters.all, real.all, 0.0
     with counted() as meter:
         step.gradients()

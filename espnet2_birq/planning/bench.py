@@ -15,6 +15,7 @@ from espnet2_birq.planning import measured
 from espnet2_birq.planning.configured import configured_data, parse_config
 from espnet2_birq.planning.cost import FakeModel, StepCost
 from espnet2_birq.planning.exchange import exchange_rate
+from espnet2_birq.planning.joint import is_joint
 from espnet2_birq.planning.machine import describe, matrix_rate, memory_of
 from espnet2_birq.planning.plan import Data, Machine, make_plan
 from espnet2_birq.planning.report import table
@@ -47,6 +48,11 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
         raise ConfigError("--device cuda: PyTorch finds no GPU here")
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     conf = parse_config(Path(args.config), options)
+    if is_joint(conf):
+        raise ConfigError(
+            f"{args.config}: of a joint training; measure a pretraining with --out FILE, "
+            "and plan this by `birq plan --machine FILE`"
+        )
     data = configured_data(
         conf, args.data, args.hours, args.utterance_seconds, args.longest_seconds
     )

@@ -11,6 +11,7 @@ from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import Data, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
 from espnet2_birq.reading import read_yaml
+from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -92,11 +93,11 @@ def configured_data(
 
 
 def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
-    """Read a configuration as ssl_train does.
+    """Read a configuration as ssl_train does, or asr_train with objectives.
 
     Args:
-        path: YAML file.
-        options: More options of ssl_train.
+        path: YAML file; one with a key ``decoder``, if null, is asr_train's.
+        options: More options of ssl_train or asr_train.
 
     Raises:
         ConfigError: The configuration is unreadable.
@@ -106,6 +107,7 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
     content = read_yaml(path, "correct it")
     if not isinstance(content, dict) or not all(isinstance(x, str) for x in content):
         raise ConfigError(f"{path}: not a YAML file of options and values")
-    return SSLTask.get_parser().parse_args(
+    task = JointTask if "decoder" in content else SSLTask
+    return task.get_parser().parse_args(
         ["--config", str(path), "--output_dir", "-", *options]
     )

@@ -68,21 +68,23 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
         gpu: Whether to disable bfloat16 autocast for CPUs.
     """
     args = copy.deepcopy(args)
-    args.model_conf["accelerate"] = False
+    conf = getattr(args, "pretraining_conf", args.model_conf)  # the first: joint's
+    conf["accelerate"] = False
     if gpu:
-        args.model_conf["cpu_bfloat16"] = False
+        conf["cpu_bfloat16"] = False
     args.init = None
     args.specaug = None  # works on the input, without gradients
     return args
 
 
-def count_parameters(model: BiRQModel) -> Parameters:
+def count_parameters(whole: torch.nn.Module, model: BiRQModel) -> Parameters:
     """Count trainable parameters.
 
     Args:
-        model: Real or fake model.
+        whole: All that is trained, real or fake.
+        model: Its part with the objectives.
     """
-    everything = _numbers(model)
+    everything = _numbers(whole)
     encoder, heads = _numbers(model.encoder), _numbers(model.heads)
     return Parameters(encoder, heads, everything - encoder - heads)
 
@@ -165,7 +167,8 @@ class FakeModel:
         # FakeCopyMode: a teacher is a deep copy, which fake tensors refuse.
         copies = FakeCopyMode(self.mode)
         with self.mode, copies, torch.random.fork_rng(devices=[]):
-            self.model = SSLTask.build_model(plain_args(args, gpu)).train()
+            self.whole, self.model = self._build(plain_args(args, gpu))
+            self.whole.train()
         # Fake tensors have no values: skip checks and initialisation by data.
         self.model.checks.on = False
         for objective in self.model.objectives:
@@ -173,7 +176,12 @@ class FakeModel:
         self.updates = late_updates(self.model)
         if gpu and args.model_conf.get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
-        self.parameters = count_parameters(self.model)
+        self.parameters = count_parameters(self.whole, self.model)
+
+    def _build(self, args) -> tuple[torch.nn.Module, BiRQModel]:
+        """Build what is trained, and its part with the objectives."""
+        model = SSLTask.build_model(args)
+        return model, model
 
     def count_step(
         self, utterances: int, samples: int, accumulate: bool = False
@@ -208,14 +216,14 @@ class FakeModel:
         self.model._update = update
         with ExitStack() as stack:
             stack.enter_context(self.mode)
-            for parameter in self.model.parameters():
+            for parameter in self.whole.parameters():
                 keep = accumulate and parameter.requires_grad
                 parameter.grad = torch.empty_like(parameter) if keep else None
-            meter = _Meter([*self.model.parameters(), *self.model.buffers()])
+            meter = _Meter([*self.whole.parameters(), *self.whole.buffers()])
             if accumulate:
-                gradients = (p.grad for p in self.model.parameters())
+                gradients = (p.grad for p in self.whole.parameters())
                 meter.know(grad for grad in gradients if grad is not None)
-            stack.enter_context(_AsOnGPU() if self.gpu else _NoLayerDrop())
+            stack.enter_context(_AsOnGPU() if self.gpu else _NoValues())
             if self.gpu:
                 fused = mock.patch.object(attention, "fused", lambda x: True)
                 stack.enter_context(fused)
@@ -225,7 +233,7 @@ class FakeModel:
                 )
             stack.enter_context(meter)
             self._step(utterances, samples)
-        for parameter in self.model.parameters():
+        for parameter in self.whole.parameters():
             parameter.grad = None
         return StepCost(meter.flops, meter.moved, meter.peak)
 
@@ -248,16 +256,18 @@ class _FakeMode(FakeTensorMode):
         return super().may_turn_const(t)
 
 
-class _NoLayerDrop(TorchFunctionMode):
-    """Disable stochastic depth, for which ESPnet's encoders draw a number per layer."""
+class _NoValues(TorchFunctionMode):
+    """Answer what ESPnet's models ask of values: no layer is dropped, lengths are right."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.item and args[0].constant is None:
             return 1.0
+        if func is torch.Tensor.__bool__ and args[0].constant is None:
+            return True  # what ESPnet's models assert of lengths
         return func(*args, **(kwargs or {}))
 
 
-class _AsOnGPU(_NoLayerDrop):
+class _AsOnGPU(_NoValues):
     """Emulate GPU operations that save other tensors for backward than a CPU's."""
 
     SINGLE = (  # what CUDA's autocast computes in single precision and CPU's does not

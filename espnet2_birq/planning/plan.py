@@ -20,6 +20,7 @@ from espnet2_birq.planning.cost import (
     optimizer_numbers,
 )
 from espnet2_birq.planning.gpus import GPU
+from espnet2_birq.planning.joint import fake_model
 
 SINGLE = 4  # bytes of a number in single precision
 
@@ -233,8 +234,8 @@ def plan_memory(args, model, batch, longest, gpus, memory) -> tuple[Memory, floa
     # A step's count includes its own gradients, but not those of earlier steps.
     copies = 1 + optimizer_numbers(args) + (gpus > 1) + accumulate
     kept = SINGLE * model.parameters.all * copies
-    frozen = (p for p in model.model.parameters() if not p.requires_grad)  # a teacher
-    kept += sum(tensor.nbytes for tensor in (*frozen, *model.model.buffers()))
+    frozen = (p for p in model.whole.parameters() if not p.requires_grad)  # a teacher
+    kept += sum(tensor.nbytes for tensor in (*frozen, *model.whole.buffers()))
     limit = memory * (1 - MARGIN) - CONTEXT
 
     @cache
@@ -334,7 +335,7 @@ def make_plan(
     """
     batch = configured_batch(args, data.utterance, gpus)
     machine = gpu if isinstance(gpu, Machine) else None
-    model = FakeModel(args, machine is None or machine.on_gpu)
+    model = fake_model(args, machine is None or machine.on_gpu)
     cost = count_batch(
         model, batch.share, data.utterance, sampling_rate(args.frontend_conf)
     )

@@ -127,7 +127,7 @@ def test_fake_step_is_the_real_one(encoder, conf, rest):
     fake = FakeModel(args, gpu=False)
     cost = fake.count_step(2, 3 * SECOND)
     model, step = real_step(args, 2, 3)
-    assert fake.parameters == count_parameters(model)
+    assert fake.parameters == count_parameters(model, model)
     trained = (p for p in model.parameters() if p.requires_grad)
     assert fake.parameters.all == sum(parameter.numel() for parameter in trained)
     with counted() as meter:

@@ -1,0 +1,84 @@
+"""Cost of a step of joint training: both losses, each on its batch."""
+
+import argparse
+
+import torch
+
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.cost import FakeModel
+from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.tasks.joint import JointTask
+
+CHARACTERS = 32  # tokens of the CTC head, if the configuration does not list them
+LETTERS = 14  # of a second of read English
+
+
+def is_joint(args: argparse.Namespace) -> bool:
+    """Return whether options are those of JointTask, not of SSLTask."""
+    return hasattr(args, "pretraining_conf")
+
+
+def fake_model(args: argparse.Namespace, gpu: bool = True) -> FakeModel:
+    """Make the model of fake tensors of a pretraining, or of a joint training."""
+    return (FakeJoint if is_joint(args) else FakeModel)(args, gpu)
+
+
+class FakeJoint(FakeModel):
+    """A joint model of fake tensors, in the phase in which both losses are computed.
+
+    The labelled batch has the utterances that are counted; the unlabelled one as many
+    more or less as ``unlabelled_batch_bins`` says. Steps with one loss (exploration,
+    supervised finish) cost less.
+
+    Args:
+        args: Arguments of JointTask.
+        gpu: As of FakeModel.
+
+    Raises:
+        ConfigError: There is a decoder, whose cost depends on the texts.
+    """
+
+    def __init__(self, args: argparse.Namespace, gpu: bool = True):
+        if args.decoder is not None:
+            raise ConfigError(
+                f"decoder {args.decoder}: planned are joint trainings by CTC alone; give "
+                "--decoder none"
+            )
+        self.unlabelled = (args.unlabelled_batch_bins or args.batch_bins) / (
+            args.batch_bins
+        )
+        super().__init__(args, gpu)
+
+    def _build(self, args: argparse.Namespace) -> tuple[torch.nn.Module, BiRQModel]:
+        if not isinstance(args.token_list, list | tuple):
+            args.token_list = [str(number) for number in range(CHARACTERS)]
+        model = JointTask.build_model(args)
+        model.ctc = _ProductsOfCTC(model.ctc.ctc_lo)
+        model.supervised_weight = model.penalty = Schedule(1.0)
+        return model, model.pretraining
+
+    def _step(self, utterances: int, samples: int) -> None:
+        number = max(1, round(utterances * self.unlabelled))
+        letters = max(1, round(LETTERS * samples / 16000))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            total, *_ = self.whole(
+                torch.empty(utterances, samples),
+                torch.tensor([samples] * utterances),
+                torch.ones(utterances, letters).long(),
+                torch.tensor([letters] * utterances),
+                unlabelled_speech=torch.empty(number, samples),
+                unlabelled_speech_lengths=torch.tensor([samples] * number),
+            )
+        total.backward()
+
+
+class _ProductsOfCTC(torch.nn.Module):
+    """ESPnet's CTC without its recursion, which reads values and costs little."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.ctc_lo = linear
+
+    def forward(self, hidden, lengths, texts, text_lengths) -> torch.Tensor:
+        return self.ctc_lo(hidden).float().log_softmax(2).sum()
