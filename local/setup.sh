@@ -69,6 +69,20 @@ make_venv() {
     "${uv}" pip install --quiet --python .venv/bin/python \
         --constraint constraints.txt --editable '.[decode,demo,test]'
     echo "${want}" > "${stamp}"
+    tell_of_driver
+}
+
+# PyTorch's build for CUDA 13 wants driver 580, that for CUDA 12 driver 525 (NVIDIA's table of
+# "CUDA minor version compatibility").
+tell_of_driver() {
+    local cuda driver
+    cuda=$(.venv/bin/python -c 'import torch; print(torch.version.cuda or "")')
+    [ -n "${cuda}" ] || return 0
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) ||
+        driver=
+    step "this PyTorch is built for CUDA ${cuda}, GPUs need an NVIDIA driver of version" \
+        "$([ "${cuda%%.*}" -ge 13 ] && echo 580 || echo 525) or later; here is" \
+        "${driver:-no GPU}. Another build: docs/tutorial_cluster.md"
 }
 
 # ESPnet's source distribution lacks the links to directories, without which no recipe of the

@@ -26,6 +26,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import Schedule
 
@@ -179,6 +180,11 @@ class JointModel(ESPnetASRModel):
     def updates(self) -> torch.Tensor:
         """() number of optimizer updates so far."""
         return self.pretraining.updates
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """Objectives of the unlabelled batches."""
+        return list(self.pretraining.objectives)
 
     @property
     def checks(self) -> BatchChecks:

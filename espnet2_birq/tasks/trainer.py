@@ -40,6 +40,7 @@ from espnet2_birq.tasks.saving import (
 )
 from espnet2_birq.tasks.size import size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
+from espnet2_birq.tasks.tensorboard import grouping
 
 CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
 
@@ -145,7 +146,7 @@ class Trainer(ESPnetTrainer):
             iterator = Batches(iterator, lambda _: stop_if_asked())
             seen = model.prepare(_batches(iterator, model.updates.device))
             logging.info(f"Objectives {names} have seen {seen} frames, and are settled")
-        with whole_saves():
+        with whole_saves(), grouping([one.name for one in model.objectives]):
             super().run(model=model, **arguments)
 
     @staticmethod

@@ -62,6 +62,29 @@ def test_pretraining_leaves_what_espnet_leaves(recipes):
     assert stages in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_upload(recipes, tmp_path, private):
+    """Stage 9 calls `hf`, here a stand-in, on a folder with the card at its top."""
+    program = tmp_path / "hf"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" > {tmp_path}/called\nls "$3" >> {tmp_path}/called\n'
+    )
+    program.chmod(0o755)
+    options = ["--stage", "9", "--skip_upload_hf", "false"]
+    more = ["--private", "true"] if private else []
+    # Before it the environment's own, which has a real one.
+    (recipes / "ssl1" / "local" / "path.sh").write_text(f"PATH={tmp_path}:$PATH\n")
+    try:
+        run(["./run.sh", *options, "--hf_repo", "me/birq", *more], recipes / "ssl1")
+    finally:
+        (recipes / "ssl1" / "local" / "path.sh").unlink()
+    call, *files = (tmp_path / "called").read_text().splitlines()
+    words = call.split()
+    assert words[:2] == ["upload", "me/birq"] and words[3] == "."
+    assert words[4:] == ["--private"] * private
+    assert {"README.md", "meta.yaml", "exp"} <= set(files)
+
+
 def fine_tuned(recipes):
     """Run asr1 to its end, if that has not been done."""
     if not (recipes / "asr1" / "exp" / "asr_birq" / "RESULTS.md").exists():

@@ -57,6 +57,7 @@ relabel_config=          # Configuration from iteration 1 on; default: train_con
 
 # Publishing
 license=                 # Licence on the model's card, e.g. cc-by-4.0.
+private=false            # Make the repository of stage 9 a private one.
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -392,7 +393,9 @@ if ! "${skip_upload_hf}" && run_stage 9; then
     rm -rf "${_dir}" && mkdir -p "${_dir}"
     ${python} -m zipfile -e "${packed_model}" "${_dir}"
     cp "${ssl_exp}/README.md" "${_dir}"  # where the hub looks for a model's card
-    hf upload "${hf_repo}" "${_dir}" .
+    _opts=()
+    if "${private}"; then _opts+=(--private); fi
+    hf upload "${hf_repo}" "${_dir}" . "${_opts[@]}"
 fi
 
 log "Successfully finished. [elapsed=${SECONDS}s]"
