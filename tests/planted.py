@@ -9,6 +9,25 @@ import yaml
 
 RATE = 16000
 TONES = {"AA": 500.0, "IY": 3000.0}  # Hz; silence is faint noise
+ENCODER = {
+    "output_size": 16,
+    "attention_heads": 2,
+    "linear_units": 16,
+    "num_blocks": 2,
+    "rel_pos_type": "latest",
+}
+CONFORMER = {  # all parts of a conformer
+    "output_size": 32,
+    "linear_units": 64,
+    "num_blocks": 3,
+    "attention_heads": 2,
+    "rel_pos_type": "latest",
+    "pos_enc_layer_type": "rel_pos",
+    "selfattention_layer_type": "rel_selfattn",
+    "use_cnn_module": True,
+    "cnn_module_kernel": 7,
+    "macaron_style": True,
+}
 MODEL = {
     "frontend_conf": {
         "n_fft": 512,
@@ -20,13 +39,7 @@ MODEL = {
     "normalize": "utterance_mvn",
     "normalize_conf": {"norm_vars": True},
     "encoder": "conformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 16,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
-    },
+    "encoder_conf": ENCODER,
 }
 BOOK = {"codebook_size": 16, "codebook_dim": 4}
 OBJECTIVES = [

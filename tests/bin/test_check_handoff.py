@@ -11,6 +11,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet2.train.reporter import Reporter
+from planted import ENCODER
 
 from espnet2_birq.bin import check_handoff
 from espnet2_birq.config import read_config
@@ -23,13 +24,7 @@ COMMON = {
     "normalize": "utterance_mvn",
     "normalize_conf": {"norm_vars": True},
     "encoder": "conformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 16,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
-    },
+    "encoder_conf": ENCODER,
 }
 
 

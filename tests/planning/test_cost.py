@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from planted import CONFORMER
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet2_birq.kernels import products
@@ -16,18 +17,6 @@ from espnet2_birq.pretraining.objective import BEST_RQ, BIRQ
 from espnet2_birq.tasks.ssl import SSLTask
 
 SECOND = 16000
-CONFORMER = dict(
-    output_size=32,
-    linear_units=64,
-    num_blocks=3,
-    attention_heads=2,
-    rel_pos_type="latest",
-    pos_enc_layer_type="rel_pos",
-    selfattention_layer_type="rel_selfattn",
-    use_cnn_module=True,
-    cnn_module_kernel=7,
-    macaron_style=True,
-)
 SHAW = dict(output_size=32, linear_units=64, num_blocks=3, attention_heads=2)
 E_BRANCHFORMER = dict(
     output_size=32, linear_units=64, cgmlp_linear_units=64, num_blocks=3

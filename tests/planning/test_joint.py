@@ -3,7 +3,8 @@
 import pytest
 import torch
 import yaml
-from test_cost import BIRQ, CONFORMER, SECOND
+from planted import CONFORMER
+from test_cost import BIRQ, SECOND
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.configured import parse_config, plan_run

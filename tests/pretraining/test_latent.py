@@ -225,16 +225,8 @@ def run_step(rows):
     return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, stats
 
 
-def one_rank(rank, port, path, parts):
-    torch.distributed.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
-    )
-    torch.save(run_step(parts[rank]), f"{path}{rank}")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_ranks_equal_one(tmp_path):
-    (one, stats), (other, same) = spawn(one_rank, tmp_path / "rank", HALVES)
+    (one, stats), (other, same) = spawn(run_step, tmp_path / "rank", HALVES)
     threads = torch.get_num_threads()
     expected, joint = run_step(slice(0, 4))
     torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ index, an if) raises. On a GPU these are the places where a step would wait.
 
 import pytest
 import torch
+from planted import CONFORMER
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -31,16 +32,6 @@ from espnet2_birq.pretraining.views import (
 )
 from espnet2_birq.tasks.ssl import SSLTask
 
-CONFORMER = dict(
-    output_size=32,
-    linear_units=64,
-    num_blocks=3,
-    attention_heads=2,
-    rel_pos_type="latest",
-    pos_enc_layer_type="rel_pos",
-    selfattention_layer_type="rel_selfattn",
-    use_cnn_module=True,
-)
 SIZES = dict(output_size=32, linear_units=64, num_blocks=3, attention_heads=2)
 ENCODERS = [
     ("conformer", CONFORMER, None),

@@ -77,14 +77,6 @@ def run_steps(rows, objectives, conf, share):
     return gradients, stats, dict(model.named_buffers())
 
 
-def one_rank(rank, port, path, parts):
-    dist.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
-    )
-    torch.save([run_steps(parts[rank], *case) for case in CASES], f"{path}{rank}")
-    dist.destroy_process_group()
-
-
 OWN = {**GIVEN, "head": "given"}
 DIVERSE = {**MANY[1], "gradient": 0.3, "diversity": 0.7}
 CASES = [
@@ -100,12 +92,28 @@ CASES = [
 ]
 
 
+def run_cases(rows):
+    return [run_steps(rows, *case) for case in CASES]
+
+
+def _one_rank(rank, port, path, function, parts):
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
+    )
+    torch.save(function(parts[rank]), f"{path}{rank}")
+    dist.destroy_process_group()
+
+
 def spawn(function, path, parts):
-    """Run a function in a process for each part; what they saved, by rank."""
+    """Run a function of a part in a process for each, and a group of all.
+
+    Returns:
+        What it returned, by rank.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(function, args=(port, path, parts), nprocs=len(parts))
+    mp.spawn(_one_rank, args=(port, path, function, parts), nprocs=len(parts))
     return [torch.load(f"{path}{rank}") for rank in range(len(parts))]
 
 
@@ -113,9 +121,9 @@ def spawn(function, path, parts):
 def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
     """Also where ranks have unequal shares of the labelled frames, or none."""
     monkeypatch.setattr(cross_entropy, "gumbel_like", cross_entropy.gumbel_like)
-    ranks = spawn(one_rank, tmp_path / "rank", parts)
+    ranks = spawn(run_cases, tmp_path / "rank", parts)
     threads = torch.get_num_threads()
-    whole = [run_steps(slice(0, 4), *case) for case in CASES]
+    whole = run_cases(slice(0, 4))
     torch.set_num_threads(threads)
     for number, (expected, expected_stats, expected_buffers) in enumerate(whole):
         for gradients, stats, buffers in (results[number] for results in ranks):
@@ -156,14 +164,6 @@ def test_no_parameter_goes_without_gradient(tmp_path):
         dist.destroy_process_group()
 
 
-def prepare_rank(rank, port, path, parts):
-    dist.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
-    )
-    torch.save(prepared(parts[rank]), f"{path}{rank}")
-    dist.destroy_process_group()
-
-
 def prepared(rows):
     """The projection that moments of a batch make."""
     conf = dict(SMALL, num_codebooks=BOOKS["num_codebooks"], projection="pca_whitened")
@@ -175,6 +175,6 @@ def prepared(rows):
 
 
 def test_moments_are_those_of_all_ranks(tmp_path):
-    one, other = spawn(prepare_rank, tmp_path / "rank", HALVES)
+    one, other = spawn(prepared, tmp_path / "rank", HALVES)
     assert torch.equal(one, other)
     assert torch.allclose(one, prepared(slice(0, 4)), atol=1e-3)

@@ -394,18 +394,10 @@ def run_updates(rows):
 FRAMES = torch.tensor([39, 27, 39, 17])
 
 
-def one_rank(rank, port, path, parts):
-    torch.distributed.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(parts)
-    )
-    torch.save(run_updates(parts[rank]), f"{path}{rank}")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_ranks_equal_one(tmp_path):
     """K-means, moving averages and new codes are those of the joint batches."""
     threads = torch.get_num_threads()
-    one, other = spawn(one_rank, tmp_path / "rank", HALVES)
+    one, other = spawn(run_updates, tmp_path / "rank", HALVES)
     start, end, usage = run_updates(slice(0, 4))
     torch.set_num_threads(threads)
     for name in end:

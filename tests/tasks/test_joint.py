@@ -10,6 +10,7 @@ import soundfile
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+from planted import ENCODER
 
 from espnet2_birq.bin.asr_train import main
 from espnet2_birq.errors import ConfigError
@@ -28,11 +29,7 @@ CONFIG = {
     "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20},
     "encoder": "conformer",
     "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 16,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
+        **ENCODER,
         "dropout_rate": 0.0,
         "positional_dropout_rate": 0.0,
         "attention_dropout_rate": 0.0,
