@@ -12,6 +12,7 @@ import soundfile
 import torch
 import yaml
 from espnet2.train.dataset import ESPnetDataset
+from planted import ENCODER
 
 from espnet2_birq.api import load
 from espnet2_birq.bin import check_handoff, dump_labels, probe, ssl_train
@@ -33,13 +34,7 @@ CONFIG = {
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
     "normalize_conf": {"norm_vars": True},
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 32,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
-    },
+    "encoder_conf": ENCODER,
     "batch_type": "unsorted",
     "batch_size": 4,
     "max_epoch": 1,

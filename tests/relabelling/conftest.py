@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from planted import ENCODER
 
 from espnet2_birq import api
 from espnet2_birq.tasks.ssl import SSLTask
@@ -15,13 +16,7 @@ CONFIG = {
         {"name": "anchor", "labeller_conf": {"codebook_size": 32, "codebook_dim": 4}}
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 32,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
-    },
+    "encoder_conf": ENCODER,
 }
 
 

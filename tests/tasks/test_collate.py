@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from planted import ENCODER
 
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.errors import DataError
@@ -26,13 +27,7 @@ CONFIG = {
         },
     ],
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 20, "fs": "16k"},
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 32,
-        "num_blocks": 2,
-        "rel_pos_type": "latest",
-    },
+    "encoder_conf": ENCODER,
     "batch_type": "unsorted",
     "batch_size": 2,
     "max_epoch": 1,
