@@ -15,7 +15,6 @@ from espnet2_birq.options import Parser
 
 # Remedy for other sample rates, in commands with this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
-
 MODULES = "python -m espnet2_birq.bin."
 
 _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
@@ -48,16 +47,11 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "number of parallel jobs, 1 to 128 (default: %(default)s)",
     },
-    "--dry-run": {
-        "action": "store_true",
-        "help": "check and count everything without writing",
-    },
+    "--dry-run": {"action": "store_true", "help": "check and count all, write nothing"},
 }
 
 
-def make_parser(
-    name: str, description: str | None, epilog: str = ""
-) -> argparse.ArgumentParser:
+def make_parser(name: str, description: str | None, epilog: str = "") -> Parser:
     """Make the parser of a command; texts name commands as they were called.
 
     Args:

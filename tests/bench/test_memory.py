@@ -27,6 +27,7 @@ def rows(capsys):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
+@pytest.mark.slow
 def test_lengths(monkeypatch, capsys):
     builds = ["--builds", "window", "plain", "--limit", "0.25"]
     options(monkeypatch, "lengths", "--seconds", "5", "60", *builds)

@@ -183,6 +183,7 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     assert len(tuned) == 6 and not any("ssl1" in x for x in calls(folder)[len(now) :])
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_changed_is_made_again(matrix):
     folder, start = matrix
     # The end of a command is no success.
@@ -255,6 +256,7 @@ def test_a_system_starts_from_the_model_of_another(matrix):
     assert re.search("more_seed0: starts from .*, which is not there", output)
 
 
+@pytest.mark.slow
 def test_a_system_has_a_fine_tuning_of_its_own(matrix):
     """Its changes alone make it again."""
     folder, start = matrix

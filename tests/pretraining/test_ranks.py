@@ -117,7 +117,9 @@ def spawn(function, path, parts):
     return [torch.load(f"{path}{rank}") for rank in range(len(parts))]
 
 
-@pytest.mark.parametrize("parts", [HALVES, THIRDS])
+@pytest.mark.parametrize(
+    "parts", [HALVES, pytest.param(THIRDS, marks=pytest.mark.slow)]
+)
 def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
     """Also where ranks have unequal shares of the labelled frames, or none."""
     monkeypatch.setattr(cross_entropy, "gumbel_like", cross_entropy.gumbel_like)
