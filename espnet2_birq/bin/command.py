@@ -102,8 +102,7 @@ def run(
     except SampleRateError as error:
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except BrokenPipeError:  # of `... | head`, which has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        os._exit(128 + signal.SIGPIPE)  # nor does it take what sys.exit would flush
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
 
