@@ -18,7 +18,7 @@ lint: setup
 	.venv/bin/ruff format --check espnet2_birq tests bench
 	.venv/bin/mypy
 	.venv/bin/shellcheck .ci/run local/cores \
-	    $$(find bench egs2 local -type f -name "*.sh" ! -path "*/exp/*")
+	    $$(find bench egs2 local -type f -name "*.sh" ! -path "*/exp/*" ! -path "*/dump/*")
 test: setup
 	$(PYTEST) -m "not slow" tests
 test-all: setup
