@@ -102,7 +102,7 @@ def run(
     except SampleRateError as error:
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
     except BrokenPipeError:  # of `... | head`, which has read enough
-        os._exit(128 + signal.SIGPIPE)  # nor does it take what sys.exit would flush
+        os._exit(128 + signal.SIGPIPE)  # sys.exit would flush into it again
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
 

@@ -68,13 +68,18 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
         gpu: Whether to disable bfloat16 autocast for CPUs.
     """
     args = copy.deepcopy(args)
-    conf = getattr(args, "pretraining_conf", args.model_conf)  # the first: joint's
+    conf = _model_conf(args)
     conf["accelerate"] = False
     if gpu:
         conf["cpu_bfloat16"] = False
     args.init = None
     args.specaug = None  # works on the input, without gradients
     return args
+
+
+def _model_conf(args: argparse.Namespace) -> dict:
+    """Return what ssl_train has in model_conf, joint training in pretraining_conf."""
+    return getattr(args, "pretraining_conf", args.model_conf)
 
 
 def count_parameters(whole: torch.nn.Module, model: BiRQModel) -> Parameters:
@@ -174,7 +179,7 @@ class FakeModel:
         for objective in self.model.objectives:
             objective.labeller.ready = True
         self.updates = late_updates(self.model)
-        if gpu and args.model_conf.get("accelerate", True):
+        if gpu and _model_conf(args).get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.whole, self.model)
 

@@ -9,7 +9,7 @@ from test_cost import BIRQ, SECOND
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.configured import parse_config, plan_run
 from espnet2_birq.planning.cost import FakeModel, count_parameters, counted
-from espnet2_birq.planning.joint import LETTERS, FakeJoint, fake_model
+from espnet2_birq.planning.joint import FakeJoint, fake_model
 from espnet2_birq.planning.report import Speed
 from espnet2_birq.tasks.joint import JointTask
 
@@ -42,7 +42,7 @@ def test_as_much_as_a_real_step(tmp_path):
     cost = fake.count_step(2, 3 * SECOND)
     model = JointTask.build_model(args).train()
     assert fake.parameters == count_parameters(model, model.pretraining)
-    letters = LETTERS * 3
+    letters = 42
     speech, more = torch.randn(2, 3 * SECOND), torch.randn(4, 3 * SECOND)
     batch = dict(
         speech=speech,
