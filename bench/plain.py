@@ -48,7 +48,7 @@ class PlainModel(torch.nn.Module):
         if (
             len(heads) > 1
             or model.branch.utterances > 1
-            or model.copies > 1
+            or model.branch.copies > 1
             or not all(map(plain_row, self.objectives))
         ):
             raise ConfigError(

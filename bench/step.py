@@ -105,7 +105,7 @@ def make_build(args: argparse.Namespace) -> Build:
     )
     model = SSLTask.build_model(conf)
     model.prepare([dict(speech=speech.cpu(), speech_lengths=lengths.cpu())])
-    if model.copies == 1:
+    if model.branch.copies == 1:
         plain = PlainModel(copy.deepcopy(model))
         flops = count_flops(plain, speech.cpu(), lengths.cpu())
     else:  # which the plain build has not

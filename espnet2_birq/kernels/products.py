@@ -19,10 +19,13 @@ last bits of a resumed training. Measurements are in bench/README.md;
 """
 
 import logging
+from contextlib import nullcontext
 from functools import cache
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from espnet2_birq.errors import ConfigError
 
 # oneDNN needs contiguous rows, and copying a matrix with many columns for few rows to
 # multiply costs more than the matmul: if any side is below this, MKL is faster.
@@ -79,6 +82,25 @@ def takes_bfloat16(setting: bool | str) -> bool:
             "several times slower than single precision, which auto would choose"
         )
     return bool(setting)
+
+
+def check_precision(setting: bool | str):
+    """Check ``cpu_bfloat16``.
+
+    Raises:
+        ConfigError: It is neither True nor False nor "auto".
+    """
+    if setting not in (True, False, "auto"):
+        raise ConfigError(
+            f"model_conf: cpu_bfloat16 is auto, true or false, got {setting!r}"
+        )
+
+
+def autocast(device: torch.device, setting: bool | str):
+    """Return a context of bfloat16 autocast, if ``cpu_bfloat16`` says so on this device."""
+    if device.type == "cpu" and takes_bfloat16(setting):
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def linear(

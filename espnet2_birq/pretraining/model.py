@@ -14,7 +14,6 @@ through the layers that produce the label.
 """
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from espnet2_birq.encoders.taps import (
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.kernels.acceleration import accelerate as accelerate_encoder
 from espnet2_birq.kernels.attention import limit_attention
-from espnet2_birq.kernels.products import takes_bfloat16
+from espnet2_birq.kernels.products import autocast, check_precision
 from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics, label_sizes
 from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
@@ -59,7 +58,7 @@ from espnet2_birq.pretraining.statistics import (
     objective_statistics,
 )
 from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
-from espnet2_birq.pretraining.tokenizer import SIZE, Tokenizer, build_tokenizer
+from espnet2_birq.pretraining.tokenizer import SIZE, build_tokenizer
 from espnet2_birq.pretraining.views import (
     LAYER,
     TEACHER,
@@ -70,7 +69,7 @@ from espnet2_birq.pretraining.views import (
     Views,
     all_rows,
 )
-from espnet2_birq.pretraining.when import When, check_always_on
+from espnet2_birq.pretraining.when import When, check_always_on, rest
 
 
 class BiRQModel(AbsESPnetModel):
@@ -88,9 +87,7 @@ class BiRQModel(AbsESPnetModel):
         encoder: Encoder to pretrain.
         objectives: Objectives, rows of the configuration.
         masking_conf: Arguments of SpanMasking.
-        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances), and
-            ``copies``: M differently masked copies of a batch share its labels; the
-            loss is averaged over them. A step costs M + k / K of BEST-RQ's.
+        target_branch_conf: Arguments of TargetBranch (checkpoint, utterances, copies).
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
         tokenizer_conf: Arguments of Tokenizer (layers, when, ...), and its ``target``, for
             an objective of view ``tokenizer``; see build_tokenizer().
@@ -148,10 +145,7 @@ class BiRQModel(AbsESPnetModel):
         if attention_window is not None:
             limit_attention(encoder, attention_window)
         self.sample_rate = sample_rate
-        if cpu_bfloat16 not in (True, False, "auto"):
-            raise ConfigError(
-                f"model_conf: cpu_bfloat16 is auto, true or false, got {cpu_bfloat16!r}"
-            )
+        check_precision(cpu_bfloat16)
         self.cpu_bfloat16 = cpu_bfloat16
         self.extract_feats_in_collect_stats = extract_feats_in_collect_stats
         self.subsampling = subsampling_factor(encoder)
@@ -175,12 +169,7 @@ class BiRQModel(AbsESPnetModel):
         )
         check_always_on(self.whens)
         self.heads = Heads(encoder.output_size(), list(self.objectives))
-        branch_conf = dict(target_branch_conf or {})
-        self.copies = branch_conf.pop("copies", 1)
-        if not isinstance(self.copies, int) or self.copies < 1:
-            raise ConfigError(
-                f"target_branch_conf: copies is 1 or more, got {self.copies!r}"
-            )
+        branch_conf = target_branch_conf or {}
         self.branch = TargetBranch(encoder, **branch_conf)
         self.branches = {LAYER: self.branch}
         self.teacher = None
@@ -198,7 +187,7 @@ class BiRQModel(AbsESPnetModel):
         self.label_sizes = label_sizes(self.objectives)
         self.windows = Windows()
         self.paths = GradientPaths(diagnose_every)
-        # Floating point, because ESPnet sums integers when averaging checkpoints.
+        # Not an integer: ESPnet sums those when averaging checkpoints.
         self.register_buffer("updates", torch.zeros(()))
         self._update: int | None = None  # host copy, read once
         # Labellers sum observations over ranks: nothing needs broadcasting.
@@ -259,7 +248,7 @@ class BiRQModel(AbsESPnetModel):
             total, stats = idle(self, skip=("tokenizer.",)), {}
             frames = sum_over_ranks(batch.frames.sum().float())
         if self.tokenizer is not None:
-            with self._autocast(speech.device):
+            with autocast(speech.device, self.cpu_bfloat16):
                 loss, found = self.tokenizer.loss(views, update)
             total, stats = total + loss, stats | found
         for one in active:
@@ -280,10 +269,11 @@ class BiRQModel(AbsESPnetModel):
         tallies: list[BookTally | VectorBook] = []
         stats: dict[str, torch.Tensor] = {}
         paths: dict[str, torch.Tensor] = {}
-        for copy in range(self.copies):
+        copies = self.branch.copies
+        for copy in range(copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
-            with self._autocast(batch.xs.device):
+            with autocast(batch.xs.device, self.cpu_bfloat16):
                 # Clean side: y(x) and y^(k)(theta; x)
                 made = {
                     x.name: x.labels(views, rows, update, copy == 0) for x in active
@@ -304,11 +294,11 @@ class BiRQModel(AbsESPnetModel):
                     loss = loss - one.diversity * entropy
                     key = f"use_ppl_{one.name}"
                     stats[key] = stats.get(key, 0.0) + entropy.detach().exp()
-            total, masked = total + loss / self.copies, masked + frames
+            total, masked = total + loss / copies, masked + frames
             tallies += found
             share = mask.sum() / batch.frames.sum()
             stats["mask_share"] = stats.get("mask_share", 0.0) + share
-        stats = {key: value / self.copies for key, value in stats.items()} | paths
+        stats = {key: value / copies for key, value in stats.items()} | paths
         stats.update(
             objective_statistics(
                 tallies,
@@ -379,23 +369,19 @@ class BiRQModel(AbsESPnetModel):
             optimizer: Optimizer.
             shared: Whether something else learns by the same encoder.
         """
-        if (tokenizer := self.tokenizer) is not None:
-            optimizer.register_step_pre_hook(lambda *_: self._rest(tokenizer, shared))
+        if self.tokenizer is not None:
+            optimizer.register_step_pre_hook(lambda *_: rest(self._resting(shared)))
         optimizer.register_step_post_hook(lambda *_: self._count_update())
 
-    def _rest(self, tokenizer: Tokenizer, shared: bool):
-        """Keep what does not learn in this update as it is.
-
-        A zero gradient, which other ranks wait for, is no rest: momentum and
-        weight decay would go on.
-        """
+    def _resting(self, shared: bool) -> list[torch.nn.Module]:
+        """Return what does not learn in this update."""
         update = self.update_number()
-        resting: list[torch.nn.Module]
-        resting = [] if tokenizer.learns(update) else [tokenizer]
+        resting: list[torch.nn.Module] = []
+        if self.tokenizer is not None and not self.tokenizer.learns(update):
+            resting.append(self.tokenizer)
         if not self._active(update):
             resting += [self.heads, self.masking] + ([] if shared else [self.encoder])
-        for parameter in (p for module in resting for p in module.parameters()):
-            parameter.grad = None
+        return resting
 
     def _count_update(self):
         self.updates += 1
@@ -476,11 +462,6 @@ class BiRQModel(AbsESPnetModel):
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
         return feats, lengths
-
-    def _autocast(self, device: torch.device):
-        if device.type == "cpu" and takes_bfloat16(self.cpu_bfloat16):
-            return torch.autocast("cpu", dtype=torch.bfloat16)
-        return nullcontext()
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs

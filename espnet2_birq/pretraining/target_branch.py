@@ -27,22 +27,30 @@ class TargetBranch:
             kept.
         utterances: n: run on every n-th utterance of a batch only, on others in the
             next update; only these get labels of a layer. In evaluation on all.
+        copies: M differently masked copies of a batch share its labels; the loss is
+            averaged over them. A step costs M + k / K of BEST-RQ's.
 
     Raises:
-        ConfigError: ``utterances`` is less than 1.
+        ConfigError: ``utterances`` or ``copies`` is less than 1.
     """
 
     def __init__(
-        self, encoder: torch.nn.Module, checkpoint: bool = False, utterances: int = 1
+        self,
+        encoder: torch.nn.Module,
+        checkpoint: bool = False,
+        utterances: int = 1,
+        copies: int = 1,
     ):
-        if utterances < 1:
-            raise ConfigError(
-                f"target_branch_conf: utterances is 1 or more, got {utterances}"
-            )
+        for name, value in {"utterances": utterances, "copies": copies}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"target_branch_conf: {name} is 1 or more, got {value!r}"
+                )
         # In a tuple, so that the encoder is not registered as a submodule twice.
         self._encoder = (encoder,)
         self.checkpoint = checkpoint
         self.utterances = utterances
+        self.copies = copies
 
     @property
     def encoder(self) -> torch.nn.Module:

@@ -1,9 +1,11 @@
 """In which updates an objective, or a tokenizer, is active."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from espnet2_birq.errors import ConfigError
 
@@ -23,6 +25,16 @@ class When(NamedTuple):
         """Whether it is active in an update."""
         on = update >= self.start and (self.stop is None or update < self.stop)
         return on and (update - self.start) % self.every < self.length
+
+
+def rest(modules: Iterable[torch.nn.Module]):
+    """Drop the gradients of modules, so that the optimizer leaves them as they are.
+
+    A zero gradient, which other ranks wait for, is no rest: momentum and weight decay
+    would go on.
+    """
+    for parameter in (p for module in modules for p in module.parameters()):
+        parameter.grad = None
 
 
 def parse_when(conf: dict[str, Any]) -> When:
