@@ -19,6 +19,7 @@ Everything else runs on a GPU as in ESPnet.
 """
 
 import logging
+from contextlib import nullcontext
 
 import torch
 from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
@@ -37,7 +38,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from espnet2_birq.kernels.attention import FastRelPositionAttention
-from espnet2_birq.kernels.products import linear, matmul
+from espnet2_birq.kernels.products import autocast, linear, matmul
 
 
 def accelerate[M: torch.nn.Module](module: M) -> M:
@@ -72,6 +73,28 @@ def accelerate_parts(module: torch.nn.Module, faster: dict[type, type]):
     """
     for part in module.modules():
         part.__class__ = faster.get(type(part), type(part))
+
+
+def train_in_bfloat16(encoder: torch.nn.Module):
+    """Let an ESPnet encoder run under bfloat16 autocast in training on a CPU, if that is
+    faster there; its output stays in single precision.
+
+    Args:
+        encoder: Encoder, whose ``forward`` is replaced.
+    """
+    forward = encoder.forward
+
+    def mixed(*args, **kwargs):
+        device = next(encoder.parameters()).device
+        with autocast(device, "auto") if encoder.training else nullcontext():
+            ys, *rest = forward(*args, **kwargs)
+        if isinstance(ys, tuple):  # with outputs of layers, for intermediate CTC
+            ys = ys[0].float(), [(layer, xs.float()) for layer, xs in ys[1]]
+        else:
+            ys = ys.float()
+        return ys, *rest
+
+    encoder.forward = mixed
 
 
 def _runs_here(x: torch.Tensor) -> bool:

@@ -1,7 +1,8 @@
-"""ESPnet's ASR task with ``encoder: shaw_conformer``, ``frontend: birq``, gentle fine-tuning.
+"""ESPnet's ASR task with our encoder and frontend, and gentle and fast fine-tuning.
 
 ESPnet has no registry, but its class choices are module-level objects: importing this
-module adds both to them, also for ESPnet's own ASRTask.
+module adds ``encoder: shaw_conformer`` and ``frontend: birq`` to them, also for ESPnet's
+own ASRTask.
 """
 
 import argparse
@@ -10,8 +11,10 @@ import torch
 from espnet2.tasks.abs_task import optim_classes
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from espnet2.tasks.asr import encoder_choices, frontend_choices
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.kernels.acceleration import accelerate, train_in_bfloat16
 from espnet2_birq.tasks.finetuning import build_optimizer
 from espnet2_birq.tasks.frontend import BiRQFrontend
 
@@ -20,7 +23,7 @@ frontend_choices.classes["birq"] = BiRQFrontend
 
 
 class ASRTask(ESPnetASRTask):
-    """ESPnet's ASR task with two more training options.
+    """ESPnet's ASR task with three more training options.
 
     Defining the class in this module also serves multi-GPU training: the
     processes spawned by ESPnet receive ``ASRTask.main_worker``, import this module
@@ -29,7 +32,7 @@ class ASRTask(ESPnetASRTask):
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
-        """Add the two options to ESPnet's."""
+        """Add the three options to ESPnet's."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group("Fine-tuning of a pretrained encoder")
         group.add_argument(
@@ -45,6 +48,23 @@ class ASRTask(ESPnetASRTask):
             default=0,
             help="Number of initial updates that leave the encoder unchanged",
         )
+        group.add_argument(
+            "--accelerate",
+            choices=["none", "float32", "auto"],
+            default="none",
+            help="Train with faster encoder modules, which compute the same (float32), and "
+            "on a CPU with instructions for it in bfloat16 (auto); none: as ESPnet does",
+        )
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
+        """Build ESPnet's model; ``accelerate`` changes no parameter or name in it."""
+        model = super().build_model(args)
+        if args.accelerate != "none":
+            accelerate(model.encoder)
+        if args.accelerate == "auto":
+            train_in_bfloat16(model.encoder)
+        return model
 
     @classmethod
     def build_optimizers(

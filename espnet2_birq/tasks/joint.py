@@ -130,6 +130,11 @@ class JointTask(ASRTask):
                 "joint training: model is espnet, preencoder and postencoder are not "
                 "supported; leave them out"
             )
+        if args.accelerate != "none":
+            raise ConfigError(
+                "accelerate is for training on transcripts alone; leave it out "
+                "(pretraining_conf has its own accelerate and cpu_bfloat16)"
+            )
         if args.input_size is not None:
             raise ConfigError(
                 "joint training is of waveforms; pretrain on vectors (ssl_train "

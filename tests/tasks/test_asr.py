@@ -1,4 +1,4 @@
-"""ESPnet's ASR task with our encoder: in spawned processes, in its model, its loss."""
+"""ESPnet's ASR task with our encoder: in spawned processes, in its model, its loss; fast."""
 
 import multiprocessing
 
@@ -8,6 +8,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
+from espnet2_birq.kernels import products
 from espnet2_birq.tasks.asr import ASRTask
 
 CONFIG = {
@@ -69,3 +70,64 @@ def test_model_trains_with_intermediate_ctc(tmp_path):
 def test_the_parser_still_rejects_unknown_encoders():
     with pytest.raises(SystemExit):
         ASRTask.get_parser().parse_args(["--encoder", "shaw_konformer"])
+
+
+SIZES = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "interctc_layer_idx"}
+# Without dropout, whose noise differs between ESPnet's modules and faster ones.
+CONFORMER = {
+    "encoder": "conformer",
+    "encoder_conf": SIZES
+    | {f"{kind}dropout_rate": 0.0 for kind in ("", "positional_", "attention_")}
+    | {"interctc_layer_idx": [1], "rel_pos_type": "latest"},
+}
+
+
+def step(model):
+    """Train on a batch: its loss, and the encoder's gradient."""
+    torch.manual_seed(0)
+    loss, _, _ = model(
+        torch.randn(2, 16000),
+        torch.tensor([16000, 12000]),
+        torch.tensor([[2, 3, 2], [3, 2, -1]]),
+        torch.tensor([3, 2]),
+    )
+    loss.backward()
+    return loss.detach(), torch.cat(
+        [one.grad.flatten() for one in model.encoder.parameters()]
+    )
+
+
+@pytest.mark.parametrize("intermediate", [True, False])
+@pytest.mark.parametrize("how", ["float32", "auto"])
+def test_accelerated_training(tmp_path, monkeypatch, how, intermediate):
+    products.takes_bfloat16.cache_clear()
+    monkeypatch.setattr(products, "bfloat16_is_faster", lambda: True)
+    changes = dict(CONFORMER)
+    if not intermediate:
+        changes["model_conf"] = {"ctc_weight": 1.0}
+        changes["encoder_conf"] = CONFORMER["encoder_conf"] | {"interctc_layer_idx": []}
+    stock, fast = (
+        build_model(tmp_path, **changes, accelerate=x) for x in ("none", how)
+    )
+    assert list(stock.state_dict()) == list(fast.state_dict())
+    fast.load_state_dict(stock.state_dict())
+    # Validation is in single precision.
+    stock.eval(), fast.eval()
+    with torch.no_grad():
+        speech = torch.randn(2, 16000), torch.tensor([16000, 12000])
+        ys, others = stock.encode(*speech)[0], fast.encode(*speech)[0]
+    for a, b in zip(*((x[0] if isinstance(x, tuple) else x) for x in (ys, others))):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    stock.train(), fast.train()
+    dtypes = set()
+    fast.encoder.encoders[0].feed_forward.w_1.register_forward_hook(
+        lambda *seen: dtypes.add(seen[2].dtype)
+    )
+    (loss, gradient), (other, fast_gradient) = step(stock), step(fast)
+    assert dtypes == {torch.bfloat16 if how == "auto" else torch.float32}
+    error = (gradient - fast_gradient).norm() / gradient.norm()
+    assert error < (0.1 if how == "auto" else 1e-4)
+    torch.testing.assert_close(
+        other, loss, rtol=0.02 if how == "auto" else 1e-5, atol=0
+    )
+    products.takes_bfloat16.cache_clear()

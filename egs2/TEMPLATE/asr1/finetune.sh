@@ -8,7 +8,7 @@
 #   --asr_args     options of ESPnet's asr_train; they override --asr_config
 #   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
 #                  --asr_args use shaw_conformer, encoder_lr_decay,
-#                  freeze_encoder_updates or objectives, which ESPnet alone lacks:
+#                  freeze_encoder_updates, accelerate or objectives, which ESPnet alone lacks:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
 #   --greedy_ctc   true: stage 12 decodes all test sets by espnet2_birq.bin.ctc_decode; for
 #                  a CTC model, same texts as asr_inference, many times faster
@@ -52,9 +52,9 @@ opts=("${data_opts[@]}" "${opts[@]}")
 if [ -z "${python}" ]; then
     python=python3
     _ours="^(encoder: *[\"']?shaw_conformer|encoder_lr_decay:|freeze_encoder_updates:"
-    _ours+="|objectives:)"
+    _ours+="|objectives:|accelerate:)"
     if grep -Eq "${_ours}" "${asr_config}" || [[ " ${asr_args}" =~ \
-        \ --(encoder[\ =]shaw_conformer|encoder_lr_decay|freeze_encoder_updates) ]]; then
+        \ --(encoder[\ =]shaw_conformer|encoder_lr_decay|freeze_encoder_updates|accelerate) ]]; then
         python="python3 -m espnet2_birq.bin.with_encoders"
     fi
 fi
