@@ -6,6 +6,20 @@ import sys
 from collections.abc import Sequence
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """States defaults, as argparse does, but not those that say nothing; keeps lines."""
+
+    def _fill_text(self, text, width, indent):
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        silent = action.default is None or action.default is False
+        if silent or action.default in ("", (), []) or "default" in text:
+            return text
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Takes - and _ in the name of an option for the same, as the recipes' scripts do."""
 

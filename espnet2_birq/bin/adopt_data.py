@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
             default=default,
             metavar="S",
             help=f"{limit}imum length of a formatted set's utterances; others are "
-            "dropped (default: %(default)s)",
+            "dropped",
         )
     parser.add_argument(
         "--transcripts",

@@ -36,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--method",
         choices=METHODS,
         default="auto",
-        help="auto: BeamformIt if it is on PATH, else python (default: %(default)s)",
+        help="auto: BeamformIt if it is on PATH, else python",
     )
     add_shared_options(parser, "--nj", "--dry-run")
     return parser

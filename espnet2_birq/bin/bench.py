@@ -33,14 +33,18 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("bench", DESCRIPTION, EPILOG)
     add_speech_options(parser)
     add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
-    add("--threads", type=int, metavar="N", help="on a CPU (default: the cores)")
-    add("--rounds", type=int, default=3, help="timed steps of each (default: 3)")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="device to measure (default: cuda if available)",
+    )
+    add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    add("--rounds", type=int, default=3, help="timed steps of each kind")
     add(
         "--most-seconds",
         type=float,
         metavar="S",
-        help="most seconds of speech in a timed batch (default: 40 on a CPU, 640 on a "
+        help="limit on the seconds of speech in a timed batch (default: 40 on a CPU, 640 on a "
         "GPU); smaller batches than the configured one are less efficient on a GPU",
     )
     add(
@@ -48,9 +52,14 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="GPUs of this machine that exchange gradients (default: %(default)s)",
+        help="number of GPUs of this machine that exchange gradients",
     )
-    add("--out", type=Path, metavar="JSON", help="file for the rates")
+    add(
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="file to write the measured rates to, for plan --machine",
+    )
     return parser
 
 

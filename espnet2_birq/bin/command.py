@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
-from espnet2_birq.options import Parser
+from espnet2_birq.options import HelpFormatter, Parser
 
 # Remedy for other sample rates, in commands with this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
@@ -22,19 +22,19 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "required": True,
         "type": Path,
         "metavar": "DIR",
-        "help": "output directory; data in a recipe",
+        "help": "output directory (recipes use data)",
     },
     "--fs": {
         "type": int,
         "default": 16000,
         "metavar": "HZ",
-        "help": "sample rate in Hz (default: %(default)s)",
+        "help": "sample rate in Hz",
     },
     "--resample": {
         "choices": ("true", "false"),
         "default": "false",
         "help": "accept other rates than --fs, to be converted by a later stage of the "
-        "recipe (default: %(default)s)",
+        "recipe",
     },
     "--skip-bad": {
         "action": "store_true",
@@ -45,7 +45,7 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "default": 4,
         "choices": range(1, 129),
         "metavar": "N",
-        "help": "number of parallel jobs, 1 to 128 (default: %(default)s)",
+        "help": "number of parallel jobs, 1 to 128",
     },
     "--dry-run": {"action": "store_true", "help": "check and count all, write nothing"},
 }
@@ -64,7 +64,7 @@ def make_parser(name: str, description: str | None, epilog: str = "") -> Parser:
         prog=called + name,
         description=(description or "").replace(MODULES, called),
         epilog=epilog.replace(MODULES, called),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

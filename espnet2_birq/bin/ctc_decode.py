@@ -55,13 +55,15 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("greedy", "best_path"),
         default="greedy",
         help="without an n-gram: prefix search as in ESPnet with beam_size 1 and "
-        "ctc_weight 1, or the arg-max path (default: %(default)s)",
+        "ctc_weight 1, or greedy decoding",
     )
     add_lm_options(parser, required=False)
     parser.add_argument(
-        "--lm_weight", type=finite, metavar="X", help="weight of log10 P"
+        "--lm_weight", type=finite, metavar="X", help="weight of the n-gram's log10 P"
     )
-    parser.add_argument("--word_score", type=finite, metavar="X", help="per word")
+    parser.add_argument(
+        "--word_score", type=finite, metavar="X", help="score added per word"
+    )
     parser.add_argument(
         "--weights",
         type=Path,

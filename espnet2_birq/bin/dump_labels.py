@@ -30,20 +30,32 @@ from espnet2_birq.bin.command import make_parser, run
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("dump_labels", __doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model in its folder")
-    by = parser.add_mutually_exclusive_group()
-    by.add_argument(
-        "--objective", default="enhanced", help="name in the model; %(default)s"
-    )
-    by.add_argument("--kmeans", type=Path, help="file of fit_kmeans")
     parser.add_argument(
-        "--data", required=True, metavar="SCP,speech,TYPE", help="as for ssl_train"
+        "--model",
+        type=Path,
+        required=True,
+        help="pretrained model, next to its config.yaml",
+    )
+    by = parser.add_mutually_exclusive_group()
+    by.add_argument("--objective", default="enhanced", help="objective of the model")
+    by.add_argument(
+        "--kmeans",
+        type=Path,
+        help="centroids, written by fit_kmeans, to use instead of an objective",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SCP,speech,TYPE",
+        help="speech, as for ssl_train",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for labels.scp and its archives"
     )
-    parser.add_argument("--batch_size", type=int, default=8, help="in utterances")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="utterances per batch"
+    )
+    parser.add_argument("--device", default="cpu", help="device: cpu or cuda")
     return parser
 
 

@@ -31,10 +31,10 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="N",
-        help="layers, counted from 1; 0: the input; negative: from the last",
+        help="layers, counted from 1; 0 is the input, -1 the last layer",
     )
     parser.add_argument(
-        "--format", choices=("npy", "ark"), default="npy", help="default: npy"
+        "--format", choices=("npy", "ark"), default="npy", help="format of the output"
     )
     return parser
 

@@ -33,7 +33,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("finetune_options", DESCRIPTION, EPILOG)
     parser.add_argument("what", metavar="WHAT", choices=("init_param", "training"))
     parser.add_argument(
-        "--ssl_model", type=Path, metavar="FILE", help="pretrained model"
+        "--ssl_model",
+        type=Path,
+        metavar="FILE",
+        help="pretrained model, next to its config.yaml",
     )
     parser.add_argument(
         "--stats", type=Path, metavar="STATS", help="feats_stats.npz to write"
@@ -43,9 +46,14 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="number of GPUs (default: %(default)s)",
+        help="number of GPUs",
     )
-    parser.add_argument("options", nargs="+", metavar="OPTIONS", help="after a --")
+    parser.add_argument(
+        "options",
+        nargs="+",
+        metavar="OPTIONS",
+        help="other options of asr_train, after --",
+    )
     return parser
 
 

@@ -30,7 +30,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         required=True,
-        help="model in its folder; for mfcc and input, a configuration (.yaml) will do",
+        help="pretrained model, next to its config.yaml; a configuration (.yaml) is enough "
+        "for mfcc and input",
     )
     parser.add_argument(
         "--view",
@@ -40,25 +41,34 @@ def get_parser() -> argparse.ArgumentParser:
         "layer K'",
     )
     parser.add_argument(
-        "--data", required=True, metavar="SCP,speech,TYPE", help="as for ssl_train"
+        "--data",
+        required=True,
+        metavar="SCP,speech,TYPE",
+        help="speech, as for ssl_train",
     )
-    parser.add_argument("--out", type=Path, required=True, help="file, .npz")
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     parser.add_argument(
-        "--clusters", type=int, default=DEFAULT.clusters, help="%(default)s"
+        "--clusters", type=int, default=DEFAULT.clusters, help="number of clusters"
     )
     parser.add_argument(
         "--frames",
         type=int,
         default=DEFAULT.frames,
-        help="frames of the sample, spread over utterances; %(default)s",
+        help="number of frames in the sample, spread over utterances",
     )
     parser.add_argument(
-        "--seed", type=int, default=DEFAULT.seed, help="of sample and k-means"
+        "--seed",
+        type=int,
+        default=DEFAULT.seed,
+        help="random seed of the sample and of k-means",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=DEFAULT.batch_size, help="in utterances"
+        "--batch_size",
+        type=int,
+        default=DEFAULT.batch_size,
+        help="utterances per batch",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="device: cpu or cuda")
     return parser
 
 

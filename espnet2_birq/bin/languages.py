@@ -21,27 +21,39 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("languages", __doc__)
     parser.add_argument(
-        "--model", required=True, help="file, folder or name on the hub"
+        "--model",
+        required=True,
+        help="pretrained model: file, folder or name on the hub",
     )
-    parser.add_argument("--train", type=Path, required=True, help="to train probes on")
-    parser.add_argument("--test", type=Path, required=True, help="to test and count on")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--train", type=Path, required=True, help="data directory to train probes on"
+    )
+    parser.add_argument(
+        "--test",
+        type=Path,
+        required=True,
+        help="data directory to test probes and count codes on",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
         "--utterances",
         type=int,
         default=200,
-        help="of each language whose codes are counted (%(default)s)",
+        help="number of utterances of each language whose codes are counted",
     )
     parser.add_argument(
         "--updates",
         type=int,
         default=1500,
-        help="of a probe; 0: no probes (%(default)s)",
+        help="training updates of a probe; 0: no probes",
     )
     parser.add_argument(
-        "--max_seconds", type=positive, default=16.0, help="of a probe's training"
+        "--max_seconds",
+        type=positive,
+        default=16.0,
+        help="length limit of a probe's training utterances, in seconds",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the probes")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the probes")
     return parser
 
 

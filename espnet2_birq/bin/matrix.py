@@ -35,11 +35,27 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("matrix", DESCRIPTION, EPILOG)
     add = parser.add_argument
-    add("spec", type=Path, metavar="YAML", help="the matrix, e.g. bench/matrix.yaml")
+    add(
+        "spec",
+        type=Path,
+        metavar="YAML",
+        help="description of the matrix, e.g. bench/matrix.yaml",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    add("--only", nargs="+", metavar="NAME", help="only these systems")
-    add("--jobs", type=int, default=1, help="parallel steps, of one CPU thread each")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="random seeds of each system (default: 0 1 2)",
+    )
+    add("--only", nargs="+", metavar="NAME", help="run only these systems")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        help="number of steps run in parallel, with one CPU thread each",
+    )
     add("--gpus", nargs="+", metavar="N", help="CUDA devices, one per parallel step")
     add(
         "--data_options",

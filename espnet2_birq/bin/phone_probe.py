@@ -29,48 +29,61 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="model next to its config.yaml; may be repeated",
+        help="pretrained model, next to its config.yaml; may be repeated",
     )
     parser.add_argument(
-        "--untrained", action="store_true", help="also the first model untrained"
+        "--untrained",
+        action="store_true",
+        help="also measure the first model untrained",
     )
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        help="Kaldi data directory, or unpacked LibriSpeech or a part of it",
+        help="Kaldi data directory, or LibriSpeech (or a part of it) as distributed",
     )
     parser.add_argument(
         "--alignment",
         type=Path,
         required=True,
         help="CTM, TextGrid, folder of <utterance>.TextGrid, or lines of `utterance, "
-        "tab, PHONE:n PHONE:n ...` with numbers of 10 ms frames; may be gzipped",
+        "tab, PHONE:n PHONE:n ...`, n in frames of 10 ms; may be gzipped",
     )
-    parser.add_argument("--tier", help="TextGrid tier; phones")
+    parser.add_argument("--tier", help="tier of a TextGrid (default: phones)")
     parser.add_argument(
         "--utterances",
         type=int,
-        help="number of utterances, the first of each speaker; 400",
+        help="number of utterances, the first ones of each speaker (default: 400)",
     )
     parser.add_argument(
-        "--layers", type=int, nargs="+", help="layers, 0 is the input; all"
+        "--layers",
+        type=int,
+        nargs="+",
+        help="layers to measure, 0 is the input (default: all)",
     )
     parser.add_argument(
-        "--drop_silence", action="store_true", help="drop frames of silence"
+        "--drop_silence", action="store_true", help="leave out frames of silence"
     )
-    parser.add_argument("--units", type=int, help="k-means clusters; 100")
+    parser.add_argument(
+        "--units", type=int, help="number of k-means clusters (default: 100)"
+    )
     parser.add_argument(
         "--max_frames",
         type=int,
-        help="limit on frames, kept equally spaced: all layers are in memory; 100000",
+        help="limit on frames, since all layers are kept in memory; equally spaced ones are "
+        "used (default: 100000)",
     )
     parser.add_argument(
-        "--abx", action="store_true", help="also ABX error rates; requires fastabx"
+        "--abx",
+        action="store_true",
+        help="also measure ABX error rates; requires fastabx",
     )
-    parser.add_argument("--device", help="cpu (default) or cuda")
+    parser.add_argument("--device", help="device: cpu (default) or cuda")
     parser.add_argument(
-        "--out", type=Path, required=True, help="JSON file, with results per speaker"
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON file to write, with results per speaker",
     )
     return parser
 

@@ -32,15 +32,19 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add_speech_options(parser)
-    add("--gpus", type=int, default=1, help="number of GPUs (default: %(default)s)")
+    add("--gpus", type=int, default=1, help="number of GPUs")
     add(
         "--gpu",
         choices=sorted(GPUS),
         default="a100",
-        help="GPU model, for memory, FLOP/s and bytes/s of its data sheet (default: "
-        "%(default)s, 80 GB)",
+        help="GPU model, whose data sheet gives memory, FLOP/s and bytes/s",
     )
-    add("--memory", type=float, metavar="GB", help="memory of a GPU, if different")
+    add(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="memory of a GPU, if it differs from the data sheet",
+    )
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument(
         "--machine",

@@ -38,7 +38,10 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("prepare_ami", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "dest", type=Path, metavar="DATA_DIR", help="output; data in a recipe"
+        "dest",
+        type=Path,
+        metavar="DATA_DIR",
+        help="output directory (recipes use data)",
     )
     add_selection(parser)
     parser.add_argument(
@@ -46,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="amicorpus",
         metavar="DIR",
         help="folder with the meetings' folders, or its parent if named "
-        "amicorpus; for mdm8 the output of beamform_ami (default: %(default)s)",
+        "amicorpus; for mdm8 the output of beamform_ami",
     )
     parser.add_argument(
         "--annotations-only",

@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--downloads",
         default=Path("downloads"),
         type=Path,
-        help="folder to unpack to; reused if it exists (default: %(default)s)",
+        help="folder to unpack to; reused if it exists",
     )
     add_shared_options(parser, "--dest")
     return parser

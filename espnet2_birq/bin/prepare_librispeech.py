@@ -51,7 +51,10 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_shared_options(parser, "--dest")
     parser.add_argument(
-        "--parts", nargs="+", metavar="PART", help="default: all available"
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help="parts to prepare (default: all found)",
     )
     parser.add_argument(
         "--split",

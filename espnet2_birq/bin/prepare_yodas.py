@@ -55,9 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="download this release from the Hugging Face hub, shard by shard",
     )
     add_shared_options(parser, "--dest")
-    parser.add_argument(
-        "--name", default="yodas", help="name of the set (default: %(default)s)"
-    )
+    parser.add_argument("--name", default="yodas", help="name of the set")
     add_selection(parser)
     add_filters(parser)
     parser.add_argument(

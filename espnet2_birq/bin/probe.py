@@ -28,32 +28,52 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("probe", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, help="pretrained model in its folder")
+    source.add_argument(
+        "--model", type=Path, help="pretrained model, next to its config.yaml"
+    )
     source.add_argument(
         "--config",
         type=Path,
-        help="configuration of an untrained encoder",
+        help="configuration whose encoder is probed untrained",
     )
-    parser.add_argument("--train", type=Path, required=True, help="data directory")
-    parser.add_argument("--test", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--max_seconds", type=positive, default=16.0, help="limit in training"
+        "--train", type=Path, required=True, help="data directory to train on"
     )
-    parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--batch_frames", type=int, default=800, help="per update")
+    parser.add_argument(
+        "--test",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="data directories to decode",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--max_seconds",
+        type=positive,
+        default=16.0,
+        help="length limit of training utterances, in seconds",
+    )
+    parser.add_argument("--updates", type=int, default=1500, help="training updates")
+    parser.add_argument(
+        "--batch_frames", type=int, default=800, help="encoder frames per update"
+    )
     parser.add_argument(
         "--hidden",
         type=int,
         default=64,
         help="LSTM units per direction; 0: no LSTM",
     )
+    parser.add_argument("--lr", type=positive, default=5e-3, help="peak learning rate")
     parser.add_argument(
-        "--lr", type=positive, default=5e-3, help="highest learning rate"
+        "--finetune_updates",
+        type=int,
+        default=0,
+        help="updates with the encoder unfrozen",
     )
-    parser.add_argument("--finetune_updates", type=int, default=0, help="0: none")
-    parser.add_argument("--finetune_lr", type=positive, default=1e-3, help="highest")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--finetune_lr", type=positive, default=1e-3, help="peak learning rate of these"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     return parser
 
 

@@ -30,9 +30,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("pseudo_label", DESCRIPTION, EPILOG)
     parser.add_argument("dest", metavar="DEST", type=Path, help="directory to write")
     for name, what in (
-        ("labelled", "formatted set with texts"),
+        ("labelled", "formatted set with transcripts"),
         ("unlabelled", "formatted set that was decoded"),
-        ("decoded", "folder with its text, token and score"),
+        ("decoded", "folder with the decoder's text, token and score files"),
     ):
         parser.add_argument(
             f"--{name}", type=Path, required=True, metavar="DIR", help=what
@@ -42,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=share,
         default=0.8,
         metavar="SHARE",
-        help="of the usable utterances (default: %(default)s)",
+        help="share of the usable utterances to keep",
     )
     add_shared_options(parser, "--fs")
     return parser

@@ -26,10 +26,34 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("report", __doc__)
     add = parser.add_argument
     add("folder", type=Path, metavar="EXP", help="pretraining experiment")
-    add("--out", type=Path, metavar="FILE", help="default: EXP/report.html")
-    add("--phones", type=Path, nargs="+", default=(), metavar="FILE", help="JSON files")
-    add("--probe", type=Path, nargs="+", default=(), metavar="FILE", help="probe.json")
-    add("--audio", type=Path, metavar="FILE", help="default: of the validation set")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="page to write (default: EXP/report.html)",
+    )
+    add(
+        "--phones",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="results of phone_probe",
+    )
+    add(
+        "--probe",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="results of probe",
+    )
+    add(
+        "--audio",
+        type=Path,
+        metavar="FILE",
+        help="recording to show (default: from the validation set)",
+    )
     return parser
 
 

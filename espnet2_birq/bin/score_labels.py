@@ -19,17 +19,18 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("score_labels", __doc__)
     parser.add_argument(
-        "--labels", required=True, metavar="FILE,labels,TYPE", help="as for ssl_train"
+        "--labels",
+        required=True,
+        metavar="FILE,labels,TYPE",
+        help="labels, as for ssl_train",
     )
     parser.add_argument(
-        "--alignment", type=Path, required=True, help="as for phone_probe"
+        "--alignment", type=Path, required=True, help="alignment, as for phone_probe"
     )
-    parser.add_argument("--tier", default="phones", help="TextGrid tier; %(default)s")
+    parser.add_argument("--tier", default="phones", help="tier of a TextGrid")
+    parser.add_argument("--rate", type=float, default=25.0, help="labels per second")
     parser.add_argument(
-        "--rate", type=float, default=25.0, help="labels per second; %(default)s"
-    )
-    parser.add_argument(
-        "--drop_silence", action="store_true", help="drop frames of silence"
+        "--drop_silence", action="store_true", help="leave out frames of silence"
     )
     return parser
 

@@ -46,9 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="also write the remainder, as another data directory",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     add_shared_options(parser, "--fs", "--nj")
     return parser
 

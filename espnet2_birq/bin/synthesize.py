@@ -26,13 +26,13 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("synthesize", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "--dest", required=True, help="output directory; data in a recipe"
+        "--dest", required=True, help="output directory (recipes use data)"
     )
     parser.add_argument(
         "--audio",
         required=True,
-        help="folder for the audio, written to wav.scp as given; "
-        "downloads/audio in a recipe",
+        help="folder for the audio, written to wav.scp as given "
+        "(recipes use downloads/audio)",
     )
     for name, minutes in (
         ("unlabelled", 30.0),
@@ -45,9 +45,9 @@ def get_parser() -> argparse.ArgumentParser:
             type=positive,
             default=minutes,
             metavar="M",
-            help="(default: %(default)s)",
+            help=f"minutes of speech in the set {name}",
         )
-    parser.add_argument("--seed", type=_seed, default=0, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="random seed")
     add_shared_options(parser, "--nj")
     return parser
 

@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=4,
         choices=range(1, 7),
         metavar="N",
-        help="order of the n-gram, 1 to 6 (default: %(default)s)",
+        help="order of the n-gram, 1 to 6",
     )
     parser.add_argument(
         "--prune",

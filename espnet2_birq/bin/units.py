@@ -27,13 +27,20 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("units", __doc__)
     add_extraction_options(parser)
     parser.add_argument(
-        "--objective", nargs="+", default=(), metavar="NAME", help="default: all"
+        "--objective",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="objectives of the model (default: all)",
     )
     parser.add_argument(
-        "--deduplicate", action="store_true", help="merge equal neighbours"
+        "--deduplicate", action="store_true", help="merge runs of equal units"
     )
     parser.add_argument(
-        "--format", choices=("text", "npy", "ark"), default="text", help="default: text"
+        "--format",
+        choices=("text", "npy", "ark"),
+        default="text",
+        help="format of the output",
     )
     return parser
 

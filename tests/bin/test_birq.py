@@ -8,7 +8,7 @@ import pytest
 from checkout import ROOT
 
 from espnet2_birq.bin import birq
-from espnet2_birq.options import Parser, known_names
+from espnet2_birq.options import HelpFormatter, Parser, known_names
 
 # Their parsers are ESPnet's, which imports PyTorch.
 OF_ESPNET = {"asr_inference", "asr_train", "ssl_train"}
@@ -49,6 +49,15 @@ def test_help_imports_nothing_heavy(capsys):
     command = [sys.executable, "-c", HELP, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(OF_ESPNET))
+def test_help_of_espnets_commands(name, capsys):
+    try:
+        birq.main([name, "--help"])
+    except SystemExit as end:
+        assert not end.code
+    assert "--output_dir" in capsys.readouterr().out
 
 
 def test_hyphens_in_all_commands(capsys):
@@ -97,3 +106,15 @@ def test_a_reader_that_has_enough(tmp_path):
     program.stdout.close()
     assert program.wait(timeout=60) == 141
     assert program.stderr.read() == b""
+
+
+def test_help_states_defaults_that_say_something():
+    parser = Parser(formatter_class=HelpFormatter, description="two\n  lines")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--quiet", action="store_true", help="say nothing")
+    parser.add_argument("--out", help="file")
+    parser.add_argument("--only", nargs="+", default=(), help="names")
+    parser.add_argument("--nj", default=4, help="jobs (default: the cores)")
+    said = parser.format_help()
+    assert "two\n  lines" in said and "random seed (default: 0)" in said
+    assert said.count("(default") == 2 and "(default: the cores)" in said

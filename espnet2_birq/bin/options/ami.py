@@ -28,7 +28,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         default=FULL_CORPUS_ASR,
         metavar="NAME",
         help="full-corpus-asr, or a folder with the lists of meetings train.txt, "
-        "dev.txt and eval.txt (default: %(default)s)",
+        "dev.txt and eval.txt",
     )
 
 

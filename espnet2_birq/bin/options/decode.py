@@ -28,7 +28,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         default=200.0,
         metavar="S",
         help="audio per batch of the network including padding; does not "
-        "affect results (default: %(default)s)",
+        "affect results",
     )
 
 
