@@ -60,9 +60,10 @@ class ASRTask(ESPnetASRTask):
     def build_model(cls, args: argparse.Namespace) -> AbsESPnetModel:
         """Build ESPnet's model; ``accelerate`` changes no parameter or name in it."""
         model = super().build_model(args)
-        if args.accelerate != "none":
+        how = getattr(args, "accelerate", "none")  # not in a config.yaml of ESPnet's
+        if how != "none":
             accelerate(model.encoder)
-        if args.accelerate == "auto":
+        if how == "auto":
             train_in_bfloat16(model.encoder)
         return model
 

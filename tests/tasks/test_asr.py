@@ -5,6 +5,7 @@ import multiprocessing
 import pytest
 import torch
 import yaml
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
@@ -65,6 +66,15 @@ def test_model_trains_with_intermediate_ctc(tmp_path):
     expected = 0.7 * stats["loss_ctc"] + 0.3 * stats["loss_interctc_layer1"]
     torch.testing.assert_close(stats["loss"], expected)
     assert all(value.grad is not None for value in model.encoder.parameters())
+
+
+def test_a_model_that_espnet_trained(tmp_path):
+    """Its config.yaml lacks our options."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "encoder": "rnn"}))
+    stock = ["--config", str(tmp_path / "config.yaml"), "--output_dir", "unused"]
+    args = ESPnetASRTask.get_parser().parse_args(stock)
+    args.encoder_conf, args.model_conf = {"num_layers": 1}, {"ctc_weight": 1.0}
+    assert isinstance(ASRTask.build_model(args).encoder, RNNEncoder)
 
 
 def test_the_parser_still_rejects_unknown_encoders():
