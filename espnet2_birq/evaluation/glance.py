@@ -1,4 +1,4 @@
-"""One utterance through a pretrained model: mask, labels and predictions, to look at."""
+"""Mask, labels and predictions of one utterance, for inspection."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,20 @@ from espnet2_birq.pretraining.objective import makers
 
 
 class Codes(NamedTuple):
-    """Codes of the first codebook of an objective, (T',) of all frames."""
+    """Codes of an objective's first codebook at all frames, (T',)."""
 
     labels: torch.Tensor
-    predictions: torch.Tensor  # likeliest codes, of masked input
+    predictions: torch.Tensor  # most likely codes, given the masked input
     size: int  # V, codes in the codebook
 
 
 class Glance(NamedTuple):
-    """What happens to an utterance in training."""
+    """An utterance as the model sees it in training."""
 
     features: torch.Tensor  # (T, D) normalised input frames
     mask: torch.Tensor  # (T',) bool, encoder frames
     codes: dict[str, Codes]  # by objective
-    shift: float  # seconds an encoder frame
+    shift: float  # seconds per encoder frame
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def glance(model: BiRQModel, speech: torch.Tensor, seed: int = 0) -> Glance:
     Args:
         model: Model in evaluation mode.
         speech: (N,) samples.
-        seed: Of mask and noise.
+        seed: Random seed of mask and noise.
 
     Raises:
         DataError: The utterance is too short.

@@ -1,9 +1,9 @@
-"""Several languages in one model: how each uses the codes, and how well it is spelt.
+"""Compare the languages of a model by their use of codes and character error rates.
 
-Codes of each objective are counted by language. Where languages share sounds they
-should share codes; where codes tell languages (or channels, or speakers) apart, they
-are spent on that. A probe of the frozen encoder for characters, one for each language,
-says what is left for recognition.
+The codes of each objective are counted by language. Languages should share codes for
+the sounds that they share; codes that distinguish languages (or channels, or speakers)
+are spent on that distinction. One character probe per language, on the frozen encoder,
+shows how much information is left for recognition.
 """
 
 import json
@@ -28,7 +28,7 @@ from espnet2_birq.evaluation.probe import Settings, probe
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import makers
 
-CATEGORIES = "category2utt"  # as ESPnet's category sampler reads it
+CATEGORIES = "category2utt"  # read by ESPnet's category sampler
 
 
 class CodeUse(NamedTuple):
@@ -37,7 +37,7 @@ class CodeUse(NamedTuple):
     Attributes:
         frames: Frames counted.
         used: Number of codes that occur.
-        perplexity: exp of the entropy of the codes, their effective number.
+        perplexity: exp of the entropy of the codes, i.e. their effective number.
     """
 
     frames: int
@@ -52,8 +52,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
         folder: Data directory with wav.scp and category2utt.
 
     Raises:
-        DataError: There is no category2utt, fewer than two languages, or a language
-            without audio.
+        DataError: category2utt is missing or has fewer than two languages, or a
+            language has no audio.
     """
     path = folder / CATEGORIES
     if not path.is_file():
@@ -61,7 +61,7 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
             f"{path}: no such file; write a line `LANGUAGE UTTERANCE ...` for each "
             "language (prepare_yodas does for several)"
         )
-    lines = read_2columns_text(path)  # as ESPnet: sorted or not
+    lines = read_2columns_text(path)  # accepts unsorted files, as ESPnet does
     languages = {name: line.split() for name, line in lines.items()}
     if len(languages) < 2:
         raise DataError(f"{path}: {len(languages)} language, at least two are compared")
@@ -86,13 +86,13 @@ def count_codes(
         model: Model in evaluation mode.
         folder: Data directory.
         languages: Utterances of each language.
-        most: Utterances of a language that are looked at, spread over all.
+        most: Maximum number of utterances per language, sampled from all.
 
     Returns:
-        (L, N, V) counts by objective, of L languages and N codebooks.
+        Counts by objective, (L, N, V) for L languages, N codebooks and V codes.
 
     Raises:
-        DataError: No objective makes codes, or bad audio.
+        DataError: No objective makes codes, or audio is bad.
     """
     objectives = makers(model.objectives)
     if not objectives:
@@ -130,7 +130,7 @@ def divergence(one: np.ndarray, other: np.ndarray) -> float:
     """Compute the Jensen-Shannon divergence of two counts (V,) in bits.
 
     Returns:
-        0: the same use of codes; 1: no code in common.
+        0 for the same use of codes, 1 for no code in common.
     """
     p, q = one / one.sum(), other / other.sum()
     mean = (p + q) / 2
@@ -143,10 +143,10 @@ def divergence(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def language_information(counts: np.ndarray) -> float:
-    """Compute I(language; code) / H(language) of counts (L, V), all languages alike.
+    """Compute I(language; code) / H(language) from counts (L, V).
 
-    Each language has the same weight, however much of it there is. Like PNMI it is
-    biased upwards with few frames: see by_chance().
+    All languages have the same weight, regardless of their amounts of data. Like PNMI,
+    the ratio is biased upwards if frames are few; see by_chance().
     """
     shares = counts / counts.sum(axis=1, keepdims=True) / len(counts)  # joint
     mean = shares.sum(axis=0)
@@ -157,7 +157,7 @@ def language_information(counts: np.ndarray) -> float:
 
 
 def by_chance(counts: np.ndarray) -> np.ndarray:
-    """Draw as many codes for each language from the codes of all, (L, V)."""
+    """Redraw each language's codes, (L, V), from the languages' mean distribution."""
     shares = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
     draws = np.random.default_rng(0)
     return np.stack([draws.multinomial(row.sum(), shares) for row in counts])
@@ -166,10 +166,10 @@ def by_chance(counts: np.ndarray) -> np.ndarray:
 def spell(
     model: BiRQModel, train: Path, test: Path, language: str, out: Path, conf: Settings
 ) -> float | None:
-    """Train a character probe on a language; return its CER in %, None without text.
+    """Train a character probe on a language; return its CER in %, or None without text.
 
     Raises:
-        DataError: Text in one of the sets alone; or see probe().
+        DataError: Only one of the sets has text of the language; or see probe().
     """
     subsets = [
         _subset(folder, language, out / name) for name, folder in _named(train, test)
@@ -191,7 +191,7 @@ def _named(train: Path, test: Path):
 
 
 def _subset(folder: Path, language: str, dest: Path) -> bool:
-    """Write wav.scp and text of a language's utterances; whether there is any text."""
+    """Write a language's wav.scp and text; return whether it has any text."""
     text = folder / "text"
     texts = read_scp(text, allow_empty_values=True) if text.is_file() else {}
     utterances = read_languages(folder).get(language, [])
@@ -214,14 +214,14 @@ def compare_languages(
     utterances: int,
     settings: Settings | None,
 ) -> str:
-    """Count codes and train character probes by language; write languages.json, .md.
+    """Count codes and train character probes by language; write languages.{json,md}.
 
     Args:
         model: Model in evaluation mode.
         train: Data directory on which probes are trained.
         test: Data directory on which codes are counted and probes tested.
         out: Output folder.
-        utterances: Utterances of a language whose codes are counted.
+        utterances: Maximum number of utterances per language whose codes are counted.
         settings: Settings of the probes; None: no probes.
 
     Returns:

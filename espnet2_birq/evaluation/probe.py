@@ -96,7 +96,8 @@ def extract(
     """Encode a data directory in batches of similar lengths.
 
     Raises:
-        DataError: Bad audio, or features that are not finite in half precision.
+        DataError: Bad audio, no usable utterance, or features that are not finite in
+            half precision.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
     # Paths in dump/raw/<set> are relative to the recipe's folder.
@@ -121,7 +122,7 @@ def extract(
 
 
 def encode(model, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute hidden states (B, K, T', E) and lengths (B,) of some sound files."""
+    """Compute hidden states (B, K, T', E) and lengths (B,) of sound files."""
     waves = [torch.from_numpy(read_wave(str(x))) for x in files]
     speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     samples = torch.tensor([len(wave) for wave in waves])

@@ -8,14 +8,14 @@ from espnet2_birq.pretrained import PretrainedModel
 
 
 def linear_cka(layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Compute linear centred kernel alignment of all pairs of layers.
+    """Compute the linear centred kernel alignment (CKA) of all pairs of layers.
 
-    It is 1 for representations that differ by a rotation and a scale, 0 for those without
-    any linear relation (Kornblith et al. 2019, arXiv:1905.00414, Eq. 3 with a linear
-    kernel). With few frames for the number of values it is too large.
+    It is 1 for representations that differ only by rotation and scale, and 0 for those
+    without any linear relation (Kornblith et al. 2019, arXiv:1905.00414, Eq. 3 with a
+    linear kernel). It is too large if frames are few relative to the number of values.
 
     Args:
-        layers: (N, D) values of each layer, of the same N frames.
+        layers: (N, D) values of each layer, for the same N frames.
 
     Returns:
         (L, L) similarities.

@@ -1,4 +1,4 @@
-"""A model card, written from an experiment: what the model is, and how it was made."""
+"""Model card of an experiment: description of the model and of its training."""
 
 import os
 from collections.abc import Iterator
@@ -36,19 +36,19 @@ Or fine-tune the encoder with any ESPnet ASR recipe: `asr.sh --pretrained_model
 def write_card(
     model: Path, out: Path, license: str | None = None, repository: str | None = None
 ) -> None:
-    """Write a model card in Markdown, with metadata as the Hugging Face hub reads it.
+    """Write a model card in Markdown, with metadata for the Hugging Face hub.
 
-    Names of machines and folders of the training are not in it.
+    It contains no names of machines or folders used in training.
 
     Args:
         model: Model file in its experiment's folder.
-        out: File to write, README.md.
+        out: File to write, usually README.md.
         license: Identifier of the licence, e.g. cc-by-4.0; None: the card says that
             none was given.
-        repository: Name on the hub, for the lines of use.
+        repository: Name on the hub, for the title and the usage example.
 
     Raises:
-        DataError: The model is not whole, or there is no training log.
+        DataError: The model file is incomplete, or there is no training log.
     """
     check_model_file(model)
     folder = model.parent
@@ -81,7 +81,7 @@ def write_card(
 
 
 def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
-    """Describe encoder and input."""
+    """Describe the encoder and its input."""
     state = load_tensors(model)
     size = sum(x.numel() for name, x in state.items() if name.startswith("encoder."))
     encoder = conf["encoder_conf"]
@@ -132,7 +132,7 @@ def _training(conf: dict, log: TrainingLog) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(log: TrainingLog) -> str:
-    """Tabulate the last epoch."""
+    """Tabulate the statistics of the last epoch."""
     if not log.train:
         raise DataError("the training has not finished an epoch; pack it later")
     rows = []

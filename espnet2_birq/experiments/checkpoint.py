@@ -1,4 +1,4 @@
-"""Check a finished training by ESPnet's checkpoint.pth."""
+"""Check a finished training run by ESPnet's checkpoint.pth."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from espnet2_birq.reading import refusing
 
 
 def check_training(model: Path) -> None:
-    """Check that training made updates until its end and saved a model.
+    """Check that training made updates until its end, and saved a model.
 
     ESPnet stops at the first epoch without a valid update, averages saved
     models, and reports success.
@@ -25,13 +25,13 @@ def check_training(model: Path) -> None:
             "best_model_criterion in the configuration"
         )
     checkpoint = model.parent / "checkpoint.pth"
-    if not checkpoint.is_file():  # DeepSpeed's trainer, which does not end like that
+    if not checkpoint.is_file():  # DeepSpeed's trainer, which does not stop in this way
         return
     state = load_plain(checkpoint, mmap=True)
     with refusing(checkpoint, "not ESPnet's"):
         epoch = state["reporter"]["epoch"]
         values = state["reporter"]["stats"][epoch]["train"]
-    # ESPnet reports the norm of gradients that were finite, and of no others.
+    # ESPnet reports the norm of finite gradients only.
     if "grad_norm" not in values:
         raise DataError(
             f"{model.parent}: no update was made in epoch {epoch}, where training "

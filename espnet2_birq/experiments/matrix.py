@@ -72,7 +72,7 @@ def _run_all(
             failures.append(str(error))
             say(f"error: {error}")
 
-    # Seed by seed, so that an interrupted run has a complete table of the first.
+    # Seed by seed, so that an interrupted run has a complete table of the first seed.
     with ThreadPoolExecutor(workers) as pool:
         for seed in seeds:
             for system in systems:

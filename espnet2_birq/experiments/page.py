@@ -1,4 +1,4 @@
-"""One page of an experiment: curves, codebooks, probes, an utterance; a single file."""
+"""Page of an experiment in a single file: curves, codebooks, probes, an utterance."""
 
 import base64
 import html
@@ -26,10 +26,10 @@ from espnet2_birq.experiments.status import describe, find_path
 from espnet2_birq.experiments.training_log import read_training_log
 from espnet2_birq.reading import read_json, refusing
 
-SECONDS = 5.0  # of an utterance whose codes can be told apart
-LOOKED_AT = 100  # utterances among which one of about this length is sought
+SECONDS = 5.0  # length of an utterance whose codes are legible in a plot
+LOOKED_AT = 100  # utterances searched for one of about this length
 COMPARED = 20  # utterances on which layers are compared
-# Parts of the configuration that make the method; the rest is ESPnet's
+# Parts of the configuration that define the method; the rest is ESPnet's
 SHOWN = (
     "objectives",
     "masking_conf",
@@ -77,8 +77,8 @@ def write_page(
     Args:
         folder: Pretraining experiment, running or not.
         out: HTML file.
-        phones: Results of phone_probe; besides those found beside the experiment.
-        probes: probe.json of the probe for text; likewise.
+        phones: Results of phone_probe, in addition to those beside the experiment.
+        probes: Files probe.json of the text probe, likewise.
         audio: Utterance to show; None: one of the validation set.
 
     Raises:
@@ -146,7 +146,7 @@ def _beside(folder: Path, *patterns: str) -> Iterator[Path]:
 
 
 def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
-    """Show what phone_probe measured of this experiment, and beside it."""
+    """Show results of phone_probe, both given ones and those beside the experiment."""
     measured: dict[str, dict] = {}
     for path in given:
         for model in _models(path):
@@ -180,10 +180,10 @@ def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
 
 
 def _models(path: Path) -> list[dict]:
-    """Read what phone_probe measured.
+    """Read the models in a file of phone_probe.
 
     Raises:
-        DataError: It is damaged, or something else.
+        DataError: The file is damaged, or of another kind.
     """
     models = _read(path).get("models", [])
     with refusing(path, NO_RESULTS):
@@ -206,7 +206,7 @@ def _models(path: Path) -> list[dict]:
 
 
 def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
-    """Show what the probe for text measured."""
+    """Show the results of the text probe."""
     paths = dict.fromkeys([*given, *_beside(folder, "probe*/probe.json")])
     own = [path for path in paths if path in given or folder in path.parents]
     parts = []
@@ -237,7 +237,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 
 
 def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
-    """Show an utterance with its mask, labels and predictions, and layers' similarity."""
+    """Show an utterance's mask, labels and predictions, and the layers' similarity."""
     title = "An utterance"
     if not any(folder.glob("*epoch.pth")) and not any(folder.glob("*.ave*.pth")):
         text = "There is no model yet: it is saved after an epoch."
@@ -272,7 +272,7 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
 
 
 def _find_utterances(folder: Path, rate: int) -> tuple[list[str], str]:
-    """Find some of the validation set, the first neither short nor long if possible."""
+    """Find validation utterances, best length first, or why there are none."""
     lists = data_lists(read_config(folder), "valid")
     scps = [path for path, name, _ in lists if name == "speech"]
     if not scps:
@@ -281,7 +281,7 @@ def _find_utterances(folder: Path, rate: int) -> tuple[list[str], str]:
     if not scp.is_file():
         return [], f"the validation set's {scp} is not seen from here"
     resolve = PathResolver(scp.parent)
-    found: list[tuple[float, str]] = []  # distances from the length that shows best
+    found: list[tuple[float, str]] = []  # distance from SECONDS, file
     for _, entry in itertools.islice(iter_scp(scp), LOOKED_AT):
         try:
             entry = resolve(entry)

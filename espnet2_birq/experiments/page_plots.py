@@ -1,4 +1,4 @@
-"""Pictures of one experiment for its page, told apart by shape as well as by colour."""
+"""Plots for an experiment's page, whose lines differ in shape as well as in colour."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.status import COLLAPSED
 from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
 
-# Okabe and Ito's colours, which differ for the colour-blind, in order of lightness.
+# Okabe and Ito's colours, which the colour-blind can tell apart, by lightness.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vP"
@@ -24,7 +24,7 @@ DPI = 110
 def _figure(
     rows: int, columns: int, height: float, width: float = WIDTH, **options: Any
 ) -> Iterator[Any]:
-    """Yield axes, and a buffer that has the PNG after the context."""
+    """Yield axes, and a buffer that contains the PNG once the context has ended."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display is needed
@@ -48,7 +48,7 @@ def _figure(
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Return colour and dashes of a line: for the colour-blind, and in grey."""
+    """Return a line's colour and dashes, distinct to the colour-blind and in grey."""
     index = number % len(COLOURS)
     return {"color": COLOURS[index], "linestyle": DASHES[index]}
 
@@ -81,13 +81,13 @@ def learning_curves(log: TrainingLog) -> bytes:
 
 
 def _legend_below(axis: Any) -> None:
-    """Put a legend where no curve is."""
+    """Put a legend below the axes, where it hides no curve."""
     handles, labels = axis.get_legend_handles_labels()
     axis.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _names(log: TrainingLog) -> list[str]:
-    """Return all objectives of a log: some may begin late."""
+    """Return all objectives of a log, including those that begin late."""
     return list(dict.fromkeys(x for v in log.intervals for x in objectives_of(v)))
 
 
@@ -155,7 +155,7 @@ def phone_accuracy(measured: Sequence[tuple[str, dict]]) -> bytes:
 
 
 def layer_weights(weights: Sequence[float]) -> bytes:
-    """Plot the weights of the layers in the probe for text."""
+    """Plot the weights of the layers in the text probe."""
     with _figure(1, 1, 2.4) as (axes, buffer):
         axis = axes[0][0]
         axis.bar(range(1, len(weights) + 1), weights, color="0.6", edgecolor="black")
@@ -248,6 +248,6 @@ def _spectrogram(axis: Any, look: Glance, masked: list[tuple[int, int]]) -> None
 
 
 def _spans(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Return begin and end of each run of True."""
+    """Return the start and end of each run of True."""
     edges = np.flatnonzero(np.diff(mask.astype(int), prepend=0, append=0))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))

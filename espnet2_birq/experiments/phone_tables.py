@@ -57,16 +57,16 @@ def difference(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Subtract one system's accuracies from another's, seed by seed.
 
-    Each layer from 1, then the best layer of each: the one with the highest mean over
-    seeds and speakers.
+    The differences are for each layer from 1, and finally for each system's best layer,
+    the one with the highest mean over seeds and speakers.
 
     Args:
         own: Results of phone_probe by seed.
-        other: The same of the other system.
+        other: The same for the other system.
 
     Returns:
-        (L,) means; (L, 2) 95 % intervals, bootstrapped over seeds and
-        speakers; and the number of common seeds.
+        (L,) means; (L, 2) 95 % intervals, bootstrapped over seeds and speakers; and the
+        number of common seeds.
     """
     seeds = sorted(own.keys() & other.keys())
     both = [np.stack([accuracies(x[seed])[1:] for seed in seeds]) for x in (own, other)]

@@ -13,9 +13,9 @@ from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
 
 Results = dict[str, dict[int, Result]]
 
+COLUMNS = 3  # of panels
 # Plots over updates for each objective: file, title, keys of the training
 # log without the objective's name.
-COLUMNS = 3  # of panels
 CURVES = (
     ("learning.png", "learning curves", ("loss", "acc")),
     ("codebooks.png", "use of the codebooks", ("window_ppl", "pred_ppl", "agree")),
@@ -225,7 +225,7 @@ def _phones(runner, results):
                 label = None
     if not axes[0][0].lines:
         return []
-    figure.set_figwidth(8)  # long names, beside the lines
+    figure.set_figwidth(8)  # room for long names beside the lines
     axes[0][0].set(xlabel="layer (0: the input)", ylabel="accuracy of phones")
     axes[0][0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes[0][0].grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Progress and estimated remaining time of a training."""
+"""Progress and estimated remaining time of a training run."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ class Progress(NamedTuple):
     done: int  # updates
     total: int | None  # None: not known
     loss: float
-    seconds_left: float | None  # likewise; without validation
+    seconds_left: float | None  # None: not known; without validation
 
     def __str__(self) -> str:
         if self.total is None or self.seconds_left is None:
@@ -66,7 +66,7 @@ def progress_of(log: TrainingLog, folder: Path) -> Progress:
         recent = log.intervals[-RECENT:]
         paces = [one["train_time"] for one in recent if "train_time" in one]
         if paces:
-            pace = sum(paces) / len(paces) * accum_grad  # seconds an update
+            pace = sum(paces) / len(paces) * accum_grad  # seconds per update
             left = max(0, total - log.last_update) * pace
     loss = log.intervals[-1].get("loss", math.nan)
     return Progress(log.last_update, total, loss, left)

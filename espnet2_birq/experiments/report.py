@@ -163,7 +163,7 @@ def _errors(by_seed: dict[int, Result], key) -> dict[int, Errors]:
 
 
 def _each(values: Sequence[float], form: str) -> str:
-    """Format the mean, and the values if several differ."""
+    """Format the mean, and the values if they differ."""
     if not values:
         return "-"
     each = [f"{value:{form}}" for value in values]

@@ -16,7 +16,7 @@ KINDS = ("wer", "cer")
 
 
 class Errors(NamedTuple):
-    """Errors of a decoded set by utterance, sorted by name."""
+    """Errors of a decoded set by utterance, in the order of its reference."""
 
     names: list[str]
     errors: np.ndarray  # (U,)
@@ -24,7 +24,7 @@ class Errors(NamedTuple):
 
 
 class Pretraining(NamedTuple):
-    """A finished pretraining."""
+    """A finished pretraining run."""
 
     log: TrainingLog
     updates: int
@@ -37,7 +37,7 @@ class Result(NamedTuple):
     pretraining: Pretraining | None
     errors: dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
     probe: dict | None  # probe.json
-    phones: dict | None = None  # what phone_probe found
+    phones: dict | None = None  # results of phone_probe
 
 
 def read_results(runner: Runner, seeds: list[int]) -> dict[str, dict[int, Result]]:
@@ -94,8 +94,8 @@ def resample(
 ) -> dict[str, float]:
     """Bootstrap an error rate over seeds, or its difference between two systems.
 
-    Seeds and utterances are resampled, jointly for both systems: the interval covers
-    other training runs and other utterances of similar speakers. With few seeds it is
+    Seeds and utterances are resampled, jointly for both systems, so the interval covers
+    other training runs and other utterances of similar speakers. With few seeds, it is
     rough.
 
     Args:

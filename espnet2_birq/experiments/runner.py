@@ -30,7 +30,7 @@ from espnet2_birq.experiments.spec import (
 )
 from espnet2_birq.reading import read_json, read_yaml
 
-UTTERANCE = 5.0  # seconds, where compute is counted
+UTTERANCE = 5.0  # seconds per utterance when compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
 TRAIN_VALID = ("train", "valid")
 
@@ -39,9 +39,8 @@ class Runner:
     """Runs unfinished steps in parallel.
 
     A step has a folder OUT/steps/<name> with its log, its dependencies (key.json) and,
-    after success, its input lists (made_from.json) and
-    done.json. Interrupted steps are rerun, and ESPnet resumes
-    training.
+    after success, its input lists (made_from.json) and done.json. Interrupted steps are
+    rerun, and ESPnet resumes training.
 
     Args:
         spec: The matrix.
@@ -74,15 +73,15 @@ class Runner:
 
     # ------------------------------------------------------------------ places
     def ssl_exp(self, system: System, seed: int) -> Path:
-        """Return the experiment folder of a pretraining."""
+        """Return the experiment folder of a pretraining run."""
         return self.out / "ssl" / f"ssl_{system.name}_seed{seed}"
 
     def model(self, name: str, seed: int) -> Path:
-        """Return the averaged model of a pretraining."""
+        """Return the averaged model of a pretraining run."""
         return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
 
     def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
-        """Return the experiment folder of a fine-tuning."""
+        """Return the experiment folder of a fine-tuning run."""
         return self.out / "asr" / f"asr_{system.name}_seed{seed}_{dataset}"
 
     def probe_dir(self, system: System, seed: int) -> Path:
@@ -94,11 +93,11 @@ class Runner:
         return self.out / "phones" / f"{system.name}_seed{seed}.json"
 
     def config(self, system: System, seed: int) -> Path:
-        """Return the configuration file of a pretraining."""
+        """Return the configuration file of a pretraining run."""
         return self.out / "config" / f"{system.name}_seed{seed}.yaml"
 
     def asr_config(self, system: System) -> Path | None:
-        """Return the configuration file of a system's fine-tuning, if there is any."""
+        """Return the configuration file for fine-tuning a system, if there is any."""
         if system.finetune is None:
             return self.spec.finetune_config
         return self.out / "config" / f"{system.name}_finetune.yaml"
@@ -111,7 +110,7 @@ class Runner:
         return f"{self.spec.train_set}_{name}"
 
     def lists(self, *sets: str) -> list[Path]:
-        """Return the lists of some sets in the dump/raw of asr1."""
+        """Return the lists of some sets in asr1's dump/raw."""
         raw = self.spec.recipe / "asr1" / "dump" / "raw"
         return [raw / one / file for one in sets for file in ("wav.scp", "text")]
 
@@ -133,7 +132,7 @@ class Runner:
 
     # ------------------------------------------------------------------- steps
     def write_configs(self, seeds: list[int]) -> None:
-        """Write the configurations of all pretrainings, with final updates.
+        """Write the configurations of all pretraining runs, with their updates set.
 
         Raises:
             ConfigError: Updates are not whole epochs, or a reference is invalid.
@@ -231,7 +230,7 @@ class Runner:
         """Pretrain, probe and fine-tune one system with one seed.
 
         Raises:
-            DataError: A step failed; names its log.
+            DataError: A step failed; the message names its log.
         """
         key = [self.data_options, self.config(system, seed).read_text()]
         name = f"{system.name}_seed{seed}"
@@ -390,7 +389,7 @@ class Runner:
 
     @contextmanager
     def _device(self) -> Iterator[dict[str, str]]:
-        """Return the environment of a step: a free GPU, or one CPU thread."""
+        """Yield the environment of a step: a free GPU, or one CPU thread."""
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {"PYTHONPATH": path}
@@ -432,12 +431,12 @@ class Flops:
         self.of = read_json(self.path) if self.path.is_file() else {}
 
     def count(self, config: Path, text: str) -> None:
-        """Write a configuration and count its FLOPs, unless done."""
+        """Write a configuration and count its FLOPs, unless already done."""
         name = config.stem
         if name in self.of and config.is_file() and config.read_text() == text:
             return
         self.of.pop(name, None)
-        self._save()  # first: an interruption must not leave the number of another one
+        self._save()  # first, so that an interruption leaves no outdated count
         config.write_text(text, encoding="utf-8")
         self.of[name] = update_flops(config)
         self._save()
@@ -449,7 +448,7 @@ class Flops:
 def update_flops(config: Path) -> float:
     """Count FLOPs of an update: matmuls and convolutions, including the target branch.
 
-    Counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
+    They are counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
     seconds.
 
     Args:

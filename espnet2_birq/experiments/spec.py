@@ -30,7 +30,7 @@ SYSTEM_KEYS = {
 }
 
 
-# What YAML may say for a key, wherever it stands; of others that they are there.
+# Type of each key's value, at any level; values of other keys are not type-checked.
 TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("recipe", "train_set", "probe", "name", "label"), str),
     **dict.fromkeys(("compute_of", "after", "rest_of", "config"), str),
@@ -92,7 +92,7 @@ class Spec:
         finetune_config: Configuration of fine-tuning; None: no fine-tuning.
         finetune_sets: Fine-tuning sets.
         probe: Options of the probe; None: no probe.
-        compare: Pairs of systems, the expectedly better one first.
+        compare: Pairs of systems, the one expected to be better first.
     """
 
     recipe: Path
@@ -111,7 +111,7 @@ class Spec:
         return [system.name for system in self.systems]
 
     def system(self, name: str) -> System:
-        """Return the system of a name; ConfigError if there is none."""
+        """Return a system by name; raise ConfigError if there is none."""
         if name not in self.names:
             raise ConfigError(
                 f"no system '{name}' in the matrix; there are {', '.join(self.names)}"
@@ -119,7 +119,7 @@ class Spec:
         return self.systems[self.names.index(name)]
 
     def hours_of(self, one: FinetuneSet) -> float | None:
-        """Return hours of a fine-tuning set, or of the one it complements; None: all."""
+        """Return the hours of a fine-tuning set, or of the set it complements; None: all."""
         hours = {each.name: each.hours for each in self.finetune_sets}
         return hours[one.rest_of or one.name]
 
@@ -131,7 +131,7 @@ def read_spec(path: Path) -> Spec:
         path: YAML file.
 
     Raises:
-        ConfigError: Missing or invalid; names the key.
+        ConfigError: The file is missing or invalid; the message names the key.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; see bench/*.yaml for a matrix")
@@ -245,7 +245,7 @@ def _check(path: Path, spec: Spec) -> None:
                 f"{path}: '{one.name}' is the rest of no set with a number of hours"
             )
     for file in filter(None, (spec.pretrain, spec.finetune_config)):
-        if not os.path.isfile(file):  # Path's raises an error for too long a name
+        if not os.path.isfile(file):  # Path.is_file() raises if the name is too long
             raise ConfigError(f"{path}: {file}: no such file")
 
 
@@ -266,7 +266,7 @@ def with_updates(conf: dict, updates: int, where: str) -> dict:
         conf: Configuration with num_iters_per_epoch; finite schedulers
             (``total_steps``, ``max_steps``) are adapted.
         updates: Multiple of an epoch's updates.
-        where: Context for errors.
+        where: Context for error messages.
 
     Raises:
         ConfigError: The updates are not whole epochs.
@@ -298,7 +298,8 @@ def updates_per_epoch(conf: dict, where: str) -> int:
 
     Raises:
         ConfigError: num_iters_per_epoch is missing, or not a multiple of accum_grad
-            (ESPnet carries the remainder into the next epoch's first update).
+            (ESPnet adds the remainder's gradients to the next epoch's first update,
+            ssl_train drops them).
     """
     batches, accum_grad = conf.get("num_iters_per_epoch"), conf.get("accum_grad", 1)
     if not batches:

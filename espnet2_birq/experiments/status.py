@@ -1,4 +1,4 @@
-"""Where an experiment stands, by its files: while it trains, after it stopped, at its end."""
+"""State of an experiment according to its files: running, stopped or finished."""
 
 import itertools
 import math
@@ -27,11 +27,11 @@ from espnet2_birq.experiments.training_log import (
 UNSEEN = "not seen from here"
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "interrupted"
 COLLAPSED = (
-    4.0  # FEWEST of pretraining.collapse, which imports PyTorch; a test compares
+    4.0  # equals pretraining.collapse.FEWEST (tested), whose module imports PyTorch
 )
-QUIET = 600.0  # seconds without a line after which a training has stopped, at least
-INTERVALS = 10  # ... and times between two lines; validation and saving write none
-TAIL = 100_000  # characters of the log that are searched for its end
+QUIET = 600.0  # minimum seconds without a line after which training counts as stopped
+INTERVALS = 10  # ... or in intervals between lines; validation and saving write none
+TAIL = 100_000  # characters at the end of the log that are searched
 ERROR = re.compile(
     r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|\w+: error: .*|Killed|Terminated|"
     r".*\b(?:ERROR|CRITICAL): .*)$",
@@ -41,7 +41,7 @@ ERROR = re.compile(
 ENDED = re.compile(
     r"^# (?:Ended \(code |Finished at .* with status )(\d+)", re.MULTILINE
 )
-SIGNALLED = "85"  # exit status of a training that a signal stopped, and that goes on
+SIGNALLED = "85"  # exit status of a run that a signal stopped and that can resume
 FINISHED = re.compile("The training was finished at|has already reached at max_epoch")
 WARNED = re.compile(r"objective '(\w+)' has collapsed")
 # Statistics of an objective, for a table
@@ -55,12 +55,12 @@ STATISTICS = {
 
 
 class State(NamedTuple):
-    """State of a training by its last log."""
+    """State of a training run according to its last log."""
 
     word: str  # RUNNING, DONE, FAILED or STOPPED
     quiet: float  # seconds since its last line
-    error: str | None  # last line that tells of an error
-    collapsed: list[str]  # objectives that warnings name
+    error: str | None  # last line that reports an error
+    collapsed: list[str]  # objectives named in warnings of a collapse
 
 
 class Stage(NamedTuple):
@@ -72,11 +72,11 @@ class Stage(NamedTuple):
 
 
 def read_state(folder: Path, now: float | None = None) -> State:
-    """Read whether a training runs, and how it ended.
+    """Read whether training is running, or how it ended.
 
     Args:
         folder: Experiment.
-        now: Time; None: the present.
+        now: Time in seconds since 1970; None: the present.
 
     Raises:
         DataError: There is no log.
@@ -99,13 +99,13 @@ def read_state(folder: Path, now: float | None = None) -> State:
 
 
 def _interval(text: str) -> float:
-    """Return the longest time between two of the last lines, in seconds."""
+    """Return the longest time between successive recent lines, in seconds."""
     times = times_of(text)[-20:]
     return max((b - a for a, b in zip(times, times[1:])), default=0.0)
 
 
 def read_stages(folder: Path, training: str) -> list[Stage]:
-    """Read the states of a recipe's stages by the records that they leave.
+    """Read the states of a recipe's stages from the records that they leave.
 
     Args:
         folder: Pretraining experiment.
@@ -130,7 +130,7 @@ def read_stages(folder: Path, training: str) -> list[Stage]:
 
 
 def find_path(folder: Path, path: Path) -> Path:
-    """Find a path that is relative to the recipe, a folder above the experiment."""
+    """Find a path relative to the recipe, which is a folder above the experiment."""
     for base in (Path.cwd(), *folder.resolve().parents):
         if os.path.exists(base / path):
             return base / path
@@ -138,7 +138,7 @@ def find_path(folder: Path, path: Path) -> Path:
 
 
 def _made_of(folder: Path, made: list[Path]) -> list[Path]:
-    """Return the folders of the lists that something was made from."""
+    """Return the folders of the lists from which some folders were made."""
     lists = [x for one in made for x in sources(one) if x.endswith("wav.scp")]
     return [find_path(folder, Path(x).parent) for x in dict.fromkeys(lists)]
 
@@ -149,24 +149,24 @@ def _all(made: list[Path], file: str | None) -> bool:
 
 
 def _recorded(made: list[Path], later: list[Path]) -> str:
-    """Return whether a stage's record is there, by its output or what was made of it."""
+    """Return a stage's state by the records of its output and of later output."""
     if _all(made, None):
         return DONE
     if made and any(one.exists() for one in made):
         return "not finished"
-    # Not among its sources: the recipe was given a set that needs no such stage.
+    # Later output without such sources: the given set did not need this stage.
     return UNSEEN if made or not _all(later, None) else "not needed"
 
 
 def describe(folder: Path, now: float | None = None) -> str:
-    """Describe an experiment on half a screen.
+    """Describe an experiment in about half a screen of text.
 
     Args:
         folder: Experiment, e.g. exp/ssl_train_birq_raw, running or not.
-        now: Time; None: the present.
+        now: Time in seconds since 1970; None: the present.
 
     Raises:
-        DataError: It is no folder with a training's log.
+        DataError: The folder has no training log.
     """
     state = read_state(folder, now)
     lines = [f"{folder}: {state.word}, last line {time_words(state.quiet)} ago"]
@@ -241,7 +241,7 @@ def _number(values: dict[str, float], key: str, name: str) -> str:
 
 
 def _collapsed(log: TrainingLog, state: State) -> str:
-    """Tell which objectives' labels have collapsed, by the last interval."""
+    """Tell which objectives' labels have collapsed, judging by the last interval."""
     last = log.intervals[-1]
     found = []
     for name in objectives_of(last):

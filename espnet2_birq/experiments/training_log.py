@@ -29,7 +29,7 @@ class TrainingLog(NamedTuple):
     valid: list[dict[str, float]]  # of the validation set, after each epoch
     seconds: int  # wall time from the first line to the last, over all runs
     last_update: int  # updates made by the end of the last epoch or interval
-    epoch_batches: int | None = None  # of all data, as ESPnet's sampler counts them
+    epoch_batches: int | None = None  # batches in all data, by ESPnet's sampler
     ends: Sequence[int] = ()  # updates made by the end of each epoch
 
 
@@ -52,7 +52,7 @@ def read_training_log(folder: Path) -> TrainingLog:
         The log. Interrupted and repeated epochs count once.
 
     Raises:
-        DataError: There is no log, or no training in it.
+        DataError: There is no log, or it contains no update.
     """
     files = log_files(folder)
     steps: dict[tuple[int, int], dict[str, float]] = {}
@@ -67,7 +67,7 @@ def read_training_log(folder: Path) -> TrainingLog:
         for line in text.splitlines():
             if match := STEPS.search(line):
                 epoch, begin, update = (int(match[n]) for n in (1, 2, 3))
-                # A resumed epoch begins at a batch that its earlier log goes beyond.
+                # A resumed epoch repeats batches that its earlier log contains.
                 for key in [x for x in steps if x[0] == epoch and x[1] >= begin]:
                     del steps[key]
                 steps[epoch, update] = _values(match[4])
@@ -84,7 +84,7 @@ def read_training_log(folder: Path) -> TrainingLog:
         total += batches[epoch] // accum_grad
     intervals = [steps[key] for key in sorted(steps)]
     updates = [before[epoch] + batch // accum_grad for epoch, batch in sorted(steps)]
-    if not steps:  # epochs of fewer batches than log_interval: there are only means
+    if not steps:  # epochs shorter than log_interval: only their means are logged
         intervals = [train[epoch] for epoch in sorted(train)]
         updates = [before[e] + batches[e] // accum_grad for e in sorted(train)]
     return TrainingLog(
@@ -111,10 +111,10 @@ def times_of(text: str) -> list[float]:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """Return an experiment's logs, the last run's last.
+    """Return an experiment's logs, ending with that of the last run.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no log.
     """
     # ESPnet's launcher renames the log of the previous run to train.1.log, and so on.
     files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)

@@ -1,1 +1,1 @@
-"""Planning of parameters, FLOPs, memory and days of a training."""
+"""Planning of a training run: parameters, FLOPs, memory and days."""

@@ -1,4 +1,4 @@
-"""Report what a machine's steps, reading and memory mean for a training."""
+"""Measure a machine's steps, reading and memory, and plan a training run from them."""
 
 import argparse
 import os
@@ -24,23 +24,23 @@ MOST_SECONDS = {"cpu": 40.0, "cuda": 640.0}  # of speech in a timed batch
 
 
 class Steps(NamedTuple):
-    """Costs and fastest times of all cases, and the last case's."""
+    """Costs and fastest times of all cases, and two values of the last case."""
 
     costs: list[StepCost]
     seconds: list[float]
     speech_per_second: float
-    validation: float  # time of a forward pass over that of a step
+    validation: float  # ratio of a forward pass's time to a step's
 
 
 def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[str]:
-    """Measure this machine; yield lines of a table as they are known.
+    """Measure this machine; yield lines of a table as they become known.
 
     Args:
         args: Options of bin/bench.
         options: More options of ssl_train.
 
     Raises:
-        ConfigError: Inconsistent configuration; no such GPU.
+        ConfigError: The configuration is inconsistent, or a GPU is missing.
         DataError: The training set cannot be read.
     """
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +71,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
         name,
         half,
         memory_of(device),
-        # A rate that the fit drops costs no time.
+        # Work whose rate the fit drops takes no time.
         1 / per_flop if per_flop else 1e30,
         1 / per_byte if per_byte else 1e30,
         steps.validation,

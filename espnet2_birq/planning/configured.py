@@ -34,13 +34,13 @@ def plan_run(
         config: YAML file of ssl_train.
         options: More options of ssl_train.
         speed: Basis of the times.
-        folder: Training set with an utt2num_samples; None: use the next three.
+        folder: Training set with an utt2num_samples; None: use the next three arguments.
         hours: Hours of training speech.
         utterance_seconds: Utterance length in seconds.
-        longest_seconds: Utterance length for the memory, in seconds.
+        longest_seconds: Utterance length for the memory estimate, in seconds.
         valid_hours: Hours of validation speech.
         memory: GPU memory in bytes; None: as in the data sheet, or measured.
-        as_json: Format the numbers as JSON.
+        as_json: Whether to format the numbers as JSON.
 
     Raises:
         ConfigError: The configuration is unreadable or inconsistent.
@@ -74,14 +74,14 @@ def configured_data(
     utterance_seconds: float,
     longest_seconds: float,
 ) -> Data:
-    """Return the amount of speech: of a training set, or as told.
+    """Return the amount of speech, read from a training set or as given.
 
     Args:
         args: Arguments of SSLTask.
-        folder: Training set with an utt2num_samples; None: use the next three.
+        folder: Training set with an utt2num_samples; None: use the next three arguments.
         hours: Hours of training speech.
         utterance_seconds: Utterance length in seconds.
-        longest_seconds: Utterance length for the memory, in seconds.
+        longest_seconds: Utterance length for the memory estimate, in seconds.
 
     Raises:
         DataError: The training set has no lengths.
@@ -96,7 +96,7 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
     """Read a configuration as ssl_train does, or asr_train with objectives.
 
     Args:
-        path: YAML file; one with a key ``decoder``, if null, is asr_train's.
+        path: YAML file; asr_train's if it has a key ``decoder``, even if null.
         options: More options of ssl_train or asr_train.
 
     Raises:

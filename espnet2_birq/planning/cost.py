@@ -1,15 +1,15 @@
 """Cost of a training step, counted on fake tensors.
 
-``count_step`` runs forward and backward pass of the configured model
-on PyTorch's fake tensors and counts, for each operation,
+``count_step`` runs the forward and backward passes of the configured model on PyTorch's
+fake tensors and counts, for each operation,
 
 - FLOPs of matrix products and convolutions, two for each multiplication and addition;
 - bytes read and written by all other operations, which determine their time;
 - live bytes, and their peak.
 
-Nothing is computed, and nothing of the model's size is allocated: it takes seconds and
-no GPU, for any model and batch. With ``gpu`` the operations are those of a GPU under
-ESPnet's ``use_amp``; without, those of a CPU, which can be measured anywhere.
+Nothing is computed, and nothing of the model's size is allocated, so counting takes
+seconds and no GPU, for any model and batch. With ``gpu``, the operations are those of a
+GPU under ESPnet's ``use_amp``; without, those of a CPU, which can be measured anywhere.
 """
 
 import argparse
@@ -43,8 +43,8 @@ class StepCost(NamedTuple):
 
     flops: int  # of matrix products and convolutions
     moved: int  # bytes read and written by all other operations
-    peak: int  # most bytes alive at once; without the parameters and gradients of
-    # earlier steps, with the gradients that the step makes
+    peak: int  # most bytes alive at once, without parameters and gradients of earlier
+    # steps but with the gradients that the step makes
 
 
 class Parameters(NamedTuple):
@@ -78,7 +78,7 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
 
 
 def _model_conf(args: argparse.Namespace) -> dict:
-    """Return what ssl_train has in model_conf, joint training in pretraining_conf."""
+    """Return model_conf of ssl_train, or pretraining_conf of joint training."""
     return getattr(args, "pretraining_conf", args.model_conf)
 
 
@@ -86,7 +86,7 @@ def count_parameters(whole: torch.nn.Module, model: BiRQModel) -> Parameters:
     """Count trainable parameters.
 
     Args:
-        whole: All that is trained, real or fake.
+        whole: Module of everything that is trained, real or fake.
         model: Its part with the objectives.
     """
     everything = _numbers(whole)
@@ -120,13 +120,13 @@ def optimizer_numbers(args: argparse.Namespace) -> float:
 
 
 def late_updates(model: BiRQModel) -> range:
-    """Let a model's conditions be met, and find updates that are alike ever after.
+    """Start all objectives of a model, and return one period of its late updates.
 
     Args:
         model: Real or fake model; its occasional diagnostics are switched off.
 
     Returns:
-        One period of its schedules, late in training.
+        One period of its schedules, which repeats from then on.
     """
     model.paths.every = 0
     for objective in model.objectives:
@@ -139,7 +139,7 @@ def late_updates(model: BiRQModel) -> range:
 def blank_labels(
     model: BiRQModel, utterances: int, samples: int
 ) -> dict[str, torch.Tensor]:
-    """Make labels as if from disk, all 0, for objectives that read them.
+    """Make labels of 0 in place of those that objectives read from disk.
 
     Args:
         model: Real or fake model.
@@ -154,12 +154,12 @@ def blank_labels(
 
 
 class FakeModel:
-    """A model of fake tensors, to count steps of different batches.
+    """A model of fake tensors, for counting steps on different batches.
 
     Args:
         args: Arguments of SSLTask.
         gpu: Whether to count a GPU's operations, under bfloat16 autocast if
-            ``args.use_amp``; else a CPU's.
+            ``args.use_amp``; otherwise a CPU's.
 
     Raises:
         ConfigError: Invalid configuration.
@@ -169,12 +169,12 @@ class FakeModel:
         self.gpu = gpu
         self.half = gpu and args.use_amp
         self.mode = _FakeMode()
-        # FakeCopyMode: a teacher is a deep copy, which fake tensors refuse.
+        # A teacher is a deep copy, which fake tensors allow only under FakeCopyMode.
         copies = FakeCopyMode(self.mode)
         with self.mode, copies, torch.random.fork_rng(devices=[]):
             self.whole, self.model = self._build(plain_args(args, gpu))
             self.whole.train()
-        # Fake tensors have no values: skip checks and initialisation by data.
+        # Fake tensors have no values: skip checks and initialisation from data.
         self.model.checks.on = False
         for objective in self.model.objectives:
             objective.labeller.ready = True
@@ -184,14 +184,14 @@ class FakeModel:
         self.parameters = count_parameters(self.whole, self.model)
 
     def _build(self, args) -> tuple[torch.nn.Module, BiRQModel]:
-        """Build what is trained, and its part with the objectives."""
+        """Build the whole trained module; return it and its part with the objectives."""
         model = SSLTask.build_model(args)
         return model, model
 
     def count_step(
         self, utterances: int, samples: int, accumulate: bool = False
     ) -> StepCost:
-        """Count a step of equally long utterances.
+        """Count the cost of a step on utterances of equal length.
 
         Args:
             utterances: B, batch size.
@@ -200,11 +200,11 @@ class FakeModel:
 
         Returns:
             FLOPs, bytes moved, peak of live bytes. If some objectives are active only
-            in some updates: averages over steps late in training, and the largest
-            peak.
+            in some updates, these are averages over steps late in training, and the
+            largest peak.
         """
         whens, period = self.model.whens, len(self.updates)
-        costs = {}  # of each set of objectives
+        costs = {}  # by set of active objectives
         for update in self.updates:
             on = tuple(when.includes(update) for when in whens)
             if on not in costs:
@@ -252,7 +252,7 @@ class FakeModel:
 
 
 class _FakeMode(FakeTensorMode):
-    """Fake tensors, except utterance lengths, whose values models read."""
+    """Fake tensors, except for utterance lengths, whose values models read."""
 
     def may_turn_const(self, t: torch.Tensor) -> bool:
         # FakeTensorMode keeps only the values of scalars.
@@ -262,20 +262,20 @@ class _FakeMode(FakeTensorMode):
 
 
 class _NoValues(TorchFunctionMode):
-    """Answer what ESPnet's models ask of values: no layer is dropped, lengths are right."""
+    """Stand in for values that ESPnet's models read: drop no layer, accept all lengths."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.item and args[0].constant is None:
             return 1.0
         if func is torch.Tensor.__bool__ and args[0].constant is None:
-            return True  # what ESPnet's models assert of lengths
+            return True  # what ESPnet's models assert about lengths
         return func(*args, **(kwargs or {}))
 
 
 class _AsOnGPU(_NoValues):
     """Emulate GPU operations that save other tensors for backward than a CPU's."""
 
-    SINGLE = (  # what CUDA's autocast computes in single precision and CPU's does not
+    SINGLE = (  # in single precision under CUDA's autocast, but not under CPU's
         F.layer_norm,
         F.softmax,
         torch.softmax,
@@ -337,7 +337,7 @@ class _Meter(TorchDispatchMode):
             self.flops += formula(*args, **kwargs, out_val=out)
         elif not (func.is_view or func.namespace == "prim") and (
             func._overloadpacket not in EMPTY
-        ):  # of "prim" are questions like a tensor's device
+        ):  # "prim" has queries, such as for a tensor's device
             inputs = tree_leaves((args, kwargs))
             for x in (*inputs, *outputs):
                 if isinstance(x, torch.Tensor):
@@ -381,7 +381,7 @@ FORMULAS = {
     **flop_registry,
     aten.convolution_backward: _convolution_backward,
 }
-# The products by which espnet2_birq.kernels.products replaces PyTorch's on some CPUs.
+# The products with which espnet2_birq.kernels.products replaces PyTorch's on some CPUs.
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     FORMULAS[torch.ops.mkldnn._linear_pointwise] = _linear_pointwise
 

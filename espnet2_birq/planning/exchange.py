@@ -1,4 +1,4 @@
-"""Measure the exchange of gradients; light, since each process imports it anew."""
+"""Measure gradient exchange with few imports, since every process repeats them."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ def exchange_rate(numbers: int, processes: int, device: str) -> float:
     """Measure an all-reduce of gradients among processes of this machine.
 
     Args:
-        numbers: Parameters whose gradients are exchanged.
+        numbers: Number of parameters whose gradients are exchanged.
         processes: Number of processes, one for each GPU.
         device: cpu (gloo) or cuda (NCCL).
 

@@ -1,4 +1,4 @@
-"""Cost of a step of joint training: both losses, each on its batch."""
+"""Cost of a step of joint training: both losses, each on its own batch."""
 
 import argparse
 
@@ -14,25 +14,25 @@ CHARACTERS = 32  # tokens of the CTC head, if the configuration does not list th
 
 
 def is_joint(args: argparse.Namespace) -> bool:
-    """Return whether options are those of JointTask, not of SSLTask."""
+    """Return whether options are those of JointTask rather than SSLTask."""
     return hasattr(args, "pretraining_conf")
 
 
 def fake_model(args: argparse.Namespace, gpu: bool = True) -> FakeModel:
-    """Make the model of fake tensors of a pretraining, or of a joint training."""
+    """Make the model of fake tensors for pretraining or for joint training."""
     return (FakeJoint if is_joint(args) else FakeModel)(args, gpu)
 
 
 class FakeJoint(FakeModel):
     """A joint model of fake tensors, in the phase in which both losses are computed.
 
-    The labelled batch has the utterances that are counted; the unlabelled one as many
-    more or less as ``unlabelled_batch_bins`` says. Steps with one loss (exploration,
-    supervised finish) cost less.
+    The labelled batch has the given number of utterances; for the unlabelled batch, it is
+    scaled by the ratio of ``unlabelled_batch_bins`` to ``batch_bins``. Steps with only
+    one loss (exploration, supervised finish) cost less.
 
     Args:
         args: Arguments of JointTask.
-        gpu: As of FakeModel.
+        gpu: As for FakeModel.
 
     Raises:
         ConfigError: There is a decoder, whose cost depends on the texts.
@@ -72,8 +72,10 @@ class FakeJoint(FakeModel):
 
 
 class _ProductsOfCTC(torch.nn.Module):
-    """ESPnet's CTC without its recursion, which reads values and costs little,
-    so that texts do not matter."""
+    """ESPnet's CTC without its recursion, which reads values but costs little.
+
+    Texts therefore do not matter.
+    """
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()

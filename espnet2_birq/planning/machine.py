@@ -40,7 +40,7 @@ def _processor() -> str:
 
 
 def peak_memory_mib(device: str) -> dict[str, int]:
-    """Return the peak memory so far: of the process, with imports, and of the GPU."""
+    """Return the peak memory so far, of the process with imports and of the GPU."""
     peak = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10}
     if device == "cuda":
         peak["peak_cuda_mib"] = torch.cuda.max_memory_allocated() // 2**20

@@ -19,17 +19,17 @@ from espnet2_birq.planning.cost import FakeModel, StepCost, blank_labels, late_u
 from espnet2_birq.planning.plan import Machine, configured_batch
 from espnet2_birq.tasks.ssl import SSLTask
 
-LEAST_SECONDS = 2.0  # of reading: enough for a rate within some per cent
+LEAST_SECONDS = 2.0  # of reading, enough for a rate accurate to a few per cent
 
 
 class Case(NamedTuple):
     """A training step to measure.
 
     Attributes:
-        name: What it is, for a table.
+        name: Name in a table.
         args: Arguments of SSLTask.
         utterances: B, batch size.
-        seconds: Length of each utterance.
+        seconds: Length of each utterance in seconds.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Case(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Seconds of a case, one number a round."""
+    """Times of a case in seconds, one per round."""
 
-    steps: list[float]  # means over a period of the schedules: mostly one step
+    steps: list[float]  # means over a period of the schedules, usually one step
     validations: list[float]  # of a forward pass as in validation
 
 
@@ -121,7 +121,7 @@ class Step:
 def list_cases(
     args: argparse.Namespace, utterance: float, most_speech: float
 ) -> list[Case]:
-    """List the steps that tell a machine's rates: two lengths of each method.
+    """List steps that determine a machine's rates: two lengths for each method.
 
     Args:
         args: Arguments of SSLTask.
@@ -129,8 +129,8 @@ def list_cases(
         most_speech: Most seconds of speech in a batch.
 
     Returns:
-        The configured training last; the objectives of the input alone, which is
-        BEST-RQ, come before if there are others.
+        Cases of the configured training, preceded by cases with its input objectives
+        alone, which is BEST-RQ, if it has others.
     """
     views = {one.name: one.view for one in FakeModel(args).model.objectives}
     only_input = copy.deepcopy(args)
@@ -151,11 +151,11 @@ def list_cases(
 def time_cases(
     cases: Sequence[Case], rounds: int, device: str
 ) -> Iterator[tuple[Case, StepCost, Timed]]:
-    """Time each case's steps; one model at a time is in memory.
+    """Time each case's steps, with one model in memory at a time.
 
     Args:
         cases: Steps to measure.
-        rounds: Number of timed rounds, after one that is not.
+        rounds: Number of timed rounds, after an untimed one.
         device: cpu or cuda.
     """
     models: dict[int, FakeModel] = {}
@@ -170,7 +170,7 @@ def time_cases(
 
 
 def fit_rates(costs: Sequence[StepCost], seconds: Sequence[float]) -> np.ndarray:
-    """Fit seconds per FLOP and seconds per moved byte to steps.
+    """Fit seconds per FLOP and seconds per moved byte to the times of steps.
 
     The fit minimises relative errors; a negative rate is dropped.
 
@@ -220,7 +220,7 @@ def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) ->
     names = list(read_scp(folder / "wav.scp"))
     start, samples, read = time.process_time(), 0, 0
     while read < len(names) and time.process_time() - start < least_seconds:
-        # A golden ratio of the list apart: all of the set is seen, no name twice.
+        # Golden-ratio steps reach all parts of the set, and no name twice.
         name = names[read * 0x9E3779B1 % len(names)]
         samples += len(dataset[name][1]["speech"])
         read += 1
@@ -228,7 +228,7 @@ def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) ->
 
 
 def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> int:
-    """Lower a batch by 5 % at a time until two steps of it run on the GPU.
+    """Reduce a batch by 5 % at a time until two steps run on the GPU.
 
     Args:
         args: Arguments of SSLTask.
@@ -236,7 +236,7 @@ def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> i
         samples: Length of each utterance.
 
     Returns:
-        Number of utterances; 0 if not one fits.
+        Number of utterances; 0 if none fits.
     """
     while utterances and not _runs(args, utterances, samples):
         torch.cuda.empty_cache()
@@ -247,7 +247,7 @@ def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> i
 def _runs(args: argparse.Namespace, utterances: int, samples: int) -> bool:
     try:
         step = Step(args, utterances, samples, "cuda")
-        step()  # makes the optimizer's state
+        step()  # allocates the optimizer's state
         step()
     except torch.OutOfMemoryError:
         return False

@@ -1,7 +1,7 @@
 """Plan memory, batch size and days of a pretraining run.
 
 The cost of a step is counted (espnet2_birq.planning.cost). The speed of a GPU is assumed,
-or measured: of a step, or of a machine (espnet2_birq.planning.measured).
+or that of a step or of a machine is measured (espnet2_birq.planning.measured).
 """
 
 import argparse
@@ -24,10 +24,10 @@ from espnet2_birq.planning.joint import fake_model
 
 SINGLE = 4  # bytes of a number in single precision
 
-# Assumptions, which every plan prints. The first two explain nine steps of 155 M to 282 M
-# parameters measured on an H200 within 6 % (docs/plan.md); on other GPUs they are a guess.
-OF_PEAK_FLOPS = 0.46  # what products reach of a data sheet's FLOP/s
-OF_PEAK_BANDWIDTH = 0.29  # ... and all other operations of its bytes/s
+# Assumptions, printed by every plan. The first two explain within 6 % nine steps of 155 M
+# to 282 M parameters measured on an H200 (docs/plan.md); on other GPUs they are a guess.
+OF_PEAK_FLOPS = 0.46  # share of a data sheet's FLOP/s that products reach
+OF_PEAK_BANDWIDTH = 0.29  # ... and of its bytes/s that all other operations reach
 MARGIN = 0.1  # share of the memory lost between blocks of PyTorch's allocator
 CONTEXT = 1.5e9  # bytes that CUDA and its libraries take for themselves
 
@@ -36,14 +36,14 @@ class Data(NamedTuple):
     """Amount of speech, in seconds."""
 
     total: float
-    utterance: float  # length at which a second of speech costs what it does on average
+    utterance: float  # length at which the cost of a second of speech is average
     longest: float
 
     @classmethod
     def read(cls, folder: Path, fs: int) -> "Data":
         """Read lengths from a data directory.
 
-        A second of an utterance costs a + b length, because of attention. Its mean over
+        Because of attention, a second of an utterance costs a + b length. The mean over
         all seconds is a + b (sum of squared lengths) / (sum of lengths).
 
         Args:
@@ -76,14 +76,14 @@ class Machine(NamedTuple):
 
     Attributes:
         device: cpu or cuda.
-        name: Of the processor or GPU.
+        name: Name of the processor or GPU.
         half: Whether products were in bfloat16.
-        memory: Bytes of the device.
+        memory: Memory of the device in bytes.
         products: FLOP/s of products and convolutions within a step.
         bandwidth: Bytes/s of all other operations.
-        validation: Time of a forward pass as in validation, over that of a step.
-        reading: Seconds of speech that one process reads a second; None: not known.
-        exchange: Bytes/s of gradients among the GPUs; None: not known.
+        validation: Ratio of the time of a forward pass in validation to that of a step.
+        reading: Seconds of speech that one process reads per second; None: not known.
+        exchange: Bytes/s of gradients exchanged among GPUs; None: not known.
     """
 
     device: str
@@ -103,10 +103,10 @@ class Machine(NamedTuple):
 
 
 def read_machine(path: Path) -> Machine:
-    """Read what ``birq bench --out`` wrote.
+    """Read a file of ``birq bench --out``.
 
     Raises:
-        DataError: The file is missing or no such file.
+        DataError: The file is missing or of another kind.
     """
     try:
         machine = Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
@@ -127,23 +127,23 @@ class Batch(NamedTuple):
 
     seconds: float  # of speech in a step, on all GPUs
     share: float  # ... on each
-    accum_grad: int  # steps an update
+    accum_grad: int  # steps per update
 
 
 class Memory(NamedTuple):
     """Memory of a GPU, in bytes."""
 
     kept: float  # parameters, optimizer, gradients and their buckets
-    step: float  # what else is alive at the peak of a step
-    limit: float  # what there is, without margin and CUDA's own
+    step: float  # all else that is alive at the peak of a step
+    limit: float  # usable memory, without the margin and CUDA's own
 
 
 class Around(NamedTuple):
-    """Time that passes beside steps, in seconds; None: not known."""
+    """Times besides those of steps, in seconds; None: not known."""
 
-    reading: float | None = None  # a step's batch, by all processes that read
-    exchange: float | None = None  # of gradients, more than backward passes hide
-    validation: float | None = None  # an epoch
+    reading: float | None = None  # of a step's batch, by all reading processes
+    exchange: float | None = None  # of gradients, beyond what backward passes hide
+    validation: float | None = None  # per epoch
 
 
 class Plan(NamedTuple):
@@ -153,10 +153,10 @@ class Plan(NamedTuple):
     batch: Batch
     cost: StepCost  # on each GPU
     memory: Memory
-    fits: float  # seconds of speech a GPU that the memory allows
+    fits: float  # seconds of speech per GPU that fit into memory
     step_seconds: float
     products_seconds: float | None  # ... of which matrix products; None: not known
-    steps: float  # an epoch
+    steps: float  # per epoch
     epochs: int
     gpus: int
     around: Around = Around()
@@ -188,7 +188,7 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
         gpus: Number of GPUs that share a batch.
 
     Raises:
-        ConfigError: Less than an utterance for each GPU.
+        ConfigError: A batch has less than one utterance per GPU.
     """
     if args.batch_type in ("numel", "length"):
         seconds = args.batch_bins / sampling_rate(args.frontend_conf)
@@ -208,7 +208,7 @@ def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **k
     """Count a step on some seconds of speech, split into utterances.
 
     Returns:
-        A StepCost; FLOPs and bytes moved are for exactly these seconds.
+        A StepCost, with FLOPs and bytes moved scaled to exactly these seconds.
     """
     number = max(1, round(seconds / utterance))
     cost = model.count_step(number, round(utterance * fs), **kwargs)
@@ -285,22 +285,22 @@ def step_seconds(
 
 
 def time_around(args, machine: Machine, plan: "Plan", valid_hours: float) -> Around:
-    """Plan reading, exchange and validation by a machine's measured rates.
+    """Estimate times of reading, exchange and validation from measured rates.
 
     Args:
         args: Arguments of SSLTask.
         machine: Measured rates.
-        plan: The steps.
+        plan: Plan of the steps.
         valid_hours: Hours of speech in the validation set.
     """
     reading = exchange = None
     if machine.reading is not None:  # each GPU has its own processes
         share = plan.batch.share / max(1, args.num_workers)
         reading = share / machine.reading
-        if not args.num_workers:  # then reading is not beside a step, but before it
+        if not args.num_workers:  # then reading precedes a step
             reading += plan.step_seconds
     if machine.exchange is not None and plan.gpus > 1:
-        # It runs beside the backward pass, about two thirds of a step.
+        # It overlaps with the backward pass, about two thirds of a step.
         whole = SINGLE * plan.parameters.all / machine.exchange
         exchange = max(0.0, whole - plan.step_seconds * 2 / 3)
     passes = 3600 * valid_hours / plan.batch.seconds
@@ -327,8 +327,8 @@ def make_plan(
         memory: GPU memory in bytes, if not as in the data sheet.
         tflops: Effective rate of a step, if known.
         measured: Seconds of a step of this configuration, if known.
-        valid_hours: Hours of speech in the validation set, whose time a measured
-            machine tells.
+        valid_hours: Hours of speech in the validation set, whose time is planned only
+            for a measured machine.
 
     Raises:
         ConfigError: Inconsistent configuration.

@@ -23,7 +23,7 @@ class Speed(NamedTuple):
     Attributes:
         gpu: Name in GPUS.
         gpus: Number of GPUs.
-        step_seconds: Measured seconds of a step; None: assumed.
+        step_seconds: Measured seconds per step; None: assumed.
         tflops: Effective TFLOP/s over a whole step; None: assumed.
         machine: Measured machine, instead of ``gpu``.
     """
@@ -36,7 +36,7 @@ class Speed(NamedTuple):
 
 
 def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> str:
-    """Format a plan on one screen.
+    """Format a plan to fit on one screen.
 
     Args:
         plan: Result of make_plan().
@@ -46,7 +46,7 @@ def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> st
     """
     half = speed.machine.half if speed.machine else args.use_amp
     peak = GPUS[speed.gpu].half if half else GPUS[speed.gpu].single
-    if speed.machine:  # what its products reach within a step
+    if speed.machine:  # rate of products within a step
         peak = speed.machine.products
     rows = [*_size_rows(plan, speed, args), *_time_rows(plan, speed, peak)]
     precision = "bfloat16" if half else "single precision"
@@ -69,7 +69,7 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _around(plan: Plan, machine: Machine | None) -> str:
-    """Tell which times beside steps are known, and which are left out."""
+    """Tell which times besides those of steps are known, and which are left out."""
     if machine is None:
         return (
             "no time for reading, exchanging gradients, the optimizer, validation\n"

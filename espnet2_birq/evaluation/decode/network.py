@@ -1,7 +1,7 @@
 """Log-probabilities of an ESPnet model's CTC head, in padded batches.
 
-Results do not depend on the batch: ESPnet masks padding in its
-encoders, and here every utterance's end is reflected for the STFT as if it were alone.
+Results do not depend on the batch: ESPnet masks padding in its encoders, and here the
+end of every utterance is reflected for the STFT as if the utterance were alone.
 """
 
 import logging
@@ -31,7 +31,7 @@ from espnet2_birq.tasks.asr import ASRTask
 READERS = 4  # threads that read audio ahead
 NAN_OUTPUT = "the model's output has NaN; did its training diverge?"
 ALONE_SECONDS = (
-    0.2  # shorter utterances run alone: one that is too short fails its batch
+    0.2  # shorter utterances run alone, since one that is too short fails its batch
 )
 
 
@@ -44,9 +44,9 @@ class Recogniser:
         device: "cpu" or "cuda".
 
     Raises:
-        DataError: The model file is not whole.
-        ConfigError: A file is missing, or the model has no CTC head, or tokens that are
-            not known here.
+        DataError: The model file is incomplete, or the BPE model is missing.
+        ConfigError: The model or its configuration is missing, the model has no CTC
+            head, or its token type is unsupported.
     """
 
     def __init__(self, model_file: Path, device: str):
@@ -112,7 +112,7 @@ class Recogniser:
 
 
 def _extract_feats(model, speech, lengths):
-    # Replaces ESPnetASRModel's, which sees padding at an utterance's end.
+    # Replaces ESPnetASRModel's method, which sees padding at an utterance's end.
     if model.frontend is None:
         return speech, lengths
     speech = mirror_ends(speech, lengths, model.frontend)
@@ -142,10 +142,10 @@ def find_utterances(folder: Path, rate: int) -> tuple[list[Utterance], dict[str,
         rate: Sample rate of the model in Hz.
 
     Returns:
-        Valid utterances, and reasons by name for all others.
+        Valid utterances, and the reasons for excluding all others, by name.
 
     Raises:
-        DataError: Invalid wav.scp, or there are segments.
+        DataError: wav.scp is invalid, or there are segments.
     """
     if (folder / "segments").exists():
         raise DataError(
@@ -172,7 +172,7 @@ def audio_of(one: Utterance) -> str:
 def make_batches(
     utterances: Sequence[Utterance], seconds: float
 ) -> Iterator[list[Utterance]]:
-    """Yield batches of similar durations, limited in seconds including padding."""
+    """Yield batches of similar durations, limited to `seconds` including padding."""
     batch: list[Utterance] = []
     for one in sorted(utterances, key=lambda one: (one.seconds, one.name)):
         full = (len(batch) + 1) * one.seconds > seconds
@@ -199,7 +199,7 @@ def compute_log_probs(
         batch_seconds: Seconds of audio per batch, including padding.
 
     Returns:
-        The store, and reasons by name for utterances without log-probabilities.
+        The store, and the reasons for utterances without log-probabilities, by name.
 
     Raises:
         DataError: See find_utterances(); or no utterance remains.
@@ -229,7 +229,7 @@ def compute_log_probs(
         else:
             spent = time.monotonic() - start
             seconds = sum(one.seconds for one in batch)
-            # The audio is finite (find_utterances): NaN comes from the model.
+            # The audio is finite (see find_utterances()), so NaN comes from the model.
             good = {
                 one.name: matrix
                 for one, matrix in zip(batch, log_probs)

@@ -1,10 +1,10 @@
 """Estimation and interpolation of word n-grams, and ARPA files.
 
 Smoothing is interpolated modified Kneser-Ney (Chen and Goodman, TR-10-98, section 3),
-in detail as in KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
-unigrams are interpolated with the uniform distribution including <unk>;
-rare n-grams are pruned after discounts are estimated, and their probability
-goes to the back-off. Meant for transcripts: all n-grams are in memory (1 GB for
+with the details of KenLM's lmplz (Heafield et al., ACL 2013) with --discount_fallback:
+unigrams are interpolated with the uniform distribution including <unk>; rare n-grams
+are pruned after discounts are estimated, and their probability goes to the back-off.
+The code is meant for transcripts, since it keeps all n-grams in memory (1 GB for
 4-grams of a million words). For more text, use lmplz.
 """
 
@@ -17,7 +17,7 @@ from espnet2_birq.errors import DataError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 HEAD = re.compile(r"\\([1-9])-grams:")  # of a section of an ARPA file
-NEVER = -99.0  # log10 P(<s>), as ARPA files have it
+NEVER = -99.0  # log10 P(<s>), as in other ARPA files
 FALLBACK = (0.5, 1.0, 1.5)  # discounts if counts do not allow estimating them
 Ngram = tuple[str, ...]
 
@@ -87,7 +87,7 @@ def estimate(
     adjusted[0].pop((BEGIN,))
     thresholds = [0, *prune[1:order]]
     thresholds += [prune[-1] if len(prune) > 1 else 0] * (order - len(thresholds))
-    types = len(adjusted[0]) + 1  # <unk> is one of them
+    types = len(adjusted[0]) + 1  # including <unk>
     prob: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}
     for length, table in enumerate(adjusted, start=1):
@@ -172,8 +172,8 @@ def _discount(
 def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
     """Interpolate models linearly, over the union of their n-grams.
 
-    Back-off weights normalise each context: the result
-    equals the mixture at existing n-grams, and is close to it elsewhere.
+    Back-off weights normalise each context, so the result equals the mixture for the
+    n-grams of the union, and is close to it for all others.
 
     Args:
         models: Models to mix.
@@ -187,7 +187,7 @@ def mix(models: Sequence[Model], weights: Sequence[float]) -> Model:
     sums: dict[Ngram, list[float]] = {}
     length = 1
     for ngram in ngrams:
-        if len(ngram) > length:  # all shorter ones are there
+        if len(ngram) > length:  # all shorter n-grams are complete
             mixed.backoff.update(_backoff_weights(sums))
             sums, length = {}, len(ngram)
         context, word = ngram[:-1], ngram[-1]
@@ -252,7 +252,7 @@ def tune_weights(
 
 
 def perplexity(model: Model, sentences: Iterable[Sequence[str]]) -> tuple[float, int]:
-    """Compute perplexity, including sentence ends and unknown words, and count these."""
+    """Compute perplexity, with sentence ends and unknown words; count the latter."""
     scores, unknown = [], 0
     for words in sentences:
         scores += model.score_sentence(words)
@@ -286,7 +286,7 @@ def read_arpa(lines: Iterable[str], name: str) -> Model:
 
     Args:
         lines: Lines of the file.
-        name: Name for errors.
+        name: Name of the file in error messages.
 
     Raises:
         DataError: Not an ARPA file, or truncated.

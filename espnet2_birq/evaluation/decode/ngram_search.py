@@ -23,7 +23,7 @@ from espnet2_birq.evaluation.decode.search import BLANK, Hypothesis, Weights
 SPACE = "<space>"
 UNKNOWN = "<unk>"
 NOT_WORDS = ("<s>", "</s>", UNKNOWN, "<UNK>")
-IMPOSSIBLE = -1e9  # a log-probability that keeps finite sums finite
+IMPOSSIBLE = -1e9  # finite log-probability of 0, which keeps sums finite
 
 
 class NgramSearch:
@@ -113,14 +113,14 @@ class NgramSearch:
             self._space,
             BLANK,
             len(self.words),  # index of unknown words
-            [],  # transitions, of other criteria
-            False,  # the n-gram is of words
+            [],  # transitions, for other criteria
+            False,  # the n-gram is over words
         )
 
     def __call__(self, log_probs: np.ndarray) -> Hypothesis:
-        """Search in (T, V) log-probabilities."""
-        # In the lexicon a word ends with a space, which utterances lack at their end:
-        # append a frame with a certain space.
+        """Find the best hypothesis for (T, V) log-probabilities."""
+        # Every word of the lexicon ends with a space, but an utterance's last word does
+        # not: append a frame that certainly is a space.
         end = np.full((1, log_probs.shape[1]), IMPOSSIBLE)
         end[0, self._space] = 0
         frames = np.ascontiguousarray(np.vstack([log_probs, end]), dtype=np.float32)

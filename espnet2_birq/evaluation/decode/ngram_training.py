@@ -31,7 +31,7 @@ def train_ngram(
     others: Sequence[Path] = (),
     dev: Path | None = None,
 ) -> None:
-    """Estimate an n-gram by KenLM's lmplz, or without it, and write it.
+    """Estimate an n-gram, with KenLM's lmplz if it is installed, and write it.
 
     Args:
         texts: Training texts, as in read_sentences().
@@ -80,7 +80,7 @@ def read_sentences(path: Path) -> list[list[str]]:
     """Read sentences of a data directory, or of an optionally gzipped file.
 
     Raises:
-        DataError: Missing, or not UTF-8.
+        DataError: The file is missing or not UTF-8.
     """
     if path.is_dir():
         texts = read_scp(path / "text", allow_empty_values=True).values()
@@ -93,7 +93,7 @@ def read_sentences(path: Path) -> list[list[str]]:
 def run_lmplz(
     program: str, texts: Sequence[Path], arpa: Path, order: int, prune: Sequence[int]
 ) -> None:
-    """Estimate with KenLM's lmplz; the same n-gram as by estimate().
+    """Run KenLM's lmplz, which estimates the same n-gram as estimate().
 
     Raises:
         DataError: lmplz fails, or a text is invalid.
@@ -114,7 +114,7 @@ def load(path: Path, order: int, prune: Sequence[int]) -> Model:
     """Read an ARPA file, or estimate a model from a text as train_ngram() does.
 
     Raises:
-        DataError: Missing or invalid.
+        DataError: The file is missing or invalid.
     """
     if path.is_dir() or ".arpa" not in path.suffixes:
         return estimate(read_sentences(path), order, prune)
@@ -141,7 +141,7 @@ def mix_all(
 
 
 def tell_perplexity(path: Path, dev: Path) -> None:
-    """Log the perplexity of a text by KenLM, and its number of unknown words."""
+    """Log a text's perplexity, computed by KenLM, and its number of unknown words."""
     model = kenlm.Model(str(path))
     total, events, unknown = 0.0, 0, 0
     for words in read_sentences(dev):

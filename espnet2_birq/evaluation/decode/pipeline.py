@@ -59,12 +59,12 @@ def _search_blocks(paths: Sequence[Path], nj: int) -> Iterator[dict[str, dict]]:
 
 
 def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> None:
-    """Decode all utterances of a store without results.
+    """Decode those utterances of a store that have no result yet.
 
     Args:
         search: Function from log-probabilities (T, V) to a hypothesis.
         store: Log-probabilities.
-        results: Results, written in blocks.
+        results: Results, to which new ones are added block by block.
         nj: Number of processes.
     """
     global _search, _done
@@ -80,7 +80,7 @@ def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> 
 
 
 def word_error_rate(refs: Mapping[str, str], hyps: Mapping[str, str]) -> float:
-    """Word error rate in percent over the utterances of `refs`, as bin/score's.
+    """Compute the word error rate of all `refs` in percent, as bin/score does.
 
     Raises:
         DataError: The references have no words.
@@ -103,14 +103,14 @@ def write_output(
 ) -> dict[str, str]:
     """Write the files of asr.sh's stage 12: text, token, token_int, score.
 
-    Each has a line per utterance, empty for skipped ones, whose reasons
-    are in the file `skipped`.
+    Each has a line per utterance, empty for skipped ones; the reasons for these are in
+    the file `skipped`.
 
     Args:
         folder: <asr_exp>/<tag>/<set>.
         names: All utterances of the set, in the order of its wav.scp.
         results: Results of utterances that were not skipped.
-        skipped: Reasons by name.
+        skipped: Reasons for skipping utterances, by name.
         to_text: Function from token ids to text and tokens.
 
     Returns:
@@ -136,14 +136,14 @@ def write_output(
 def finish_set(
     data: Path, folder: Path, store: LogProbs, results: Results, skipped, to_text
 ) -> dict:
-    """Write the output of a set, and log its figures and write them to decode.json.
+    """Write the output of a set; log its figures and write them to decode.json.
 
     Args:
         data: Data directory; with `text`, the word error rate is computed.
         folder: <asr_exp>/<tag>/<set>.
         store: Log-probabilities.
         results: Results of the search.
-        skipped: Reasons by name.
+        skipped: Reasons for skipping utterances, by name.
         to_text: Function from token ids to text and tokens.
 
     Returns:
@@ -164,7 +164,7 @@ def finish_set(
     )
     if (data / "text").exists():
         refs = read_scp(data / "text", allow_empty_values=True)
-        if any(refs.values()):  # else there is no rate
+        if any(refs.values()):  # otherwise the rate is undefined
             figures["wer"] = round(word_error_rate(refs, texts), 2)
     write_whole(folder / "decode.json", json.dumps(figures, indent=1) + "\n")
     logging.info(f"{folder}: " + ", ".join(f"{k} {v}" for k, v in figures.items()))

@@ -1,8 +1,8 @@
 """CTC decoding without a language model: prefix search with beam 1, or arg-max path.
 
-Both take natural log-probabilities (T, V) of T encoder frames and V tokens,
-token 0 being the blank, and need only NumPy, so worker processes run
-without PyTorch. With a word n-gram: ngram_search.py.
+Both take natural log-probabilities (T, V) of T encoder frames and V tokens, where
+token 0 is the blank, and need only NumPy, so worker processes run without PyTorch.
+For search with a word n-gram, see ngram_search.py.
 """
 
 from collections.abc import Iterator
@@ -38,11 +38,11 @@ def best_path(log_probs: np.ndarray) -> Hypothesis:
 
 
 def greedy(log_probs: np.ndarray, eos: int) -> Hypothesis:
-    """Extend the prefix by its likeliest label until ending is likelier.
+    """Extend the prefix by its most likely label until ending it is more likely.
 
     This is CTC prefix search (Graves et al., ICML 2006, section 3.2) with one
-    hypothesis, as ESPnet's asr_inference with beam_size 1 and ctc_weight 1.
-    Unlike the arg-max path it sums over all alignments.
+    hypothesis, as in ESPnet's asr_inference with beam_size 1 and ctc_weight 1.
+    Unlike the arg-max path, it sums over all alignments.
 
     The recursion over frames r[t] = p[t] (r[t-1] + s[t-1]) is solved for all frames at
     once: with P[t] the product of p up to t, r[t] = P[t] * sum of s[u] / P[u], u < t.
@@ -64,7 +64,7 @@ def greedy(log_probs: np.ndarray, eos: int) -> Hypothesis:
         total = np.logaddexp(label[-1], blank[-1])
         before = np.logaddexp(label, blank)
         first = start if tokens else np.zeros(1)
-        # (T,) where a new label may begin; the last label again only after a blank
+        # (T,) scores before a new label at t; a repeated label must follow a blank
         free = np.concatenate([first, before[:-1]])
         most = free.max()
         prefix = np.einsum("t,tv->v", np.exp(free - most), probs)
@@ -97,7 +97,7 @@ class Weights(NamedTuple):
         word_score: Score added per word, in natural logarithm; negative values yield
             fewer words.
         beam_size: Hypotheses kept after each frame.
-        beam_threshold: Largest distance of hypotheses to the best, natural logarithm.
+        beam_threshold: Largest distance from the best hypothesis, in natural logarithm.
     """
 
     lm_weight: float = 1.5

@@ -36,7 +36,7 @@ def decode_sets(
         folders: Data directories with distinct names.
         given: `lm`, `words` and fields of Weights, which override `weights_file`.
         weights_file: Output of tune_on_set(); None: use only `given`.
-        search: "greedy" or "best_path", without `lm`.
+        search: Search without `lm`: "greedy" or "best_path".
         tag: Name of the output folder; None: derived from search and model.
         gpu: Whether to run the network on a GPU; None: if there is one.
         batch_seconds: Seconds of audio per batch, including padding.
@@ -74,8 +74,7 @@ def choose_search(
         without_lm: "greedy" or "best_path".
 
     Returns:
-        The search, its dependencies besides the log-probabilities, and its
-        name.
+        The search, its dependencies besides the log-probabilities, and its name.
 
     Raises:
         ConfigError: An option requires `lm`.
@@ -95,7 +94,7 @@ def choose_search(
 
 
 def load_recogniser(model: Path, gpu: int | None) -> Recogniser:
-    """Load a model; ConfigError if a GPU is requested but unavailable."""
+    """Load a model; raise ConfigError if a GPU is requested but unavailable."""
     there = torch.cuda.is_available()
     gpu = there if gpu is None else gpu
     if gpu and not there:
@@ -106,7 +105,7 @@ def load_recogniser(model: Path, gpu: int | None) -> Recogniser:
 def log_probs_of(
     model: Path, recogniser: Recogniser, data: Path, batch_seconds: float
 ) -> tuple[LogProbs, dict[str, str]]:
-    """Compute log-probabilities, kept in <asr_exp>/ctc_log_probs_<model>/<set>."""
+    """Compute log-probabilities, stored in <asr_exp>/ctc_log_probs_<model>/<set>."""
     folder = model.parent / f"ctc_log_probs_{model.stem}" / set_name(data)
     return compute_log_probs(recogniser, data, folder, batch_seconds)
 
@@ -122,7 +121,7 @@ def set_name(data: Path) -> Path:
 
 
 def lm_name(lm: Path) -> str:
-    """Return an n-gram's file name without .arpa, .arpa.gz, .bin."""
+    """Return an n-gram's file name without .arpa, .arpa.gz or .bin."""
     return lm.name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
@@ -135,7 +134,7 @@ def load_search(
         The NgramSearch, and its dependencies besides the log-probabilities.
 
     Raises:
-        ConfigError: Its packages are not installed, or see NgramSearch.
+        ConfigError: Its packages are not installed; or see NgramSearch.
         DataError: A file is missing, or not an n-gram.
     """
     try:
@@ -166,7 +165,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     """Read the output file of tune_lm.
 
     Raises:
-        DataError: No such file.
+        DataError: The file is missing.
         ConfigError: It lacks `lm` or has unknown keys.
     """
     if not path.is_file():

@@ -1,6 +1,7 @@
 """Stores on disk that let a killed command resume.
 
-Both have a key, the dependencies of the results. With another key they start over.
+Both have a key, which lists the dependencies of the results. If a stored key differs,
+the store starts over.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class Block(NamedTuple):
 
 
 class LogProbs:
-    """Log-probabilities of a data set, a folder with one file per block.
+    """Log-probabilities of a data set, in a folder with one file per block.
 
     Args:
         folder: Folder, created if missing.
@@ -62,7 +63,7 @@ class LogProbs:
             shutil.rmtree(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
-            # The start time distinguishes results of these log-probabilities.
+            # The start time tells results of these log-probabilities from older ones.
             began = {**key, "began": time.time_ns()}
             write_whole(self._key, json.dumps(began, sort_keys=True, indent=1) + "\n")
         for part in folder.glob("*.part"):
@@ -121,7 +122,7 @@ def read_block(path: Path) -> Block:
     """Read a block stored by LogProbs.add().
 
     Raises:
-        DataError: It is damaged.
+        DataError: The file is damaged.
     """
     names, frames, log_probs, seconds, network_seconds, audio = read_arrays(
         path, "names", "frames", "log_probs", "seconds", "network_seconds", "audio"
@@ -149,7 +150,7 @@ def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
 
 
 def _result(line: bytes) -> dict | None:
-    """Parse a line of Results; None if it is not whole."""
+    """Parse a line of Results; return None if it is incomplete or invalid."""
     try:
         result = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -160,13 +161,14 @@ def _result(line: bytes) -> dict | None:
 
 
 class Results:
-    """Results per utterance, a file of JSON lines starting with the key.
+    """Results per utterance, in a file of JSON lines that starts with the key.
 
-    An incomplete last line, left by a kill, is dropped; so is what follows a damaged one.
+    An incomplete last line, left by a killed process, is dropped, as are a damaged line
+    and everything after it.
 
     Args:
         path: File; its folder is created.
-        key: Key of all dependencies.
+        key: Key with all dependencies.
     """
 
     def __init__(self, path: Path, key: Key):
@@ -178,7 +180,7 @@ class Results:
             write_whole(path, self._key + "\n")
 
     def _read(self) -> bool:
-        """Read what is there; return whether it has this key."""
+        """Read stored results; return whether the file has this key."""
         with self.path.open("r+b") as stream:
             first = stream.readline()
             if first != self._key.encode() + b"\n":

@@ -21,7 +21,7 @@ from espnet2_birq.evaluation.decode.sets import (
 from espnet2_birq.evaluation.decode.store import Results
 from espnet2_birq.evaluation.markdown import markdown_table
 
-# Steps of lm_weight and word_score, one after the other.
+# Step sizes of lm_weight and word_score, used in this order.
 STEPS = ((0.5, 1.0), (0.25, 0.5))
 LOWEST_LM_WEIGHT = 0.0
 

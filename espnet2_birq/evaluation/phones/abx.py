@@ -48,8 +48,8 @@ def triphones(
         shift: Frame shift in seconds.
 
     Yields:
-        Start and end in seconds, phone, previous phone and next phone. None of them is
-        silence, and there is no gap between them.
+        Start and end in seconds, phone, previous phone and next phone. None of the phones
+        is silence, and there is no gap between them.
     """
     starts, ends, phones = alignment.starts, alignment.ends, alignment.phones
     for n in range(1, len(phones) - 1):

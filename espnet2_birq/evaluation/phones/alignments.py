@@ -32,7 +32,7 @@ _FRAMES = re.compile(r"(\S+):(\d{1,9})$")
 FRAME = 10_000  # microseconds per frame of `PHONE:frames`
 # Largest overlap of adjacent phones that rounding to 10 ms can cause.
 OVERLAP = 10_000  # microseconds
-LATEST = 10**15  # microseconds, 30 years: beyond, a time is damaged
+LATEST = 10**15  # microseconds (30 years); a later time must be damaged
 _Interval = tuple[int, int, str, str]  # start and end in microseconds, phone, location
 FORMATS = (
     "a CTM (`utterance channel start duration phone`), a TextGrid, a folder of "
@@ -136,7 +136,7 @@ def read_alignments(
 
 
 def _make(where: str, intervals: Sequence[_Interval]) -> Alignment:
-    """Make an alignment of intervals, without those of zero length.
+    """Make an alignment from intervals, without those of zero length.
 
     Raises:
         DataError: Intervals overlap, or are not in order.
@@ -195,7 +195,7 @@ def _from_lines(
     lines = (
         (f"{path}: line {number}", line.rstrip("\n"))
         for number, line in enumerate(read_lines(path), 1)
-        if line.strip() and not line.startswith(";;")  # a comment of CTM
+        if line.strip() and not line.startswith(";;")  # a CTM comment
     )
     first = next(lines, None)
     if first is None:

@@ -1,4 +1,4 @@
-"""Phone information in labels on disk, whoever made them."""
+"""Phone information in labels on disk, whatever their source."""
 
 import logging
 from pathlib import Path
@@ -15,10 +15,10 @@ APART = 0.25  # seconds by which labels and alignment may differ in length
 
 
 class LabelScores(NamedTuple):
-    """How labels on disk fit phones.
+    """Agreement of labels on disk with phones.
 
     Attributes:
-        scores: PNMI and use.
+        scores: PNMI and use of the labels.
         codes: Number of distinct labels.
         frames: Frames that have a label and a phone.
         utterances: Utterances that have labels and an alignment.
@@ -39,12 +39,12 @@ def score_labels(
         data: FILE,labels,TYPE, as for ssl_train.
         alignment: See read_alignments().
         rate: Labels per second.
-        silence: Whether silence is a class; else its frames are left out.
+        silence: Whether silence is a class; otherwise its frames are left out.
         tier: Tier of TextGrids.
 
     Raises:
         ConfigError: Invalid `data` or `rate`.
-        DataError: No utterance has both; or labels are of another rate.
+        DataError: No utterance has both, or the labels are at another rate.
     """
     parts = data.split(",")
     if len(parts) != 3 or rate <= 0:

@@ -1,4 +1,4 @@
-"""Uniform access to models, independent of their classes for the other modules here."""
+"""Uniform access to models, so that the other modules here do not need their classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +85,7 @@ class SpeechModel:
             layers: Layers to return, 0 to `depth`.
 
         Raises:
-            TooShortUttError: The longest is too short for the encoder's input layer.
+            TooShortUttError: The longest waveform is too short for the encoder's input layer.
         """
         speech = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(wave) for wave in waves], batch_first=True

@@ -120,8 +120,8 @@ def paired_difference(
 def effective_rank(vectors: torch.Tensor) -> torch.Tensor:
     """Compute RankMe (arXiv 2210.02885), the effective number of used dimensions.
 
-    It is exp of the entropy of the singular values, normalised to sum 1. As in that paper,
-    vectors are not centred, so a common offset counts as a dimension.
+    It is exp of the entropy of the singular values, normalised to sum to 1. As in that
+    paper, vectors are not centred, so a common offset counts as a dimension.
 
     Args:
         vectors: Vectors (M, D), preferably with M > D.

@@ -101,7 +101,7 @@ def choose(speech: Sequence[Spoken], number: int) -> list[Spoken]:
     """Choose utterances, balanced over speakers.
 
     Take the first utterance of every speaker, then the second, and so on, sorted by name.
-    The choice is not random: of 20 speakers, 400 utterances are the first 20 of each.
+    The choice is not random: with 20 speakers, 400 utterances are the first 20 of each.
 
     Args:
         speech: Utterances to choose from.

@@ -1,8 +1,8 @@
 """Reader of Praat's TextGrids, in long and short form.
 
 Praat reads only free-standing numbers, quoted strings and the flag <exists>. It ignores
-everything else, such as `xmin =`, `intervals [1]:` and text after `!`. So both forms are
-the same sequence of values.
+everything else, such as `xmin =`, `intervals [1]:` and text after `!`. Both forms are
+therefore the same sequence of values.
 """
 
 import math
@@ -33,12 +33,12 @@ def read_textgrid(path: Path, tier: str) -> list[tuple[float, float, str, int]]:
     kind = values.next(str), values.next(str)
     if kind != ("ooTextFile", "TextGrid"):
         raise DataError(f"{path}: line 1: not Praat's TextGrid in text form")
-    values.next(float), values.next(float)  # the times of all
+    values.next(float), values.next(float)  # start and end of the file
     there = []
     for _ in range(int(values.next(float))):
         kind, name = values.next(str), values.next(str)
         there.append(name)
-        values.next(float), values.next(float)  # the times of the tier
+        values.next(float), values.next(float)  # start and end of the tier
         entries = range(int(values.next(float)))
         if kind == "IntervalTier":
             intervals = [_interval(values) for _ in entries]

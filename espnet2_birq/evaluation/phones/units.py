@@ -16,7 +16,7 @@ class UnitScores(NamedTuple):
         pnmi: I(phone; unit) / H(phone), the share of phone information in the unit.
         chance: PNMI of units shuffled over frames. PNMI is biased upwards, more so with
             more units and fewer frames; only the excess over this value counts.
-        perplexity: exp of the entropy of the units, their effective number.
+        perplexity: exp of the entropy of the units, i.e. their effective number.
     """
 
     pnmi: float
@@ -52,8 +52,8 @@ def entropy(values: np.ndarray) -> float:
 def kmeans_units(features: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Cluster frames (N, D); return the cluster index of each, (N,).
 
-    It makes at most ten passes in batches. Lloyd's algorithm over all frames takes four
-    times as long; it increased PNMI by .005 to .006, both for log-mel and for a layer.
+    At most ten passes are made, in mini-batches. Lloyd's algorithm over all frames takes
+    four times as long; it increased PNMI by .005 to .006, both for log-mel and for a layer.
     """
     kmeans = MiniBatchKMeans(
         number, batch_size=4096, max_iter=10, n_init=1, random_state=seed

@@ -4,7 +4,7 @@ sclite (Network_dpalign and wwd_WORD of SCTK 2.4) minimises the total cost, 4 fo
 substitution and 3 for a deletion or an insertion. Three substitutions cost as much as
 two deletions and two insertions, so the number of errors also depends on
 tie-breaking: at each cell a match or substitution is preferred, then an
-insertion, then a deletion. Libraries with the same costs but other ties differ.
+insertion, then a deletion. Libraries with the same costs but other tie-breaking differ.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -122,8 +122,8 @@ def read_set(
 ) -> tuple[Transcripts, Callable[[str], Sequence[str]]]:
     """Read and normalise a set.
 
-    Files that asr.sh has split into characters are read as they are; normalised or
-    plain words are split here.
+    Files that asr.sh has split into characters are used unchanged; normalised or plain
+    words are split here.
 
     Args:
         one: The set.
@@ -299,7 +299,7 @@ def score_set(folder: Path, kind: str, case_sensitive: bool = False) -> dict:
 
 
 def check_alike(rows: Sequence[dict]) -> str:
-    """Return the normalisation of rows; ConfigError if there is more than one."""
+    """Return the normalisation of rows; raise ConfigError if there are several."""
     names = sorted({row["normalization"] for row in rows})
     if len(names) != 1:
         raise ConfigError(

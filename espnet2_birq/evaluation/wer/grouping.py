@@ -53,7 +53,7 @@ class Clusters(NamedTuple):
 def label(ids: Sequence[str], data: Path | None = None) -> list[Labels]:
     """Find speakers and meetings of utterances.
 
-    AMI's ids contain all labels. Otherwise a data directory has speakers (utt2spk),
+    AMI's ids contain all labels. Otherwise a data directory has speakers (utt2spk), and
     recordings and times (segments). Without one, only the speaker is known, from ids
     `speaker-utterance` of trn files and ids of LibriSpeech.
 
@@ -65,7 +65,7 @@ def label(ids: Sequence[str], data: Path | None = None) -> list[Labels]:
         Labels of each utterance.
 
     Raises:
-        DataError: The directory does not have an utterance.
+        DataError: The directory lacks an utterance.
     """
     speakers = read_scp(data / "utt2spk") if data else {}
     segments: dict[str, str] = {}
@@ -84,7 +84,7 @@ def _label(
     if not data:
         if (reader := voice_of(speaker or utt_id)) != (speaker or utt_id):
             return Labels(reader)
-        # In Kaldi directories, an unknown speaker is named as the utterance.
+        # In Kaldi directories, an unknown speaker is named like the utterance.
         return Labels(speaker if speaker != name else None)
     key = utt_id if utt_id in speakers else name
     if key not in speakers:
@@ -100,8 +100,8 @@ def _label(
 def split_trn_id(utt_id: str) -> tuple[str | None, str]:
     """Split an id `speaker-utterance`, as asr.sh writes it to trn files.
 
-    If the utterance id begins with the speaker's name, as in Kaldi directories, the "-"
-    between them is found by that; otherwise it is the first one, as in sclite.
+    If the utterance id begins with the speaker's name, as in Kaldi directories, this
+    locates the "-" between them; otherwise it is the first "-", as in sclite.
 
     Returns:
         Speaker (None if the id has no "-") and utterance.

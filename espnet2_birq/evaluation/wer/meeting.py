@@ -1,4 +1,4 @@
-"""Error rates of whole meetings with speakers found by the recogniser.
+"""Error rates of whole meetings whose speakers are found by the recogniser.
 
 cpWER concatenates each speaker's words and uses the assignment of hypothesis
 to reference speakers with the fewest errors (CHiME-6, arXiv 2004.09249); tcpWER forbids
@@ -24,7 +24,7 @@ from espnet2_birq.reading import read_lines
 
 COLLAR = 5.0  # seconds
 MEASURES = ("cpwer", "tcpwer")
-# Part of AMI's recording names after the meeting.
+# Suffix of AMI's recording names, after the meeting.
 _RECORDING = re.compile(r"(\.(Headset-\d|Array1-\d+|Mix-Headset)|_MDM8)$")
 
 # session_id, speaker, start_time, end_time, words: meeteval's SegLST.
@@ -32,7 +32,7 @@ Segments = list[dict]
 
 
 def is_stm(path: Path) -> bool:
-    """Return whether a file is in NIST's stm format, by its name."""
+    """Return whether a file is in NIST's stm format, judging by its name."""
     return path.name == "stm" or path.suffix == ".stm"
 
 

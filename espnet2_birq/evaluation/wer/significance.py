@@ -1,9 +1,9 @@
 """Confidence intervals and significance tests of error rates: bootstrap and MAPSSWE.
 
-The bootstrap resamples clusters (speakers, meetings) instead of utterances if errors of
-a speaker are correlated: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR
-performance evaluation", ICASSP 2004; Liu & Peng, arXiv 1912.09508, on its blocks. The
-matched-pairs test is of Gillick & Cox, "Some statistical issues in the comparison of
+The bootstrap resamples clusters (speakers, meetings) instead of utterances if a speaker's
+errors are correlated: see Bisani & Ney, "Bootstrap estimates for confidence intervals in
+ASR performance evaluation", ICASSP 2004, and Liu & Peng, arXiv 1912.09508, on blocks. The
+matched-pairs test is that of Gillick & Cox, "Some statistical issues in the comparison of
 speech recognition algorithms", ICASSP 1989, with the segments of NIST's sc_stats.
 """
 
@@ -21,7 +21,7 @@ from espnet2_birq.evaluation.wer.alignment import (
 )
 
 _ENDS = (0.025, 0.975)  # quantiles of a 95 % interval
-_MIN_GOOD = 2  # number of words correct in both systems that ends a segment
+_MIN_GOOD = 2  # consecutive words correct in both systems that end a segment
 
 
 class Difference(NamedTuple):
