@@ -16,22 +16,22 @@ def load(
 ) -> PretrainedModel:
     """Load a pretrained model to label speech or extract features.
 
-    Requires only the file and its config.yaml, neither the corpus
-    nor other files of its training.
+    This needs only the file and its config.yaml, not the corpus or other files of the
+    training.
 
     Args:
         path: Model file, e.g. exp/ssl_train_birq_raw/valid.total_count.ave.pth; its
-            folder; a zip packed by stage 8 of birq.sh; or, of a model on the Hugging
-            Face hub, ``user/name``.
+            folder; a zip packed by stage 8 of birq.sh; or ``user/name`` for a model on
+            the Hugging Face hub.
         device: Device of the model.
-        window: Longest audio in one pass, in seconds; see PretrainedModel.
+        window: Longest audio processed in one pass, in seconds; see PretrainedModel.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
         ConfigError: A file is missing, or the configuration belongs to another model.
-        DataError: The model file is incomplete, or not a pretrained model.
+        DataError: The model file is incomplete or not a pretrained model.
     """
     return PretrainedModel(load_model(path, device), window)
 
@@ -40,11 +40,11 @@ def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
     """Build the untrained model of a configuration.
 
     Args:
-        config: YAML file of a pretraining, or a model file next to one.
-        seed: Random seed of the parameters.
+        config: Pretraining configuration (YAML), or a model file next to one.
+        seed: Random seed for the parameters.
 
     Returns:
-        The model in evaluation mode; input labels may need ``prepare`` first.
+        The model in evaluation mode; its labellers may need ``prepare`` first.
     """
     args = with_defaults(read_config(Path(config)))
     torch.manual_seed(seed)

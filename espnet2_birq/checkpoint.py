@@ -1,7 +1,7 @@
-"""Files of models: tensors and packed zips; none of them is trusted.
+"""Reading of model files, both tensors and packed zips, none of which is trusted.
 
-A model from elsewhere may be a program: a pickle runs code, a zip writes where its names
-point to, a small one unpacks to terabytes.
+A model file from elsewhere may be malicious: a pickle can run code, and a zip can write
+outside its folder or unpack to terabytes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 from espnet2_birq.reading import refusing
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
-# A packed model is as large unpacked as packed: tensors do not compress.
+# Tensors do not compress, so a packed model is as large unpacked as packed.
 MOST_TIMES_LARGER, ALWAYS_ALLOWED = 20, 64 << 20  # bytes
 
 
@@ -28,7 +28,7 @@ def check_model_file(path: str | Path) -> None:
         path: PyTorch file.
 
     Raises:
-        DataError: Missing, empty, truncated or another type of file.
+        DataError: The file is missing, empty, truncated or of another type.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,13 +38,13 @@ def check_model_file(path: str | Path) -> None:
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Load a model file's tensors on the CPU, and nothing else: no code of it is run.
+    """Load a model file's tensors to the CPU, without running any code in the file.
 
     Args:
-        path: File written by torch.save() of a model's state, or safetensors.
+        path: Model state written by torch.save(), or a safetensors file.
 
     Raises:
-        DataError: Missing, incomplete, of other content, or with more than tensors.
+        DataError: The file is missing or incomplete, or holds anything but tensors.
     """
     if Path(path).suffix == ".safetensors":
         return _load_safetensors(Path(path))
@@ -59,20 +59,20 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_plain(path: str | Path, mmap: bool = False) -> Any:
-    """Load a PyTorch file's tensors, numbers and containers; no code of it is run.
+    """Load a PyTorch file's tensors, numbers and containers, without running code.
 
     Args:
         path: PyTorch file.
         mmap: Whether to leave tensors on disk until they are used.
 
     Raises:
-        DataError: Missing, incomplete, or with anything else.
+        DataError: The file is missing or incomplete, or holds anything else.
     """
     check_model_file(path)
     try:
         with refusing(path, ""):
             return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except DataError as error:  # PyTorch's own words are a page of advice
+    except DataError as error:  # PyTorch's own message is a page of advice
         raise DataError(
             f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
             "that could run code of it"
@@ -94,13 +94,14 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
-    """Unpack a zip, of whatever origin, into a folder.
+    """Unpack an untrusted zip into a folder.
 
     Returns:
-        Its files.
+        Paths of the unpacked files.
 
     Raises:
-        DataError: Not a zip; a name leads elsewhere; a link; far larger unpacked.
+        DataError: The file is not a zip, has a link or a path that leads outside the
+            folder, or is far larger unpacked than packed.
     """
     try:
         with refusing(path, "no whole zip"), zipfile.ZipFile(path) as archive:
@@ -119,15 +120,15 @@ def unpack(path: Path, folder: Path) -> list[Path]:
             if size > max(MOST_TIMES_LARGER * path.stat().st_size, ALWAYS_ALLOWED):
                 raise DataError(f"{path}: unpacks to {size:.2g} bytes: not unpacked")
             archive.extractall(folder, members)
-    except OSError as error:  # such as names that no file can have
+    except OSError as error:  # such as a name that the file system refuses
         raise DataError(f"{path}: {error}") from error
     return [folder / member.filename for member in members]
 
 
 def find_fault(path: Path) -> str | None:
-    """Describe what is wrong with a PyTorch file; None if nothing is found.
+    """Return a description of a PyTorch file's fault; None if no fault is found.
 
-    Checks only the end of the zip file written by torch.save(), without reading it.
+    Of a zip file written by torch.save(), only the start and the end are read.
     """
     with path.open("rb") as stream:
         head = stream.read(len(LFS_MAGIC))
@@ -148,8 +149,8 @@ def check_training_files(args: argparse.Namespace) -> None:
     """Check the files that ESPnet loads before training.
 
     Args:
-        args: ESPnet's options: when resuming, the checkpoint and
-            the models of its epochs are checked, and all of ``init_param``.
+        args: ESPnet's options. All files of ``init_param`` are checked and, when
+            resuming, the checkpoint and the models of its epochs.
 
     Raises:
         DataError: A file is incomplete.
@@ -178,9 +179,8 @@ def _check_resume(folder: Path) -> None:
         )
     for path, fault in faults.items():
         how = "copy it again"
-        if (
-            path == models[-1]
-        ):  # ESPnet writes it after the checkpoint, with its weights
+        if path == models[-1]:
+            # ESPnet writes it after the checkpoint, with the same weights.
             how = (
                 f'make it of the checkpoint: python3 -c "import torch; torch.save('
                 f"torch.load('{checkpoint}', 'cpu')['model'], '{path}')\""

@@ -1,4 +1,4 @@
-"""Configurations of models: an experiment's config.yaml; not trusted."""
+"""Untrusted configurations of models: an experiment's config.yaml."""
 
 import argparse
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def find_config(path: Path) -> Path:
         path: The config.yaml, or a model file beside it.
 
     Raises:
-        ConfigError: One of them is missing.
+        ConfigError: The model or its configuration is missing.
     """
     config = config_of(path)
     for file in (path, config):
@@ -35,14 +35,14 @@ def find_config(path: Path) -> Path:
 def read_config(path: Path) -> argparse.Namespace:
     """Read an experiment's config.yaml.
 
-    Statistics of ``normalize: global_mvn`` in the same folder take precedence: the
-    path in the file is relative to the working directory of the training.
+    A statistics file of ``normalize: global_mvn`` in the same folder takes precedence,
+    since the configured path is relative to the working directory of the training.
 
     Args:
         path: The config.yaml, or a model file next to it.
 
     Raises:
-        ConfigError: A file is missing, or no configuration.
+        ConfigError: A file is missing or is not a configuration.
     """
     config = find_config(path)
     options = read_yaml(config, "copy it again")
@@ -61,10 +61,10 @@ def read_config(path: Path) -> argparse.Namespace:
 
 
 def count_of(options: Mapping[str, Any], key: str, default: int | None = None) -> Any:
-    """Return an option that is a number of 1 or more, or None if that is its default.
+    """Return an option's integer value of at least 1, or None if that is the default.
 
     Raises:
-        ConfigError: It is no such number.
+        ConfigError: The option has another value.
     """
     value = options.get(key, default)
     if (value is None and default is None) or (type(value) is int and value >= 1):
@@ -73,15 +73,15 @@ def count_of(options: Mapping[str, Any], key: str, default: int | None = None) -
 
 
 def options_of(options: Mapping[str, Any], where: Path, **types: type) -> Any:
-    """Return options that must be there, in the order asked for.
+    """Return required options, in the order of the keyword arguments.
 
     Args:
         options: Options of a configuration.
-        where: Its file, for the message.
+        where: File of the configuration, for the message.
         **types: Types of the options, by name.
 
     Raises:
-        ConfigError: One is missing or of another type.
+        ConfigError: An option is missing or has another type.
     """
     for key, kind in types.items():
         if not isinstance(options.get(key), kind):
@@ -93,7 +93,7 @@ def data_lists(options: Mapping[str, Any], kind: str) -> list[tuple[str, str, st
     """Return path, name and type of the "train" or "valid" data.
 
     Raises:
-        ConfigError: They are no such lists.
+        ConfigError: The option is not a list of such triples.
     """
     key = f"{kind}_data_path_and_name_and_type"
     lists = options.get(key) or []
@@ -108,10 +108,10 @@ def data_lists(options: Mapping[str, Any], kind: str) -> list[tuple[str, str, st
 
 
 def sampling_rate(frontend_conf: Mapping[str, Any] | None) -> int:
-    """Return the sampling rate of a frontend in Hz: its ``fs``, as 16000 or "16k".
+    """Return a frontend's sampling rate ``fs`` in Hz, configured as 16000 or "16k".
 
     Raises:
-        ConfigError: It is no such number.
+        ConfigError: ``fs`` is not a sampling rate.
     """
     try:
         fs = (frontend_conf or {}).get("fs", 16000)

@@ -8,7 +8,7 @@ LFS_MAGIC = b"version https://git-lfs"  # first bytes of a git-LFS pointer
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message, also for errors from PyTorch worker processes.
+    """Return an error's message, even if it was raised in a PyTorch worker process.
 
     PyTorch re-raises the same class, with the worker's traceback before the message.
     """
@@ -20,7 +20,7 @@ def one_line(error: Exception) -> str:
 
 
 class UserError(ValueError):
-    """An error that the user can fix; its message is one line, whatever it quotes."""
+    """Error that the user can fix; its message is always converted to one line."""
 
     def __init__(self, message: object = ""):
         text = str(message)
@@ -42,11 +42,11 @@ class RankError(UserError):
 
 
 class StorageError(DataError):
-    """A file cannot be written; what was there before is kept."""
+    """A file cannot be written; its previous content is kept."""
 
 
 class LfsPointerError(DataError):
-    """The file is a git-LFS pointer: its clone contains no audio at all."""
+    """The file is a git-LFS pointer, so its clone contains no audio at all."""
 
 
 class SampleRateError(DataError):

@@ -1,4 +1,4 @@
-"""Parser of command lines, and types of options that are numbers: NaN is none of them."""
+"""Command-line parser, and types of numeric options, all of which reject NaN."""
 
 import argparse
 import math
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """States defaults, as argparse does, but not those that say nothing; keeps lines."""
+    """Help formatter that keeps line breaks and omits uninformative defaults."""
 
     def _fill_text(self, text, width, indent):
         return "".join(indent + line for line in text.splitlines(keepends=True))
@@ -21,20 +21,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes - and _ in the name of an option for the same, as the recipes' scripts do."""
+    """Argument parser that treats - and _ in option names alike, as the recipes do."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse, as argparse does."""
+        """Parse arguments as argparse does."""
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args(known_names(self, args), namespace)
 
 
 def known_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """Spell the names of options as a parser does: - and _ are the same.
+    """Rewrite option names as the parser spells them, treating - and _ alike.
 
     Args:
-        parser: Any parser, as those of ESPnet.
-        argv: Arguments of a command.
+        parser: Any parser, including ESPnet's.
+        argv: Command-line arguments.
     """
     args = list(argv)
     names = [name for action in parser._actions for name in action.option_strings]

@@ -1,7 +1,7 @@
-"""A pretrained model in use: features of any layer and labels of speech.
+"""Use of a pretrained model: features of any layer, and labels of speech.
 
-Evaluation mode, no mask, no noise, input normalisation inside: what an utterance gets
-depends neither on the others of its batch nor on their padding.
+The model runs in evaluation mode, without masks or noise, and normalises its input. An
+utterance's results depend neither on the rest of its batch nor on padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,17 +22,17 @@ from espnet2_birq.pretraining.objective import makers
 from espnet2_birq.pretraining.views import LAYER, Batch, View
 
 WINDOW = 60.0  # seconds of audio in one pass
-CONTEXT = 5.0  # seconds on either side of a core of full attention; docs/features.md
+CONTEXT = 5.0  # seconds around a window's core, if attention is full; docs/features.md
 
 Waveforms = torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray]
 
 
 class Wanted(NamedTuple):
-    """What to compute of speech."""
+    """Results to compute."""
 
     layers: tuple[int, ...] = ()  # 0: the input; 1 to K: the encoder's blocks
-    output: bool = False  # of the encoder, after its last normalisation
-    labels: tuple[str, ...] = ()  # objectives
+    output: bool = False  # the encoder's output, after its final normalisation
+    labels: tuple[str, ...] = ()  # names of objectives
 
 
 OUTPUT = Wanted(output=True)
@@ -42,16 +42,16 @@ class PretrainedModel:
     """A pretrained model for extracting features and labels.
 
     Args:
-        model: Model as it was trained.
-        window: Longest audio in one pass, in seconds. Longer audio runs in overlapping
-            windows of this length, normalised by statistics of the whole: memory
-            does not grow with the length. None: always one pass.
+        model: Pretrained model.
+        window: Longest audio in one pass, in seconds. Longer audio is processed in
+            overlapping windows of this length, normalised by statistics of the whole
+            recording, so memory does not grow with its length. None: always one pass.
 
     Attributes:
-        model: The model as it was trained, an ESPnet model.
-        sample_rate: Rate of the waveforms in Hz.
-        frame_shift: Shift of the features and labels in seconds.
-        depth: K, layers of the encoder.
+        model: The pretrained model, an ESPnet model.
+        sample_rate: Sample rate of the waveforms in Hz.
+        frame_shift: Frame shift of features and labels in seconds.
+        depth: K, number of encoder layers.
         objectives: Names of the objectives that make labels.
     """
 
@@ -92,13 +92,13 @@ class PretrainedModel:
         Args:
             waveforms: (B, N) floating-point samples, padded at the end, or a list of
                 (N,) samples.
-            lengths: (B,) lengths in samples; None: all of N.
+            lengths: (B,) lengths in samples; None: whole waveforms.
 
         Returns:
             (B, T, E) features, zero on padding, and (B,) lengths in frames.
 
         Raises:
-            DataError: Samples that are no waveform: too few, not finite, or integers.
+            DataError: Samples are too few, not finite, or integers.
         """
         (output,), frames = self._run(waveforms, lengths, OUTPUT)
         return output, frames
@@ -114,9 +114,10 @@ class PretrainedModel:
         Args:
             waveforms: (B, N) floating-point samples, padded at the end, or a list of
                 (N,) samples.
-            lengths: (B,) lengths in samples; None: all of N.
-            layers: Layers, counted from 1; 0: the normalised input frames of each
-                encoder frame, side by side; negative: from the last. None: 1 to K.
+            lengths: (B,) lengths in samples; None: whole waveforms.
+            layers: Layers, counted from 1 or, if negative, from the last; None: 1 to K.
+                Layer 0 is the input: each encoder frame's normalised input frames,
+                concatenated.
 
         Returns:
             (B, T, D) features of each layer, zero on padding, and (B,) lengths in
@@ -124,7 +125,7 @@ class PretrainedModel:
             that follows it in the encoder's output.
 
         Raises:
-            DataError: Samples that are no waveform: too few, not finite, or integers.
+            DataError: Samples are too few, not finite, or integers.
             ConfigError: No such layer.
         """
         return self._run(waveforms, lengths, Wanted(self.layer_numbers(layers)))
@@ -132,19 +133,19 @@ class PretrainedModel:
     def labels(
         self, waveforms: Waveforms, lengths: torch.Tensor | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Compute the codes that the objectives make of unmasked speech, without noise.
+        """Compute the objectives' codes of unmasked speech, without noise.
 
         Args:
             waveforms: (B, N) floating-point samples, padded at the end, or a list of
                 (N,) samples.
-            lengths: (B,) lengths in samples; None: all of N.
+            lengths: (B,) lengths in samples; None: whole waveforms.
 
         Returns:
-            (B, C, T) int64 codes in each of an objective's C codebooks, -1 on padding,
-            by its name; and (B,) lengths in frames.
+            Mapping from objective to (B, C, T) int64 codes in its C codebooks, -1 on
+            padding; and (B,) lengths in frames.
 
         Raises:
-            DataError: Samples that are no waveform: too few, not finite, or integers.
+            DataError: Samples are too few, not finite, or integers.
         """
         wanted = Wanted(labels=tuple(self.objectives))
         codes, frames = self._run(waveforms, lengths, wanted, padding=-1)
@@ -152,7 +153,7 @@ class PretrainedModel:
         return {name: found.transpose(1, 2) for name, found in named}, frames
 
     def layer_numbers(self, layers: Sequence[int] | None) -> tuple[int, ...]:
-        """Return layers counted from 1, of some that may be counted from the last.
+        """Convert layers that may be counted from the last to layers counted from 1.
 
         Raises:
             ConfigError: No such layer.
@@ -171,15 +172,15 @@ class PretrainedModel:
         """Process a recording of any length, piece by piece, in little memory.
 
         Args:
-            audio: Audio file of the model's sample rate, or (N,) samples.
+            audio: Audio file at the model's sample rate, or (N,) samples.
             wanted: Layers, output and labels to compute.
 
         Yields:
-            Of successive pieces: (t, D) features of the layers, (t, E) output and (t, C)
-            codes of the objectives, in this order.
+            For each successive piece, (t, D) features of the layers, (t, E) output and
+            (t, C) codes of the objectives, in this order.
 
         Raises:
-            DataError: Bad audio.
+            DataError: The audio cannot be used.
         """
         if isinstance(audio, torch.Tensor):
             _check_samples(audio, "the waveform")
@@ -203,7 +204,7 @@ class PretrainedModel:
         wanted: Wanted,
         padding: float = 0,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Compute what is wanted, padded (B, T, ...), and lengths (B,)."""
+        """Compute the wanted results, padded to (B, T, ...), and their lengths (B,)."""
         found = self.compute(_rows(waveforms, lengths), wanted)
         frames = torch.tensor([len(one[0]) for one in found], device=self.device)
         return [
@@ -215,14 +216,14 @@ class PretrainedModel:
     def compute(
         self, rows: Sequence[torch.Tensor], wanted: Wanted
     ) -> list[list[torch.Tensor]]:
-        """Compute what is wanted of (N,) waveforms of any lengths.
+        """Compute the wanted results for (N,) waveforms of any lengths.
 
         Args:
             rows: Finite floating-point samples of each waveform.
             wanted: Layers, output and labels to compute.
 
         Returns:
-            For each waveform (t, D) features of the layers, (t, E) output and (t, C)
+            For each waveform, (t, D) features of the layers, (t, E) output and (t, C)
             codes of the objectives, in this order.
 
         Raises:
@@ -237,13 +238,13 @@ class PretrainedModel:
         ]
 
     def is_long(self, samples: int) -> bool:
-        """Whether so many samples run in windows."""
+        """Whether audio of this many samples is processed in windows."""
         return self.window is not None and samples > self.window * self.sample_rate
 
     def _batch(
         self, rows: Sequence[torch.Tensor], wanted: Wanted
     ) -> list[list[torch.Tensor]]:
-        """Compute what is wanted of each waveform in one pass."""
+        """Compute the wanted results for all waveforms in one pass."""
         speech = torch.nn.utils.rnn.pad_sequence(list(rows), True).to(self.device)
         samples = torch.tensor([len(row) for row in rows], device=self.device)
         shortest = int(samples.argmin())
@@ -261,14 +262,14 @@ class PretrainedModel:
         ]
 
     def _windows(self, row: torch.Tensor, wanted: Wanted) -> list[torch.Tensor]:
-        """Compute what is wanted of a long waveform."""
+        """Compute the wanted results for a long waveform."""
         pieces = self._pieces(lambda start, stop: row[start:stop], len(row), wanted)
         return [torch.cat(column) for column in zip(*pieces)]
 
     def _pieces(
         self, read: Read, samples: int, wanted: Wanted
     ) -> Iterator[list[torch.Tensor]]:
-        """Compute what is wanted of a recording, window by window."""
+        """Yield the wanted results for a recording, window by window."""
         if not self.is_long(samples):
             yield self._batch([read(0, samples)], wanted)[0]
             return
@@ -287,14 +288,14 @@ class PretrainedModel:
             yield [column[0, kept] for column in columns]
 
     def frames(self, samples: int) -> int:
-        """Return the number of frames of so many samples."""
+        """Return the number of encoder frames of this many samples."""
         inputs = torch.tensor(samples // self.model.frontend.hop_length + 1)
         return int(encoder_lengths(self.model.encoder, inputs))
 
     def _compute(
         self, xs: torch.Tensor, lengths: torch.Tensor, wanted: Wanted
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Compute what is wanted (B, T', ...) of normalised features (B, T, D)."""
+        """Compute the wanted results (B, T', ...) for normalised features (B, T, D)."""
         model = self.model
         frames = encoder_lengths(model.encoder, lengths)
         padded = int(encoder_lengths(model.encoder, torch.tensor(xs.size(1))))
@@ -317,7 +318,7 @@ class PretrainedModel:
 
 
 def _rows(waveforms: Waveforms, lengths: torch.Tensor | None) -> list[torch.Tensor]:
-    """Return the (N,) samples of each waveform, checked."""
+    """Check waveforms and return the (N,) samples of each."""
     rows = [torch.as_tensor(row) for row in waveforms]
     if not rows or any(row.dim() != 1 for row in rows):
         raise DataError(

@@ -1,7 +1,7 @@
-"""Text, JSON, YAML and arrays from outside: read, or refused in one line.
+"""Reading of untrusted text, JSON, YAML and arrays, with one-line errors.
 
-Which error a library raises for a damaged file is an accident of where the damage is, so
-all are taken here, around the library's call alone.
+The error that a library raises for a damaged file depends on where the damage is. All
+possible errors are therefore caught, but only around the library's call.
 """
 
 import errno
@@ -21,7 +21,7 @@ import yaml
 from espnet2_birq.errors import ConfigError, DataError
 
 AGAIN = "copy it again, or make it again"
-LONGEST_LINE = 1 << 26  # characters; a line beyond is an archive bomb, or no text
+LONGEST_LINE = 1 << 26  # characters; a longer line is an archive bomb or not text
 DAMAGE = (
     *(ValueError, LookupError, ArithmeticError, TypeError, AttributeError),
     *(EOFError, SyntaxError, RuntimeError, MemoryError, AssertionError),
@@ -37,23 +37,23 @@ def refusing(
     remedy: str = AGAIN,
     kind: type[ConfigError] | type[DataError] = DataError,
 ) -> Iterator[None]:
-    """Report what a library raises in this context as damage of a file.
+    """Report errors raised in this context as an error about a damaged file.
 
     Args:
         path: The file.
-        what: What it is not, e.g. "no JSON".
-        remedy: What to do about it.
-        kind: Error to raise.
+        what: Description of the fault, e.g. "no JSON".
+        remedy: Advice to the user.
+        kind: Class of the error to raise.
 
     Raises:
-        ConfigError, DataError: The file is damaged; as `kind` says.
+        ConfigError, DataError: The file is damaged; `kind` is the class.
     """
     try:
         yield
     except (ConfigError, DataError):
         raise
     except (OSError, *DAMAGE) as error:
-        # Of the system's errors, these are of what a damaged file says.
+        # Among system errors, only these can stem from the content of a damaged file.
         known = (None, errno.EINVAL, errno.ENAMETOOLONG)
         if isinstance(error, OSError) and error.errno not in known:
             raise
@@ -62,20 +62,20 @@ def refusing(
 
 
 def read_text(path: Path, remedy: str = AGAIN) -> str:
-    """Read a text in UTF-8, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        DataError: It is not UTF-8.
+        DataError: The file is not UTF-8.
     """
     with refusing(path, "not UTF-8", remedy):
         return path.read_text(encoding="utf-8-sig")
 
 
 def read_lines(path: Path, remedy: str = AGAIN) -> Iterator[str]:
-    """Yield the lines of a text in UTF-8, unpacked if its name ends with .gz.
+    """Yield the lines of a UTF-8 text file, unpacking it if its name ends with .gz.
 
     Raises:
-        DataError: It is not UTF-8, is damaged, or has a line beyond all measure.
+        DataError: The file is not UTF-8, is damaged, or has an absurdly long line.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     with refusing(path, "not readable as UTF-8 text", remedy):
@@ -91,11 +91,11 @@ def read_json(path: Path, shape: type = dict, remedy: str = AGAIN) -> Any:
 
     Args:
         path: The file.
-        shape: Type of its content.
+        shape: Required type of the content.
         remedy: What to do if it is damaged.
 
     Raises:
-        DataError: It is no JSON, or of another type.
+        DataError: The file is not JSON, or its content has another type.
     """
     return parse_json(path, read_text(path, remedy), shape, remedy)
 
@@ -103,7 +103,7 @@ def read_json(path: Path, shape: type = dict, remedy: str = AGAIN) -> Any:
 def parse_json(
     where: str | Path, text: str, shape: type = dict, remedy: str = AGAIN
 ) -> Any:
-    """Parse JSON; `where` is its file, and line, for the message. See read_json()."""
+    """Parse JSON as in read_json(); `where` names the file or line in messages."""
     with refusing(where, "no JSON", remedy):
         content = json.loads(text)
     if not isinstance(content, shape):
@@ -112,10 +112,10 @@ def parse_json(
 
 
 def read_yaml(path: Path, remedy: str = AGAIN) -> Any:
-    """Read plain YAML: no object of it is made.
+    """Read plain YAML, refusing tags that construct Python objects.
 
     Raises:
-        ConfigError: It is no YAML.
+        ConfigError: The file is not YAML.
     """
     with refusing(path, "no YAML", remedy, ConfigError):
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -127,10 +127,10 @@ def read_arrays(path: Path, *names: str, what: str = "not what it was") -> list[
     Args:
         path: The file.
         names: Names of the arrays.
-        what: What the file is not, if it is damaged.
+        what: Description of a damaged file, for the message.
 
     Raises:
-        DataError: It is damaged, or lacks one.
+        DataError: The file is damaged or lacks an array.
     """
     import numpy as np
 

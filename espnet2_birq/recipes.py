@@ -1,7 +1,7 @@
 """Recipes and configurations that come with the package.
 
-In a checkout they are its folders conf/, egs2/ and local/. A wheel has them in share/,
-with links as a list, since a wheel cannot contain links (setup.py).
+In a checkout, they are in conf/, egs2/ and local/. A wheel has them in share/, with a
+list of their links, since a wheel cannot contain links (setup.py).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from espnet2_birq.errors import ConfigError
 
 FOLDERS = ("conf", "egs2", "local")
-LINKS = "links"  # lines "path target" of a wheel
+LINKS = "links"  # a wheel's list of links, in lines "path target"
 PREFIX = "birq:"
 
 
@@ -21,7 +21,7 @@ def home() -> Path:
     """Return the folder that has conf/, egs2/ and local/.
 
     Raises:
-        ConfigError: Neither a wheel nor a checkout.
+        ConfigError: The package is neither in a checkout nor from a wheel.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "share", package.parent):
@@ -33,10 +33,10 @@ def home() -> Path:
 
 
 def configuration(name: str) -> str:
-    """Return the path of a configuration; the type of options ``--config``.
+    """Return the path of a configuration; ``type`` of the options ``--config``.
 
     Args:
-        name: A path, which is returned as it is, or birq:NAME with NAME relative to
+        name: A path, which is returned unchanged, or birq:NAME with NAME relative to
             conf/, e.g. birq:tuning/train_birq_c1.yaml.
 
     Raises:
@@ -55,7 +55,7 @@ def configuration(name: str) -> str:
 
 
 def name_configurations(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Let ``--config`` of ESPnet's parser take birq:NAME; return the parser."""
+    """Let ``--config`` of ESPnet's parser accept birq:NAME; return the parser."""
     for action in parser._actions:
         if action.dest == "config":
             action.type = configuration
@@ -70,7 +70,7 @@ def copy_recipes(dest: Path) -> None:
         dest: Folder that does not exist yet, or is empty.
 
     Raises:
-        ConfigError: There is something, or the path has a space in it, which Kaldi's
+        ConfigError: `dest` is not empty, or its path contains a space, which Kaldi's
             scripts cannot handle.
     """
     dest = Path(os.path.abspath(dest))
@@ -94,10 +94,10 @@ def copy_recipes(dest: Path) -> None:
 
 
 def left_behind(folder: str, names: list[str]) -> set[str]:
-    """Tell what in a folder is no part of the recipes; ``ignore`` of copytree.
+    """Return names that do not belong to the recipes; ``ignore`` of copytree.
 
-    A recipe is links, scripts, a page of results and local/; data/, exp/ and the like
-    are what running it leaves behind.
+    A recipe consists of links, scripts, a page of results and local/; running it leaves
+    data/, exp/ and the like behind.
     """
     path = Path(folder)
     left = {x for x in names if x == "__pycache__" or x.endswith((".log", ".pyc"))}

@@ -1,8 +1,8 @@
 """Hand-off of a pretrained encoder to an ASR model, and its verification.
 
-ESPnet's ``--init_param`` matches names by prefix and silently loads nothing
-if none matches. The check repeats this loading into a model filled with NaN:
-exactly the loaded tensors then equal the pretrained ones.
+ESPnet's ``--init_param`` matches names by prefix and silently loads nothing if none
+matches. The check repeats this loading into a model filled with NaN, after which only
+the loaded tensors equal the pretrained ones.
 """
 
 import argparse
@@ -32,13 +32,13 @@ class Handoff(NamedTuple):
     loaded: list[str]  # encoder tensors equal to the pretrained ones after loading
     missing: list[str]  # encoder tensors not loaded, or loaded with other values
     dropped: list[str]  # pretrained tensors of layers above the ASR encoder's last one
-    unused: list[str]  # other pretrained tensors without counterpart in the ASR model
+    unused: list[str]  # other pretrained tensors without a counterpart in the ASR model
     differing: list[str]  # frontend and normalize, if different
     values: int  # elements of the loaded tensors
 
     @property
     def is_whole(self) -> bool:
-        """Whether the whole ASR encoder was loaded, and both see the same features."""
+        """Whether the whole encoder was loaded, and both models have equal features."""
         return not (self.missing or self.unused or self.differing)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Handoff(NamedTuple):
 def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
     """Make ESPnet's ``--init_param`` for an ASR encoder, which may have fewer layers.
 
-    ESPnet rejects tensors without counterpart in the ASR model, so surplus top layers
+    ESPnet rejects tensors without a counterpart in the ASR model, so surplus top layers
     are excluded by name. That is safer than ``--ignore_init_mismatch``, which
     ignores any mismatch.
 
@@ -95,21 +95,21 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
             f"{ssl_model}: has {have} encoder layers, the ASR configuration needs "
             f"{want}; lower num_blocks in its encoder_conf"
         )
-    # With a final dot: encoders.1 is a prefix of encoders.10, too.
+    # With a final dot, since encoders.1 is also a prefix of encoders.10.
     return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
 
 
 def copy_statistics(ssl_model: Path, dest: Path) -> bool:
     """Copy the feature statistics of pretraining.
 
-    Those of other data would give the encoder other features than in training.
+    Statistics of other data would give the encoder other features than in pretraining.
 
     Args:
         ssl_model: Pretrained model file next to its config.yaml.
         dest: File to write atomically; its folder is created.
 
     Returns:
-        Whether there are statistics: only with global_mvn.
+        Whether there are statistics, which only global_mvn has.
 
     Raises:
         ConfigError: The statistics are missing.
@@ -137,7 +137,7 @@ def training_options(
     stats: Path | None = None,
     steps_are_given: bool = False,
 ) -> str:
-    """Make the options of asr_train that depend on data and pretrained model.
+    """Make the options of asr_train that depend on the data and the pretrained model.
 
     Args:
         asr_args: Options of asr_train.
@@ -187,7 +187,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
     """
     ssl_args = read_config(ssl_model)
     pretrained = SSLTask.build_model(with_defaults(ssl_args))
-    # It must match the configuration exactly.
+    # The tensors must match the configuration exactly.
     pretrained.load_state_dict(load_tensors(ssl_model))
     asr_args = read_config(asr_model)
     model = ASRTask.build_model(asr_args)
@@ -230,11 +230,11 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
 
 @torch.no_grad()
 def _differing_modules(pretrained, model) -> list[str]:
-    """Return which of frontend and normalize differ in output on a second of noise.
+    """Return which of frontend and normalize give different outputs for noise.
 
-    Settings and buffers are unsuitable for comparison: the window is in
-    none of them, the path of global_mvn's statistics differs between experiments,
-    and averaging rounds filters and statistics once more.
+    Settings and buffers are unsuitable for comparison: the window is in none of them,
+    the path of global_mvn's statistics differs between experiments, and averaging
+    rounds filters and statistics once more.
     """
     shape = [1, 16000]
     if isinstance(pretrained.frontend, FeatureInput):

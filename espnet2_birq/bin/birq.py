@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Modules that are no commands of their own, and those called by scripts only.
+# Modules that are not commands, or that only scripts call.
 OTHERS = {"__init__", "birq", "command", "with_encoders"}
 
 

@@ -1,9 +1,9 @@
 """Verify which tensors of an ASR model were loaded from a pretrained model.
 
-Its loading is repeated into a model filled with NaN. Exit status 0 and counts if every
-encoder tensor was loaded and both models see the same features; 1 and the names
-otherwise. The ASR encoder may lack top layers. Run it from the folder the ASR model was
-trained in: paths in its configuration are relative to it.
+The loading is repeated into a model filled with NaN. If every encoder tensor was loaded
+and both models see the same features, prints counts and exits with status 0; otherwise
+prints the names and exits with status 1. The ASR encoder may lack top layers. Run it from
+the folder in which the ASR model was trained: its configuration has relative paths.
 
 example:
   python -m espnet2_birq.bin.check_handoff \\

@@ -13,7 +13,7 @@ from typing import Any
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
 from espnet2_birq.options import HelpFormatter, Parser
 
-# Remedy for other sample rates, in commands with this option.
+# Remedy for an unexpected sample rate, in commands that have this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
 MODULES = "python -m espnet2_birq.bin."
 
@@ -101,8 +101,8 @@ def run(
         command(args)
     except SampleRateError as error:
         sys.exit(f"{where}: {error}" + (f", {RESAMPLE}" if "resample" in args else ""))
-    except BrokenPipeError:  # of `... | head`, which has read enough
-        os._exit(128 + signal.SIGPIPE)  # sys.exit would flush into it again
+    except BrokenPipeError:  # e.g. of `... | head`, which has read enough
+        os._exit(128 + signal.SIGPIPE)  # sys.exit would flush into the pipe again
     except (ConfigError, DataError, OSError) as error:
         sys.exit(f"{where}: {one_line(error)}")
 
@@ -110,7 +110,7 @@ def run(
 @contextmanager
 def warnings_off() -> Iterator[None]:
     """Silence warnings while building a model that is not trained."""
-    before = logging.root.manager.disable  # of the process, and of tests in it
+    before = logging.root.manager.disable  # global, also for tests in this process
     logging.disable(logging.WARNING)
     try:
         yield

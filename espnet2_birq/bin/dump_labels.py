@@ -1,7 +1,7 @@
 """Label speech with a pretrained model, to train the next model on these labels.
 
-Offline relabelling as in HuBERT: train, label all data by k-means of one of the model's
-layers (fit_kmeans), or with one of its objectives, and train a new model on these labels.
+Offline relabelling as in HuBERT: train a model, label all data by k-means of one of its
+layers (fit_kmeans) or by one of its objectives, and train a new model on these labels.
 
   python -m espnet2_birq.bin.dump_labels --kmeans exp/kmeans_6.npz \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
@@ -10,13 +10,13 @@ layers (fit_kmeans), or with one of its objectives, and train a new model on the
       --train_data_path_and_name_and_type dump/labels/train/labels.scp,labels,kaldi_ark
 
 with `objectives: [{name: given, labeller_conf: {codebook_size: 500}}]`, and the same for
-the validation set. A label is the nearest centroid, or the nearest code of the
-objective's first codebook, of the clean frame. Utterances with non-finite samples get -1,
-no label, and are listed. To add an objective to a model without using it in training, set
-weight 0: {name: enhanced, view: layer 7, weight: 0, gradient: 0, head: own,
+the validation set. A label is the centroid, or the code in the objective's first
+codebook, nearest to the clean frame. Utterances with non-finite samples get -1 (no label)
+and are listed. To add an objective to a model without using it in training, set weight
+0: {name: enhanced, view: layer 7, weight: 0, gradient: 0, head: own,
 labeller_conf: {projection: whitened}}.
 
-Started again, it goes on after the last 10,000 utterances that were complete.
+When repeated, it resumes after the last complete 10,000 utterances.
 """
 
 import argparse

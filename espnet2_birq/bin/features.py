@@ -1,9 +1,9 @@
 """Extract features of a pretrained model from recordings.
 
-By default the encoder's output, from which fine-tuning starts; with --layers, outputs of
-its layers. For each, OUT/<layer>/ gets feats.scp and its files: npy/NAME.npy, (frames,
-size) in single precision, or Kaldi archives. Recordings longer than a minute run in
-overlapping windows; docs/features.md.
+Extracts the encoder's output, from which fine-tuning starts, or with --layers the outputs
+of its layers. For each, writes OUT/<layer>/feats.scp and its files: npy/NAME.npy, (frames,
+size) in single precision, or Kaldi archives. Recordings longer than a minute are processed
+in overlapping windows; see docs/features.md.
 
 A command that was killed resumes when it is repeated. Recordings that cannot be used are
 skipped, counted and listed in OUT/skipped.

@@ -1,7 +1,7 @@
 """Fit k-means to a model's vectors, to label speech by them with dump_labels.
 
-As HuBERT makes its labels (arXiv 2106.07447): first of MFCC, later of a layer of the
-model before.
+HuBERT makes its labels in this way (arXiv 2106.07447): first from MFCC, later from a
+layer of the previous model.
 
   python -m espnet2_birq.bin.fit_kmeans --view mfcc --clusters 100 \\
       --model conf/train_best_rq.yaml \\
@@ -10,7 +10,7 @@ model before.
       --model exp/ssl_train_best_rq_raw/valid.total_count.ave.pth \\
       --data dump/raw/train/wav.scp,speech,sound --out exp/kmeans_6.npz
 
-The sample is spread over utterances. The file names the model, its view and the label
+The sample is spread over utterances. The file records the model, its view and the label
 rate; dump_labels refuses another model.
 """
 

@@ -3,9 +3,9 @@
   python -m espnet2_birq.bin.languages --model exp/ssl_train_birq_raw --out exp/languages \\
       --train dump/raw/train --test dump/raw/valid
 
-Both sets have wav.scp and category2utt (`LANGUAGE UTTERANCE ...`, as prepare_yodas writes
+Both sets need wav.scp and category2utt (`LANGUAGE UTTERANCE ...`, as prepare_yodas writes
 it for several languages); a language without text gets no probe. Writes
-OUT/languages.md and languages.json; see docs/languages.md.
+OUT/languages.md and OUT/languages.json; see docs/languages.md.
 """
 
 import argparse

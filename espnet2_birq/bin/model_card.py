@@ -1,7 +1,7 @@
 """Write a model card from an experiment: data, hours, updates, numbers, how to use it.
 
 Stage 8 of birq.sh does this; the Hugging Face hub shows README.md as the model's page.
-Only names of sets and of the configuration are in it, no folders of the training.
+It has only the names of the sets and of the configuration, not the training's folders.
 
 example:
   python -m espnet2_birq.bin.model_card exp/ssl_train_birq_raw/valid.total_count.ave.pth \\

@@ -8,8 +8,8 @@ rank, side by side for several models, with paired differences from the first:
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
       --data dump/raw/dev_clean --alignment dev-clean.ctm --out exp/phones.json
 
-A model may also be a fine-tuned ASR model, or a configuration (.yaml), taken as an
-untrained model. See docs/measures.md for the measures.
+A model may also be a fine-tuned ASR model, or a configuration (.yaml), which stands for
+an untrained model. See docs/measures.md for the measures.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Probe a frozen encoder's layers for text information, in two minutes.
 
-Hidden states of a few hours of transcribed speech are computed once; a learned
-weighted sum of layers, a small bidirectional LSTM and CTC on characters are trained
+Hidden states of a few hours of transcribed speech are computed once. A learned weighted
+sum of layers and a small bidirectional LSTM are trained on them with CTC on characters,
 and decode the test sets greedily (a small version of SUPERB's ASR task, arXiv
 2105.01051). Compare with an untrained encoder. With --finetune_updates, training
 continues with the encoder unfrozen: the trained head avoids CTC's slow start.
@@ -10,7 +10,7 @@ continues with the encoder unfrozen: the trained head avoids CTC's slow start.
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
   python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
 
-Data directories have wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn
+Data directories need wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn
 and OUT/probe.json: error rates with 95 % intervals, loss, weights of the layers.
 """
 

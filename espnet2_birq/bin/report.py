@@ -1,12 +1,12 @@
-"""Write one page of an experiment: curves, codebooks, probes, an utterance.
+"""Write a one-page report on an experiment: curves, codebooks, probes, an utterance.
 
-A single HTML file with its pictures inside, which can be sent: the state of the training,
-learning curves, use of the codebooks, phones and text in the layers, as far as
-phone_probe and probe have measured them, an utterance with its mask, labels and
-predictions, and the configuration. While the training runs, too.
+The page is a single HTML file with its pictures inside, which can be sent. It shows the
+state of the training, learning curves, use of the codebooks, phones and text in the
+layers (if measured by phone_probe and probe), an utterance with its mask, labels and
+predictions, and the configuration. It can also be written while the training runs.
 
 Results are found as phones*.json and probe*/probe.json in EXP, and where a matrix has
-them; others are given.
+them; give others by options.
 
 examples:
   python -m espnet2_birq.bin.report exp/ssl_train_birq_raw

@@ -1,10 +1,10 @@
-"""Measure how much labels on disk tell of phones: PNMI.
+"""Measure how much labels on disk tell about phones: PNMI.
 
   python -m espnet2_birq.bin.score_labels --alignment dev-clean.ctm \\
       --labels dump/labels/dev/labels.scp,labels,kaldi_ark
 
 Labels of ESPnet's k-means scripts are scored as `--labels FILE,labels,text_int`. See
-docs/measures.md for PNMI; what counts is what exceeds its value by chance.
+docs/measures.md for PNMI; only the excess over its value by chance counts.
 """
 
 import argparse

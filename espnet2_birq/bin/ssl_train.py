@@ -1,6 +1,6 @@
 """Pretrain an encoder: ``python -m espnet2_birq.bin.ssl_train --help``.
 
-Options are those of ESPnet's training commands; birq.sh calls this in its stages 6, 7.
+Options are those of ESPnet's training commands; birq.sh calls this in its stages 6 and 7.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # Not in main(): it changes the whole process.
+    # Not in main(), since it changes the whole process.
     if not torch.cuda.is_available():
         keep_large_blocks()
     main()

@@ -1,11 +1,11 @@
-"""Tell where experiments stand, while they train, after they stopped or at their end.
+"""Show the state of experiments, whether they are running, interrupted or complete.
 
-Updates and time left, losses and perplexities of the objectives, whether labels have
-collapsed, the last checkpoint, the last error, and the stages of the recipe: from
-the experiment's files, on any machine that sees them, at any time.
+Shows updates and time left, losses and perplexities of the objectives, whether labels
+have collapsed, the last checkpoint, the last error, and the stages of the recipe. It
+needs only the experiment's files, on any machine that sees them, at any time.
 
-A training without a sign of life for ten minutes, and ten times the time between two
-lines of its log, counts as interrupted. Stages 1 to 4 can be seen from the recipe's
+A training without a sign of life for ten minutes, and for ten times the interval between
+two lines of its log, counts as interrupted. Stages 1 to 4 can be seen from the recipe's
 folder or below.
 
 examples:

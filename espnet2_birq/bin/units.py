@@ -1,12 +1,12 @@
 """Turn recordings into discrete units, the labels of a pretrained model's objectives.
 
-For each objective and codebook, OUT/<objective>[.<codebook>]/ gets the list units: lines
-of a recording's name and the code of each frame (--format text), or units.scp and its
-files of integers. With --deduplicate, equal neighbours are one unit, and
-frames/durations has the number of frames of each.
+For each objective and codebook, writes to OUT/<objective>[.<codebook>]/ the list units,
+with a recording's name and the code of each frame per line (--format text), or units.scp
+and its files of integers. With --deduplicate, equal neighbours are merged into one unit,
+and frames/durations has the number of frames of each.
 
 A command that was killed resumes when it is repeated. Recordings that cannot be used are
-skipped, counted and listed in OUT/skipped. To train on labels: dump_labels.
+skipped, counted and listed in OUT/skipped. To train on labels, use dump_labels.
 
 examples:
   python -m espnet2_birq.bin.units exp/ssl_train_birq_raw dump/raw/test --out units

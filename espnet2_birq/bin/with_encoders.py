@@ -5,8 +5,8 @@
 makes asr.sh prefix its Python commands with ``-m espnet2_birq.bin.with_encoders``.
 This module drops the prefix, and replaces ``-m espnet2.bin.NAME`` by
 ``-m espnet2_birq.bin.NAME`` for asr_train and asr_inference. Other commands run
-unchanged. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know
-them.)
+unchanged. (asr.sh's other decoders, e.g. ``--use_streaming true``, do not know the
+encoder and the frontend.)
 """
 
 import os

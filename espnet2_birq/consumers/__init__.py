@@ -1,1 +1,1 @@
-"""Pretrained models as other toolkits expect them."""
+"""Pretrained models behind the interfaces of other toolkits."""

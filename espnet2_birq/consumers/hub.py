@@ -16,7 +16,7 @@ from espnet2_birq.experiments.card import write_card
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.tasks.loading import SAFETENSORS, fetch, find_model, load_model
 
-# What a model is built from; the rest of config.yaml, with its paths, stays at home.
+# Options that define a model; others, with their local paths, are not published.
 KEYS = ("frontend", "specaug", "normalize", "encoder", "objectives", "version")
 CONFS = (
     *("frontend", "specaug", "normalize", "encoder", "model"),
@@ -30,14 +30,14 @@ class HubModel(
     library_name="espnet",
     tags=["espnet", "audio", "self-supervised-learning", "feature-extraction"],
 ):
-    """A PretrainedModel that is saved and loaded as the hub's libraries do it.
+    """PretrainedModel that is saved and loaded through the hub's interface.
 
     ``HubModel.from_pretrained("exp/ssl_train_birq_raw").save_pretrained("mine")`` writes
-    the tensors (model.safetensors), what they are built by (config.yaml) and a card
-    (README.md); api.load and birq's commands read that folder, too.
+    the tensors (model.safetensors), the configuration (config.yaml) and a model card
+    (README.md); api.load and birq's commands can read that folder, too.
 
     Args:
-        model: Model as it was trained.
+        model: Pretrained model.
         window: Longest audio in one pass, in seconds; see PretrainedModel.
 
     Attributes:
@@ -104,5 +104,5 @@ class HubModel(
 
 
 def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy tensors: safetensors refuses those that share memory."""
+    """Copy tensors, since safetensors refuses tensors that share memory."""
     return {name: x.detach().cpu().clone().contiguous() for name, x in state.items()}

@@ -1,6 +1,6 @@
-"""A pretrained model as an upstream of S3PRL, without importing S3PRL.
+"""Pretrained models as upstreams of S3PRL, without importing S3PRL.
 
-S3PRL finds upstreams in s3prl/upstream/NAME/hubconf.py, as far as s3prl/hub.py imports them.
+S3PRL finds upstreams in s3prl/upstream/NAME/hubconf.py if s3prl/hub.py imports them.
 Two lines register ours, the first in a new upstream/birq/hubconf.py (beside an empty
 __init__.py), the second in hub.py:
 
@@ -22,8 +22,8 @@ class UpstreamExpert(torch.nn.Module):
     """Features of all layers of a frozen model, in S3PRL's interface.
 
     Args:
-        ckpt: Model file, folder, packed zip or name on the hub, as api.load takes it.
-        **kwargs: Other arguments of S3PRL's runner, which are not used.
+        ckpt: Model file, folder, packed zip or name on the hub, as for api.load.
+        **kwargs: Other arguments of S3PRL's runner, unused.
     """
 
     def __init__(self, ckpt: str, **kwargs):
@@ -50,13 +50,13 @@ class UpstreamExpert(torch.nn.Module):
             wavs: (N,) waveforms at the model's sample rate.
 
         Returns:
-            hidden_states: (B, T, D) of layers 1 to K; last_hidden_state: of them the
-            last; both zero on padding.
+            hidden_states: (B, T, D) of layers 1 to K; last_hidden_state: the last of
+            them; both zero on padding.
         """
         layers, _ = self.pretrained.extract_features(list(wavs))
         return {"hidden_states": tuple(layers), "last_hidden_state": layers[-1]}
 
 
 def birq(ckpt: str, *args, **kwargs) -> UpstreamExpert:
-    """Make the upstream, as S3PRL's hub calls its entries."""
+    """Make the upstream; S3PRL's hub calls this."""
     return UpstreamExpert(ckpt)

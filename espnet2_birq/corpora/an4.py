@@ -22,7 +22,7 @@ def prepare_an4(tarball: Path, downloads: Path, dest: Path) -> None:
 
     Args:
         tarball: egs2/mini_an4/asr1/downloads.tar.gz of an ESPnet tree.
-        downloads: Folder for the unpacked tar file; an existing one is used as it is.
+        downloads: Folder for the unpacked tar file; an existing one is used unchanged.
         dest: Parent folder of the data directories.
 
     Raises:

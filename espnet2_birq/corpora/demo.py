@@ -141,7 +141,7 @@ def _check_replaceable(audio: Path) -> None:
 
 @contextlib.contextmanager
 def _mapper(nj: int) -> Iterator[Callable[..., Any]]:
-    # Yields a map that keeps the order, over nj processes or in this one.
+    # Yields an order-preserving map() over nj processes, or in this one.
     if nj == 1:
         yield map
         return

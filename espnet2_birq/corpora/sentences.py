@@ -69,7 +69,7 @@ def random_sentence(rng: np.random.Generator) -> str:
         for slot in FORMS[rng.integers(len(FORMS))]:
             if slot.endswith("?") and rng.random() < 0.5:
                 continue
-            # A slot that is no class is a word.
+            # A slot that is not a class is a word.
             choices = CLASSES.get(slot.rstrip("?"), (slot.upper(),))
             phrases.append(choices[rng.integers(len(choices))])
         sentence = " ".join(phrases)

@@ -36,7 +36,7 @@ def is_formatted(source: str | Path) -> bool:
 
 
 def read_feats_type(source: Path) -> str:
-    """Read the kind of a set formatted by ESPnet: raw, if it is audio."""
+    """Read the feats_type of a set formatted by ESPnet; it is raw for audio."""
     try:
         return " ".join(read_text(source / "feats_type").split())[:40]
     except DataError:
@@ -54,23 +54,23 @@ def adopt(
     """Make a data directory with new lists for the audio of another one.
 
     Paths become absolute; the audio is not copied. Each utterance becomes its own
-    speaker, since pretraining does not use speakers; so they need not be known or
+    speaker, since pretraining does not use speakers, so they need not be known or
     sorted. Transcripts are not copied. Lists are processed line by line.
 
     A set formatted by ESPnet (it has the file feats_type) is filtered by length, as in
     ESPnet's stage 4. A Kaldi data directory is not filtered here, since it has to be
     formatted later.
 
-    With `transcripts`, for fine-tuning and scoring, `text` and `utt2spk` (if there is
-    one) are copied, too, and a formatted set becomes a Kaldi data directory.
+    With `transcripts`, for fine-tuning and scoring, `text` and any `utt2spk` are copied
+    as well, and a formatted set becomes a Kaldi data directory.
 
     Args:
         source: Kaldi data directory, or ESPnet's dump/raw/<name>.
         dest: Directory to write, complete or not at all. It is replaced if it was made
             from the same source, and left unchanged if it is the source itself.
         fs: Sample rate of a formatted set in Hz.
-        min_seconds: Minimum length of utterances of a formatted set, in seconds.
-        max_seconds: Maximum length of utterances of a formatted set, in seconds.
+        min_seconds: Utterances of a formatted set must be longer than this, in seconds.
+        max_seconds: Utterances of a formatted set must be shorter than this, in seconds.
         transcripts: Whether to copy transcripts and speakers.
 
     Returns:
@@ -143,11 +143,11 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
 
 
 def _copy_transcripts(source: Path, part: Path) -> None:
-    """Copy lines of `text` and `utt2spk` of all utterances of the new directory.
+    """Copy the lines of `text` and `utt2spk` for the new directory's utterances.
 
     Raises:
-        DataError: An utterance has no transcript or speaker, or speakers are not in
-            order.
+        DataError: An utterance has no transcript or speaker, or speakers are not
+            sorted.
     """
     names = ["text"] + ["utt2spk"] * (source / "utt2spk").exists()
     tables = {name: iter_scp(source / name, name == "text") for name in names}
@@ -156,7 +156,7 @@ def _copy_transcripts(source: Path, part: Path) -> None:
     last = ""
     for utt_id, row in merge(tables):
         if "utterances" not in row:
-            continue  # of a part of the audio's list, as Kaldi allows
+            continue  # no audio for this utterance, which Kaldi allows
         for name in names:
             if name not in row:
                 raise DataError(

@@ -100,7 +100,7 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
             state its length.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # Path's raises an error for a name that is too long
+    if not os.path.isfile(path):  # Path.is_file() raises if the name is too long
         raise DataError(f"{path}: no such audio file; correct the path or restore it")
     with path.open("rb") as stream:
         head = stream.read(HEADER_BYTES)
@@ -340,7 +340,7 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
             f"{entry}: no audio at this place of the ark; correct wav.scp or write the "
             "ark again"
         )
-    # Not read(length) at once: it makes room for whatever a damaged length says.
+    # Not read(length) at once, which would allocate whatever a damaged length says.
     there = os.fstat(stream.fileno()).st_size - stream.tell()
     data = stream.read(min(length, max(there, 0)))
     if len(data) < length:

@@ -221,8 +221,7 @@ class _Check:
             self.report.error(str(error).removeprefix(f"{path}: "), str(path))
 
     def _utterances(self, name: str) -> Iterator[tuple[str, str, str | None]]:
-        """Compare all lists by utterance; yield the lines of one list, and
-        utt2num_samples."""
+        """Compare all lists by utterance; yield one list along with utt2num_samples."""
         tables = {"utt2spk": self._read("utt2spk"), name: self._read(name)}
         for other in ("text", "utt2num_samples"):
             if (self.folder / other).exists():

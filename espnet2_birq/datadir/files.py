@@ -8,10 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside a file's place; what is written to it is moved there.
+    """Yield a temporary path; the file written there then replaces `path`.
 
-    The content is on disk before the name is: a power cut leaves the old file or the
-    new one. If writing fails, the old one stays and nothing is left beside it.
+    The content reaches the disk before the name does, so a power cut leaves either the
+    old file or the new one. If writing fails, only the old file remains.
     """
     part = path.with_name(path.name + ".part")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
-MOST_DIGITS = 18  # of a number of samples or bytes: no machine has more
+MOST_DIGITS = 18  # limit for numbers of samples or bytes; no machine has more
 # LibriSpeech's <reader>-<chapter>, used as a speaker in data directories (19-198), or
 # an utterance id (19-198-0000).
 _CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")
@@ -147,10 +147,10 @@ def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, st
 
 
 def read_segment(where: str | Path, utt_id: str, value: str) -> Segment:
-    """Read the value of a line of segments; its end may be -1, the recording's end.
+    """Parse the value of a line of segments; an end of -1 means the recording's end.
 
     Raises:
-        DataError: It is not `recording start end`, or has no finite times.
+        DataError: The value is not `recording start end` with finite times.
     """
     try:
         recording, start, end = value.split()
@@ -166,15 +166,15 @@ def read_segment(where: str | Path, utt_id: str, value: str) -> Segment:
 
 
 def parse_samples(value: str) -> int | None:
-    """Read a number of samples; None if it is none."""
+    """Parse a number of samples; return None if it is not a number."""
     return int(value) if value.isdecimal() and len(value) <= MOST_DIGITS else None
 
 
 def voice_of(speaker: str) -> str:
     """Return the reader of a LibriSpeech speaker or utterance; keep other names.
 
-    Kaldi's and ESPnet's data directories of LibriSpeech have a speaker per chapter.
-    Training on one chapter and testing on another would be the same voice.
+    Kaldi's and ESPnet's data directories of LibriSpeech have a speaker per chapter, so
+    training and test speakers could otherwise be the same voice in different chapters.
     """
     match = _CHAPTER.fullmatch(speaker)
     return match[1] if match else speaker

@@ -1,8 +1,8 @@
-"""A training set of labelled speech and of recognised, unlabelled speech.
+"""Training sets that combine labelled speech with recognised, unlabelled speech.
 
-Self-training: recognise unlabelled speech, keep what is likely right, and train on it as
-if transcribed (Kahn et al., arXiv 1909.09116; repeated: iterative pseudo-labelling,
-arXiv 2005.09267).
+Self-training recognises unlabelled speech, keeps what is likely correct, and trains on
+it as if it were transcribed (Kahn et al., arXiv 1909.09116). If repeated, this is
+iterative pseudo-labelling (arXiv 2005.09267).
 """
 
 import math
@@ -18,7 +18,7 @@ from espnet2_birq.datadir.subset import DataDir, read_data_dir, subset_files
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
-# What both sets must agree on, and what is useful only if known of all speech.
+# Files that must be equal, files to merge, and files to merge if both sets have them.
 EQUAL = ("feats_type", "audio_format")
 TABLES = ("wav.scp", "utt2spk", "spk2utt", "text", "utt2num_samples")
 IF_BOTH = ("segments", "spk2gender", "utt2dur", "utt2lang")
@@ -29,8 +29,8 @@ class Hypotheses:
     """Recognised texts.
 
     Attributes:
-        texts: Utterance to text.
-        confidences: Utterance to log-probability per token.
+        texts: Mapping from utterance to text.
+        confidences: Mapping from utterance to log-probability per token.
     """
 
     texts: dict[str, str]
@@ -44,7 +44,7 @@ def read_hypotheses(folder: Path) -> Hypotheses:
         folder: <asr_exp>/<tag>/<set> with text, token and score.
 
     Raises:
-        DataError: A file is missing or broken, or their utterances differ.
+        DataError: A file is missing or broken, or the files' utterances differ.
     """
     texts, tokens, scores = (
         read_scp(folder / name, allow_empty_values=True)
@@ -75,18 +75,18 @@ def choose(
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Choose recognised utterances to train on.
 
-    Left out are utterances of the labelled set, empty texts, texts with fewer or more
-    characters a second than all but the extreme 1 % of the labelled set's on either side,
-    and then all but the most confident share.
+    Utterances of the labelled set, empty texts, and texts whose characters per second
+    are outside the labelled set's 1st to 99th percentile are left out. Of the rest, the
+    most confident share is kept.
 
     Args:
         labelled: The labelled set.
         unlabelled: The recognised set.
-        found: Its texts.
+        found: Recognised texts.
         keep: Share of the remaining utterances to keep, above 0, at most 1.
 
     Returns:
-        The chosen utterances, and others by the reason why not.
+        Chosen utterances, and a mapping from reason to the utterances left out.
 
     Raises:
         DataError: An utterance was not recognised, or none is left.
@@ -105,7 +105,7 @@ def choose(
             reason = "in the labelled set"
         elif not found.texts[utt_id]:
             reason = "empty text"
-        elif not low <= theirs.get(utt_id, math.inf) <= high:  # inf: of no duration
+        elif not low <= theirs.get(utt_id, math.inf) <= high:  # inf: no duration
             reason = f"not {low:.1f} to {high:.1f} characters a second"
         else:
             candidates.append(utt_id)
@@ -131,13 +131,13 @@ def pseudo_label(
     keep: float = 0.8,
     fs: int = 16000,
 ) -> None:
-    """Write a training set of labelled and recognised utterances; print what it holds.
+    """Write a training set of labelled and recognised utterances; print a summary.
 
     Args:
         labelled: Formatted set with texts (dump/raw/NAME).
-        unlabelled: Formatted set that was recognised; its own texts are not looked at.
+        unlabelled: Formatted set that was recognised; its own texts are ignored.
         decoded: Folder with its recognised texts; see read_hypotheses.
-        dest: Directory to write, whole or not at all.
+        dest: Directory to write, complete or not at all.
         keep: Share of the usable utterances to keep.
         fs: Sample rate in Hz.
 

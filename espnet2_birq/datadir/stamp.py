@@ -1,9 +1,9 @@
 """Stamps: records of what a folder or file was made from, to detect changes.
 
 Each stage of a recipe reads the output of the stage before. If the data changes and only
-a later stage is run again, it would silently use old files. So a stage records size and
-hash of its input lists, and its options, next to its output. Later stages check this
-record first.
+a later stage is run again, it would silently use old files. So each stage records the
+size and hash of its input lists, and its options, next to its output. Later stages check
+this record first.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def _read(stamp: Path) -> dict[str, dict]:
     """Read a stamp.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The stamp is damaged.
     """
     remedy = "remove it and make again what it is the record of"
     noted = read_json(stamp, dict, remedy)

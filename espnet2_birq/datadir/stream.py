@@ -49,7 +49,7 @@ def merge(
 
 
 class ExternalSort:
-    """Sorter of more lines than fit into memory, in byte order, by the program `sort`.
+    """Byte-order sorter of more lines than fit into memory, using the program `sort`.
 
     Temporary files are in TMPDIR. Use it as a context manager: write all lines, then
     iterate.
@@ -63,7 +63,7 @@ class ExternalSort:
             stdout=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         )
-        assert self._process.stdin and self._process.stdout  # pipes, as asked for
+        assert self._process.stdin and self._process.stdout  # pipes, as requested
         self._input, self._output = self._process.stdin, self._process.stdout
         return self
 
@@ -102,7 +102,7 @@ def draw[Item](items: Iterable[Item], number: int, seed: int = 0) -> list[Item]:
     """Draw a uniform random sample in one pass.
 
     Args:
-        items: Items to draw from, of any number.
+        items: Any number of items to draw from.
         number: Number of items to draw.
         seed: Random seed.
 
@@ -126,7 +126,7 @@ def map_parallel[Item, Result](
 
     Args:
         function: Function to call. Its exceptions end the iteration.
-        items: Arguments, of any number.
+        items: Any number of arguments.
         nj: Number of threads.
 
     Yields:

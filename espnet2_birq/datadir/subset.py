@@ -104,8 +104,8 @@ def subset_data_dir(
 def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
     """Read a Kaldi data directory, or a set formatted by ESPnet.
 
-    Durations of a formatted set are from utt2num_samples, others from the first that
-    exists of utt2dur, segments, and the headers of audio files.
+    Durations are taken from utt2num_samples for a formatted set, otherwise from utt2dur,
+    segments or the headers of audio files, in this order of preference.
 
     Args:
         folder: Directory with wav.scp, utt2spk and optional further files.
@@ -158,9 +158,9 @@ def choose(data: DataDir, hours: float, seed: int = 0) -> list[str]:
     """Choose utterances at random, balanced by gender, then by speaker.
 
     Repeatedly take an utterance from the least-represented speaker of the
-    least-represented gender, while it brings the total closer to the target. So the total
-    is within half an utterance of the target, and with the same seed a smaller subset is
-    part of a larger one. Exhausted speakers are skipped.
+    least-represented gender, while it brings the total closer to the target. The total is
+    thus within half an utterance of the target, and with the same seed a smaller subset
+    is part of a larger one. Exhausted speakers are skipped.
 
     Args:
         data: Data directory to choose from.

@@ -1,7 +1,4 @@
-"""What feeds the encoder: ESPnet's frontend, with features independent of the batch.
-
-Or sequences of vectors as they are.
-"""
+"""Encoder input: ESPnet's features, independent of the batch, or vectors."""
 
 from contextlib import contextmanager
 
@@ -14,13 +11,13 @@ from espnet2_birq.errors import DataError
 
 
 class FeatureInput(AbsFrontend):
-    """Passes vectors through: ESPnet's ``input_size``, where its models have no frontend.
+    """Frontend that passes vectors through, the counterpart of ESPnet's ``input_size``.
 
     Args:
         size: D, size of the vectors.
     """
 
-    hop_length = 1  # vectors for a vector
+    hop_length = 1  # input vectors per output vector
 
     def __init__(self, size: int):
         super().__init__()
@@ -33,10 +30,10 @@ class FeatureInput(AbsFrontend):
     def forward(
         self, input: torch.Tensor, input_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (B, T, D) vectors and (B,) lengths as they are.
+        """Return (B, T, D) vectors and (B,) lengths unchanged.
 
         Raises:
-            DataError: Vectors of another size, or no vectors.
+            DataError: The input is not a sequence of vectors of this size.
         """
         if input.dim() != 3 or input.size(2) != self.size:
             raise DataError(
@@ -51,10 +48,10 @@ def mirror_ends(
 ) -> torch.Tensor:
     """Extend each utterance by reflection, as torch.stft does for the longest.
 
-    A centred STFT reflects the signal at its ends. In a padded batch the last frame of
-    a shorter utterance sees zeros instead: on white noise it differs by three standard
-    deviations, and, through utterance normalisation, all frames differ by 0.1.
-    With reflection, features equal those of the utterance alone, as in recognition.
+    A centred STFT reflects the signal at its ends. In a padded batch, the last frame of
+    a shorter utterance sees zeros instead: on white noise, it differs by three standard
+    deviations and, through utterance normalisation, all frames differ by 0.1. With
+    reflection, features equal those of the utterance alone, as in recognition.
 
     Args:
         speech: (B, N) waveforms, padded with zeros.
@@ -79,8 +76,8 @@ def mirror_ends(
 def linear_padding():
     """Make ESPnet's feature modules use ``padding_mask`` in this context.
 
-    The same features, without matrices of all pairs of input frames and without
-    GPU synchronisation.
+    Features are the same, but computed without matrices of all pairs of input frames
+    and without GPU synchronisation.
     """
     modules = (global_mvn, log_mel, stft, utterance_mvn)
     before = [module.make_pad_mask for module in modules]

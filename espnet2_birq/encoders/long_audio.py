@@ -1,14 +1,14 @@
-"""Long audio in overlapping windows: memory does not grow with its length.
+"""Long audio in overlapping windows, so memory does not grow with its length.
 
     samples   ----------------------------------------------------------
     windows   [ core  |context]
                   [context| core |context]
                               [context| core  ]
 
-Features are those of one pass: an STFT frame sees its own samples only, and statistics of
-utterance normalisation are those of the whole recording. What the encoder makes of them
-is exact with blockwise attention, where a frame depends on a known number of blocks;
-with full attention a window stands for the whole.
+Features equal those of one pass: an STFT frame sees only its own samples, and utterance
+normalisation uses the statistics of the whole recording. The encoder's output is exact
+with blockwise attention, where a frame depends on a known number of blocks. Full
+attention is limited to the window.
 """
 
 import math
@@ -24,7 +24,7 @@ from espnet2_birq.errors import ConfigError
 
 PIECE = 6000  # feature frames in memory while statistics are computed
 
-# Reads samples [start, stop) of a recording: (stop - start,) float32
+# Reads samples [start, stop) of a recording, (stop - start,) float32.
 Read = Callable[[int, int], torch.Tensor]
 
 
@@ -33,13 +33,13 @@ class LongAudio:
 
     Args:
         read: Reader of the recording's samples.
-        samples: Its length in samples.
+        samples: Length of the recording in samples.
         frontend: ESPnet's default frontend.
         normalize: Normalisation of the features.
-        device: Device of the two.
+        device: Device of `frontend` and `normalize`.
 
     Raises:
-        ConfigError: A frontend that is not a centred STFT.
+        ConfigError: The frontend has no centred STFT.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LongAudio:
         self._read, self._samples, self._device = read, samples, device
         self._frontend, self._normalize = frontend, normalize
         self._hop = stft.hop_length
-        # Frames at the ends of a piece that see its ends instead of their samples.
+        # Frames at the ends of a piece whose STFT reaches beyond the piece.
         self._spoiled = math.ceil(stft.n_fft / stft.hop_length)
         self.frames = samples // stft.hop_length + 1  # T
         self._moments: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -115,12 +115,12 @@ def plan_windows(frames: int, longest: int, context: int, step: int = 1):
 
     Args:
         frames: T', encoder frames of the recording.
-        longest: Frames of a window at most; more, if the context asks for it.
-        context: Frames on either side that are computed and not kept.
+        longest: Maximum frames per window; exceeded if the context requires it.
+        context: Frames on either side that are computed but not kept.
         step: Windows start at multiples of this many frames.
 
     Yields:
-        Windows, whose kept frames are all frames, in order.
+        Windows in order; each frame of the recording is kept in exactly one.
     """
     context = math.ceil(context / step) * step
     core = max((longest - 2 * context) // step, math.ceil(context / step), 1) * step
@@ -139,7 +139,7 @@ def input_frames(encoder: AbsEncoder, window: Window) -> tuple[int, int]:
 
 
 def attention_block(encoder: AbsEncoder) -> int | None:
-    """Return the block length of an encoder's attention in frames; None: full."""
+    """Return the block length of an encoder's attention in frames; None if full."""
     sizes = {getattr(part, "window", None) for part in encoder.modules()} - {None}
     return sizes.pop() if sizes else None
 
@@ -147,8 +147,8 @@ def attention_block(encoder: AbsEncoder) -> int | None:
 def reach(encoder: AbsEncoder, block: int) -> int:
     """Return how far an output frame of blockwise attention sees, in frames.
 
-    In each layer convolutions see some frames beyond a block, and attention there sees
-    all of their blocks.
+    In each layer, convolutions see some frames beyond a block, and attention extends
+    these to whole blocks.
     """
     beyond = sum(
         part.kernel_size[0] // 2
@@ -161,12 +161,12 @@ def reach(encoder: AbsEncoder, block: int) -> int:
 def windows_of(
     encoder: AbsEncoder, frames: int, longest: int, context: int
 ) -> Iterator[Window]:
-    """Cut a recording into windows for an encoder; exactly, where that is possible.
+    """Cut a recording into windows, exact if the encoder's attention is blockwise.
 
     Args:
         encoder: ESPnet encoder.
         frames: T', encoder frames of the recording.
-        longest: Frames of a window at most.
+        longest: Maximum frames per window, as in plan_windows().
         context: Frames on either side, for full attention.
     """
     block = attention_block(encoder)

@@ -10,8 +10,8 @@ authors, has exactly these sizes: 5 x 1024 is 137.4 M, 10 x 768 is 154.9 M, 10 x
 274.7 M. This module follows that model's public description; we infer that BiRQ used
 it.
 
-It differs from ESPnet's ConformerEncoder in the LayerNorm only at the end of each block,
-Shaw's relative positions (arXiv 1803.02155), a convolution module of twice the
+It differs from ESPnet's ConformerEncoder in having no LayerNorm after the last block's
+own, Shaw's relative positions (arXiv 1803.02155), a convolution module of twice the
 width, optional block attention, and 50 instead of 25 frames per second.
 """
 
@@ -31,8 +31,8 @@ def relative_logits(
 ) -> torch.Tensor:
     """Compute Shaw's position term q_i . e_{i-j} of the attention logits.
 
-    One matmul with the vectors of all distances, whose rows are then
-    shifted relative to each other: no (T, T, d) tensor, and no gather.
+    This is one matmul with the vectors of all distances, whose rows are then shifted
+    relative to each other, without a (T, T, d) tensor or a gather.
 
     Args:
         queries: (B, H, T, d) queries.
@@ -316,7 +316,7 @@ class ShawConformerEncoder(AbsEncoder):
             ilens: (B,) lengths in input frames.
             prev_states: Unused; for ESPnet's signature.
             ctc: Unused; for ESPnet's signature.
-            return_all_hs: Whether to return the outputs of all blocks, too.
+            return_all_hs: Whether to also return the outputs of all blocks.
 
         Returns:
             (B, T // n, E) encoder frames, (B,) lengths, None. As in ESPnet's

@@ -62,8 +62,8 @@ def encoder_lengths(encoder: AbsEncoder, lengths: torch.Tensor) -> torch.Tensor:
 def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """Return (B, T) bool, True on padding.
 
-    ESPnet's ``make_pad_mask`` compares all pairs of frames, which takes 3.6 GB, three
-    times over, for ten minutes of speech, and reads lengths from the GPU.
+    ESPnet's ``make_pad_mask`` compares all pairs of frames, which takes 3.6 GB three
+    times over for ten minutes of speech, and reads lengths from the GPU.
 
     Args:
         lengths: (B,) lengths in frames.
@@ -97,7 +97,7 @@ def listening_to(encoder: AbsEncoder, layers: Iterable[int]):
         layers: Blocks, counted from 1.
 
     Yields:
-        Dictionary from blocks to (B, T', E), filled by the forward pass.
+        Mapping from block to (B, T', E) output, filled by the forward pass.
     """
     outputs: dict[int, torch.Tensor] = {}
 
@@ -126,9 +126,9 @@ def encode_up_to(
 ) -> list[torch.Tensor]:
     """Compute outputs of some blocks, without running later blocks.
 
-    The same values as ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, at
-    the cost of max(layers) blocks: hence a BiRQ step costs 1 + k/K
-    BEST-RQ steps instead of 2.
+    The values equal ``encoder(xs, lengths, return_all_hs=True)[0][1][k - 1]``, at the
+    cost of max(layers) blocks. A BiRQ step thus costs 1 + k/K BEST-RQ steps instead
+    of 2.
 
     Args:
         encoder: ESPnet encoder.
@@ -190,8 +190,8 @@ def evaluating(module: torch.nn.Module, *kinds: type[torch.nn.Module]):
     Args:
         module: Module, e.g. an encoder.
         *kinds: Layer classes such as ``DROPOUT`` or ``BATCH_NORM``; none: all layers.
-            Blocks have their own mode, too: with ``stochastic_depth_rate``, ESPnet's
-            skip themselves in training.
+            Blocks count as layers: with ``stochastic_depth_rate``, ESPnet's blocks
+            skip themselves in training mode.
     """
     switched = [
         layer
@@ -208,10 +208,10 @@ def evaluating(module: torch.nn.Module, *kinds: type[torch.nn.Module]):
 
 
 class RunningStatistics:
-    """BatchNorm's running statistics as they are when this is made.
+    """Snapshot of BatchNorm's running statistics, taken on construction.
 
     Args:
-        module: E.g. an encoder.
+        module: Module, e.g. an encoder.
     """
 
     def __init__(self, module: torch.nn.Module):
@@ -222,7 +222,7 @@ class RunningStatistics:
 
     @contextmanager
     def restored(self):
-        """Make a context in which they are as they were, as often as it is wanted."""
+        """Restore the snapshot within a context; may be called repeatedly."""
         now = self._read()
         self._write(self.kept)
         try:

@@ -26,26 +26,26 @@ from espnet2_birq.extraction.writers import Folder, deduplicate
 from espnet2_birq.pretrained import PretrainedModel, Wanted
 from espnet2_birq.tasks.loading import resolve
 
-BLOCK_SECONDS = 600.0  # of audio between two points from which a command resumes
+BLOCK_SECONDS = 600.0  # of audio per block; an interrupted command resumes at a block
 READERS = 4  # threads that read audio ahead
-REPORT_SECONDS = 10.0  # between two lines of progress
+REPORT_SECONDS = 10.0  # between progress lines
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to extract, and how.
+    """Specification of an extraction.
 
     Attributes:
-        model: As load() takes it.
-        out: Folder of the results.
-        layers: Layers, as extract_features() takes them; None: the encoder's output.
-        objectives: Objectives whose units are wanted, instead of features; all if empty.
-        units: Whether units are wanted.
-        kind: npy, ark or, of units, text.
-        merge: Whether equal neighbours of units become one.
+        model: Model, as accepted by load().
+        out: Folder for the results.
+        layers: Layers, as for extract_features(); None: the encoder's output.
+        objectives: Objectives whose units to extract; all if empty.
+        units: Whether to extract units instead of features.
+        kind: npy, ark or, for units only, text.
+        merge: Whether to merge equal neighbouring units.
         device: Device of the model.
         batch_seconds: Seconds of audio in a batch, including padding.
-        nj: Processes.
+        nj: Number of processes.
     """
 
     model: str
@@ -60,10 +60,10 @@ class Job:
     nj: int = 1
 
     def wanted(self, model: PretrainedModel) -> Wanted:
-        """Return what the model is to compute.
+        """Return the results that the model must compute.
 
         Raises:
-            ConfigError: No such layer or objective.
+            ConfigError: There is no such layer or objective.
         """
         if not self.units:
             if self.layers is None:
@@ -80,18 +80,18 @@ class Job:
 
 
 class Output(NamedTuple):
-    """A folder of results, and where they are in what the model computes."""
+    """Output folder, and the position of its data in the model's results."""
 
     folder: Folder
     column: int
     book: int | None = None  # codebook
-    durations: Folder | None = None  # frames of each unit, if these are merged
+    durations: Folder | None = None  # for the frames of each unit, if merged
 
     def array(self, columns: Sequence[torch.Tensor]) -> np.ndarray:
-        """Take this output's array from the columns of a recording.
+        """Return this output's array from the results for a recording.
 
         Raises:
-            DataError: It has NaN.
+            DataError: The features are not finite.
         """
         found = columns[self.column].cpu()
         if self.book is None:
@@ -112,11 +112,11 @@ def extract(job: Job, source: Path) -> dict[str, str]:
         source: See find_recordings().
 
     Returns:
-        Reasons by name for recordings that were skipped; also in OUT/skipped.
+        Mapping from skipped recording to the reason; also written to OUT/skipped.
 
     Raises:
-        ConfigError: No such layer or objective, or a model that cannot be loaded.
-        DataError: Bad lists, or results of other settings in the output folder.
+        ConfigError: There is no such layer or objective, or the model cannot be loaded.
+        DataError: The list is bad, or the folder has results of other settings.
     """
     worker = _Worker(job)
     recordings, skipped = find_recordings(source, worker.model.sample_rate)
@@ -145,7 +145,7 @@ def extract(job: Job, source: Path) -> dict[str, str]:
 
 
 def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
-    """Record what the output folder is made from, or compare it.
+    """Record what the output folder is made from, or compare this with the record.
 
     Raises:
         DataError: It was made from something else.
@@ -170,7 +170,7 @@ def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
 def _blocks(
     recordings: Iterable[Recording], model: PretrainedModel
 ) -> Iterator[tuple[str, list[Recording]]]:
-    """Yield names and recordings of blocks; long recordings have their own."""
+    """Yield names and recordings of blocks; a long recording is its own block."""
     block: list[Recording] = []
     number, limit = 0, BLOCK_SECONDS * model.sample_rate
     for one in recordings:
@@ -247,14 +247,14 @@ class _Worker:
                 yield Output(Folder(path, kind, "units"), column, book, durations)
 
     def has(self, block: str) -> bool:
-        """Whether all outputs of a block are there."""
+        """Whether all outputs of a block exist."""
         return all(folder.has(block) for folder in self.folders)
 
     def process(self, name: str, block: list[Recording]) -> Iterator[float]:
-        """Write a block; yield the seconds of audio done since the last time.
+        """Write a block, yielding the seconds of audio done since the previous yield.
 
         Raises:
-            DataError: Bad audio, or outputs that are not finite.
+            DataError: Audio is bad, or features are not finite.
         """
         rate = self.model.sample_rate
         with ExitStack() as stack:
@@ -269,10 +269,10 @@ class _Worker:
                 yield one.samples / rate
 
     def _batches(self, recordings: list[Recording]):
-        """Yield batches of similar lengths, and their waveforms."""
+        """Yield batches of recordings of similar lengths, and their waveforms."""
         limit = self.job.batch_seconds * self.model.sample_rate
         batches: list[list[Recording]] = []
-        for one in recordings:  # by length
+        for one in recordings:  # sorted by length
             if not batches or (len(batches[-1]) + 1) * one.samples > limit:
                 batches.append([])
             batches[-1].append(one)
@@ -281,7 +281,7 @@ class _Worker:
             yield batch, [torch.from_numpy(next(waves)) for _ in batch]
 
     def _compute(self, waves: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-        """Run the model; batches that exceed the GPU's memory are halved."""
+        """Run the model, halving batches that exceed the GPU's memory."""
         try:
             return self.model.compute(waves, self.wanted)
         except torch.OutOfMemoryError:
@@ -303,7 +303,7 @@ class _Worker:
             add[output.folder.path](one.name, array)
 
     def _write_long(self, one: Recording, add: dict) -> None:
-        """Write a long recording; as NumPy files of features, piece by piece."""
+        """Write a long recording; NumPy files of features are written piece by piece."""
         audio: Path | torch.Tensor = Path(one.entry)
         if ARK_ENTRY.match(one.entry):
             audio = torch.from_numpy(read_wave(one.entry))
@@ -334,7 +334,7 @@ class _Worker:
 
 @dataclass
 class _Progress:
-    """Lines with speed and time left."""
+    """Log lines with the speed and the time left."""
 
     total: float  # seconds of audio
     done: float = 0.0

@@ -10,7 +10,7 @@ from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import parse_json, read_lines
 
-# Of audio that libsndfile reads
+# Suffixes of audio that libsndfile reads
 SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus", ".sph", ".aif", ".aiff"}
 FORMATS = (
     "a Kaldi data directory, wav.scp, JSON lines with audio_filepath, fairseq's TSV, a "
@@ -29,19 +29,19 @@ class Recording(NamedTuple):
 def find_recordings(
     source: Path, rate: int, nj: int = 4
 ) -> tuple[list[Recording], dict[str, str]]:
-    """List recordings and look at the header of each.
+    """List recordings and read the header of each.
 
     Args:
         source: One of FORMATS.
         rate: Sample rate of the model in Hz.
-        nj: Threads that read headers.
+        nj: Number of threads that read headers.
 
     Returns:
-        Recordings by length, and reasons by name for those that cannot be used.
+        Recordings sorted by length, and a mapping from unusable ones to the reason.
 
     Raises:
-        DataError: An unknown or broken list, two recordings of one name, or none that
-            can be used.
+        DataError: The list is unknown or broken, two recordings have the same name, or
+            no recording can be used.
     """
     entries: dict[str, str] = {}
     for name, entry in _list(source):
@@ -68,7 +68,7 @@ def find_recordings(
 
 
 def _list(source: Path) -> Iterable[tuple[str, str]]:
-    """List names and audio of a source."""
+    """Return pairs of name and audio from a source."""
     if (source / "wav.scp").is_file():
         if (source / "segments").exists():
             raise DataError(
@@ -105,7 +105,7 @@ def _scp(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Read a NeMo manifest; a name is the audio's file name."""
+    """Read a NeMo manifest; names are those of the audio files, without suffix."""
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}: line {number}"
         name = parse_json(where, line, remedy="correct it").get("audio_filepath")

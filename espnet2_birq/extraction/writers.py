@@ -11,17 +11,17 @@ from espnet2_birq.datadir.files import whole_file
 
 
 class Folder:
-    """The folder of one kind of output, written in blocks and listed at its end.
+    """Folder for one kind of output, written in blocks and listed at the end.
 
         npy    feats.scp (or units.scp), npy/NAME.npy
         ark    feats.scp, BLOCK.ark
         text   units, a line for each recording
 
-    Each block leaves a list of its own, by which an interrupted command knows what is
-    done. The final list is there when all blocks are.
+    Each block leaves its own list, which tells a resumed command what is done. The
+    final list is written when all blocks are complete.
 
     Args:
-        path: Folder; created.
+        path: The folder; created if missing.
         kind: npy, ark or text.
         name: Name of the final list without its suffix: feats or units.
     """
@@ -32,12 +32,12 @@ class Folder:
         self._blocks.mkdir(parents=True, exist_ok=True)
 
     def has(self, block: str) -> bool:
-        """Whether a block is written."""
+        """Whether a block is complete."""
         return (self._blocks / block).is_file()
 
     @contextmanager
     def writing(self, block: str) -> Iterator[Callable[[str, np.ndarray | Path], None]]:
-        """Yield what adds an array, or a file of one, to a block; its list is left last."""
+        """Yield a function that adds arrays, or files of them, to a block."""
         with whole_file(self._blocks / block) as part:
             if self.kind == "ark":
                 ark = self.path / f"{block}.ark"
@@ -62,7 +62,7 @@ class Folder:
         return str(path)
 
     def npy(self, name: str) -> Path:
-        """Return the file of an array, whose folder there is then."""
+        """Return the path of an array's file, and create its folder."""
         path = self.path / "npy" / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -82,6 +82,6 @@ class Folder:
 
 
 def deduplicate(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merge equal neighbours of (T,) codes; return the codes and how many frames each is."""
+    """Merge equal neighbours of (T,) codes; return codes and frames per code."""
     starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] - 1))
     return codes[starts], np.diff(starts, append=len(codes))

@@ -1,8 +1,8 @@
 """Faster versions of ESPnet's encoders: same parameters, same names, same output.
 
-``accelerate`` replaces the ``forward`` methods of a built encoder's modules by
-changing their classes to subclasses. Checkpoints are interchangeable with
-ESPnet's. Faster on a CPU:
+``accelerate`` replaces the ``forward`` methods of a built encoder's modules by changing
+their classes to subclasses. Checkpoints are interchangeable with ESPnet's. Faster on a
+CPU:
 
 - linear layers, where MKL is slow (``products``);
 - dropout: a 16-bit random number per value, four from one call of PyTorch's generator,
@@ -15,7 +15,7 @@ On every device:
 
 - attention with relative positions (``attention``).
 
-Everything else runs on a GPU as in ESPnet.
+On a GPU, everything else runs as in ESPnet.
 """
 
 import logging
@@ -69,18 +69,18 @@ def accelerate_parts(module: torch.nn.Module, faster: dict[type, type]):
 
     Args:
         module: Module to modify.
-        faster: Our class by ESPnet's class: FASTER, or ON_GPU.
+        faster: Mapping from ESPnet's class to ours: FASTER or ON_GPU.
     """
     for part in module.modules():
         part.__class__ = faster.get(type(part), type(part))
 
 
 def train_in_bfloat16(encoder: torch.nn.Module):
-    """Let an ESPnet encoder run under bfloat16 autocast in training on a CPU, if that is
-    faster there; its output stays in single precision.
+    """Make an ESPnet encoder train in bfloat16 autocast on a CPU, if that is faster.
 
     Args:
-        encoder: Encoder, whose ``forward`` is replaced.
+        encoder: Encoder, whose ``forward`` is replaced; its output stays in single
+            precision.
     """
     forward = encoder.forward
 
@@ -88,7 +88,7 @@ def train_in_bfloat16(encoder: torch.nn.Module):
         device = next(encoder.parameters()).device
         with autocast(device, "auto") if encoder.training else nullcontext():
             ys, *rest = forward(*args, **kwargs)
-        if isinstance(ys, tuple):  # with outputs of layers, for intermediate CTC
+        if isinstance(ys, tuple):  # with layer outputs, for intermediate CTC
             ys = ys[0].float(), [(layer, xs.float()) for layer, xs in ys[1]]
         else:
             ys = ys.float()
@@ -162,12 +162,12 @@ class FastConv2dSubsampling(Conv2dSubsampling):
 
 
 class _TwoConvolutions(torch.autograd.Function):
-    """Two 3 x 3 convolutions of stride 2, each with a ReLU, channels last throughout:
-    (B, T, F) to (B, T/4, F/4, C).
+    """Two 3 x 3 convolutions of stride 2 with ReLU: (B, T, F) to (B, T/4, F/4, C).
 
-    The first, over nine values, is a matmul. For the second, oneDNN is fast except
-    for the weight gradient, computed as nine matmuls, one per kernel position,
-    of the output's gradient with that position's input: every second row and column.
+    Channels are last throughout. The first convolution, over nine values, is a matmul.
+    For the second, oneDNN is fast except for the weight gradient. This is computed as
+    nine matmuls, one per kernel position, of the output's gradient with that position's
+    input (every second row and column).
     """
 
     @staticmethod
@@ -196,7 +196,7 @@ class _TwoConvolutions(torch.autograd.Function):
         grad_hs = _input_gradient(grad, hs, _channels_last(weight2))
         grad_hs = torch.ops.aten.threshold_backward(grad_hs, hs, 0)
         grad_x = None
-        if ctx.needs_input_grad[0]:  # a learned replacement of masked frames is in it
+        if ctx.needs_input_grad[0]:  # x has learned replacements of masked frames
             grad_x = _input_gradient(grad_hs, x[:, None], weight1)[:, 0]
         grad_hs = grad_hs.permute(0, 2, 3, 1).flatten(0, 2)  # (B T/2 F/2, C)
         # In this order the long side is the inner dimension: 8 times faster.
@@ -207,7 +207,7 @@ class _TwoConvolutions(torch.autograd.Function):
 
 def _input_gradient(grad, x, weight):
     """Gradient of a convolution of stride 2 at its input x, both (B, C, T, F)."""
-    # Not torch.nn.grad.conv2d_input: it does not tell the layout of x in memory.
+    # Not torch.nn.grad.conv2d_input, which ignores the memory layout of x.
     grad_x, _, _ = torch.ops.aten.convolution_backward(
         grad,
         x,

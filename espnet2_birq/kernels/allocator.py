@@ -1,8 +1,8 @@
 """Memory settings of glibc and oneDNN for training on a CPU.
 
-glibc returns freed blocks above some hundred KiB to the system at once,
-and allocating them again causes page faults: up to half the time of a step of a
-small conformer (docs/benchmarks.md). So large blocks are kept.
+glibc returns freed blocks above some hundred KiB to the system at once, and allocating
+them again causes page faults: up to half the time of a step of a small conformer
+(docs/benchmarks.md). So large blocks are kept.
 
 oneDNN compiles a primitive for each shape and caches the last 1024, and
 PyTorch's layer above it 1024 of its own: a few hundred KiB each. A step needs about 50.
@@ -11,7 +11,7 @@ a GiB, and as much again by fragmenting the heap (bench/README.md).
 
     export $(python -m espnet2_birq.kernels.allocator)
 
-is for processes that do not call ``keep_large_blocks``, such as ESPnet's own.
+does the same for processes that do not call ``keep_large_blocks``, such as ESPnet's.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ import os
 
 # Environment variable of glibc, its parameter of mallopt(3), value
 _MALLOC = (
-    ("MALLOC_MMAP_MAX_", -4, 0),  # large blocks come from the heap, too;
-    ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),  # up to 2 GiB free at its end stay;
-    ("MALLOC_TOP_PAD_", -2, 2**26),  # and it grows by 64 MiB at once
+    ("MALLOC_MMAP_MAX_", -4, 0),  # large blocks come from the heap, too
+    ("MALLOC_TRIM_THRESHOLD_", -1, 2**31 - 1),  # keep up to 2 GiB free at its end
+    ("MALLOC_TOP_PAD_", -2, 2**26),  # grow it by 64 MiB at a time
 )
 _PRIMITIVES = 128
 _CACHES = {  # read by both libraries on first use

@@ -1,18 +1,17 @@
 """Faster versions of ESPnet's relative-position attention: same names, same output.
 
 Scores are q_i . k_j + q_i . p_{i-j} (arXiv 1901.02860, section 3.3). The second term,
-positions, is one matmul with all distances, whose rows are then shifted
-relative to each other. ESPnet does this in four score matrices and
-keeps three for the backward pass. Here shift, scale and padding are one
-copy, followed by
+for positions, is one matmul with all distances, whose rows are then shifted relative
+to each other. ESPnet does this in four score matrices and keeps three for the backward
+pass. Here, shift, scale and padding are one copy, followed by
 
 - on a GPU ``scaled_dot_product_attention``, with the positions as its additive mask:
   the memory-efficient kernel, the fastest one with a gradient for such a mask;
 - on a CPU, which lacks such a kernel, a matmul accumulated on the positions, and a
   softmax.
 
-A window restricts attention to blocks of frames: time and memory are
-linear, not quadratic, in the length.
+A window restricts attention to blocks of frames, so that time and memory are linear,
+not quadratic, in the length.
 """
 
 import torch
@@ -86,7 +85,7 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
         return shift_scores(scores, padding, self.d_k**-0.5)
 
     def _fused(self, q, k, v, bias):
-        # The dropout layer's mode, not ours: the target branch sets it to evaluation.
+        # The dropout layer's mode decides, not self's, as in ESPnet.
         rate = self.dropout.p if self.dropout.training else 0.0
         self.attn = None
         return functional.scaled_dot_product_attention(

@@ -5,16 +5,16 @@ bfloat16 (``torch.cpu.get_capabilities``), not on its vendor:
 
 - precision, if ``cpu_bfloat16`` is auto: with these instructions bfloat16 has
   twice the rate of single precision, without them a third of it, or a fiftieth;
-- library for single precision. PyTorch uses MKL, which on some
-  of these processors (AMD's) selects its AVX2 kernels: less than half the rate of oneDNN
-  on the newest, about the same on older ones. PyTorch includes oneDNN, but
-  uses it only for convolutions and bfloat16. Here ``linear`` uses it, and is
+- library for single precision. PyTorch uses MKL, which on some of these processors
+  (AMD's) selects its AVX2 kernels: less than half the rate of oneDNN on the newest,
+  about the same on older ones. PyTorch includes oneDNN, but uses it only for
+  convolutions and bfloat16. Here, ``linear`` uses it on these processors, and is
   ``torch.nn.functional.linear`` everywhere else: on GPUs, under autocast, in other
   precisions, and on all other processors, where MKL is as fast and, unlike oneDNN, has
   nothing to compile for a new batch length.
 
-The choice is not timed: noise could flip it, and with it the
-last bits of a resumed training. Measurements are in bench/README.md;
+The choice is not made by timing: noise could flip it, and with it the last bits of a
+resumed training. Measurements are in bench/README.md;
 ``python bench/products.py`` repeats them.
 """
 

@@ -1,1 +1,1 @@
-"""Offline relabelling: labels of a trained model on disk, to train the next model."""
+"""Offline relabelling: a trained model's labels, on disk, train the next model."""

@@ -1,4 +1,4 @@
-"""k-means of a model's vectors, as HuBERT makes its labels (arXiv 2106.07447).
+"""k-means of a model's vectors, for labels as in HuBERT (arXiv 2106.07447).
 
 speech -> vectors of all frames -> sample -> centroids, a file
 speech -> vectors of all frames -> nearest centroid -> label
@@ -30,17 +30,17 @@ from espnet2_birq.relabelling.sources import (
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 
 NONE = "no centroids of fit_kmeans"
-FROM_EACH = 50  # frames of an utterance, where there are enough utterances
+FROM_EACH = 50  # frames per utterance, if there are enough utterances
 
 
 @dataclass(frozen=True)
 class KMeans:
-    """Centroids, and what they are the centroids of.
+    """Centroids, and a record of how they were made.
 
     Attributes:
         centroids: (V, D) float32.
         about: ``view`` (see source_vectors), ``model`` and ``model_sha256`` (of its
-            file), ``data`` and ``data_sha256`` (of the list), what Fit has,
+            file), ``data`` and ``data_sha256`` (of the list), Fit's settings,
             ``labels_per_second``, ``sample_rate``, ``normalize`` and ``frontend`` (as
             configured), ``sampled_frames`` and ``sampled_utterances``.
     """
@@ -54,7 +54,7 @@ class KMeans:
         """Label all frames of clean speech by their nearest centroids.
 
         Args:
-            model: The model that the centroids are of.
+            model: Model that the centroids were fitted to.
             speech: (B, N) waveforms, padded with zeros.
             lengths: (B,) lengths in samples.
 
@@ -65,16 +65,16 @@ class KMeans:
         return self.codes(vectors.flatten(0, 1)).view(vectors.shape[:2]), frames
 
     def codes(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the nearest centroids (M,) int64 of M vectors (M, D)."""
+        """Return the indices (M,) int64 of the centroids nearest to vectors (M, D)."""
         centroids = torch.from_numpy(self.centroids).to(vectors.device)
-        middle = centroids.mean(dim=0)  # rounds away less than far from the origin
+        middle = centroids.mean(dim=0)  # centring reduces rounding errors
         centroids = centroids - middle
         bias = -centroids.square().sum(dim=1)
         scores = torch.addmm(bias, vectors.float() - middle, 2.0 * centroids.T)
         return scores.argmax(dim=1)
 
     def save(self, path: Path) -> None:
-        """Write the file, as a whole."""
+        """Write the file, complete or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part, part.open("wb") as stream:
             about = json.dumps(self.about)
@@ -82,10 +82,10 @@ class KMeans:
 
     @classmethod
     def load(cls, path: Path) -> "KMeans":
-        """Read a file of save().
+        """Read a file written by save().
 
         Raises:
-            DataError: It is missing, or another file.
+            DataError: The file is missing or has no centroids.
         """
         if not path.is_file():
             raise DataError(f"{path}: no such file, the centroids; run fit_kmeans")
@@ -96,14 +96,14 @@ class KMeans:
         return cls(centroids, about)
 
     def check_model(self, path: Path, where: Path) -> None:
-        """Check that a model file is the one that the centroids are of.
+        """Check that the centroids were fitted to this model file.
 
         Args:
             path: Model file, or configuration.
             where: File of the centroids, for the message.
 
         Raises:
-            ConfigError: It is another.
+            ConfigError: They were fitted to another.
         """
         if file_hash(path) != self.about["model_sha256"]:
             raise ConfigError(
@@ -127,7 +127,7 @@ def file_hash(path: Path) -> str:
 def fit_kmeans(
     path: Path, view: str, data: str, out: Path, fit: Fit = DEFAULT, device: str = "cpu"
 ) -> None:
-    """Fit centroids to a sample of a model's vectors, unless that has been done.
+    """Fit centroids to a sample of a model's vectors, unless this has been done.
 
     Args:
         path: Model file, or configuration; see load_source().
@@ -138,8 +138,8 @@ def fit_kmeans(
         device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: Invalid `view`, `data` or number.
-        DataError: Bad audio, or fewer frames than clusters.
+        ConfigError: `view`, `data` or a number is invalid.
+        DataError: Audio is bad, or there are fewer frames than clusters.
     """
     if fit.clusters < 2 or fit.frames < fit.clusters:
         raise ConfigError(
@@ -167,8 +167,8 @@ def fit_kmeans(
             "more speech, or fewer --clusters"
         )
     logging.info(f"k-means of {len(sample)} frames of {utterances} utterances")
-    # HuBERT's settings; 3 instead of 20 starts, each with k-means++: with 10,000 frames
-    # in a batch they end alike.
+    # HuBERT's settings, but 3 instead of 20 starts, each with k-means++: with batches
+    # of 10,000 frames, all starts end alike.
     kmeans = MiniBatchKMeans(
         fit.clusters,
         batch_size=10_000,
@@ -202,9 +202,9 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
 def _sample(
     model: BiRQModel, view: str, speech: SpeechList, fit: Fit
 ) -> tuple[np.ndarray, int]:
-    """Draw frames: (M, D), and the number of utterances they are of.
+    """Draw random frames; return them, (M, D), and their number of utterances.
 
-    Of as many utterances as make FROM_EACH frames each enough, at random.
+    As many random utterances are used as suffice with FROM_EACH frames from each.
     """
     draw = np.random.default_rng(fit.seed)
     names = list(speech.entries)

@@ -21,9 +21,9 @@ from espnet2_birq.relabelling.sources import load_source
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 from espnet2_birq.relabelling.store import SCP, write_labels
 
-PART = 10_000  # utterances of an archive; what an interruption can cost
+PART = 10_000  # utterances per archive, the most that an interruption can cost
 
-# (B, N) speech and (B,) lengths to (B, T') codes and (B,) lengths
+# Maps (B, N) speech and (B,) lengths to (B, T') codes and (B,) lengths.
 Labelling = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -44,8 +44,8 @@ def label_by_objective(
         Number of utterances.
 
     Raises:
-        ConfigError: Invalid `data`, or no such objective.
-        DataError: Missing or bad audio.
+        ConfigError: `data` is invalid, or there is no such objective.
+        DataError: Audio is missing or bad.
     """
     model = api.load(path, device).model
     size = maker_of(model.objectives, objective).labeller.codebook_size
@@ -64,7 +64,7 @@ def label_by_kmeans(
     """Label a set with centroids of fit_kmeans.
 
     Args:
-        path: Model file that the centroids are of.
+        path: Model file that the centroids were fitted to.
         kmeans: File of the centroids.
         data: FILE,speech,TYPE, as for ssl_train.
         out: Folder for the labels.
@@ -75,8 +75,8 @@ def label_by_kmeans(
         Number of utterances.
 
     Raises:
-        ConfigError: Invalid `data`, or centroids of another model.
-        DataError: Missing or bad audio, or no centroids.
+        ConfigError: `data` is invalid, or the centroids are of another model.
+        DataError: Audio is missing or bad, or `kmeans` has no centroids.
     """
     found = KMeans.load(kmeans)
     found.check_model(path, kmeans)
@@ -100,16 +100,16 @@ def label_set(
 ) -> int:
     """Write the labels of all utterances of a list, in parts.
 
-    A part that is whole is not made again, unless what it was made from has changed.
+    A complete part is not made again, unless its inputs have changed.
 
     Args:
         model: Model in evaluation mode.
-        label: What makes the labels.
+        label: Labelling function.
         size: V, number of distinct labels.
-        origin: Files and options that the labels depend on beside the speech.
+        origin: Files and options that the labels depend on besides the speech.
         data: FILE,speech,TYPE, as for ssl_train.
-        out: Folder for labels.scp, which appears when complete, labels.N.ark, and
-            codebook_size, which has `size`.
+        out: Folder for labels.N.ark, codebook_size (which holds `size`) and, once all
+            are complete, labels.scp.
 
     Returns:
         Number of utterances. Those with non-finite samples get the label -1

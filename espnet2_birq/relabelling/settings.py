@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fit:
-    """How centroids are fitted.
+    """Settings for fitting centroids.
 
     Attributes:
-        clusters: V, their number.
-        frames: Frames of the sample.
-        seed: Of the sample and of k-means.
+        clusters: V, number of centroids.
+        frames: Number of frames to sample.
+        seed: Random seed of the sample and of k-means.
         batch_size: Utterances per batch of the model.
     """
 

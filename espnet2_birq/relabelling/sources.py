@@ -1,4 +1,4 @@
-"""What k-means clusters: MFCC, input frames, or the output of an encoder layer."""
+"""Vectors for k-means: MFCC, input frames, or the output of an encoder layer."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ COEFFICIENTS = 13
 
 
 def load_source(path: Path, view: str, device: str) -> BiRQModel:
-    """Load the model whose frames are to be clustered.
+    """Load the model whose frames will be clustered.
 
     Args:
-        path: Model file; or a configuration (.yaml), which is enough for what does not
-            pass the encoder: MFCC and input frames.
+        path: Model file; or a configuration (.yaml), which suffices for vectors that do
+            not depend on the encoder: MFCC and input frames.
         view: See source_vectors().
         device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: See api.load(); or a layer of a configuration.
-        DataError: See api.load().
+        ConfigError: As in api.load(); or `view` is a layer, but `path` a configuration.
+        DataError: As in api.load().
     """
     if path.suffix not in (".yaml", ".yml"):
         return api.load(path, device).model
@@ -45,7 +45,7 @@ def source_vectors(
 
     Args:
         model: Model in evaluation mode.
-        view: ``mfcc``, or a view of an objective that is no file: ``input``,
+        view: ``mfcc``, or a view that objectives can have, except a file: ``input``,
             ``layer K``, ``layer P%``, ``teacher layer K``, ``tokenizer``.
         speech: (B, N) waveforms, padded with zeros.
         lengths: (B,) lengths in samples.
@@ -54,7 +54,7 @@ def source_vectors(
         (B, T', D) vectors, and (B,) lengths in encoder frames.
 
     Raises:
-        ConfigError: No such view of this model.
+        ConfigError: The model has no such view.
     """
     if view != MFCC:
         return model.vectors(speech, lengths, _parse(model, view))
@@ -70,10 +70,10 @@ def source_vectors(
 
 
 def check_view(model: BiRQModel, view: str) -> None:
-    """Check that a model has what source_vectors() is asked for.
+    """Check that a model has a view for source_vectors().
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: The model has no such view.
     """
     if view != MFCC:
         _parse(model, view)
@@ -94,11 +94,11 @@ def _parse(model: BiRQModel, view: str) -> View:
 
 
 def mfcc(wave: torch.Tensor, rate: int, shift_ms: float) -> torch.Tensor:
-    """Compute what HuBERT clusters first (arXiv 2106.07447, section IV-B).
+    """Compute the vectors that HuBERT clusters first (arXiv 2106.07447, section IV-B).
 
     Args:
         wave: (N,) samples.
-        rate: In Hz.
+        rate: Sample rate in Hz.
         shift_ms: Frame shift in milliseconds.
 
     Returns:

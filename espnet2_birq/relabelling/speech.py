@@ -1,4 +1,4 @@
-"""Speech of a list, batch by batch."""
+"""Batches of speech from a list."""
 
 import logging
 import tempfile
@@ -16,11 +16,11 @@ from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.collate import check_first_audio, refuse_channels
 from espnet2_birq.tasks.ssl import SSLTask
 
-REPORT = 1000  # utterances between two lines of progress
+REPORT = 1000  # utterances between progress lines
 
 
 class SpeechList(NamedTuple):
-    """A list of audio, and ESPnet's name for its type."""
+    """List of audio, and ESPnet's name for its type."""
 
     path: Path
     kind: str
@@ -35,8 +35,8 @@ class SpeechList(NamedTuple):
             rate: Sampling rate of the model in Hz.
 
         Raises:
-            ConfigError: Not of this form.
-            DataError: The list or its first audio is wrong.
+            ConfigError: `data` does not have this form.
+            DataError: The list or its first audio cannot be used.
         """
         parts = data.split(",")
         if len(parts) != 3:
@@ -57,16 +57,16 @@ class SpeechBatch(NamedTuple):
 def speech_batches(
     model: BiRQModel, speech: SpeechList, names: Sequence[str], batch_size: int
 ) -> Iterator[SpeechBatch]:
-    """Yield utterances of a list in the order of `names`.
+    """Yield batches of a list's utterances in the order of `names`.
 
     Args:
-        model: Model that will get them.
+        model: Model that will process the batches.
         speech: The list.
         names: Utterance ids, in the list's order.
         batch_size: Number of utterances per batch.
 
     Raises:
-        DataError: Audio with several channels.
+        DataError: Audio has several channels.
     """
     device = next(model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:

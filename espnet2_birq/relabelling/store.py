@@ -1,12 +1,13 @@
-"""Label files: small integers in an archive that ESPnet reads as it is.
+"""Label files: small integers in archives that ESPnet reads directly.
 
-An utterance's codes are the samples of a 16-bit WAV in `labels.N.ark`, two bytes a
-frame, and `labels.scp` has their positions: ESPnet's type ``kaldi_ark``, which returns
-16-bit samples as integers. Kaldi's own integer vectors take five bytes a frame. The WAV's
-sampling rate is the number of labels per second, rounded.
+An utterance's codes are the samples of a 16-bit WAV in `labels.N.ark`, two bytes per
+frame (32-bit above 32,768 codes), and `labels.scp` has their positions. ESPnet's type
+``kaldi_ark`` reads them, and returns the samples as integers. Kaldi's own integer
+vectors take five bytes per frame. The WAV's sampling rate is the number of labels per
+second, rounded.
 
-No smaller form is read by a type of ESPnet's: it scales 8-bit samples, reads FLAC up to
-the end of the archive, and refuses unsigned integers.
+ESPnet can read no smaller form: it scales 8-bit samples, reads FLAC to the end of the
+archive, and refuses unsigned integers.
 """
 
 import io
@@ -19,7 +20,7 @@ import soundfile
 from espnet2_birq.datadir.files import whole_file
 
 SCP = "labels.scp"
-MOST_16_BIT = 2**15  # codes that 16 bits hold beside -1, no label
+MOST_16_BIT = 2**15  # codes that fit into 16 bits, besides -1 for no label
 
 
 def write_labels(
@@ -35,7 +36,7 @@ def write_labels(
     """
     dtype = np.int16 if size <= MOST_16_BIT else np.int32
     scp = ark.with_suffix(".scp")
-    scp.unlink(missing_ok=True)  # until it is whole again: it points into the archive
+    scp.unlink(missing_ok=True)  # it points into the archive, which changes
     with (
         whole_file(scp) as partial,
         partial.open("w", encoding="utf-8") as index,

@@ -1,4 +1,4 @@
-"""Options that tell a training and its amount of speech."""
+"""Options that specify a training and its amount of speech."""
 
 import argparse
 from pathlib import Path

@@ -175,10 +175,10 @@ def read_segments(
 
 
 class _NoEntities(ElementTree.TreeBuilder):
-    """Refuses declarations, with which a small file grows without bounds."""
+    """Tree builder that refuses declarations, which could expand without bounds."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None):
-        """Refuse it; called before anything that it declares is used."""
+        """Refuse a DOCTYPE; called before any of its declarations is used."""
         raise ValueError("it has a DOCTYPE, which the annotation does without")
 
 

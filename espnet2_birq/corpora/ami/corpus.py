@@ -20,7 +20,7 @@ from espnet2_birq.errors import DataError, LfsPointerError
 # An utterance that ends at most this long after its recording is shortened, otherwise
 # skipped. The limit is Kaldi's.
 MAX_OVERSHOOT = 50  # hundredths of a second
-# Meetings whose array recordings are lost, by AMI's page "data problems".
+# Meetings whose array recordings are lost, according to AMI's page "data problems".
 WITHOUT_ARRAY = ("IS1003b", "IS1007d")
 # Reasons why a word is in no utterance, besides those in splitting.py.
 PUNCTUATION = "it is a punctuation mark"
@@ -45,7 +45,7 @@ class Microphone:
             the headset's number.
         recording: Pattern of file names without .wav, with {meeting} and {headset}.
         folder: Pattern of the file's folder, with {meeting}.
-        downloads: Patterns of the published files, as `recording`.
+        downloads: Patterns of the published files, in the form of `recording`.
     """
 
     name: str
@@ -123,11 +123,11 @@ class Turn:
         return f"{self.channel_speaker(microphone)}_{start:07d}_{end:07d}"
 
     def channel_speaker(self, microphone: Microphone) -> str:
-        """Return the speaker's name in the meeting, as AMI_ES2011a_H00_FEE041."""
+        """Return the speaker's name in the meeting, e.g. AMI_ES2011a_H00_FEE041."""
         return f"{self.recording(microphone)}_{self.speaker}"
 
     def recording(self, microphone: Microphone) -> str:
-        """Return the recording's name, as AMI_ES2011a_H00."""
+        """Return the recording's name, e.g. AMI_ES2011a_H00."""
         return f"AMI_{self.meeting}_{microphone.label_of(self.headset)}"
 
 

@@ -28,7 +28,7 @@ def make_stm(turns: Sequence[Turn], microphone: Microphone) -> str:
 
     Returns:
         Lines `recording channel speaker start end words`, sorted by utterance id, as
-        from ESPnet's convert2stm.pl.
+        written by ESPnet's convert2stm.pl.
     """
     lines = []
     for turn in sorted(turns, key=lambda turn: turn.utt_id(microphone)):

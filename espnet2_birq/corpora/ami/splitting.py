@@ -32,7 +32,7 @@ _NORMALISATION = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"[.,?!:][0-9]+", ""),  # labels of punctuation marks, see _label
-        (r"[A-Z']+,[A-Z']+", " "),  # deletes both words of "UM,I", as Kaldi's script
+        (r"[A-Z']+,[A-Z']+", " "),  # deletes both words of "UM,I", as in Kaldi
         (r"-", " "),
         (r"_", ". "),  # T_V_ becomes T. V.
         (r"^\s+|\s+$", ""),
@@ -149,7 +149,7 @@ def _lose(cut: Cut, words: Sequence[Token], spoken: set[int], why: str) -> Cut:
 def _label(
     words: Sequence[Token],
 ) -> tuple[str, list[int], list[float], dict[str, float]] | None:
-    """Number all punctuation marks but full stops, so that each can be found later.
+    """Number all punctuation marks except full stops, so that each can be found later.
 
     Returns:
         Text in upper case with ",0" for the first comma and so on; the word index of

@@ -9,4 +9,5 @@ store: parallel, resumable preparation of all shards
 selection: choice of the shards and videos of a set
 sets: files of a set
 corpus: all steps for one request
+prepare: requests from the user's options, or from an earlier set's manifest
 """

@@ -51,7 +51,7 @@ def quiet_pieces(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Cut a recording at quiet places, with one piece in memory at a time.
 
-    A piece ends in the middle of the quietest tenth of a second of its second half.
+    A piece ends in the middle of the quietest tenth of a second in its second half.
 
     Args:
         audio: Open audio file, at its start.

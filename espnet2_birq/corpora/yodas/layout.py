@@ -54,7 +54,7 @@ class Shard:
 
     @property
     def key(self) -> str:
-        """Prefix of its utterance ids; sorts in the same order."""
+        """Prefix of the shard's utterance ids; sorts as they do."""
         return f"{self.subset}-{self.number}"
 
     def __str__(self) -> str:

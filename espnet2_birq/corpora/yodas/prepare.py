@@ -20,7 +20,7 @@ from espnet2_birq.corpora.yodas.store import ShardStore, Source
 from espnet2_birq.corpora.yodas.writer import ShardOptions
 from espnet2_birq.errors import DataError
 
-LOG_INTERVAL = 60  # seconds between progress lines if stderr is no terminal
+LOG_INTERVAL = 60  # seconds between progress lines if stderr is not a terminal
 # Settings recorded in the manifest, with their defaults; None if the user must choose.
 SETTINGS: dict[str, Any] = {
     "parts": None,
@@ -53,8 +53,8 @@ def prepare_yodas(
 
     Args:
         train: Folder of the training set; <train>_valid and shards/ are next to it.
-        options: Values of SETTINGS; missing or None values are the manifest's or the
-            default.
+        options: Values of SETTINGS. Missing or None values are taken from the manifest,
+            if there is one, else from the defaults.
         folder: Folder of a release on disk.
         hub: Name of a release on the Hugging Face hub, used without `folder`.
         manifest: manifest.jsonl of a set to reproduce.

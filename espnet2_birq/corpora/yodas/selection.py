@@ -56,7 +56,7 @@ class Selection:
 class VideoOwners:
     """Mapping from each video to the shard it is taken from, the first that has it.
 
-    It is a file, so memory does not grow with the number of videos.
+    It is stored in a file, so memory does not grow with the number of videos.
 
     Args:
         folder: Folder for the temporary file.
@@ -224,7 +224,7 @@ def read_manifest(path: Path) -> tuple[dict, list[dict]]:
     if head.get("corpus") != "YODAS":
         raise DataError(f"{path}: not a manifest of prepare_yodas; {remedy}")
     for number, line in enumerate(lines, 2):
-        # Of its name, paths are made.
+        # The name must be valid, since paths are made from it.
         named = SHARD.fullmatch(str(line.get("shard")))
         wanted = REPEATED if line.get("used") else ("reason",)
         if (

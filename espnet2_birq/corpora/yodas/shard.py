@@ -20,7 +20,7 @@ from espnet2_birq.errors import LFS_MAGIC, DataError
 
 # Times in ids are rounded, and audio may end slightly early.
 TIME_TOLERANCE = 0.2  # seconds
-# Larger files of a tar file are copied to a temporary file, smaller ones to memory.
+# Members of a tar file above this size are copied to temporary files, not to memory.
 MEMORY_BYTES = 64 << 20
 LARGEST_MEMBER = 16 << 30  # bytes, a day of 48 kHz stereo: more is an archive bomb
 _COPY_BYTES = 1 << 20
@@ -123,8 +123,8 @@ def audio_members(
                 if member.isfile() and (source := tar.extractfile(member)):
                     with _copy(source, member.size, scratch) as copy:
                         yield PurePosixPath(member.name).name, copy
-        # gzip's checksum is at the end: only reading it detects a cut after the last
-        # file.
+        # gzip's checksum is at the end: only reading it detects that the stream is cut
+        # after the last file.
         while plain.read(_COPY_BYTES):
             pass
 

@@ -1,8 +1,8 @@
 """Store of prepared shards: prepared in parallel, added complete and in a fixed order.
 
 A shard is prepared in <folder>/.work. It is moved to <folder>/<subset>/<number> when it
-and all shards before it are complete. So a killed run leaves the same shards as an
-uninterrupted run has at some point.
+and all shards before it are complete. A killed run therefore leaves the same shards as
+an uninterrupted run has at some point.
 """
 
 import fcntl
