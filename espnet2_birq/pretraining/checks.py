@@ -11,8 +11,8 @@ from espnet2_birq.encoders.taps import BATCH_NORM
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.views import LABELS, SLACK, Batch, View, other_rate
 
-EVERY = 50  # answers between two looks at a GPU's
-SHOWN = 8  # utterances that one line names
+EVERY = 50  # checks between two reads of their results from a GPU
+SHOWN = 8  # maximum number of utterances named in a line
 
 
 @contextmanager
@@ -61,8 +61,8 @@ class _Question(NamedTuple):
 class BatchChecks:
     """Checks of batches whose failures are warnings or errors.
 
-    Evaluated immediately on a CPU; on a GPU, to avoid synchronisation, every 50 checks
-    and whenever ``report`` is called.
+    Evaluated immediately on a CPU; on a GPU, to avoid synchronisation, only every 50
+    checks and whenever ``report`` is called.
 
     Attributes:
         on: False to skip all checks, e.g. for tensors without values.
@@ -106,7 +106,7 @@ class BatchChecks:
             sizes: V, number of distinct labels, by their view.
 
         Raises:
-            DataError: A label rate or value is wrong; names the utterances.
+            DataError: A label rate or value is wrong; the message names the utterances.
         """
         for view, size in sizes.items():
             labels = batch.given.get(view.name)

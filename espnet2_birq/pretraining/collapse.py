@@ -1,4 +1,4 @@
-"""Detect collapse, and start objectives, by averages over recent steps."""
+"""Detect collapse, and start objectives, from averages over recent steps."""
 
 import logging
 from collections.abc import Iterable
@@ -64,7 +64,7 @@ class StartWatch:
 
 
 class Guard(NamedTuple):
-    """A statistic that a collapse shows in."""
+    """A statistic that reveals a collapse."""
 
     key: str  # of the statistics, without the objective's name
     least: float
@@ -80,7 +80,7 @@ GUARDS = (
         "labels (labeller_conf: {{projection: whitened}}), give it a head of its own, or "
         "stop its gradient (gradient: 0)",
     ),
-    # data2vec's two, with its values.
+    # The two checks of data2vec, with its thresholds.
     Guard(
         "target_std",
         0.1,
@@ -99,10 +99,10 @@ GUARDS = (
 
 
 class CollapseWatch:
-    """Detects collapse by means of every 50 steps.
+    """Detects collapse from averages over 50 steps each.
 
-    Labels of a layer can collapse to the one code that the head predicts anyway, vectors
-    of a teacher to a constant: the loss is then 0 and nothing is learned. An
+    Labels of a layer can collapse to the one code that the head predicts anyway, and
+    vectors of a teacher to a constant: the loss is then 0 and nothing is learned. An
     objective with a mean label perplexity below 4, or vectors that hardly differ between
     frames, is reported, on all ranks alike since they share the statistics.
 
@@ -143,10 +143,10 @@ class CollapseWatch:
                 logging.warning(message)
 
     def state(self) -> tuple[int, dict[str, tuple[torch.Tensor, int]]]:
-        """Return the sums since the last check, and its distance in steps."""
+        """Return the number of steps since the last check, and the sums over them."""
         return self.seen, self.sums
 
     def restore(self, state: tuple[int, dict[str, tuple[torch.Tensor, int]]]):
-        """Set what state() returns."""
+        """Set the state to a return value of state()."""
         seen, sums = state
         self.seen, self.sums = seen, {name: (x, n) for name, (x, n) in sums.items()}

@@ -1,4 +1,4 @@
-"""Typed versions of torch's module containers; at run time they are torch's own."""
+"""Typed versions of torch's module containers, which behave like torch's at run time."""
 
 from collections.abc import ItemsView, Iterable, Iterator
 from typing import TYPE_CHECKING

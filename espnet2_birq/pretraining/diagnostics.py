@@ -1,7 +1,7 @@
 """Diagnostics of label quality during training.
 
 Codebook usage over a window longer than a batch, and gradient norms of each path into the
-label layers. Nothing synchronises with a GPU or affects training.
+label layers. Neither synchronises with a GPU or affects training.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,12 +17,12 @@ WINDOW = 10_000  # frames
 def slide(
     window: torch.Tensor | None, batch: torch.Tensor, frames: int = WINDOW
 ) -> torch.Tensor:
-    """Add a batch's counts to a window with decaying older counts.
+    """Add a batch's counts to a window in which older counts decay.
 
     The perplexity of a batch cannot exceed its number of frames, and the mean over
     batches is not that of their union: hence the window. It grows to ``frames``; then
-    old counts are scaled down just enough to make room. A frame keeps more than half of
-    its weight after half a window.
+    old counts are scaled down just enough to make room. After half a window, a frame
+    still has more than half of its weight.
 
     Args:
         window: (V,) counts so far; None at first.
@@ -74,7 +74,7 @@ class GradientPaths:
         self._last = 0  # update of the last measurement
 
     def due(self, objectives: list[Objective], update: int) -> bool:
-        """Whether to measure now: in one batch of an update only."""
+        """Whether to measure now; true for one batch of an update only."""
         if not self.every or update - self._last < self.every:
             return False
         if not torch.is_grad_enabled() or not any(one.gradient for one in objectives):
@@ -97,7 +97,7 @@ class GradientPaths:
         labels: dict[str, list[Labels]],
         loss_of: Callable[[Objective, list[Labels]], torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Measure without consuming training's random numbers; see _gradient_paths."""
+        """Measure norms without using training's random numbers; see _gradient_paths."""
         device = next(encoder.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -113,12 +113,12 @@ def _gradient_paths(
     """Compute gradient norms at the label layers, separately for each path.
 
     The gradient of BiRQ's F flows through the prediction and through the labels
-    (arXiv 2509.15430, Algorithm 1). The second path may be many times the first, and is
-    invisible at the encoder's output.
+    (arXiv 2509.15430, Algorithm 1). The norm of the second path may be many times that of
+    the first, and is invisible at the encoder's output.
 
     Args:
-        encoder: Encoder; gradients are measured at the parameters labels depend on:
-            those of the layers below the label layer.
+        encoder: Encoder; gradients are measured at the parameters on which labels depend:
+            those of the layers up to the label layer.
         objectives: Active objectives.
         labels: Labels of each objective, with gradients.
         loss_of: Function from an objective and its labels to its loss with weight 1,

@@ -24,13 +24,13 @@ from espnet2_birq.pretraining.statistics import BookTally, VectorBook
 
 
 class Hidden(NamedTuple):
-    """What heads see: hidden states of the masked side at masked frames."""
+    """Input of the heads: hidden states of the masked side at masked frames."""
 
     last: torch.Tensor  # (M, E) the encoder's output
     layers: Mapping[int, torch.Tensor] = MappingProxyType({})  # (M, E) of blocks
 
     def of(self, student: list[int], number: int) -> list[torch.Tensor]:
-        """Return those for each of a number of codebooks."""
+        """Return the hidden states for each of `number` codebooks."""
         return [self.layers[x] for x in student] or [self.last] * number
 
 
@@ -65,7 +65,7 @@ class CodeHead(ListOf[torch.nn.Linear]):
             valid: (M,) 1 for masked frames, 0 for filler rows.
             labels: N labels per objective, by its name.
             weights: Weight of each objective's loss (a mean over its codebooks).
-            counts: (N,) number of frames to normalise each objective's sums by.
+            counts: (N,) number of frames by which each objective's sums are divided.
 
         Returns:
             () weighted sum of losses, and the statistics of each codebook.
@@ -129,7 +129,7 @@ class VectorHead(torch.nn.Sequential):
 
 
 def build_head(input_size: int, labeller: Labeller) -> CodeHead | VectorHead:
-    """Build the head that a labeller's labels want."""
+    """Build the head for a labeller's labels."""
     if isinstance(labeller, LatentLabeller):
         return VectorHead(input_size, labeller)
     return CodeHead(input_size, labeller.num_codebooks, labeller.codebook_size)
@@ -143,7 +143,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
         objectives: All objectives of the model.
 
     Raises:
-        ConfigError: Two objectives share a head and differ in size.
+        ConfigError: Two objectives share a head and differ in size or ``student``.
     """
 
     def __init__(self, input_size: int, objectives: list[Objective]):
@@ -189,7 +189,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
             Loss, statistics of each codebook or of vectors, and number of masked frames
             on all ranks.
         """
-        # One message: masked frames, and labelled frames per objective and codebook.
+        # In one all-reduce: masked frames, and labelled ones per objective and codebook.
         counts = [valid.sum()]
         counts += [labelled(x, valid).sum() for one in active for x in labels[one.name]]
         masked, *shares = sum_over_ranks(torch.stack(counts).double()).unbind()
@@ -213,7 +213,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
                 {one.name: weights[one.name] for one in mine},
                 of,
             )
-            if self.student[name]:  # no head may see the encoder's output: see idle()
+            if self.student[name]:  # perhaps no head sees the output: see idle()
                 total = total + 0.0 * hidden.last.sum()
             total, tallies = total + loss, [*tallies, *found]
         return total, tallies, masked.float().clamp(min=1.0)

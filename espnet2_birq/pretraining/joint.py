@@ -7,13 +7,13 @@
 BL-JUST (arXiv 2401.06980): minimise the supervised loss F over the minimisers of the
 self-supervised loss G, by a penalty gamma that grows over training. Its three phases,
 exploration (only G), joint training and supervised finish (only F), are schedules of the
-two weights. With a barrier beta, gamma is chosen in each step as small as leaves G a
-descent (dynamic barrier; Gong, Liu and Liu, NeurIPS 2021): of the gradients f of s F and g
-of G at the encoder's parameters,
+two weights. With a barrier beta, each step uses the smallest gamma with which G still
+descends (dynamic barrier; Gong, Liu and Liu, NeurIPS 2021). With the gradients f of s F and
+g of G at the encoder's parameters,
 
     gamma = penalty x max(beta - <f, g> / |g|^2, 0)
 
-so that (f + gamma g) g >= beta |g|^2 where penalty is 1.
+so that (f + gamma g) g >= beta |g|^2 if penalty is 1.
 """
 
 from collections.abc import Iterable
@@ -37,8 +37,8 @@ SHARED = tuple(f"pretraining.{part}." for part in ("frontend", "normalize", "enc
 class JointModel(ESPnetASRModel):
     """ESPnet's ASR model whose encoder also learns the objectives of pretraining.
 
-    A checkpoint holds the ASR model under ESPnet's names, which ESPnet's commands load,
-    and what pretraining adds (heads, labellers) under ``pretraining.``.
+    A checkpoint holds the ASR model under ESPnet's names, so that ESPnet's commands load
+    it, and the additions of pretraining (heads, labellers) under ``pretraining.``.
     """
 
     pretraining: BiRQModel
@@ -66,7 +66,7 @@ class JointModel(ESPnetASRModel):
             The model.
 
         Raises:
-            ConfigError: An option is out of its range.
+            ConfigError: An option is out of range.
         """
         if barrier is not None and not 0 <= barrier < float("inf"):
             raise ConfigError(f"barrier is 0 or more, or left out, got {barrier}")
@@ -102,13 +102,13 @@ class JointModel(ESPnetASRModel):
             text: (B, L) token ids, padded with -1.
             text_lengths: (B,) lengths in tokens.
             **kwargs: The unlabelled batch, arguments of BiRQModel.forward with the prefix
-                ``unlabelled_``; without it, G is computed on the labelled speech. Others
-                go to the ASR model.
+                ``unlabelled_``; without it, G is computed on the labelled speech. Other
+                arguments go to the ASR model.
 
         Returns:
             Loss, statistics, and the weight for ESPnet's averages: the number of labelled
-            utterances on all ranks. The loss of a rank is its share of the joint batch's,
-            as in BiRQModel.
+            utterances on all ranks. The loss of a rank is its share of the joint batch's
+            loss, as in BiRQModel.
         """
         unlabelled = _unlabelled(
             dict(kwargs, speech=speech, speech_lengths=speech_lengths)
@@ -167,7 +167,7 @@ class JointModel(ESPnetASRModel):
         for one, other in zip(f, g):
             if other is None:
                 continue
-            # Both of a parameter in one message: the gradients are large.
+            # One all-reduce per parameter for both gradients: together, all are large.
             pair = torch.stack([other if one is None else one, other]).float()
             pair = sum_over_ranks(pair) / world_size()
             products[0] += 0.0 if one is None else (pair[0] * pair[1]).sum()
@@ -175,7 +175,7 @@ class JointModel(ESPnetASRModel):
         ratio = products[0] / products[1].clamp(min=torch.finfo(torch.float64).tiny)
         return (barrier - ratio).clamp(min=0.0).to(lower)
 
-    # What the trainer asks of a model with objectives.
+    # Attributes and methods that the trainer expects of a model with objectives.
     @property
     def updates(self) -> torch.Tensor:
         """() number of optimizer updates so far."""
@@ -197,7 +197,7 @@ class JointModel(ESPnetASRModel):
         return self.pretraining.unprepared
 
     def begin(self):
-        """Reset the update count, also after loading parameters by init_param."""
+        """Reset the update count, which init_param may have loaded."""
         self.pretraining.begin()
 
     def prepare(self, batches: Iterable[dict[str, Any]]) -> int:
@@ -210,7 +210,7 @@ class JointModel(ESPnetASRModel):
 
 
 def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return the unlabelled part of a batch, or else its speech."""
+    """Return the unlabelled part of a batch, or its labelled speech if there is none."""
     found = {
         key.removeprefix(UNLABELLED): value
         for key, value in batch.items()
@@ -221,7 +221,7 @@ def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_shared(module, state, prefix, metadata):
-    """Leave out the second names of the shared modules."""
+    """Drop the shared modules' second names from a state dict."""
     for key in [
         key for key in state if key.startswith(tuple(prefix + x for x in SHARED))
     ]:
@@ -229,7 +229,7 @@ def _drop_shared(module, state, prefix, metadata):
 
 
 def _share(module, state, prefix, *_):
-    """Give the shared modules their second names again."""
+    """Add the shared modules' second names to a state dict again."""
     for part in SHARED:
         name = prefix + part.removeprefix("pretraining.")
         found = {key: state[key] for key in state if key.startswith(name)}

@@ -92,7 +92,7 @@ class SpanMasking(torch.nn.Module):
         return (count > before) & valid
 
     def capacity(self, utterances: int, frames: int) -> int:
-        """Compute the number of rows that fit the masked frames of all but 1 in 10^9 batches.
+        """Compute a number of rows that suffices for all but 1 in 10^9 batches.
 
         Args:
             utterances: B, utterances in the batch.

@@ -85,12 +85,12 @@ class BiRQModel(AbsESPnetModel):
         specaug: Augmentation of the masked features; labels stay clean.
         normalize: Normalisation of the features.
         encoder: Encoder to pretrain.
-        objectives: Objectives, rows of the configuration.
+        objectives: Rows of the configuration, one per objective.
         masking_conf: Arguments of SpanMasking.
         target_branch_conf: Arguments of TargetBranch (checkpoint, utterances, copies).
         teacher_conf: Arguments of Teacher (decay, every), for objectives of its layers.
         tokenizer_conf: Arguments of Tokenizer (layers, when, ...), and its ``target``, for
-            an objective of view ``tokenizer``; see build_tokenizer().
+            an objective with view ``tokenizer``; see build_tokenizer().
         sample_rate: Sample rate of the waveforms in Hz.
         frame_shift_ms: Frame shift of the features in milliseconds.
         stop_at_collapse: Stop training instead of warning when the labels of an
@@ -104,7 +104,7 @@ class BiRQModel(AbsESPnetModel):
         accelerate: Use faster implementations of ESPnet's encoder modules with the same
             results; see kernels/acceleration.py.
         attention_window: Block length, in encoder frames, to which attention of the
-            stock encoders is restricted; None: full attention, with which ESPnet loads
+            stock encoders is restricted; None: full attention, as in ESPnet, which loads
             the same parameters. (``shaw_conformer`` has its own, in ``encoder_conf``.)
         extract_feats_in_collect_stats: Flag of ESPnet's statistics stage.
     """
@@ -187,10 +187,10 @@ class BiRQModel(AbsESPnetModel):
         self.label_sizes = label_sizes(self.objectives)
         self.windows = Windows()
         self.paths = GradientPaths(diagnose_every)
-        # Not an integer: ESPnet sums those when averaging checkpoints.
+        # Not an integer: ESPnet sums integers when averaging checkpoints.
         self.register_buffer("updates", torch.zeros(()))
         self._update: int | None = None  # host copy, read once
-        # Labellers sum observations over ranks: nothing needs broadcasting.
+        # Labellers sum observations over ranks: their buffers need no broadcasting.
         self._ddp_params_and_buffers_to_ignore = [
             name for name, _ in self.named_buffers() if name.startswith("objectives.")
         ]
@@ -214,15 +214,16 @@ class BiRQModel(AbsESPnetModel):
         Args:
             speech: (B, N) waveforms, padded with zeros.
             speech_lengths: (B,) lengths in samples.
-            **kwargs: Labels from disk by name, for objectives of the view 'labels
-                NAME': NAME: (B, T') integers padded with -1, and NAME_lengths;
-                ``utt_id``: B names, for messages.
+            **kwargs: Labels from disk, for objectives with view 'labels NAME': NAME,
+                (B, T') integers padded with -1, and NAME_lengths; ``utt_id``, B names
+                for messages.
 
         Returns:
             Loss, statistics, and the weight for ESPnet's averages over batches and
-            ranks: the number of masked frames on all ranks. The loss of a rank is its
-            share of the joint batch's, so that the mean over ranks equals the mean over
-            all frames, however unevenly labels are distributed.
+            ranks: the number of masked frames on all ranks (of all frames if only the
+            tokenizer learns). The loss of a rank is its
+            share of the joint batch's loss, so that the mean over ranks equals the mean
+            over all frames, however unevenly labels are distributed.
             (Batches accumulated by ``accum_grad`` are averaged individually, as
             everywhere in ESPnet: later frame counts are unknown.)
         """
@@ -244,7 +245,7 @@ class BiRQModel(AbsESPnetModel):
         views = self._views(batch, active, update)
         if active:
             total, stats, frames = self._predict(batch, active, views, update)
-        else:  # the tokenizer alone learns
+        else:  # only the tokenizer learns
             total, stats = idle(self, skip=("tokenizer.",)), {}
             frames = sum_over_ranks(batch.frames.sum().float())
         if self.tokenizer is not None:
@@ -264,7 +265,7 @@ class BiRQModel(AbsESPnetModel):
     def _predict(
         self, batch: Batch, active: list[Objective], views: Views, update: int
     ):
-        """Compute the objectives' loss, its statistics, and the masked frames' number."""
+        """Compute the objectives' loss, its statistics and the number of masked frames."""
         total = masked = torch.zeros((), device=batch.xs.device)
         tallies: list[BookTally | VectorBook] = []
         stats: dict[str, torch.Tensor] = {}
@@ -310,7 +311,7 @@ class BiRQModel(AbsESPnetModel):
         return total, stats, masked
 
     def _active(self, update: int) -> list[Objective]:
-        """Return the active objectives of an update; all in evaluation."""
+        """Return the objectives active in an update; in evaluation, all of them."""
         if not self.training:
             return list(self.objectives)
         return [one for one in self.objectives if one.is_on(update)]
@@ -356,7 +357,7 @@ class BiRQModel(AbsESPnetModel):
     # ------------------------------------------------------------------ updates
     @property
     def whens(self) -> list[When]:
-        """When something learns: each objective, and the tokenizer."""
+        """When each objective, and the tokenizer, is active."""
         tokenizer = [] if self.tokenizer is None else [self.tokenizer.when]
         return [one.when for one in self.objectives] + tokenizer
 
@@ -367,14 +368,14 @@ class BiRQModel(AbsESPnetModel):
 
         Args:
             optimizer: Optimizer.
-            shared: Whether something else learns by the same encoder.
+            shared: Whether another loss trains the same encoder.
         """
         if self.tokenizer is not None:
             optimizer.register_step_pre_hook(lambda *_: rest(self._resting(shared)))
         optimizer.register_step_post_hook(lambda *_: self._count_update())
 
     def _resting(self, shared: bool) -> list[torch.nn.Module]:
-        """Return what does not learn in this update."""
+        """Return the modules that do not learn in this update."""
         update = self.update_number()
         resting: list[torch.nn.Module] = []
         if self.tokenizer is not None and not self.tokenizer.learns(update):
@@ -405,7 +406,7 @@ class BiRQModel(AbsESPnetModel):
     # ------------------------------------------------------- before the first update
     @torch.no_grad()
     def begin(self):
-        """Reset the update count, also after loading parameters by init_param.
+        """Reset the update count, which init_param may have loaded.
 
         Schedules start anew, and a teacher starts as a copy of the encoder.
         """
@@ -425,7 +426,7 @@ class BiRQModel(AbsESPnetModel):
 
         Args:
             batches: Batches of training data, arguments of ``forward``; all ranks take
-                part and stop after the same batch, once START_FRAMES frames were seen.
+                part and stop after the same batch, once they have seen START_FRAMES.
 
         Returns:
             Encoder frames seen over all ranks; 0 if no labeller needs any.

@@ -2,7 +2,7 @@
 
     view -> labeller -> labels <- loss - head <- hidden states, masked input
 
-The loss is a cross-entropy, or for labels that are vectors a regression.
+The loss is a cross-entropy or, for labels that are vectors, a regression loss.
 
 No method is hard-coded in the forward pass; a method is a list of objectives:
 
@@ -10,7 +10,7 @@ No method is hard-coded in the forward pass; a method is a list of objectives:
     BiRQ       input   -> random_projection   (anchor)     weight w2 = 2.4
                layer k -> gumbel_softmax      (enhanced)   weight w1 = 0.1
     DinoSR     the teacher's last n layers, each -> clusters
-    SpidR      the same, each predicted from the masked side's layer of its number
+    SpidR      the same, each predicted from the masked side's output of the same layer
     data2vec   mean of the teacher's last n layers -> latent (regression)
     BRIDLE     a tokenizer that learns from the encoder -> residual
 """
@@ -67,7 +67,7 @@ KEYS = {
 # Estimated only once: another sample gives different labels (bench/start_frames.py).
 START_FRAMES = 100_000
 
-LAST, EACH = "last", "each"  # student
+LAST, EACH = "last", "each"  # values of `student`
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
@@ -103,7 +103,7 @@ class Objective(torch.nn.Module):
         self.name = row.name
         self.view = row.view
         self.head = row.head
-        # Layers of the masked side that the heads of the codebooks see; none: the last.
+        # Layers of the masked side that the codebooks' heads see; empty: the output.
         self.student = row.view.layers if row.student == EACH else []
         self.weight = row.weight
         self.gradient = row.gradient
@@ -116,12 +116,12 @@ class Objective(torch.nn.Module):
         self._begun: int | None = None  # host copy, read once
 
     def begin(self, update: int):
-        """Start counting this objective's updates; its condition is met."""
+        """Start counting this objective's updates, once its condition is met."""
         self.begun.fill_(update)
         self._begun = update
 
     def age(self, update: int) -> int | None:
-        """Return its updates so far; None before its start."""
+        """Return the number of updates since the objective's start; None before it."""
         if self.when.once is None:
             return update
         if self._begun is None:
@@ -129,12 +129,12 @@ class Objective(torch.nn.Module):
         return update - self._begun if self._begun >= 0 else None
 
     def is_on(self, update: int) -> bool:
-        """Whether it is active in this training update."""
+        """Whether the objective is active in a training update."""
         age = self.age(update)
         return age is not None and self.when.includes(age)
 
     def weight_at(self, update: int) -> float:
-        """Return its loss weight; before its start, the initial one."""
+        """Return the loss weight; before the objective's start, the initial one."""
         return self.weight.at(self.age(update) or 0)
 
     def _load_from_state_dict(self, *args, **kwargs):
@@ -143,7 +143,7 @@ class Objective(torch.nn.Module):
 
     @property
     def keeps_gradient(self) -> bool:
-        """Whether gradients flow through its labels."""
+        """Whether gradients flow through the labels."""
         return self.gradient != 0.0 or self.diversity != 0.0
 
     def labels(
@@ -213,7 +213,7 @@ def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
         The rows, in order.
 
     Raises:
-        ConfigError: A row is invalid; one line with the error and the valid values.
+        ConfigError: A row is invalid; the message is one line and gives valid values.
     """
     if not isinstance(rows, list) or not rows:
         raise ConfigError("objectives: give a list with at least one objective")
@@ -294,7 +294,7 @@ def _student(name: str, value: str, view: View) -> str:
 def _factor(
     name: str, row: dict[str, Any], view: View, key: str, default: float
 ) -> float:
-    """Read a gradient factor; 0 where no gradient can flow through the labels."""
+    """Read `gradient` or `diversity`; 0 if no gradient can flow through the labels."""
     flows = labeller_class(row["labeller"]).differentiable and view.kind == LAYER
     factor = row.get(key)
     if factor is None:
@@ -352,14 +352,14 @@ def build_objective(row: Row, input_size: int) -> Objective:
 
 
 def makers(objectives: Iterable[Objective]) -> list[Objective]:
-    """Return the objectives that make codes themselves."""
+    """Return the objectives that compute codes themselves."""
     return [
         one for one in objectives if one.view.kind != LABELS and one.labeller.discrete
     ]
 
 
 def maker_of(objectives: Iterable[Objective], name: str) -> Objective:
-    """Return the objective of a name, which computes its own labels.
+    """Find an objective that computes its own labels by its name.
 
     Raises:
         ConfigError: No such objective.
@@ -382,7 +382,7 @@ def start_labellers(
         batches: Views of batches and their frames, the same number on all ranks.
 
     Returns:
-        Frames seen over all ranks, START_FRAMES if there are so many.
+        Frames seen over all ranks, at least START_FRAMES if there are that many.
 
     Raises:
         DataError: Too little speech.

@@ -7,7 +7,7 @@ import torch
 
 from espnet2_birq.errors import RankError
 
-# In errors of gloo, which have no class of their own, when a peer is gone
+# Part of gloo's messages about a lost peer, since its errors have no class of their own
 GLOO = "/gloo/"
 
 
@@ -24,7 +24,7 @@ def rank() -> int:
 
 
 def gather[T](value: T) -> list[T]:
-    """Return a value of every rank; it is pickled."""
+    """Gather a value, which is pickled, from every rank."""
     if world_size() == 1:
         return [value]
     values: list[T] = [value] * world_size()
@@ -34,10 +34,10 @@ def gather[T](value: T) -> list[T]:
 
 @contextmanager
 def telling_of_others() -> Iterator[None]:
-    """Report in one line that another rank is gone.
+    """Report in one line that another rank has ended.
 
     Raises:
-        RankError: It is. What has ended it is in its own words, if it had time for any.
+        RankError: Another rank has ended. Its own messages say why, if it had time.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def telling_of_others() -> Iterator[None]:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all ranks in one message; detached."""
+    """Sum a tensor over all ranks in one all-reduce, detached; a single rank's as it is."""
     if not torch.distributed.is_initialized():
         return values
     total = values.detach().clone()
@@ -66,8 +66,8 @@ def idle(module: torch.nn.Module, skip: tuple[str, ...] = ()) -> torch.Tensor:
     Distributed training waits for a gradient of every parameter.
 
     Args:
-        module: Module without another part in the loss.
-        skip: Beginnings of names of parameters that have one.
+        module: Module that otherwise takes no part in the loss.
+        skip: Prefixes of the names of parameters that do.
     """
     rest = [
         parameter.sum()
@@ -80,8 +80,8 @@ def idle(module: torch.nn.Module, skip: tuple[str, ...] = ()) -> torch.Tensor:
 class RowPicker:
     """Picks rows spread evenly over the good rows of all ranks.
 
-    They are the same rows however a batch is divided among ranks, and no rank reads
-    a value, for which it would have to wait for a GPU.
+    They are the same rows however a batch is divided among ranks. No value is read on the
+    host, which would have to wait for a GPU.
 
     Args:
         good: (M,) bool, rows of this rank to choose from.
@@ -99,8 +99,8 @@ class RowPicker:
 
         Args:
             vectors: (M, D) vectors of this rank.
-            turns: K numbers. Those of n consecutive turns are different rows if there
-                are 3 n good ones.
+            turns: K numbers. Any n consecutive numbers pick different rows if there are
+                3 n good ones.
 
         Returns:
             (K, D) rows, zero where another rank has the row: sum them over the ranks.

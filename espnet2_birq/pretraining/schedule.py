@@ -15,7 +15,7 @@ class Schedule:
             constant before the first and after the last point.
 
     Raises:
-        ConfigError: Neither of the two.
+        ConfigError: ``points`` is neither.
 
     Example:
         >>> Schedule([[0, 0.0], [1000, 0.1]]).at(500)

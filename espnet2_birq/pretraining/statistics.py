@@ -1,7 +1,7 @@
 """Training statistics per objective, over all ranks.
 
-All values are tensors computed from sums of the loss: codes are not read again, and
-nothing synchronises with a GPU.
+All values are tensors computed from sums that the losses accumulate: codes are not read
+again, and nothing synchronises with a GPU.
 """
 
 from collections.abc import Collection
@@ -50,7 +50,7 @@ def coverage(counts: torch.Tensor) -> torch.Tensor:
 
 
 def sum_tallies[T: (Tally, VectorTally)](tallies: list[T]) -> list[T]:
-    """Sum tallies of one kind over all ranks in one message."""
+    """Sum tallies of one kind over all ranks in one all-reduce."""
     if not tallies:
         return []
     parts = [part for tally in tallies for part in tally]
@@ -77,7 +77,7 @@ def objective_statistics(
     Args:
         books: Sums over frames; codebooks of one objective are averaged.
         gradients: Whether gradients were computed, as needed for ``grad_share``.
-        windows: Label counts of earlier steps, updated by this step's.
+        windows: Label counts of earlier steps, to which this step's are added.
         by_level: Objectives whose codebooks are also listed one by one, as
             ``level<n>_acc`` and ``level<n>_ppl`` (of labels, over the window if there
             is one).
@@ -91,11 +91,11 @@ def objective_statistics(
         nearest code), ``label_entropy`` (nats, of the label given the frame) and
         ``score_std`` (standard deviation of a frame's scores over the codes; Gumbel
         noise has 1.28); for vector labels ``loss``, ``target_std`` and ``pred_std``
-        (standard deviation over frames of targets and predictions, a mean over their
-        values); and with several objectives
-        ``grad_share`` (gradient norm at the encoder's output as a
-        share of the objectives' sum, without the path through labels) and
-        ``agree`` (share of frames with the label of the first objective of the head).
+        (standard deviation over frames of targets and predictions, averaged over their
+        values); and with several objectives ``grad_share`` (gradient norm at the
+        encoder's output as a share of the objectives' sum, without the path through
+        labels) and ``agree`` (share of frames whose label is the same as that of the
+        first objective of the head).
     """
     code_books = [book for book in books if isinstance(book, BookTally)]
     vector_books = [book for book in books if isinstance(book, VectorBook)]

@@ -14,21 +14,21 @@ class TargetBranch:
     """Runs the encoder's lower layers on the clean input.
 
     Always in evaluation mode: no dropout, no stochastic depth, and BatchNorm uses its
-    running statistics. A frame's label is then the same alone,
-    in any batch, on any rank, and in evaluation; with batch statistics, 35 %
+    running statistics. A frame's label then depends neither on the other utterances of
+    its batch nor on the rank, and is the same in evaluation; with batch statistics, 35 %
     of the labels matched those of evaluation, and 10 % without updating the running
-    ones; losses agreed within 0.1 (bench/batch_norm.py, bench/README.md). Only the
-    separate call on the masked input updates the running statistics, masking noise
-    included.
+    statistics; losses agreed within 0.1 (bench/batch_norm.py, bench/README.md). Only the
+    separate call on the masked input, masking noise included, updates the running
+    statistics.
 
     Args:
         encoder: ESPnet encoder, shared with the masked input.
         checkpoint: Activation checkpointing of this pass, useful if a gradient is
             kept.
-        utterances: n: run on every n-th utterance of a batch only, on others in the
-            next update; only these get labels of a layer. In evaluation on all.
+        utterances: n: process only every n-th utterance of a batch, others in the next
+            update; only these get labels of a layer. In evaluation, process all.
         copies: M differently masked copies of a batch share its labels; the loss is
-            averaged over them. A step costs M + k / K of BEST-RQ's.
+            averaged over them. A step costs M + k / K steps of BEST-RQ.
 
     Raises:
         ConfigError: ``utterances`` or ``copies`` is less than 1.
@@ -73,12 +73,12 @@ class TargetBranch:
             update: Optimizer updates so far.
 
         Returns:
-            (B, T', E) for each layer; and (B,) 1 for utterances that were run, 0
+            (B, T', E) for each layer; and (B,) 1 for utterances that were processed, 0
             for others, or None if all were.
         """
         keeps_gradient = torch.is_grad_enabled() and any(layers.values())
         # The backward pass needs BatchNorm's statistics of this forward pass, which the
-        # masked input will have moved by then: hence, for a gradient, a copy of them.
+        # masked input will have changed by then: if there is a gradient, copy them.
         kept = RunningStatistics(self.encoder) if keeps_gradient else None
 
         @contextmanager
@@ -124,12 +124,12 @@ class Teacher(torch.nn.Module):
     Its parameters become decay x old + (1 - decay) x the encoder's after every n-th
     optimizer update (data2vec, arXiv 2202.03555); decay 0 gives
     a copy refreshed every n updates (Latent-RQ). Buffers, such as
-    BatchNorm's statistics, are copied; with decay 1, all stays as it is.
+    BatchNorm's statistics, are copied; with decay 1, nothing changes.
 
     Args:
         encoder: Encoder to average.
         decay: A number or a schedule.
-        every: n, updates between two moves.
+        every: n, optimizer updates per update of the teacher.
 
     Raises:
         ConfigError: ``decay`` is outside [0, 1], or ``every`` less than 1.

@@ -1,12 +1,12 @@
-"""A tokenizer that learns from the encoder what it labels for it (BRIDLE, BEATs).
+"""A tokenizer that learns from the encoder and makes labels for it (BRIDLE, BEATs).
 
     input -> network -> z -> codebooks -> codes, the labels of an objective
                               |  straight-through
                               +-> estimator -> encoder's output on the clean input
 
 The tokenizer distils the encoder: from the quantized z, a small network estimates the
-encoder's output, which is fixed meanwhile; the loss is 1 - cosine. In turns, the encoder
-predicts the codes of the tokenizer, which is fixed meanwhile (BRIDLE, arXiv 2502.02118;
+encoder's output, which is detached; the loss is 1 - cosine. In turn, the encoder predicts
+the codes of the tokenizer, which gets no gradient from this (BRIDLE, arXiv 2502.02118;
 with one codebook BEATs, arXiv 2212.09058). Codebooks move when the tokenizer learns.
 """
 
@@ -27,22 +27,23 @@ from espnet2_birq.pretraining.views import TOKENIZER, View, Views, all_rows, par
 from espnet2_birq.pretraining.when import parse_when
 
 SIZE = 256  # of z, in BRIDLE and BEATs
-TURNS = {"every": 4}  # BRIDLE's, where it learns beside the encoder
+TURNS = {"every": 4}  # as in BRIDLE, alongside the encoder
 INPUT = View("input")
 
 
 class FrameTransformer(torch.nn.Module):
-    """A transformer of a sequence of vectors, as vision transformers are.
+    """A transformer over a sequence of vectors, with pre-norm as in vision transformers.
 
-    Without dropout and BatchNorm: an utterance's vectors are the same in training, in
+    Without dropout or BatchNorm: an utterance's vectors are the same in training and in
     evaluation, alone and in any batch.
 
     Args:
         input_size: Size of the vectors.
         width: E, size of the hidden states.
-        heads: Attention heads; E is a multiple of them.
-        layers: Layers.
-        kernel: Frames that the positional convolution sees (wav2vec 2.0's, depthwise).
+        heads: Number of attention heads, a divisor of E.
+        layers: Number of layers.
+        kernel: Kernel size in frames of the positional convolution (wav2vec 2.0's, but
+            depthwise).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FrameTransformer(torch.nn.Module):
         self.position = torch.nn.Conv1d(
             width, width, kernel, padding=kernel // 2, groups=width
         )
-        # Not torch.nn.TransformerEncoder, whose layers begin as copies of one.
+        # Not torch.nn.TransformerEncoder, whose layers start as copies of one layer.
         self.layers = ListOf(
             torch.nn.TransformerEncoderLayer(
                 width,
@@ -92,18 +93,18 @@ class Tokenizer(torch.nn.Module):
         input_size: Size of the stacked input frames.
         width: E, size of the encoder's and of the tokenizer's hidden states.
         target: View to estimate.
-        target_size: Size of its vectors.
-        layers: Layers of the network.
-        attention_heads: Attention heads of network and estimator.
-        estimator_layers: Layers of the estimator.
+        target_size: Size of the target's vectors.
+        layers: Number of layers of the network.
+        attention_heads: Number of attention heads of network and estimator.
+        estimator_layers: Number of layers of the estimator.
         size: Size of z.
-        commitment: Weight of the squared distance of z to its codes, a mean over
+        commitment: Weight of the squared distance of z to its codes, averaged over
             values and codebooks.
         weight: Weight of the whole loss, a number or a schedule.
-        when: Updates in which it learns, as of an objective; default: every 4th.
+        when: Updates in which it learns, as for an objective; default: every 4th.
 
     Raises:
-        ConfigError: An option is out of its range.
+        ConfigError: An option is out of range.
     """
 
     def __init__(
@@ -148,15 +149,15 @@ class Tokenizer(torch.nn.Module):
 
     @property
     def labeller(self) -> MovingCodebooks:
-        """The codebooks, an objective's."""
+        """The codebooks, which belong to an objective."""
         return self._labeller[0]
 
     def learns(self, update: int) -> bool:
-        """Whether it learns in this update; in evaluation its loss is always computed."""
+        """Whether it learns in this update; true in evaluation, to compute its loss."""
         return not self.training or self.when.includes(update)
 
     def forward(self, inputs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Compute what codebooks quantize.
+        """Compute z, which the codebooks quantize.
 
         Args:
             inputs: (B, T', D) stacked input frames.
@@ -164,14 +165,14 @@ class Tokenizer(torch.nn.Module):
 
         Returns:
             (B, T', size) in single precision, each vector of mean 0 and variance 1:
-            the scale is not learned, as codes could not follow it.
+            the scale is not learned, since the codes could not follow it.
         """
         z = precise(self.project(self.network(inputs, frames)))
         return F.layer_norm(z, z.shape[-1:])
 
     @torch.no_grad()
     def vectors(self, inputs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Compute the same for labels, without a gradient."""
+        """Compute z for labels, without a gradient."""
         return self(inputs, frames)
 
     def loss(
@@ -180,12 +181,12 @@ class Tokenizer(torch.nn.Module):
         """Compute the loss of a batch; in training, the codebooks observe it.
 
         Args:
-            views: Views of the batch; ``target`` is among those wanted.
+            views: Views of the batch, with ``target`` among the wanted ones.
             update: Optimizer updates so far.
 
         Returns:
-            () loss, averaged over the frames of all ranks and weighted: 0 if it does not
-            learn in this update. Statistics: ``distillation``, 1 - cosine, and
+            () weighted loss, averaged over the frames of all ranks; 0 if the tokenizer
+            does not learn in this update. Statistics: ``distillation``, 1 - cosine, and
             ``commitment``.
         """
         if not self.learns(update):
@@ -211,7 +212,7 @@ class Tokenizer(torch.nn.Module):
 
 
 def precise(xs: torch.Tensor) -> torch.Tensor:
-    """Return numbers in single precision or better."""
+    """Convert a tensor to single precision, unless it has better."""
     return xs.to(torch.promote_types(xs.dtype, torch.float32))
 
 
@@ -225,8 +226,8 @@ def straight_through(
         vectors: (M, D) with a gradient.
 
     Returns:
-        (M, D) as their codes say; (M,) squared distance of what each codebook
-        quantizes to its code, a mean over values and codebooks.
+        (M, D) quantized vectors; (M,) squared distance of the vectors that codebooks
+        quantize from their codes, averaged over values and codebooks.
     """
     labeller.check_ready()
     books, distances = labeller.codebooks(), []
@@ -239,7 +240,7 @@ def straight_through(
     # Not under autocast: rounding to bfloat16 would change labels.
     with torch.autocast(vectors.device.type, enabled=False):
         made = labeller.walk(vectors.to(books.dtype), visit)
-    # In this form the value is that of the codes, up to rounding.
+    # The value is that of the codes, up to rounding; the gradient is the identity's.
     return vectors + (made - vectors).detach(), torch.stack(distances).mean(dim=0)
 
 
@@ -250,18 +251,19 @@ def build_tokenizer(
     width: int,
     num_blocks: int,
 ) -> Tokenizer | None:
-    """Build the tokenizer of the objective that has view ``tokenizer``, if one has.
+    """Build the tokenizer if an objective has view ``tokenizer``.
 
     Args:
         objectives: All objectives of the model.
-        conf: ``tokenizer_conf``: arguments of Tokenizer from ``layers`` (default: as many
-            as the encoder's) on, and ``target``, a view of layers (default: the last).
+        conf: ``tokenizer_conf``: arguments of Tokenizer from ``layers`` on (default: as
+            many as the encoder has), and ``target``, a view of layers (default: the last).
         size_of: Function from a view to the size of its vectors.
         width: E, size of the encoder's hidden states.
         num_blocks: K, layers of the encoder.
 
     Raises:
-        ConfigError: Several such objectives, or their labels are no codebooks that move.
+        ConfigError: Several such objectives, or none, but ``tokenizer_conf``; the labeller
+            is not MovingCodebooks; or ``target`` is not a layer.
     """
     mine = [one for one in objectives if one.view.kind == TOKENIZER]
     if not mine:

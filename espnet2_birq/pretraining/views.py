@@ -9,7 +9,7 @@
     tokenizer        output of a network that learns from the encoder (BRIDLE)
     labels NAME      integers read from disk with the speech, the data called NAME
 
-All cover all frames of the clean input at the encoder rate; labels are predicted at
+Each covers all frames of the clean input at the encoder rate; labels are predicted at
 masked frames. The configuration names a view (plain `layer`, or `layer 70%`, is relative
 to the depth).
 """
@@ -35,7 +35,7 @@ LAYER, TEACHER, LABELS = "layer", "teacher layer", "labels"
 TOKENIZER = "tokenizer"
 # labels [NAME] [every N]
 LABELS_VIEW = r"labels(?: +(?!every\b)([A-Za-z_]\w*))?(?: +every +(\d{1,9}))?"
-RESERVED = ("speech", "utt_id")  # what a batch calls other data
+RESERVED = ("speech", "utt_id")  # names of other data in a batch
 
 
 class View(NamedTuple):
@@ -43,10 +43,10 @@ class View(NamedTuple):
 
     kind: str  # "input", LAYER, TEACHER, TOKENIZER or LABELS
     layer: int | None = None  # of LAYER and TEACHER, counted from 1
-    top: int = 0  # n: of n layers, the last of which is `layer`; 0: it alone
-    each: bool = False  # the n side by side; else their mean
+    top: int = 0  # n: of n layers, the last of which is `layer`; 0: that layer alone
+    each: bool = False  # the n layers side by side; else their mean
     name: str = ""  # of LABELS: name of the data
-    every: int = 1  # of LABELS: number on disk per encoder frame
+    every: int = 1  # of LABELS: labels on disk per encoder frame
 
     def __str__(self):
         if self.kind == LABELS:
@@ -58,7 +58,7 @@ class View(NamedTuple):
 
     @property
     def layers(self) -> list[int]:
-        """The layers it is made of, from below."""
+        """The layers that the view is made of, lowest first."""
         if self.layer is None:
             return []
         return list(range(self.layer + 1 - max(1, self.top), self.layer + 1))
@@ -153,7 +153,7 @@ class Views:
             forward pass of a branch yields all of its layers.
         update: Optimizer updates so far.
         tokenize: Function from (B, T', D) input and (B,) frames to the view
-            'tokenizer'; None: there is none.
+            'tokenizer'; None if there is no tokenizer.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Views:
         self.batch, self.branches, self.subsampling = batch, branches, subsampling
         self.wanted, self.update = wanted, update
         self._whole: dict[View, torch.Tensor] = {}
-        # (B,) 1 for utterances run by a branch; None: all
+        # (B,) 1 for utterances processed by a branch; None: all
         self._labelled: dict[str, torch.Tensor | None] = {}
 
     def at(self, view: View, rows: MaskedRows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,7 +260,7 @@ def fit_labels(batch: Batch, view: View) -> torch.Tensor:
 
     Args:
         batch: B utterances.
-        view: View of kind LABELS. Of `every` labels of a frame, the middle one is taken.
+        view: View of kind LABELS; of `every` labels per frame, the middle one is taken.
 
     Returns:
         (B, T') labels, trimmed or padded with -1 by up to SLACK frames.
@@ -288,7 +288,7 @@ def fit_labels(batch: Batch, view: View) -> torch.Tensor:
 
 
 def other_rate(labels: int, frames: int, view: View) -> str:
-    """Say what to do about labels whose number does not fit."""
+    """Explain a number of labels that does not fit, with a remedy if there is one."""
     every = round(labels / max(1, frames))
     if every > 1 and abs(labels - every * frames) <= SLACK * every + every:
         return (

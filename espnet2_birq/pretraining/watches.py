@@ -1,8 +1,8 @@
-"""What a model remembers of its last steps: averages that checkpoints do not hold.
+"""A model's memory of its last steps: averages that are not part of checkpoints.
 
-They decide when an objective begins, when labels have collapsed and what is logged. A
-training that goes on within an epoch has to have them; ESPnet's checkpoints, which
-fine-tuning reads, do without.
+They determine when an objective begins, whether labels have collapsed and what is logged.
+Training resumed within an epoch needs them; ESPnet's checkpoints, which fine-tuning reads,
+do not.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ WATCHES = ("collapse", "starts", "windows", "paths")  # attributes of BiRQModel
 
 
 def watches_state(model) -> dict[str, Any]:
-    """Return the state of the watches of a BiRQModel, or of a JointModel's.
+    """Return the state of the watches of a BiRQModel or a JointModel.
 
     Returns:
         Tensors and numbers.

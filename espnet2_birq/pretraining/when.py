@@ -9,29 +9,29 @@ import torch
 
 from espnet2_birq.errors import ConfigError
 
-LONGEST = 10_000_000  # updates looked through; more than any training makes
+LONGEST = 10_000_000  # updates to check; more than any training makes
 
 
 class When(NamedTuple):
-    """The updates in which something is active: `length` of every `every`."""
+    """Updates in which an objective or tokenizer is active: `length` of every `every`."""
 
     start: int = 0  # first update, counted from 0
     stop: int | None = None  # first update after the last; None: never
-    every: int = 1  # n: of every n updates from `start` on ...
-    length: int = 1  # ... the first so many
+    every: int = 1  # period in updates, from `start` on
+    length: int = 1  # number of active updates, the first ones of each period
     once: dict[str, float] | None = None  # objective: prediction perplexity to reach
 
     def includes(self, update: int) -> bool:
-        """Whether it is active in an update."""
+        """Whether an update is among them."""
         on = update >= self.start and (self.stop is None or update < self.stop)
         return on and (update - self.start) % self.every < self.length
 
 
 def rest(modules: Iterable[torch.nn.Module]):
-    """Drop the gradients of modules, so that the optimizer leaves them as they are.
+    """Drop the gradients of modules, so that the optimizer leaves them unchanged.
 
-    A zero gradient, which other ranks wait for, is no rest: momentum and weight decay
-    would go on.
+    The zero gradient that other ranks wait for is not enough: momentum and weight decay
+    would still move the parameters.
     """
     for parameter in (p for module in modules for p in module.parameters()):
         parameter.grad = None
@@ -41,7 +41,7 @@ def parse_when(conf: dict[str, Any]) -> When:
     """Read ``when`` of the configuration.
 
     Raises:
-        ConfigError: Unknown key, or not a number of updates.
+        ConfigError: Unknown key or invalid value.
     """
     for key in conf:
         if key not in When._fields:
@@ -73,10 +73,10 @@ def parse_when(conf: dict[str, Any]) -> When:
 
 
 def check_always_on(whens: list[When]):
-    """Check that every update has something active.
+    """Check that something is active in every update.
 
     Raises:
-        ConfigError: An update has nothing; names the first.
+        ConfigError: Nothing is active in an update; the message names the first.
     """
     whens = [when for when in whens if when.once is None]  # others may never start
     period = min(math.lcm(*(when.every for when in whens)), LONGEST)

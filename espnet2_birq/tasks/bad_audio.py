@@ -1,4 +1,4 @@
-"""Bad audio that shows only when it is read: listed and left out, up to a share.
+"""Audio that turns out to be bad when it is read: listed and left out, up to a limit.
 
 Recipe stages check their data, but files may go bad later, and ESPnet's training command
 accepts any list of files.
@@ -16,14 +16,14 @@ from torch.utils.data import Dataset
 from espnet2_birq.datadir.audio import NOT_FINITE, are_finite
 from espnet2_birq.errors import DataError
 
-LIST = "bad_audio"  # file of the experiment: utterance, reason
-FEWEST = 100  # utterances over which the share is taken at least
+LIST = "bad_audio"  # file in the experiment's folder: utterance, reason
+FEWEST = 100  # minimum number of utterances over which the share is computed
 
 Arrays = dict[str, np.ndarray]
 
 
 class Unreadable(Arrays):
-    """Data of an utterance that could not be read: empty arrays.
+    """Empty arrays in place of an utterance's data that could not be read.
 
     Attributes:
         why: The reason.
@@ -33,18 +33,18 @@ class Unreadable(Arrays):
 
 
 class ReadOrReason(Dataset):
-    """ESPnet's dataset; what it cannot read is Unreadable, not an error.
+    """ESPnet's dataset, returning Unreadable instead of raising if reading fails.
 
     Args:
-        dataset: ESPnet's.
-        fs: Sample rate in Hz that speech must have, where its files have one.
+        dataset: ESPnet's dataset.
+        fs: Required sample rate of speech in Hz, checked for files that state one.
     """
 
     def __init__(self, dataset: ESPnetDataset, fs: int):
         self.dataset = dataset
         loader = dataset.loader_dict["speech"]
         if hasattr(loader, "rate"):
-            loader.rate = fs  # ESPnet's is that of the first file which it reads
+            loader.rate = fs  # ESPnet would take that of the first file read
 
     def __getitem__(self, utt_id: str) -> tuple[str, Arrays]:
         """Read the data of an utterance."""
@@ -65,11 +65,11 @@ class BadAudio:
     """Counts and lists bad audio in a process that reads data.
 
     Args:
-        folder: Experiment, whose list is continued; None: no list.
-        shortest: Smallest number of samples.
-        longest: Largest number of samples, a whole batch; None: any.
-        most: Share of bad utterances that training puts up with.
-        size: Size of the vectors that utterances are sequences of; None: of samples.
+        folder: Folder of the experiment, whose list is extended; None: no list.
+        shortest: Minimum number of samples.
+        longest: Maximum number of samples, the size of a whole batch; None: no limit.
+        most: Largest share of bad utterances that is tolerated.
+        size: Vector size, if utterances are sequences of vectors; None: of samples.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class BadAudio:
         self._known: set[str] | None = None  # utterances in the list
 
     def is_good(self, utt_id: str, arrays: Arrays) -> bool:
-        """Say whether an utterance can be used; list it if not.
+        """Check whether an utterance can be used; list it if not.
 
         Raises:
-            DataError: More utterances than the share allows were bad.
+            DataError: The share of bad utterances exceeds ``most``.
         """
         why = self._fault(arrays)
         if why is None:
@@ -126,7 +126,7 @@ class BadAudio:
         return None
 
     def _list(self, utt_id: str, why: str) -> None:
-        if self._known is None:  # of earlier epochs and other processes
+        if self._known is None:  # from earlier epochs and other processes
             self._known = set()
             if self.path is not None and self.path.exists():
                 text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -139,7 +139,7 @@ class BadAudio:
             f"{len(self._known)}); check_data --full finds all"
         )
         if self.path is not None:
-            # In one write, since other processes have the list open, too.
+            # In a single write, since other processes append to the same file.
             descriptor = os.open(
                 self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
             )
@@ -150,5 +150,5 @@ class BadAudio:
 
 
 def read_or_reason(dataset: Any, fs: int) -> Any:
-    """Wrap ESPnet's dataset of files; return others as they are."""
+    """Wrap ESPnet's dataset of files; return other datasets unchanged."""
     return ReadOrReason(dataset, fs) if isinstance(dataset, ESPnetDataset) else dataset

@@ -1,4 +1,4 @@
-"""What a resumed training has that is not as when its state was saved, and what follows."""
+"""Changes between a saved training state and the run that resumes it, and their effects."""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ from typing import Any
 from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.pretraining.ranks import world_size
 
-# Options on which an epoch's batches depend: after a change, the saved position in the
-# epoch means nothing.
+# Options on which an epoch's batches depend: if one changes, the saved position in the
+# epoch is meaningless.
 BATCHES = (
     "accum_grad batch_bins batch_size batch_type chunk_default_fs "
     "chunk_excluded_key_prefixes chunk_length chunk_max_abs_length chunk_shift_ratio "
@@ -20,9 +20,9 @@ BATCHES = (
     "multiple_iterator num_cache_chunks num_iters_per_epoch seed shuffle_within_batch "
     "sort_batch sort_in_batch train_dtype upsampling_factor"
 ).split()
-# Of these, the saved state has what counts, and wins.
+# Prefixes of options that are overridden by the saved state.
 SAVED = ("optim", "scheduler", "init_param", "init")
-# Options that change nothing that is learned; those of lists are compared by content.
+# Options without effect on what is learned, and lists, which are compared by content.
 IGNORED = (
     "output_dir resume config print_config log_level dry_run version distributed ngpu "
     "num_workers max_cache_size max_cache_fd valid_max_cache_size local_rank "
@@ -31,7 +31,7 @@ IGNORED = (
     "create_graph_in_tensorboard required train_data_path_and_name_and_type "
     "valid_data_path_and_name_and_type train_shape_file valid_shape_file"
 ).split()
-SHOWN = 8  # changes that one line names
+SHOWN = 8  # maximum number of changes named in a line
 
 Origin = dict[str, Any]
 
@@ -40,7 +40,7 @@ def describe_origin(args: argparse.Namespace) -> Origin:
     """Describe what a training depends on besides its saved state.
 
     Args:
-        args: Options of training, in a process of the initialised group.
+        args: Options of training; the process group must be initialised.
 
     Returns:
         Options, size and hash of the training lists, number of processes.
@@ -79,12 +79,12 @@ def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
     """Log what has changed since the state was saved, and what follows from it.
 
     Args:
-        before: Saved by an earlier run.
-        now: Of this run.
-        epoch: Epoch at which training goes on.
+        before: Origin saved by an earlier run.
+        now: Origin of this run.
+        epoch: Epoch at which training resumes.
 
     Returns:
-        Whether the batches of the epoch are others.
+        Whether the batches of the epoch have changed.
     """
     changed = changed_options(before, now)
     batches = {key: x for key, x in changed.items() if key.split(".")[0] in BATCHES}

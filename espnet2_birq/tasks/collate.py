@@ -16,7 +16,7 @@ from espnet2_birq.tasks.bad_audio import Arrays, BadAudio
 
 NOISE_LEVEL = 0.01  # relative to full scale
 NOISE_SAMPLES = 16000  # minimum, enough for a frame of any encoder
-NOISE_VECTORS = 100  # the same, of vectors instead of samples
+NOISE_VECTORS = 100  # the same for vectors instead of samples
 
 
 def check_first_audio(
@@ -65,15 +65,15 @@ def refuse_channels(utt_id: str, arrays: Arrays) -> Arrays:
 class SpeechCollateFn(CommonCollateFn):
     """Pads waveforms with zeros, and drops bad utterances.
 
-    All data of such an utterance, including labels, is dropped.
+    All data of a bad utterance, including its labels, is dropped.
 
-    If nothing remains, as is likely for a rank's part of a batch, the first
-    utterance stays, with noise as samples and without labels (-1): ESPnet splits
-    batches before reading them, and a rank without data would block the others.
-    Noise, because frames of zeros have no variance, by which whitening would divide.
+    If nothing remains, which is most likely in one rank's part of a batch, the first
+    utterance is kept, with noise for samples and no labels (-1): ESPnet splits batches
+    before reading them, and a rank without data would block the others. Zeros would not
+    do: whitening divides by the variance of the frames.
 
     Args:
-        bad_audio: Decides what is bad, and lists it.
+        bad_audio: Decides which utterances are bad, and lists them.
     """
 
     def __init__(self, bad_audio: BadAudio | None = None) -> None:

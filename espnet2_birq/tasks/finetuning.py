@@ -1,7 +1,7 @@
 """Gentle fine-tuning of an encoder: layer-wise learning rates, initial freezing.
 
-ESPnet lacks these options; the fine-tuned model is still ESPnet's own. Also counts the
-updates of a training.
+ESPnet lacks these options; the fine-tuned model is still an ordinary ESPnet model. The
+module also counts the updates of a training run.
 """
 
 import argparse
@@ -63,9 +63,9 @@ def build_optimizer(
     first freeze_encoder_updates updates, the encoder's gradients are dropped before
     they reach the optimizer. They are still computed, so distributed processes
     always exchange the same tensors. The number of remaining frozen updates is part
-    of the optimizer's state and of checkpoints. ESPnet clips gradients
-    earlier, so the encoder's still count in the norm; BatchNorm's running statistics
-    still move.
+    of the optimizer's state, and hence of checkpoints. ESPnet clips gradients before
+    they are dropped, so the encoder's still count towards the norm; BatchNorm's running
+    statistics still change.
 
     Args:
         args: Options of asr_train.

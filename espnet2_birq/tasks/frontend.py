@@ -1,6 +1,6 @@
 """A pretrained model of this package as the frontend of an ESPnet ASR model.
 
-ESPnet's own frontend for SSL models, ``espnet_ssl``, loads models of its own task only.
+ESPnet's own frontend for SSL models, ``espnet_ssl``, only loads models of its own task.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from espnet2_birq.tasks.loading import load_model
 class BiRQFrontend(AbsFrontend):
     """Features of a frozen pretrained model: a learned mean of layers, as in SUPERB.
 
-    The model stays in evaluation mode, without gradient, and normalises its input
-    itself. Its parameters are saved with the ASR model, whose configuration still names
-    the file: its config.yaml says how to build it.
+    The model stays in evaluation mode, without gradients, and normalises its own input.
+    Its parameters are saved with the ASR model, but the ASR configuration still refers
+    to the model file: the config.yaml beside that file says how to build the model.
 
     Args:
-        model: Model file, folder, packed zip or name on the hub, as api.load takes it.
-        layers: Layers, counted from 1, negative from the last; None: all. The weights
-            of several are learned, equal at first.
-        fs: Rate of the speech in Hz, as 16000 or 16k.
+        model: Model file, folder, packed zip or name on the hub, as for api.load.
+        layers: Layers, counted from 1, or from the last if negative; None: all. The
+            weights of several layers are learned, starting from equal weights.
+        fs: Sample rate of the speech in Hz, e.g. 16000 or 16k.
 
     Raises:
-        ConfigError: No such model or layer, or another sample rate.
+        ConfigError: The model or a layer does not exist, or the sample rate differs.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class BiRQFrontend(AbsFrontend):
         super().__init__()
         self.source = model
         self.upstream = load_model(model).requires_grad_(False)
-        self.pretrained = PretrainedModel(self.upstream)  # no module: it adds no names
+        self.pretrained = PretrainedModel(self.upstream)  # not a Module: adds no names
         rate = parse_size(fs) if isinstance(fs, str) else fs
         if rate != self.upstream.sample_rate:
             raise ConfigError(
@@ -81,5 +81,5 @@ class BiRQFrontend(AbsFrontend):
         return torch.einsum("l,lbtd->btd", weights, torch.stack(found)), frames
 
     def reload_pretrained_parameters(self):
-        """Undo ESPnet's ``init``, which initialises all parameters of a model."""
+        """Undo ESPnet's ``init``, which re-initialises all parameters of a model."""
         self.upstream.load_state_dict(load_model(self.source).state_dict())

@@ -1,4 +1,4 @@
-"""Checks of labels, transcripts, languages before training: errors that name a file."""
+"""Checks of labels, transcripts and languages before training; errors name the file."""
 
 import os
 import re
@@ -25,14 +25,14 @@ OPTION = "--{}_data_path_and_name_and_type"
 
 
 def check_files(lists: Collection[Sequence[str]]) -> None:
-    """Check that lists of data are there, and that those of labels are of their type.
+    """Check that lists of data exist, and that lists of labels have the stated type.
 
     Args:
         lists: Path, name and type, as in ``train_data_path_and_name_and_type``.
 
     Raises:
         DataError: A list is missing or of another type.
-        ConfigError: Labels are to be read as text.
+        ConfigError: The stated type of labels is text.
     """
     for path, name, kind in lists:
         if not Path(path).exists():
@@ -51,7 +51,7 @@ def _check_type(path: Path, name: str, kind: str) -> None:
             "12 7 7 ...`, are of type text_int"
         )
     if path.is_dir():
-        path = path / "split.0"  # of a list in parts
+        path = path / "split.0"  # a list split into parts
     if kind not in ("kaldi_ark", "text_int") or not path.is_file():
         return
     first = next(iter(read_lines(path)), "")
@@ -69,18 +69,18 @@ def _check_type(path: Path, name: str, kind: str) -> None:
 
 
 def check_transcripts(lists: Collection[Sequence[str]]) -> None:
-    """Check that there are transcripts, and not of nothing.
+    """Check that transcripts exist and are not all empty.
 
-    Without any, CTC learns that all frames are blanks, and says nothing.
+    Without any words, CTC silently learns to predict blanks for all frames.
 
     Args:
-        lists: Path, name and type of training or validation data, texts among them.
+        lists: Path, name and type of training or validation data, including texts.
 
     Raises:
         DataError: A text is missing, or no utterance in it has a word.
     """
     for path, name, kind in lists:
-        if kind != "text" or Path(path).is_dir():  # of a list in parts
+        if kind != "text" or Path(path).is_dir():  # a list split into parts
             continue
         if not Path(path).is_file():
             raise DataError(
@@ -102,8 +102,8 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
         shape_files: Shape files of the training set.
 
     Raises:
-        DataError: There is no such file, a language without utterances, or utterances
-            that the set does not have.
+        DataError: The file is missing, a language has no utterance of the training set,
+            or some of its utterances are not in the set.
     """
     if not path.is_file():
         raise DataError(
@@ -128,9 +128,9 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
 
 
 def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
-    """Compare names of data with the objectives, and an utterance's labels with its speech.
+    """Compare data names with the objectives, and an utterance's labels with its speech.
 
-    Later utterances are checked in their batches.
+    Other utterances are checked in their batches.
 
     Args:
         model: The model.
@@ -138,9 +138,9 @@ def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
         mode: "train" or "valid".
 
     Raises:
-        ConfigError: Labels that an objective reads are not given, or data that none
-            reads is.
-        DataError: Labels are not integers, of another rate, or beyond codebook_size.
+        ConfigError: Labels that an objective reads are not given, or data is given that
+            no objective reads.
+        DataError: Labels are not integers, of another rate, or out of range.
     """
     if isinstance(factory, MultipleIterFactory):
         factory = factory.build_funcs[0]()  # any part will do
@@ -164,7 +164,7 @@ def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:
             f"{OPTION.format(mode)} {path},{unread[0]},{kind}: no objective has view "
             f"'{LABELS} {unread[0]}'"
         )
-    # Those that are not in the shape file may have no labels.
+    # Utterances that are not in the shape file may lack labels.
     labelled = (x for x in dataset if all(x in dataset.loader_dict[y] for y in read))
     utterance = next(labelled, None)
     if not read or utterance is None:

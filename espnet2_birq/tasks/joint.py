@@ -1,4 +1,4 @@
-"""ESPnet's ASR task with the objectives of pretraining in the same training."""
+"""ESPnet's ASR task, trained jointly with the objectives of pretraining."""
 
 import argparse
 import json
@@ -29,8 +29,8 @@ from espnet2_birq.tasks.ssl import (
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_trainer
 
-# ESPnet builds the class of this name. Saved configurations name ESPnet's own class, so
-# that its commands load the model.
+# Name by which ESPnet builds the class. Saved configurations name ESPnet's own class, so
+# that its commands can load the model.
 JOINT = "joint"
 model_choices.classes[JOINT] = JointModel
 
@@ -42,7 +42,7 @@ class JointTask(ASRTask):
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
-        """Add objectives, weights and unlabelled data to the ASR task's options."""
+        """Add options for objectives, weights and unlabelled data to the ASR task's."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group(
             "Joint training: supervised loss F and the objectives' loss G"
@@ -100,7 +100,7 @@ class JointTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
-        """Run one process of a training, as ESPnet does."""
+        """Run one training process, as ESPnet does."""
         check_trainer(args)
         check_transcripts(args.train_data_path_and_name_and_type)
         check_transcripts(args.valid_data_path_and_name_and_type)
@@ -159,7 +159,7 @@ class JointTask(ASRTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Build the ASR task's optimizer; the model counts its updates for schedules."""
+        """Build the ASR task's optimizer, whose updates the model counts for schedules."""
         optimizers = super().build_optimizers(args, model)
         assert isinstance(model, JointModel)
         for optimizer in optimizers:
@@ -190,7 +190,7 @@ class JointTask(ASRTask):
         own.train_shape_file = args.unlabelled_shape_file
         own.batch_bins = args.unlabelled_batch_bins or args.batch_bins
         own.fold_length = args.fold_length[: len(args.unlabelled_shape_file)]
-        # As many as there are labelled ones; the next epoch goes on from there.
+        # As many batches as labelled ones; the next epoch continues after them.
         own.num_iters_per_epoch = args.num_iters_per_epoch or len(factory.build_iter(1))
         unlabelled = SSLTask.build_iter_factory(own, distributed_option, mode)
         return PairedIterFactory(factory, unlabelled)
@@ -200,8 +200,8 @@ class PairedIterFactory(AbsIterFactory):
     """Iterators over pairs of a labelled and an unlabelled batch.
 
     Args:
-        labelled: Factory whose batches count.
-        unlabelled: Factory with as many batches an epoch; the names of its arrays get
+        labelled: Factory of the labelled batches, which define an epoch.
+        unlabelled: Factory with as many batches per epoch; the names of its arrays get
             the prefix ``unlabelled_``.
     """
 

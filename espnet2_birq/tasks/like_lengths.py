@@ -37,7 +37,7 @@ class LikeLengthsIterFactory(AbsIterFactory):
         self.sizes = {key: shape[0] for key, shape in shapes.items()}
 
     def make_batches(self, epoch: int) -> list[list[str]]:
-        """Make the batches of an epoch, over all GPUs."""
+        """Make the batches of an epoch for all GPUs together."""
         options = {**self.factory.sampler_args, "epoch": epoch}
         drawn = [key for batch in CategoryPowerSampler(**options) for key in batch]
         names = ("batch_bins", "min_batch_size", "max_batch_size")
@@ -113,10 +113,10 @@ def sort_into_batches(
 def make_pools(
     drawn: list[str], sizes: dict[str, int], batch_bins: int, min_batch_size: int
 ) -> list[list[str]]:
-    """Split the samples into pools of up to POOL batches, to be sorted.
+    """Split the samples into pools of up to POOL batches, each to be sorted by itself.
 
-    An utterance occurs once per pool if the pool fills at least a batch: copies
-    would sort next to each other.
+    Once a pool fills a batch, a repeated utterance starts the next pool: copies would be
+    sorted next to each other.
     """
     pools: list[list[str]] = [[]]
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Checks of the lists that ESPnet reads: damage is one line, before anything is built."""
+"""Checks of the lists that ESPnet reads, with one-line errors before anything is built."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -12,14 +12,14 @@ SHAPE = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 
 
 def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> None:
-    """Check that lists have a key in each line, once, and shape files lengths.
+    """Check that each line has a unique key and, in shape files, a length.
 
     Args:
         lists: Path, name and type, as in ``train_data_path_and_name_and_type``.
         shapes: Shape files.
 
     Raises:
-        DataError: A line is of another form, or not UTF-8.
+        DataError: A line is malformed or not UTF-8, a key is repeated, or a file empty.
     """
     for file in files_of([path for path, *_ in lists]):
         _check_table(file, None, "make the list again")
@@ -28,7 +28,7 @@ def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> N
 
 
 def files_of(paths: Collection[str]) -> Iterator[Path]:
-    """Yield files, those of a list in parts for its folder."""
+    """Yield the files; for the folder of a list split into parts, its parts."""
     for path in map(Path, paths):
         if path.is_dir():
             yield from sorted(path.glob("split.*"))

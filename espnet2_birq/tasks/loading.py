@@ -18,7 +18,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_model(path: str | Path, device: str = "cpu") -> BiRQModel:
-    """Load a pretrained model as it is trained, in evaluation mode.
+    """Load a pretrained model as it was trained, in evaluation mode.
 
     Args:
         path: Model file, its folder, a packed zip, or a name on the hub; see api.load.
@@ -39,7 +39,7 @@ def load_model(path: str | Path, device: str = "cpu") -> BiRQModel:
 
 
 def resolve(path: str | Path) -> Path:
-    """Find a model file or zip by what load_model() takes; arguments and errors are its."""
+    """Find a model file or zip; arguments and errors are those of load_model()."""
     name, path = str(path), Path(path)
     if not path.exists() and HUB_NAME.fullmatch(name) and not path.suffix:
         path = fetch(name)
@@ -54,7 +54,7 @@ def _load(path: Path, device: str) -> BiRQModel:
             "or one of a version before 0.2"
         )
     state = load_tensors(path)
-    # Options may be anything, and ESPnet's classes raise anything for them.
+    # Options are unchecked, and ESPnet's classes may raise any error for them.
     with refusing(find_config(path), "no model can be built of it", kind=ConfigError):
         model = SSLTask.build_model(with_defaults(args))
     try:
@@ -69,10 +69,11 @@ def _load(path: Path, device: str) -> BiRQModel:
 def find_model(path: Path) -> Path:
     """Find the model in a folder: an experiment, or an unpacked or downloaded model.
 
-    Of an experiment, the average or else the best by its ``best_model_criterion``.
+    In an experiment, this is the averaged model of its ``best_model_criterion``, or else
+    the best.
 
     Args:
-        path: Folder; a file is returned as it is.
+        path: Folder; a file is returned unchanged.
 
     Raises:
         ConfigError: There is no model, or there are several.
@@ -91,7 +92,7 @@ def find_model(path: Path) -> Path:
 
 
 def _models_beside(config: Path) -> list[Path]:
-    """List the models of an experiment to choose from."""
+    """List the candidate models of an experiment."""
     folder = config.parent
     criteria = getattr(read_config(config), "best_model_criterion", None) or []
     if not isinstance(criteria, list) or not all(
@@ -114,10 +115,10 @@ def fetch(name: str, **options: Any) -> Path:
 
     Args:
         name: ``user/name``.
-        **options: Of huggingface_hub's snapshot_download.
+        **options: Options of huggingface_hub's snapshot_download.
 
     Raises:
-        ConfigError: It is not to be had.
+        ConfigError: The model cannot be obtained.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -128,7 +129,7 @@ def fetch(name: str, **options: Any) -> Path:
         ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=MODEL_FILES, **options))
-    except (OSError, ValueError) as error:  # its errors are either
+    except (OSError, ValueError) as error:  # all of the hub's errors
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"{name}: no such file or folder here, and not to be had from the Hugging "

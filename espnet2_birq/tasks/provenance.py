@@ -1,6 +1,6 @@
-"""What made a model: a line for each start of a training, in runs.jsonl of its experiment.
+"""Provenance of a model: a line in its experiment's runs.jsonl for each training start.
 
-config.yaml has the options of the last start only, and says nothing of the code.
+config.yaml only holds the options of the last start, and nothing about the code.
 """
 
 import argparse
@@ -33,10 +33,10 @@ def record_run(args: argparse.Namespace) -> None:
     """Add a line to runs.jsonl; all ranks take part.
 
     Args:
-        args: ESPnet's options, in a process of the initialised group.
+        args: ESPnet's options; the process group must be initialised.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     machines = gather(_machine())
     if rank() > 0:
@@ -63,7 +63,7 @@ def record_run(args: argparse.Namespace) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, of this package and of those it stands on."""
+    """Return the versions of Python, of this package and of its main dependencies."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "espnet2_birq": espnet2_birq.__version__,
@@ -79,11 +79,11 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and changed files of the checkout that a folder's code is of.
+    """Return the commit and the changed files of the checkout that a folder is part of.
 
     Returns:
-        ``commit`` and ``changed``, as `git status --porcelain` names them; None without
-        git, or if it does not know the code, as that of an installed package.
+        ``commit`` and ``changed`` (lines of `git status --porcelain`); None without git,
+        or if git does not track the code, e.g. of an installed package.
     """
     if not shutil.which("git"):
         return None

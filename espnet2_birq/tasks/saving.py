@@ -1,10 +1,10 @@
-"""The state of a training inside an epoch, on disk: a killed training goes on there.
+"""Training state saved within an epoch, from which an interrupted training resumes.
 
-ESPnet saves checkpoint.pth at the end of an epoch, of which a large corpus has one a day.
-Beside it, progress.pth has what the rest of an epoch depends on: parameters, optimizers,
-schedulers, random numbers of every rank, the position in the epoch, and its statistics so
-far. With one process on a CPU, the result of an interrupted training is that of an
-uninterrupted one, bit by bit.
+ESPnet saves checkpoint.pth only at the end of an epoch, which takes a day on a large
+corpus. Beside it, progress.pth holds everything that the rest of an epoch depends on:
+parameters, optimizers, schedulers, random states of every rank, the position in the epoch,
+and its statistics so far. With one process on a CPU, an interrupted training gives the
+same result as an uninterrupted one, bit by bit.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 
 PROGRESS = "progress.pth"
 KEPT_CONFIG = ".config.yaml.before"
-GO_ON, SAVE, STOP = 0, 1, 2  # what a rank wants before the next batch
+GO_ON, SAVE, STOP = 0, 1, 2  # requests of a rank before the next batch
 SAVED = set(
     "epoch batches finished model optimizers schedulers scaler watches reporter random "
     "origin".split()
@@ -45,10 +45,10 @@ State = dict[str, Any]
 
 @contextmanager
 def whole_saves() -> Iterator[None]:
-    """Make torch.save() write whole files in this context.
+    """Make torch.save() write files atomically in this context.
 
-    ESPnet's trainer overwrites its only checkpoint, and a kill meanwhile leaves none. It
-    has no other place to hook into.
+    ESPnet's trainer overwrites its only checkpoint: killed while writing, it leaves none.
+    It offers no other hook.
     """
     save = torch.save
 
@@ -68,10 +68,10 @@ def whole_saves() -> Iterator[None]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file whole.
+    """Write a file atomically.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     try:
         with whole_file(path) as part, part.open("wb") as stream:
@@ -84,24 +84,24 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def is_first(args: argparse.Namespace) -> bool:
-    """Return whether a process is to be the first rank, before the group is initialised.
+    """Whether this process will be the first rank, before the group is initialised.
 
     Args:
-        args: ESPnet's options; torchrun and Slurm tell the rank by the environment.
+        args: ESPnet's options; torchrun and Slurm pass the rank in the environment.
     """
     return not args.distributed or get_rank(args.dist_rank, args.dist_launcher) == 0
 
 
 @contextmanager
 def kept_config(folder: Path, first: bool) -> Iterator[None]:
-    """Keep an experiment's config.yaml until a new one is there as a whole.
+    """Keep an experiment's config.yaml until the new one is complete.
 
-    ESPnet opens it anew at each start: on a full disk nothing would be left of it, and
-    models without it cannot be read.
+    ESPnet overwrites it at each start: on a full disk it would be lost, and models cannot
+    be read without it.
 
     Args:
         folder: Folder of the experiment.
-        first: Whether this is the first rank, which writes.
+        first: Whether this is the first rank, which writes the file.
     """
     config, before = folder / "config.yaml", folder / KEPT_CONFIG
     if first and config.exists() and not before.exists():
@@ -122,9 +122,9 @@ class Saver:
     Args:
         folder: Folder of the experiment.
         minutes: Minutes between two saves; 0: no limit.
-        updates: Updates between two saves, counted in each epoch; None: no limit.
-        origin: What the training depends on besides its state.
-        resume: Whether to go on where an earlier run has stopped.
+        updates: Updates between two saves, counted within an epoch; None: no limit.
+        origin: Everything that the training depends on besides its state.
+        resume: Whether to resume where an earlier run stopped.
     """
 
     def __init__(
@@ -162,15 +162,15 @@ class Saver:
 
     @property
     def is_in_first_epoch(self) -> bool:
-        """Whether there is a state of the first epoch, before any checkpoint."""
+        """Whether there is a saved state from the first epoch, before any checkpoint."""
         return self.state is not None and self.state["epoch"] == 1
 
     def check_model(self, model: torch.nn.Module) -> None:
-        """Compare the shapes of a model's tensors with those that were saved.
+        """Compare the shapes of a model's tensors with the saved ones.
 
         Raises:
-            ConfigError: The saved model is of another configuration; says which options
-                have changed.
+            ConfigError: The saved model has another configuration; the message lists the
+                options that have changed.
         """
         if self.state is None:
             return
@@ -187,18 +187,18 @@ class Saver:
             )
 
     def forget(self) -> None:
-        """Remove the saved state: its training is over, or begins anew."""
+        """Remove the saved state, because its training is over or starts anew."""
         self.path.unlink(missing_ok=True)
 
     def restore(self, parts: "Parts", reporter: SubReporter) -> State | None:
-        """Restore the state, if it is of this epoch; at a training's first epoch only.
+        """Restore the state if it belongs to this epoch; only in a run's first epoch.
 
         Args:
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
 
         Returns:
-            The state; None: the epoch starts at its beginning.
+            The state; None if the epoch starts from its beginning.
         """
         state, self.state = self.state, None
         epoch = reporter.get_epoch()
@@ -229,10 +229,11 @@ class Saver:
         Args:
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
-            finished: Whether the epoch has no further batch.
+            finished: Whether the epoch has no batch left.
 
         Raises:
-            ConfigError: A parameter is not finite; the saved state stays.
+            ConfigError: A parameter or buffer is not finite; the previously saved state is
+                kept.
         """
         check_parameters(parts.model)
         randoms = gather(random_state())
@@ -262,14 +263,14 @@ class Saver:
         state: State | None,
         skipped: SkippedUpdates,
     ) -> "Batches":
-        """Return the batches of an epoch that remain; between them, the state is saved.
+        """Return the remaining batches of an epoch; the state is saved between them.
 
         Args:
             iterator: ESPnet's iterator of the epoch.
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
-            state: What restore() has returned.
-            skipped: Watches for skipped updates.
+            state: Return value of restore().
+            skipped: Watch for skipped updates.
         """
         accum_grad = skipped.accum_grad
 
@@ -303,7 +304,7 @@ class Saver:
 
 
 class Parts:
-    """What ESPnet saves in a checkpoint, but the statistics of epochs.
+    """What ESPnet saves in a checkpoint, except the statistics of epochs, and our watches.
 
     Args:
         model: Model, possibly wrapped for distributed training.
@@ -341,14 +342,14 @@ class Parts:
 
 
 class Batches:
-    """Batches of an epoch, with something to do before each.
+    """Batches of an epoch, with a callback before each.
 
     Args:
         iterator: ESPnet's iterator of the epoch.
-        before_batch: Called before each batch, and after the last, with the names of
-            utterances since it has cleared them.
-        done: Number of batches to pass over.
-        before_first: Called after that.
+        before_batch: Called before each batch, and after the last, with the names of the
+            utterances read since it last cleared this list.
+        done: Number of batches to skip.
+        before_first: Called once these are skipped.
     """
 
     def __init__(
@@ -368,9 +369,9 @@ class Batches:
         return len(self.iterator)
 
     def __iter__(self) -> Iterator:
-        """Yield the batches that remain."""
+        """Yield the remaining batches."""
         rest, done = without_first(self.iterator, self.done)
-        # Workers are started in here, whichever iterator it is: see deferred().
+        # Whatever the iterator, its workers are started here: see deferred().
         with deferred():
             iterator = iter(rest)
             for _ in islice(iterator, done):
@@ -389,10 +390,10 @@ class Batches:
 
 
 def without_first(iterator: Iterable, number: int) -> tuple[Iterable, int]:
-    """Leave out an epoch's first batches, without reading them if possible.
+    """Skip an epoch's first batches, without reading them if possible.
 
     Returns:
-        Batches, and the number of those that have still to be passed over.
+        Batches, and the number of them that still have to be skipped.
     """
     if number and isinstance(iterator, DataLoader):
         batches = iterator.batch_sampler
@@ -412,7 +413,7 @@ def without_first(iterator: Iterable, number: int) -> tuple[Iterable, int]:
 
 
 def agree(wish: int) -> int:
-    """Return the largest wish of all ranks."""
+    """Return the largest of all ranks' requests (GO_ON, SAVE or STOP)."""
     if world_size() == 1:
         return wish
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
@@ -422,13 +423,13 @@ def agree(wish: int) -> int:
 
 
 def stop_if_asked() -> None:
-    """Stop, if a rank was asked to; the state is saved already."""
+    """Stop if any rank was asked to; the state has already been saved."""
     if agree(STOP if stop_request() else GO_ON) == STOP:
         stop()
 
 
 def stop() -> None:
-    """Exit with the status that says: the same command goes on.
+    """Exit with the status that tells the caller to repeat the command.
 
     Raises:
         SystemExit: Always.
@@ -479,7 +480,7 @@ def reporter_state(reporter: SubReporter) -> State:
 
 
 def restore_reporter(reporter: SubReporter, state: State) -> None:
-    """Set the statistics of an epoch so far."""
+    """Restore the statistics of an epoch so far."""
     for key, (numbers, weights) in state["stats"].items():
         if weights is None:
             reporter.stats[key] = [Average(x) for x in numbers.tolist()]

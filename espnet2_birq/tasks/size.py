@@ -1,4 +1,4 @@
-"""Does an encoder's size suit the amount of speech? A warning, never an error."""
+"""Warning, never an error, if an encoder's size does not suit the amount of speech."""
 
 import argparse
 
@@ -8,8 +8,8 @@ from espnet2_birq.config import sampling_rate
 from espnet2_birq.reading import read_lines
 from espnet2_birq.tasks.lists import files_of
 
-# Parameters below which a row holds, and hours of speech that such an encoder is for:
-# docs/methods.md#a-size. Bounds are wide, since no one has measured them.
+# Rows: upper limit on the parameters, and the range of hours of speech for such an
+# encoder (docs/methods.md#a-size). The ranges are wide, since no one has measured them.
 FITTING = (
     (20e6, 0.0, 200.0),
     (120e6, 20.0, 6000.0),
@@ -18,13 +18,13 @@ FITTING = (
 
 
 def speech_hours(args: argparse.Namespace) -> float | None:
-    """Sum the lengths of the training set.
+    """Compute the duration of the training set.
 
     Args:
         args: Options of SSLTask.
 
     Returns:
-        Hours; None: no lengths, or those of vectors (``input_size``), not waveforms.
+        Hours; None if lengths are missing or count vectors (``input_size``), not samples.
     """
     if not args.train_shape_file or getattr(args, "input_size", None) is not None:
         return None
@@ -36,14 +36,14 @@ def speech_hours(args: argparse.Namespace) -> float | None:
 
 
 def size_warning(encoder: torch.nn.Module, hours: float) -> str | None:
-    """Compare an encoder's number of parameters with what its speech can fill.
+    """Compare an encoder's number of parameters with the amount of training speech.
 
     Args:
         encoder: Encoder to pretrain.
         hours: Hours of training speech.
 
     Returns:
-        Warning in one line; None: the size is a usual one.
+        One-line warning; None if the size is usual.
     """
     count = sum(parameter.numel() for parameter in encoder.parameters())
     low, high = next(row[1:] for row in FITTING if count < row[0])

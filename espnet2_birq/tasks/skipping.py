@@ -1,8 +1,8 @@
-"""Updates that ESPnet skips since the gradient is not finite: named, counted, limited.
+"""Report, count and limit updates that ESPnet skips for a non-finite gradient.
 
-ESPnet logs that it skips one, and goes on for as long as it takes. A few are usual with
-mixed precision, whose loss scale is found that way; many in a row mean that nothing is
-learned any more.
+ESPnet only logs that it skips an update, and goes on indefinitely. A few skipped updates
+are normal with mixed precision, which finds its loss scale that way; many in a row mean
+that nothing is learned any more.
 """
 
 import logging
@@ -17,9 +17,8 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.checks import BatchChecks, shown
 from espnet2_birq.pretraining.ranks import gather, rank
 
-LIST = (
-    "skipped_updates"  # file of the experiment: epoch, batch, utterances of all ranks
-)
+# File of the experiment: epoch, batch, and the utterances at fault, or all of the batch.
+LIST = "skipped_updates"
 
 
 class SkippedUpdates:
@@ -27,9 +26,9 @@ class SkippedUpdates:
 
     Args:
         folder: Folder of the experiment.
-        limit: Number in a row at which training stops.
-        checks: Checks of the model's batches, which know which utterance it was.
-        accum_grad: Batches of an update.
+        limit: Number of skipped updates in a row at which training stops.
+        checks: Checks of the model's batches, which know the utterances at fault.
+        accum_grad: Batches per update.
     """
 
     def __init__(self, folder: Path, limit: int, checks: BatchChecks, accum_grad: int):
@@ -37,7 +36,7 @@ class SkippedUpdates:
         self.checks, self.accum_grad = checks, accum_grad
 
     def in_row(self, reporter: SubReporter) -> int:
-        """Return how many of the last updates of an epoch were skipped, in a row."""
+        """Return the number of skipped updates in a row, up to the latest of the epoch."""
         norms = reporter.stats.get("grad_norm")
         number = 0
         for batch in range(reporter.count - 1, -1, -self.accum_grad):
@@ -47,11 +46,11 @@ class SkippedUpdates:
         return number
 
     def after_update(self, reporter: SubReporter, utterances: Iterable[str]) -> None:
-        """Look at the last update; all ranks take part if it was skipped.
+        """Check the last update; all ranks take part if it was skipped.
 
         Args:
             reporter: Reporter of the epoch, after the update's last batch.
-            utterances: Of this rank, in the update's batches.
+            utterances: Utterances of this rank in the update's batches.
 
         Raises:
             ConfigError: The limit is reached.
@@ -82,10 +81,10 @@ class SkippedUpdates:
 
 
 def check_parameters(model: torch.nn.Module) -> None:
-    """Check, before a state is saved over a good one, that a model is finite.
+    """Check that a model is finite, before its state replaces a good one.
 
     Raises:
-        ConfigError: A parameter or buffer is not; names it.
+        ConfigError: A parameter or buffer is not finite; the message names it.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     tensors = [(name, x) for name, x in tensors if x.is_floating_point()]
@@ -99,10 +98,10 @@ def check_parameters(model: torch.nn.Module) -> None:
 
 
 def check_validation(reporter: SubReporter) -> None:
-    """Check that a validation loss is one of all batches: ESPnet's mean leaves out NaN.
+    """Check that a validation loss covers all batches: ESPnet's mean leaves out NaN.
 
     Raises:
-        ConfigError: More than half of the batches have none.
+        ConfigError: More than half of the batches have no finite loss.
     """
     values = [x.value for x in reporter.stats.get("loss", [])]
     bad = sum(not math.isfinite(value) for value in values)

@@ -47,7 +47,7 @@ from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
-# Seconds; of less, some encoders make no frame (birq.sh: --min_wav_duration).
+# Seconds; from less, some encoders produce no frame (birq.sh: --min_wav_duration).
 SHORTEST = 0.15
 
 # Names and classes are those of ESPnet's ASR task, which will load the encoder.
@@ -100,10 +100,10 @@ def _build(choices: ClassChoices, name: str, **conf):
 
 
 def _feature_input(args: argparse.Namespace) -> FeatureInput:
-    """Build the input of vectors, without ESPnet's frontend.
+    """Build the module for vector input, which replaces ESPnet's frontend.
 
     Raises:
-        ConfigError: It is unknown how many there are in a second, which masks need.
+        ConfigError: The number of vectors per second, which masking needs, is unknown.
     """
     if set(args.frontend_conf) != {"fs"} or args.input_size < 1:
         raise ConfigError(
@@ -286,7 +286,7 @@ class SSLTask(AbsTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
-        """Run one process of a training, as ESPnet does."""
+        """Run one training process, as ESPnet does."""
         check_trainer(args)
         for kind in ("train", "valid"):
             lists = getattr(args, f"{kind}_data_path_and_name_and_type")
@@ -390,7 +390,7 @@ class SSLTask(AbsTask):
         train: bool,
         inference: bool = False,
     ) -> None:
-        """Allow data of any name, since the configuration names its labels.
+        """Allow data of any name, since label names come from the configuration.
 
         The trainer compares these names with the objectives' views.
         """
@@ -432,7 +432,7 @@ class SSLTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Build ESPnet's optimizer; the model counts its updates for schedules."""
+        """Build ESPnet's optimizer, whose updates the model counts for schedules."""
         optimizers = super().build_optimizers(args, model)
         if isinstance(model, BiRQModel):
             for optimizer in optimizers:
@@ -441,7 +441,7 @@ class SSLTask(AbsTask):
 
 
 def with_defaults(args: argparse.Namespace) -> argparse.Namespace:
-    """Add options that a configuration of its own or of an earlier version leaves out.
+    """Add the defaults of options that a hand-written or older configuration leaves out.
 
     Args:
         args: Options from a config.yaml.

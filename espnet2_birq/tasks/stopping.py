@@ -1,8 +1,8 @@
-"""Requests to stop: batch systems send a signal some minutes before they kill.
+"""Requests to stop: batch systems send a signal some minutes before they kill a job.
 
-A training notes the signal, saves its state after the current update, and exits with
-status 85, so that whoever started it knows that the same command goes on. (torchrun and
-PyTorch Lightning handle SIGUSR1 and SIGTERM likewise.)
+Training notes the signal, saves its state after the current update, and exits with
+status 85, which tells the caller that the same command will resume it. (torchrun and
+PyTorch Lightning handle SIGUSR1 and SIGTERM similarly.)
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ def stop_request() -> str | None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note the signals in this context instead of dying of them.
+    """Note the signals in this context instead of being killed by them.
 
     For the process that trains; see relaying() for the one that starts it.
     """
@@ -39,9 +39,9 @@ def listening() -> Iterator[None]:
 
 
 def exit_of_rank(error: ProcessExitedException) -> int | str:
-    """Return what to exit with after a rank has: its status, if it has told why.
+    """Return the exit status of a rank, or a message if a signal killed it silently.
 
-    ESPnet's launcher ends the others, within half a minute.
+    ESPnet's launcher ends the other ranks within half a minute.
     """
     if error.exit_code >= 0:
         return max(error.exit_code, 1)
@@ -56,7 +56,7 @@ def relaying() -> Iterator[None]:
     """Pass the signals on to the processes started in this context.
 
     Raises:
-        SystemExit: A signal comes when there are none: nothing has to be saved yet.
+        SystemExit: A signal arrived before any process was started: nothing to save yet.
     """
 
     def relay(number, _):
@@ -74,7 +74,7 @@ def relaying() -> Iterator[None]:
 @contextmanager
 def _handling(handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # where Python allows no handlers
+        yield  # Python allows no signal handlers here
         return
     del _received[:]
     before = {number: signal.signal(number, handler) for number in SIGNALS}
@@ -86,8 +86,8 @@ def _handling(handler) -> Iterator[None]:
 
 
 def _end_workers() -> None:
-    """Kill data-loading workers, whose SIGTERM at Python's exit deferred() holds back."""
-    # PyTorch's handler would raise an error for each.
+    """Kill data-loading workers: deferred() blocks the SIGTERM they would get at exit."""
+    # PyTorch's handler would raise an error for each of them.
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
@@ -98,10 +98,10 @@ def _end_workers() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold the signals back in this context, and in processes started in it.
+    """Block the signals in this context, and in processes started in it.
 
-    Batch systems signal all processes of a job. A data-loading worker would die of
-    it, and PyTorch raises an error in the main process wherever that may be.
+    Batch systems signal all processes of a job. This would kill the data-loading workers,
+    and PyTorch would then raise an error at an arbitrary point of the main process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

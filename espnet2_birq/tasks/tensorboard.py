@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from torch.utils import tensorboard
 
-OPTIMIZER = ("optim", "grad_norm", "clip", "loss_scale")  # beginnings of ESPnet's names
+OPTIMIZER = ("optim", "grad_norm", "clip", "loss_scale")  # prefixes of ESPnet's names
 
 
 def grouped(name: str, objectives: Iterable[str]) -> str:
-    """Name a statistic with its group: loss_anchor is loss/anchor, beside loss/all.
+    """Name a statistic with its group: loss_anchor becomes loss/anchor, beside loss/all.
 
     Args:
         name: Name in the log.
@@ -29,12 +29,12 @@ def grouped(name: str, objectives: Iterable[str]) -> str:
 def grouping(objectives: Iterable[str]) -> Iterator[None]:
     """Group the statistics that ESPnet's trainer writes in this context.
 
-    It makes its writers itself, and has no place to hook into.
+    The trainer creates its own writers, and offers no hook.
 
     Args:
         objectives: Names of objectives.
     """
-    # The longest first: one's name may be the end of another's.
+    # Longest first: one name may be the end of another.
     names = sorted(objectives, key=len, reverse=True)
     plain = tensorboard.SummaryWriter
 

@@ -1,8 +1,8 @@
-"""ESPnet's trainer that prepares labellers and loses nothing when it is interrupted.
+"""ESPnet's trainer, extended to prepare labellers and to survive interruptions.
 
-Labellers see speech before the first update. The state is saved within epochs, as whole
-files, and on SIGTERM and SIGUSR1. At the first epoch without an update, ESPnet
-stops, saves it like any other, and reports success; ours fails.
+Labellers see speech before the first update. The state is also saved within epochs and on
+SIGTERM and SIGUSR1, always as complete files. After the first epoch without an update,
+ESPnet saves it like any other, stops and reports success; this trainer fails instead.
 """
 
 import argparse
@@ -42,12 +42,12 @@ from espnet2_birq.tasks.size import size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 from espnet2_birq.tasks.tensorboard import grouping
 
-CHECKPOINT = "checkpoint.pth"  # from which ESPnet resumes
+CHECKPOINT = "checkpoint.pth"  # ESPnet resumes from it
 
 
 @dataclasses.dataclass
 class Options(TrainerOptions):
-    """ESPnet's options of a trainer, what saves its state, and hours of training speech."""
+    """ESPnet's trainer options, the saver of the state, and hours of training speech."""
 
     saver: Saver
     hours: float | None
@@ -91,8 +91,8 @@ class Trainer(ESPnetTrainer):
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> Options:
-        """Build the options of run(); reads the state of an interrupted run."""
-        # The new config.yaml is complete.
+        """Build the options of run(), reading the state of an interrupted run."""
+        # The new config.yaml is complete and replaces the kept one.
         Path(args.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
         record_run(args)
         options = vars(super().build_options(args))
@@ -116,15 +116,15 @@ class Trainer(ESPnetTrainer):
 
         Args:
             model: A BiRQModel or JointModel.
-            **arguments: ESPnet's, including `train_iter_factory` and `trainer_options`.
+            **arguments: ESPnet's arguments, including `train_iter_factory` and
+                `trainer_options`.
 
         Raises:
             DataError: Too little speech for the labellers, or see check_labels().
-            ConfigError: The model to go on with is of another configuration, or see
-                check_labels().
+            ConfigError: The saved model has another configuration, or see check_labels().
         """
         for mode in ("train", "valid"):
-            if isinstance(model, BiRQModel):  # JointModel: in each batch only
+            if isinstance(model, BiRQModel):  # JointModel: in batches only
                 check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
         if isinstance(model, BiRQModel) and options.hours is not None and rank() == 0:
@@ -153,13 +153,13 @@ class Trainer(ESPnetTrainer):
     def resume(
         checkpoint: Path, model: AbsESPnetModel, reporter: Reporter, **arguments
     ) -> None:
-        """Resume from ESPnet's checkpoint; complete what was to be written after it.
+        """Resume from ESPnet's checkpoint; write the epoch's model file if it is missing.
 
         Args:
             checkpoint: ESPnet's checkpoint.pth.
             model: Model of the checkpoint.
             reporter: Statistics of its epochs.
-            **arguments: ESPnet's.
+            **arguments: ESPnet's other arguments.
         """
         ESPnetTrainer.resume(
             checkpoint=checkpoint, model=model, reporter=reporter, **arguments
@@ -170,13 +170,13 @@ class Trainer(ESPnetTrainer):
 
     @classmethod
     def train_one_epoch(cls, **arguments) -> bool:
-        """Train for an epoch, or for what remains of it.
+        """Train for an epoch, or for the rest of it.
 
         Args:
-            **arguments: ESPnet's, including `reporter`.
+            **arguments: ESPnet's arguments, including `reporter`.
 
         Returns:
-            False: not all updates were invalid.
+            False, which tells ESPnet that not all updates were invalid.
 
         Raises:
             ConfigError: No update was made. The epoch is not saved.
@@ -185,7 +185,8 @@ class Trainer(ESPnetTrainer):
         names = ("model", "optimizers", "schedulers", "scaler")
         parts = Parts(*(arguments[name] for name in names))
         for optimizer in parts.optimizers:
-            # Of a remainder of accum_grad, which ESPnet would add to the next epoch's.
+            # ESPnet would add the gradient of leftover batches (accum_grad) to the next
+            # epoch's first update.
             optimizer.zero_grad()
         state = options.saver.restore(parts, reporter)
         arguments["iterator"] = options.saver.batches(
@@ -212,10 +213,10 @@ class Trainer(ESPnetTrainer):
 
     @classmethod
     def validate_one_epoch(cls, **arguments) -> None:
-        """Validate; the training before it has been saved.
+        """Run validation, which may be stopped: the trained epoch has been saved.
 
         Args:
-            **arguments: ESPnet's.
+            **arguments: ESPnet's arguments.
 
         Raises:
             ConfigError: The loss of most batches is not finite.
@@ -234,11 +235,11 @@ def _batches(
 
 
 def check_trainer(args: argparse.Namespace) -> None:
-    """Refuse options that replace the trainer.
+    """Refuse options that this trainer does not support.
 
     Raises:
-        ConfigError: DeepSpeed is set, for which ESPnet uses its own trainer, or
-            sharded_ddp.
+        ConfigError: ``sharded_ddp`` is set, or ``use_deepspeed``, for which ESPnet has a
+            trainer of its own.
     """
     if args.use_deepspeed:
         raise ConfigError(
@@ -253,7 +254,7 @@ def check_trainer(args: argparse.Namespace) -> None:
 
 
 def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) -> None:
-    """Check before training that an epoch has enough batches, and all data.
+    """Check before training that an epoch has enough batches and no data is missing.
 
     Args:
         args: Options of training.
@@ -271,7 +272,7 @@ def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) 
         return  # Chunks are cut during training: their number is unknown.
     if isinstance(sampled.dataset, ESPnetDataset):
         check_utterances(sampled.sampler.batches, sampled.dataset)
-    # With split lists, this is one part of them.
+    # With split lists, the factory covers only one part of them.
     if mode == "train" and not args.multiple_iterator:
         batches = args.num_iters_per_epoch or len(factory.build_iter(1))
         if batches < args.accum_grad:
@@ -285,8 +286,8 @@ def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -
     """Check that no utterance is missing, before a worker raises a KeyError.
 
     Args:
-        batches: Utterances of the shape file.
-        dataset: Dataset they are read from.
+        batches: Batches of utterances from the shape file.
+        dataset: Dataset from which they are read.
 
     Raises:
         DataError: An utterance is missing from a file.

@@ -1,4 +1,4 @@
-"""Labellers: vectors in, labels out; a registry by the names of the configuration."""
+"""Labellers, which map vectors to labels, and their registry by configuration name."""
 
 import importlib
 

@@ -14,7 +14,7 @@ class Labeller(torch.nn.Module):
     Subclasses set ``num_codebooks`` and ``codebook_size`` and define ``label``. State
     (running moments, centroids, counts) belongs in persistent buffers,
     so that a checkpoint contains everything labels depend on, and changes only in
-    ``observe`` and ``step``, with observations summed over ranks so that all
+    ``observe`` and ``step``, with observations summed over ranks so that all ranks
     have the same state. Buffers stay in float32 or better whatever the
     model is cast to: in half precision, moving averages of a codebook would stall.
 
@@ -24,7 +24,7 @@ class Labeller(torch.nn.Module):
         codebook_size: V, number of distinct labels.
         differentiable: Whether gradients of the loss can flow into the vectors.
         discrete: Whether labels are codes; else they are vectors, ``codes`` is not
-            defined, and the head is a regression.
+            defined, and the head performs regression.
         levels: Whether codebooks have an order, and are logged one by one.
         ready: Whether ``label`` can be called; if False, ``observe`` and ``start``
             must run before the first update. Restored from the buffer ``started``, if
@@ -49,10 +49,10 @@ class Labeller(torch.nn.Module):
         """
 
     def step(self):
-        """Move the state after an optimizer update; called on all ranks.
+        """Change the state after an optimizer update; called on all ranks.
 
-        Where ``observe`` only collects, labels do not depend on the number of batches
-        that an update is divided into (``accum_grad``).
+        If ``observe`` only collects, labels do not depend on the number of batches into
+        which an update is divided (``accum_grad``).
         """
 
     def statistics(self) -> dict[str, torch.Tensor]:
@@ -70,7 +70,7 @@ class Labeller(torch.nn.Module):
         """Label M vectors.
 
         Args:
-            vectors: (M, D), any floating type; may carry a gradient.
+            vectors: (M, D), any floating dtype; may carry a gradient.
             update: Optimizer updates so far, for schedules.
 
         Returns:
@@ -85,7 +85,7 @@ class Labeller(torch.nn.Module):
     def remember(self, identity: dict[str, Any]):
         """Store the labels' configuration in every checkpoint.
 
-        As text in a floating-point buffer, the only type that survives
+        It is stored as text in a floating-point buffer, the only type that survives
         ESPnet's model averaging (which sums integers).
         """
         text = " ".join(f"{key}={value}" for key, value in identity.items())

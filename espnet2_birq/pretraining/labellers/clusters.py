@@ -1,4 +1,4 @@
-"""Online clusters of several layers, one codebook a layer (DinoSR, arXiv 2305.10005)."""
+"""Online clusters of several layers, one codebook per layer (DinoSR, arXiv 2305.10005)."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,18 @@ from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 
 
 class ClusterLabeller(MovingCodebooks):
-    """Nearest centroids, each codebook of an equal part of the vectors.
+    """Nearest centroids, with one codebook for each of N equal parts of the vectors.
 
-    With the view ``teacher layers top N each``, whose vectors are those of N layers side by
-    side, and N codebooks, each layer has its own.
+    With the view ``teacher layers top N each``, which concatenates the vectors of N
+    layers, and N codebooks, each layer has its own codebook.
 
     Args:
         input_size: D, size of the vectors.
         running: Unused: codebooks follow the input and a layer alike.
         num_codebooks: N, parts of a vector.
-        codebook_size: V, codes of a part.
+        codebook_size: V, codes per part.
         decay: See MovingCodebooks; 0.9 in DinoSR.
-        reseed: See MovingCodebooks; DinoSR has 0.
+        reseed: See MovingCodebooks; 0 in DinoSR.
         seed: See MovingCodebooks.
 
     Raises:

@@ -4,10 +4,10 @@
     sums  <- decay sums  + (1 - decay) their sum, divided by the number of all frames
     code   = sums / usage, smoothed
 
-That is the codebook of VQ-VAE (arXiv 1711.00937, appendix A.1), with shares for counts:
-so neither the size of a batch nor that of the sample at the start has a weight of its own.
-The averages move once in an optimizer update, by the frames of all its batches and all
-ranks. K-means makes the first codebooks, before the first update.
+This is the codebook of VQ-VAE (arXiv 1711.00937, appendix A.1), with shares instead of
+counts, so that neither the size of a batch nor that of the initial sample acts as a weight.
+The averages move once per optimizer update, by the frames of all its batches and of all
+ranks. K-means makes the first codebooks before the first update.
 """
 
 import logging
@@ -29,22 +29,22 @@ from espnet2_birq.pretraining.ranks import RowPicker, sum_over_ranks
 
 # Laplace smoothing of the usage: the usual 1e-5 on counts of some 1,000 frames.
 SMOOTHING = 1e-8
-# Share of uniform usage with which a new code starts: it has moved to its frames within
-# some updates, and has 1 / (1 - decay) x ln 10 of them until it is out of use again.
+# Usage with which a new code starts, as a share of uniform usage: it moves to its frames
+# within some updates, and has 1 / (1 - decay) x ln 10 updates before it is unused again.
 RESTART = 0.1
 USED = 0.01  # share of uniform usage above which a code counts as used
-# Frames from which k-means makes the codebooks: so many for a code, and at least.
+# Number of frames from which k-means makes the codebooks: per code, and minimum in all.
 FRAMES_PER_CODE, FEWEST_FRAMES = 20, 10_000
 
 
 class Observed(NamedTuple):
-    """What was observed since the last update, on this rank."""
+    """Observations of this rank since the last update."""
 
     counts: torch.Tensor  # (N, V) frames of each code
-    sums: torch.Tensor  # (N, V, D) sum of their vectors
+    sums: torch.Tensor  # (N, V, width) sum of their vectors
     errors: torch.Tensor  # (N,) sum of the squared error of each codebook
-    squares: torch.Tensor  # (N,) sum of the squared norm of what it quantizes
-    # (N, V, D) vectors of the last batch, to make new codes of; of this rank, else 0
+    squares: torch.Tensor  # (N,) sum of the squared norms of the vectors quantized
+    # (N, V, width) vectors of the last batch for new codes; 0 where another rank has them
     fresh: torch.Tensor
 
     def add(self, other: "Observed") -> "Observed":
@@ -58,7 +58,7 @@ class Observed(NamedTuple):
         )
 
     def over_ranks(self) -> "Observed":
-        """Sum over all ranks in one message."""
+        """Sum over all ranks in one all-reduce."""
         message = sum_over_ranks(torch.cat([x.flatten() for x in self]))
         parts = message.split([x.numel() for x in self])
         return Observed(*(part.view_as(x) for part, x in zip(parts, self)))
@@ -67,27 +67,27 @@ class Observed(NamedTuple):
 class MovingCodebooks(Labeller):
     """N codebooks of V codes that follow the vectors they label.
 
-    Subclasses say in ``walk`` what each codebook quantizes.
+    Subclasses define in ``walk`` which vectors each codebook quantizes.
 
     Args:
         input_size: D, size of the vectors.
         width: Size of a code.
         num_codebooks: N.
         codebook_size: V.
-        decay: Of the moving averages, an update; 1: codebooks stay those of k-means.
+        decay: Decay of the moving averages per update; 1: codebooks stay those of k-means.
         reseed: Codes used less than this share of uniform usage are replaced by
             vectors of the current batch; 0: never.
         seed: Seed of k-means.
 
     Raises:
-        ConfigError: An option is out of its range.
+        ConfigError: An option is out of range.
     """
 
     levels = True
-    usage: torch.Tensor  # (N, V) share of the frames, about 1 in all
+    usage: torch.Tensor  # (N, V) share of the frames, summing to about 1
     sums: torch.Tensor  # (N, V, width)
     errors: torch.Tensor  # (N,) mean squared error of each codebook
-    variances: torch.Tensor  # (N,) variance of what it quantizes
+    variances: torch.Tensor  # (N,) variance of the vectors each codebook quantizes
 
     def __init__(
         self,
@@ -130,20 +130,20 @@ class MovingCodebooks(Labeller):
         vectors: torch.Tensor,
         visit: Callable[[int, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """Visit what each codebook quantizes.
+        """Visit the vectors that each codebook quantizes.
 
         Args:
             vectors: (M, D).
-            visit: Function from the number of a codebook and (M, width) vectors to their
-                codes' vectors.
+            visit: Function from the number of a codebook and the (M, width) vectors that
+                it quantizes to their (M, width) codes.
 
         Returns:
-            (M, D) the vectors as their codes say.
+            (M, D) quantized vectors.
         """
         raise NotImplementedError
 
     def whole(self) -> torch.Tensor:
-        """Return (N,) variances of which ``errors`` are what codes leave."""
+        """Return the (N,) variances to which ``errors`` are compared."""
         return self.variances
 
     def codebooks(self) -> torch.Tensor:
@@ -169,14 +169,14 @@ class MovingCodebooks(Labeller):
 
     @torch.no_grad()
     def reconstruct(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return M vectors (M, D) as their codes say."""
+        """Return M vectors (M, D) as reconstructed from their codes."""
         return self._quantize(vectors)[1]
 
     def check_ready(self):
-        """Check that there are codes.
+        """Check that the codebooks have been made.
 
         Raises:
-            DataError: There are none yet.
+            DataError: They have not been made yet.
         """
         if not self.ready:
             raise DataError(
@@ -225,7 +225,7 @@ class MovingCodebooks(Labeller):
             error = ((x - made).square().sum(dim=1) * weights).sum()
             square = (x.square().sum(dim=1) * weights).sum()
             fresh = sums.new_zeros(0)
-            if picker is not None:  # other rows for each codebook
+            if picker is not None:  # different rows for each codebook
                 first = 1 + book * self.codebook_size
                 fresh = picker.pick(x, range(first, first + self.codebook_size))
             parts.append((counts, sums, error, square, fresh))
@@ -236,7 +236,7 @@ class MovingCodebooks(Labeller):
 
     @torch.no_grad()
     def step(self):
-        """Move the codebooks by what was observed since the last update."""
+        """Move the codebooks by the observations since the last update."""
         if self.observed is None:
             return
         seen, self.observed = self.observed.over_ranks(), None
@@ -257,15 +257,15 @@ class MovingCodebooks(Labeller):
             self._replace_unused(seen.fresh, frames)
 
     def _replace_unused(self, fresh: torch.Tensor, frames: torch.Tensor):
-        """Make new codes of those out of use; all ranks alike.
+        """Replace unused codes by new ones, identically on all ranks.
 
         Args:
-            fresh: (N, V, width) vectors for the first, second, ... of them.
+            fresh: (N, V, width) vectors for the first, second, ... unused code.
             frames: () frames of this update.
         """
         unused = self.usage < self.reseed / self.codebook_size  # (N, V)
         place = unused.cumsum(dim=1) - 1
-        unused &= 3 * (place + 1) <= frames  # each another row: RowPicker
+        unused &= 3 * (place + 1) <= frames  # different rows: RowPicker
         place = place.clamp(min=0)[:, :, None].expand_as(fresh)
         share = RESTART / self.codebook_size
         new = fresh.gather(1, place) * share
@@ -278,7 +278,7 @@ class MovingCodebooks(Labeller):
         Returns:
             For codebook n, from 1: ``level<n>_usage``, the share of codes used at
             least a hundredth as often as in uniform usage, and ``level<n>_error``, the
-            squared error left as a share of the vectors' variance.
+            remaining squared error as a share of the vectors' variance.
         """
         used = (self.usage * self.codebook_size >= USED).float().mean(dim=1)
         errors = self.errors / self.whole().clamp(min=torch.finfo(torch.float32).tiny)
@@ -290,7 +290,7 @@ class MovingCodebooks(Labeller):
 
     @torch.no_grad()
     def start(self):
-        """Make the codebooks of the sampled frames by k-means, alike on all ranks.
+        """Make the codebooks from the sampled frames by k-means, alike on all ranks.
 
         Raises:
             DataError: There are fewer frames than codes.

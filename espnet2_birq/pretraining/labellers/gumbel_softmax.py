@@ -20,8 +20,8 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
     Args:
         input_size: D, size of the vectors.
         running: See RandomProjectionLabeller.
-        temperature: Number or schedule; 0.5 in the paper. Labels become one-hot
-            towards 0.
+        temperature: Number or schedule; 0.5 in the paper. Labels become one-hot as it
+            approaches 0.
         score_scale: Factor on the squared distance. Gumbel noise has a standard
             deviation of 1.28, so this controls how often the nearest code wins
             (reported as ``hit``).

@@ -13,7 +13,7 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
     Args:
         vectors: (M, D).
-        codebook: (V, D), of the same type.
+        codebook: (V, D), of the same dtype.
 
     Returns:
         (M,) int64 codes. Frames are processed in chunks: no (M, V) tensor is made.
@@ -34,14 +34,14 @@ def sums_by_code(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the vectors of each code.
 
-    By matrix products, which unlike additions in place give the same sums in every run on a
-    GPU.
+    Uses matrix products, which, unlike in-place additions, give the same sums in every run
+    on a GPU.
 
     Args:
         vectors: (M, D).
         weights: (M,) weight of each vector.
-        codes: (M,) their codes.
-        number: V.
+        codes: (M,) code of each vector.
+        number: V, number of codes.
 
     Returns:
         (V,) weights and (V, D) weighted vectors, summed by code.
@@ -69,10 +69,10 @@ def kmeans(
         vectors: (M, D), M at least V.
         number: V, number of centroids.
         generator: Source of the start's random numbers, on the device of the vectors.
-        iterations: Number of assignments and moves.
+        iterations: Number of iterations, each an assignment and a move.
 
     Returns:
-        (V, D) centroids; one without a vector stays where it is.
+        (V, D) centroids; one without any vector stays where it is.
     """
     centroids = _plus_plus(vectors, number, generator)
     ones = torch.ones_like(vectors[:, 0])
@@ -87,11 +87,11 @@ def kmeans(
 def _plus_plus(vectors, number, generator):
     """Draw centroids in proportion to the squared distance from those drawn before.
 
-    Of a few draws each time the best, as in scikit-learn (greedy k-means++).
+    Each is the best of a few draws, as in scikit-learn (greedy k-means++).
     """
     trials = 2 + int(math.log(number))
     squares = vectors.square().sum(dim=1)  # (M,)
-    # The smallest number: where all vectors are chosen already, draw any.
+    # Instead of 0: if all vectors have been chosen already, any may be drawn.
     tiny = torch.finfo(vectors.dtype).tiny
     distances = torch.ones_like(squares)
     chosen: list[torch.Tensor] = []
@@ -112,20 +112,20 @@ def _plus_plus(vectors, number, generator):
 class FrameSample:
     """A sample of frames, spread evenly over all that were added.
 
-    Keeps every n-th frame of a rank, and doubles n whenever that is twice too many: so
-    the number of frames need not be known beforehand.
+    Keeps every n-th frame of a rank, and doubles n whenever that is twice too many, so
+    the total number of frames need not be known beforehand.
 
     Args:
-        size: Wanted number of frames over all ranks; up to twice as many are kept.
+        size: Desired number of frames over all ranks; up to twice as many are kept.
     """
 
     def __init__(self, size: int):
         self.size = size
         self.kept: torch.Tensor | None = None  # (K, D)
-        self.every, self.phase = 1, 0  # of valid frames; frames until the next one
+        self.every, self.phase = 1, 0  # n, in valid frames; frames to skip
 
     def add(self, vectors: torch.Tensor, valid: torch.Tensor):
-        """Add the valid and finite ones of M vectors.
+        """Add those of M vectors that are valid and finite.
 
         Args:
             vectors: (M, D) vectors.
@@ -136,7 +136,7 @@ class FrameSample:
         self.phase = (self.phase - len(vectors)) % self.every
         self.kept = new if self.kept is None else torch.cat([self.kept, new])
         while len(self.kept) * world_size() > 2 * self.size:
-            if len(self.kept) % 2:  # the next one to keep is an odd one
+            if len(self.kept) % 2:  # the next frame would have an odd index
                 self.phase += self.every
             self.kept = self.kept[::2]
             self.every *= 2
@@ -145,7 +145,7 @@ class FrameSample:
         """Return the sample of all ranks, in the order of the ranks.
 
         Args:
-            like: (..., D) tensor of the wanted type, and on the device of the rank.
+            like: (..., D) tensor with the desired dtype, on the device of the rank.
 
         Returns:
             (K, D) vectors.

@@ -14,7 +14,7 @@ class LatentLabeller(Labeller):
         input_size: D, size of the vectors.
         running: Unused.
         beta: Error at which the loss of a value turns from squared to absolute (smooth
-            L1); 0: squared everywhere, as data2vec's (arXiv 2202.03555) for speech.
+            L1); 0: squared everywhere, as in data2vec (arXiv 2202.03555) for speech.
         predictor: Hidden units of the head between hidden state and prediction; 0: a
             linear layer, as in data2vec.
 
@@ -35,5 +35,5 @@ class LatentLabeller(Labeller):
         self.input_size, self.beta, self.predictor = input_size, beta, predictor
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
-        """Pass M vectors through, in single precision and without their gradient."""
+        """Pass M vectors through, detached and in single precision."""
         return [VectorLabels(vectors.detach().float(), self.beta)]

@@ -33,8 +33,8 @@ class RandomProjectionLabeller(Labeller):
         projection: ``xavier``: random, as in the papers; on real speech most codes
             remain unused. ``whitened``: the same, whitened to unit covariance. ``pca``:
             the first d principal components, scaled to mean variance 1
-            (arXiv 2606.30671), and ``pca_whitened``: each to variance 1; not for
-            layers.
+            (arXiv 2606.30671). ``pca_whitened``: the same, each scaled to variance 1.
+            Neither of the two is for layers.
         score: ``distance``: squared Euclidean; ``cosine``: the same between
             unit-length points and codes.
         layer_norm: Normalise each vector over its D values first, without affine
@@ -45,7 +45,7 @@ class RandomProjectionLabeller(Labeller):
 
     Raises:
         ConfigError: Unknown projection or score; ``pca`` or ``pca_whitened`` of a
-            layer; ``layer_norm`` with a projection of the input's moments.
+            layer; ``layer_norm`` with a projection made from the input's moments.
 
     Example:
         >>> labeller = RandomProjectionLabeller(320, running=False, codebook_size=8192)
@@ -132,13 +132,13 @@ class RandomProjectionLabeller(Labeller):
             self.sums.add(vectors, valid)
 
     def start(self):
-        """Fix the projection by the observed moments, equally on all ranks."""
+        """Fix the projection from the observed moments, identically on all ranks."""
         if not self.ready:
             self.start_from(self.sums.moments())
             self.sums = MomentSums(self.sums.size)
 
     def start_from(self, moments: Moments):
-        """Fix the projection by given moments.
+        """Fix the projection from given moments.
 
         Raises:
             DataError: The vectors have fewer than d independent directions.

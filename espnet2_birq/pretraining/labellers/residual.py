@@ -1,10 +1,10 @@
-"""Residual quantization: each level codes what the levels before it have left.
+"""Residual quantization: each level codes the residual of the levels before it.
 
     vectors (M, D) - code of level 1 -> residual - code of level 2 -> ...
 
-The levels are labels side by side, each with a head of its own, and the loss is their
-mean: of input frames as in MuQ (arXiv 2501.01108), of a tokenizer's output as in BRIDLE
-(arXiv 2502.02118), of an encoder's layer the control for that, without the network.
+The levels are predicted in parallel, each by a head of its own, and their losses are
+averaged. The vectors are input frames as in MuQ (arXiv 2501.01108), a tokenizer's output as
+in BRIDLE (arXiv 2502.02118), or an encoder layer, the control for BRIDLE's network.
 Residuals are plain Euclidean ones, as in SoundStream and EnCodec (arXiv 2107.03312,
 2210.13438).
 """
@@ -22,8 +22,8 @@ class ResidualLabeller(MovingCodebooks):
     Args:
         input_size: D, size of the vectors.
         running: Unused: codebooks follow the input and a layer alike.
-        num_codebooks: L, levels; with 1, plain vector quantization.
-        codebook_size: V, codes of a level.
+        num_codebooks: L, number of levels; 1: plain vector quantization.
+        codebook_size: V, codes per level.
         decay: See MovingCodebooks.
         reseed: See MovingCodebooks.
         seed: See MovingCodebooks.

@@ -8,14 +8,14 @@ from espnet2_birq.pretraining.ranks import sum_over_ranks
 class RunningWhitening(torch.nn.Module):
     """Normalises points to zero mean and unit covariance by running estimates.
 
-    Hidden states have most of their variance in few directions: after a
+    Hidden states have most of their variance in a few directions: after a
     random projection they concentrate on a few codes (perplexity 36 to 63 of 8192 for an
     untrained layer on 4,000 frames of real speech; whitened, 1800: docs/objectives.md).
     The estimate averages over 1 / momentum batches including the current one,
     so a frame's label depends little on its batch and no gradient flows through the
     moments; the Cholesky factor is a smooth function of the covariance, so labels
-    drift instead of jumping, as with principal components that swap or change
-    sign.
+    drift instead of jumping as they would with principal components, which swap or
+    change sign.
 
     Args:
         num_books: N, number of projections.
@@ -60,10 +60,10 @@ class RunningWhitening(torch.nn.Module):
         return whitened.transpose(1, 2)
 
     def observe(self, points: torch.Tensor, valid: torch.Tensor):
-        """Update the running moments by a batch's moments over all ranks.
+        """Update the running moments with a batch's moments over all ranks.
 
         Uses deviations from the running mean, in double precision: E[xx'] - mm' of
-        points with a spread of a thousandth of their mean would be pure rounding.
+        points whose spread is a thousandth of their mean would be pure rounding error.
 
         Args:
             points: (N, M, d) detached points.
@@ -77,7 +77,7 @@ class RunningWhitening(torch.nn.Module):
             valid.double().sum()[None],
         ]
         sums = sum_over_ranks(torch.cat(parts))
-        # What is not finite once would be for ever: such a batch does not count.
+        # Non-finite moments would never recover: such a batch does not count.
         good = sums.isfinite().all() & (sums[-1] > 0)
         sums = sums / sums[-1].clamp(min=1.0)
         shift, square = sums[:-1].split([self.mean.numel(), self.covariance.numel()])

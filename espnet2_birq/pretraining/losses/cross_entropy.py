@@ -46,7 +46,7 @@ class Tally(NamedTuple):
     predicted_counts: torch.Tensor  # (L, V) frames per arg-max code of the prediction
 
 
-# Not compiled: of no benefit for a loop over data-dependent chunks with random draws.
+# Not compiled: no benefit for a loop over data-dependent chunks with random draws.
 @torch.compiler.disable
 def masked_cross_entropy(
     hidden: torch.Tensor,

@@ -18,7 +18,7 @@ def gumbel_from_exponential(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _gumbel_from_bits(scores):
-    """Draw -log(-log u) from 32 random bits each, two per call of the generator.
+    """Draw values -log(-log u) from 32 random bits each, two per call of the generator.
 
     Four times as fast as PyTorch's exponential_, which draws one by one on a CPU. u is
     k / 2^31 for |k| <= 2^31, clamped away from 0 and 1, where a logarithm is

@@ -1,4 +1,4 @@
-"""Regression of vectors at masked frames, and how much vectors differ between frames."""
+"""Regression of vectors at masked frames, and the spread of vectors over frames."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class VectorTally(NamedTuple):
 
     frames: torch.Tensor  # () labelled frames
     loss: torch.Tensor  # ()
-    grad_square: torch.Tensor  # () squared gradient at the hidden states
+    grad_square: torch.Tensor  # () squared gradient norm at the hidden states
     targets: torch.Tensor  # (2, D) sums of values and of their squares
     predictions: torch.Tensor  # (2, D) the same
 
@@ -26,13 +26,13 @@ def masked_regression(
     weight: float,
     count: torch.Tensor,
 ) -> tuple[torch.Tensor, VectorTally]:
-    """Compute the squared or smooth absolute error, a mean over values, summed over frames.
+    """Compute the squared or smooth L1 error, averaged over values, summed over frames.
 
     Args:
-        hidden: (M, E) hidden states that the predictions were made of.
+        hidden: (M, E) hidden states from which the predictions were computed.
         predictions: (M, D).
         valid: (M,) 1 for masked frames, 0 for filler rows.
-        labels: (M, D) targets; those that are not finite have no loss.
+        labels: (M, D) targets; frames with non-finite ones have no loss.
         weight: Loss weight.
         count: () number of frames to divide by.
 
@@ -42,7 +42,7 @@ def masked_regression(
     predictions, valid = predictions.float(), labelled(labels, valid)
     rows = (valid > 0)[:, None]
     targets = torch.where(rows, labels.vectors, 0.0)
-    # A filler row's prediction is of no account, even if it is no number.
+    # A filler row's prediction does not count, even if it is NaN.
     predictions = torch.where(rows, predictions, 0.0)
     if labels.beta:
         errors = F.smooth_l1_loss(
@@ -54,7 +54,7 @@ def masked_regression(
     total = weight * loss / count.to(loss).clamp(min=1.0)
     square = torch.zeros_like(loss)
     if torch.is_grad_enabled() and hidden.requires_grad:
-        # Through the head alone: to compare objectives at the encoder's output.
+        # Through the head alone, to compare objectives at the encoder's output.
         (gradient,) = torch.autograd.grad(total, hidden, retain_graph=True)
         square = gradient.float().square().sum()
     tally = VectorTally(
@@ -64,13 +64,13 @@ def masked_regression(
 
 
 def _sums(vectors: torch.Tensor) -> torch.Tensor:
-    # In double precision, or the variance would be that of rounding.
+    # In double precision, or the variance would be mostly rounding error.
     vectors = vectors.double()
     return torch.stack([vectors.sum(dim=0), vectors.square().sum(dim=0)])
 
 
 def spread(frames: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-    """Compute the standard deviation over frames, a mean over values.
+    """Compute the standard deviation over frames, averaged over values.
 
     data2vec's guard against collapse: 0 if all vectors are the same.
 

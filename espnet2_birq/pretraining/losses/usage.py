@@ -7,7 +7,7 @@ differentiable quantizer):
 
     q = mean over frames of softmax(scores)        H(q) = -sum(q log q)
 
-q averages over all ranks, as does the cross-entropy, so their relative
+q is averaged over all ranks, as is the cross-entropy, so their relative
 weight depends neither on the batch size nor on the number of masked frames. Noise is
 excluded: at high temperatures it would make any usage look uniform.
 """
@@ -66,7 +66,7 @@ class _UsageEntropy(torch.autograd.Function):
             q = sums[:-1] / count
             grad_points = torch.zeros_like(points)
             if grad_enabled and ctx.needs_input_grad[0]:
-                # dH/dq = -(log q + 1); softmax's Jacobian takes care of the 1
+                # dH/dq = -(log q + 1); softmax's Jacobian cancels the 1
                 slope = -q.clamp(min=torch.finfo(q.dtype).tiny).log()
                 share = valid * (world_size() / count)
                 for rows in chunks:
