@@ -53,7 +53,7 @@ def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         isinstance(x, torch.Tensor) for x in state.values()
     ):
         raise DataError(
-            f"{path}: holds no model's tensors; give an *epoch.pth or *ave.pth"
+            f"{path}: contains no model tensors; give an *epoch.pth or *ave.pth"
         )
     return state
 
@@ -74,8 +74,8 @@ def load_plain(path: str | Path, mmap: bool = False) -> Any:
             return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except DataError as error:  # PyTorch's own message is a page of advice
         raise DataError(
-            f"{path}: is damaged, or holds more than tensors; it is not loaded, since "
-            "that could run code of it"
+            f"{path}: is damaged, or contains more than tensors; it is not loaded, since "
+            "that could execute code"
         ) from error
 
 

@@ -47,7 +47,7 @@ def read_config(path: Path) -> argparse.Namespace:
     config = find_config(path)
     options = read_yaml(config, "copy it again")
     if not isinstance(options, dict) or not all(isinstance(x, str) for x in options):
-        raise ConfigError(f"{config}: has no options of a training; copy it again")
+        raise ConfigError(f"{config}: has no training options; copy it again")
     args = argparse.Namespace(**options)
     normalize_conf = getattr(args, "normalize_conf", None) or {}
     if not isinstance(normalize_conf, dict):

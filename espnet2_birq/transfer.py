@@ -120,7 +120,7 @@ def copy_statistics(ssl_model: Path, dest: Path) -> bool:
     source = Path(args.normalize_conf["stats_file"])
     if not source.is_file():
         raise ConfigError(
-            f"{source}: statistics that {ssl_model} was trained with are not there; "
+            f"{source}: statistics that {ssl_model} was trained with are missing; "
             "put them beside it, as feats_stats.npz"
         )
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def training_options(
     if asr_args.scheduler == "tristagelr" and not steps_are_given:
         if updates is None:
             raise ConfigError(
-                "the scheduler tristagelr has to be told the number of updates, which "
+                "the scheduler tristagelr needs the number of updates, which "
                 f"is not known beforehand with iterator_type {asr_args.iterator_type}, "
                 f"batch_type {asr_args.batch_type}; give --asr_args '--scheduler_conf "
                 "max_steps=N'"
@@ -197,7 +197,7 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         file = Path(spec.split(":")[0])
         if not file.is_file():
             raise ConfigError(
-                f"{file}: init_param of {asr_model} is not there; run this from the "
+                f"{file}: init_param of {asr_model} is missing; run this from the "
                 "folder the ASR model was trained in"
             )
         check_model_file(file)

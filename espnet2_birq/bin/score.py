@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.compare and (args.experiments or args.hyp or args.by or args.meeting):
         raise ConfigError(
-            "--compare: goes with --ref, --normalize, --cluster, --data and --json only"
+            "--compare: only --ref, --normalize, --cluster, --data and --json go with it"
         )
     if args.hyp and not args.ref:
         raise ConfigError("--hyp: needs its reference by --ref")

@@ -91,7 +91,7 @@ def prepare_librispeech(
     sets, infos = probe_sets(sets, fs, nj, skip_bad)
     genders = read_genders(corpus)
     if not genders:
-        print(f"{corpus}/SPEAKERS.TXT is not there: no spk2gender is written")
+        print(f"{corpus}/SPEAKERS.TXT is missing: no spk2gender is written")
     for name, one in sets.items():
         if not dry_run:
             write_set(dest / name, one, genders)
@@ -447,7 +447,7 @@ def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:
     for name, members in JOINT_SETS.items():
         if name not in sets and (dest / name).exists():
             raise DataError(
-                f"{dest / name}: is there from an earlier preparation, but not all of "
+                f"{dest / name}: exists from an earlier preparation, but not all of "
                 f"{' '.join(members)} are now; remove it or add the parts"
             )
 

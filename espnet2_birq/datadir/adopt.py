@@ -116,7 +116,7 @@ def _check_dest(dest: Path, source: Path) -> None:
         made_from = read_text(dest / SOURCE).rstrip("\n")
     if made_from != os.path.realpath(source):
         raise DataError(
-            f"{dest}: is there already, made from {made_from or 'something else'}, not "
+            f"{dest}: already exists, made from {made_from or 'something else'}, not "
             f"{source}; move it away, or give the new set by a link of another name"
         )
 

@@ -254,7 +254,7 @@ def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
     for utterance in ordered:
         if previous is not None and utterance.utt_id == previous.utt_id:
             raise DataError(
-                f"{dest}: utterance {utterance.utt_id} is there twice, as "
+                f"{dest}: utterance {utterance.utt_id} occurs twice, as "
                 f"{previous.path} and {utterance.path}; leave one of them out"
             )
         previous = utterance

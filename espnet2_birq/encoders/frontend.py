@@ -38,7 +38,7 @@ class FeatureInput(AbsFrontend):
         if input.dim() != 3 or input.size(2) != self.size:
             raise DataError(
                 f"speech is of shape {tuple(input.shape)}, but input_size is {self.size}: "
-                f"sequences of vectors of {self.size} values are wanted"
+                f"give sequences of vectors of {self.size} values"
             )
         return input, input_lengths
 

@@ -64,7 +64,9 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
     lines = read_2columns_text(path)  # accepts unsorted files, as ESPnet does
     languages = {name: line.split() for name, line in lines.items()}
     if len(languages) < 2:
-        raise DataError(f"{path}: {len(languages)} language, at least two are compared")
+        raise DataError(
+            f"{path}: {len(languages)} language, give at least two to compare"
+        )
     there = {name for name, _ in iter_scp(folder / "wav.scp")}
     for name, utterances in languages.items():
         languages[name] = [one for one in utterances if one in there]

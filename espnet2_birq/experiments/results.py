@@ -110,7 +110,7 @@ def resample(
     if other is not None:
         for one, two in zip(own, other, strict=True):
             if one.names != two.names:
-                raise ValueError("two systems decoded other utterances")
+                raise ValueError("two systems decoded different utterances")
         errors -= np.stack([one.errors for one in other])
     tokens = own[0].tokens
     rates = [

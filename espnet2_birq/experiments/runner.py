@@ -241,7 +241,7 @@ class Runner:
             encoder = ["--model", model]
             trunk = [self.model(system.after, seed)] if system.after else []
             if not all(one.is_file() for one in trunk):
-                raise DataError(f"{name}: starts from {trunk[0]}, which is not there")
+                raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
             config = self.config(system, seed)
             train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
             train += ["--train_config", config, "--ssl_tag", name]

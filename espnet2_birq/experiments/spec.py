@@ -189,7 +189,7 @@ def _system(path: Path, conf: dict) -> System:
 
 def _check_keys(path, where, conf, known, required) -> None:
     if not isinstance(conf, dict):
-        raise ConfigError(f"{path}: {where}a dictionary is wanted, not {conf!r}")
+        raise ConfigError(f"{path}: {where}give a dictionary, not {conf!r}")
     for key, value in conf.items():
         kind = TYPES.get(key)
         if value is not None and kind is not None and not isinstance(value, kind):
@@ -233,7 +233,7 @@ def _check(path: Path, spec: Spec) -> None:
             )
         if system.pretrain is None or system.updates is not None:
             raise ConfigError(
-                f"{path}: '{system.name}': compute_of goes with pretraining and "
+                f"{path}: '{system.name}': compute_of is for systems with pretraining and "
                 "without updates"
             )
     for pair in spec.compare:

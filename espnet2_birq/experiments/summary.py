@@ -68,7 +68,7 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
         raise DataError(f"{handoff}: no such file; run stage 11 of finetune.sh")
     counts = re.search(r"pretraining: (\d+ of \d+)", read_text(handoff))
     if counts is None:
-        raise DataError(f"{handoff}: is not whole; run stage 11 of finetune.sh")
+        raise DataError(f"{handoff}: is incomplete; run stage 11 of finetune.sh")
     losses, accuracies, perplexities = [], [], []
     for name in objectives_of(epoch):
         key = f"loss_{name}"

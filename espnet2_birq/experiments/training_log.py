@@ -75,7 +75,7 @@ def read_training_log(folder: Path) -> TrainingLog:
                 train[int(match[1])] = _values(match[2])
                 valid[int(match[1])] = _values(match[3] or "")
     if not train and not steps:
-        raise DataError(f"{files[-1]}: tells of no update; see what stopped it there")
+        raise DataError(f"{files[-1]}: contains no update; see there what stopped it")
     accum_grad = _accum_grad(folder)
     batches = _batches(steps, train)
     before, total = {}, 0  # updates before an epoch

@@ -50,7 +50,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
     conf = parse_config(Path(args.config), options)
     if is_joint(conf):
         raise ConfigError(
-            f"{args.config}: of a joint training; measure a pretraining with --out FILE, "
+            f"{args.config}: is of a joint training; measure a pretraining with --out FILE, "
             "and plan this by `birq plan --machine FILE`"
         )
     data = configured_data(

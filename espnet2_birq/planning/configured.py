@@ -49,7 +49,7 @@ def plan_run(
     args = parse_config(config, options)
     if args.input_size is not None:
         raise ConfigError(
-            f"{config}: input_size: planned are trainings on waveforms alone"
+            f"{config}: input_size: only trainings on waveforms can be planned"
         )
     data = configured_data(args, folder, hours, utterance_seconds, longest_seconds)
     plan = make_plan(

@@ -41,8 +41,8 @@ class FakeJoint(FakeModel):
     def __init__(self, args: argparse.Namespace, gpu: bool = True):
         if args.decoder is not None:
             raise ConfigError(
-                f"decoder {args.decoder}: planned are joint trainings by CTC alone; give "
-                "--decoder none"
+                f"decoder {args.decoder}: only joint training with CTC alone can be "
+                "planned; give --decoder none"
             )
         self.unlabelled = (args.unlabelled_batch_bins or args.batch_bins) / (
             args.batch_bins

@@ -158,7 +158,7 @@ class Heads(DictOf[CodeHead | VectorHead]):
             elif self.student[name] != objective.student:
                 raise ConfigError(
                     f"head '{name}': objectives '{first[name].name}' and "
-                    f"'{objective.name}' see other layers (student); give one of them "
+                    f"'{objective.name}' see different layers (student); give one of them "
                     "another 'head'"
                 )
             elif _sizes(self[name]) != _sizes(head):

@@ -246,7 +246,9 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
             f"objectives: a name has letters, digits and _ only, got {name!r}"
         )
     if name == "scale":
-        raise ConfigError("objectives: 'scale' will not do, ESPnet logs a loss_scale")
+        raise ConfigError(
+            "objectives: the name 'scale' is taken, ESPnet logs a loss_scale"
+        )
     _check(name, "key", row, KEYS)
     if name not in PRESETS and not {"view", "labeller"} <= set(row):
         raise ConfigError(

@@ -46,7 +46,7 @@ def telling_of_others() -> Iterator[None]:
             raise RankError(
                 f"another rank has ended ({' '.join(str(error).split())[-120:]}); see its "
                 "messages (a kill, for lack of memory, leaves none); the same command "
-                "goes on from the last saved state"
+                "resumes from the last saved state"
             ) from error
         raise
 

@@ -158,7 +158,7 @@ def fit_kmeans(
         **asdict(fit),
     }
     if _is_there(out, wanted):
-        logging.info(f"{out}: is there already")
+        logging.info(f"{out}: already exists")
         return
     sample, utterances = _sample(model, view, speech, fit)
     if len(sample) < fit.clusters:

@@ -121,7 +121,7 @@ def label_set(
     write_whole(out / "codebook_size", f"{size}\n")  # for the next configuration
     names = list(speech.entries)
     if (out / SCP).is_file():
-        logging.info(f"{out / SCP}: is whole already")
+        logging.info(f"{out / SCP}: is already complete")
         return len(names)
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
     arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]

@@ -31,7 +31,7 @@ def load_source(path: Path, view: str, device: str) -> BiRQModel:
         return api.load(path, device).model
     if view not in (MFCC, "input"):
         raise ConfigError(
-            f"{path}: the {view} of an untrained model says little; give a model file, "
+            f"{path}: the {view} of an untrained model is of little use; give a model file, "
             f"or view {MFCC} or input"
         )
     return api.untrained(path).to(device)

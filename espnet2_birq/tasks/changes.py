@@ -100,7 +100,7 @@ def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
             f"epoch {epoch} begins anew, with other batches; what its earlier ones have "
             "taught stays, and their utterances may come again",
         ),
-        (saved, "without effect: the saved state of optimizer and scheduler goes on"),
+        (saved, "without effect: the saved state of optimizer and scheduler is used"),
         (others, "in effect from here on"),
     ):
         if group:

@@ -97,7 +97,9 @@ def build_optimizer(
         f"{lr * decay:g} in its top layer, {lr * decay**deepest:g} in its input layers"
     )
     if freeze:
-        logging.info(f"freeze_encoder_updates: the encoder rests for {freeze} updates")
+        logging.info(
+            f"freeze_encoder_updates: the encoder is frozen for {freeze} updates"
+        )
     return optimizer
 
 
@@ -128,7 +130,9 @@ def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
             group[FROZEN] -= 1
             over = group[FROZEN] == 0
     if over:
-        logging.info("freeze_encoder_updates: from the next update on, all is trained")
+        logging.info(
+            "freeze_encoder_updates: from the next update on, the encoder is trained, too"
+        )
 
 
 def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:

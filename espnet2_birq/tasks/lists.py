@@ -45,9 +45,7 @@ def _check_table(path: Path, form: re.Pattern | None, remedy: str) -> None:
         if not key or "\r" in line.removesuffix("\n").removesuffix("\r"):
             raise DataError(f"{path}: line {number} is blank, or broken; {remedy}")
         if key in keys:
-            raise DataError(
-                f"{path}: line {number}: {key[:80]} is there twice; {remedy}"
-            )
+            raise DataError(f"{path}: line {number}: {key[:80]} occurs twice; {remedy}")
         keys.add(key)
         if form and not form.fullmatch("".join(value).rstrip()):
             raise DataError(

@@ -132,6 +132,6 @@ def fetch(name: str, **options: Any) -> Path:
     except (OSError, ValueError) as error:  # all of the hub's errors
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{name}: no such file or folder here, and not to be had from the Hugging "
+            f"{name}: no such file or folder here, and not available from the Hugging "
             f"Face hub: {why}"
         ) from error

@@ -156,7 +156,7 @@ class Saver:
                 fault = "cannot be read"
         logging.warning(
             f"{self.path}: {fault}: what was learned since the end of the last epoch is "
-            "lost; training goes on from there"
+            "lost; training resumes from there"
         )
         return None
 
@@ -206,7 +206,7 @@ class Saver:
             if state is not None:
                 logging.warning(
                     f"{self.path} is of epoch {state['epoch']}, {epoch} comes next: it "
-                    "is left aside"
+                    "is ignored"
                 )
             return None
         others = tell_changes(state["origin"], self.origin, epoch)
@@ -217,7 +217,7 @@ class Saver:
         if others:
             return None
         logging.info(
-            f"Going on in epoch {epoch} after batch {state['batches']}, as {self.path} "
+            f"Resuming in epoch {epoch} after batch {state['batches']}, as {self.path} "
             "has it"
         )
         restore_reporter(reporter, state["reporter"])
@@ -436,7 +436,7 @@ def stop() -> None:
     """
     logging.warning(
         f"Stopped by {stop_request() or 'a signal to another rank'}; the same command "
-        "goes on where this one stops"
+        "resumes from here"
     )
     raise SystemExit(STOPPED)
 

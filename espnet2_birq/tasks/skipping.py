@@ -76,7 +76,7 @@ class SkippedUpdates:
                 f"epoch {epoch}, batch {batch}: {number} updates in a row were skipped, "
                 f"their gradients were not finite ({self.path}): lower the learning rate "
                 "or its growth (optim_conf, scheduler_conf), or raise "
-                "--max_skipped_updates; the state of before is kept"
+                "--max_skipped_updates; the previous state is kept"
             )
 
 
@@ -92,8 +92,8 @@ def check_parameters(model: torch.nn.Module) -> None:
     bad = [name for (name, _), good in zip(tensors, finite) if not good]
     if bad:
         raise ConfigError(
-            f"the model is not finite any more ({shown(bad)}) and is not saved; the "
-            "state of before is kept: lower the learning rate and go on from there"
+            f"the model is no longer finite ({shown(bad)}) and is not saved; the "
+            "previous state is kept: lower the learning rate and resume from it"
         )
 
 

@@ -47,7 +47,7 @@ def exit_of_rank(error: ProcessExitedException) -> int | str:
         return max(error.exit_code, 1)
     return (
         f"error: rank {error.error_index} was ended by {error.signal_name}, perhaps for "
-        "lack of memory; the same command goes on from the last saved state"
+        "lack of memory; the same command resumes from the last saved state"
     )
 
 

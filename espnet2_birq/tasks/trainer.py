@@ -141,11 +141,15 @@ class Trainer(ESPnetTrainer):
             model.begin()
         if model.unprepared and not resumed:
             names = ", ".join(model.unprepared)
-            logging.info(f"Before the first update: looking at speech for {names}")
+            logging.info(
+                f"Before the first update: reading speech to initialise {names}"
+            )
             iterator = arguments["train_iter_factory"].build_iter(1)
             iterator = Batches(iterator, lambda _: stop_if_asked())
             seen = model.prepare(_batches(iterator, model.updates.device))
-            logging.info(f"Objectives {names} have seen {seen} frames, and are settled")
+            logging.info(
+                f"Objectives {names} have seen {seen} frames and are initialised"
+            )
         with whole_saves(), grouping([one.name for one in model.objectives]):
             super().run(model=model, **arguments)
 
@@ -249,7 +253,7 @@ def check_trainer(args: argparse.Namespace) -> None:
     if args.sharded_ddp:
         raise ConfigError(
             "sharded_ddp: each rank has a part of the optimizer's state, of which an "
-            "interrupted epoch would save one; leave it out"
+            "interrupted epoch would save only one; leave it out"
         )
 
 

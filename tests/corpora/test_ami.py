@@ -256,7 +256,7 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     one.unlink()
     prepare(small, dest, *options)
     assert (dest / "ihm_dev" / "missing_recordings").read_text() == f"{one}\t2\n"
-    assert "1 recordings are not there" in capsys.readouterr().out
+    assert "1 recordings are missing" in capsys.readouterr().out
     two.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "git-LFS pointer" in error_of(small, dest, *options, "--skip-bad")
 

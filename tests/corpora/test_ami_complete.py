@@ -104,7 +104,7 @@ def test_every_word_is_used_once_or_has_a_reason(annotation, sets):
         "it is in no segment": 4,
         "a punctuation mark of its segment has no time": 3,
         "another part of the segment has the same times": 1,
-        "its utterance is there twice": 1,
+        "its utterance occurs twice": 1,
     }
     halved = set().union(*(one.halved for one in sets.values()))
     assert halved == {"EN2006b.C.words771", "ES2010c.A.words613"}  # line.I, now.I'm

@@ -117,7 +117,7 @@ def test_another_folder_is_not_overwritten(tmp_path):
         ([], ["no utterance"]),
         (
             [Utterance("a", "s", "/one.flac"), Utterance("a", "s", "/two.flac")],
-            ["a is there twice", "/one.flac", "/two.flac"],
+            ["a occurs twice", "/one.flac", "/two.flac"],
         ),
         ([Utterance("a b", "s", "/a.flac")], ["/a.flac", "utterance id 'a b'"]),
         ([Utterance("", "s", "/a.flac")], ["/a.flac", "utterance id ''"]),

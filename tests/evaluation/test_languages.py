@@ -156,7 +156,7 @@ def test_a_page_with_probes(places, sets, capsys):
         ),
         (
             lambda x: (x / "test" / "category2utt").write_text("low low0 low1\n"),
-            "test/category2utt: 1 language, at least two are compared",
+            "test/category2utt: 1 language, give at least two to compare",
         ),
         (
             lambda x: (x / "test" / "category2utt").write_text("low low0\nfi f1 f2\n"),

@@ -253,7 +253,7 @@ def test_a_system_starts_from_the_model_of_another(matrix):
         RUN.replace("echo model", "[ ${ssl_tag} != birq_seed0 ]; echo model")
     )
     output, _ = start("--only", "more").communicate()
-    assert re.search("more_seed0: starts from .*, which is not there", output)
+    assert re.search("more_seed0: starts from .*, which is missing", output)
 
 
 @pytest.mark.slow

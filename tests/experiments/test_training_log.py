@@ -56,7 +56,7 @@ def test_missing_and_empty_logs(tmp_path):
     with pytest.raises(DataError, match="no such file; run the training stage"):
         read_training_log(tmp_path)
     (tmp_path / "train.log").write_text("# Started\n")
-    with pytest.raises(DataError, match="tells of no update"):
+    with pytest.raises(DataError, match="contains no update"):
         read_training_log(tmp_path)
 
 

@@ -96,4 +96,4 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     job = start("--stage", "7", "--ssl_args", "--max_epoch 2")
     printed, _ = job.communicate(timeout=300)
     assert job.returncode == 0, printed[-3000:]
-    assert "Going on in epoch" in log.read_text()
+    assert "Resuming in epoch" in log.read_text()

@@ -128,7 +128,9 @@ def test_mfcc_and_input_need_no_training(folder, tmp_path):
         config = "exp/config.yaml"
         fit(folder, tmp_path / "km.npz", view, model=config)
         dump(folder, tmp_path / "km.npz", tmp_path / "labels", model=config)
-    with pytest.raises(SystemExit, match="layer 2 of an untrained model says little"):
+    with pytest.raises(
+        SystemExit, match="layer 2 of an untrained model is of little use"
+    ):
         fit(folder, tmp_path / "km.npz", "layer 2", model="exp/config.yaml")
 
 

@@ -56,8 +56,8 @@ def test_two_kills(folder):
     kill_at(training, 12 + 4)
     assert not (training.out / "2epoch.pth").exists()
     assert training.run() == 0
-    assert "Going on in epoch 1 after batch" in training.text()
-    assert "Going on in epoch 2 after batch" in training.text()
+    assert "Resuming in epoch 1 after batch" in training.text()
+    assert "Resuming in epoch 2 after batch" in training.text()
     assert difference(folder / "whole", training.out) is None
 
 
@@ -71,7 +71,7 @@ def test_minutes_between_states(folder):
     training = Training(folder, folder / "minutes")
     kill_at(training, 2, saving=("--save_minutes", "0.0005"))  # 30 ms
     assert training.run("--save_minutes", "0.0005") == 0
-    assert "Going on in epoch 1 after batch" in training.text()
+    assert "Resuming in epoch 1 after batch" in training.text()
     assert difference(folder / "whole", training.out) is None
 
 
@@ -237,7 +237,7 @@ def test_two_ranks(folder):
     assert [one.wait() for one in ranks] == [-signal.SIGKILL] * 2
     start_all(folder, ranks)
     assert [one.wait() for one in ranks] == [0, 0], ranks[0].text()[-2000:]
-    assert "Going on in epoch 1 after batch" in ranks[0].text()
+    assert "Resuming in epoch 1 after batch" in ranks[0].text()
     # Sums of two numbers do not depend on the order: bit by bit here, too.
     assert difference(whole[0].out, ranks[0].out) is None
 

@@ -148,7 +148,7 @@ def test_torchrun_restarts_them(folder, whole):
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     assert job.wait(300) == 0, job.text()[-3000:]
-    assert "Going on in epoch 1 after batch" in job.text()
+    assert "Resuming in epoch 1 after batch" in job.text()
     assert difference(whole, job.out) is None
     assert not (job.out / ".config.yaml.before").exists()
 

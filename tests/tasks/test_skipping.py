@@ -83,7 +83,7 @@ def test_a_model_that_is_not_finite_is_not_saved(folder, monkeypatch):
             self.param_groups[0]["params"][0].fill_(math.nan)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", broken)
-    words = "^ssl_train: error: the model is not finite any more"
+    words = "^ssl_train: error: the model is no longer finite"
     with pytest.raises(SystemExit, match=words):
         train(folder, max_epoch=2, save_updates=1)
     assert (folder / "exp" / "progress.pth").read_bytes() == before

@@ -244,7 +244,7 @@ def test_soak(folder):
     watch, last = train_with_kills(folder)
     assert shared_memory() <= before
     text = watch.one.text()
-    assert text.count("Going on in epoch") == len(KILLS)
+    assert text.count("Resuming in epoch") == len(KILLS)
     listed = (watch.one.out / "bad_audio").read_text().splitlines()
     assert {line.split()[0] for line in listed} == {"u0080", "u0161", "u0242", "u0323"}
     state = torch.load(watch.one.out / f"{EPOCHS}epoch.pth", weights_only=True)

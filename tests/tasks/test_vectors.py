@@ -139,7 +139,7 @@ def test_no_vectors(shape):
 def test_commands_of_speech_say_that_they_are(trained):
     with pytest.raises(ConfigError, match="a model of vectors .input_size., not of"):
         api.load(trained)
-    with pytest.raises(SystemExit, match="planned are trainings on waveforms alone"):
+    with pytest.raises(SystemExit, match="only trainings on waveforms can be planned"):
         plan.main(
             ["--config", str(trained.parent / "train.yaml")]
             + ["--hours", "1", "--gpus", "1"]

@@ -4,7 +4,7 @@
 
 shown() {  # shown NUMBER WHAT OUTPUT: a line for a stage; OUTPUT says whether it was run before
     local state=
-    if [ -e "$3" ]; then state=" (is there; would be made again)"; fi
+    if [ -e "$3" ]; then state=" (exists; would be made again)"; fi
     if [[ $1 == 7* ]] && [ -e "$3" ]; then state=" (is there; would be resumed)"; fi
     echo "stage $1: $2 -> ${3%/made_from.json}${state}"
 }

@@ -175,7 +175,7 @@ train() {
         # as run.pl ends a log, and as slurm.pl, queue.pl and pbs.pl do
         grep -qE "^# (Ended \(code 85\)|Finished at .* with status 85$)" \
             "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
-        log "Stopped by a signal; the same command goes on where this one stops"
+        log "Stopped by a signal; the same command resumes from here"
         exit 85
     }
     [ -e "${ssl_exp}/${inference_ssl_model}" ] ||

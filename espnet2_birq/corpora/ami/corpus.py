@@ -25,7 +25,7 @@ WITHOUT_ARRAY = ("IS1003b", "IS1007d")
 # Reasons why a word is in no utterance, besides those in splitting.py.
 PUNCTUATION = "it is a punctuation mark"
 NO_SEGMENT = "it is in no segment"
-TWICE = "its utterance is there twice"
+TWICE = "its utterance occurs twice"
 DROPPED = "its utterance is skipped"
 HALVED = "it has a full stop inside, and one part of it is in no utterance"
 # Reasons why an utterance is skipped.

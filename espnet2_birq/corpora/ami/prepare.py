@@ -148,7 +148,7 @@ def _summary(dest: Path, one: MeetingSet, microphone: Microphone) -> list[str]:
     if one.missing:
         names = sorted(Path(path).stem for path in one.missing)
         lines.append(
-            f"{dest}: {len(names)} recordings are not there (missing_recordings): "
+            f"{dest}: {len(names)} recordings are missing (missing_recordings): "
             + _some(names)
         )
     counts = one.word_counts()

@@ -82,7 +82,7 @@ def choose_search(
     """
     if "lm" not in given:
         if given:
-            raise ConfigError(f"--{next(iter(given))} is of no use without --lm")
+            raise ConfigError(f"--{next(iter(given))} has no effect without --lm")
         if without_lm == "best_path":
             return best_path, {"search": "best_path"}, "best_path"
         search = functools.partial(greedy, eos=recogniser.model.eos)

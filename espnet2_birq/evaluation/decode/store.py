@@ -83,7 +83,7 @@ class LogProbs:
                 return False
             blocks = [read_block(path) for path in self.blocks()]
         except DataError as error:
-            logging.warning(f"{error}: it is made again")
+            logging.warning(f"{error}: it is computed again")
             return False
         return all(
             audio.get(name) == own

@@ -125,13 +125,13 @@ def read_alignments(
     for name, alignment in utterances:
         if name in found:
             raise DataError(
-                f"{alignment.where}: utterance {name} has been there before "
+                f"{alignment.where}: utterance {name} occurs twice "
                 f"({found[name].where}); sort the lines, or remove one of them"
             )
         if names is None or name in names:
             found[name] = alignment
     if not found:
-        raise DataError(f"{path}: has none of the utterances that are wanted")
+        raise DataError(f"{path}: contains none of the utterances to measure")
     return found
 
 
@@ -143,7 +143,9 @@ def _make(where: str, intervals: Sequence[_Interval]) -> Alignment:
     """
     intervals = [one for one in intervals if one[0] != one[1]]
     if not intervals:
-        raise DataError(f"{where}: no phone that lasts; align this utterance again")
+        raise DataError(
+            f"{where}: all phones have length 0; align this utterance again"
+        )
     before = 0
     for start, end, _, place in intervals:
         if start < before - OVERLAP or end < start or end > LATEST:

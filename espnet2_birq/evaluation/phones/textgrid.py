@@ -92,7 +92,7 @@ class _Values:
                 number = float(token.rstrip("%"))
                 if not math.isfinite(number):
                     raise DataError(
-                        f"{self._path}: line {self.line}: a number beyond all measure; "
+                        f"{self._path}: line {self.line}: a number out of range; "
                         "save it from Praat again"
                     )
                 yield number

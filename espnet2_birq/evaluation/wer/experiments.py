@@ -225,7 +225,7 @@ def score_sets(sets: Sequence[DecodedSet], options: Options = Options()) -> list
         ids = counted["wer"][0]
         if "cer" in counted and counted["cer"][0] != ids:
             raise DataError(
-                f"{one.pairs['cer'][0]}: has other utterances than "
+                f"{one.pairs['cer'][0]}: has different utterances than "
                 f"{one.pairs['wer'][0]}; run asr.sh --stage 13 again"
             )
         labels = label(ids, options.data)
@@ -303,7 +303,7 @@ def check_alike(rows: Sequence[dict]) -> str:
     names = sorted({row["normalization"] for row in rows})
     if len(names) != 1:
         raise ConfigError(
-            f"rows of several normalisations ({', '.join(names)}) do not compare; "
+            f"rows of several normalisations ({', '.join(names)}) cannot be compared; "
             "score all with one --normalize"
         )
     return names[0]

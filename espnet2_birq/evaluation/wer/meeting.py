@@ -61,7 +61,7 @@ def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
         from meeteval.wer import cpwer, tcpwer
     except ImportError as error:
         raise ConfigError(
-            "--meeting: its package is not there; pip install meeteval"
+            "--meeting: its package is missing; pip install meeteval"
         ) from error
     if options.normalization.optional:
         raise ConfigError(

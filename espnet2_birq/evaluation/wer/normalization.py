@@ -77,7 +77,7 @@ def _whisper() -> Callable[[str], str]:
         from whisper_normalizer.english import EnglishTextNormalizer
     except ImportError as error:
         raise ConfigError(
-            "--normalize whisper: its package is not there; pip install "
+            "--normalize whisper: its package is missing; pip install "
             "whisper-normalizer"
         ) from error
     # Cached, since two systems and their reference have many equal utterances.

@@ -65,7 +65,7 @@ def read_transcripts(path: str | Path, is_trn: bool | None = None) -> dict[str, 
             )
         if utt_id in transcripts:
             raise DataError(
-                f"{path}: line {number}: ({utt_id}) is there twice; remove one"
+                f"{path}: line {number}: ({utt_id}) occurs twice; remove one"
             )
         transcripts[utt_id] = line[:start].strip()
     if not transcripts:

@@ -44,7 +44,7 @@ def labeller_class(name: str) -> type[Labeller]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"labeller {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Labeller)):
-        raise ConfigError(f"labeller {name!r} is no Labeller of espnet2_birq")
+        raise ConfigError(f"labeller {name!r} is not a Labeller of espnet2_birq")
     return found
 
 

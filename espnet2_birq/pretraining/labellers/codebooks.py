@@ -180,7 +180,7 @@ class MovingCodebooks(Labeller):
         """
         if not self.ready:
             raise DataError(
-                "codebooks are made of training data by k-means, before ssl_train's "
+                "codebooks are computed from training data by k-means, before ssl_train's "
                 "first update: call BiRQModel.prepare(batches), or load a trained model"
             )
 

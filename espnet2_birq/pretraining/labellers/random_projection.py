@@ -166,7 +166,7 @@ class RandomProjectionLabeller(Labeller):
         """
         if not self.ready:
             raise DataError(
-                f"projection '{self.kind}' is made of the training data's moments, "
+                f"projection '{self.kind}' is computed from the training data's moments, "
                 "which ssl_train takes before the first update: call "
                 "BiRQModel.prepare(batches), or load a trained model"
             )

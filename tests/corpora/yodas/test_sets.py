@@ -258,7 +258,7 @@ def test_manifest_repeats_and_complains(release, prepare):
     # What is prepared already and changes on disk is noticed, too.
     release.add(shard, {"another": [(0, 20, "x")]})
     message = error_of(prepare, release, *options, "--seed", 5, "--min-level", -50)
-    assert "another size than when it was prepared" in message
+    assert "a different size than when it was prepared" in message
 
 
 @pytest.mark.parametrize(

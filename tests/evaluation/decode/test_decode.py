@@ -382,7 +382,7 @@ def test_pattern_search_finds_the_lowest_point_and_asks_once():
     "options, words",
     [
         (["--lm", "none.arpa"], "none.arpa: no such n-gram"),
-        (["--lm_weight", "1"], "--lm_weight is of no use without --lm"),
+        (["--lm_weight", "1"], "--lm_weight has no effect without --lm"),
         (["--weights", "none.yaml"], "none.yaml: no such file"),
         (["--batch_seconds", "nan"], "2"),
         (["--lm_weight", "nan"], "2"),

@@ -186,7 +186,7 @@ def test_rounded_times_may_overlap_by_a_frame(tmp_path):
         ("a 1 0 -0.1 AA\n", "line 1: starts before 0 or has a negative"),
         ("a 1 0 inf AA\n", "line 1"),
         ("a 1 0 0 AA\n", "line 1: no phone that lasts"),
-        ("a 1 0 1 A\nb 1 0 1 A\na 1 1 1 B\n", "line 3: utterance a has been there"),
+        ("a 1 0 1 A\nb 1 0 1 A\na 1 1 1 B\n", "line 3: utterance a occurs twice"),
         ("a\tAA:3 B\n", "line 1: 'B' is not `PHONE:frames`"),
         ("a\tAA:3\nb AA:3\n", "line 2 is not `utterance, tab"),
         ("a\tAA:3\na\tAA:3\n", r"line 2: utterance a .*line 1"),
