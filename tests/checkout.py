@@ -14,7 +14,7 @@ GENERATED = shutil.ignore_patterns("data", "dump", "exp", "downloads", "*.log")
 
 
 def copy_checkout(top: Path, espnet: Path | None = None) -> Path:
-    """Copy egs2/, conf/ and local/, link the package, and tools/espnet to a tree."""
+    """Copy egs2/, conf/ and local/; link the package, and an ESPnet tree if given."""
     for folder in ("egs2", "conf", "local"):
         shutil.copytree(ROOT / folder, top / folder, symlinks=True, ignore=GENERATED)
     (top / "espnet2_birq").symlink_to(ROOT / "espnet2_birq")

@@ -4,9 +4,9 @@ import logging
 import os
 from pathlib import Path
 
-# Before torch is imported, and for all that tests start. Small models gain nothing from
-# more threads, and threads that wait for each other beside other work take ten times as
-# long. Recipes count cores by themselves.
+# Set before torch is imported, and inherited by all processes that tests start. Small models
+# gain nothing from more threads, and on a busy machine, threads that wait for each other
+# take ten times as long. Recipes count cores themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -26,14 +26,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Skip what is marked ``gpu`` where there is none."""
+    """Skip tests marked ``gpu`` on machines without one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True)
 def same_process_after_each_test():
-    """What holds for a whole process must not outlive the test that changed it."""
+    """Check that each test restores the global state of the process."""
 
     def state():
         return {
@@ -51,7 +51,7 @@ def same_process_after_each_test():
 
 @pytest.fixture
 def exact_products(monkeypatch):
-    """Single precision as it is on a GPU, too: no TF32 in convolutions."""
+    """Exact single precision on a GPU, too: no TF32 in convolutions."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -66,7 +66,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def an4_tarball() -> Path:
-    """Mini AN4 as it lies in an ESPnet source tree."""
+    """Archive of mini AN4 in an ESPnet source tree."""
     espnet = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
     tarball = espnet / "egs2" / "mini_an4" / "asr1" / "downloads.tar.gz"
     if not tarball.is_file():

@@ -15,7 +15,7 @@ import compare  # noqa: E402
 
 from espnet2_birq.kernels.allocator import variables  # noqa: E402
 
-# Notes when it ran, and prints a number of its own.
+# Logs its name when it runs, and prints the number that it was given.
 PROGRAM = """
 import json, os, sys
 log, name, seconds = sys.argv[1:]
@@ -47,7 +47,7 @@ def test_rounds_ratios_and_environments(tmp_path, command):
     out = tmp_path / "new" / "out.json"
     done = run(tmp_path / "plan.yaml", "--rounds", 2, "--out", out)
     assert done.returncode == 0, done.stderr
-    # The second round goes backwards.
+    # The second round runs in reverse order.
     assert (tmp_path / "log").read_text().split() == list("abab") + list("baba")
     content = json.loads(out.read_text())
     seconds = [[r["seconds"] for r in row["results"]] for row in content["rows"]]
@@ -66,7 +66,7 @@ def test_a_command_that_fails_is_reported_and_the_others_go_on(tmp_path, command
     assert "exit status 1: no such thing" in done.stdout
     assert "no JSON object" in done.stdout
     assert "| 2 [2, 2] |" in done.stdout
-    assert done.stdout.count("| failed |") == 4  # two rows, and a ratio of each
+    assert done.stdout.count("| failed |") == 4  # two rows, and a ratio for each
 
 
 def test_the_median_of_ratios_is_within_rounds():

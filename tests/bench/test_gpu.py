@@ -1,4 +1,4 @@
-"""bench/gpu.py: a tiny run of all parts on a CPU, and requirements of forks."""
+"""bench/gpu.py: a tiny run of all parts on a CPU, and conditions for forks."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def test_all_parts_on_a_cpu(tmp_path):
 
 @pytest.mark.parametrize("what", ["import forked; forked.preload()", "import memory"])
 def test_forks_of_a_process_that_has_imported_espnet_may_use_cuda(what):
-    """ESPnet's trainer asks CUDA as it is imported."""
+    """ESPnet's trainer queries CUDA on import."""
     code = f"""
 import os, sys
 sys.path.insert(0, {str(BENCH)!r})

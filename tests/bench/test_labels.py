@@ -27,5 +27,5 @@ def test_whitened_points_use_more_codes(frames, running):
         label_perplexity.measure(frames, running=running, projection=projection)
         for projection in ("xavier", "whitened")
     )
-    # 4,000 draws of a normal distribution on 8192 codes drawn of one: about 1,800
+    # 4,000 draws from a normal distribution, 8192 codes drawn from the same: about 1,800
     assert 1 < random < 0.5 * whitened < whitened < 4000

@@ -22,7 +22,7 @@ def options(monkeypatch, *command):
 
 
 def rows(capsys):
-    """The cells of the table behind its head."""
+    """Return the cells of the printed table, without its header."""
     lines = capsys.readouterr().out.strip().splitlines()[2:]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
@@ -33,7 +33,7 @@ def test_lengths(monkeypatch, capsys):
     options(monkeypatch, "lengths", "--seconds", "5", "60", *builds)
     (_, *short), (seconds, ours, plain) = rows(capsys)
     assert seconds == "60" and all(0 < int(cell) < 200 for cell in short)
-    # (1500, 1500) scores of eight heads, (6000, 6000) masks of padding: over the limit
+    # (1500, 1500) scores of eight heads and (6000, 6000) padding masks exceed the limit.
     assert int(ours) > int(short[0]) and plain == "more than 256"
 
 

@@ -61,7 +61,7 @@ def test_padding_and_waiting():
     # Two GPUs get a and c, b and d: 8 each; of three, the first gets a and d.
     assert data_path.shares([["a", "b", "c", "d"]], lengths, 2)[1] == 1 - 12 / 16
     assert data_path.shares([["a", "b", "c", "d"]], lengths, 3)[1] == 1 - 12 / 24
-    # A batch without an utterance for each is no batch.
+    # Batches without an utterance for each GPU are skipped.
     assert data_path.shares([["a", "b"], ["e"]], lengths, 2) == (0.0, 0.0)
 
 
@@ -76,7 +76,7 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
         row["labeller_conf"] = dict(codebook_size=32, codebook_dim=4)
     monkeypatch.setattr(two_processes, "read_config", lambda *_: conf)
     all_reduce, threads = torch.distributed.all_reduce, torch.get_num_threads()
-    try:  # of two, one rank by itself: the hook sees what it would send
+    try:  # one rank alone: the hook sees what it would send
         count = two_processes.Count()
         store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -90,8 +90,8 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
         torch.set_num_threads(threads)
     assert torch.distributed.all_reduce is not all_reduce
     assert count.gradients == 4 * sum(p.numel() for p in model.parameters())
-    # Two labels on one head: frames, seven sums, counts of labels and predictions; and
-    # in double precision how many frames are masked, and how many have which label.
+    # Two labels on one head: number of frames, seven sums, counts of labels and of
+    # predictions; and in double precision the numbers of masked and labelled frames.
     assert count.others == 4 * 2 * (1 + 7 + 2 * 32) + 8 * (1 + 2)
 
 

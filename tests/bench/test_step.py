@@ -47,7 +47,7 @@ def options(config, *more):
 
 
 def outcome(build, seed):
-    """Loss and all gradients, at the same mask and masking noise for the same seed."""
+    """Return loss and all gradients; the seed determines mask and masking noise."""
     torch.manual_seed(seed)
     loss, mask_share = build.forward(0)
     build.model.zero_grad()
@@ -81,9 +81,9 @@ def test_best_rq_is_the_same_number_plainly_written(config, device, exact_produc
 
 @DEVICES
 def test_birq_is_the_same_on_average_plainly_written(config, device, exact_products):
-    """The Gumbel noise is drawn in another order."""
+    """Single steps differ, since Gumbel noise is drawn in another order."""
     builds = both(config, "birq", device)
-    for build in builds:  # running statistics stay, so that all draws are of one model
+    for build in builds:  # freeze running statistics, so that all draws use one model
         for module in build.model.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
                 module.momentum = 0.0
@@ -96,7 +96,7 @@ def test_birq_is_the_same_on_average_plainly_written(config, device, exact_produ
         sums = [a + x[2][name] for a, x in zip(sums, (ours, plain))]
     differences = torch.tensor(differences)
     error = differences.std() / math.sqrt(len(differences))
-    assert error < 0.02  # of a loss of about 15
+    assert error < 0.02  # the loss is about 15
     assert differences.mean().abs() < 4 * error
     cosine = torch.nn.functional.cosine_similarity(*(x.flatten() for x in sums), dim=0)
     assert cosine > 0.95
@@ -116,7 +116,7 @@ def test_detached_is_the_same_loss_with_another_gradient(config, name):
 
 
 def test_flops_are_those_of_a_real_step(config):
-    # Without depthwise convolutions, whose groups PyTorch's counter forgets.
+    # Without depthwise convolutions, whose groups PyTorch's counter ignores.
     conf = yaml.safe_load(Path(config).read_text())
     conf["encoder_conf"]["use_cnn_module"] = False
     Path(config).write_text(yaml.safe_dump(conf))
@@ -130,7 +130,7 @@ def test_flops_are_those_of_a_real_step(config):
     index = mask.flatten().nonzero().squeeze(1)
     with FlopCounterMode(display=False) as counter:
         plain.loss(xs, masked, xs_lengths, index).backward()
-    # Of the accelerated model, whose own products would not be counted.
+    # Count for the accelerated model, whose own products PyTorch would not count.
     accelerated = step.SSLTask.build_model(step.read_config(config, "birq"))
     torch.manual_seed(0)
     counted = step.count_flops(PlainModel(accelerated), speech, lengths)
@@ -138,11 +138,11 @@ def test_flops_are_those_of_a_real_step(config):
 
 
 def test_depthwise_convolutions_are_a_small_part(config):
-    """2 x 3 FLOPs a value and tap, forward and backward: not 2 x 3 x channels."""
+    """2 x 3 FLOPs per value and tap, forward and backward, not 2 x 3 x channels."""
     args = options(config, "--method", "best_rq")
     small = step.make_build(args).flops
     conf = yaml.safe_load(Path(config).read_text())
-    conf["encoder_conf"]["cnn_module_kernel"] = 21  # of 7
+    conf["encoder_conf"]["cnn_module_kernel"] = 21  # instead of 7
     Path(config).write_text(yaml.safe_dump(conf))
     assert 1.0 < step.make_build(args).flops / small < 1.1
 
@@ -168,7 +168,7 @@ def test_figures(config, build, dtype, monkeypatch):
 
 
 def test_compiled_blocks_and_more_options(config):
-    """PyTorch traces ours; ``eager`` then runs it as it is."""
+    """PyTorch traces our model; the backend ``eager`` runs it unchanged."""
     command = ["--method", "best_rq", "--options", "--model_conf attention_window=9"]
     plain, compiled = (
         outcome(step.make_build(options(config, *command, *more)), 0)
@@ -182,7 +182,7 @@ def test_compiled_blocks_and_more_options(config):
 
 
 def test_sizes_of_the_configuration():
-    """What bench/step.yaml says of itself."""
+    """The sizes are those stated in bench/step.yaml."""
     conf = step.read_config(str(BENCH / "step.yaml"), "birq")
     model = step.SSLTask.build_model(conf)
     assert round(step.count_parameters(model.encoder) / 1e6, 1) == 17.7

@@ -1,4 +1,4 @@
-"""One command for all: its list, late imports, names of options, the entry point."""
+"""The command birq: its list, late imports, option names, entry point."""
 
 import configparser
 import subprocess
@@ -10,7 +10,7 @@ from checkout import ROOT
 from espnet2_birq.bin import birq
 from espnet2_birq.options import HelpFormatter, Parser, known_names
 
-# Their parsers are ESPnet's, which imports PyTorch.
+# They use ESPnet's parsers, which import PyTorch.
 OF_ESPNET = {"asr_inference", "asr_train", "ssl_train"}
 
 
@@ -61,7 +61,7 @@ def test_help_of_espnets_commands(name, capsys):
 
 
 def test_hyphens_in_all_commands(capsys):
-    """In those with a parser of this package, and in ESPnet's."""
+    """Parsers of this package and of ESPnet accept hyphens in option names."""
     import importlib
 
     for name in listed(capsys):
@@ -96,7 +96,7 @@ def test_entry_point_and_module():
 
 
 def test_a_reader_that_has_enough(tmp_path):
-    """`birq ... | head`: no word, and the status of all programs whose reader went."""
+    """`birq ... | head` ends silently, with the usual status of a closed pipe."""
     script = "import sys; from espnet2_birq.bin import command\n"
     script += "command.run(lambda _: print('line\\n' * 100_000, flush=True), None)"
     program = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The hand-off check: complete, partial, empty, and with other features."""
+"""The hand-off check: complete, partial, empty, and with different features."""
 
 import argparse
 from pathlib import Path
@@ -29,7 +29,7 @@ COMMON = {
 
 
 def write_experiment(folder: Path, task, options, name="model.pth") -> Path:
-    """A model and its config.yaml, as a training run leaves them."""
+    """Write a model and its config.yaml, as a training run leaves them."""
     folder.mkdir()
     config = folder / "given.yaml"
     config.write_text(yaml.safe_dump(options))
@@ -118,7 +118,7 @@ def test_other_features_are_named(tmp_path, ssl_model, capsys):
 
 
 def average(folder: Path, epochs: int) -> Path:
-    """Average as many epochs' models as ESPnet does at the end of a training."""
+    """Average the models of some epochs, as ESPnet does at the end of training."""
     reporter = Reporter()
     state = torch.load(folder / "model.pth", weights_only=True)
     for epoch in range(1, epochs + 1):
@@ -142,7 +142,7 @@ def test_averaged_model(tmp_path, ssl_model, epochs, capsys):
     one, other = (
         torch.load(path, weights_only=True)[melmat] for path in (ssl_model, averaged)
     )
-    # The mean of equal numbers is rounded, too.
+    # Even the mean of equal numbers is rounded.
     assert torch.equal(one, other) == (epochs == 1)
     asr = write_asr(tmp_path, [f"{averaged}:encoder:encoder"])
     check_handoff.main([str(averaged), str(asr)])
@@ -174,7 +174,7 @@ def test_any_other_frontend_is_refused(tmp_path, ssl_model, change, capsys):
 
 
 def global_mvn(folder: Path, offset: float, **conf):
-    """Statistics as ESPnet's collect_stats leaves them, and the options that use them."""
+    """Write statistics as collect_stats does; return the options that use them."""
     folder.mkdir(exist_ok=True)
     mean = np.linspace(-3, 3, 20) + offset
     np.savez(
@@ -216,7 +216,7 @@ def test_other_normalization_is_refused(tmp_path, settings, capsys):
 
 
 def test_moved_experiment_finds_its_statistics(tmp_path, capsys, monkeypatch):
-    """Stats beside config.yaml are taken wherever the recorded path leads to."""
+    """Statistics next to config.yaml take precedence over the recorded path."""
     monkeypatch.chdir(tmp_path)
     settings = global_mvn(Path("exp"), 0.0)
     model = write_experiment(tmp_path / "exp/ssl", SSLTask, {**COMMON, **settings})
@@ -246,7 +246,7 @@ def spec_of(ssl_model, num_blocks):
 
 
 def test_top_layers_may_be_dropped(tmp_path, capsys):
-    # Of 11 layers 1 is kept: its number is the beginning of another one's, 10.
+    # Layer 1 of 11 is kept, whose number is a prefix of that of a dropped one, 10.
     conf = {**COMMON["encoder_conf"], "num_blocks": 11}
     options = {**COMMON, "encoder_conf": conf}
     ssl_model = write_experiment(tmp_path / "ssl", SSLTask, options)
@@ -256,7 +256,7 @@ def test_top_layers_may_be_dropped(tmp_path, capsys):
     check_handoff.main([str(ssl_model), str(asr)])
     output = capsys.readouterr().out
     assert "without: 9 (2, 3, 4, 5, 6, 7, 8, 9, 10; " in output
-    # Loaded by ESPnet, with nothing of ours: what is kept is equal.
+    # ESPnet alone loads the kept tensors unchanged.
     model = ASRTask.build_model(read_config(asr))
     load_pretrained_model(spec_of(ssl_model, 2), model, ignore_init_mismatch=False)
     source = torch.load(ssl_model, weights_only=True)

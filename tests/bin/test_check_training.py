@@ -1,4 +1,4 @@
-"""Check that ESPnet's training command made an update."""
+"""The check that ESPnet's training command made an update."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ CONFIG = {
 
 @pytest.fixture
 def asr_train(tmp_path):
-    """ESPnet's command, on two utterances; returns its exit status."""
+    """Function that runs ESPnet's command on two utterances; returns its exit status."""
     with (tmp_path / "wav.scp").open("w") as scp:
         for name in ("u1", "u2"):
             noise = np.random.default_rng(0).standard_normal(16000) * 0.1
@@ -74,7 +74,7 @@ def test_training_that_learned(tmp_path, asr_train):
     ids=["too few batches", "gradients that are no numbers"],
 )
 def test_training_without_an_update(tmp_path, asr_train, changes, epoch):
-    # ESPnet is content, and leaves a model.
+    # ESPnet reports success and writes a model.
     assert asr_train(**changes) == 0
     model = tmp_path / "exp" / "valid.loss.ave.pth"
     assert model.exists()

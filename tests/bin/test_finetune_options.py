@@ -8,7 +8,7 @@ from espnet2_birq.bin.finetune_options import main
 
 @pytest.fixture
 def config(tmp_path):
-    """Options after the --: a configuration, and 12 utterances of 10 samples."""
+    """Options after `--`: a configuration, and 12 utterances of 10 samples."""
     settings = {
         "batch_type": "numel",
         "batch_bins": 40,
@@ -29,8 +29,8 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     "gpus, more, expected",
     [
-        (1, [], "--scheduler_conf max_steps=12\n"),  # 5, 5 and 2 utterances a batch
-        (6, [], "--scheduler_conf max_steps=8\n"),  # 6 and 6
+        (1, [], "--scheduler_conf max_steps=12\n"),  # batches of 5, 5 and 2 utterances
+        (6, [], "--scheduler_conf max_steps=8\n"),  # batches of 6 and 6
         (1, ["--accum_grad", "3"], "--scheduler_conf max_steps=4\n"),
         (1, ["--scheduler", "warmuplr"], "\n"),
         (1, ["--scheduler_conf", "max_steps=9"], "\n"),
@@ -66,7 +66,7 @@ def test_wrong_requests(config, capsys):
         main(["training", *config, "--batch_type", "folded"])
     main(["training", *config, "--batch_type", "folded", "--scheduler", "warmuplr"])
     assert capsys.readouterr().out == "\n"
-    # Whatever the scheduler: a training without an update would be called a success.
+    # With any scheduler, ESPnet would report a training without an update as a success.
     for scheduler in ("tristagelr", "warmuplr"):
         with pytest.raises(SystemExit, match="^error: an epoch of 3 batches has no"):
             main(["training", *config, "--accum_grad", "4", "--scheduler", scheduler])
@@ -85,7 +85,8 @@ def test_normalize(tmp_path, config, capsys):
     settings.write_text("normalize: utterance_mvn\nnormalize_conf: {norm_vars: true}\n")
     main(command)
     assert capsys.readouterr().out == "\n" and not stats.exists()
-    # The path is that of the folder pretraining ran in; the file has come along.
+    # The recorded path is relative to pretraining's working directory; the file is now
+    # next to the model.
     settings.write_text(
         "normalize: global_mvn\nnormalize_conf: {stats_file: exp/x/feats_stats.npz}\n"
     )

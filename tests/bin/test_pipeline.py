@@ -1,4 +1,4 @@
-"""Commands in sequence on a few noises: training, labels, probe, moved folders."""
+"""Commands in sequence on some noise: training, labels, probe, moved folders."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ SPOKEN = ["AB", "BA", "ABBA", "BAAB", "A", "B", "AAB", "BBA"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight utterances, a pretrained model, and the working directory among them."""
+    """Folder with eight utterances and a model pretrained on them."""
     top = tmp_path_factory.mktemp("pipeline")
     data = top / "dump" / "raw" / "train"
     data.mkdir(parents=True)
@@ -75,7 +75,7 @@ MODEL = "valid.total_count.ave.pth"
 
 
 def options(top, config, out, labels=False):
-    """Those of ssl_train; training data is the validation data, too."""
+    """Return options of ssl_train; training data also serve for validation."""
     data = top / "dump" / "raw" / "train"
     found = ["--config", str(top / config), "--output_dir", str(out), "--ngpu", "0"]
     for kind in ("train", "valid"):
@@ -88,20 +88,20 @@ def options(top, config, out, labels=False):
 
 
 def read_labels(folder):
-    """Utterance to labels."""
+    """Return a mapping from utterance to labels."""
     dataset = ESPnetDataset([(f"{folder}/labels.scp", "labels", "kaldi_ark")])
     return {name: dataset[name][1]["labels"] for name in dataset}
 
 
 def wave(folder, number):
-    """Arguments of a model: one utterance."""
+    """Return the arguments of a model: one utterance."""
     samples, _ = soundfile.read(folder / f"u{number}.wav", dtype="float32")
     return torch.from_numpy(samples)[None], torch.tensor([len(samples)])
 
 
 @torch.no_grad()
 def test_the_input_is_whitened_by_moments_of_the_training_data(folder):
-    """Taken before the first update: the frames of all utterances, in any order."""
+    """Moments are those of all utterances' frames, taken before the first update."""
     model = load(folder / "ssl" / MODEL).model
     frames = []
     for number in range(8):
@@ -123,11 +123,11 @@ def test_a_model_s_labels_become_the_next_one_s_target(folder, caplog):
     assert [len(labels[f"u{n}"]) for n in range(8)] == [
         24 + (5 * n + 1) // 2 for n in range(8)
     ]
-    # One at a time, by hand: the same codes.
+    # Utterances labelled one at a time have the same codes.
     codes, _ = load(model).labels(*wave(folder, 3))
     assert np.array_equal(codes["enhanced"][0, 0].numpy(), labels["u3"])
     assert len(set(labels["u3"])) > 3
-    # Nothing but the labels of the first model, and weights of its own
+    # Train a new model on the labels of the first one only.
     given = {"name": "given", "labeller_conf": {"codebook_size": 32}}
     config = {**CONFIG, "objectives": [given], "max_epoch": 1}
     (folder / "given.yaml").write_text(yaml.safe_dump(config))
@@ -162,7 +162,7 @@ torch.save([*labels, *model.extract_features(*speech, [0, 1, 2])[0]], sys.argv[3
 
 
 def test_a_model_is_a_file(folder, tmp_path):
-    """Moved, alone, in another process, packed, after another training: same labels."""
+    """Labels stay the same: moved, in another process, packed, after another training."""
     own = tmp_path / "moved" / "somewhere else"
     own.mkdir(parents=True)
     for name in (MODEL, "config.yaml"):
@@ -183,7 +183,7 @@ def test_a_model_is_a_file(folder, tmp_path):
     check(own / MODEL)
     shutil.make_archive(str(tmp_path / "packed"), "zip", own)
     check(tmp_path / "packed.zip")
-    # Another training in the same folder, on other speech
+    # Another training in the same folder has no effect on the first model.
     config = {**CONFIG, "objectives": CONFIG["objectives"][:1], "seed": 5}
     (folder / "other.yaml").write_text(yaml.safe_dump(config))
     ssl_train.main(options(folder, "other.yaml", folder / "other"))
@@ -238,7 +238,7 @@ def test_probe(folder):
 
 @pytest.fixture
 def spoiled(folder, tmp_path):
-    """The same data with a NaN in u3, which files of floating point alone can hold."""
+    """The same data with a NaN in u3, possible only in floating-point files."""
     data = tmp_path / "dump" / "raw" / "train"
     shutil.copytree(folder / "dump" / "raw" / "train", data)
     samples, rate = soundfile.read(folder / "u3.wav")
@@ -262,13 +262,13 @@ def test_labels_of_a_bad_utterance_are_none(folder, spoiled, caplog):
         assert np.array_equal(found[name], expected)
     (warning,) = [x.message for x in caplog.records if "without a label" in x.message]
     assert "1 utterances" in warning and warning.endswith(" u3")
-    # Another rate, and several channels, are errors that name the audio.
+    # Several channels or another sampling rate cause an error that names the audio.
     soundfile.write(spoiled / "u3.wav", np.zeros((FS, 2)), FS)
     with pytest.raises(
         SystemExit, match="dump_labels: error: utterance u3: has 2 chan"
     ):
         dump_labels.main([*common, "--data", f"{data},speech,sound"])
-    assert not (spoiled / "clean/labels.scp").exists()  # the ark behind it is another
+    assert not (spoiled / "clean/labels.scp").exists()  # its ark has been replaced
     (data.parent / "wav.scp").write_text(f"u3 {spoiled}/u3.wav\n")
     soundfile.write(spoiled / "u3.wav", np.zeros(8000), 8000)
     with pytest.raises(
@@ -307,7 +307,7 @@ def test_probe_names_bad_audio(folder, spoiled):
 
 @pytest.fixture
 def stopped(folder, tmp_path):
-    """A copy of the pretraining, and the options that resume it."""
+    """A copy of the pretraining experiment, and the options that resume it."""
     shutil.copytree(folder / "ssl", tmp_path / "ssl", symlinks=True)
     command = options(folder, "birq.yaml", tmp_path / "ssl")
     return tmp_path / "ssl", [*command, "--resume", "true"]
@@ -329,13 +329,13 @@ def test_a_checkpoint_that_is_not_whole(stopped, share, words):
         "move it and progress.pth away: training then begins anew, with --init_param "
         f"{exp}/1epoch.pth from its last whole model"
     )
-    # As it says
+    # Follow the advice of the message.
     for name in ("checkpoint.pth", "progress.pth"):
         (exp / name).unlink()
     before = torch.load(exp / "1epoch.pth")
     ssl_train.main([*command, "--init_param", f"{exp}/1epoch.pth"])
     after = torch.load(exp / "1epoch.pth")
-    # Schedules begin anew, as ESPnet's learning rate does.
+    # Schedules restart, as ESPnet's learning rate does.
     assert after["updates"] == before["updates"] > 0
     weight = "encoder.encoders.0.feed_forward.w_1.weight"
     assert 0 < (after[weight] - before[weight]).abs().max() < 0.1
@@ -347,7 +347,7 @@ def test_a_model_of_an_epoch_that_is_not_whole(stopped):
     cut(exp / "1epoch.pth")
     with pytest.raises(SystemExit, match="1epoch.pth: is cut short; ESPnet") as caught:
         ssl_train.main(command)
-    # As it says
+    # Follow the advice of the message.
     remedy = str(caught.value).partition("make it of the checkpoint: ")[2]
     subprocess.run(remedy.replace("python3", sys.executable), shell=True, check=True)
     made = torch.load(exp / "1epoch.pth")

@@ -16,7 +16,7 @@ C2 = CONF / "tuning" / "train_birq_c2.yaml"
 
 
 def plan(capsys, *options, config=SMALL) -> dict:
-    if config != C2:  # a small encoder and little memory are quicker to fill
+    if config != C2:  # with a small encoder and little memory, this is faster
         options = ("--memory", 2, *options, "--encoder_conf", "num_blocks=2")
     main(["--config", str(config), "--json", *map(str, options)])
     return json.loads(capsys.readouterr().out)
@@ -27,10 +27,10 @@ def test_the_papers_encoder(capsys):
     numbers = plan(capsys, *options, config=C2)
     assert numbers["encoder_parameters"] == pytest.approx(154.9e6, rel=1e-3)
     frames = numbers["batch_seconds_per_gpu"] * 50
-    # By hand 1.73 GFLOP, which leaves out position terms and recomputed attention.
+    # 1.73 GFLOP by hand, without position terms and recomputed attention.
     assert 1.73e9 < numbers["step_flops_per_gpu"] / frames < 1.85e9
     assert numbers["steps_per_epoch"] == pytest.approx(960 * 3600 / 3200)
-    # Weights, their gradients of the steps before, AdamW's two, and buckets
+    # Weights, accumulated gradients, AdamW's two moments, and DDP's buckets
     kept = numbers["memory_kept_bytes"] / numbers["parameters"]
     assert kept == pytest.approx(5 * 4, rel=0.02)
 
@@ -42,7 +42,7 @@ def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
     (tmp_path / "with.yaml").write_text(yaml.safe_dump(config))
     without = plan(capsys, "--hours", 1)
     numbers = plan(capsys, "--hours", 1, config=tmp_path / "with.yaml")
-    assert numbers["parameters"] == without["parameters"]  # the optimizer's
+    assert numbers["parameters"] == without["parameters"]  # those that are trained
     more = numbers["memory_kept_bytes"] - without["memory_kept_bytes"]
     assert more == pytest.approx(4 * numbers["encoder_parameters"], rel=1e-3)
 
@@ -50,7 +50,7 @@ def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
 def test_days_follow_from_a_measured_step(capsys):
     options = ("--hours", 64, "--step-seconds", 0.5, "--max_epoch", 3)
     numbers = plan(capsys, *options)
-    steps = 64 * 3600 / 64  # 64 s of speech a step
+    steps = 64 * 3600 / 64  # 64 s of speech per step
     assert numbers["days"] == pytest.approx(3 * steps * 0.5 / 86400)
     assert numbers["gpu_hours"] == pytest.approx(24 * numbers["days"])
     flops = numbers["step_flops_per_gpu"]
@@ -82,7 +82,7 @@ def test_too_small_a_gpu(capsys):
 def test_lengths_of_the_data(tmp_path, capsys):
     (tmp_path / "utt2num_samples").write_text("a 160000\nb 480000\n")
     data = Data.read(tmp_path, 16000)
-    # 10 s and 30 s: of 40 seconds 30 are in the long one
+    # 10 s and 30 s: 30 of the 40 seconds are in the longer one.
     assert data == Data(total=40.0, utterance=25.0, longest=30.0)
     numbers = plan(capsys, "--data", tmp_path, "--batch_bins", 16000 * 40)
     assert numbers["steps_per_epoch"] == 1

@@ -12,7 +12,7 @@ from espnet2_birq.bin import ssl_train
 from espnet2_birq.tasks.ssl import SSLTask
 
 ROOT = Path(__file__).resolve().parents[2]
-# Those of the paper are large: tests/tasks/test_tuning.py.
+# The paper's are large and tested in tests/tasks/test_tuning.py.
 CONFIGS = sorted((ROOT / "conf").glob("mini*/train_b*.yaml"))
 
 

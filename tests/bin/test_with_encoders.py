@@ -1,4 +1,4 @@
-"""with_encoders: the command it runs instead, for calls like asr.sh's."""
+"""with_encoders: which command it runs instead, for calls like asr.sh's."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def run(*command):
         ),
         (["-m", "espnet2.bin.lm_train", "--x"], None),
         (["-m", "espnet2.bin.asr_train_x"], None),
-        # What belongs to another program is left alone.
+        # Arguments of another program are left unchanged.
         (["-m", "espnet2.bin.launch", "--", "-m", "espnet2.bin.asr_train"], None),
         (["pyscripts/utils/x.py", "-m", "espnet2.bin.asr_train"], None),
         (["-c", "print()", "-m", "espnet2.bin.asr_train"], None),
@@ -42,7 +42,7 @@ def test_translate(arguments, expected):
 
 
 def test_training_in_launch_knows_the_encoder(tmp_path):
-    # Stage 11 of asr.sh: the prefix before launch, and again before what it launches.
+    # Stage 11 of asr.sh puts the prefix before launch and before the launched command.
     (tmp_path / "run.sh").write_text('#!/bin/sh\nshift 2; log=$1; shift; "$@" >"$log"')
     (tmp_path / "run.sh").chmod(0o755)
     log = tmp_path / "train.log"

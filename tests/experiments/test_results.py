@@ -44,5 +44,5 @@ def test_same_system_differs_by_nothing():
 
 def test_other_utterances_are_not_compared():
     one = make([1], [2])
-    with pytest.raises(ValueError, match="other utterances"):
+    with pytest.raises(ValueError, match="different utterances"):
         resample([one], [one._replace(names=["another"])])

@@ -72,5 +72,5 @@ def test_objectives_of_any_name(tmp_path):
         "3 of 3",
     ]
     (asr / "handoff.txt").write_text("")
-    with pytest.raises(DataError, match="handoff.txt: is not whole"):
+    with pytest.raises(DataError, match="handoff.txt: is incomplete"):
         summarize([("mine", ssl, asr)])

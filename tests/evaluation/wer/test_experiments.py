@@ -219,7 +219,7 @@ def test_normalised_on_both_sides(tmp_path, monkeypatch, capsys):
         ((), "nothing to score"),
         (("--hyp", "x"), "--hyp: needs its reference"),
         (("--ref", "x"), "--ref: needs --hyp or --compare"),
-        (("--compare", "x", "y", "--meeting"), "--compare: goes with"),
+        (("--compare", "x", "y", "--meeting"), "--compare: only"),
         (("x", "--results_md", "--json"), "--results_md: not with"),
         (("x", "--meeting", "--cluster", "speaker"), "--meeting: resamples meetings"),
     ],
