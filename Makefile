@@ -1,10 +1,10 @@
 # `make demo`: pretrain on synthetic speech, fine-tune, error rates.
 # `make test`: all tests but the slow ones (minutes each); `make test-all`: all tests.
-# `make lint`: check format, common faults, types, shell scripts.
-# `make docs`: the documentation as a site in site/; broken links are errors.
-# All first set up what is missing: .venv (Python packages) and tools/ (ESPnet tree).
+# `make lint`: check formatting, common faults, types and shell scripts.
+# `make docs`: build the documentation as a site in site/; broken links are errors.
+# All of them first set up what is missing: .venv (Python packages) and tools/ (ESPnet tree).
 .PHONY: setup demo docs lint test test-all
-# Test files run in parallel on all cores, at most 4 (2 GB each), the longest first.
+# Run test files in parallel on all cores, at most 4 (2 GB each), the longest first.
 PYTEST = .venv/bin/python -m pytest -q --dist loadfile --no-loadscope-reorder \
     -n $$(n=$$(local/cores); echo $$((n < 4 ? n : 4)))
 setup:

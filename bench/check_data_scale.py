@@ -1,4 +1,4 @@
-"""Time and memory of commands that process whole data directories, against their size.
+"""Time and memory of commands that process data directories, by size of the directory.
 
 It makes directories of 1, 10 and 100 times 20,000 utterances that share 50 audio files of
 one minute: one with a file per utterance, one with thirty segments per recording, and one

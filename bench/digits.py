@@ -95,7 +95,7 @@ SYSTEMS = {
 }
 CONFIG = {
     "input_size": PATCH * PATCH,
-    "frontend_conf": {"fs": 100},  # patches a second: a mask's 10 ms are one
+    "frontend_conf": {"fs": 100},  # patches per second; one patch is 10 ms of the mask
     "normalize": None,
     "masking_conf": {"mask_prob": 0.4, "mask_length_ms": 20, "replacement": "learned"},
     "encoder": "conformer",
@@ -151,7 +151,7 @@ def write_data(folder: Path, images: np.ndarray) -> None:
 
 
 def in_updates(conf, updates: int):
-    """Turn shares of the training in `when` into updates."""
+    """Convert shares of the training in `when` to updates."""
     if isinstance(conf, list):
         return [in_updates(one, updates) for one in conf]
     if not isinstance(conf, dict):
@@ -167,7 +167,7 @@ def in_updates(conf, updates: int):
 
 
 def pretrain(folder: Path, system: str, seed: int, updates: int) -> Path:
-    """Pretrain an encoder with ssl_train, unless it has been; return its model."""
+    """Pretrain an encoder with ssl_train, unless already done; return its model."""
     out = folder / f"{system.replace(' ', '_')}_{seed}"
     if not (out / MODEL).is_file():
         epochs = round(updates / CONFIG["num_iters_per_epoch"])
@@ -188,7 +188,7 @@ def pretrain(folder: Path, system: str, seed: int, updates: int) -> Path:
 
 @torch.no_grad()
 def outputs(model: BiRQModel, images: np.ndarray, layer: int) -> np.ndarray:
-    """Compute a layer's outputs at all patches, side by side: (N, 16 E)."""
+    """Compute a layer's outputs at all patches, concatenated: (N, 16 E)."""
     xs = torch.from_numpy(patches_of(images))
     lengths = torch.full((len(xs),), xs.size(1))
     vectors, _ = model.vectors(xs, lengths, View("layer", layer))

@@ -6,7 +6,7 @@
 Parts run in order of importance. Each has a share of the time and its own log in the
 folder; a part that takes longer is stopped and reported as stopped:
 
-    tests    tests/ that need a GPU: kernels and losses against slow plain versions, a
+    tests    tests that need a GPU: kernels and losses against slow plain versions, a
              training step that never waits for the device
     steps    bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
              plain ESPnet and SpeechBrain, compiled, with a fused optimizer
@@ -114,7 +114,7 @@ def tiny_command(command: str) -> str:
 def run(part: Part, log: Path, seconds: float) -> str:
     """Run a part; return its outcome."""
     words = list(part.words)
-    if words[-1] == "--seconds":  # start no command in the last 30
+    if words[-1] == "--seconds":  # start no command in the last 30 s
         words.append(str(max(1.0, seconds - 30.0)))
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as stream:

@@ -23,7 +23,7 @@ RATE = 25.0
 
 
 def make_labels(utterances: int, codes: int) -> dict[str, np.ndarray]:
-    """Draw utterance ids as LibriSpeech's, and codes."""
+    """Draw utterance ids like LibriSpeech's, and codes."""
     draw = np.random.default_rng(0)
     found = {}
     for number in range(utterances):
@@ -37,7 +37,7 @@ def make_labels(utterances: int, codes: int) -> dict[str, np.ndarray]:
 
 
 def write_all(folder: Path, labels: dict[str, np.ndarray], codes: int) -> dict:
-    """Write the forms; name to files, of which the last is the list, and its type."""
+    """Write all forms; return name to files (the last is the list) and ESPnet's type."""
     write_labels(folder / "labels.ark", labels.items(), codes, RATE)
     specifier = f"ark,scp:{folder}/kaldi.ark,{folder}/kaldi.scp"
     with kaldiio.WriteHelper(specifier) as writer:
@@ -61,7 +61,7 @@ def write_all(folder: Path, labels: dict[str, np.ndarray], codes: int) -> dict:
 def measure(files: list[Path], kind: str, labels: dict[str, np.ndarray]) -> dict:
     """Open and read one form; check what is read."""
     frames = sum(map(len, labels.values()))
-    # What a file occupies, in blocks
+    # Disk space, in whole blocks
     size = sum(file.stat().st_blocks * 512 for file in files)
     start = time.perf_counter()
     dataset = ESPnetDataset([(str(files[-1]), "labels", kind)])

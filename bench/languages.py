@@ -1,9 +1,9 @@
-"""Make a small corpus of several languages with eSpeak NG, to try `birq languages` on.
+"""Make a small corpus of several languages with eSpeak NG, to try out `birq languages`.
 
 Random strings of common words in English, German, Spanish and Finnish, in many voices: data
 directories DEST/train and DEST/test with wav.scp, text, utt2spk and category2utt. The same
-voices speak all languages, so a voice does not tell the language; the voices of the test
-set are others.
+voices speak all languages, so a voice does not reveal the language; the test set has other
+voices.
 
     python bench/languages.py --dest DIR
     python -m espnet2_birq.bin.languages --model MODEL --train DIR/train --test DIR/test \
@@ -42,7 +42,7 @@ LENGTH = 5  # words of an utterance
 
 
 def write_set(folder: Path, voices: tuple[Voice, ...], number: int, seed: int) -> None:
-    """Synthesise a set, so many utterances of each language."""
+    """Synthesise a set with `number` utterances of each language."""
     draw = np.random.default_rng(seed)
     (folder / "wav").mkdir(parents=True, exist_ok=True)
     files: dict[str, list[tuple[str, str]]] = defaultdict(list)

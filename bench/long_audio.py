@@ -1,4 +1,4 @@
-"""Features of a long recording in windows, next to those of one pass.
+"""Features of a long recording computed in windows, compared with those of one pass.
 
     python bench/long_audio.py --model exp/ssl_train_birq_raw --audio FILE [FILE ...]
 

@@ -12,7 +12,7 @@ layers). The method is BEST-RQ, or BiRQ with --method birq. Builds:
     window    the same, with attention in blocks of 200 encoder frames (8 s)
     plain     ESPnet's unchanged encoder and a plain loss: bench/plain.py
 
-`lengths` runs forward and backward pass of one utterance, each build in its own process. It
+`lengths` runs the forward and backward pass of one utterance, each build in its own process. It
 prints the growth during the step: of the process on a CPU, of PyTorch's allocator on a GPU.
 Peaks above --limit GiB are only marked as such. `batch` prints how many utterances of 12 s
 fit in --memory GB, by the estimate of espnet2_birq.bin.plan (bfloat16). On a GPU it also

@@ -1,12 +1,13 @@
 """Cost of a step of each method over BEST-RQ's: the table of docs/methods.md.
 
-FLOPs and memory are counted on fake tensors, time follows from the planner's rates for an
-H100 (docs/plan.md): four utterances of 12.3 s, a GPU's share of C2's batch on eight GPUs.
-Memory is that of parameters, gradients, AdamW, teacher, codebooks and the peak of a step.
+FLOPs and memory are counted on fake tensors; time follows from the planner's rates for an
+H100 (docs/plan.md). The batch is four utterances of 12.3 s, one GPU's share of C2's batch on
+eight GPUs. Memory includes parameters, gradients, AdamW, teacher, codebooks and the peak of
+a step.
 
     python bench/methods.py conf/tuning/train_{best_rq,birq,rvq,bridle}_c2.yaml
 
-The first is the reference. No GPU is needed; a minute for each on a core.
+The first is the reference. No GPU is needed; each takes a minute on one core.
 """
 
 import argparse

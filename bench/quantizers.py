@@ -9,8 +9,8 @@ are the same for all packages. "agree" is the share of frames with the same labe
 double precision. "extra_mib" is the growth of the process's peak memory by the search.
 
 NVIDIA NeMo's quantizer is not included: its package cannot be imported without its extra
-``asr``, and with the versions of constraints.txt that extra resolves to a release of
-2021 only (``pip install "nemo_toolkit[asr]" -c constraints.txt``).
+``asr``, and with the versions of constraints.txt, that extra resolves only to a release of
+2021 (``pip install "nemo_toolkit[asr]" -c constraints.txt``).
 """
 
 import argparse

@@ -108,7 +108,7 @@ def make_build(args: argparse.Namespace) -> Build:
     if model.branch.copies == 1:
         plain = PlainModel(copy.deepcopy(model))
         flops = count_flops(plain, speech.cpu(), lengths.cpu())
-    else:  # which the plain build has not
+    else:  # not supported by the plain build
         flops = count_step(conf, speech.cpu(), lengths.cpu())
     model = model.to(args.device)
     encoder_parameters = count_parameters(model.encoder)
@@ -164,7 +164,7 @@ def autocast(device: str, dtype: torch.dtype):
 
 
 def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) -> int:
-    """Count FLOPs of forward and backward pass, on fake tensors."""
+    """Count FLOPs of the forward and backward pass, on fake tensors."""
     with torch.no_grad():
         xs, masked, xs_lengths, mask = plain.inputs(speech, lengths)
     index = mask.flatten().nonzero().squeeze(1)
@@ -178,7 +178,7 @@ def count_flops(plain: PlainModel, speech: torch.Tensor, lengths: torch.Tensor) 
 
 
 def count_step(conf, speech: torch.Tensor, lengths: torch.Tensor) -> int:
-    """Count FLOPs of a step of the model without its products of other libraries."""
+    """Count FLOPs of a step of the model, with its products by other libraries disabled."""
     conf = copy.copy(conf)
     conf.model_conf = dict(conf.model_conf, cpu_bfloat16=False, accelerate=False)
     model = SSLTask.build_model(conf).train()

@@ -6,8 +6,8 @@
 # Usage: local/download.sh [--dry-run] LIST DEST
 #   --dry-run  only show what would be downloaded
 #   LIST       file of lines `CHECKSUM URL PATH`. PATH is relative to DEST. CHECKSUM is an
-#              MD5 (32 digits) or SHA-256 (64), or - if none is published; a .gz is then
-#              only tested to be complete. Lines with # are comments.
+#              MD5 (32 digits) or SHA-256 (64), or - if none is published; a .gz file is then
+#              only tested for completeness. Lines that begin with # are comments.
 #   DEST       folder
 set -euo pipefail
 fail() { echo "download.sh: error: $*" >&2; exit 1; }

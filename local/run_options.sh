@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sorts command-line options; sourced by run.sh of the recipes, finetune.sh, decode_ctc.sh.
+# Sorts command-line options; sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh.
 
-# A batch system sends SIGUSR1 to all processes of a job; it is for the training alone,
-# which saves its state and exits with 85 (docs/faults.md).
+# A batch system sends SIGUSR1 to all processes of a job. Only the training reacts to it: it
+# saves its state and exits with 85 (docs/faults.md).
 trap '' USR1
 
 #   sort_options OWN DATA SCRIPT "$@"
@@ -55,7 +55,7 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
     esac
 }
 
-# Sets config to the configuration of a size: that of small has no suffix.
+# Sets config to the configuration for a size; small has no suffix.
 sized_config() {  # sized_config NAME SIZE, e.g. train_birq base
     config=conf/$1.yaml
     if [ "$2" != small ]; then config=conf/$1_$2.yaml; fi

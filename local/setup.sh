@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Sets up .venv (Python packages, in the versions of constraints.txt) and tools/espnet (the
 # ESPnet tree with the scripts that the recipes call). It does only what is missing, so
-# repeating it is quick.
+# running it again is quick.
 #
 #   local/setup.sh                       everything
 #   ESPNET_ROOT=/path local/setup.sh     use that ESPnet checkout's scripts
 #   local/setup.sh --espnet-tree         only tools/espnet, with the python3 on the PATH
-#                                        (for an ESPnet environment you already have; the
-#                                        only thing to do in a copy by `birq recipes`)
+#                                        (for an existing ESPnet environment; nothing else
+#                                        is needed in a copy made by `birq recipes`)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 espnet_version=202611
@@ -25,7 +25,7 @@ case "${PWD}" in
         "cannot handle: move the checkout" ;;
 esac
 
-find_uv() {  # prints the path of a working uv; if needed, fetches one into tools/uv
+find_uv() {  # prints the path of a working uv; fetches one into tools/uv if needed
     local uv
     for uv in uv tools/uv/bin/uv; do
         if "${uv}" --version >/dev/null 2>&1; then echo "${uv}"; return; fi
@@ -72,7 +72,7 @@ make_venv() {
     tell_of_driver
 }
 
-# PyTorch's build for CUDA 13 wants driver 580, that for CUDA 12 driver 525 (NVIDIA's table of
+# PyTorch's build for CUDA 13 needs driver 580, that for CUDA 12 driver 525 (NVIDIA's table of
 # "CUDA minor version compatibility").
 tell_of_driver() {
     local cuda driver
@@ -85,8 +85,8 @@ tell_of_driver() {
         "${driver:-no GPU}. Another build: docs/tutorial_cluster.md"
 }
 
-# ESPnet's source distribution lacks the links to directories, without which no recipe of the
-# tree runs. The originals are in TEMPLATE/asr1.
+# ESPnet's source distribution lacks the links to directories, without which none of its
+# recipes runs. The originals are in TEMPLATE/asr1.
 restore_links() {
     local dir name
     for dir in "$1"/egs2/*/*/; do

@@ -8,13 +8,13 @@ import subprocess
 
 import pytest
 
-# Debian hides it there.
+# Debian installs it outside the PATH.
 PATH = os.pathsep.join([os.environ["PATH"], "/usr/lib/sctk/bin"])
 WORDS = [f"w{number}" for number in range(8)] + ["é", "ÄB", "世界", "ñandú"]
 
 
 def find(name):
-    """Return the path of a program of the toolkit, None without it."""
+    """Return the path of a program of the toolkit, or None if it is missing."""
     program = shutil.which(name, path=PATH)
     if program is None:
         return None
@@ -33,7 +33,7 @@ needs_nist = pytest.mark.skipif(
 def random_set(number, seed, words=WORDS):
     """Return references and hypotheses of some utterances, some of them empty.
 
-    Few different words and many errors: many alignments are equally cheap.
+    With few different words and many errors, many alignments have equal costs.
     """
     rng = random.Random(seed)
     refs, hyps = {}, {}
@@ -65,7 +65,7 @@ def write_trn(path, texts):
 
 
 def run_sclite(folder, refs, hyps, *options, output=("all", "stdout")):
-    """Run sclite on utterances; return what it prints."""
+    """Run sclite on utterances; return its output."""
     ref, hyp = write_trn(folder / "ref.trn", refs), write_trn(folder / "hyp.trn", hyps)
     return subprocess.run(
         [SCLITE, *options, "-r", ref, "trn", "-h", hyp, "trn", "-i", "rm"]
@@ -77,7 +77,7 @@ def run_sclite(folder, refs, hyps, *options, output=("all", "stdout")):
 
 
 def scores(report):
-    """Return utterance id to its numbers of correct, substituted, deleted, inserted."""
+    """Return utterance id to numbers of correct, substituted, deleted, inserted words."""
     pattern = r"^id: \((\S+)\)\nScores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)"
     return {
         match[1]: [int(number) for number in match.groups()[1:]]

@@ -1,4 +1,4 @@
-"""Models without training, and speech with synthetic phones: two tones."""
+"""Untrained models, and speech with two tones as synthetic phones."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ OBJECTIVES = [
 
 
 def write_experiment(folder: Path, task, seed=1, **options) -> Path:
-    """A model and its config.yaml, as a training run leaves them."""
+    """Write a model and its config.yaml, as a training run leaves them."""
     folder.mkdir(parents=True)
     config = folder / "given.yaml"
     config.write_text(yaml.safe_dump({**MODEL, **options}))
@@ -69,7 +69,7 @@ def write_experiment(folder: Path, task, seed=1, **options) -> Path:
 
 
 def write_speech(folder: Path, speakers=4, utterances=3, rate=RATE) -> Path:
-    """A data directory `data`, its alignment `phones.tsv`; of each speaker the same."""
+    """Write a data directory `data`, which is returned, and `phones.tsv`, its alignment."""
     data = folder / "data"
     data.mkdir(parents=True)
     generator = np.random.default_rng(0)

@@ -23,7 +23,7 @@ AVERAGE = "valid.total_count.ave.pth"
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
-    """An experiment's folder as ESPnet leaves it."""
+    """Experiment as ESPnet leaves it."""
     folder = tmp_path_factory.mktemp("top") / "exp" / "ssl_train_birq_raw"
     criterion = [["valid", "total_count", "max"]]
     model = write_experiment(
@@ -60,7 +60,7 @@ def test_the_model_of_a_folder(exp, tmp_path):
 
 
 def pack(exp, out):
-    """Pack as stage 8 of birq.sh does."""
+    """Pack like stage 8 of birq.sh."""
     command = [sys.executable, "-m", "espnet2.bin.pack", "ssl", "--outpath", str(out)]
     command += ["--ssl_train_config", "exp/ssl_train_birq_raw/config.yaml"]
     command += ["--ssl_model_file", f"exp/ssl_train_birq_raw/{AVERAGE}"]
@@ -74,7 +74,7 @@ def test_folder_zip_and_hub_are_the_same_model(exp, tmp_path):
     pack(exp, tmp_path / "model.zip")
     packed = load(tmp_path / "model.zip", window=30.0)
     assert torch.equal(packed(wave)[0], expected) and packed.window == 30.0
-    # A hub's model as huggingface_hub keeps it, which then needs no network
+    # A model in huggingface_hub's cache needs no network.
     kept = tmp_path / "cache" / "models--me--birq"
     snapshot = kept / "snapshots" / "abc"
     shutil.unpack_archive(tmp_path / "model.zip", snapshot)
@@ -111,7 +111,7 @@ def test_espnets_downloader_unpacks_it(exp, tmp_path):
 
 
 def test_lines_of_the_readme(exp, tmp_path):
-    """Pasted into a fresh Python in another folder."""
+    """Run the README's lines in a fresh Python in another folder."""
     text = (ROOT / "README.md").read_text()
     (lines,) = re.findall(r"```python\n(from espnet2_birq.api.*?)```", text, re.DOTALL)
     shutil.copytree(exp.parent, tmp_path / "exp", symlinks=True)

@@ -1,4 +1,4 @@
-"""Files from elsewhere: none runs code, writes outside its place or fills a disk."""
+"""Hostile files cannot run code, write outside their folder or fill a disk."""
 
 import io
 import os
@@ -57,7 +57,7 @@ def test_a_program_to_go_on_with(tmp_path, name):
     found = trainings.options(tmp_path, tmp_path / "exp", max_epoch=1)
     if name == "init.pth":
         found += ["--init_param", str(tmp_path / "exp" / name)]
-    if name == "progress.pth":  # the training has no use for it, and begins anew
+    if name == "progress.pth":  # training does not use it and restarts
         ssl_train.main(found)
     else:
         with pytest.raises(SystemExit, match="it is not loaded: it could run code$"):

@@ -50,14 +50,14 @@ CONFORMER = pytest.mark.parametrize("model", ["conformer"], indirect=True)
 def noise(seconds, seed=0):
     generator = torch.Generator().manual_seed(seed)
     wave = 0.1 * torch.randn(int(RATE * seconds), generator=generator)
-    return wave * torch.linspace(0.1, 1, len(wave))  # the end is not like the beginning
+    return wave * torch.linspace(0.1, 1, len(wave))  # louder at the end
 
 
 def test_batched_is_single(model):
     waves = [noise(seconds, n) for n, seconds in enumerate((1.0, 2.345, 0.3, 1.7))]
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    padded[0, lengths[0] :] = 5.0  # whatever is in the padding
+    padded[0, lengths[0] :] = 5.0  # padding must have no effect
     layers, frames = model.extract_features(padded, lengths, [0, 1, 2])
     output, _ = model(padded, lengths)
     codes, _ = model.labels(padded, lengths)
@@ -75,7 +75,7 @@ def test_batched_is_single(model):
 
 
 def test_objectives_of_every_kind(tmp_path):
-    """Vectors and labels from disk are no codes; all others can be computed and seen."""
+    """Codes of all objectives can be computed, except for vectors and labels from disk."""
     codes = {"num_codebooks": 2, "codebook_size": 8}
     rows = [
         OBJECTIVES[0],
@@ -108,9 +108,9 @@ def test_objectives_of_every_kind(tmp_path):
 
 
 def test_features_are_those_of_espnet_s_encoder(model):
-    """Called as ESPnet calls it, in evaluation mode, by another way through the code."""
+    """Compare with a call by ESPnet's interface, in evaluation mode."""
     wave, inner = noise(2.0), model.model
-    inner.train()  # left so by someone
+    inner.train()  # as left by a caller
     layers, (frames,) = model.extract_features(wave[None])
     output, _ = model(wave[None])
     assert inner.training and not output.requires_grad
@@ -160,12 +160,12 @@ def test_what_is_no_waveform(model, waveforms, lengths, words):
 
 
 def jumps(features):
-    """Distance of each frame from the one before."""
+    """Return the distance of each frame from its predecessor."""
     return features.diff(dim=0).norm(dim=1)
 
 
 def test_windows_without_a_seam(model):
-    """Full attention: another result than in one pass, nowhere more so than at seams."""
+    """With full attention, results differ from one pass, but not more so at seams."""
     wave = noise(58.0)
     whole = PretrainedModel(model.model, window=None)
     windowed = PretrainedModel(model.model, window=20.0)
@@ -189,7 +189,7 @@ def test_windows_without_a_seam(model):
 
 @pytest.mark.parametrize("kind", ["none", "global_mvn", "means", "variances"])
 def test_features_in_pieces_are_those_of_one_pass(kind, tmp_path):
-    """Of any part, with every normalisation; 20001 samples end between two frames."""
+    """For any part and normalisation; 20001 samples end between two frames."""
     frontend = DefaultFrontend(fs=RATE, n_fft=512, win_length=400, hop_length=160)
     wave = noise(1.0)[None].repeat(1, 2)[:, :20001]
     feats, lengths = frontend(wave, torch.tensor([20001]))
@@ -235,7 +235,7 @@ def test_windows_are_exact_where_attention_is_in_blocks(name, tmp_path):
     ):
         assert one.shape == other.shape
         assert (one - other).abs().max() < 1e-4
-    # The test can fail: without context there are seams.
+    # The test can fail: without context, there are seams.
     encoder = windowed.model.encoder
     assert long_audio.reach(encoder, 30) == 60
     found = list(long_audio.windows_of(encoder, 1000, 300, 0))
@@ -267,7 +267,7 @@ def test_a_long_file_piece_by_piece(model, tmp_path):
 
 @pytest.mark.slow
 def test_an_hour_in_windows_is_an_hour_in_one_pass(tmp_path):
-    """To 1e-3 anywhere, seams included, and for features of the input and a layer."""
+    """Within 1e-3 everywhere, including seams, for features of the input and a layer."""
     blocks = {**MODEL_OF_ONE_LAYER, **BLOCKS["conformer"]}
     model = load(write_experiment(tmp_path / "exp", SSLTask, **blocks))
     wave = torch.cat([noise(60.0, minute) for minute in range(60)])
@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         frames, kilobytes = map(int, done.stdout.split())
         assert abs(frames - 1500 * minutes) < 3
         peaks.append(kilobytes)
-    # kB. The allocator takes its time to settle; the samples alone are 230 MB.
+    # In kB. The allocator needs time to settle; the samples alone are 230 MB.
     assert peaks[1] - peaks[0] < 100_000
 
 

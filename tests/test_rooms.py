@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT
 
-# A room may import those to its right and itself. Everyone may import these six.
+# A room may import itself and those to its right. All rooms may import these six.
 SHARED = {"errors", "options", "reading", "config", "checkpoint", "recipes"}
 BELOW = {
     "errors": set(),
@@ -43,7 +43,7 @@ BELOW = {
 
 
 def imports_of(path: Path):
-    """Modules of the package that a file imports, with the names it takes of them."""
+    """Yield the package's modules that a file imports, with the imported names."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             if node.module.split(".")[0] == "espnet2_birq":
@@ -83,19 +83,19 @@ def test_every_room_is_known():
 
 
 BIN = sorted((ROOT / "espnet2_birq" / "bin").rglob("*.py"))
-# What others of bin/ share, or is no parser by its nature.
+# Functions shared within bin/, or not part of a parser.
 HELPERS = {
     "command.py": {"make_parser", "add_shared_options", "wanted_rate", "run"}
     | {"warnings_off"},
     "with_encoders.py": {"translate"},
 }
-# Calls that do what belongs into a room: they write, or run programs.
+# Calls that belong in a room: they write files or run programs.
 WORK = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "open", "Popen"}
 
 
 @pytest.mark.parametrize("path", BIN, ids=lambda path: path.stem)
 def test_commands_are_parsers(path):
-    """Besides options and main(), a command has one function: it maps them to a call."""
+    """Besides options and main(), a command has one function, which maps them to a call."""
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
     tree = ast.parse(text)

@@ -1,4 +1,4 @@
-"""Small trainings in processes of their own, which tests kill and start again."""
+"""Small trainings in separate processes, which tests kill and restart."""
 
 import multiprocessing
 import os
@@ -15,8 +15,8 @@ import yaml
 from espnet2_birq.bin import ssl_train
 
 BOOK = {"codebook_size": 16, "codebook_dim": 4}
-# All that remembers something: dropout, noise, BatchNorm, Gumbel noise, running
-# moments, a teacher, a condition on the last 50 steps, accumulated gradients, warm-up.
+# Everything that has a state: dropout, noise, BatchNorm, Gumbel noise, running moments,
+# a teacher, a condition on the last 50 steps, accumulated gradients, warm-up.
 CONFIG = {
     "objectives": [
         {"name": "anchor", "labeller_conf": {**BOOK, "projection": "whitened"}},
@@ -66,7 +66,7 @@ MODEL = "valid.total_count.ave.pth"
 
 
 def write_data(folder: Path) -> None:
-    """Eight noises of one second, and a configuration file for each wish."""
+    """Write eight utterances of noise, about one second each, with their lists."""
     generator = np.random.default_rng(0)
     with (folder / "wav.scp").open("w") as scp, (folder / "shape").open("w") as out:
         for number in range(8):
@@ -78,7 +78,7 @@ def write_data(folder: Path) -> None:
 
 
 def options(folder: Path, out: Path, **changes) -> list[str]:
-    """Options of ssl_train."""
+    """Write a configuration; return the options of ssl_train."""
     config = folder / f"{out.name}.yaml"
     config.write_text(yaml.safe_dump({**CONFIG, **changes}))
     found = ["--config", str(config), "--output_dir", str(out), "--resume", "true"]
@@ -91,7 +91,7 @@ def options(folder: Path, out: Path, **changes) -> list[str]:
 
 
 def _train(found: list[str], log: Path, largest_file: int | None) -> None:
-    os.setsid()  # a group of its own, as a batch system signals it
+    os.setsid()  # a separate process group, as signalled by a batch system
     with log.open("a") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
@@ -101,32 +101,32 @@ def _train(found: list[str], log: Path, largest_file: int | None) -> None:
             resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY)
         )
     torch.set_num_threads(1)
-    # That of a training from the command line, for its data-loading workers.
+    # The start method of data-loading workers in a training from the command line.
     multiprocessing.set_start_method("fork", force=True)
     ssl_train.main(found)
 
 
 class Training:
-    """A training that can be killed, and started again.
+    """A training that can be killed and restarted.
 
     Args:
-        folder: Where write_data() has written.
+        folder: Folder written by write_data().
         out: Folder of the experiment.
-        **changes: Of CONFIG.
+        **changes: Changes of CONFIG.
     """
 
-    # Imports once, for all trainings: that takes longer than they do.
+    # Import once for all trainings, since that takes longer than they do.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["espnet2_birq.bin.ssl_train", __name__])
 
     def __init__(self, folder: Path, out: Path, **changes):
         self.out, self.log = out, folder / f"{out.name}.log"
-        self.largest_file: int | None = None  # bytes: a disk that is full behind them
+        self.largest_file: int | None = None  # bytes, to imitate a full disk
         self.found = options(folder, out, **changes)
         self.process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, *more: str) -> "Training":
-        """Start it, or start it again."""
+        """Start or restart it."""
         self.process = self.context.Process(
             target=_train, args=([*self.found, *more], self.log, self.largest_file)
         )
@@ -134,7 +134,7 @@ class Training:
         return self
 
     def wait(self) -> int:
-        """Return its exit status."""
+        """Wait for its end; return its exit status."""
         self.process.join(120)
         if self.process.exitcode is None:
             self.process.kill()
@@ -142,15 +142,15 @@ class Training:
         return self.process.exitcode
 
     def run(self, *more: str) -> int:
-        """Start it, and return its exit status."""
+        """Start it and wait for its end; return its exit status."""
         return self.start(*more).wait()
 
     def text(self) -> str:
-        """Return what it has written, over all starts."""
+        """Return its output, over all starts."""
         return self.log.read_text() if self.log.exists() else ""
 
     def until(self, words: str, times: int = 1) -> None:
-        """Wait until it has written something so often."""
+        """Wait until its output contains `words` that many times."""
         for _ in range(20000):
             if self.text().count(words) >= times:
                 return
@@ -160,7 +160,7 @@ class Training:
 
 
 def difference(one: Path, other: Path) -> str | None:
-    """Return where two experiments differ, if they do: models, states, statistics."""
+    """Return where two experiments (models, states, statistics) differ, or None."""
     names = {path.name for path in one.glob("*.pth")}
     if names != {path.name for path in other.glob("*.pth")}:
         return f"files: {names}"

@@ -12,8 +12,8 @@ log=${PWD}/demo.log
 : > "${log}"
 
 # in_parallel FOLDER EXPERIMENT MESSAGE OPTIONS -- METHOD...: runs run.sh for all methods in
-# parallel, with one thread each (on two cores, two single-threaded runs are faster than one
-# after the other with two threads). EXPERIMENT is the folder in which METHOD trains, or none.
+# parallel, with one thread each (on two cores, this is faster than consecutive runs with two
+# threads). EXPERIMENT is the folder in which METHOD trains, or none.
 in_parallel() {
     local folder=$1 experiment=$2 message=$3 method pids=() options=() experiments=()
     shift 3
@@ -45,7 +45,7 @@ tell_stages() {  # prints each stage that has begun since the last call
     done < <(tail -n +"${first_line}" "${log}" | grep -o 'Stage [0-9]*: [^:,]*' |
         awk '!seen[$0]++' | tail -n +$((stages + 1)))
 }
-tell_progress() {  # prints new progress of the trainings
+tell_progress() {  # prints the progress of the trainings if it has changed
     local line logs=("${experiments[@]/%//train.log}")
     if ! (cd "${folder}" && ls "${logs[@]}") > /dev/null 2>&1; then return; fi
     told_at=${SECONDS}

@@ -24,7 +24,7 @@ SCTK = f"/usr/lib/sctk/bin:{os.environ['PATH']}"
 
 
 def tokens(text, start=10.0, step=0.5):
-    """Make tokens of a text: words of half a second; marks, [sounds] have no length."""
+    """Make tokens of a text: words last half a second, marks and [sounds] no time."""
     made, time = [], start
     for number, part in enumerate(text.split()):
         mark, sound = part in ".,?!:", part.startswith("[")
@@ -55,31 +55,31 @@ def test_long_parts_are_cut_at_the_comma_nearest_to_the_middle():
     parts, _ = cut(text)
     # The middle is at 18.25 s, the commas at 12.5 s and 19.5 s.
     assert [part[:2] for part in parts] == [(1000, 1950), (1950, 2650)]
-    # Up to 30 words, labels of commas among them, stay together.
+    # Parts of up to 30 words, counting commas, stay whole.
     short = " ".join(["a"] * 20 + [","] + ["b"] * 9)
     assert len(cut(short)[0]) == 1
     assert len(cut(short + " b")[0]) == 2
-    # No comma, no cut.
+    # Parts without commas are not cut.
     assert len(cut(" ".join(["a"] * 40))[0]) == 1
 
 
 def test_lost_words_have_reasons():
-    # No duration, and of the two parts with the same times the later one counts.
+    # Both parts have no duration and the same times; only the later one is considered.
     parts, lost = cut("yes . no .", step=0.0)
     assert not parts and lost == {
         "w0": "another part of the segment has the same times",
         "w2": "its part of the segment has no duration",
     }
-    # Kaldi's accident: two words around a comma without spaces are erased.
+    # A flaw of Kaldi's script: two words joined by a comma without a space are erased.
     parts, lost = cut("well um,I think")
     assert parts == [(1000, 1150, "WELL THINK")]
     assert lost == {"w1": "nothing of it is left by the normalisation"}
-    # A full stop inside a word has no time: what is after it is lost, here after the
-    # last full stop that has one.
+    # A full stop inside a word has no time; the words after it are lost, unless another
+    # full stop that has one follows.
     split = split_segment(tokens("we go now.Then home"))
     assert [part.text for part in split.parts] == ["WE GO NOW"]
     assert split.halved == ["w2"] and set(split.lost) == {"w3"}
-    # A mark without time: the whole segment is lost.
+    # A mark without a time loses the whole segment.
     words = tokens("yes . no")
     words[1] = words[1]._replace(start=float("nan"))
     split = split_segment(words)
@@ -104,7 +104,7 @@ WORDS = {
 
 
 def write_small(root):
-    """Write an annotation: one segment a word, but for the last of B, in none."""
+    """Write an annotation: a segment for each word except the last of B."""
     for folder in ("words", "segments", "corpusResources"):
         (root / folder).mkdir(parents=True)
     (root / "corpusResources" / "meetings.xml").write_text(MEETINGS)
@@ -122,7 +122,7 @@ def write_small(root):
         )
         last = len(words) - (who == "ES2011a.B")
         lines = [
-            # The channel here is wrong, as in the true annotation.
+            # The channel here is wrong, as in the real annotation.
             f'<segment nite:id="{who}.g{n}" channel="7"><nite:child '
             f'href="{who}.words.xml#id({who}.w{n})"/></segment>'
             for n in range(last)
@@ -170,13 +170,13 @@ def test_headsets_are_those_of_meetings_xml(small, tmp_path, capsys):
         "AMI_ES2011a_H00": str(audio / "ES2011a.Headset-0.wav"),
         "AMI_ES2011a_H01": str(audio / "ES2011a.Headset-1.wav"),
     }
-    # What ends half a second or less after its recording ends with it.
+    # Utterances that end at most half a second after the recording are clipped to its end.
     assert read_scp(dest / "segments") == {
         "AMI_ES2011a_H00_MEE073_0000120_0000220": "AMI_ES2011a_H00 1.20 2.20",
         "AMI_ES2011a_H01_FEE041_0000100_0000150": "AMI_ES2011a_H01 1.00 1.50",
         "AMI_ES2011a_H01_FEE041_0000200_0000250": "AMI_ES2011a_H01 2.00 2.40",
     }
-    # Upper case is ASCII's alone, as in Kaldi's script.
+    # Only ASCII letters are converted to upper case, as in Kaldi's script.
     assert read_scp(dest / "text")["AMI_ES2011a_H01_FEE041_0000100_0000150"] == "CAFé"
     late = "AMI_ES2011a_H00_MEE073_0000350_0000450"
     assert (dest / "skipped").read_text() == f"{late}\tit ends after its recording\n"
@@ -193,7 +193,7 @@ def test_headsets_are_those_of_meetings_xml(small, tmp_path, capsys):
     }
     assert "ES2011a.B.w2\tit is in no segment" in (dest / "unused_words").read_text()
     table = (dest / "statistics.tsv").read_text().splitlines()
-    # 1.0 to 2.4 s, of which 1.2 to 1.5 and 2.0 to 2.2 s are double.
+    # 1.0 to 2.4 s, of which 1.2 to 1.5 s and 2.0 to 2.2 s overlap.
     assert table[-1].split("\t") == (
         ["total", "2", "3", "3", "0.0005", "0.0004", "0.0001", "35.7"]
     )
@@ -252,7 +252,7 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     assert not dest.exists()
     prepare(small, dest, *options, "--skip-bad")
     assert f"{one}: truncated" in (dest / "ihm_dev" / "skipped").read_text()
-    # A recording that is missing is skipped, and listed.
+    # A missing recording is skipped and listed.
     one.unlink()
     prepare(small, dest, *options)
     assert (dest / "ihm_dev" / "missing_recordings").read_text() == f"{one}\t2\n"

@@ -14,7 +14,7 @@ DELAYS = (0, 3, -5, 7, 2, -9, 4, -1)
 
 
 def write_array(audio, meeting, seconds=21.3, noise=0.3, delays=DELAYS):
-    """Write eight recordings of one source: delayed, each with noise of its own."""
+    """Write eight recordings of one source: delayed, each with its own noise."""
     rng = np.random.default_rng(0)
     count = int(seconds * RATE)
     source = rng.normal(0.0, 0.1, count + 100)
@@ -30,7 +30,7 @@ def write_array(audio, meeting, seconds=21.3, noise=0.3, delays=DELAYS):
 
 
 def snr(signal, source):
-    """SNR in dB, at the delay of the source that fits best."""
+    """Return the SNR in dB, at the best delay of the source."""
     best = -np.inf
     for shift in range(-12, 13):
         clean = source[50 - shift : 50 - shift + len(signal)]
@@ -53,7 +53,7 @@ def test_gain_over_one_microphone(tmp_path, capsys):
     )
     all_eight, same_rate = soundfile.read(path)
     assert rate == same_rate and one.shape == all_eight.shape
-    # Eight times as much signal as noise of its own: 9.03 dB at best.
+    # Independent noise of eight channels is reduced by 9.03 dB at best.
     gain = snr(all_eight, source) - snr(one, source)
     assert 8.5 < gain < 9.1
     assert "1 meetings by python, 0 were there already, 0 skipped" in (
@@ -63,7 +63,7 @@ def test_gain_over_one_microphone(tmp_path, capsys):
 
 
 def test_without_delays_the_sum_is_the_mean(tmp_path):
-    # No noise, no delay: what comes out is what went in, at both ends too.
+    # Without noise and delays, the output equals the input, also at both ends.
     write_array(tmp_path, "ES2011a", seconds=2.03, noise=0.0, delays=(0,) * 8)
     path = beamformed(tmp_path, tmp_path / "out", "ES2011a", "--method", "python")
     one, _ = soundfile.read(tmp_path / "ES2011a" / "audio" / "ES2011a.Array1-01.wav")
@@ -149,14 +149,14 @@ def test_beamformit_is_used_when_it_is_there(tmp_path, monkeypatch, capsys):
     # The two methods do not mix.
     options = ("--audio", tmp_path, "--dest", out, "--method", "python")
     assert "was made by beamformit" in error_of(*options)
-    # It is given no other audio than the other method is.
+    # Its input is checked as for the other method.
     path.unlink()
     third = source.with_name("ES2011a.Array1-03.wav")
     content = third.read_bytes()
     soundfile.write(third, np.zeros((16000, 2)), RATE)
     assert f"{third}: has 2 channels" in error_of("--audio", tmp_path, "--dest", out)
     third.write_bytes(content)
-    # Its failure is an error, with a log.
+    # Its failure is an error and leaves a log.
     program.write_text("#!/bin/sh\necho oops; exit 7\n")
     message = error_of("--audio", tmp_path, "--dest", out)
     assert "failed with status 7" in message

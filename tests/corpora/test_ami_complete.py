@@ -61,8 +61,8 @@ def test_partition_is_the_published_one(shared_data):
 
 def test_published_counts(sets):
     # ESPnet's RESULTS: 13,057 utterances and 94,802 words in ihm_dev, 12,643 and 89,666
-    # in ihm_eval. dev is its validation set, too: utterances of at most 0.1 s or at
-    # least 20 s are left out of that (asr.sh, stage 4).
+    # in ihm_eval. dev is also its validation set, from which asr.sh (stage 4) removes
+    # utterances of at most 0.1 s or at least 20 s.
     def count(turns):
         return len(turns), sum(len(turn.text.split()) for turn in turns)
 
@@ -70,7 +70,7 @@ def test_published_counts(sets):
     assert count(sets["dev"].turns) == (13098, 94953)
     scored = [t for t in sets["dev"].turns if 10 < _named_length(t) < 2000]
     assert count(scored) == (13057, 94802)
-    # The characters of its CER. sclite does not count "@", which eval has once ("@'S").
+    # Characters of its CER; sclite does not count "@", which occurs once in eval ("@'S").
     for turns, characters in ((scored, 451641), (sets["eval"].turns, 432094)):
         text = "".join(turn.text for turn in turns)
         assert len(text) - text.count("@") == characters
@@ -87,7 +87,7 @@ def test_every_word_is_used_once_or_has_a_reason(annotation, sets):
         used = Counter(chain.from_iterable(turn.word_ids for turn in one.turns))
         assert set(used.values()) == {1}
         assert not used.keys() & one.unused.keys()
-        # Counted by another way: the text of the XML files.
+        # Count in another way, in the text of the XML files.
         elements = []
         for meeting in one.meetings:
             for path in (annotation / "words").glob(f"{meeting}.*.words.xml"):
@@ -111,7 +111,7 @@ def test_every_word_is_used_once_or_has_a_reason(annotation, sets):
 
 
 def test_one_overlap_within_a_speaker(sets):
-    # Kaldi's script says: only one such case in the development set.
+    # According to Kaldi's script, the development set has only one such case.
     assert [len(turns) for turns in sets["dev"].moved.values()] == [1]
     assert not sets["eval"].moved and not sets["eval"].skipped
 
@@ -156,7 +156,7 @@ def test_against_kaldis_script(annotation, sets, tmp_path):
     set_of = {m: name for name, one in sets.items() for m in one.meetings}
     for line in (tmp_path / "transcripts2").read_text(encoding="utf-8").splitlines():
         meeting, channel, speaker, start, end, *words = line.split()
-        # As the awk script of ami_ihm_data_prep.sh, `sort | uniq` included.
+        # As in the awk script of ami_ihm_data_prep.sh, including `sort | uniq`.
         start, end = (int(100 * float(time) + 0.5) for time in (start, end))
         name = f"AMI_{meeting}_{channel}_{speaker}_{start:07d}_{end:07d}"
         theirs[set_of.get(meeting)].add((name, " ".join(words)))
@@ -170,7 +170,7 @@ def test_against_kaldis_script(annotation, sets, tmp_path):
 def test_against_lhotse(annotation, sets, tmp_path):
     chosen = {*sets["dev"].meetings, *sets["eval"].meetings}
     ami = pytest.importorskip("lhotse.recipes.ami")
-    # Its reading takes time: the development and evaluation sets.
+    # Its parser is slow, so read only the development and evaluation sets.
     for folder in ("words", "segments", "corpusResources"):
         (tmp_path / folder).mkdir()
         for path in (annotation / folder).iterdir():
@@ -199,7 +199,7 @@ def test_against_lhotse(annotation, sets, tmp_path):
             same += 1
         else:
             differing[key] = Counter(mine), Counter(words(theirs[key]))
-    # The cause of the one difference: our (Kaldi's) parts without duration.
+    # The one difference is due to the parts without duration that Kaldi and we drop.
     assert same == len(ours) - 1
     mine, theirs_alone = differing["ES2004d", "FEE016"]
     assert not mine - theirs_alone
@@ -226,7 +226,7 @@ def test_scoring_files_are_accepted(annotation, tmp_path, capsys):
             text=True,
         ).stdout
 
-    # Right but for hesitations: half of them are missing, the others are all UH.
+    # Correct except for hesitations: half of them are missing, the others are all UH.
     with (folder / "ctm").open("w") as ctm:
         for line in (folder / "stm").read_text().splitlines():
             name, channel, _, start, end, *words = line.split()

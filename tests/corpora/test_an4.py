@@ -32,7 +32,7 @@ def test_real_mini_an4(an4_tarball, tmp_path, capsys):
         folder.name: read_scp(folder / "text")
         for folder in (tmp_path / "data").iterdir()
     }
-    # The same split, ids and words as ESPnet's own recipe makes.
+    # Split, ids and words are the same as in ESPnet's own recipe.
     assert texts == {
         "train_dev": {"fash-an251-b": "YES"},
         "train_nodev": {
@@ -52,7 +52,7 @@ def test_real_mini_an4(an4_tarball, tmp_path, capsys):
             assert probe(path).sample_rate == 16000
             assert read_scp(folder / "utt2spk")[utt_id] == utt_id.split("-")[0]
     assert "train_nodev: 4 utterances, 3 speakers" in capsys.readouterr().out
-    # Another rate: this command has no option that would convert it.
+    # The error for another sampling rate suggests no option that this command lacks.
     path = tmp_path / "down/an4/wav/an4_clstk/fash/an251-fash-b.sph"
     content = path.read_bytes()
     soundfile.write(path, np.zeros(8000), 8000, format="NIST")
@@ -60,7 +60,7 @@ def test_real_mini_an4(an4_tarball, tmp_path, capsys):
         main([*options, "--dest", str(tmp_path / "bad")])
     assert "--resample" not in str(caught.value)
     path.write_bytes(content)
-    # Once it is unpacked, the tar file is not needed.
+    # The tar file is not needed once it has been unpacked.
     options[1] = str(tmp_path / "gone.tar.gz")
     main([*options, "--dest", str(tmp_path / "again")])
     assert (tmp_path / "again" / "test" / "wav.scp").is_file()

@@ -51,7 +51,7 @@ def prepare(corpus, dest, *options):
 
 
 def error_of(corpus, dest, *options):
-    """Run the command, which must fail with one line, and write nothing."""
+    """Run the command, which must fail with one line and write nothing."""
     with pytest.raises(SystemExit) as caught:
         prepare(corpus, dest, *options)
     message = str(caught.value.code)  # sys.exit(str): to stderr, status 1
@@ -108,7 +108,7 @@ def test_split_and_combine(corpus, tmp_path):
         folder.name: {key.split("-")[0] for key in read_scp(folder / "utt2spk")}
         for folder in (tmp_path / "data").iterdir()
     }
-    # The last readers by number, not by spelling ("9" is the last string).
+    # The last readers in numerical, not in alphabetical order (which ends with "9").
     assert readers == {
         "dev_clean_2_train": {"9"},
         "dev_clean_2_valid": {"84"},

@@ -33,7 +33,7 @@ def corpus(tmp_path):
     lines = [";ID  |SEX| SUBSET           |MINUTES| NAME"]
     noise = np.random.default_rng(0).normal(0.0, 0.1, 1600)
     for number, part in enumerate(UTTERANCES_OF_PART):
-        # As strings "1000" is before "13": the order is not that of the numbers.
+        # As a string, "1000" precedes "13".
         for reader in (13 + number, 1000 + number):
             lines.append(f"{reader:<5}| {'FM'[reader % 2]} | {part:16} | 25.1  | A | B")
             for chapter in (7, 121):
@@ -51,7 +51,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def espnet(tmp_path):
-    """A folder like egs2/librispeech/asr1 of ESPnet, and how to run things there."""
+    """Folder like ESPnet's egs2/librispeech/asr1, and a function to run commands there."""
     tree = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
     if not (tree / "egs2" / "librispeech" / "asr1" / "local").is_dir():
         pytest.skip(f"no ESPnet tree: {tree} is not there, set ESPNET_ROOT")
@@ -199,17 +199,17 @@ def test_joint_set_of_an_earlier_fuller_corpus(corpus, tmp_path):
     (corpus / "train-other-500").rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match="train_960: is there from an earlier"):
         main(options)
-    main([*options, "--parts", "dev-clean"])  # says nothing of the others
+    main([*options, "--parts", "dev-clean"])  # does not complain about the others
 
 
 def test_whole_corpus_has_nothing_to_say(corpus, tmp_path, capsys, monkeypatch):
     for part in UTTERANCES_OF_PART:
         monkeypatch.setitem(UTTERANCES_OF_PART, part, 8)
-    # What is skipped is there, and is no reason to call the set partial.
+    # A skipped utterance does not make its set partial.
     (corpus / "dev-clean" / "16" / "7" / "16-7-0000.flac").unlink()
     main(["--librispeech", str(corpus), "--dest", str(tmp_path / "data")])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 + 2 + 2  # the sets, and a reason in dev_clean and in dev
+    assert len(lines) == 7 + 2 + 2  # parts, combined sets, reasons
     assert sum("skipped 1 x in the chapter's trans.txt" in line for line in lines) == 2
 
 
@@ -229,7 +229,7 @@ def test_joint_set_of_ones_own(corpus, tmp_path):
 
 
 def test_same_utterance_in_two_parts(corpus, tmp_path):
-    # Mini LibriSpeech beside the whole corpus: same ids, other files, all are checked.
+    # Mini LibriSpeech next to the whole corpus: same ids, other files; all are checked.
     shutil.copytree(corpus / "dev-clean", corpus / "dev-clean-2")
     bad = corpus / "dev-clean" / "16" / "7" / "16-7-0000.flac"
     bad.write_bytes(b"")

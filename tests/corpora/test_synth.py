@@ -120,7 +120,7 @@ def test_audio(corpus):
             assert 0.01 < np.sqrt(np.mean(signal**2)) < 0.2
             assert np.abs(signal).max() <= 0.91
             total += len(signal)
-        # It stops with the first utterance that reaches the length.
+        # It stops at the first utterance that reaches the duration.
         assert minutes * 60 <= total / synth.SAMPLE_RATE < minutes * 60 + 6
 
 

@@ -45,7 +45,7 @@ def test_formatted_set(recipe, tmp_path, capsys):
     assert read_scp(dest / "utt2num_samples") == {"u2": str(2 * FS)}
     assert read_scp(dest / "utt2spk") == read_scp(dest / "spk2utt") == {"u2": "u2"}
     assert (dest / "audio_format").read_text() == "flac\n"
-    # Made again from the same source, with other limits
+    # Import again from the same source with other limits
     assert adopt(source, dest, FS).utterances == 3
     assert len(read_scp(dest / "wav.scp")) == 3
 
@@ -75,7 +75,7 @@ def test_a_command_runs_in_its_own_recipe(recipe, tmp_path, monkeypatch):
     command = resolve("cat ./2.flac | cat |").removesuffix("|")
     done = subprocess.run(command, shell=True, capture_output=True, check=True)
     assert done.stdout == (recipe / "2.flac").read_bytes()
-    # Not ours to change: it has no path that is relative to anything
+    # Commands without relative paths stay unchanged.
     assert PathResolver(tmp_path)("cat - < /x/y.flac |") == "cat - < /x/y.flac |"
 
 

@@ -21,7 +21,7 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9
 
 
 def write_noise(path, seconds=1.5, fs=FS, channels=1):
-    """Write white noise: unlike silence it does not compress away."""
+    """Write white noise, which is hardly compressible, unlike silence."""
     shape = (int(seconds * fs), channels)
     noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
     kind = FORMATS[path.suffix[1:]]
@@ -36,7 +36,7 @@ def error_of(path, fs=None):
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
-    assert ";" in message  # what is wrong; the remedy
+    assert ";" in message  # cause; remedy
     return message
 
 
@@ -116,14 +116,14 @@ def test_not_audio(tmp_path):
 def test_flac_of_unknown_length(tmp_path):
     path = write_noise(tmp_path / "a.flac")
     content = bytearray(path.read_bytes())
-    # The number of samples: 36 bits, from the middle of byte 21 of the file.
+    # The number of samples has 36 bits, from the middle of byte 21 of the file on.
     content[21] &= 0xF0
     content[22:26] = bytes(4)
     path.write_bytes(content)
     assert "its header has no length" in error_of(path)
 
 
-# libsndfile writes no FLAC header at all if no sample comes.
+# libsndfile writes no FLAC header at all if there are no samples.
 @pytest.mark.parametrize("suffix", ["wav", "sph"])
 def test_no_samples(tmp_path, suffix):
     assert "holds no samples" in error_of(write_noise(tmp_path / f"a.{suffix}", 0))
@@ -133,7 +133,7 @@ def test_other_rate(tmp_path):
     path = write_noise(tmp_path / "a.wav", fs=8000)
     message = error_of(path, FS)
     assert "8000 Hz" in message and "16000 Hz" in message
-    assert "--" not in message  # an option is another command's
+    assert "--" not in message  # an option would be that of another command
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -150,7 +150,7 @@ def test_samples_that_are_not_finite(tmp_path, subtype, value):
     samples[-5] = value
     soundfile.write(path, samples, FS, subtype=subtype)
     assert "NaN, infinite or beyond 1e+10" in error_of(path)
-    samples[-5] = 32768.0  # not full scale, but features can be computed of it
+    samples[-5] = 32768.0  # beyond full scale, but features can still be computed
     soundfile.write(path, samples, FS, subtype=subtype)
     assert probe(path).frames == 3 << 20
 

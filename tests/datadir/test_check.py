@@ -42,7 +42,7 @@ def edit(path, old, new):
 
 
 def only_problem(folder, **options):
-    """Check; return the only kind of problem and what is affected first."""
+    """Check; return the only kind of problem and the first item affected."""
     report = check_data_dir(folder, FS, **options)
     assert len(report.problems) == 1, dict(report.problems)
     ((kind, finding),) = report.problems.items()
@@ -134,7 +134,7 @@ def test_other_rate(folder, tmp_path, capsys):
     assert ", or give --resample true" in capsys.readouterr().out
     main(["--fs", str(FS), "--resample", "true", str(folder)])
     assert "ok: 4 utterances" in capsys.readouterr().out
-    # Of a formatted set no later stage resamples anything.
+    # No later stage resamples a formatted set.
     (folder / "feats_type").write_text("raw\n")
     with pytest.raises(SystemExit):
         main(["--fs", str(FS), str(folder)])
@@ -217,7 +217,7 @@ def test_arks_are_opened(arks, tmp_path):
 
 
 def only_kind(report, count):
-    """Return the only kind of problem, which was met this often."""
+    """Return the only kind of problem; check how often it occurred."""
     ((kind, finding),) = report.problems.items()
     assert finding.count == count
     return kind
@@ -389,12 +389,12 @@ def test_memory_does_not_grow_with_the_directory(tmp_path, segments):
         assert not check_data_dir(folder, FS).problems
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # Of the ids alone there are half a megabyte more.
+    # The ids alone take half a megabyte more.
     assert peaks[1] - peaks[0] < 200_000, peaks
 
 
 def kaldi_says(folder):
-    """ESPnet's copy of Kaldi's own check: whether it accepts a directory."""
+    """Whether ESPnet's copy of Kaldi's own check accepts a directory."""
     egs = ROOT / "tools" / "espnet" / "egs2" / "TEMPLATE" / "asr1"
     if not (egs / "utils" / "validate_data_dir.sh").is_file():
         pytest.skip(f"no ESPnet tree: {egs} is not there")
@@ -438,7 +438,7 @@ def test_kaldi_agrees(folder, fault):
 
 @pytest.mark.parametrize("fault", SEGMENT_FAULTS)
 def test_kaldi_agrees_on_segments(segmented, fault):
-    edit(segmented / "segments", "0.5 -1", "0.5 1")  # Kaldi's check knows no -1
+    edit(segmented / "segments", "0.5 -1", "0.5 1")  # Kaldi's check rejects -1
     if SEGMENT_FAULTS[fault]:
         edit(segmented / SEGMENT_FAULTS[fault][0], *SEGMENT_FAULTS[fault][1:])
     assert kaldi_says(segmented) == (fault == "none")

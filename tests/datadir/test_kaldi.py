@@ -10,7 +10,7 @@ from espnet2_birq.datadir.kaldi import Segment, Utterance, read_scp, write_data_
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.decode.ngram_training import read_sentences
 
-# Byte order: capitals come before small letters, "é" after both.
+# In byte order, capitals precede small letters, and "é" follows both.
 UTTERANCES = [
     Utterance("b-1", "b", "/audio/b1.flac", "ZWEI"),
     Utterance("é-1", "é", "/audio/e1.flac", "DREI ÉÉ"),

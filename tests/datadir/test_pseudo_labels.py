@@ -53,12 +53,12 @@ def sets(tmp_path):
     )
     texts = {
         "1-a": "ABC DEF",  # in the labelled set
-        "1-c": "ABCDEFGH",  # 8 tokens, -0.5 a token
+        "1-c": "ABCDEFGH",  # 8 tokens, -0.5 per token
         "2-d": "ABCDEFGH",  # the least confident
-        "2-e": "ABCD FGH",  # -0.1 a token
+        "2-e": "ABCD FGH",  # -0.1 per token
         "2-f": "",
-        "2-g": "A",  # half a character a second
-        "3-h": "ABCD FGI",  # -0.2 a token
+        "2-g": "A",  # half a character per second
+        "3-h": "ABCD FGI",  # -0.2 per token
     }
     scores = dict(zip(texts, [-1.0, -4.0, -8.0, -0.7, 0.0, -0.1, "tensor(-1.4)"]))
     decoded = write_decoded(tmp_path / "decoded", texts, scores)
@@ -84,7 +84,7 @@ def test_union_with_the_most_confident(sets, tmp_path, capsys):
     ids = list(read_scp(dest / "text"))
     for name in ("wav.scp", "utt2spk", "utt2num_samples"):
         assert list(read_scp(dest / name)) == ids
-    # A speaker of both sets is one speaker.
+    # A speaker in both sets is listed once.
     assert read_scp(dest / "spk2utt")["1"] == "1-a 1-b 1-c"
     assert (dest / "feats_type").read_text() == "raw\n"
     assert not (dest / "made_from.json").exists()

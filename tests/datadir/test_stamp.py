@@ -10,7 +10,7 @@ from espnet2_birq.datadir.stamp import sources
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A folder that was made from two lists, of which one is not there."""
+    """Folder made from two lists, one of which does not exist."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
     (tmp_path / "wav.scp").write_text("u1 a.wav\nu2 b.wav\n")
@@ -22,7 +22,7 @@ CHECK = ["check", "set", "--option", "fs=16k", "--remedy", "run stage 3"]
 
 
 def error_of(*command):
-    """The message of a check that fails."""
+    """Return the message of a check that must fail."""
     with pytest.raises(SystemExit) as error:
         main(list(command))
     return error.value.code
@@ -31,9 +31,9 @@ def error_of(*command):
 def test_nothing_has_changed(made):
     main([*CHECK, "wav.scp", "segments"])
     assert sources(made / "set") == ["wav.scp", "segments"]
-    (made / "wav.scp").unlink()  # to save space
+    (made / "wav.scp").unlink()  # as users may do to save space
     main([*CHECK, "wav.scp", "segments"])
-    main([*CHECK[:2], "wav.scp", "segments"])  # by someone who has no options
+    main([*CHECK[:2], "wav.scp", "segments"])  # a check need not give options
 
 
 @pytest.mark.parametrize(

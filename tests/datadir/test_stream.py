@@ -59,7 +59,7 @@ def test_draw_is_uniform_and_repeatable():
         assert len(set(sample)) == 5 and sample == sorted(sample)
         for item in sample:
             counts[item] += 1
-    assert 400 < min(counts) and max(counts) < 600  # 500 expected, deviation 19
+    assert 400 < min(counts) and max(counts) < 600  # mean 500, deviation 19
 
 
 def test_map_parallel_reads_no_further_than_it_must():
@@ -101,7 +101,7 @@ def test_spk2utt_in_pieces(tmp_path, monkeypatch, piece):
         lines.append(" ".join([speaker, *(utterance for utterance, _ in own)]))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert list(iter_spk2utt(path)) == pairs
-    path.write_text("\n".join(lines), encoding="utf-8")  # no line feed at the end
+    path.write_text("\n".join(lines), encoding="utf-8")  # no newline at the end
     assert list(iter_spk2utt(path)) == pairs
 
 

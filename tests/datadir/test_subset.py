@@ -17,10 +17,10 @@ FS = 16000
 
 @pytest.fixture
 def formatted(tmp_path):
-    """Make a formatted set: readers 1-6, 1 and 2 women; reader r has 30 x 10 r s."""
+    """Make a formatted set: readers 1-6 (1 and 2 are women); reader r has 30 x 10 r s."""
     folder = tmp_path / "dump" / "raw" / "train"
     folder.mkdir(parents=True)
-    (folder / "data").mkdir()  # as ESPnet leaves it behind
+    (folder / "data").mkdir()  # left behind by ESPnet
     ids = [f"{r}-{c}-{n:04d}" for r in range(1, 7) for c in (10, 11) for n in range(15)]
     speakers = sorted({u.rsplit("-", 1)[0] for u in ids})
     tables = {
@@ -37,7 +37,7 @@ def formatted(tmp_path):
     }
     for name, lines in tables.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
-    write_stamp(folder, [], {"fs": "16k"})  # as the stages leave it behind
+    write_stamp(folder, [], {"fs": "16k"})  # left behind by the stages
     return folder
 
 
@@ -51,8 +51,8 @@ def test_hours_genders_and_readers(formatted, tmp_path, capsys):
     dest = tmp_path / "dump" / "raw" / "part"
     main([str(formatted), str(dest), "--hours", "0.5"])
     assert seconds_of(dest) == pytest.approx(1800, rel=0.02)
-    # Readers 1 and 2 have 300 and 600 s: all of reader 1, the rest of 450 of reader 2
-    # make half of the women's 900, to an utterance.
+    # Women and men get 900 s each. Readers 1 and 2 have 300 and 600 s: reader 1 has less
+    # than half of 900 s and is taken whole, the rest comes from reader 2.
     women = seconds_of(dest, "1-") + seconds_of(dest, "2-")
     assert women == pytest.approx(900, abs=40)
     assert seconds_of(dest, "1-") == 300
@@ -65,7 +65,7 @@ def test_files_are_cut_and_complete(formatted, tmp_path):
     dest, rest = tmp_path / "part", tmp_path / "rest"
     main([str(formatted), str(dest), "--hours", "0.4", "--rest", str(rest)])
     names = sorted(path.name for path in formatted.iterdir() if path.is_file())
-    names.remove(STAMP)  # of the whole
+    names.remove(STAMP)  # belongs to the whole set
     for folder in (dest, rest):
         assert sorted(path.name for path in folder.iterdir()) == names
         assert (folder / "feats_type").read_text() == "raw\n"
@@ -76,7 +76,7 @@ def test_files_are_cut_and_complete(formatted, tmp_path):
         assert sorted(" ".join(spk2utt.values()).split()) == ids
         assert list(read_scp(folder / "spk2gender")) == list(spk2utt)
     for name in ("wav.scp", "text", "utt2spk", "utt2num_samples"):
-        # Together they are the source, each line once and as it was.
+        # Together they have each line of the source once, unchanged.
         lines = [*(dest / name).open(), *(rest / name).open()]
         assert sorted(lines) == sorted((formatted / name).open())
 
@@ -161,7 +161,7 @@ def test_real_librispeech(shared_data, tmp_path, capsys):
     parts = [str(data / "train_1h"), "--rest", str(data / "rest")]
     main([str(data / "train_clean_100"), *parts, "--hours", "1"])
     one, rest = capsys.readouterr().out.splitlines()
-    # 251 readers, so 14 s of each: all of them are there.
+    # Each of the 251 readers gets 14 s, so all of them are included.
     assert "251 speakers" in one and "1.00 hours" in one and "1.04 hours" in rest
     for folder in ("train_1h", "rest"):
         assert not check_data_dir(data / folder, FS, 0, 1).problems

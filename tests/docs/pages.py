@@ -28,7 +28,7 @@ class Command(NamedTuple):
     kind: str  # birq or script
     name: str
     words: list[str]  # after the name
-    folder: str  # asr1 or ssl1, as far as the page tells
+    folder: str  # asr1 or ssl1, if the page says so
 
 
 def commands() -> Iterator[Command]:
@@ -61,7 +61,7 @@ def _command(page: Path, line: str, folder: str) -> Iterator[Command]:
 
 
 def words(text: str) -> list[str]:
-    """Split into words; what a shell would do with quotes that do not close is ours."""
+    """Split into words, at spaces alone if quotes are not closed."""
     try:
         return shlex.split(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Commands in README and docs exist, and take the options that they are given."""
+"""Commands in README and docs exist and accept the options given there."""
 
 import contextlib
 import importlib
@@ -15,9 +15,9 @@ from espnet2_birq.options import known_names
 ALL = list(commands())
 OF_BIRQ = [one for one in ALL if one.kind == "birq"]
 OF_SCRIPTS = [one for one in ALL if one.kind == "script"]
-# Parts of a command in running text, and placeholders of whole options
+# Elisions in commands, and placeholders for whole options
 ELIDED = re.compile(r"\.\.\.|[<\[{}$>|]|[A-Z]{3,}")
-# Their other options are those of ssl_train.
+# Commands that pass unknown options to another one.
 PASSING = {"plan": "ssl_train"}
 
 
@@ -64,7 +64,7 @@ def _commands_below(parser, given):
 
 
 def _parses(one: Command, parser, given: list[str]):
-    """Types, choices, numbers of arguments, and what is required."""
+    """Check types, choices, numbers of arguments, and required options."""
     files = [x for x in given if Path(x).suffix == ".yaml" and x.startswith("conf/")]
     for file in files:
         known = [*ROOT.glob(file), *ROOT.glob(f"conf/*/{file.removeprefix('conf/')}")]
@@ -81,7 +81,7 @@ def _parses(one: Command, parser, given: list[str]):
 
 
 def options_of(script: Path) -> set[str]:
-    """Options of a shell script: variables before parse_options.sh, or its cases."""
+    """Return a shell script's options: variables before parse_options.sh, or cases."""
     text = script.read_text(encoding="utf-8")
     own = set(re.findall(r"^(\w+)=", text.split("parse_options.sh")[0], re.MULTILINE))
     own |= set(re.findall(r"(?<!\S)(\w+)=(?=\S*(?: |$))", text.split(". utils")[0]))

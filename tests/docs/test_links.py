@@ -12,7 +12,7 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of headings, as GitHub and mkdocs make them of plain text."""
+    """Return the anchors of headings, as GitHub and mkdocs derive them from plain text."""
     found = set()
     for title in HEADING.findall(FENCE.sub("", text)):
         plain = unicodedata.normalize("NFKD", re.sub(r"[`*]", "", title)).lower()

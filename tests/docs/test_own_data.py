@@ -1,4 +1,4 @@
-"""docs/own_data.md: from a folder of audio to sets that the recipes take."""
+"""docs/own_data.md: from a folder of audio to sets that the recipes accept."""
 
 import re
 
@@ -34,5 +34,5 @@ def test_a_folder_of_audio(tmp_path):
 
     bash(lists)
     assert adopted("train", "100") == 58 and adopted("valid", "100") == 2
-    bash(pieces)  # of 40 s: three of each; of 2 s: one
+    bash(pieces)  # three pieces of each 40 s file, one of a 2 s file
     assert adopted("train", "30") + adopted("valid", "30") == 5 * 3 + 55

@@ -1,4 +1,4 @@
-"""Messages of docs/troubleshooting.md are messages of this package, or named as others'."""
+"""Messages in docs/troubleshooting.md are those of this package, or listed as foreign."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 from checkout import ROOT
 
 PAGE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
-# Of Python, PyTorch, the system and ESPnet
+# Messages of Python, PyTorch, the system and ESPnet
 FOREIGN = {
     "No module named 'espnet2_birq'",
     "torch.cuda.is_available()",
@@ -25,7 +25,7 @@ MESSAGES = {x for head in HEADS for x in re.findall(r"`([^`]+)`", head)} - FOREI
 
 @pytest.fixture(scope="module")
 def sources() -> str:
-    """Code without the joints of strings that continue in the next line."""
+    """Code in which strings continued on the next line are joined."""
     files = [*ROOT.glob("espnet2_birq/**/*.py"), *ROOT.glob("egs2/TEMPLATE/**/*.sh")]
     files += [*ROOT.glob("local/*.sh")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
@@ -34,7 +34,7 @@ def sources() -> str:
 
 @pytest.mark.parametrize("message", sorted(MESSAGES))
 def test_message_exists(message, sources):
-    """Up to the parts that differ: names, numbers."""
+    """All parts but variable ones (names, numbers) occur in the code."""
     parts = re.split(r"\.\.\.|\b[A-Z]{1,4}\b|\d+|'", message)
     parts = [x.strip(" %") for x in parts]
     assert max(map(len, parts)) >= 7, f"{message!r} says too little to be found"

@@ -1,4 +1,4 @@
-"""Padding masks in linear memory give ESPnet's features."""
+"""Padding masks in linear memory give the same features as ESPnet's."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ LENGTHS = torch.tensor([16000, 9000, 400, 0])
 def test_features_are_espnets(norm_means):
     frontend = DefaultFrontend(n_fft=512, win_length=400, hop_length=160, n_mels=20)
     normalize = UtteranceMVN(norm_means=norm_means, norm_vars=True)
-    speech = torch.randn(4, 16000)  # not zero behind the lengths
+    speech = torch.randn(4, 16000)  # padding is not zero
     theirs = normalize(*frontend(speech.clone(), LENGTHS))
     stock = utterance_mvn.make_pad_mask
     with linear_padding():

@@ -29,9 +29,9 @@ SMALL = dict(
 def make_encoder(**conf) -> ShawConformerEncoder:
     torch.manual_seed(0)
     encoder = ShawConformerEncoder(**{**SMALL, **conf})
-    for block in encoder.encoders:  # large enough to show in the output
+    for block in encoder.encoders:  # large enough to affect the output
         torch.nn.init.normal_(block.attention.positions.weight)
-    # One training step, so that BatchNorm's statistics are not those of a new model.
+    # One training step changes BatchNorm's statistics from their initial values.
     encoder.train()(torch.randn(3, 61, 6), LENGTHS)
     return encoder.eval()
 

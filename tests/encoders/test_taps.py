@@ -94,7 +94,7 @@ def test_dropout_off_makes_training_mode_repeatable_and_is_undone():
 def test_evaluating_switches_the_kinds_asked_for_and_switches_back():
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
-    module[1].eval()  # stays as it is
+    module[1].eval()  # must stay in evaluation mode
     xs = torch.randn(50, 4) * 3 + 1
     with evaluating(module, BATCH_NORM):
         assert torch.equal(module[0](xs), xs / (1 + 1e-5) ** 0.5)

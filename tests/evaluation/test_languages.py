@@ -29,7 +29,7 @@ LETTERS = {"low": "ab", "high": "xy"}
 
 
 def write_set(folder, number, seed):
-    """Utterances of tones, whose letters are those of their language."""
+    """Write utterances of tones for random letters of each language."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     lines = {"wav.scp": [], "text": [], "category2utt": []}
@@ -48,7 +48,7 @@ def write_set(folder, number, seed):
             names.append(name)
         lines["category2utt"].append(f"{language} {' '.join(names)}")
     for file, content in lines.items():
-        if file != "category2utt":  # which ESPnet takes in any order
+        if file != "category2utt":  # which ESPnet accepts in any order
             content = sorted(content)
         (folder / file).write_text("\n".join(content) + "\n")
 
@@ -82,7 +82,7 @@ def test_codes_are_counted_by_language(places):
     found = count_codes(model, folder, read_languages(folder), most=3)
     assert list(found) == ["anchor", "enhanced"]
     assert found["anchor"].shape == (2, 2, 16) and found["enhanced"].shape == (2, 1, 16)
-    # 1.5 s are 37 frames of conv2d; three of four utterances.
+    # Three of four utterances are read, with 37 frames each (1.5 s with conv2d).
     assert (found["anchor"].sum(axis=2) == 3 * 37).all()
     every = count_codes(model, folder, read_languages(folder), most=99)
     by_hand = np.zeros(16, int)
@@ -103,7 +103,7 @@ def test_measures_are_those_of_libraries():
     assert divergence(one, other) == pytest.approx(expected)
     assert divergence(one, one) == 0
     assert divergence(np.array([4, 0]), np.array([0, 2])) == pytest.approx(1)
-    # Languages of one size, so that equal weights are those of the frames.
+    # Languages of equal size, so that equal weights are those of the frames.
     counts = np.stack([draw.permutation(one), draw.permutation(one)])
     codes = np.concatenate([np.repeat(np.arange(20), x) for x in counts])
     languages = np.repeat([0, 1], one.sum())
@@ -112,7 +112,7 @@ def test_measures_are_those_of_libraries():
     assert language_information(counts * [[1], [7]]) == pytest.approx(expected)
     assert language_information(np.array([[4, 0], [0, 9]])) == pytest.approx(1)
     assert code_use(np.array([3, 3, 0, 3])) == (9, 3, pytest.approx(3.0))
-    # Chance: as many of each language, from the same codes, and hardly anything told.
+    # By chance: as many frames per language, same codes, hardly any information.
     counts = np.array([[4000, 0, 1000], [0, 500, 0]])
     drawn = by_chance(counts)
     assert drawn.sum(axis=1).tolist() == [5000, 500]
@@ -121,7 +121,7 @@ def test_measures_are_those_of_libraries():
 
 
 def test_a_page_with_probes(places, sets, capsys):
-    # One language has no text: its codes count, and it gets no probe.
+    # The codes of a language without text are counted, but it gets no probe.
     text = (sets / "train" / "text").read_text().splitlines()
     for name in ("train", "test"):
         lines = (sets / name / "text").read_text().splitlines()
@@ -136,7 +136,7 @@ def test_a_page_with_probes(places, sets, capsys):
     assert found["cer"]["high"] is None
     assert found["cer"]["low"] < 60  # two letters, learned from 12 utterances
     assert f"| low | {found['cer']['low']:.1f} |" in page
-    # Tones that far apart share fewer codes than two halves of a language do.
+    # Languages with such different tones share fewer codes than two halves of one.
     told = found["codes"]["anchor"]["language_information"]
     halves = {"one": ["low0", "low1"], "two": ["low2", "low3"]}
     model = load(places / "exp" / "model.pth").model

@@ -13,7 +13,7 @@ HYPS = {"s-1": "the CAT sat", "s-2": "On a mat", "s-3": "it is"}
 
 
 def test_decoding_scoring_and_sclite_agree(tmp_path, capsys):
-    """The case of letters does not count, nor does the token @, which is none."""
+    """Case is ignored, and the token @ stands for no word."""
     paths = []
     for name, texts in (("ref.trn", REFS), ("hyp.trn", HYPS)):
         lines = [f"{text} ({utt_id})\n" for utt_id, text in texts.items()]

@@ -11,7 +11,7 @@ from espnet2_birq.tasks.ssl import SSLTask
 
 
 def plain(x, y):
-    """CKA by covariances of values: the other form of the same quantity."""
+    """Compute CKA from covariances of values, an equivalent form."""
     x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
     return (x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())
 
@@ -33,7 +33,7 @@ def test_rotations_and_scales_make_no_difference():
 
 
 def test_of_a_model(tmp_path):
-    """Of all utterances' frames together; an utterance twice changes nothing."""
+    """All utterances' frames count together; repeating all has no effect."""
     model = load(write_experiment(tmp_path / "exp", SSLTask))
     torch.manual_seed(0)
     waves = [0.1 * torch.randn(16000), 0.1 * torch.randn(8000)]

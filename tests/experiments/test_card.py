@@ -1,4 +1,4 @@
-"""The model card, and that what it says of use works."""
+"""The model card, and its instructions for use."""
 
 import re
 
@@ -17,7 +17,7 @@ LOG += "[train] {}, [valid] {}\n"
 
 @pytest.fixture
 def model(tmp_path):
-    """In a recipe's folder with lists of lengths."""
+    """Model in a recipe's folder with lists of lengths."""
     folder = tmp_path / "exp" / "ssl_birq"
     path = write_experiment(folder, SSLTask, objectives=OBJECTIVES)
     conf = yaml.safe_load((folder / "config.yaml").read_text())

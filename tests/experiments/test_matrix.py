@@ -15,8 +15,8 @@ from planted import write_speech
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Writes what birq.sh and asr.sh leave, in their formats; counts its calls. With the file
-# "slow" in the recipe, pretraining waits.
+# Writes the same files as birq.sh and asr.sh, and records its calls. If the recipe has a
+# file "slow", pretraining waits.
 RUN = r"""#!/usr/bin/env bash
 set -e
 kind=$(basename "$PWD")
@@ -68,7 +68,7 @@ fi
 
 @pytest.fixture
 def matrix(tmp_path):
-    """A recipe and a matrix of two systems on it; returns how to start it."""
+    """Recipe and a matrix of two systems; returns its folder and a function to start it."""
     recipe = tmp_path / "recipe"
     for folder in ("ssl1", "asr1"):
         (recipe / folder).mkdir(parents=True)
@@ -151,21 +151,21 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
         "asr1 11 long_seed0_1h",
         "asr1 11 long_seed0_rest",
     ]
-    # Six rows: "b" for "x" is the one error that pretraining spares.
+    # Six rows; pretraining avoids one error, "b" for "x".
     report = (folder / "out" / "report.md").read_text()
     assert "| scratch | 1 | 40.0 [" in report and "| birq | 1 | 20.0 [" in report
     assert "| birq minus scratch | 1h | test | -20.0 [" in report
     for name in ("learning.png", "wer.png"):
         assert f"({name})" in report and (folder / "out" / name).stat().st_size > 1000
 
-    # As many updates as cost what BiRQ's cost: more, and in whole epochs.
+    # As many updates as have the cost of BiRQ's: more of them, in whole epochs.
     configs = folder / "out" / "config"
     flops = json.loads((configs / "flops.json").read_text())
     epochs = yaml.safe_load((configs / "long_seed0.yaml").read_text())["max_epoch"]
     wanted = 8 * flops["birq"] / flops["long"]
     assert 8 < wanted and abs(2 * epochs - wanted) <= 1
 
-    # All is done; another configuration makes its own steps again, and no others.
+    # Nothing is left to do; a changed configuration repeats its own steps only.
     output, _ = start().communicate()
     assert calls(folder)[len(before) :] == after, output
     conf = yaml.safe_load((folder / "matrix.yaml").read_text())
@@ -175,7 +175,7 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     now = calls(folder)
     again = [line for line in after if "long" in line]
     assert now[len(before) + len(after) :] == again
-    # Other hours: all is fine-tuned again, nothing pretrained.
+    # With other hours, everything is fine-tuned again and nothing pretrained.
     conf["finetune"]["sets"]["1h"]["hours"] = 2
     (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
     start().communicate()
@@ -186,7 +186,7 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
 @pytest.mark.slow
 def test_what_is_missing_or_changed_is_made_again(matrix):
     folder, start = matrix
-    # The end of a command is no success.
+    # A command that ends without its output is a failure.
     run = folder / "recipe" / "ssl1" / "run.sh"
     run.write_text(RUN.replace("echo model >", "true || echo model >"))
     process = start("--only", "birq")
@@ -198,7 +198,7 @@ def test_what_is_missing_or_changed_is_made_again(matrix):
     output, _ = start("--only", "birq").communicate()
     before = calls(folder)
     assert before[-1] == "asr1 11 birq_seed0_rest", output
-    # Transcripts of a test set: nothing is pretrained again.
+    # If transcripts of a test set change, nothing is pretrained again.
     test = folder / "recipe" / "asr1" / "dump" / "raw" / "test"
     (folder / "recipe" / "words").write_text("another text")
     (test / "text").write_text("t-1 another text\n")
@@ -206,7 +206,7 @@ def test_what_is_missing_or_changed_is_made_again(matrix):
     assert "data_asr: " in output and "text has changed since" in output
     again = calls(folder)[len(before) :]
     assert again == [line for line in before if line.startswith("asr1")]
-    # A pretrained model that was removed, with all that came of it.
+    # A removed pretrained model is made again, with everything derived from it.
     now = calls(folder)
     (folder / "out" / "ssl" / "ssl_birq_seed0" / "valid.total_count.ave.pth").unlink()
     output, _ = start("--only", "birq").communicate()
@@ -239,13 +239,13 @@ def test_a_system_starts_from_the_model_of_another(matrix):
     trunk = folder / "out" / "ssl" / "ssl_birq_seed0" / "valid.total_count.ave.pth"
     config = yaml.safe_load((folder / "out" / "config" / "more_seed0.yaml").read_text())
     assert config["init_param"] == [str(trunk)] and config["max_epoch"] == 2
-    # Another trunk makes another branch.
+    # A changed trunk repeats its branch.
     trunk.write_text("another model")
     output, _ = start("--only", "more").communicate()
     assert re.search("more_seed0: .*total_count.ave.pth has changed.*again", output)
     trained = [line for line in calls(folder) if line.startswith("ssl1 7")]
     assert trained[2:] == ["ssl1 7 more_seed0"]
-    # Without its trunk it is not trained from nothing.
+    # Without its trunk, a branch is not trained from scratch.
     conf["systems"][1]["pretrain"]["masking_conf"] = dict(mask_prob=0.02)
     (folder / "matrix.yaml").write_text(yaml.safe_dump(conf))
     run = folder / "recipe" / "ssl1" / "run.sh"
@@ -258,7 +258,7 @@ def test_a_system_starts_from_the_model_of_another(matrix):
 
 @pytest.mark.slow
 def test_a_system_has_a_fine_tuning_of_its_own(matrix):
-    """Its changes alone make it again."""
+    """Only changes of its own fine-tuning repeat it."""
     folder, start = matrix
     file = folder / "recipe" / "asr1" / "finetune.yaml"
     file.write_text("{batch_bins: 10, optim_conf: {lr: 0.1, eps: 0.2}}")

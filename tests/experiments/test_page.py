@@ -1,4 +1,4 @@
-"""The page of an experiment: what is on it, in one file, and what is missing."""
+"""The page of an experiment: contents, a single file, and missing inputs."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ EPOCH += "[train] {0}, [valid] {1}\n"
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """A recipe's folder with data, and an experiment after its first epoch."""
+    """Experiment after its first epoch, in a recipe's folder with data."""
     top = tmp_path_factory.mktemp("recipe")
     write_speech(top)
     folder = top / "exp" / "ssl_birq"
@@ -90,7 +90,7 @@ def test_page(experiment, capsys):
     assert "<td>test</td><td>41.500</td><td>83</td>" in text
     assert "other, anchor" not in text
     assert re.search(r"s\d-u\d\.wav", text) and "codebook_dim" in text
-    # Given, others are there, too.
+    # If given explicitly, other models are shown, too.
     report.main([str(experiment), "--phones", str(phones)])
     assert "other, anchor.0" in (experiment / "report.html").read_text()
     with pytest.raises(SystemExit, match="report: error: nope.json: no such file"):
@@ -98,7 +98,7 @@ def test_page(experiment, capsys):
 
 
 def test_page_without_model_or_data(experiment, tmp_path, caplog):
-    """As after a few minutes, and elsewhere."""
+    """As after a few minutes of training, or on another machine."""
     for name in ("train.log", "config.yaml", "1epoch.pth"):
         (tmp_path / name).write_bytes((experiment / name).read_bytes())
     out = tmp_path / "page.html"
@@ -118,7 +118,7 @@ def test_page_without_model_or_data(experiment, tmp_path, caplog):
 
 
 def test_glance_is_what_training_sees(experiment):
-    """Labels of the clean input; predictions of what forward() predicts from."""
+    """Labels are those of the clean input, predictions those of the masked one."""
     model = load(experiment)
     speech = torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0))
     look = glance(model.model, speech)
@@ -129,7 +129,7 @@ def test_glance_is_what_training_sees(experiment):
     for name, found in look.codes.items():
         assert torch.equal(found.labels, codes[name][0, 0])
         assert found.size == 16 and found.predictions.max() < 16
-    # The same mask and noise: forward() draws them from the same seed.
+    # forward() draws the same mask and noise from the same seed.
     with torch.no_grad():
         _, stats, _ = model.model(speech[None], torch.tensor([len(speech)]))
     assert abs(float(stats["mask_share"]) - look.mask.float().mean()) < 1e-6

@@ -9,7 +9,7 @@ from espnet2_birq.experiments.spec import Spec, System
 
 
 def probed(layers, labels=()):
-    """What phone_probe writes; layers: rows of the speakers' accuracies, 0 first."""
+    """Make phone_probe's output; layers: the speakers' accuracies by layer, from 0."""
     return {
         "models": [
             {
@@ -32,7 +32,7 @@ def probed(layers, labels=()):
 
 def test_differences_are_paired_by_seed_and_speaker():
     generator = np.random.default_rng(0)
-    hard = generator.normal(0, 0.1, (4, 3, 3))  # of seeds, layers, speakers
+    hard = generator.normal(0, 0.1, (4, 3, 3))  # (seeds, layers, speakers)
     own = {seed: probed(hard[seed] + 0.51) for seed in range(3)}
     other = {seed: probed(hard[seed] + 0.50) for seed in (1, 2, 3)}
     means, ends, seeds = difference(own, other)

@@ -40,7 +40,7 @@ def test_the_last_intervals_make_the_pace(experiment):
     slow = [(0, 1, 10 * i + 1, 10 * i + 10, 9.0, 60.0) for i in range(8)]
     fast = [(0, 2, 9 * i + 1, 9 * i + 9, 8.0, 0.5) for i in range(11)]
     write_log(experiment, *slow, *fast)
-    # An epoch without its line of results: its 80 batches that were logged.
+    # An epoch without its results counts with the 80 batches that were logged.
     assert read_progress(experiment) == (80 + 99, 200, 8.0, 21 * 0.5)
     assert str(read_progress(experiment)).endswith("about 10 s left")
 
@@ -58,7 +58,7 @@ def test_ends_that_are_not_known_and_that_are_reached(experiment):
     conf = {**CONF, "num_iters_per_epoch": None}
     (experiment / "config.yaml").write_text(yaml.safe_dump(conf))
     assert str(read_progress(experiment)) == "update 200, loss 7.00"
-    # ESPnet says how many batches all of the data makes.
+    # ESPnet logs the number of batches of the whole data.
     said = (
         "[h] INFO: [train] Batch sampler: NumElementsBatchSampler(N-batch=150, x=1)\n"
     )

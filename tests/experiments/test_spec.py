@@ -102,7 +102,7 @@ def test_updates_are_whole_epochs_and_the_schedule_ends_with_them():
 
 
 def test_updates_are_not_batches():
-    """accum_grad batches make an update: it is there and back again."""
+    """accum_grad batches make an update, in both directions of the conversion."""
     conf = dict(num_iters_per_epoch=100, max_epoch=10, accum_grad=2)
     assert updates_of(conf) == 500
     assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
@@ -111,7 +111,7 @@ def test_updates_are_not_batches():
 
 
 def test_joint_training_is_compared_at_equal_updates_and_at_equal_losses():
-    """As the head of the matrix says, counted from its schedules."""
+    """The schedules have the numbers stated at the head of the matrix."""
     spec = read_spec(ROOT / "bench" / "joint.yaml")
     base = yaml.safe_load(spec.finetune_config.read_text())
     confs = {x.name: merge(base, x.finetune or {}) for x in spec.systems}

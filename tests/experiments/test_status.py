@@ -1,4 +1,4 @@
-"""What `birq status` tells of experiments: running, interrupted, failed, done."""
+"""`birq status` of experiments: running, interrupted, failed, done."""
 
 import os
 import time
@@ -30,7 +30,7 @@ END = "[h] 2026-11-21 05:59:00,000 (trainer:532) INFO: The training was finished
 
 @pytest.fixture
 def experiment(tmp_path):
-    """A recipe's folder with an experiment that has made 20 updates."""
+    """Experiment with 20 updates, in a recipe's folder."""
     folder = tmp_path / "exp" / "ssl_train_birq_raw"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONF))
@@ -52,7 +52,7 @@ def write_log(folder, perplexity, *more):
         ([LINE.format(9, 21, 30, 25.0)], 610, RUNNING),  # 8 minutes between lines
         ([END, "# Ended (code 0) at Thu\n"], 9999, DONE),
         ([END], 9999, DONE),  # without run.pl
-        # Resumed at its end
+        # Resumed after its end
         (["WARNING: The training has already reached at max_epoch: 3\n"], 9999, DONE),
         (["# Ended (code 0) at Thu\n"], 9999, DONE),
         (["# Ended (code 1) at Thu\n"], 0, FAILED),
@@ -111,7 +111,7 @@ def test_the_last_error(experiment, line):
 
 
 def test_stages(experiment, tmp_path):
-    """As the recipe records them, with paths relative to its folder."""
+    """Stages recorded by the recipe, with paths relative to its folder."""
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
@@ -145,7 +145,7 @@ def test_stages(experiment, tmp_path):
         assert say() == expected
     finally:
         os.chdir(here)
-    assert describe(experiment).splitlines()[-1] == expected  # from anywhere
+    assert describe(experiment).splitlines()[-1] == expected  # from any folder
 
 
 def test_what_is_no_experiment(tmp_path, experiment):

@@ -51,7 +51,7 @@ acc_high=0.5, label_ppl_high=7.0, pred_ppl_high=3.0, loss_scale=1.0, total_count
 
 
 def test_objectives_of_any_name(tmp_path):
-    """No name is special: each objective of the log is told of."""
+    """No name is special: each objective in the log is shown."""
     asr, ssl = tmp_path / "asr", tmp_path / "ssl"
     folder = asr / "decode" / "test" / "score_wer"
     for kind in ("cer", "wer"):

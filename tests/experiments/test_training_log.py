@@ -41,7 +41,7 @@ def experiment(tmp_path):
 def test_values(experiment):
     log = read_training_log(experiment)
     assert log.updates == [10, 20, 30, 40]
-    # The interrupted epoch's values give way to those of its repetition.
+    # The interrupted epoch's values are replaced by those of its repetition.
     assert [i["loss_anchor"] for i in log.intervals[:3]] == [9.075, 8.696, 7.0]
     assert log.intervals[0]["label_entropy_anchor"] == 0.0
     assert log.intervals[0]["hit_anchor"] == 1.0
@@ -49,7 +49,7 @@ def test_values(experiment):
     assert log.intervals[3]["loss_anchor"] != log.intervals[3]["loss_anchor"]  # nan
     assert [epoch["loss_anchor"] for epoch in log.train] == [8.9, 6.8]
     assert [epoch["loss_anchor"] for epoch in log.valid] == [6.524, 6.1]
-    assert log.seconds == 135 + 53  # between the first and the last line of each
+    assert log.seconds == 135 + 53  # from the first to the last line of each run
 
 
 def test_missing_and_empty_logs(tmp_path):
@@ -69,7 +69,7 @@ def test_epochs_too_short_for_intervals(tmp_path):
 
 
 def test_updates_are_counted_as_espnet_makes_them(experiment):
-    """One for every accum_grad batches of an epoch; the rest of an epoch makes none."""
+    """accum_grad batches make an update; the rest of an epoch makes none."""
     (experiment / "config.yaml").write_text("accum_grad: 3\n")
     log = read_training_log(experiment)
     assert log.updates == [3, 6, 9, 12]
@@ -87,7 +87,7 @@ def test_plot(experiment, tmp_path):
 
 
 def test_an_epoch_that_went_on_inside(tmp_path):
-    """The batches between the saved state and the kill are logged twice, counted once."""
+    """Batches between the saved state and the kill are logged twice but counted once."""
     line = "[h] 2026-11-21 05:1{}:00,561 (trainer:810) INFO: 1epoch:train:{}-{}batch: loss={}"
     one = [line.format(0, 1, 10, 9.0), line.format(1, 11, 20, 8.0)]
     one.append(line.format(2, 21, 30, 7.0))

@@ -24,7 +24,7 @@ SECONDS = {"a/u1": 1.0, "a/u2": 2.5, "b/u3": 0.7, "b/u4": 61.0, "b/short": 0.01}
 
 @pytest.fixture(scope="module")
 def top(tmp_path_factory):
-    """Recordings in audio/, and a model; the longest is more than a minute."""
+    """Folder with a model and recordings in audio/, the longest over a minute."""
     top = tmp_path_factory.mktemp("extraction")
     generator = np.random.default_rng(0)
     for name, seconds in SECONDS.items():
@@ -50,7 +50,7 @@ GOOD = ["a/u1", "a/u2", "b/u3", "b/u4"]
 
 
 def read(path, names=GOOD):
-    """Arrays of a list: of NumPy files, or of Kaldi archives."""
+    """Read the arrays of a list of NumPy files or Kaldi archives."""
     lines = [line.split() for line in path.read_text().splitlines()]
     assert [name for name, _ in lines] == names
     return {
@@ -76,7 +76,7 @@ def test_features_of_a_folder(top, model, tmp_path, kind, nj, caplog, monkeypatc
     assert skipped[0] == "b/short too short for one frame"
     assert "b/slow" in skipped[1] and "8000 Hz, wanted 16000" in skipped[1]
     assert "2 recordings skipped" in caplog.text and "x real time" in caplog.text
-    # Complete: nothing is computed again
+    # Nothing is computed again once complete.
     monkeypatch.setattr(run, "_run", lambda job, worker, todo: calls.append(todo))
     calls = []
     features.main(command)
@@ -86,7 +86,7 @@ def test_features_of_a_folder(top, model, tmp_path, kind, nj, caplog, monkeypatc
 
 
 def test_a_killed_command_resumes(top, tmp_path, monkeypatch):
-    """Blocks that are whole stay; the one that was interrupted is done again."""
+    """Complete blocks are kept; the interrupted one is repeated."""
     monkeypatch.setattr(run, "BLOCK_SECONDS", 2.0)
     command = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
     process, seen = run._Worker.process, []

@@ -65,7 +65,7 @@ def _ami(folder) -> None:
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
-    """A tar, not compressed."""
+    """Make an uncompressed tar file."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, content in files.items():
@@ -111,7 +111,7 @@ MANIFEST = [
 
 def _shard(folder, compress=True) -> None:
     tar = folder / "data/en000/audio/00000001.tar"
-    if tar.exists():  # damaged inside the compression
+    if tar.exists():  # damaged before compression
         tar.with_name(tar.name + ".gz").write_bytes(gzip.compress(tar.read_bytes(), 1))
     (folder / "new").mkdir()
     prepare_shard(folder / "data", SHARD, OPTIONS, folder / "new")

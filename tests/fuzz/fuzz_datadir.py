@@ -26,7 +26,7 @@ DIGITS = b"9" * 5000
 
 
 def audio(kind: str = "WAV", samples: int = 3200, subtype: str | None = None) -> bytes:
-    """A file of noise."""
+    """Make a file of noise."""
     noise = np.random.default_rng(0).normal(0.0, 0.1, samples)
     stream = io.BytesIO()
     soundfile.write(stream, noise, FS, subtype, format=kind)
@@ -34,7 +34,7 @@ def audio(kind: str = "WAV", samples: int = 3200, subtype: str | None = None) ->
 
 
 def ark() -> bytes:
-    """Two utterances as ESPnet writes them, at 2 and at the second one's place."""
+    """Make an ark of two utterances, as ESPnet writes it; the first is at byte 2."""
     flac = audio("FLAC")
     one = b"AUDIO" + bytes([4]) + len(flac).to_bytes(4, "little") + flac
     return b"a " + one + b"b " + one
@@ -78,7 +78,7 @@ STAMP = {
 
 
 def _look(entry, fs):
-    """In place of what runs commands, which a damaged list must not have here."""
+    """Probe an entry, but reject commands, since damaged lists must not run any."""
     if entry.endswith("|"):
         raise DataError(f"{entry}: a command")
     return probe_entry(entry, fs)

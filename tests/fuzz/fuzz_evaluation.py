@@ -1,4 +1,4 @@
-"""Readers of alignments, transcripts, n-grams and what decoding stores."""
+"""Readers of alignments, transcripts, n-grams and stored results of decoding."""
 
 import gzip
 import io
@@ -129,7 +129,7 @@ def _block() -> bytes:
 
 
 def _log_probs(folder) -> None:
-    """A store that cannot be read is one to begin anew."""
+    """A store that cannot be read is started afresh."""
     store = LogProbs(folder / "store", {"model": "x"}, {"a": "1", "b": "2"})
     for path in store.blocks():
         read_block(path)

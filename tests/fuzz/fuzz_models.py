@@ -37,7 +37,7 @@ CONFIG = {
     "normalize_conf": {"stats_file": "exp/feats_stats.npz"},
     "max_epoch": 3,
 }
-# Every key, of every labeller that needs no long computation to be built.
+# All keys, for all labellers that are quickly built.
 OBJECTIVES = [
     {"name": "anchor", "weight": [[0, 1.0], [100, 0.5]], "labeller_conf": {**BOOK}},
     {
@@ -66,28 +66,28 @@ OBJECTIVES = [
 
 
 def saved(content) -> bytes:
-    """A file of torch.save()."""
+    """Make a file with torch.save()."""
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
 
 
 def npz(**arrays) -> bytes:
-    """A file of NumPy's."""
+    """Make a file in NumPy's format."""
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     return stream.getvalue()
 
 
 def of_two_disks(content: bytes) -> bytes:
-    """A zip that says that it has a part on another disk."""
-    at = content.rindex(b"PK\x05\x06")  # the record of its end
+    """Make a zip that claims to have a part on another disk."""
+    at = content.rindex(b"PK\x05\x06")  # its end-of-directory record
     locator = b"PK\x06\x07" + bytes(4) + bytes(8) + (2).to_bytes(4, "little")
     return content[:at] + locator + content[at:]
 
 
 def packed() -> bytes:
-    """A packed model."""
+    """Make a packed model."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in (("exp/config.yaml", "a: 1\n"), ("exp/m.pth", "x" * 100)):
@@ -119,7 +119,7 @@ def _config(folder) -> None:
 def _config_of_plan(folder) -> None:
     try:
         parse_config(folder / "train.yaml", [])
-    except SystemExit as stop:  # argparse has told what is wrong
+    except SystemExit as stop:  # argparse has printed the error
         assert stop.code == 2
 
 
@@ -129,12 +129,12 @@ def _objectives(folder) -> None:
     check_always_on([row.when for row in parsed])
     sizes = [row.labeller_conf.get(x) for row in parsed for x in BOOK]
     if not all(x is None or isinstance(x, int) and x < 1000 for x in sizes):
-        return  # a model that large may be meant
+        return  # such a large model may be intended
     Heads(8, [build_objective(row, 8) for row in parsed])
 
 
 def _state(folder) -> None:
-    """A state that cannot be read costs the epoch, and no more."""
+    """A state that cannot be read costs only the current epoch."""
     Saver(folder, 15, None, {}, resume=True)
 
 
@@ -152,7 +152,7 @@ def _labels_text(folder) -> None:
 
 
 def _training_lists(folder) -> None:
-    """What we accept, ESPnet reads."""
+    """ESPnet can read the lists that we accept."""
     scp, shape = (str(folder / x) for x in ("wav.scp", "speech_shape"))
     check_tables([(scp, "speech", "sound")], [shape])
     read_2columns_text(scp)

@@ -1,8 +1,8 @@
-"""Hostile files: valid ones, damaged in all the ways that files are damaged or made to be.
+"""Hostile files: valid ones, damaged in all the ways that occur by accident or on purpose.
 
-A reader is given a folder of valid files of which one has been changed. It may read it or
-refuse it with the project's own error in one line; nothing else may come out, nothing be
-written outside its folder, no program started, and it has to end.
+A reader gets a folder of valid files, one of which has been changed. It may read it or
+refuse it with a one-line error of the project. It must not raise anything else, write
+outside its folder, start a program, or hang.
 """
 
 import os
@@ -20,7 +20,7 @@ from random import Random
 from espnet2_birq.errors import ConfigError, DataError
 
 TEMPORARY = "tmp"
-SECONDS = 20  # of computation, after which a reader hangs
+SECONDS = 20  # of CPU time, after which a reader counts as hanging
 HUGE = (b"99999999999", b"1e400", b"-1", b"0", b"nan", b"-inf", b"9" * 5000)
 TOKENS = (
     *HUGE,
@@ -41,15 +41,15 @@ PIECE = re.compile(rb"[0-9][0-9.]*|[\w.-]+|[^\w\s]")  # numbers, words, signs
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads files from outside.
+    """Function that reads files from outside.
 
     Attributes:
         name: Name of the test.
         files: Mapping from name to content: a folder that it accepts.
-        read: What is given the folder.
-        only: Names of the files that are damaged; empty: all.
-        faults: Damaged files that were not refused as they should be, once.
-        share: Of the files that are tried: 1 for what takes long, else 4.
+        read: Function of the folder.
+        only: Names of the files to damage; empty: all.
+        faults: Damaged files that were once not refused correctly.
+        share: Share of the files to try: 1 for slow readers, otherwise 4.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Reader:
     share: int = 4
 
     def damaged(self, random: Random) -> tuple[str, bytes]:
-        """Choose a file, and what has become of it."""
+        """Choose a file and damage it; return its name and content."""
         name = random.choice(sorted(self.only or self.files))
         content = self.files[name]
         content = content.encode() if isinstance(content, str) else content
@@ -173,11 +173,11 @@ def try_reader(reader: Reader, name: str, content: bytes, top: Path) -> bool:
     """Give a reader a damaged file; return whether it was read.
 
     Raises:
-        Exception: Of another kind than a user can understand; or it hangs, writes
-            elsewhere or starts a program.
+        Exception: The reader raised an error that is not meant for users, hung, wrote
+            elsewhere or started a program.
     """
     folder = top / "folder"
-    if _names(folder) != {*reader.files, TEMPORARY}:  # the last one has left something
+    if _names(folder) != {*reader.files, TEMPORARY}:  # left by the previous reader
         shutil.rmtree(folder, ignore_errors=True)
         (folder / TEMPORARY).mkdir(parents=True)
         write_files(folder, reader.files)
@@ -193,7 +193,7 @@ def try_reader(reader: Reader, name: str, content: bytes, top: Path) -> bool:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
-    """Write files, with their folders."""
+    """Write files, creating their folders."""
     for name, content in files.items():
         path = folder / name
         if not path.parent.exists():
@@ -202,7 +202,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """Return the files below a folder, and those folders that are empty."""
+    """Return the files and the empty folders below a folder."""
     names = set()
     for where, folders, files in os.walk(folder):
         inside = [os.path.relpath(os.path.join(where, x), folder) for x in files]
@@ -210,7 +210,7 @@ def _names(folder: Path) -> set[str]:
     return names
 
 
-_inside: list[str] = []  # the folder that may be written to, while a reader runs
+_inside: list[str] = []  # the folder that a running reader may write to
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {
     *("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link"),
@@ -246,7 +246,7 @@ def _hang(number, frame):
 
 @contextmanager
 def watched(folder: Path):
-    """Stop what writes outside a folder, starts a program or does not end."""
+    """Stop code that writes outside a folder, starts a program or hangs."""
     before = tempfile.tempdir, signal.signal(signal.SIGPROF, _hang), os.getcwd()
     tempfile.tempdir = str(folder / TEMPORARY)
     os.chdir(folder)

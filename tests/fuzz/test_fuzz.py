@@ -1,6 +1,6 @@
-"""Whatever reads files from outside reads them, or refuses them in one line.
+"""All readers of files from outside read damaged files, or refuse them in one line.
 
-pytest tests/fuzz -m slow    # MANY inputs each; the default: FEW, always the same
+pytest tests/fuzz -m slow    # many inputs each; by default few, always the same
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 ROOMS = (fuzz_datadir, fuzz_corpora, fuzz_evaluation, fuzz_models, fuzz_experiments)
 READERS = [reader for room in ROOMS for reader in room.READERS]
 FEW, WANTED = 20, 100_000
-AT_ONCE = 25  # files of one number of hypothesis's, which costs more than they do
+AT_ONCE = 25  # files per example of hypothesis, which costs more than they do
 SHARES = sum(reader.share for reader in READERS)
 SETTINGS = dict(
-    deadline=None,  # watched() has one of its own, which ends what hangs
+    deadline=None,  # watched() has its own, which ends hanging readers
     database=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],  # what fails is shown, and small already
+    phases=[Phase.generate],  # failures are shown, and already small
 )
 
 
@@ -39,7 +39,7 @@ def fuzz(reader, top, random):
 
 
 def read_once(reader, top):
-    """Have all compiled that will be, before writing is watched."""
+    """Read valid files, so that modules are compiled before writing is watched."""
     write_files(top / "whole", reader.files)
     with contextlib.chdir(top / "whole"):
         reader.read(top / "whole")
@@ -47,7 +47,7 @@ def read_once(reader, top):
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_it_reads_what_is_whole(reader, tmp_path):
-    """What is tried below is damage."""
+    """Undamaged files can be read."""
     read_once(reader, tmp_path)
     write_files(tmp_path / "folder", reader.files)
     (tmp_path / "folder" / TEMPORARY).mkdir()
@@ -72,7 +72,7 @@ def test_few(reader, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_many(reader, tmp_path):
-    """Others each time; what fails is printed, to be kept in the reader's faults."""
+    """Try different files in each run; add failing ones to the reader's faults."""
     read_once(reader, tmp_path)
     tried = []
 

@@ -19,7 +19,7 @@ SMALL = dict(
 
 
 def conformer(**conf):
-    """ESPnet's conformer, as it comes."""
+    """Make ESPnet's unchanged conformer."""
     return ConformerEncoder(
         **{**SMALL, **conf},
         macaron_style=True,
@@ -30,7 +30,7 @@ def conformer(**conf):
 
 
 def e_branchformer(**conf):
-    """ESPnet's E-Branchformer, as it comes."""
+    """Make ESPnet's unchanged E-Branchformer."""
     return EBranchformerEncoder(
         **{**SMALL, **conf},
         use_ffn=True,
@@ -44,7 +44,7 @@ def e_branchformer(**conf):
 
 
 def outcome(encoder, xs, lengths):
-    """Output at real frames, all gradients (the input's, too), running statistics."""
+    """Return output without padding, all gradients (also the input's), statistics."""
     encoder.zero_grad()
     xs = xs.clone().requires_grad_()
     ys, frames, _ = encoder(xs, lengths)

@@ -1,4 +1,4 @@
-"""Accelerated encoders compute what ESPnet's compute."""
+"""Accelerated encoders compute the same as ESPnet's."""
 
 import copy
 
@@ -12,7 +12,7 @@ from espnet2_birq.kernels.acceleration import FastDropout, accelerate
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
 def library(request, monkeypatch):
-    """Either CPU library, on whatever processor this is."""
+    """Either CPU library, on any processor."""
     monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
 
 
@@ -74,15 +74,15 @@ def test_linear_and_its_gradients(shape, library):
 
 def test_dropout():
     layer = FastDropout(0.1)
-    x = torch.full((1001, 1003), 2.0, requires_grad=True)  # no multiple of four
+    x = torch.full((1001, 1003), 2.0, requires_grad=True)  # not a multiple of four
     torch.manual_seed(3)
     y = layer(x)
     kept = y != 0
     # 1e6 draws: the share's standard deviation is 3e-4
     assert abs(kept.float().mean() - 0.9) < 2e-3
-    for half in (kept[:, ::2], kept[::2]):  # all places alike
+    for half in (kept[:, ::2], kept[::2]):  # all positions alike
         assert abs(half.float().mean() - 0.9) < 3e-3
-    # neighbours, which share a draw of the generator, are independent
+    # neighbours, which share a random draw, are independent
     assert abs((kept[:, 1:] & kept[:, :-1]).float().mean() - 0.81) < 3e-3
     assert torch.allclose(y[kept], torch.tensor(2 / 0.9), rtol=1e-4)
     (grad,) = torch.autograd.grad(y.sum(), x)

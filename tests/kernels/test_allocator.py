@@ -24,8 +24,8 @@ for number in range(6):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
-# A small model on batches that are all of other lengths: by how many MiB the process
-# grows after ten of them.
+# Growth of a process in MiB when a small model runs on batches of different lengths, after
+# the first ten.
 TRAINING = """
 import sys
 import torch
@@ -51,8 +51,8 @@ print(resident() - before)
 """
 
 
-# The resident memory, in MiB, of a process forked off one that has freed 512 MiB and
-# keeps them: by how much it is below the latter's.
+# Difference in resident memory, in MiB, between a process that has freed 512 MiB but keeps
+# them and a fork of it.
 FORK = """
 import os, time
 import numpy
@@ -80,7 +80,7 @@ def glibc() -> bool:
 
 
 def number(script: str, *arguments: str, **variables: str) -> float:
-    """What a script prints in a process of its own."""
+    """Return the number that a script prints in its own process."""
     command = [sys.executable, "-c", script, *arguments]
     environment = {
         k: v for k, v in os.environ.items() if k not in allocator.variables()
@@ -103,7 +103,7 @@ def test_a_reader_of_batches_does_not_keep_what_training_has_freed():
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_memory_does_not_grow_with_every_new_length(precision):
-    """Without a bound on oneDNN's caches 700 MiB, where it has bfloat16."""
+    """Without a bound on oneDNN's caches, bfloat16 would take 700 MiB."""
     assert number(TRAINING, "keep", precision) < 200
 
 
@@ -121,7 +121,7 @@ def test_variables_are_those_of_the_environment_where_it_has_them(monkeypatch):
 
 
 def test_recipes_give_the_same_to_espnets_own_training(tmp_path, an4_tarball):
-    """finetune.sh calls asr_train, which knows nothing of this package."""
+    """finetune.sh runs asr_train, which does not import this package."""
     top = copy_checkout(tmp_path, an4_tarball.parents[3])
     script = ". ./path.sh; cpu_training 3; exec env"
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"

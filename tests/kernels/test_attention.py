@@ -31,7 +31,7 @@ def path(request, monkeypatch):
 
 
 class InBlocks(RelPositionMultiHeadedAttention):
-    """ESPnet's attention with the blocks written out as a mask."""
+    """ESPnet's attention, with blocks expressed as a mask."""
 
     window = 0
 
@@ -44,7 +44,7 @@ class InBlocks(RelPositionMultiHeadedAttention):
 
 
 def in_blocks(encoder, window):
-    """The stock encoder with such attention."""
+    """Give a stock encoder such attention."""
     for part in encoder.modules():
         if type(part) is RelPositionMultiHeadedAttention:
             part.__class__, part.window = InBlocks, window
@@ -141,8 +141,8 @@ def test_an_utterance_of_padding_makes_no_nan(window, path):
 
 
 def test_what_the_kernel_gets(monkeypatch):
-    """The memory-efficient one takes a mask as it is if it is of the query's precision
-    and its rows are aligned; PyTorch copies any other."""
+    """The memory-efficient kernel uses a mask in place if it has the query's precision
+    and aligned rows; PyTorch copies any other."""
     seen = []
 
     def kernel(q, k, v, attn_mask, dropout_p):
@@ -171,7 +171,7 @@ def test_what_the_kernel_gets(monkeypatch):
 
 def test_memory_is_linear_in_the_length(path):
     def kept(length, window):
-        """Bytes that the forward pass keeps for the backward pass."""
+        """Return the bytes that the forward pass keeps for the backward pass."""
         torch.manual_seed(0)
         module = RelPositionMultiHeadedAttention(2, 16, 0.1)
         module.__class__, module.window = FastRelPositionAttention, window
@@ -196,7 +196,7 @@ def test_memory_is_linear_in_the_length(path):
 
 @pytest.mark.parametrize("window", [None, 5])
 def test_pictures_of_attention(window, path):
-    """ESPnet draws the weights that a forward hook finds."""
+    """ESPnet plots the attention weights that a forward hook finds."""
 
     class Model(torch.nn.Module):
         def __init__(self, encoder):
@@ -231,7 +231,7 @@ def test_attention_that_stays_espnets_is_logged(caplog):
         accelerate(conformer())
         assert not caplog.records
         legacy = conformer(rel_pos_type="legacy")
-        caplog.clear()  # of ESPnet's own
+        caplog.clear()  # records of ESPnet
         accelerate(legacy)
     (record,) = caplog.records
     assert "LegacyRelPositionMultiHeadedAttention" in record.message

@@ -10,8 +10,8 @@ import torch
 
 from espnet2_birq.kernels import products
 
-# What torch.cpu.get_capabilities() says of processors, as far as it matters, and whether
-# oneDNN says that it has bfloat16 there.
+# The relevant part of torch.cpu.get_capabilities() for some processors, and whether oneDNN
+# reports bfloat16 there.
 PROCESSORS = {
     "AVX2": ({"avx2": True}, False),
     "AVX2 that converts": ({"avx2": True, "avx_ne_convert": True}, True),
@@ -32,7 +32,7 @@ def forget():
 
 @pytest.fixture(params=PROCESSORS)
 def processor(request, monkeypatch):
-    """Its name; choices are those on this processor."""
+    """Name of a processor, for which choices are then made."""
     has, onednn = PROCESSORS[request.param]
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     mkl = "neon" not in has
@@ -46,7 +46,7 @@ def processor(request, monkeypatch):
 
 def test_choices(processor, caplog):
     caplog.set_level(logging.INFO)
-    on_intels = processor != "ARM with bfloat16"  # architecture: elsewhere is no MKL
+    on_intels = processor != "ARM with bfloat16"  # there is no MKL elsewhere
     assert products.onednn_is_faster() == (processor in BFLOAT16 and on_intels)
     chosen = [products.takes_bfloat16("auto") for _ in range(3)]
     assert chosen == 3 * [processor in BFLOAT16]
@@ -91,7 +91,7 @@ POOR = dict(ONEDNN_MAX_CPU_ISA="AVX2", ATEN_CPU_CAPABILITY="avx2")
 
 @pytest.mark.parametrize("held_back", [{}, POOR], ids=["as it is", "AVX2"])
 def test_the_choice_is_the_faster_one_here(held_back):
-    """Measured on this processor, and on it without all that is above AVX2."""
+    """Measure on this processor, with and without instructions above AVX2."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env={**os.environ, **held_back},
@@ -101,7 +101,7 @@ def test_the_choice_is_the_faster_one_here(held_back):
     )
     onednn, bfloat16, ratio = done.stdout.split()
     assert done.stderr.count("cpu_bfloat16: ") == 1
-    # With instructions for it about 2, without at most .4: no noise turns this.
+    # About 2 with bfloat16 instructions, at most .4 without: clear despite noise.
     assert (bfloat16 == "True") == (float(ratio) > 1), done.stdout
     if held_back:
         assert (onednn, bfloat16) == ("False", "False")

@@ -1,4 +1,4 @@
-"""What is in the wheel and in the source distribution, and work with the wheel alone."""
+"""Contents of the wheel and source distribution, and use of the wheel alone."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def contents(top: Path) -> dict[str, tuple]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A clean checkout, but for what a recipe has left behind."""
+    """Clean checkout, except for files left behind by a recipe."""
     top = tmp_path_factory.mktemp("source") / "checkout"
     shutil.copytree(ROOT, top, symlinks=True, ignore=NOT_SOURCE)
     for name in ("exp_small", "data"):
@@ -71,7 +71,7 @@ def unpacked(checkout, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(unpacked, tmp_path_factory) -> Path:
-    """The wheel, from the source distribution, as `python -m build` does it."""
+    """The wheel built from the source distribution, as by `python -m build`."""
     out = tmp_path_factory.mktemp("wheel")
     run([sys.executable, "-c", BUILD.format("wheel"), str(out)], unpacked)
     (file,) = out.glob("*.whl")
@@ -83,7 +83,7 @@ def test_source_distribution_is_whole(checkout, unpacked):
     for name in list(expected):
         left = name.endswith((".log", "/left")) or ".egg-info/" in name
         if left or name.startswith("build/") or name == "setup.cfg":
-            del expected[name]  # setuptools writes setup.cfg anew, with other spaces
+            del expected[name]  # setuptools rewrites setup.cfg with other spaces
     found = contents(unpacked)
     assert len(expected) > 500
     assert {name: found.get(name) for name in expected} == expected
@@ -145,11 +145,11 @@ def test_recipes_of_a_checkout(tmp_path):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A new environment with the wheel and ESPnet, without this checkout."""
+    """New environment with the wheel and ESPnet, without this checkout."""
     top = tmp_path_factory.mktemp("environment")
     run([sys.executable, "-m", "venv", "--without-pip", str(top / "venv")], top)
     (site,) = top.glob("venv/lib/python3*/site-packages")
-    # A folder listed in a .pth file is no site folder: the .pth files in it, by which
+    # Folders listed in a .pth file are no site folders: their own .pth files, by which
     # the checkout is installed, have no effect.
     others = [path for path in sys.path if path.endswith("site-packages")]
     distutils = "import _distutils_hack; _distutils_hack.add_shim()"  # setuptools' own

@@ -90,9 +90,8 @@ def real_step(args, utterances, seconds):
     speech = torch.randn(utterances, round(seconds * SECOND))
     lengths = torch.full((utterances,), speech.size(1))
     model.prepare([dict(speech=speech, speech_lengths=lengths)])
-    model.checks.on = (
-        False  # of values, which fake tensors lack: 2 % of so small a step
-    )
+    # Checks of values are impossible on fake tensors; they are 2 % of so small a step.
+    model.checks.on = False
     return model, lambda: model(speech, lengths)[0].backward()
 
 
@@ -123,12 +122,12 @@ def test_fake_step_is_the_real_one(encoder, conf, rest):
         step()
     assert cost.flops == meter.flops > 0
     assert cost.moved == pytest.approx(meter.moved, rel=0.02)
-    # The real one also sees parameters that were there before.
+    # The real step's peak also includes parameters that existed before.
     assert cost.peak == pytest.approx(meter.peak, rel=0.2)
 
 
 def test_turns_are_averaged():
-    """Of four steps the tokenizer learns in one."""
+    """The tokenizer learns in one of four steps."""
     conf = TURNS["tokenizer_conf"]
     costs = [
         FakeModel(make_args(**{**TURNS, "tokenizer_conf": {**conf, "when": when}}))
@@ -142,8 +141,8 @@ def test_turns_are_averaged():
 
 
 def test_flops_are_those_of_pytorchs_counter(monkeypatch):
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)  # not in its table
-    # Its formula for the gradient of depthwise convolutions is wrong: without these.
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)  # not counted
+    # Without depthwise convolutions, whose gradient it counts wrongly.
     args = make_args(conf=dict(CONFORMER, use_cnn_module=False))
     model, step = real_step(args, 1, 2)
     with FlopCounterMode(display=False) as counter:
@@ -164,9 +163,9 @@ def test_peak_of_a_known_computation():
     x = torch.randn(1000)
     with counted() as meter:
         y = x + 1  # 4000 bytes
-        z = y * 2  # 8000 alive
+        z = y * 2  # 8000 bytes alive
         del y
-        _ = z + 1  # 8000 alive again
+        _ = z + 1  # 8000 bytes alive again
     assert meter.peak == 8000
     assert meter.moved == 3 * 8000
 
@@ -215,8 +214,8 @@ def test_half_precision_halves_what_is_kept():
 
 
 def test_memory_of_attention():
-    """On a GPU ours keeps a matrix of scores in half precision, ESPnet's three of more;
-    in blocks memory is linear in the length."""
+    """On a GPU, our attention keeps one matrix of scores in half precision, ESPnet's
+    three in more; in blocks, memory is linear in the length."""
     small = [dict(BEST_RQ[0], labeller_conf=dict(codebook_size=16))]
 
     def peaks(*seconds, **conf):

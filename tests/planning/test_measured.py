@@ -47,7 +47,7 @@ def write_machine(folder, machine=MACHINE):
 
 def planned(capsys, *options) -> dict:
     command = ["--config", str(SMALL), "--json", "--hours", "100", *map(str, options)]
-    plan([*command, *TINY, "--memory", "2"])  # a small one is quicker to fill
+    plan([*command, *TINY, "--memory", "2"])  # a small one is filled faster
     return json.loads(capsys.readouterr().out)
 
 
@@ -60,7 +60,7 @@ def test_rates_are_found_again():
 
 def test_a_negative_rate_is_dropped_for_the_better_of_the_two():
     costs = [StepCost(10**9 * a, 10**9 * b, 0) for a, b in ((1, 5), (3, 4), (9, 1))]
-    # The more products, the quicker
+    # Steps with more products take less time.
     seconds = [cost.moved / 1e10 - 0.1 * cost.flops / 1e11 for cost in costs]
     assert min(seconds) > 0
     per_flop, per_byte = measured.fit_rates(costs, seconds)
@@ -77,7 +77,7 @@ def test_steps_of_a_plan_are_at_the_measured_rates(tmp_path, capsys):
 
 
 def plan_of(workers, gpus, machine):
-    """A plan of 1,000 steps of half a second, on 64 s of speech, with its times around."""
+    """Plan 1,000 steps of half a second on 64 s of speech, with times beside steps."""
     args = Namespace(num_workers=workers)
     plan = Plan(
         Parameters(10**6, 0, 0),
@@ -100,7 +100,7 @@ def test_what_is_beside_steps_takes_time():
     # 32 s of speech, read by 4 processes; 4 MB less what two thirds of a step hide;
     # 303.75 batches of validation at 0.3 of a step
     assert plan.around == pytest.approx((0.8, 4 - 1 / 3, 303.75 * 0.15))
-    # Batches are read during steps: the slower counts
+    # Batches are read during steps, so the slower of the two counts.
     assert plan.epoch_seconds == pytest.approx(1000 * (0.5 + 4 - 1 / 3) + 45.5625)
     plan = plan_of(1, 2, slow._replace(exchange=1e9))
     assert plan.around[:2] == (pytest.approx(3.2), 0.0)
@@ -154,11 +154,11 @@ def measured_args():
 
 
 def test_a_step_is_late_in_training():
-    """All conditions are met, and a period of schedules is averaged over."""
+    """All conditions are met, and a period of schedules is averaged."""
     args = measured_args()
     args.objectives[1]["when"] = {"start": 500, "every": 2}
     args.objectives[0]["when"] = {"stop": 700}
-    with pytest.raises(ConfigError):  # nothing to learn in every second update
+    with pytest.raises(ConfigError):  # every second update has nothing to learn
         measured.Step(args, 1, 16000)
     del args.objectives[0]["when"]
     step = measured.Step(args, 1, 16000)
@@ -212,7 +212,7 @@ def test_a_batch_that_does_not_fit_is_lowered(monkeypatch):
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
-    """From a configuration to rates, and from these to a plan of another."""
+    """From one configuration to rates, and from these to a plan for another."""
     monkeypatch.setitem(machine.SIZES, "cpu", 128)
     monkeypatch.setattr("espnet2_birq.planning.bench.memory_of", lambda device: 2e9)
     out = tmp_path / "machine.json"

@@ -18,7 +18,7 @@ DINOSR = {
 
 
 def test_parts_are_quantized_one_by_one():
-    """Like plain vector quantizers of each part, with the same frames as new codes."""
+    """Each part has its own vector quantizer; all replace codes by the same frames."""
     torch.manual_seed(0)
     together = ClusterLabeller(12, True, 3, 8, decay=0.6, reseed=0.05)
     vectors = [2.0 * torch.randn(300, 12) for _ in range(6)]

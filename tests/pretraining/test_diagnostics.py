@@ -26,7 +26,7 @@ def test_a_window_of_batches_has_the_perplexity_of_their_union():
     windows = Windows()
     for _, counts in batches:
         window = windows.add("anchor", 0, counts)
-        windows.add("anchor", 1, torch.ones(3))  # another's are not mixed in
+        windows.add("anchor", 1, torch.ones(3))  # another codebook's
     counts = np.bincount(torch.cat([x for x, _ in batches]), minlength=1000) / 5000
     expected = np.exp(-(counts[counts > 0] * np.log(counts[counts > 0])).sum())
     assert perplexity(window).item() == pytest.approx(expected, rel=1e-4)
@@ -36,7 +36,7 @@ def test_a_window_of_batches_has_the_perplexity_of_their_union():
 
 def test_a_window_forgets():
     window = None
-    for code, batches in ((0, 100), (1, 400)):  # of 100 frames each
+    for code, batches in ((0, 100), (1, 400)):  # 100 frames per batch
         for _ in range(batches):
             counts = torch.zeros(2)
             counts[code] = 100
@@ -44,7 +44,7 @@ def test_a_window_forgets():
         assert window.sum().item() == pytest.approx(10_000, rel=1e-3)
         if code == 0:
             assert perplexity(window).item() == pytest.approx(1.0)
-    # Four windows later: exp(-4) of it is left.
+    # Four windows later, exp(-4) of the counts is left.
     assert window[0].item() == pytest.approx(10_000 * np.exp(-4), rel=0.05)
 
 
@@ -54,7 +54,7 @@ def test_a_batch_larger_than_the_window_stays_whole():
 
 
 def test_nothing_asks_a_device_for_a_value():
-    """Fake tensors have no values: whatever reads one raises (see test_no_waiting)."""
+    """Reading a value of a fake tensor raises (see test_no_waiting)."""
     with FakeTensorMode():
         windows = Windows()
         for _ in range(2):
@@ -71,7 +71,7 @@ def make_model_like(model, objectives):
 
 
 def plain_gradient(model, objectives):
-    """Gradient at the encoder of a step of some objectives, as one vector a tensor."""
+    """Return the gradients of the lower layers for some objectives, by parameter."""
     other = make_model_like(model, objectives)
     torch.manual_seed(3)
     other(*make_batch())[0].backward()
@@ -122,7 +122,7 @@ def test_looking_changes_nothing_and_is_as_rare_as_asked():
             optimizer.zero_grad()
     assert losses[:12] == losses[12:]
     assert not any(seen[:12])
-    # After 2 and 4 updates, in the first batch of the next.
+    # After 2 and 4 updates, in the first batch of the next one.
     assert [number for number, one in enumerate(seen[12:]) if one] == [4, 8]
 
 

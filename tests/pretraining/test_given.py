@@ -1,4 +1,4 @@
-"""Labels from disk: one or several streams, and what is wrong with them."""
+"""Labels from disk: one or several streams, and faulty ones."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ GIVEN = dict(name="given", labeller_conf=dict(codebook_size=7))
 
 
 def test_labels_from_disk():
-    """They are predicted where they are; a wrong rate and none at all are named."""
+    """Only labelled frames are predicted; missing labels or a wrong rate are named."""
     model = make_model([GIVEN])
     speech, lengths = make_batch()
     labels = torch.randint(7, (3, 40))
@@ -29,7 +29,7 @@ def test_labels_from_disk():
 
 
 def test_several_streams_of_labels_from_disk():
-    """Each objective reads its own; the same data may serve two of them."""
+    """Each objective reads its own stream; two objectives may share one."""
     rows = [
         GIVEN,
         {**GIVEN, "name": "low", "view": "labels low", "head": "low"},
@@ -41,7 +41,7 @@ def test_several_streams_of_labels_from_disk():
     speech, lengths = make_batch()
     one = torch.full((3, 39), 5)
     low = torch.arange(39).repeat(3, 1) % 7
-    # Of each pair the second is taken: 0 6 0 6 ...
+    # The second label of each pair is used: 0 6 0 6 ...
     fast = torch.stack([torch.full((39,), 3), torch.arange(39) % 2 * 6], dim=1)
     streams = dict(labels=one, low=low, fast=fast.flatten().repeat(3, 1))
     _, stats, _ = model(speech, lengths, **streams)
@@ -55,7 +55,7 @@ def test_several_streams_of_labels_from_disk():
 
 
 def test_wrong_labels_of_one_utterance_are_named():
-    """Also of one that is not the longest of its batch, and before an index fails."""
+    """Also if it is not the longest of its batch, and before indexing fails."""
     model = make_model([GIVEN])
     speech, lengths = make_batch()
     batch = dict(labels=torch.zeros(3, 39, dtype=torch.long), utt_id=["a", "b", "c"])

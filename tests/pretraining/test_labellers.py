@@ -26,7 +26,7 @@ def codes_of(labeller, vectors):
 
 
 def brute_force(points, codebook):
-    """Distances in double precision, a few frames at a time."""
+    """Yield distances in double precision, for a few frames at a time."""
     for part in points.double().split(500):
         yield torch.cdist(part, codebook.double(), compute_mode=EXACT)
 
@@ -36,7 +36,7 @@ EXACT = "donot_use_mm_for_euclid_dist"
 
 @pytest.mark.parametrize("score", ["distance", "cosine"])
 def test_codes_are_the_nearest_by_brute_force_in_double_precision(score):
-    """On 100,000 frames; where single precision picks another, both are equally far."""
+    """On 100,000 frames; where single precision differs, both codes are equally far."""
     torch.manual_seed(0)
     labeller = of_input(
         40, codebook_size=512, codebook_dim=8, num_codebooks=2, score=score
@@ -60,10 +60,10 @@ def test_codes_are_the_nearest_by_brute_force_in_double_precision(score):
 
 
 def test_codes_are_those_of_vector_quantize_pytorch():
-    """100,000 frames, the same projection and codebook, both on the unit sphere."""
+    """On 100,000 frames, with the same projection and codebook on the unit sphere."""
     library = pytest.importorskip("vector_quantize_pytorch")
     torch.manual_seed(0)
-    # One book: with more, version 1.32 puts a random layer of its own between.
+    # One codebook: with more, version 1.32 inserts another random layer.
     sizes = dict(num_codebooks=1, codebook_size=512, codebook_dim=8)
     oracle = library.RandomProjectionQuantizer(dim=40, norm=False, **sizes)
     ours = of_input(40, score="cosine", **sizes)
@@ -82,9 +82,9 @@ def test_seed_decides_and_checkpoints_hold_all():
     assert torch.equal(one.projection, same.projection)
     assert not torch.equal(one.codebook, other.codebook)
     assert not torch.equal(one.projection, other.projection)
-    # The codebook is shared by labellers of other inputs, the projection cannot be.
+    # Labellers of other inputs have the same codebook, but not the same projection.
     assert torch.equal(one.codebook, of_input(9, codebook_size=50, seed=3).codebook)
-    # The tensors are those of the checkpoint, not those that the seed would give.
+    # Tensors come from the checkpoint, not from the seed.
     state = one.state_dict()
     state["codebook"] = one.codebook + 1.0
     same.load_state_dict(state)
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_configuration_is_named():
         of_input(40, seed=4).load_state_dict(state)
     with pytest.raises(ConfigError, match="projection=pca .*projection=xavier"):
         of_input(40, seed=3, projection="pca").load_state_dict(state)
-    # ESPnet's averaging of models: a sum, divided.
+    # ESPnet averages models by dividing their sum.
     averaged = {key: (value + value + value) / 3 for key, value in state.items()}
     of_input(40, seed=3).load_state_dict(averaged)
 
@@ -180,7 +180,7 @@ def test_books_are_independent():
 
 
 def crowded(number=4000, size=40):
-    """Vectors that differ from one another along a few directions mostly."""
+    """Draw vectors that differ mostly along a few directions."""
     torch.manual_seed(0)
     scales = 5.0 * 0.5 ** torch.arange(size).clamp(max=6)
     turn = torch.linalg.qr(torch.randn(size, size)).Q
@@ -188,7 +188,7 @@ def crowded(number=4000, size=40):
 
 
 def started(labeller, vectors):
-    """Observe in parts, some rows of which are filling, and settle."""
+    """Observe the vectors in parts, with some invalid rows, and start the labeller."""
     for part in vectors.split(300):
         filling = torch.full((7, vectors.size(1)), 1e3)
         valid = torch.cat([torch.ones(len(part)), torch.zeros(7)])
@@ -208,7 +208,7 @@ def test_moments_whiten_the_points_and_spread_the_labels(projection):
         assert (torch.cov(points.T) - torch.eye(16)).abs().max() < 1e-2
     assert len(codes_of(plain, vectors).unique()) < 30
     assert len(codes_of(labeller, vectors)[0].unique()) > 100
-    # What is settled stays, and is in the checkpoint.
+    # After the start, the projection is fixed and part of the checkpoint.
     codes = codes_of(labeller, vectors)
     labeller.observe(vectors + 5.0, torch.ones(len(vectors)))
     assert torch.equal(codes_of(labeller, vectors), codes)
@@ -261,12 +261,12 @@ def test_a_layer_is_whitened_by_running_moments():
     valid[400:] = 0.0
     for part in vectors.split(500):
         part = part.clone()
-        part[400:] = 1e3  # filling does not count
+        part[400:] = 1e3  # invalid rows do not count
         labeller.observe(part, valid)
     for points in labeller.points(vectors):
         assert points.mean(dim=0).abs().max() < 0.1
         assert (torch.cov(points.T) - torch.eye(16)).abs().max() < 0.1
-    # A frame's label does not depend on what is in its batch, and resuming keeps it.
+    # A frame's label does not depend on its batch, and stays the same after resuming.
     codes = codes_of(labeller, vectors[:500])
     assert torch.equal(codes[:, :5], codes_of(labeller, vectors[:5]))
     resumed = of_layer(40, **conf)
@@ -293,13 +293,13 @@ def test_whitening_of_constant_points_and_of_batches_without_a_frame():
     assert whitening.batches == 0
     whitening.observe(torch.full((1, 10, 3), 7.0), torch.ones(10))
     assert whitening(torch.full((1, 5, 3), 7.0)).abs().max() < 1e-3
-    # Rounding is not blown up to a spread of 1.
+    # Rounding errors are not scaled to unit variance.
     near = 7.0 + 1e-6 * torch.randn(1, 50, 3)
     assert whitening(near).std() < 0.5
 
 
 def test_a_collapsing_layer_does_not_look_healthy():
-    """Hidden states whose spread is a 3,000th of their norm use few codes, or spread."""
+    """Hidden states whose spread is 1/3,000 of their norm are whitened to unit spread."""
     torch.manual_seed(0)
     labeller = of_layer(144, codebook_size=512, projection="whitened", layer_norm=True)
     vectors = torch.randn(144) + 3e-4 * torch.randn(4000, 144)

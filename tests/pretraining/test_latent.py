@@ -66,7 +66,7 @@ def test_the_loss_is_the_plain_one(beta):
 
 
 def test_targets_are_the_mean_of_normalised_layers():
-    """As data2vec's instance norm of each utterance alone, without its padding."""
+    """As data2vec's instance norm, for each utterance without its padding."""
     model = make_model([LATENT]).eval()
     speech, lengths = make_batch()
     batch = model._clean_batch(speech, lengths)
@@ -137,7 +137,7 @@ def test_a_collapse_is_named_within_200_updates(stop, caplog):
     model = make_model(
         [LATENT], teacher_conf=dict(decay=0.0), stop_at_collapse=stop
     ).train()
-    # No teacher that lags, and weights that decay: all frames become alike.
+    # Without a lagging teacher and with strong weight decay, all frames become alike.
     optimizer = make_optimizer(model, lr=1e-2, weight_decay=30.0)
     with caplog.at_level(logging.WARNING):
         if stop:
@@ -151,7 +151,7 @@ def test_a_collapse_is_named_within_200_updates(stop, caplog):
     model = make_model([LATENT], teacher_conf=dict(decay=0.99)).train()
     with caplog.at_level(logging.WARNING):
         train(model, make_optimizer(model), 60)
-    assert not caplog.messages  # and no other is
+    assert not caplog.messages  # no other collapse is reported
 
 
 def test_what_has_no_codes_is_not_asked_for_any():

@@ -18,7 +18,7 @@ from espnet2_birq.pretraining.statistics import BookTally, objective_statistics
 
 
 def plain(hs, weight, bias, present, labels, weights, noises):
-    """The definition, all frames at once, gradients by autograd."""
+    """Compute the definition, for all frames at once, with gradients by autograd."""
     logp = torch.nn.functional.linear(hs, weight, bias).log_softmax(dim=1)
     total = 0.0
     for label, factor, noise in zip(labels, weights, noises):
@@ -39,7 +39,7 @@ def plain(hs, weight, bias, present, labels, weights, noises):
 
 
 def make_case(seed, dtype=torch.float64, frames=None, codes=None):
-    """Random sizes and a random mix of hard, soft, cut and straight-through labels."""
+    """Draw random sizes and a mix of hard, soft, cut and straight-through labels."""
     torch.manual_seed(seed)
     draw = lambda low, high: int(torch.randint(low, high + 1, ()))  # noqa: E731
     frames, codes, size, dim = (
@@ -78,7 +78,7 @@ def make_case(seed, dtype=torch.float64, frames=None, codes=None):
 
 
 def draw_noises(seed, labels, frames, codes, chunk):
-    """The noise of the chunked loss: chunk by chunk, label by label."""
+    """Draw noise in the order of the chunked loss: chunk by chunk, label by label."""
     torch.manual_seed(seed)
     noises = [[] for _ in labels]
     for start in range(0, frames, chunk):
@@ -102,7 +102,7 @@ def test_noise_is_standard_gumbel(draw, dtype):
     assert noise.var() == pytest.approx(1.644934, abs=0.01)
     # The upper tail decides which code is drawn: 1 in 22026 is above 10.
     assert (noise > 10).sum() == pytest.approx(len(noise) / 22026, abs=40)
-    # Two neighbours come from one draw of the generator.
+    # Neighbours that share a random draw are independent.
     pairs = noise[: len(noise) // 2 * 2].view(-1, 2).T
     assert abs(torch.corrcoef(pairs)[0, 1]) < 0.004
     assert len(noise.unique()) > 0.8 * len(noise)
@@ -159,7 +159,7 @@ def test_loss_and_gradients_equal_those_of_autograd(seed):
     )
     assert torch.allclose(total, torch.as_tensor(expected), rtol=0, atol=1e-8)
     if not torch.is_tensor(expected):
-        return  # not one labelled frame
+        return  # no frame is labelled
     upstream = 1.7
     ours = torch.autograd.grad(upstream * total, list(leaves.values()))
     theirs = torch.autograd.grad(upstream * expected, list(leaves.values()))
@@ -168,9 +168,9 @@ def test_loss_and_gradients_equal_those_of_autograd(seed):
 
 
 def test_sums_over_counts_of_several_ranks():
-    """Each label's sum over its own count: the parts of a batch add up to the whole."""
+    """With counts of the whole batch, the losses of its parts add up to its loss."""
     leaves, present, labels, weights = make_case(8)
-    # So warm that noise has no say.
+    # At such a high temperature, noise has no effect.
     still = dict(temperature=1e9, straight_through=False)
     soft = [x._replace(**still) for x in labels if isinstance(x, SoftLabels)]
     labels = [HardLabels(torch.randint(0, 5, (len(present),))), *soft]
@@ -199,7 +199,7 @@ def test_sums_over_counts_of_several_ranks():
 
 
 def test_finite_differences_through_prediction_and_label():
-    """Both paths at once, with w1 and w2 of the paper and its temperature."""
+    """Both paths at once, with the paper's w1, w2 and temperature."""
     torch.manual_seed(0)
     frames, codes, size, dim = 7, 11, 5, 3
     double = dict(dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_in_bfloat16_under_autocast():
         low, low_tally = run(case)
     assert low.dtype == torch.float32 and tally.sums.dtype == torch.float32
     assert torch.allclose(total, low, rtol=2e-2) and not torch.equal(total, low)
-    # Labels are not made in bfloat16.
+    # Labels are not computed in bfloat16.
     assert torch.equal(tally.label_counts, low_tally.label_counts)
     for one, other in zip(grads(total, leaves), grads(low, leaves)):
         assert one.dtype == other.dtype
@@ -280,7 +280,7 @@ def test_under_activation_checkpointing():
         return masked_cross_entropy(hs, weight, bias, present, labels, weights)[0]
 
     torch.manual_seed(5)
-    # Labels' own points are not arguments here: only the head's side is compared.
+    # Only the head's side is compared, since the labels' points are not arguments here.
     total = checkpoint(loss, *head(leaves), use_reentrant=False)
     ours = torch.autograd.grad(total, head(leaves))
     for one, other in zip(ours, expected):
@@ -361,7 +361,7 @@ def test_statistics_equal_plain_ones():
 
 
 def test_nothing_of_size_frames_by_codes_is_kept():
-    """What autograd saves, in numbers, against the product of the two."""
+    """Compare the size of autograd's saved tensors with frames x codes."""
     leaves, present, labels, weights = make_case(7, torch.float32, 2000, 3000)
     saved = []
     pack = lambda x: saved.append(x.numel()) or x  # noqa: E731

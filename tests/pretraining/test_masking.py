@@ -9,7 +9,7 @@ from espnet2_birq.pretraining.views import stack_frames
 
 
 def plain_mask(draws, lengths, start_prob, span):
-    """The rule, frame by frame: a slow independent version."""
+    """Apply the rule frame by frame, as a slow independent version."""
     mask = torch.zeros(draws.shape, dtype=torch.bool)
     for b, length in enumerate(lengths.tolist()):
         starts = [t for t in range(length) if draws[b, t] < start_prob]
@@ -56,7 +56,7 @@ def test_what_is_hidden_is_what_the_label_is_made_of(subsampling):
     torch.manual_seed(0)
     masking = SpanMasking(5, subsampling=subsampling, mask_prob=0.05)
     frames = 200 // subsampling - 1
-    xs = torch.rand(3, 203, 5) + 10.0  # far from the noise
+    xs = torch.rand(3, 203, 5) + 10.0  # clearly different from the noise
     mask = masking.draw(torch.full((3,), frames), frames)
     masked = masking.apply_to(xs, mask)
     assert masked.shape == xs.shape

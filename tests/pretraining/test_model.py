@@ -47,7 +47,7 @@ def make_model(
         encoder=encoder,
         objectives=parse_objectives(objectives, num_blocks=3),
         masking_conf=dict(mask_prob=0.03),
-        **{"cpu_bfloat16": False, **conf},  # the same numbers on every processor
+        **{"cpu_bfloat16": False, **conf},  # equal results on all processors
     )
 
 
@@ -78,11 +78,11 @@ def test_forward_and_backward(encoder, input_layer, objectives):
 
 
 def test_gradient_reaches_the_label_path_unless_cut():
-    """Only the enhanced target, and the masked side frozen out of the graph."""
+    """Use only the enhanced objective, and detach the masked side."""
 
     def label_gradient(**conf):
         model = make_model([{**ENHANCED, **conf}])
-        # Both sides share the encoder: watch the hidden states the labels are made of.
+        # Both sides share the encoder, so watch the hidden states behind the labels.
         seen = []
         hidden_states = model.branch.hidden_states
 
@@ -106,7 +106,7 @@ def test_gradient_reaches_the_label_path_unless_cut():
 
 
 def directional_derivatives(gradient):
-    """By finite differences and by autograd, along layers below the label layer."""
+    """Return finite differences and autograd's slope for layers below the label layer."""
     enhanced = {**ENHANCED, "weight": 1.0, "gradient": gradient, "head": "own"}
     model = make_model([ANCHOR, enhanced])
     speech, lengths = make_batch()
@@ -135,7 +135,7 @@ def directional_derivatives(gradient):
 def test_finite_differences_through_the_label_layer():
     measured, slope = directional_derivatives(gradient=1)
     assert measured == pytest.approx(slope, rel=1e-5)
-    # Labels move with the parameters all the same; cut, the gradient leaves that out.
+    # With the gradient cut, labels still depend on the parameters, but the slope omits it.
     measured, slope = directional_derivatives(gradient=0)
     assert measured != pytest.approx(slope, rel=1e-2)
 
@@ -191,7 +191,7 @@ def test_anchor_labels_are_those_of_the_clean_input_under_the_mask():
 
 
 def test_prediction_sees_the_masked_input_only():
-    """Changing what lies under the mask changes labels, never predictions."""
+    """Changes of masked input frames affect labels, but never predictions."""
     model = make_model([ANCHOR]).eval()
     feats, lengths = model._extract_feats(*make_batch())
     mask = model.masking.draw(torch.tensor([39, 26, 16]), 39)
@@ -273,7 +273,7 @@ GUMBEL = "espnet2_birq.pretraining.losses.cross_entropy.gumbel_like"
 
 
 def fix_draws(model, mask, monkeypatch):
-    """No random number left: this mask, no masking noise, no Gumbel noise."""
+    """Remove all randomness: a given mask, no masking noise, no Gumbel noise."""
     monkeypatch.setattr(model.masking, "draw", lambda lengths, frames: mask)
     monkeypatch.setattr(model.masking, "capacity", lambda *_: int(mask.sum()))
     model.masking.noise_std = 0.0
@@ -282,7 +282,7 @@ def fix_draws(model, mask, monkeypatch):
 
 @pytest.mark.parametrize("encoder", [ConformerEncoder, EBranchformerEncoder])
 def test_an_utterance_alone_equals_itself_in_a_padded_batch(encoder, monkeypatch):
-    """The same labels and the same loss at the same masked frames."""
+    """Labels and loss are the same for the same masked frames."""
     model = make_model(MANY, encoder).eval()
     speech, lengths = make_batch()
     for place in (0, 1, 2):
@@ -306,14 +306,14 @@ def test_an_utterance_alone_equals_itself_in_a_padded_batch(encoder, monkeypatch
 
 
 def test_schedules_count_updates_and_survive_a_resume():
-    """An update is a step of the optimizer, however many batches it is made of."""
+    """An update is an optimizer step, of any number of batches."""
     enhanced = {**ENHANCED, "weight": [[0, 0.0], [2, 1.0]]}
     model = make_model([ANCHOR, enhanced])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     model.count_updates_of(optimizer)
     weights = []
     # ESPnet carries an epoch's last batches into the first update of the next one, and
-    # makes no update of a gradient that is not finite.
+    # skips updates with a gradient that is not finite.
     for batches in (2, 3, 1):
         for _ in range(batches):
             _, stats, _ = model(*make_batch())
@@ -354,11 +354,11 @@ def test_an_update_without_an_objective_is_a_step_of_the_others():
             assert not gradients["heads.own.0.weight"].any()
     rare.eval()
     rare._update = 1
-    assert "loss_enhanced" in rare(*make_batch())[1]  # in evaluation everything
+    assert "loss_enhanced" in rare(*make_batch())[1]  # all are active in evaluation
 
 
 def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
-    """The enhanced loss is that of the chosen utterances by themselves."""
+    """The enhanced loss is that of a batch of the chosen utterances."""
     speech, lengths = make_batch()
     mask = torch.zeros(3, 39, dtype=torch.bool)
     mask[0, 3:9] = mask[1, 8:20] = mask[2, 5:11] = True
@@ -368,7 +368,7 @@ def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
     blocks = some.encoder.encoders[0]
     blocks.register_forward_hook(lambda _, args, out: seen.append(len(args[0][0])))
     whole = make_model([ANCHOR, ENHANCED]).train()
-    for module in (*some.modules(), *whole.modules()):  # only the rows differ
+    for module in (*some.modules(), *whole.modules()):  # so that only the rows differ
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.Dropout)):
             module.eval()
     for chosen in ([0, 2], [1]):
@@ -404,7 +404,7 @@ def test_stochastic_depth_is_off_where_labels_are_made():
     mask = torch.zeros(3, 39, dtype=torch.bool)
     mask[:, 3:9] = True
     model.masking.draw = lambda lengths, frames: mask
-    for norm in model.encoder.modules():  # its statistics move between the steps
+    for norm in model.encoder.modules():  # statistics would change between steps
         if isinstance(norm, torch.nn.BatchNorm1d):
             norm.momentum = 0.0
     for _ in range(4):
@@ -417,7 +417,7 @@ def test_utterances_too_short_for_the_encoder_are_named():
     speech, lengths = torch.randn(2, 600), torch.tensor([600, 400])
     with pytest.raises(DataError, match="too short for one encoder frame: a, b"):
         model(speech, lengths, utt_id=["a", "b"])
-    # Beside a longer one they only go without a label.
+    # Next to a longer utterance, they merely have no labels.
     speech, lengths = make_batch((1.0, 0.03))
     loss, _, _ = model(speech, lengths, utt_id=["long", "short"])
     assert loss.isfinite()

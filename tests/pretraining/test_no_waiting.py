@@ -1,7 +1,7 @@
 """A training step never asks a device for a value.
 
-Fake tensors have shapes and no values: whatever reads one (item, nonzero, a boolean
-index, an if) raises. On a GPU these are the places where a step would wait.
+Fake tensors have shapes but no values: reading one (item, nonzero, a boolean index, an if)
+raises. On a GPU, the step would have to wait there.
 """
 
 import pytest
@@ -42,7 +42,7 @@ ENCODERS = [
 
 
 class Frontend(torch.nn.Module):
-    """Only what mirror_ends looks at."""
+    """Frontend with only the attributes that mirror_ends reads."""
 
     def __init__(self):
         super().__init__()
@@ -131,8 +131,8 @@ RELATIVES["objectives"][1].update(labeller_conf=CODES, student="each")
 
 
 class OnThisSide(TorchFunctionMode):
-    """Answers for values of the CPU, which nothing waits for: ESPnet's encoders draw a
-    number for each layer, to leave some out."""
+    """Answer for CPU tensors, which need no waiting: ESPnet's encoders draw a number for
+    each layer, to skip some."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.Tensor.item, torch.Tensor.__bool__) and args[0].is_cpu:
@@ -146,10 +146,10 @@ class OnThisSide(TorchFunctionMode):
     [(*one, {}) for one in ENCODERS] + [(*ENCODERS[0], RELATIVES)],
 )
 def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window, rest):
-    """Features and ESPnet's encoder included; fake tensors need no GPU."""
+    """Includes features and ESPnet's encoder; fake tensors need no GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
         model = make_model(encoder, conf, window, **rest)
-        model._update = 0  # the one number that a first step asks for
+        model._update = 0  # the only value that the first step reads
         for module in model.modules():
             for tensors in (module._parameters, module._buffers):
                 for name, x in tensors.items():
@@ -168,7 +168,7 @@ def test_a_whole_forward_pass_on_a_gpu_without_numbers(encoder, conf, window, re
 @pytest.mark.gpu
 @pytest.mark.parametrize("encoder, conf, window", ENCODERS)
 def test_a_whole_training_step_on_a_gpu(encoder, conf, window):
-    """PyTorch raises wherever the host waits."""
+    """PyTorch raises wherever the host would wait."""
     model = make_model(encoder, conf, window).cuda()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     speech = torch.randn(2, 32000, device="cuda")
@@ -182,7 +182,7 @@ def test_a_whole_training_step_on_a_gpu(encoder, conf, window):
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(3):  # libraries choose their kernels
+    for _ in range(3):  # libraries choose their kernels first
         step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

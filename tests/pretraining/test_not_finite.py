@@ -21,7 +21,7 @@ def step(model, batch, names=NAMES):
     loss, _, _ = model(*batch, utt_id=names)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    return norm.isfinite()  # ESPnet makes the update if so
+    return norm.isfinite()  # only then ESPnet makes the update
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -17,7 +17,7 @@ def test_presets():
     assert (anchor.view, anchor.labeller) == (View("input"), "random_projection")
     assert anchor.weight.at(0) == 1.0 and anchor.gradient == 0.0
     anchor, enhanced = parse_objectives(BIRQ, num_blocks=10)
-    # the paper's w2 and w1, its label layer, its one head, its gradient
+    # the paper's w2 and w1, label layer, shared head and gradient
     assert (anchor.weight.at(0), enhanced.weight.at(0)) == (2.4, 0.1)
     assert (enhanced.view, enhanced.labeller) == (View("layer", 7), "gumbel_softmax")
     assert anchor.head == enhanced.head and enhanced.gradient == 1.0

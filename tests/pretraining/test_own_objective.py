@@ -20,7 +20,7 @@ def block(language):
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """The page's module, where Python finds it, and its configuration."""
+    """Write the page's module where Python finds it; return its configuration."""
     folder = tmp_path / "local"
     folder.mkdir()
     (folder / "kmeans.py").write_text(block("python"))

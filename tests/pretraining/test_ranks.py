@@ -1,4 +1,4 @@
-"""Several processes with parts of a batch get the gradients of the whole batch."""
+"""Several processes with parts of a batch compute the gradients of the whole batch."""
 
 import socket
 
@@ -20,14 +20,14 @@ from test_model import (
 
 from espnet2_birq.pretraining.losses import cross_entropy
 
-STEPS = 2  # the second sees running moments of the first
+STEPS = 2  # the second uses running moments from the first
 SECONDS = (1.6, 1.1, 1.6, 0.7)
 HALVES = (slice(0, 2), slice(2, 4))
 THIRDS = (slice(0, 1), slice(1, 3), slice(3, 4))  # of unequal size
 
 
 def masks():
-    """Fixed masks at the encoder's rate, of different sizes in the parts."""
+    """Make masks at the encoder's rate, with different sizes in the parts."""
     mask = torch.zeros(4, 39, dtype=torch.bool)
     for row, (start, end) in enumerate([(2, 20), (5, 9), (1, 12), (3, 10)]):
         mask[row, start:end] = True
@@ -35,7 +35,7 @@ def masks():
 
 
 def labels_of(share):
-    """Labels from disk, of a share of the frames, most of them of the first rank."""
+    """Make labels for a share of the frames, most of them on the first rank."""
     torch.manual_seed(7)
     labels = torch.randint(7, (4, 39))
     chance = torch.tensor([1.9, 1.0, 0.3, 0.1])[:, None] * share
@@ -43,9 +43,9 @@ def labels_of(share):
 
 
 def run_steps(rows, objectives, conf, share):
-    """Forward and backward as ESPnet's trainer does it; gradients and statistics."""
+    """Run steps like ESPnet's trainer; return gradients and statistics."""
     torch.set_num_threads(1)
-    # Without BatchNorm, whose statistics are a rank's own.
+    # An encoder without BatchNorm, whose statistics differ between ranks.
     model = make_model(objectives, EBranchformerEncoder, **conf).train()
     mask = masks()[rows]
     speech, lengths = make_batch(SECONDS)
@@ -56,7 +56,7 @@ def run_steps(rows, objectives, conf, share):
     model.masking.capacity = lambda *_: int(mask.sum()) + 3
     model.masking.noise_std = 0.0
     cross_entropy.gumbel_like = torch.zeros_like
-    if conf:  # the branch picks by the row in a rank's batch: here in the joint one
+    if conf:  # choose utterances of the joint batch, not of the rank's
         chosen = [row - rows.start for row in (0, 1, 3) if row in range(4)[rows]]
         model.branch._rows = lambda size, update: chosen
     given = {} if share is None else {"labels": labels_of(share)[rows]}
@@ -64,7 +64,7 @@ def run_steps(rows, objectives, conf, share):
         model._update = update
         loss, stats, weight = model(speech[rows], lengths[rows], **given)
         model.zero_grad()
-        if dist.is_initialized():  # espnet2/train/trainer.py, DistributedDataParallel
+        if dist.is_initialized():  # as in espnet2/train/trainer.py and DDP
             total = weight.clone()
             dist.all_reduce(total)
             (loss * weight / total * dist.get_world_size()).sum().backward()
@@ -105,10 +105,10 @@ def _one_rank(rank, port, path, function, parts):
 
 
 def spawn(function, path, parts):
-    """Run a function of a part in a process for each, and a group of all.
+    """Run a function on each part, in a process group with one process per part.
 
     Returns:
-        What it returned, by rank.
+        Return values by rank.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,7 +121,7 @@ def spawn(function, path, parts):
     "parts", [HALVES, pytest.param(THIRDS, marks=pytest.mark.slow)]
 )
 def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
-    """Also where ranks have unequal shares of the labelled frames, or none."""
+    """Also if ranks have unequal shares of the labelled frames, or none."""
     monkeypatch.setattr(cross_entropy, "gumbel_like", cross_entropy.gumbel_like)
     ranks = spawn(run_cases, tmp_path / "rank", parts)
     threads = torch.get_num_threads()
@@ -147,18 +147,18 @@ def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
 
 
 def test_no_parameter_goes_without_gradient(tmp_path):
-    """DistributedDataParallel, as ESPnet makes it, waits for the gradients of all."""
+    """DistributedDataParallel, as used by ESPnet, waits for the gradients of all."""
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         rare = [MANY[0], *(dict(row, when={"every": 2}) for row in MANY[1:])]
         model = make_model(rare, target_branch_conf=dict(utterances=2))
         parallel = torch.nn.parallel.DistributedDataParallel(model)
-        for update in range(4):  # a missing gradient is an error in the next step
+        for update in range(4):  # a missing gradient would fail in the next step
             model._update = update
             parallel(*make_batch())[0].backward()
             assert all(p.grad is not None for p in model.parameters())
-        # Labellers are alike on all ranks by their own sums: nothing is broadcast.
+        # Labellers sum over ranks and thus stay equal; their buffers are not broadcast.
         broadcast = [x.data_ptr() for x in parallel.modules_buffers]
         for objective in model.objectives:
             assert not {x.data_ptr() for x in objective.buffers()} & set(broadcast)
@@ -167,7 +167,7 @@ def test_no_parameter_goes_without_gradient(tmp_path):
 
 
 def prepared(rows):
-    """The projection that moments of a batch make."""
+    """Return the projection computed from the moments of some rows."""
     conf = dict(SMALL, num_codebooks=BOOKS["num_codebooks"], projection="pca_whitened")
     model = make_model([dict(name="anchor", labeller_conf=conf)])
     speech, lengths = make_batch(SECONDS)

@@ -1,4 +1,4 @@
-"""Residual quantization against a library and a plain version; how its codebooks move."""
+"""Residual quantization against a library and a plain version; codebook updates."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def make_codebooks(levels=3, number=8, size=6, seed=0):
 
 
 def plain(vectors, codebooks):
-    """Codes and reconstruction, frame by frame and code by code, in double precision."""
+    """Return codes and reconstruction, computed one by one in double precision."""
     codes, made = [], []
     for vector in np.asarray(vectors, dtype=np.float64):
         left, mine = vector.copy(), []
@@ -67,7 +67,7 @@ def test_a_step_is_the_plain_moving_average():
     vectors[3], vectors[170] = float("nan"), 1e9
     labeller.observe(vectors, valid)
     labeller.step()
-    labeller.step()  # nothing was observed since
+    labeller.step()  # nothing was observed since then
     rows = [i for i in range(150) if i != 3]
     codes, _ = plain(vectors[rows], books)
     left = vectors[rows].double().numpy()
@@ -114,7 +114,7 @@ def test_training_moves_codebooks_as_vector_quantize_pytorch_does():
     books = make_codebooks()
     oracle = make_library(books, decay=0.9).train()
     labeller = make_labeller(codebooks=books, decay=0.9, reseed=0)
-    # There each code starts with a count of 1; here shares of 200 frames are counted.
+    # The library starts with a count of 1 per code; here, usage is a share of 200 frames.
     labeller.usage.fill_(1 / 200)
     labeller.sums.copy_(books / 200)
     for step in range(5):
@@ -178,7 +178,7 @@ def of_update(labeller, batches):
 
 
 def test_batches_of_an_update_count_like_one(monkeypatch):
-    """accum_grad: the same labels within the update, the same codebooks after it."""
+    """accum_grad: labels stay the same within an update, and codebooks are equal after it."""
     books = make_codebooks()
     vectors, valid = torch.randn(300, 6), (torch.rand(300) < 0.8).float()
     whole, parts = (make_labeller(codebooks=books, decay=0.5) for _ in range(2))
@@ -197,7 +197,7 @@ def test_batches_of_an_update_count_like_one(monkeypatch):
 
 def test_codes_out_of_use_become_vectors_of_the_batch():
     books = make_codebooks()
-    books[:, 3:6] += 1000.0  # nothing is near
+    books[:, 3:6] += 1000.0  # far from all vectors
     vectors = torch.randn(100, 6)
     labeller = make_labeller(codebooks=books, decay=0.9, reseed=0.01)
     valid = torch.ones(100)
@@ -338,7 +338,7 @@ def test_a_resumed_training_is_the_same_to_the_bit(tmp_path):
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     for key in expected[-1]:
-        if "window" not in key and "_ppl" not in key:  # windows start anew
+        if "window" not in key and "_ppl" not in key:  # windows restart
             assert torch.equal(expected[-1][key], found[-1][key]), key
 
 
@@ -363,11 +363,11 @@ def test_a_checkpoint_reproduces_the_labels():
 
 
 def run_updates(rows):
-    """Codebooks after updates of two batches each, by the part of a rank."""
+    """Return codebooks after updates of two batches each, of which a rank has some rows."""
     torch.set_num_threads(1)
     conf = {**CONF, "decay": 0.6, "reseed": 0.05}  # so that codes are replaced
     objectives = [{**row, "labeller_conf": conf} for row in SYSTEM]
-    # Without BatchNorm, whose statistics are a rank's own.
+    # An encoder without BatchNorm, whose statistics differ between ranks.
     model = prepared_model(rows, objectives, encoder=EBranchformerEncoder)
     state = {k: x.clone() for k, x in model.objectives.named_buffers()}
     batches = [make_batch(SECONDS, seed=seed) for seed in range(12)]
@@ -405,7 +405,7 @@ def test_two_ranks_equal_one(tmp_path):
         assert torch.equal(one[1][name], other[1][name]), name
         assert torch.allclose(start[name], one[0][name], atol=1e-4), name
     restarted = (usage - 0.1 / 8).abs() < 1e-12
-    assert restarted.any()  # or this would not test them
+    assert restarted.any()  # otherwise, this would not be tested
     for name in end:
         assert torch.allclose(end[name], one[1][name], atol=1e-4), name
 

@@ -1,4 +1,4 @@
-"""Heads on the masked side's layers, one for each codebook (SpidR)."""
+"""Heads on the student's layers, one for each codebook (SpidR)."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_the_layers_are_those_of_a_pass_that_stops_there(encoder, accelerate):
 
 
 def test_each_head_predicts_from_its_layer():
-    """The loss by hand: cross-entropy of head n on layer n of the masked side."""
+    """Compute the loss by hand: cross-entropy of head n on the student's layer n."""
     model = prepared_model(objectives=[SPIDR]).eval()
     seen = {}
     encode_masked = model._encode_masked
@@ -65,7 +65,7 @@ def test_lower_heads_do_not_teach_higher_layers():
     blocks = model.encoder.encoders
     assert max(float(p.grad.abs().max()) for p in blocks[1].parameters()) > 0
     assert max(float(p.grad.abs().max()) for p in blocks[2].parameters()) == 0
-    # Several ranks wait for a gradient of every parameter.
+    # With several ranks, DDP waits for the gradient of every parameter.
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -101,7 +101,7 @@ def test_errors(rows, message):
 
 
 def test_one_layer_alone():
-    """BiRQ's head on the label layer itself, say."""
+    """For example, BiRQ's head on the label layer itself."""
     row = {**ENHANCED, "head": "own", "student": "each"}
     loss, stats, _ = make_model([row])(*make_batch())
     assert stats["loss_enhanced"] > 0 and loss.isfinite()

@@ -15,7 +15,7 @@ TAUGHT = {
 
 
 def learn(model, updates):
-    """Make updates; the first parameter of the encoder after each."""
+    """Make updates; return the encoder's first parameter after each."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.count_updates_of(optimizer)
     path = []
@@ -54,7 +54,7 @@ def test_a_copy_is_refreshed_every_few_updates():
 
 
 def test_a_teacher_of_decay_1_stays_as_it_was():
-    """BatchNorm's statistics included: its labels are those of the start."""
+    """This includes BatchNorm's statistics, so its labels stay the same."""
     model = make_model([ANCHOR, TAUGHT], teacher_conf=dict(decay=1.0)).train()
     before = {k: x.clone() for k, x in model.teacher.state_dict().items()}
     learn(model, 2)
@@ -73,7 +73,7 @@ def test_only_objectives_of_a_teacher_have_one():
 
 
 def test_copies_are_the_mean_over_steps_with_the_same_labels(monkeypatch):
-    """Gradients of M masked copies equal the mean over M single steps."""
+    """Gradients of M masked copies equal the mean of those of M single steps."""
     monkeypatch.setattr(GUMBEL, torch.zeros_like)
     whitened = {**SMALL, "projection": "whitened"}
     enhanced = {**ENHANCED, "labeller_conf": whitened, "diversity": 0.3, "weight": 1.0}
@@ -82,7 +82,7 @@ def test_copies_are_the_mean_over_steps_with_the_same_labels(monkeypatch):
     def make(copies):
         conf = dict(copies=copies)
         model = make_model([ANCHOR, enhanced], target_branch_conf=conf).train()
-        for norm in model.encoder.modules():  # else a step moves the next one's labels
+        for norm in model.encoder.modules():  # else a step changes later labels
             if isinstance(norm, torch.nn.BatchNorm1d):
                 norm.momentum = 0.0
         return model
@@ -104,7 +104,7 @@ def test_copies_are_the_mean_over_steps_with_the_same_labels(monkeypatch):
     torch.manual_seed(4)
     results = [gradients(single)]
     labeller = single.objectives[1].labeller
-    labeller.observe = lambda *_: None  # the labels of the first step
+    labeller.observe = lambda *_: None  # keep the labels of the first step
     results += [gradients(single) for _ in range(2)]
     assert weight == sum(x[2] for x in results)
     for one, *others in zip(ours, *(x[0] for x in results)):

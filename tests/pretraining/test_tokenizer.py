@@ -44,7 +44,7 @@ def test_quantization_has_the_gradient_of_the_identity():
     weights = torch.randn(50, 6)
     (gradient,) = torch.autograd.grad((made * weights).sum(), vectors)
     assert torch.equal(gradient, weights)
-    # The distance, level by level, and its gradient: codes are constants.
+    # Distance and gradient, level by level, with codes as constants.
     _, distance = straight_through(labeller, vectors)
     (gradient,) = torch.autograd.grad(distance.sum(), vectors)
     left, by_hand, slope = vectors.detach().clone(), 0.0, 0.0
@@ -114,7 +114,7 @@ def test_a_sequence_does_not_see_its_padding_or_its_batch():
 
 # ----------------------------------------------------------------------- turns
 def parts_of(model):
-    """Copies of all that learns, by part."""
+    """Copy the state of all parts that learn."""
     parts = {"labels": model.objectives, "tokenizer": model.tokenizer}
     parts |= {"encoder": model.encoder, "heads": model.heads}
     return {
@@ -132,7 +132,7 @@ def moved(before, after):
 
 
 def test_in_turns_one_learns_and_the_other_rests():
-    """To the bit: neither momentum nor weight decay goes on."""
+    """The resting part is bit-identical, despite momentum and weight decay."""
     model = tokenizer_model([TURN], TURNS)
     optimizer, found = make_optimizer(model), []
     for number in range(6):
@@ -146,7 +146,7 @@ def test_in_turns_one_learns_and_the_other_rests():
 
 
 def test_beside_the_encoder_the_tokenizer_learns_in_every_nth_update():
-    model = tokenizer_model(conf=CONF)  # every 4th
+    model = tokenizer_model(conf=CONF)  # default: every 4th
     optimizer, found = make_optimizer(model), []
     for number in range(5):
         before = parts_of(model)
@@ -214,7 +214,7 @@ def run_updates(rows):
         loss, _, _ = model(batch[0][rows], batch[1][rows])
         loss.backward()
         if several:
-            for parameter in model.parameters():  # each has one, or this would hang
+            for parameter in model.parameters():  # a missing gradient would hang
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= torch.distributed.get_world_size()
         optimizer.step()

@@ -79,7 +79,7 @@ def test_the_loss_is_less_by_it_and_its_gradient_is_no_part_of_the_label_s(monke
 
 
 def test_its_share_does_not_depend_on_the_size_of_the_batch_or_the_mask():
-    """Twice the same frames: the same entropy, and half the gradient for each."""
+    """Repeated frames have the same entropy, and half the gradient each."""
     (one,) = make_labels(books=1)
     double = one._replace(
         points=one.points.detach().repeat(2, 1).requires_grad_(),

@@ -29,7 +29,7 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     model = make_model([ANCHOR, late]).train()
     enhanced = model.objectives[1]
     values = {"pred_ppl_anchor": torch.tensor(4.0)}
-    for update in range(100):  # the mean over 50 steps counts
+    for update in range(100):  # the mean over 50 steps decides
         assert not enhanced.is_on(update)
         values["pred_ppl_anchor"] = torch.tensor(4.0 if update < 50 else 5.5)
         model.starts.watch(values, update)
@@ -38,7 +38,7 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     assert on == [100, 102, 104, 106]
     weights = [enhanced.weight_at(update) for update in (0, 100, 102, 104, 999)]
     assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.4])
-    # A resumed training remembers; whether its predictions still have it or not.
+    # A resumed training remembers the start, even if the condition no longer holds.
     other = make_model([ANCHOR, late]).train()
     assert other.objectives[1].age(104) is None
     other.load_state_dict(model.state_dict())

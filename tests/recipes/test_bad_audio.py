@@ -20,7 +20,7 @@ def recipe(tmp_path_factory, an4_tarball):
 
 @pytest.fixture
 def sets(tmp_path):
-    """Three utterances in a Kaldi data directory, and in one that is formatted."""
+    """Three utterances in a Kaldi data directory, and three in a formatted set."""
     for name in ("train", "valid"):
         folder = tmp_path / name
         folder.mkdir()
@@ -38,7 +38,7 @@ def sets(tmp_path):
 
 
 def birq(recipe, sets, *options, check=False):
-    """Run stages 1 to 4 anew; return what is printed."""
+    """Run stages 1 to 4 from scratch; return the output."""
     for folder in ("data", "dump", "exp"):
         shutil.rmtree(recipe / folder, ignore_errors=True)
     command = ["./run.sh", "--nj", "1", "--ngpu", "0", "--stop_stage", "4"]
@@ -76,7 +76,7 @@ def test_several_channels_in_a_formatted_set(recipe, sets):
 
 
 def later(sets, command):
-    """A command that gives good audio at first, in the check, and other then."""
+    """Make a command that outputs good audio in the check, but not afterwards."""
     first = f"cat {sets}/train/1.flac"
     return f"if mkdir {sets}/once 2>/dev/null; then {first}; else {command}; fi |"
 

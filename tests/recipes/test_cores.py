@@ -10,7 +10,7 @@ from checkout import ROOT, copy_checkout
 
 CORES = ROOT / "local" / "cores"
 
-# As nproc of GNU coreutils on seven cores.
+# Like nproc of GNU coreutils on seven cores.
 NPROC = '#!/bin/sh\necho "${OMP_NUM_THREADS:-7}"\n'
 
 
@@ -53,7 +53,7 @@ PREPARATIONS = [
 
 @pytest.fixture
 def seven_cores(tmp_path, an4_tarball):
-    """A copy of the recipes; the environment's PATH has stubs that tell --nj."""
+    """Copy of the recipes, next to bin/ with commands that print --nj."""
     top = copy_checkout(tmp_path / "top", an4_tarball.parents[3])
     say(tmp_path / "bin", "nproc", NPROC)
     tell = '#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" != --nj ] || echo "nj $2"; shift; done'
@@ -81,7 +81,7 @@ def test_data_preparation_has_as_many_jobs(seven_cores, script, options, times, 
 
 
 def test_nothing_else_counts_cores():
-    """Scripts of recipes ask local/cores alone, so that one fix applies to all."""
+    """Recipes get the number only from local/cores, so that one fix serves all."""
     patterns = ("egs2/*/*/*.sh", "egs2/*/*/local/*", "egs2/*/*.sh", "local/*")
     scripts = [path for pattern in patterns for path in ROOT.glob(pattern)]
     scripts = {path.resolve() for path in scripts if path.is_file()}

@@ -5,7 +5,7 @@ import re
 import pytest
 from checkout import copy_checkout, run
 
-# A recipe's run.sh: says two stages, trains in between, may fail.
+# A recipe's run.sh: prints two stages, trains in between, may fail.
 RUN = """#!/usr/bin/env bash
 set -e
 method=$2
@@ -26,7 +26,7 @@ echo "2026-11-26T00:49:59 (asr.sh:264:main) Stage 11: ASR Training: train_set=x"
 
 @pytest.fixture
 def demo(tmp_path, an4_tarball):
-    """The demo's folder in a copy of the checkout, its recipes replaced."""
+    """The demo's folder in a copy of the checkout, with replaced recipes."""
     folder = copy_checkout(tmp_path, an4_tarball.parents[3]) / "egs2" / "mini_synth"
     for task in ("ssl1", "asr1"):
         (folder / task / "run.sh").write_text(RUN)
@@ -44,7 +44,7 @@ def test_stages_and_progress_are_told(demo):
         lines.index("3 of 4, data preparation for ASR: scratch"),
     )
     assert lines[two + 1 : three] == [
-        "  Stage 6: Statistics",  # of both, told once
+        "  Stage 6: Statistics",  # of both, shown once
         f"    ssl_train_best_rq_raw: {left}",
         f"    ssl_train_birq_raw: {left}",
         "  Stage 11: ASR Training",

@@ -19,10 +19,10 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves files of a folder, in ranges; breaks off the first answer if told to."""
+    """Server of a folder, with ranges; breaks off the first answer if asked to."""
 
     def do_GET(self):
-        """Answer."""
+        """Send the requested part of a file."""
         server = self.server
         path = server.folder / self.path.lstrip("/")
         if not path.is_file():
@@ -51,12 +51,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[start:])
 
     def log_message(self, *args):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A server of tmp_path/web."""
+    """Server of the folder tmp_path/web."""
     if not shutil.which("wget"):
         pytest.skip("downloads need the program wget")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -70,7 +70,7 @@ def server(tmp_path):
 
 
 def run(*command):
-    """Run a command; return status and all it says."""
+    """Run a command; return status and output."""
     done = subprocess.run(
         [str(part) for part in command],
         env={**os.environ, "no_proxy": "127.0.0.1"},
@@ -106,7 +106,7 @@ def test_broken_connection_is_continued(tmp_path, server, algorithm):
 
 @pytest.mark.parametrize("there", [100_000, len(CONTENT)])
 def test_interrupted_command_is_continued(tmp_path, server, there):
-    # Killed in the middle, or after the last byte and before the checksum.
+    # Killed in the middle, or after the last byte but before checking the checksum.
     files = make_list(tmp_path, server, hashlib.md5(CONTENT).hexdigest())
     (tmp_path / "out" / "sub").mkdir(parents=True)
     (tmp_path / "out" / "sub" / "a.bin.part").write_bytes(CONTENT[:there])
@@ -133,7 +133,7 @@ def test_what_is_no_checksum_is_not_taken_for_none(tmp_path, server, checksum):
 
 
 def test_without_a_checksum_a_gz_must_be_whole(tmp_path, server):
-    files = make_list(tmp_path, server, "-", "a.gz")  # random bytes: no gzip
+    files = make_list(tmp_path, server, "-", "a.gz")  # random bytes, not gzip
     status, said = run(DOWNLOAD, files, tmp_path / "out")
     assert status == 1 and "removed" in said
     files = make_list(tmp_path, server, "-", "a.bin")
@@ -153,7 +153,7 @@ def test_missing_file_and_dry_run(tmp_path, server):
 
 @pytest.fixture
 def openslr(tmp_path, server):
-    """A server with two parts and a language model, and the list that names them."""
+    """Command for a server of two parts and a language model, with their list."""
     lines = ["# CHECKSUM URL PATH"]
     for part in ("dev-clean", "test-other"):
         chapter = tmp_path / part / "LibriSpeech" / part / "84" / "121"
@@ -172,7 +172,7 @@ def openslr(tmp_path, server):
 
 
 def test_parts_are_unpacked_whole(tmp_path, server, openslr):
-    # What an interrupted unpacking has left behind is not taken for the part.
+    # Remains of an interrupted unpacking are not mistaken for the part.
     (tmp_path / "out" / ".unpack.dev-clean" / "LibriSpeech" / "x").mkdir(parents=True)
     status, said = run(*openslr, "dev-clean", "test-other")
     assert status == 0, said
@@ -185,7 +185,7 @@ def test_parts_are_unpacked_whole(tmp_path, server, openslr):
     text = corpus / "test-other" / "84" / "121" / "84-121.trans.txt"
     assert text.read_text() == "84-121-0000 A\n"
     assert not list((tmp_path / "out").glob(".unpack*"))
-    # The archives are needed no more.
+    # The archives are no longer needed.
     (tmp_path / "out" / "dev-clean.tar.gz").unlink()
     assert run(*openslr, "dev-clean", "test-other")[0] == 0
     assert len(server.requests) == 2
@@ -229,7 +229,7 @@ def test_list_has_the_whole_corpus():
     for _, url, path in rows:
         assert url.startswith("https://www.openslr.org/resources/1")
         assert url.endswith(f"/{path}")
-    # torchaudio is what we have of those who checked the archives themselves.
+    # Compare with torchaudio, whose authors checked the archives themselves.
     known = pytest.importorskip("torchaudio.datasets.librispeech")._CHECKSUMS
     for checksum, url, path in rows[:-1]:
         assert known[url.replace("https://", "http://")] == checksum, path

@@ -31,7 +31,7 @@ sys.stdout.buffer.write(buffer.getvalue())
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, an4_tarball):
-    """Make a checkout of ours without tools/, and an ESPnet with mini_an4."""
+    """Make a copy of our checkout without tools/, and an ESPnet tree with mini_an4."""
     top = tmp_path_factory.mktemp("existing")
     copy_checkout(top / "birq")
     espnet, real = top / "espnet", an4_tarball.parents[3].resolve()
@@ -52,7 +52,7 @@ def run_in(places, command, cwd, check=True):
 
 
 def commands():
-    """Return the page's commands, each in one line, without the two assignments."""
+    """Return the page's commands, one line each, without the two assignments."""
     page = (ROOT / "docs" / "own_data.md").read_text()
     (block,) = re.findall(r"^```\n(birq=.*?)^```", page, re.MULTILINE | re.DOTALL)
     lines = block.replace("\\\n", " ").splitlines()
@@ -96,7 +96,7 @@ def five_commands(places, prepared):
     """Run the page's five commands; return what each printed, and the tree's hashes."""
     given = commands()
     assert len(given) == 5
-    # The small ones for seconds on a CPU; sclite, for stage 13, need not be there.
+    # Small configurations take seconds on a CPU; stage 13 would need sclite.
     given[2] += " --ngpu 0 --nj 2 --train_config ../../../conf/mini_an4/train_birq.yaml"
     given[3] = given[3].replace("/conf/own/", "/conf/mini_an4/")
     given[3] += " --ngpu 0 --stop_stage 12 --test_sets test"
@@ -124,7 +124,7 @@ def test_the_five_commands(places, five_commands):
 
 
 def own(places, name):
-    """Make a recipe folder of its own: no test sees what another one has left."""
+    """Make a separate recipe folder, without files left by other tests."""
     folder = places[0] / "egs2" / name / "ssl1"
     shutil.copytree(places[0] / "egs2" / "own" / "ssl1", folder, symlinks=True)
     for generated in ("dump", "exp", "data"):
@@ -134,8 +134,8 @@ def own(places, name):
 
 @pytest.mark.slow
 def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
-    """data/ of the recipe: pipes of paths relative to it; read-only, in a path with a
-    space, without spk2utt and text, and segments for the validation set."""
+    """The recipe's data/: commands with relative paths; read-only, in a path with a space,
+    without spk2utt and text, and with segments for the validation set."""
     folder = own(places, "kaldi")
     recipe = places[1]
     source = recipe / "with space" / "data"
@@ -161,9 +161,9 @@ def test_kaldi_directories_with_commands_in_wav_scp(places, five_commands):
 
 @pytest.mark.slow
 def test_arks_and_limits(places, five_commands):
-    """One set in an ark, the other in files; the longest utterance is left out.
+    """One set is in an ark, the other in files; the longest utterance is left out.
 
-    Only a layer's target is whitened: no frame statistics are made for it.
+    Only a layer's target is whitened, which needs no frame statistics.
     """
     folder = own(places, "arks")
     raw = places[1] / "dump" / "raw"

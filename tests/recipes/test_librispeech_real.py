@@ -20,7 +20,7 @@ SETS = ["--train_set", "train_clean_100", "--valid_set", "test_other"]
 
 @pytest.fixture
 def corpus(shared_data, tmp_path):
-    """A corpus of 24 utterances for training and a reader of test-other."""
+    """Corpus of 24 utterances for training and one reader of test-other."""
     real = shared_data / "librispeech" / "LibriSpeech"
     top = tmp_path / "corpus" / "LibriSpeech"
     for part, readers in (("train-clean-100", 24), ("test-other", 1)):

@@ -18,7 +18,7 @@ RECIPE = ROOT / "egs2" / "librispeech"
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Where the recipe's folders lie side by side, as in a checkout; empty yet."""
+    """The recipe's folders side by side, as in a checkout, still empty."""
     for folder in ("local", "espnet2_birq", "conf"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     for task in ("ssl1", "asr1"):
@@ -36,7 +36,7 @@ def status_of(folder, *command):
 
 
 def options_of(folder, script, *arguments):
-    """What run.sh gives to a script: option to its value; the last one holds."""
+    """Return what run.sh passes to a script, by option; the last value counts."""
     (folder / script).write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
     (folder / script).chmod(0o755)
     status, said = status_of(folder, "./run.sh", *arguments)
@@ -127,7 +127,7 @@ def test_hours_of_the_training_set(recipe):
 
 @pytest.fixture
 def prepared(recipe):
-    """The recipe with what data.sh needs of ESPnet."""
+    """The recipe with the parts of ESPnet that data.sh needs."""
     tree = Path(os.environ.get("ESPNET_ROOT", ROOT / "tools" / "espnet"))
     if not (tree / "egs2" / "TEMPLATE").is_dir():
         pytest.skip(f"no ESPnet tree: {tree} is not there, set ESPNET_ROOT")
@@ -167,7 +167,7 @@ def test_whole_corpus_makes_all_sets(prepared, tmp_path):
 def test_hours_are_taken_out_of_a_set(prepared, tmp_path):
     corpus = make_corpus(tmp_path / "c", ["train-clean-100"])
     command = ["local/data.sh", "--librispeech", corpus, "--subset"]
-    # There is one utterance, of 0.1 s.
+    # There is a single utterance of 0.1 s.
     status, said = status_of(prepared / "asr1", *command, "train_clean_100:0.00002")
     assert status == 0, said
     data = prepared / "asr1" / "data"
@@ -192,7 +192,7 @@ def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):
 
 
 def test_download_and_preparation(prepared, tmp_path):
-    # The archives are there already: their addresses are never asked.
+    # The archives exist already, so their addresses are never contacted.
     downloads = prepared / "ssl1" / "downloads"
     downloads.mkdir()
     lines = []
@@ -210,7 +210,7 @@ def test_download_and_preparation(prepared, tmp_path):
     status, said = status_of(prepared / "asr1", *command, "--dry_run", "true")
     assert status == 0 and "to fetch" in said, said
     assert not (downloads / "LibriSpeech").exists()
-    # From asr1, into ssl1's downloads: the corpus is there once.
+    # asr1 also uses ssl1's downloads, so that there is one copy of the corpus.
     status, said = status_of(prepared / "asr1", *command)
     assert status == 0, said
     assert (

@@ -21,7 +21,7 @@ from espnet2_birq.tasks.ssl import SSLTask
 ROOT = Path(__file__).resolve().parents[2]
 SSL_MODEL = "../ssl1/exp/ssl_train_birq_raw/valid.total_count.ave.pth"
 
-# What a stock ESPnet environment is: espnet2_birq cannot be imported.
+# As in a stock ESPnet environment, espnet2_birq cannot be imported.
 STOCK = (
     "import runpy, sys; sys.modules['espnet2_birq'] = None; "
     "runpy.run_module('espnet2.bin.asr_train', run_name='__main__', alter_sys=True)"
@@ -30,7 +30,7 @@ STOCK = (
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory, an4_tarball):
-    """A copy of egs2/, conf/ and local/ with mini_an4/ssl1 run to its end."""
+    """The folder mini_an4 in a copy of the checkout, with ssl1 run to its end."""
     top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     egs = top / "egs2" / "mini_an4"
     run(["./run.sh", "--stop_stage", "1"], egs / "ssl1")
@@ -55,7 +55,7 @@ def test_pretraining_leaves_what_espnet_leaves(recipes):
     assert re.search(r"training data \| train_nodev: \d+ utterances", card), card
     log = (exp / "train.log").read_text()
     assert "loss_anchor=" in log and "label_ppl_enhanced=" in log
-    # Repeated, a finished training stage does nothing and does not fail.
+    # Repeating a finished training stage does nothing and does not fail.
     done = run(["./run.sh", "--stage", "7", "--stop_stage", "7"], recipes / "ssl1")
     assert "Training completed" in done.stdout
     stages = "1 data, 3 format, 4 length filter, 6 statistics, 7 training, 8 pack: done"
@@ -64,7 +64,7 @@ def test_pretraining_leaves_what_espnet_leaves(recipes):
 
 @pytest.mark.parametrize("private", [False, True])
 def test_upload(recipes, tmp_path, private):
-    """Stage 9 calls `hf`, here a stand-in, on a folder with the card at its top."""
+    """Stage 9 calls `hf` (here a stand-in) on a folder with the card at its top."""
     program = tmp_path / "hf"
     program.write_text(
         f'#!/bin/sh\necho "$*" > {tmp_path}/called\nls "$3" >> {tmp_path}/called\n'
@@ -72,7 +72,7 @@ def test_upload(recipes, tmp_path, private):
     program.chmod(0o755)
     options = ["--stage", "9", "--skip_upload_hf", "false"]
     more = ["--private", "true"] if private else []
-    # Before it the environment's own, which has a real one.
+    # Put it on the PATH before the environment's real one.
     (recipes / "ssl1" / "local" / "path.sh").write_text(f"PATH={tmp_path}:$PATH\n")
     try:
         run(["./run.sh", *options, "--hf_repo", "me/birq", *more], recipes / "ssl1")
@@ -117,7 +117,7 @@ def test_fine_tuning_without_an_update(recipes):
     options = ["--stage", "11", "--asr_tag", "none", "--ssl_model", "none"]
     said = fails(recipes / "asr1", *options, "--asr_args", "--accum_grad 9")
     assert "an epoch of 2 batches has no update with accum_grad 9" in said
-    # What only training can tell, and ESPnet calls a success.
+    # A failure that shows only in training, and that ESPnet reports as success.
     diverging = "--optim sgd --optim_conf lr=1.0e+38 --optim_conf weight_decay=0"
     said = fails(recipes / "asr1", *options, "--asr_args", f"{diverging} --max_epoch 2")
     assert "exp/asr_none: no update was made in epoch 2, where training stopped" in said
@@ -160,7 +160,7 @@ def test_texts_that_would_be_paired_with_other_transcripts(recipes):
 
 @pytest.mark.slow
 def test_validation_set_among_the_test_sets(recipes):
-    """asr.sh looks for it in another folder; what it does not find counts as silence."""
+    """asr.sh expects it in another folder, and scores missing texts as empty."""
     fine_tuned(recipes)
     options = ["--stage", "12", "--stop_stage", "13", "--test_sets", "train_dev"]
     run(["./run.sh", *options, "--greedy_ctc", "true"], recipes / "asr1")
@@ -173,7 +173,7 @@ def test_validation_set_among_the_test_sets(recipes):
 
 @pytest.mark.slow
 def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
-    """Its statistics go with the model: to fine-tuning, into both packed models."""
+    """Its statistics stay with the model: in fine-tuning and in both packed models."""
     fine_tuned(recipes)
     ssl = ["--stage", "6", "--feats_normalize", "global_mvn", "--expdir", "exp_mvn"]
     run(["./run.sh", *ssl, "--skip_packing", "false"], recipes / "ssl1")
@@ -188,7 +188,7 @@ def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
     stats = (model.parent / "feats_stats.npz").read_bytes()
     assert (exp / "train" / "feats_stats.npz").read_bytes() == stats
     assert "/test|2|10|" in (exp / "RESULTS.md").read_text()
-    # Anywhere else, unpacked by ESPnet.
+    # Unpacked by ESPnet in another place.
     (zip_of_ssl,), (zip_of_asr,) = model.parent.glob("*.zip"), exp.glob("*.zip")
     ssl = unpack(zip_of_ssl, tmp_path / "ssl")
     asr = unpack(zip_of_asr, tmp_path / "asr")
@@ -198,7 +198,7 @@ def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
         asr["asr_train_config"], asr["asr_model_file"], ctc_weight=1.0
     ).asr_model.normalize
     assert torch.allclose(normalize.mean, read.mean.float())
-    # Statistics of other features are no statistics of these.
+    # Statistics of other features are rejected.
     other = ["--stage", "7", "--feats_normalize", "global_mvn", "--expdir", "exp_mvn"]
     said = fails(recipes / "ssl1", *other, "--ssl_args", "--frontend_conf n_mels=40")
     assert "exp_mvn/ssl_stats_raw/train was made with global_mvn" in said
@@ -226,7 +226,7 @@ def test_stock_espnet_without_this_package(recipes, tmp_path):
     check = [sys.executable, "-m", "espnet2_birq.bin.check_handoff", SSL_MODEL]
     done = run([*check, str(out / "valid.loss.ave.pth")], asr)
     assert "frontend and normalize are the same" in done.stdout
-    # The proof can fail: a key that matches nothing loads nothing, without a word.
+    # The check can fail: a key that matches nothing silently loads nothing.
     command[command.index("--init_param") + 1] = f"{SSL_MODEL}:encodr:encoder"
     command[command.index("--output_dir") + 1] = str(tmp_path / "wrong")
     run(command, asr)
@@ -257,7 +257,7 @@ def test_errors_say_what_to_do(recipes, options, words):
 
 @contextlib.contextmanager
 def changed(path, change=lambda text: text[text.index(b"\n") + 1 :]):
-    """Take the first line out of a file for a while, or change it otherwise."""
+    """Temporarily remove the first line of a file, or change it otherwise."""
     before = path.read_bytes()
     path.write_bytes(change(before))
     yield
@@ -265,7 +265,7 @@ def changed(path, change=lambda text: text[text.index(b"\n") + 1 :]):
 
 
 def fails(folder, *options):
-    """What run.sh says that does not run to its end."""
+    """Run run.sh, which must fail; return its output."""
     done = run(["./run.sh", *options], folder, check=False)
     assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
     assert "completed" not in done.stdout

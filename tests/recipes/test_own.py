@@ -16,7 +16,7 @@ SMALL = ["--ngpu", "0", "--nj", "2"]
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, an4_tarball):
-    """Make a copy of the recipes, and data of one's own elsewhere."""
+    """Make a copy of the recipes, and a user's data elsewhere."""
     top = tmp_path_factory.mktemp("own")
     birq = copy_checkout(top / "birq", an4_tarball.parents[3])
     made = ["--dest", top / "made", "--downloads", top / "downloads"]
@@ -48,7 +48,7 @@ def test_from_audio_to_error_rates(places):
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_sizes_of_both_stages_fit(size):
-    """What the encoder is in pretraining, it is in fine-tuning, for all methods."""
+    """The encoder is the same in pretraining and fine-tuning, for all methods."""
     conf = ROOT / "conf" / "own"
     suffix = "" if size == "small" else f"_{size}"
     asr = yaml.safe_load((conf / f"train_asr_{size}.yaml").read_text())
@@ -92,7 +92,7 @@ def test_wrong_options(places, options, words):
 
 
 def test_sets_of_one_name(places, tmp_path):
-    """Two directories called test: neither is taken for the other."""
+    """Two directories called test are not confused."""
     own, kaldi = places
     data = Path(shutil.copytree(own / "asr1", own / "asr2", symlinks=True))
     shutil.copytree(kaldi / "test", tmp_path / "test")

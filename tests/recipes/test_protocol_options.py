@@ -5,7 +5,7 @@ from checkout import ROOT, run
 
 
 def options_of(tmp_path, corpus, *arguments):
-    """What run.sh gives to finetune.sh: option to its value; the last one holds."""
+    """Return what run.sh passes to finetune.sh, by option; the last value counts."""
     folder = tmp_path / "egs2" / corpus / "asr1"
     if not folder.is_dir():
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Iterations of birq.sh: train, label by the model, train on the labels."""
+"""Iterations of birq.sh: train, label with the model, train on the labels."""
 
 import re
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def ssl(tmp_path_factory, an4_tarball):
-    """mini_an4/ssl1 after iterations 0, 1 and 2; lists in two parts."""
+    """mini_an4/ssl1 after iterations 0, 1 and 2, with lists in two parts."""
     top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     ssl = top / "egs2" / "mini_an4" / "ssl1"
     short = ["--ssl_args", "--max_epoch 1 --num_workers 0", "--num_splits_ssl", "2"]
@@ -32,7 +32,7 @@ def read(ssl, iteration, name):
 
 
 def test_iterations(ssl, monkeypatch):
-    """Each has labels of the model before, of all utterances, and learns them."""
+    """Each has the previous model's labels for all utterances, and learns them."""
     monkeypatch.chdir(ssl)
     for iteration, size in ((1, 64), (2, 8)):
         for name in SETS:
@@ -53,7 +53,7 @@ def test_iterations(ssl, monkeypatch):
 
 
 def test_nothing_is_made_twice(ssl):
-    """The same command goes through all iterations, and only looks."""
+    """The same command goes through all iterations and makes nothing again."""
     labels = ssl / "dump/labels"
     made = [*labels.rglob("*.npz"), *labels.rglob("labels.*.ark")]
     assert len(made) == 1 + 4  # k-means of iteration 2; two sets each
@@ -75,7 +75,7 @@ def fails(ssl, *options):
 def test_labels_that_are_not_whole_or_of_another_model(ssl):
     later = ["--stage", "7", "--train_start_iter", "1", "--train_stop_iter", "1"]
     folder = ssl / "dump/labels/train_birq_raw_iter1"
-    # As an interruption leaves it: an archive, but no list
+    # As after an interruption: an archive, but no list
     scp = folder / "train_nodev" / "labels.scp"
     scp.rename(folder / "kept")
     said = fails(ssl, *later)
@@ -93,7 +93,7 @@ def test_labels_that_are_not_whole_or_of_another_model(ssl):
 
 
 def test_k_means_of_mfcc_to_begin_with(ssl):
-    """Iteration 0 of HuBERT: labels without a model."""
+    """HuBERT's iteration 0 has labels without a model."""
     options = ["--features_km", "mfcc", "--ssl_tag", "mfcc", "--stage", "5"]
     args = ["--ssl_args", "--max_epoch 1 --num_workers 0", "--n_clusters", "8"]
     run(["./run.sh", *options, *args], ssl)

@@ -1,4 +1,4 @@
-"""self_train.sh: rounds that are done, and those whose input has changed since."""
+"""self_train.sh: finished rounds, and rounds whose input has changed since."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SCRIPT = ROOT / "egs2/TEMPLATE/asr1/self_train.sh"
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe's folder with a fine-tuned model, two sets, and a finished round."""
+    """Recipe's folder with a fine-tuned model, two sets, and a finished round."""
     (tmp_path / "path.sh").touch()
     for name in ("few", "many"):
         folder = tmp_path / "dump" / "raw" / name

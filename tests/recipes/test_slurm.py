@@ -1,7 +1,7 @@
-"""Recipes submit to Slurm: what sbatch is asked for, and a job that a signal stops.
+"""Recipes that submit to Slurm: sbatch's options, and a job stopped by a signal.
 
-Slurm itself is not here: `sbatch`, `squeue` and `srun` are stand-ins that run a script
-in the background with the environment that sbatch --export=PATH leaves.
+Slurm itself is not needed: `sbatch`, `squeue` and `srun` are stand-ins that run a script
+in the background, with the environment that remains after sbatch --export=PATH.
 """
 
 import os
@@ -39,7 +39,7 @@ echo "Submitted batch job $$"
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch) -> Path:
-    """A folder with the programs of Slurm; its file `calls` has sbatch's arguments."""
+    """Folder with Slurm's programs; its file `calls` has sbatch's arguments."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     (folder / "sbatch").write_text(SBATCH.format(folder=folder))
@@ -52,7 +52,7 @@ def cluster(tmp_path, monkeypatch) -> Path:
 
 
 def test_what_sbatch_is_asked_for(cluster, tmp_path):
-    """By slurm.pl with conf/slurm.conf, called as ESPnet's launcher calls it."""
+    """By slurm.pl with conf/slurm.conf, called as by ESPnet's launcher."""
     script = ROOT / "tools/espnet/egs2/TEMPLATE/asr1/utils/slurm.pl"
     if not script.is_file():
         pytest.skip("no ESPnet tree")
@@ -91,7 +91,7 @@ def trainings_of(config: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_recipe_by_slurm(cluster, tmp_path, an4_tarball):
-    """All stages as jobs; a signal stops the training with 85; it goes on; status."""
+    """All stages are jobs; a signal stops training with status 85; it is resumed."""
     top = copy_checkout(tmp_path / "checkout", an4_tarball.parents[3])
     recipe = top / "egs2" / "mini_an4" / "ssl1"
     config = tmp_path / "c.yaml"
@@ -128,4 +128,4 @@ def test_a_recipe_by_slurm(cluster, tmp_path, an4_tarball):
     done = run([*command, *more], recipe)
     assert "Training completed" in done.stdout
     epochs = re.findall(r"(\d+)epoch results", log.read_text())
-    assert set(map(int, epochs)) == {epoch + 1}  # the log of this run: it went on
+    assert set(map(int, epochs)) == {epoch + 1}  # this run's log: it was resumed

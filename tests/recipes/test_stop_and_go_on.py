@@ -1,4 +1,4 @@
-"""A recipe that a batch system stops: exit status 85, and the same command goes on."""
+"""A recipe stopped by a batch system exits with 85; the same command resumes it."""
 
 import os
 import re
@@ -24,13 +24,13 @@ def recipe(tmp_path_factory, an4_tarball):
     "script", sorted(ROOT.glob("egs2/*/*/run.sh")), ids=lambda x: x.parts[-3]
 )
 def test_no_signal_kills_a_script_around_the_training(script):
-    """Slurm's srun signals every process of a job; bash would end without status 85."""
+    """srun signals all processes of a job, and bash would end without status 85."""
     text = script.read_text()
     assert "run_options.sh" in text or re.search(r"^exec \./", text, re.MULTILINE)
 
 
 def names(folder):
-    """All that is in a recipe, but what Python has compiled."""
+    """Return all files of a recipe, except those compiled by Python."""
     return {x for x in folder.rglob("*") if "__pycache__" not in x.parts}
 
 
@@ -86,7 +86,7 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     assert job.returncode == 85, printed[-3000:]
     assert "Stopped by a signal; the same command goes on" in printed
     assert (log.parent / "progress.pth").exists()
-    # What was told is what was run.
+    # The command shown is the command run.
     line = next(x for x in told.splitlines() if "espnet2.bin.launch" in x)
     training = shlex.split(line.partition(" -- ")[2])
     assert " ".join(training) in log.read_text()

@@ -22,13 +22,13 @@ CONFIG = {
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Twelve utterances, wav.scp, and an untrained model as training would leave it."""
+    """Folder with twelve utterances, wav.scp, and an untrained experiment."""
     top = tmp_path_factory.mktemp("relabelling")
     draw = np.random.default_rng(0)
     with open(top / "wav.scp", "w") as scp, open(top / "shape", "w") as shape:
         for number in range(12):
             samples = 16000 + 1600 * number
-            # Vowels of a kind: tones that change five times a second
+            # Similar to vowels: tones that change five times per second
             pitch = draw.integers(200, 3000, 1 + samples // 3200).repeat(3200)
             tone = np.sin(2 * np.pi * np.cumsum(pitch[:samples]) / FS)
             noise = 0.01 * draw.standard_normal(samples)
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def wave(folder):
-    """Make the arguments of a model: one utterance."""
+    """Function that returns a model's arguments for one utterance."""
 
     def read(number):
         samples, _ = soundfile.read(folder / f"u{number:02}.wav", dtype="float32")

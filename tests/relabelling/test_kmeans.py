@@ -1,4 +1,4 @@
-"""k-means of a model's vectors: the labels on disk, the file, what it refuses."""
+"""k-means of a model's vectors: labels on disk, the file, rejected input."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def dump(folder, kmeans, out, model=MODEL, data="wav.scp"):
 
 @pytest.mark.parametrize("view", ["mfcc", "input", "layer 1", "layer 100%"])
 def test_labels_on_disk_are_those_made_on_the_fly(folder, wave, tmp_path, view):
-    """Utterance by utterance, not in batches; one label for each encoder frame."""
+    """Labelled one by one, not in batches; one label for each encoder frame."""
     kmeans = fit(folder, tmp_path / "km.npz", view)
     found = dump(folder, tmp_path / "km.npz", tmp_path / "labels")
     model = api.load(folder / MODEL).model
@@ -53,7 +53,7 @@ def test_labels_on_disk_are_those_made_on_the_fly(folder, wave, tmp_path, view):
 
 
 def test_centroids_are_as_good_as_those_of_other_k_means(folder, wave, tmp_path):
-    """Of all frames, against Lloyd's algorithm and scikit-learn's own look-up."""
+    """On all frames, against Lloyd's algorithm and scikit-learn's own look-up."""
     kmeans = fit(folder, tmp_path / "km.npz", "input")
     model = api.load(folder / MODEL).model
     rows = torch.cat(
@@ -70,7 +70,7 @@ def test_centroids_are_as_good_as_those_of_other_k_means(folder, wave, tmp_path)
 
 
 def test_centroids_far_from_the_origin():
-    """Rounding does not swap labels where all vectors are alike."""
+    """Rounding does not change labels if vectors differ little relative to their norm."""
     draw = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     vectors = draw + 3000.0
     centroids = vectors[:20].clone()
@@ -86,11 +86,11 @@ def test_the_sample_is_seeded_and_spread(folder, tmp_path, caplog):
     )
     assert np.array_equal(one.centroids, same.centroids)
     assert not np.array_equal(one.centroids, other.centroids)
-    # 50 frames are taken of an utterance where there are enough of them.
+    # Up to 50 frames are sampled per utterance.
     assert one.about["sampled_frames"] <= 60 and one.about["sampled_utterances"] == 2
     whole = fit(folder, tmp_path / "all.npz", clusters=5, frames=240)
     assert whole.about["sampled_utterances"] == 5
-    # Again, nothing is done; of other speech, it is.
+    # A repetition does nothing; with other options, centroids are made again.
     before = (tmp_path / "0.npz").stat().st_mtime_ns
     fit(folder, tmp_path / "0.npz", clusters=5, frames=60)
     assert (tmp_path / "0.npz").stat().st_mtime_ns == before
@@ -102,18 +102,18 @@ def test_the_file_says_what_it_depends_on(folder, tmp_path):
     about = fit(folder, tmp_path / "km.npz").about
     assert about["view"] == "layer 2" and about["labels_per_second"] == 25.0
     assert "UtteranceMVN" in about["normalize"] and len(about["model_sha256"]) == 64
-    with np.load(tmp_path / "km.npz") as file:  # no pickle
+    with np.load(tmp_path / "km.npz") as file:  # without pickle
         assert json.loads(str(file["about"])) == about
 
 
 def test_mfcc_are_those_of_hubert():
-    """As fairseq computes them: torchaudio's Kaldi, and deltas of deltas."""
+    """As in fairseq: torchaudio's Kaldi features, and deltas of deltas."""
     wave = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
     found = mfcc(wave, 16000, 10.0)
     reference = torchaudio.compliance.kaldi.mfcc(
         wave[None], sample_frequency=16000, use_energy=False
     )
-    # Without frames that stick out, it begins 7.5 ms later: alike, not equal.
+    # Without frames beyond the ends, it begins 7.5 ms later: similar, but not equal.
     assert found.shape == (100, 39) and reference.shape == (98, 13)
     first = found[:, :13]
     assert torch.corrcoef(torch.stack([first[1:99, 1], reference[:, 1]]))[0, 1] > 0.5
@@ -209,9 +209,9 @@ def test_labelling_goes_on_where_it_was_interrupted(folder, tmp_path, monkeypatc
     assert list(found) == list(expected) and len(list(found)) == 12
     for name in expected:
         assert np.array_equal(found[name][1]["labels"], expected[name][1]["labels"])
-    dump(folder, tmp_path / "km.npz", out)  # is whole: nothing is made
+    dump(folder, tmp_path / "km.npz", out)  # complete: nothing is made
     assert len(made) == 4
-    # Of other centroids: all anew, and fewer parts
+    # With other centroids, all is made again, here in fewer parts.
     fit(folder, tmp_path / "km.npz", "layer 1")
     monkeypatch.setattr(labelling, "PART", 50)
     dump(folder, tmp_path / "km.npz", out)

@@ -1,4 +1,4 @@
-"""Label files are read by ESPnet's own types, whole or not at all."""
+"""Label files are read by ESPnet's own types, and are complete or absent."""
 
 import kaldiio
 import numpy as np
@@ -10,7 +10,7 @@ from espnet2_birq.relabelling.store import write_labels
 
 @pytest.mark.parametrize("size", [100, 2**15, 2**15 + 1])
 def test_espnet_reads_them_as_they_are(tmp_path, size):
-    """All codes, no label, and utterances from one frame on; with kaldiio, too."""
+    """All codes, missing labels, and utterances of one frame or more; also by kaldiio."""
     draw = np.random.default_rng(0)
     codes = {f"u{n}": draw.integers(-1, size, n) for n in (1, 2, 3, 17, 4000)}
     codes["u5"] = np.array([-1, 0, size - 1, 0, -1])
@@ -28,7 +28,7 @@ def test_espnet_reads_them_as_they_are(tmp_path, size):
 
 
 def test_two_bytes_a_frame(tmp_path):
-    """Beside 44 bytes, and the name, of an utterance."""
+    """Plus 44 bytes and the name for each utterance."""
     labels = [(f"u{n:03}", np.full(400, n)) for n in range(100)]
     write_labels(tmp_path / "labels.1.ark", labels, 100, 25.0)
     assert (tmp_path / "labels.1.ark").stat().st_size == 100 * (800 + 44 + 5)
@@ -43,6 +43,6 @@ def test_a_list_appears_when_all_labels_are_there(tmp_path):
     write_labels(ark, [("a", np.ones(3, int))], 9, 25.0)
     with pytest.raises(KeyboardInterrupt):
         write_labels(ark, broken(), 9, 25.0)
-    assert not scp.exists()  # the archive behind it is another
+    assert not scp.exists()  # its archive has been replaced
     write_labels(ark, [("a", np.ones(3, int))], 9, 25.0)
     assert scp.read_text() == f"a {ark}:2\n"

@@ -1,4 +1,4 @@
-"""Training on labels from disk: several streams, ESPnet's own labels, what is wrong."""
+"""Training on labels from disk: several streams, ESPnet's own labels, faults."""
 
 import importlib.util
 import os
@@ -29,7 +29,7 @@ TRAINING = {
 
 @pytest.fixture(scope="module")
 def labels(folder):
-    """Ten clusters of the upper layer in labels/, four of the lower in low/."""
+    """Folder with 10 clusters of the upper layer in labels/, 4 of the lower in low/."""
     for name, view, clusters in (("labels", "layer 2", 10), ("low", "layer 1", 4)):
         common = ["--model", f"{folder}/exp/model.pth"]
         common += ["--data", f"{folder}/wav.scp,speech,sound"]
@@ -46,7 +46,7 @@ def given(name="given", view="labels", size=10):
 
 
 def train(folder, out, objectives, *streams, shapes=None, options=()):
-    """Train for an epoch; streams are FILE,NAME,TYPE. Returns the epoch's statistics."""
+    """Train for an epoch on streams FILE,NAME,TYPE; return the epoch's statistics."""
     config = yaml.safe_load((folder / "exp" / "config.yaml").read_text())
     kept = {key: config[key] for key in ("frontend_conf", "encoder_conf")}
     out.mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def test_splits_of_labels_go_with_those_of_speech(labels, tmp_path):
 
 
 def test_labels_of_espnet_s_own_script(folder, tmp_path, an4_tarball):
-    """dump_km_label.py labels MFCC, 100 a second; its text is read as it is."""
+    """dump_km_label.py labels MFCC, 100 per second; its text is read unchanged."""
     script = an4_tarball.parents[2] / "TEMPLATE/asr1/pyscripts/feats/dump_km_label.py"
     draw = np.random.default_rng(0).standard_normal((300, 39)).astype(np.float32) * 20
     kmeans = MiniBatchKMeans(12, n_init=1, random_state=0).fit(draw)
@@ -108,7 +108,7 @@ def test_labels_of_espnet_s_own_script(folder, tmp_path, an4_tarball):
     command += ["--online_feature_extract", "true", "--feature_conf", "{type=mfcc}"]
     command += ["--utt2num_samples", f"{folder}/shape", "--in_filetype", "sound"]
     command += [f"scp:{folder}/wav.scp", f"ark,t:{text}"]
-    if importlib.util.find_spec("h5py") is None:  # imported, but not used, for text
+    if importlib.util.find_spec("h5py") is None:  # imported but unused for text
         (tmp_path / "h5py.py").write_text("")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
@@ -160,7 +160,7 @@ def test_a_file_that_is_missing_or_no_numbers(labels, tmp_path):
 
 
 def test_labels_of_another_rate(labels, tmp_path):
-    """50 a second for 25 frames: an error with both rates, and with the remedy none."""
+    """50 labels for 25 frames per second: the error names both rates, the remedy works."""
     draw = np.random.default_rng(0)
     twice = [(f"u{n:02}", draw.integers(0, 10, 48 + 5 * n)) for n in range(12)]
     write_labels(tmp_path / "labels.1.ark", twice, 10, 50.0)

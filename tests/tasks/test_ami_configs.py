@@ -1,4 +1,4 @@
-"""conf/ami: read by ESPnet, and consistent between pretraining and fine-tuning."""
+"""conf/ami: readable by ESPnet, and consistent in pretraining and fine-tuning."""
 
 from pathlib import Path
 

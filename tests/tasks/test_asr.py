@@ -1,4 +1,4 @@
-"""ESPnet's ASR task with our encoder: in spawned processes, in its model, its loss; fast."""
+"""ESPnet's ASR task with our encoder: spawned processes, model, loss, acceleration."""
 
 import multiprocessing
 
@@ -30,7 +30,7 @@ CONFIG = {
 
 
 def test_spawned_processes_know_the_encoder():
-    # As ESPnet starts one process for each GPU: the child unpickles a method of the
+    # ESPnet starts one process per GPU in this way: the child unpickles a method of the
     # task. ESPnet's own task shows that registering in the parent is not enough.
     children = [
         multiprocessing.get_context("spawn").Process(
@@ -83,7 +83,7 @@ def test_the_parser_still_rejects_unknown_encoders():
 
 
 SIZES = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "interctc_layer_idx"}
-# Without dropout, whose noise differs between ESPnet's modules and faster ones.
+# Without dropout, which draws differently in ESPnet's modules and faster ones.
 CONFORMER = {
     "encoder": "conformer",
     "encoder_conf": SIZES
@@ -93,7 +93,7 @@ CONFORMER = {
 
 
 def step(model):
-    """Train on a batch: its loss, and the encoder's gradient."""
+    """Train on a batch; return its loss and the encoder's gradient."""
     torch.manual_seed(0)
     loss, _, _ = model(
         torch.randn(2, 16000),

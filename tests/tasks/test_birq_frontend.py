@@ -89,7 +89,7 @@ def test_initialisation_leaves_the_model_alone(model):
 @pytest.mark.slow
 @pytest.mark.recipe
 def test_in_the_unchanged_mini_an4_of_espnet(model, tmp_path, an4_tarball):
-    """ESPnet's recipe, a few updates, decoded; docs/espnet.md has the command."""
+    """Run ESPnet's recipe with few updates by the command of docs/espnet.md."""
     page = (ROOT / "docs/espnet.md").read_text()
     (command,) = re.findall(r"^```\n(./run.sh .*?)\n```", page, re.M | re.S)
     real = an4_tarball.parents[3].resolve()
@@ -100,7 +100,7 @@ def test_in_the_unchanged_mini_an4_of_espnet(model, tmp_path, an4_tarball):
     recipe = espnet / "egs2" / "mini_an4" / "asr1"
     shutil.copytree(an4_tarball.parent, recipe, symlinks=True, ignore=GENERATED)
     birq = copy_checkout(tmp_path / "birq", real)
-    ours = birq / "egs2/mini_an4"  # its data preparation needs no sph2pipe
+    ours = birq / "egs2/mini_an4"  # its preparation needs no sph2pipe
     run(["./run.sh", "--stop_stage", "1"], ours / "ssl1")
     shutil.copytree(ours / "ssl1/data", recipe / "data")
     small = (

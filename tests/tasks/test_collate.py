@@ -40,7 +40,7 @@ CONFIG = {
 
 
 def utterance(name, samples=FS, bad=None, labels=25):
-    """Noise, with one bad sample, and labels that say whose they are."""
+    """Make noise with one bad sample, and labels that identify the utterance."""
     wave = np.random.default_rng(len(name)).normal(0.0, 0.1, samples)
     if bad is not None:
         wave[samples // 3] = bad
@@ -64,7 +64,7 @@ def test_bad_utterances_go_with_their_labels(bad, caplog):
     assert batch["labels"][:, 0].tolist() == [1, 3]
     for _ in range(2):
         assert collate(data)[0] == ids
-    (warning,) = warnings_of(caplog)  # once, though it was met three times
+    (warning,) = warnings_of(caplog)  # one warning for three occurrences
     assert "utterance u1 is left out of its batch: samples that are NaN" in warning
     collate([utterance("u0"), utterance("u7", bad=bad)])
     assert (
@@ -81,7 +81,7 @@ def test_good_utterances_are_as_they_are():
 
 
 def test_a_batch_is_never_empty(tmp_path):
-    """A rank whose part of a batch is one bad utterance still makes a step."""
+    """A rank still makes a step if its part of a batch is one bad utterance."""
     options = ["--output_dir", str(tmp_path), "--model_conf", "attention_window=null"]
     args = SSLTask.get_parser().parse_args(options)
     vars(args).update(CONFIG, model_conf={})
@@ -102,7 +102,7 @@ def test_a_batch_is_never_empty(tmp_path):
 def test_more_bad_data_than_the_share_stop_training():
     collate = SpeechCollateFn(BadAudio(most=0.05))
     collate([utterance("u0"), utterance("u1")])
-    for number in range(2, 7):  # 5 of the first 100
+    for number in range(2, 7):  # 5 are allowed in the first 100
         collate([utterance(f"u{number}", bad=np.nan)])
     with pytest.raises(DataError, match=r"utterance u9: samples .* 6 of the 8 utt"):
         collate([utterance("u9", bad=np.nan)])
@@ -138,7 +138,7 @@ def test_what_is_bad(one, why, tmp_path):
 
 
 def test_the_list_is_continued(tmp_path):
-    """By other processes and later runs, each utterance once."""
+    """Other processes and later runs append to it, each utterance once."""
     for _ in range(3):
         collate = SpeechCollateFn(BadAudio(tmp_path))
         for name in ("u1", "u2", "u1"):
@@ -148,7 +148,7 @@ def test_the_list_is_continued(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Six utterances and the options of a training with them."""
+    """Options for training on six utterances."""
     scp, shapes = [], []
     for number in range(6):
         path = tmp_path / f"u{number}.wav"
@@ -178,7 +178,7 @@ def spoil(path, value=np.nan):
 
 
 def test_training_with_a_bad_utterance_in_each_place(prepared, tmp_path, caplog):
-    for number in (1, 2, 3):  # the second batch is all of bad ones
+    for number in (1, 2, 3):  # all of the second batch is bad
         spoil(tmp_path / f"u{number}.wav")
     ssl_train.main(prepared)
     left_out = {line.split()[1] for line in warnings_of(caplog) if "left out" in line}
@@ -191,7 +191,7 @@ def test_training_with_a_bad_utterance_in_each_place(prepared, tmp_path, caplog)
 
 
 def spoil_files(folder):
-    """Bad files of six kinds, u1 to u6; u0, the first, is seen before all."""
+    """Write bad files of five kinds, u1 to u5; u0, which is probed first, stays good."""
     soundfile.write(folder / "u1.wav", np.zeros((FS, 2)), FS)
     soundfile.write(folder / "u2.wav", np.zeros(FS), 8000)
     (folder / "u3.wav").write_bytes(b"")
@@ -202,7 +202,7 @@ def spoil_files(folder):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_files_that_cannot_be_used(prepared, tmp_path, workers, caplog):
-    """Each kind is left out; u0 alone is learned from."""
+    """Files of each kind are left out, so that only u0 is trained on."""
     spoil_files(tmp_path)
     more = ["--num_workers", workers, "--max_bad_audio", "0.9"]
     ssl_train.main([*prepared, *more])
@@ -217,7 +217,7 @@ def test_files_that_cannot_be_used(prepared, tmp_path, workers, caplog):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_too_many_files_that_cannot_be_used(prepared, tmp_path, workers):
-    """Also what a worker process of PyTorch finds is one line."""
+    """Errors found by a worker process of PyTorch are one line, too."""
     spoil_files(tmp_path)
     options = [*prepared, "--num_workers", workers, "--max_bad_audio", "0.02"]
     with pytest.raises(SystemExit) as caught:
@@ -225,7 +225,7 @@ def test_too_many_files_that_cannot_be_used(prepared, tmp_path, workers):
     said = str(caught.value)
     assert said.startswith("ssl_train: error: utterance u")
     assert "raise --max_bad_audio" in said and "\n" not in said
-    # That of the first is seen before anything is built.
+    # The first file's rate is checked before anything is built.
     soundfile.write(tmp_path / "u0.wav", np.zeros(8000), 8000)
     with pytest.raises(
         SystemExit, match="u0.wav: sample rate is 8000 Hz, wanted 16000"

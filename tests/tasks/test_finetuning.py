@@ -1,4 +1,4 @@
-"""Layer-wise learning rates, initial freezing, the count of updates, the schedule."""
+"""Layer-wise learning rates, initial freezing, number of updates, schedule."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ def parse(tmp_path, **changes):
 
 
 def build(tmp_path, **changes):
-    """A model, its optimizer, and parameter name to group of the optimizer."""
+    """Build a model, its optimizer, and a mapping from parameter name to group."""
     args = parse(tmp_path, **changes)
     torch.manual_seed(0)
     model = ASRTask.build_model(args)
@@ -140,7 +140,7 @@ def test_a_scheduler_scales_all_groups_alike(tmp_path):
 
 
 def update(model, optimizer, number):
-    """One update on data of its own."""
+    """Make an update on data that depend on its number."""
     torch.manual_seed(number)
     model.train()
     lengths = torch.tensor([16000, 12000])
@@ -170,7 +170,7 @@ def test_the_encoder_rests(tmp_path, caplog):
         assert {"decoder", "ctc"} <= parts
         assert ("encoder" in parts) == moved, number
         assert ("the encoder is trained, too" in caplog.text) == (number >= 1)
-    # Nothing of the first updates is in the moments: all of the encoder is as young.
+    # The first updates leave no trace in the moments of any part of the encoder.
     for name, parameter in model.named_parameters():
         steps = 2 if name.startswith("encoder.") else 4
         assert optimizer.state[parameter]["step"] == steps, name
@@ -238,13 +238,13 @@ def write_lengths(tmp_path, lengths):
 @pytest.mark.parametrize(
     "changes, gpus, updates",
     [
-        # 12 utterances of 10. A batch ends when it has more than batch_bins: 5, 5, 2
+        # 12 utterances of 10. A batch ends when it exceeds batch_bins: 5, 5, 2
         ({"batch_type": "numel", "batch_bins": 40}, 1, 2 * 3),
         ({"batch_type": "numel", "batch_bins": 40, "accum_grad": 2}, 1, 2 * 1),
         ({"batch_type": "numel", "batch_bins": 20}, 1, 2 * 4),
-        # and when there is an utterance for each process: 6, 6
+        # and has an utterance for each process: 6, 6
         ({"batch_type": "numel", "batch_bins": 20}, 6, 2 * 2),
-        # ESPnet evens out: 6, 6
+        # ESPnet makes batches of equal size: 6, 6
         ({"batch_type": "unsorted", "batch_size": 5}, 1, 2 * 2),
         ({"batch_type": "unsorted", "num_iters_per_epoch": 7}, 1, 2 * 7),
     ],
@@ -256,7 +256,7 @@ def test_updates_are_counted(tmp_path, changes, gpus, updates):
 
 
 def test_updates_are_those_of_espnets_iterator(tmp_path):
-    # Another way to count: what the training would go through.
+    # Count the batches that the training would go through.
     lengths = [int(900 + 700 * math.sin(n)) for n in range(40)]
     args = parse(
         tmp_path,
@@ -301,7 +301,7 @@ def test_no_update_in_an_epoch(tmp_path, changes):
 
 
 def rate_of_the_paper(update, updates, peak):
-    """Warm-up, hold, anneal, as fairseq's tri_stage: an implementation of our own."""
+    """Compute warm-up, hold, anneal, as in fairseq's tri_stage."""
     warm, hold = 0.1 * updates, 0.4 * updates
     if update <= warm:
         return peak * (0.01 + 0.99 * update / warm)
@@ -328,7 +328,7 @@ def test_learning_rate_curve(name):
     conf = {**args.scheduler_conf, "max_steps": updates}
     scheduler = scheduler_classes[args.scheduler](optimizer, **conf)
     for number in range(updates):
-        # ESPnet counts from 1: its first update is at the rate of the second.
+        # ESPnet counts from 1, so its first update has the rate of the second.
         expected = rate_of_the_paper(number + 1, updates, peak)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected), number
         optimizer.step()

@@ -1,4 +1,4 @@
-"""An interrupted training goes on as if nothing had happened."""
+"""An interrupted training is resumed as if nothing had happened."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from espnet2_birq.tasks.saving import PROGRESS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Data, and an uninterrupted training in `whole`."""
+    """Folder with data, and an uninterrupted training in `whole`."""
     top = tmp_path_factory.mktemp("interrupted")
     write_data(top)
     training = Training(top, top / "whole")
@@ -29,14 +29,14 @@ def state_of(path):
 
 
 def test_other_noise_makes_another_model(folder):
-    """What is compared below can differ."""
+    """The comparisons below can fail."""
     training = Training(folder, folder / "other", seed=1)
     assert training.run() == 0
     assert difference(folder / "whole", folder / "other")
 
 
 def kill_at(training, updates, seconds=0.0, saving=("--save_updates", "1")):
-    """Start it, and kill it some seconds after the state of so many updates is saved."""
+    """Start training, and kill it some seconds after saving the state of an update."""
     training.start(*saving)
     path = training.out / PROGRESS
     for _ in range(20000):
@@ -62,7 +62,7 @@ def test_two_kills(folder):
 
 
 def test_minutes_between_states(folder):
-    """Of which the default is longer than this training takes."""
+    """The default interval is longer than this training."""
     training = Training(folder, folder / "rarely").start("--log_interval", "2")
     training.until("1epoch:train:7-8batch")
     training.process.kill()
@@ -77,7 +77,7 @@ def test_minutes_between_states(folder):
 
 @pytest.mark.slow
 def test_twenty_kills_at_any_time(folder):
-    """Of 36 updates; while data is read, a state written, an epoch validated, ..."""
+    """Kills hit any of 36 updates, while reading data, saving, validating, ..."""
     generator = random.Random(0)
     training = Training(folder, folder / "often")
     for updates in sorted(generator.choices(range(32), k=20)):
@@ -126,7 +126,7 @@ def test_a_kill_between_checkpoint_and_model(folder):
 
 
 def test_a_state_that_cannot_be_read(folder):
-    """Costs the epoch, not the training."""
+    """An unreadable state costs the epoch, not the training."""
     training = Training(folder, folder / "broken")
     training.start("--log_interval", "2").until("2epoch:train:3-4batch")
     os.killpg(training.process.pid, signal.SIGTERM)
@@ -142,7 +142,7 @@ def test_a_state_that_cannot_be_read(folder):
 
 
 def changed(folder, name, **changes):
-    """A training that stops in its second epoch, and goes on changed."""
+    """Stop a training in its second epoch, and resume it with changes."""
     training = Training(folder, folder / name)
     training.start("--log_interval", "2").until("2epoch:train:3-4batch")
     os.killpg(training.process.pid, signal.SIGTERM)
@@ -196,7 +196,7 @@ def test_a_changed_model_is_refused(folder):
 
 
 def two_ranks(folder, out):
-    """The two processes of a training, over gloo."""
+    """Make the two processes of a training, over gloo."""
     found = []
     for rank in range(2):
         one = Training(folder, out, batch_type="unsorted", batch_size=4)
@@ -209,7 +209,7 @@ def two_ranks(folder, out):
 
 
 def start_all(folder, trainings):
-    """Start the ranks, with a new file to meet at."""
+    """Start the ranks with a new rendezvous file."""
     meeting = folder / f"meeting.{time.monotonic_ns()}"
     for one in trainings:
         one.start("--dist_init_method", f"file://{meeting}", "--log_interval", "2")
@@ -217,7 +217,7 @@ def start_all(folder, trainings):
 
 @pytest.mark.slow
 def test_two_ranks(folder):
-    """One is told to stop, both do; both are killed; the result is the same."""
+    """Both stop if one is told to; both are killed; the result is the same."""
     whole = two_ranks(folder, folder / "two_whole")
     start_all(folder, whole)
     assert [one.wait() for one in whole] == [0, 0], whole[0].text()[-2000:]
@@ -238,10 +238,10 @@ def test_two_ranks(folder):
     start_all(folder, ranks)
     assert [one.wait() for one in ranks] == [0, 0], ranks[0].text()[-2000:]
     assert "Resuming in epoch 1 after batch" in ranks[0].text()
-    # Sums of two numbers do not depend on the order: bit by bit here, too.
+    # Sums of two numbers do not depend on their order, so results are bit-identical.
     assert difference(whole[0].out, ranks[0].out) is None
 
-    # One process fewer: the model is kept, and what follows is told.
+    # With one process fewer, the model is kept, and the consequences are logged.
     one = Training(folder, folder / "two", batch_size=4, max_epoch=4)
     assert one.run() == 0
     assert "processes (2 -> 1): epoch 4 begins anew" in one.text()

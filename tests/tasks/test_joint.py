@@ -104,7 +104,7 @@ def test_gradient_by_finite_differences():
     pretraining = model.pretraining
     feats, lengths = pretraining._extract_feats(
         OTHERS["unlabelled_speech"], OTHERS["unlabelled_speech_lengths"]
-    )  # which it computes in single precision
+    )  # always computed in single precision
     pretraining._extract_feats = lambda *_: (feats.double(), lengths)
     model.double()
     batch = {
@@ -112,7 +112,7 @@ def test_gradient_by_finite_differences():
         for key, x in {**BATCH, **OTHERS}.items()
     }
     gradients(model, **batch)
-    # Not those of the convolutions below, whose ReLU has kinks.
+    # Leave out the convolutions below, whose ReLU is not differentiable everywhere.
     parameters = [*model.encoder.embed.out.parameters()]
     parameters += model.encoder.encoders.parameters()
     grads = [p.grad for p in parameters]
@@ -132,7 +132,7 @@ def test_gradient_by_finite_differences():
 
 
 def test_pretraining_alone_is_the_pretraining_task():
-    # Same parameters, same noise: G and its gradient are BiRQModel's.
+    # With the same parameters and noise, G and its gradient are BiRQModel's.
     model = build(supervised_weight=0.0, penalty=1.0)
     loss, _, grads = gradients(model, **BATCH, **OTHERS)
     pretraining: BiRQModel = model.pretraining
@@ -157,7 +157,7 @@ def test_weights_follow_the_updates():
         optimizer.zero_grad()
         loss, stats, _ = run(model, **BATCH)
         loss.backward()
-        # Every parameter has a gradient, as distributed training demands.
+        # Every parameter has a gradient, as required by distributed training.
         assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
         seen.append(("loss_supervised" in stats, "loss_pretraining" in stats))
         optimizer.step()
@@ -165,13 +165,13 @@ def test_weights_follow_the_updates():
     assert seen == [explores, explores, joint, finishes]
     model.eval()
     loss, stats, _ = run(model, **BATCH)
-    assert loss == stats["loss_supervised"]  # whatever the weights
+    assert loss == stats["loss_supervised"]  # for any weights
     assert "loss_pretraining" in stats
 
 
 @pytest.mark.parametrize("barrier", [0.0, 0.4, 3.0])
 def test_the_barrier_is_that_of_a_plain_version(barrier):
-    """Two backward passes, lists of numbers, and the update's effect on G."""
+    """Compare with two backward passes on lists of numbers, and check the descent of G."""
     supervised, penalty = 0.7, 1.0
     model = build(supervised_weight=supervised, penalty=penalty, barrier=barrier)
     loss, stats, both = gradients(model, **BATCH, **OTHERS)
@@ -189,8 +189,8 @@ def test_the_barrier_is_that_of_a_plain_version(barrier):
     total = [float(x) for part in both for x in part.flatten().double()]
     for one, x, y in zip(total, f, g):
         assert one == pytest.approx(x + gamma * y, rel=1e-2, abs=1e-5)
-    # A step descends G at least as fast as the barrier demands, and no faster if it has
-    # to be made to.
+    # A step descends G at least as fast as the barrier demands, and exactly as fast if
+    # gamma has to enforce it.
     descent = sum(x * y for x, y in zip(total, g)) / square
     assert descent >= barrier - 1e-3
     if gamma > 0:
@@ -212,7 +212,7 @@ def test_the_barrier_in_each_phase():
         loss.backward()
         optimizer.step()
         seen.append(stats.get("gamma"))
-    assert seen[0] == pytest.approx(0.5 * 0.6)  # without F it is beta
+    assert seen[0] == pytest.approx(0.5 * 0.6)  # without F, gamma is beta
     assert seen[1] >= 0 and seen[2] is None
 
 
@@ -222,12 +222,12 @@ def test_a_barrier_that_cannot_be(barrier):
         build(barrier=barrier)
 
 
-ROWS = (slice(0, 1), slice(1, 2))  # of the labelled batch, of two ranks
+ROWS = (slice(0, 1), slice(1, 2))  # of the labelled batch, by rank
 
 
 def gamma_of(rows):
     torch.set_num_threads(1)
-    # Without BatchNorm, whose statistics are a rank's own.
+    # Without BatchNorm, whose statistics differ between ranks.
     encoder = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "linear_units"}
     model = build(
         encoder="e_branchformer",
@@ -308,7 +308,7 @@ def test_files_have_espnets_names_once():
 # ------------------------------------------------------------------------- training
 @pytest.fixture
 def data(tmp_path):
-    """Two labelled utterances, three without text."""
+    """Folder with two labelled utterances and three without text."""
     for name, ids in (("labelled", "ab"), ("other", "xyz")):
         with (tmp_path / f"{name}.scp").open("w") as scp:
             for n, key in enumerate(ids):
@@ -352,7 +352,7 @@ def test_train_resume_and_decode_with_espnet(data):
     whole = data / "exp"
     main(options(data))
     first = torch.load(whole / "2epoch.pth", weights_only=True)
-    assert first["pretraining.updates"] == 4  # labelled batches count
+    assert first["pretraining.updates"] == 4  # counted in labelled batches
     # An interrupted training, resumed, makes the same model.
     whole.rename(data / "whole")
     main(options(data, max_epoch=1))

@@ -19,7 +19,7 @@ BINS = 16000
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-    """Two languages, one with a tenth of the utterances, 0.01 to 0.25 s."""
+    """Utterances of 0.01 to 0.25 s in two languages, one with a tenth as many."""
     monkeypatch.setattr("espnet2_birq.tasks.ssl.SHORTEST", 0.0)
     draw = np.random.RandomState(0)
     sizes = {f"en{i:03}": int(draw.randint(160, 4000)) for i in range(600)}
@@ -89,7 +89,7 @@ def test_espnets_draws_less_padding(corpus):
         assert longest != sorted(longest, reverse=True)  # batches are shuffled
         orders.append(batches)
     assert orders[0] != orders[1]
-    # sw: 60 utterances, a fourth of some 800 draws; copies are not side by side
+    # A fourth of some 800 draws are the 60 of sw, but no batch has one of them twice.
     twice = sum(len(set(batch)) < len(batch) for batch in orders[0])
     assert twice == 0
 
@@ -159,7 +159,7 @@ def test_pools():
     sizes = {"a": 10, "b": 10, "c": 10}
     pools = make_pools(list("abcabab"), sizes, 20, 1)
     assert pools == [list("abc"), list("ab"), list("ab")]
-    pools = make_pools(list("abcabab"), sizes, 50, 1)  # a pool is a batch at least
+    pools = make_pools(list("abcabab"), sizes, 50, 1)  # a pool has at least a batch
     assert pools == [list("abcab"), list("ab")]
     assert make_pools(list("abcab"), sizes, 20, 3) == [list("abcab")]
     many = {str(i): 20 for i in range(3 * POOL)}

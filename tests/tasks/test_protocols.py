@@ -23,7 +23,7 @@ def read(path: Path, task=ASRTask):
 
 
 def encoder_of(args, task=ASRTask):
-    """The whole encoder, of its true size but without values."""
+    """Build the encoder at full size, but without values."""
     with torch.device("meta"):
         return task.build_model(args).encoder
 
@@ -104,4 +104,4 @@ def test_strong_one_trains(corpus):
     assert torch.isfinite(loss) and stats[f"loss_interctc_layer{layer}"] > 0
     assert stats["loss_att"] > 0
     rates = {group["lr"] for group in optimizer.param_groups}
-    assert len(rates) == len(model.encoder.encoders) + 2  # input layers, the rest
+    assert len(rates) == len(model.encoder.encoders) + 2  # input layers, other parts

@@ -1,4 +1,4 @@
-"""Each start of a training leaves a line that says what it was made with."""
+"""Each start of a training records its code, data and options in a line."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def test_two_starts(tmp_path):
     described = first["lists"][str(tmp_path / "wav.scp")]
     assert described["sha256"] == hashlib.sha256(content).hexdigest()
     assert described["lines"] == 8
-    # All that config.yaml says, as of that start.
+    # All options of config.yaml at that start.
     config = yaml.safe_load((training.out / "config.yaml").read_text())
     assert config["objectives"] == second["options"]["objectives"]
 
@@ -50,7 +50,7 @@ def test_git(tmp_path):
     (code / "__init__.py").write_text("")
     assert git_state(code) is None
     git(code.parent, "init", "-q")
-    assert git_state(code) is None  # a repository, but not of this code
+    assert git_state(code) is None  # a repository that lacks this code
     git(code.parent, "add", ".")
     git(code.parent, "commit", "-q", "-m", "x")
     commit = git(code, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Two ranks by torchrun and by ESPnet's launcher, over gloo; one of them dies."""
+"""Two ranks by torchrun and by ESPnet's launcher, over gloo; one of them may die."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from espnet2_birq.tasks.stopping import exit_of_rank
 RANK = ["-m", "espnet2_birq.bin.ssl_train"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 TORCHRUN += ["--nproc_per_node", "2"]
-# Else ranks that start again look for each other where those before them were.
+# Otherwise, restarted ranks meet at the address of their predecessors.
 RESTARTS = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 GLOO = ["--dist_backend", "gloo", "--multiprocessing_distributed", "false"]
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 class Job:
-    """Two ranks and what starts them, in a process group of its own."""
+    """Two ranks and their launcher, in a separate process group."""
 
     def __init__(self, folder: Path, name: str, start: list[str], more=(), **changes):
         training = Training(
@@ -66,7 +66,7 @@ class Job:
         raise AssertionError(f"never says {words!r}: {self.text()[-2000:]}")
 
     def ranks(self) -> list[int]:
-        """Return the processes that are ranks, sorted; torchrun is none."""
+        """Return the sorted process ids of the ranks, without torchrun."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -95,7 +95,7 @@ class Job:
     ],
 )
 def test_what_a_rank_ends_with(code, name, wanted):
-    """ESPnet starts the ranks of a machine; how one of them ends is how all do."""
+    """With ESPnet's launcher, the end of one rank determines the exit status of all."""
     error = ProcessExitedException("x", 2, 1234, exit_code=code, signal_name=name)
     found = exit_of_rank(error)
     if isinstance(wanted, int):
@@ -114,7 +114,7 @@ def test_other_errors_are_not_of_ranks():
 
 
 def test_who_is_first(monkeypatch):
-    """Told by an option, or by torchrun in the environment."""
+    """The first rank is known from an option, or from torchrun's environment."""
     args = argparse.Namespace(distributed=True, dist_rank=1, dist_launcher=None)
     assert not is_first(args)
     args.dist_rank = None
@@ -128,7 +128,7 @@ def test_who_is_first(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """An uninterrupted training by torchrun."""
+    """Experiment of an uninterrupted training by torchrun."""
     job = Job(folder, "whole", [*TORCHRUN, *RANK], GLOO).start()
     assert job.wait(300) == 0, job.text()[-3000:]
     return job.out
@@ -136,7 +136,7 @@ def whole(folder):
 
 @pytest.mark.slow
 def test_torchrun_restarts_them(folder, whole):
-    """Elastic: a rank is killed, all start again, and nothing is lost."""
+    """Elastic training: if a rank is killed, all restart and nothing is lost."""
     job = Job(
         folder,
         "elastic",
@@ -155,7 +155,7 @@ def test_torchrun_restarts_them(folder, whole):
 
 @pytest.mark.slow
 def test_espnets_launcher(folder, whole, tmp_path):
-    """Two hosts by ssh, which are both this one: the same models as by torchrun."""
+    """Two hosts by ssh (both this machine) give the same models as torchrun."""
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
@@ -174,7 +174,7 @@ def test_espnets_launcher(folder, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_rank_that_dies(folder, number):
-    """Of a training without restarts: the other one says so, and ends within a minute."""
+    """Without restarts, the other rank reports it and ends within a minute."""
     job = Job(folder, f"dies{number}", [*TORCHRUN, *RANK], GLOO, max_epoch=1000).start()
     job.until("1epoch:train:5-6batch")
     os.kill(job.ranks()[1], number)
@@ -195,7 +195,7 @@ def test_the_state_is_kept_when_a_rank_dies(folder):
         max_epoch=1000,
     ).start()
     job.until("1epoch:train:7-8batch")
-    os.kill(job.ranks()[0], signal.SIGKILL)  # the one that writes
+    os.kill(job.ranks()[0], signal.SIGKILL)  # the rank that writes files
     assert job.wait(60) != 0
     state = torch.load(job.out / "progress.pth", weights_only=True)
     assert state["model"]["updates"] >= 2

@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Make hidden states of an utterance infinite: an overflow, not bad audio."""
+    """Make hidden states of an utterance infinite, as by overflow, not bad audio."""
     encode = BiRQModel._encode_masked
 
     def spoiled(name, training=True):
@@ -51,7 +51,7 @@ def test_the_utterance_is_named_and_counted(folder, spoil, caplog):
     with caplog.at_level(logging.WARNING):
         train(folder)
     lines = (folder / "exp" / "skipped_updates").read_text().splitlines()
-    # Eight iterations are two rounds of four batches, of which one has u3.
+    # Eight iterations are two rounds of four batches, one of which has u3.
     assert len(lines) == 2
     assert all(line.split()[0] == "1" and "u3" in line.split()[2:] for line in lines)
     model = state_of(folder / "exp" / "1epoch.pth")

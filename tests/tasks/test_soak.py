@@ -1,4 +1,4 @@
-"""A long training on real speech, with broken files and kills: nothing leaks or is lost.
+"""A long training on real speech, with broken files and kills, leaks and loses nothing.
 
 pytest tests/tasks/test_soak.py -s    # prints the figures of docs/faults.md
 """
@@ -17,7 +17,7 @@ from trainings import BOOK, Training
 
 RATE = 16000
 UPDATES, EPOCHS = 3000, 30
-KILLS = (430, 990, 1550)  # updates, in different places of their epochs
+KILLS = (430, 990, 1550)  # updates, at different places in their epochs
 SMALL = {
     "encoder_conf": {
         "output_size": 32,
@@ -48,7 +48,7 @@ STEP = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch")
 
 
 def write_list(folder: Path, name: str, files: list[Path], broken=()) -> None:
-    """Write a second of each, and some as broken as files are found."""
+    """Write a second of each file, and break some in ways that occur in practice."""
     (folder / name).mkdir()
     scp, shape = (folder / f"{name}.{x}" for x in ("scp", "shape"))
     with scp.open("w") as entries, shape.open("w") as sizes:
@@ -78,7 +78,7 @@ def break_file(path: Path, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(shared_data, tmp_path_factory):
-    """400 utterances to train on, clean and with 4 broken files, and 40 others."""
+    """Folder with lists: 400 for training, clean and with 4 broken files, and 40 others."""
     corpus = shared_data / "librispeech" / "LibriSpeech" / "train-clean-100"
     files = sorted(corpus.glob("*/*/*.flac"))
     files = [x for x in files if soundfile.info(x).frames > 30000][:440]
@@ -103,7 +103,7 @@ def training(folder: Path, name: str, train: str, seed: int) -> Training:
 
 
 class Watch:
-    """Memory, files and processes of a training, over its updates.
+    """Recorder of memory, files and processes of a training.
 
     Attributes:
         rows: Update, "main" or "worker", resident KB, open files.
@@ -111,11 +111,11 @@ class Watch:
 
     def __init__(self, one: Training):
         self.one, self.rows = one, []
-        self.tail = 0  # of the log, where a line may be cut
+        self.tail = 0  # of the log, whose last line may be incomplete
         self.update = 0
 
     def processes(self) -> list[int]:
-        """Those of its group, dead ones left out."""
+        """Return the live processes of its group."""
         found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -127,7 +127,7 @@ class Watch:
         return found
 
     def sample(self) -> None:
-        """Note how things are now."""
+        """Record the current state."""
         text = self.one.text()[self.tail :]
         for epoch, batch in STEP.findall(text):
             self.update = (int(epoch) - 1) * (UPDATES // EPOCHS) + int(batch)
@@ -142,18 +142,18 @@ class Watch:
             self.rows.append((self.update, kind, 4 * pages, files))
 
     def until(self, update: int) -> None:
-        """Wait until it has made so many updates, or has ended."""
+        """Wait until it has reached an update or ended."""
         while self.one.process.is_alive() and self.update < update:
             self.sample()
             time.sleep(0.5)
 
     def of(self, kind: str, column: int, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Updates from `first` on, and what was noted."""
+        """Return updates from `first` on, and the values recorded there."""
         rows = [(x[0], x[column]) for x in self.rows if x[1] == kind and x[0] >= first]
         return np.array([x for x, _ in rows]), np.array([y for _, y in rows])
 
     def slope(self, kind: str, first: int) -> float:
-        """KB of memory an update."""
+        """Return the growth of memory in KB per update."""
         updates, memory = self.of(kind, 2, first)
         return float(np.polyfit(updates, memory, 1)[0])
 
@@ -163,7 +163,7 @@ def shared_memory() -> set[str]:
 
 
 def losses(one: Training) -> np.ndarray:
-    """Validation losses of the last ten epochs."""
+    """Return the validation losses of the last ten epochs."""
     path = one.out / "checkpoint.pth"
     stats = torch.load(path, weights_only=True)["reporter"]["stats"]
     return np.array([stats[epoch]["valid"]["loss"] for epoch in range(21, EPOCHS + 1)])
@@ -182,7 +182,7 @@ def train_with_kills(folder: Path) -> tuple[Watch, int]:
     """Train with broken files and kills.
 
     Returns:
-        What was seen, and the update at which the last kill came.
+        Recorder, and update of the last kill.
     """
     one = training(folder, "soak", "broken", 0)
     watch = Watch(one)
@@ -190,9 +190,9 @@ def train_with_kills(folder: Path) -> tuple[Watch, int]:
         one.start("--save_updates", "20")
         watch.until(kill)
         assert one.process.is_alive(), one.text()[-2000:]
-        os.kill(one.process.pid, signal.SIGKILL)  # as the system does without memory
+        os.kill(one.process.pid, signal.SIGKILL)  # as by the system if memory runs out
         one.process.join()
-        for _ in range(60):  # its worker sees by itself that it is alone
+        for _ in range(60):  # its worker must notice and end
             if not (orphans := watch.processes()):
                 break
             time.sleep(1)
@@ -220,7 +220,7 @@ def check_steady(watch: Watch, first: int) -> None:
             "open files"
         )
         assert abs(slope) < 5  # 15 MB in 3,000 updates
-        # Medians: a file that is being read comes and goes.
+        # Compare medians, since files are opened and closed while they are read.
         assert np.median(files[late]) <= np.median(files[~late])
 
 
@@ -238,7 +238,7 @@ def check_losses(own: Training, clean: list[Training]) -> None:
 
 @pytest.mark.slow
 def test_soak(folder):
-    """Memory is flat, nothing is left behind, and the model is as good as any."""
+    """Memory is flat, nothing is left behind, and the model is as good as others."""
     before = shared_memory()
     clean = [train_clean(folder, seed) for seed in (0, 1)]
     watch, last = train_with_kills(folder)

@@ -26,7 +26,7 @@ def test_defaults_are_birq_on_a_stock_conformer():
 
 
 def test_frame_shift_comes_from_the_frontend():
-    # 128 samples at 16 kHz: 8 ms frames, 32 ms after conv2d, 400 ms are 12.5 of them
+    # 128 samples at 16 kHz are 8 ms, 32 ms after conv2d; 400 ms are 12.5 such frames.
     assert SSLTask.build_model(parse()).masking.span == 12
     ten = parse("--frontend_conf", "hop_length=160", "--frontend_conf", "fs=16k")
     assert SSLTask.build_model(ten).masking.span == 10

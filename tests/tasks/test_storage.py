@@ -1,4 +1,4 @@
-"""Disks that are full, folders that cannot be written, archives and checkpoints cut short."""
+"""Full disks, folders that cannot be written, truncated archives and checkpoints."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from espnet2_birq.tasks.saving import PROGRESS, whole_saves
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Data, and a training of one epoch."""
+    """Folder with data and a training of one epoch."""
     top = tmp_path_factory.mktemp("storage")
     write_data(top)
     training = Training(top, top / "exp", max_epoch=1, num_iters_per_epoch=6)
@@ -43,7 +43,7 @@ def contents(folder):
 
 
 def test_a_full_disk(trained):
-    """The state of before stays, and nothing half-written; with room, it goes on."""
+    """The previous state is kept, without partial files; with space, training resumes."""
     training = copy(trained, "full")
     before = contents(training.out)
     training.largest_file = len(before[PROGRESS]) // 2
@@ -51,7 +51,7 @@ def test_a_full_disk(trained):
     said = f"ssl_train: error: {training.out}/{PROGRESS}: cannot be written (File too"
     assert last_line(training).startswith(said)
     after = contents(training.out)
-    for name in ("config.yaml", "runs.jsonl"):  # --save_updates
+    for name in ("config.yaml", "runs.jsonl"):  # changed by --save_updates
         assert before.pop(name) != after.pop(name)
     assert after == before
     training.largest_file = None
@@ -61,7 +61,7 @@ def test_a_full_disk(trained):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of 8 MB."""
+    """Separate file system of 8 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
@@ -74,7 +74,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_without_room(trained, small_disk):
-    """As above, but what is full is the disk, not the allowance of a process."""
+    """As above, but with a full disk instead of a limit of the process."""
     training = copy(trained, "on_disk")
     shutil.copytree(training.out, small_disk / "exp", symlinks=True)
     training.found = [
@@ -135,7 +135,7 @@ def test_an_empty_state(trained):
 
 
 def test_an_archive_cut_short(trained, tmp_path):
-    """Or gone: its utterances are bad audio."""
+    """Utterances of a truncated or missing archive count as bad audio."""
     for path in trained.glob("u*.wav"):
         shutil.copy(path, tmp_path)
     with kaldiio.WriteHelper(f"ark,scp:{tmp_path}/a.ark,{tmp_path}/a.scp") as writer:

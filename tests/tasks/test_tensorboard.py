@@ -1,4 +1,4 @@
-"""Statistics in TensorBoard: grouped, so that objectives are side by side."""
+"""Statistics in TensorBoard are grouped, with objectives side by side."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

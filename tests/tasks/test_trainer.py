@@ -1,4 +1,4 @@
-"""A training that learns nothing fails, before it starts if that is known."""
+"""A training that learns nothing fails, before its start if possible."""
 
 import logging
 
@@ -38,7 +38,7 @@ CONFIG = {
 
 @pytest.fixture
 def train(tmp_path):
-    """A command that trains on three batches of noise in tmp_path/exp."""
+    """Function that trains on three batches of noise in tmp_path/exp."""
     generator = np.random.default_rng(0)
     with (tmp_path / "wav.scp").open("w") as scp, (tmp_path / "shape").open("w") as out:
         for name in ("u1", "u2", "u3", "u4", "u5", "u6"):
@@ -80,7 +80,7 @@ def test_too_few_batches_for_an_update(tmp_path, train, changes):
 
 
 def test_too_few_batches_in_parts(tmp_path, train):
-    """With --num_splits_ssl nobody knows the number of batches beforehand."""
+    """With --num_splits_ssl, the number of batches is not known beforehand."""
     scps = ["--scps", str(tmp_path / "wav.scp"), str(tmp_path / "shape")]
     split_scps([*scps, "--num_splits", "3", "--output_dir", str(tmp_path / "parts")])
     with pytest.raises(SystemExit, match="^ssl_train: error: epoch 1: no update"):
@@ -89,10 +89,10 @@ def test_too_few_batches_in_parts(tmp_path, train):
 
 
 def test_a_model_that_diverges(tmp_path, train):
-    """ESPnet stops at the first epoch without an update, and calls it a success."""
+    """ESPnet would stop at the first epoch without an update and report success."""
     diverging = {"optim_conf": {"lr": 1e30}, "max_epoch": 4, "accum_grad": 3}
     words = "^ssl_train: error: validation: the loss of 3 of 3 batches is not finite"
-    for _ in range(2):  # a repetition does not go on behind it
+    for _ in range(2):  # a repetition does not resume after the failure
         with pytest.raises(SystemExit, match=words):
             train(**diverging)
         assert models(tmp_path) == ["progress.pth"]

@@ -1,4 +1,4 @@
-"""conf/tuning and conf/librispeech: read by ESPnet, and their sizes."""
+"""conf/tuning and conf/librispeech: readable by ESPnet, with correct sizes."""
 
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.ssl import SSLTask
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-PAPER = {  # millions of parameters, label layer, attention window, utterances a batch
+PAPER = {  # millions of parameters, label layer, attention window, utterances per batch
     "c1": (137.4, 4, None, 64),
     "c2": (154.9, 7, None, 64),
     "c3": (274.7, 7, 200, 128),
@@ -50,7 +50,7 @@ def test_pretraining_of_the_paper(name):
     assert enhanced.gradient == 1.0 and enhanced.head == anchor.head
     # ESPnet's YAML reader takes 1e-4 without a dot for a string.
     assert args.optim == "adamw" and args.optim_conf["lr"] == 1e-4
-    # Utterances of 12.3 s, LibriSpeech's mean, in an update.
+    # Utterances per update, of 12.3 s, LibriSpeech's mean.
     seconds = args.batch_bins * args.accum_grad / 16000
     assert seconds / 12.3 == pytest.approx(utterances, rel=0.05)
     assert len(args.best_model_criterion) == 1
@@ -59,7 +59,7 @@ def test_pretraining_of_the_paper(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_pretraining_starts(name):
-    # The configuration itself, but for the size of the encoder.
+    # Use the configuration itself, except for the size of the encoder.
     args = read(f"birq_{name}", SSLTask)
     args.encoder_conf.update(output_size=16, linear_units=32)
     model = SSLTask.build_model(args).train()
@@ -153,14 +153,14 @@ def test_phases_of_bridle_are_those_of_the_paper_and_end_with_the_training(size)
 
 
 def check_fine_tuning(ssl, asr, task, hours=100.6):
-    """Settings are those of pretraining; a small model of them trains."""
+    """Check that settings are those of pretraining, and that a small model trains."""
     for key in ("frontend", "frontend_conf", "normalize", "normalize_conf"):
         assert getattr(ssl, key) == getattr(asr, key), key
     assert (ssl.encoder, ssl.encoder_conf) == (asr.encoder, asr.encoder_conf)
     assert asr.max_epoch == 30 and asr.model_conf["ctc_weight"] == 1.0
     assert len(asr.best_model_criterion) == 1
     assert asr.keep_nbest_models == 5
-    # The schedule ends with the training; train-clean-100 has 100.6 hours.
+    # The schedule ends with training; train-clean-100 has 100.6 hours.
     seconds = asr.batch_bins * asr.accum_grad / 16000
     updates = asr.max_epoch * hours * 3600 / seconds
     assert asr.scheduler_conf["max_steps"] == pytest.approx(updates, rel=0.02)
@@ -175,7 +175,7 @@ def check_fine_tuning(ssl, asr, task, hours=100.6):
 @pytest.mark.parametrize("name", PAPER)
 def test_fine_tuning_of_the_paper_fits_its_pretraining(name):
     ssl, asr = read(f"birq_{name}", SSLTask), read(f"asr_{name}", ASRTask)
-    # C3 is fine-tuned on AMI, of which one microphone has 77 hours.
+    # C3 is fine-tuned on AMI, which has 77 hours per microphone.
     check_fine_tuning(ssl, asr, ASRTask, hours=77 if name == "c3" else 100.6)
 
 
@@ -198,7 +198,7 @@ def test_joint_training_differs_from_fine_tuning_in_its_objectives_alone(size):
     best_rq = vars(read(f"best_rq_{size}", SSLTask))
     assert joint["objectives"] == best_rq["objectives"]
     assert joint["masking_conf"] == best_rq["masking_conf"]
-    # Exploration, a growing penalty, and at the end CTC alone.
+    # Exploration, a growing penalty, and finally CTC alone.
     last = joint["scheduler_conf"]["max_steps"] - 1
     supervised, penalty = (
         Schedule(joint["supervised_weight"]),
@@ -221,7 +221,7 @@ def test_fine_tuning_of_librispeech_fits_its_pretraining():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_librispeech_is_espnets_conformer(method, tmp_path):
-    # The whole command, with nothing replaced: birq.sh does the same before stage 6.
+    # Run the whole command without replacements, as birq.sh does before stage 6.
     config = CONF / "librispeech" / f"train_{method}.yaml"
     ssl_train.main(
         ["--config", str(config), "--output_dir", str(tmp_path), "--dry_run", "true"]
@@ -232,7 +232,7 @@ def test_librispeech_is_espnets_conformer(method, tmp_path):
     rows = parse_objectives(written["objectives"], 12)
     layers = [row.view.layer for row in rows]
     assert layers == ([None] if method == "best_rq" else [None, 8])
-    # 40 GB GPUs were reckoned with 700 s each.
+    # The estimate was four 40 GB GPUs with 700 s each.
     assert written["batch_bins"] == 4 * 700 * 16000
     assert len(written["best_model_criterion"]) == 1
 

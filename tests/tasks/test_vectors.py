@@ -54,7 +54,7 @@ CONFIG = {
 
 
 def write_data(folder: Path, size: int = SIZE) -> list[str]:
-    """Twenty sequences of vectors, one of them of another size."""
+    """Write twenty sequences of vectors, one of them with another size."""
     draw = np.random.default_rng(0)
     found = {
         f"u{n:02}": draw.standard_normal((12 + n, size)).astype(np.float32)
@@ -88,13 +88,13 @@ def test_a_training_ends_with_a_model_that_labels_vectors(trained):
     codes, frames = model.label(xs, lengths, "rvq")
     assert codes.shape == (2, 2, 15) and frames.tolist() == [15, 9]
     inputs, _ = model.vectors(xs, lengths, View("input"))
-    assert torch.equal(inputs, xs)  # nothing is between them and the objective
+    assert torch.equal(inputs, xs)  # the objective gets them unchanged
     hidden, _ = model.vectors(xs, lengths, View("layer", 2))
     assert hidden.shape == (2, 15, 16)
 
 
 def test_espnets_asr_takes_the_encoder_with_its_own_input_size(trained, capsys):
-    """Stock ESPnet: no frontend there, either."""
+    """Stock ESPnet has no frontend with input_size, either."""
     model = trained / "valid.total_count.ave.pth"
     options = {
         "input_size": SIZE,

@@ -1,4 +1,4 @@
-"""conf/yodas: contents read by ESPnet, and a model of each configuration."""
+"""conf/yodas: values read by ESPnet, and a model for each configuration."""
 
 from pathlib import Path
 

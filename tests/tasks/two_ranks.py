@@ -1,4 +1,4 @@
-"""A model in two processes, which import this module; so it is kept small."""
+"""A model in two processes, which import this module, so it is kept small."""
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ from espnet2_birq.tasks.finetuning import build_optimizer
 
 
 class Encoder(torch.nn.Module):
-    """Has the names that matter, and nothing random in it."""
+    """Encoder with the relevant names and no randomness."""
 
     def __init__(self):
         super().__init__()
@@ -22,7 +22,7 @@ class Encoder(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    """An encoder, and what is above it."""
+    """An encoder with a layer above it."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ def train(args, wrap, rows):
 
 
 def one_rank(rank, port, args, path):
-    """Be one of the two processes."""
+    """Run one of the two processes."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     state = train(args, DistributedDataParallel, slice(2 * rank, 2 * rank + 2))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Decodes and scores the test sets with a fine-tuned model, by CTC with a word n-gram. The
+# Decodes the test sets with a fine-tuned CTC model and a word n-gram, and scores them. The
 # n-gram's weights are tuned on the validation set. Run it in a recipe's asr1 after stages
 # 1 to 11 of asr.sh, with the same options.
 #
@@ -7,12 +7,12 @@
 #   --lm                  word n-gram: ARPA file, possibly gzipped, or KenLM binary (with
 #                         --lm_words); or train, which trains a 4-gram on the transcripts
 #                         of --train_set and keeps it in EXPDIR/ngram/TRAIN_SET.arpa
-#   --lm_interpolate      with --lm train: ARPA files or texts to interpolate with; weights
-#                         are tuned on the validation set's transcripts
+#   --lm_interpolate      with --lm train: ARPA files or texts to interpolate with; their
+#                         weights are tuned on the validation set's transcripts
 #   --lm_words            words of a KenLM binary, one per line
 #   --inference_asr_model model in --asr_exp (default: valid.loss.ave.pth)
 #   --ngpu                1 runs the network on a GPU (default: 1)
-#   --inference_nj        processes of the search (default: all cores)
+#   --inference_nj        processes for the search (default: all cores)
 #   --expdir, --dumpdir   as in asr.sh (defaults: exp, dump)
 # All other options are those of asr.sh for scoring: --lang, --token_type, --cleaner, ...
 # Texts and scores are in ASR_EXP/ctc_LM_MODEL/SET, next to those of greedy decoding.
@@ -29,7 +29,7 @@ eval_valid_set=false
 inference_nj=$("${_local}/cores")
 own="lm lm_interpolate lm_words asr_exp train_set valid_set test_sets ngpu expdir dumpdir"
 own+=" python inference_asr_model inference_nj eval_valid_set"
-# Options of ESPnet's decoding and of the stages to run, which scoring must not get.
+# Options for ESPnet's decoding and the stages to run, which scoring must not get.
 dropped="inference_.* stage stop_stage"
 sort_options "${own}" "${dropped}" "" "$@"
 [ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
@@ -71,7 +71,7 @@ if [ ! -f "${weights}" ] || ! is_fresh "${weights}" "${made_from[@]}"; then
         --lm "${lm}" ${lm_words:+--words "${lm_words}"} --out "${weights}"
     stamp write "${weights}" "${made_from[@]}"
 fi
-# asr.sh scores the validation set without its length filter, as org/SET.
+# asr.sh scores the validation set without the length filter, as org/SET.
 data=()
 for set in ${test_sets}; do
     if [ "${set}" = "${valid_set}" ]; then eval_valid_set=true; else data+=("${raw}/${set}"); fi

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # Fine-tunes a pretrained encoder with ESPnet's own asr.sh, and checks that the encoder was
-# loaded: ESPnet itself silently loads nothing if a name is wrong.
+# loaded: if names do not match, ESPnet silently loads nothing.
 #
 # Usage: finetune.sh [--ssl_model FILE] --asr_tag TAG --asr_config FILE [asr.sh options]
 #   --ssl_model    pretrained model (.pth next to its config.yaml), or none for no pretraining
-#   --num_threads  CPU threads of training with --ngpu 0 (default: all)
+#   --num_threads  CPU threads for training with --ngpu 0 (default: all)
 #   --asr_args     options of ESPnet's asr_train; they override --asr_config
 #   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
 #                  --asr_args use shaw_conformer, encoder_lr_decay,
 #                  freeze_encoder_updates, accelerate or objectives, which ESPnet alone lacks:
 #                  "python3 -m espnet2_birq.bin.with_encoders")
-#   --greedy_ctc   true: stage 12 decodes all test sets by espnet2_birq.bin.ctc_decode; for
-#                  a CTC model, same texts as asr_inference, many times faster
-#   --decode_lm    word n-gram; after stage 13, also decode the test sets with it: --lm of
-#                  decode_ctc.sh, which also takes --lm_interpolate and --lm_words
-# The encoder may have fewer layers than the pretrained one (num_blocks), whose top layers
+#   --greedy_ctc   true: stage 12 decodes all test sets with espnet2_birq.bin.ctc_decode; for
+#                  a CTC model, this gives the same texts as asr_inference, many times faster
+#   --decode_lm    word n-gram with which to decode the test sets again after stage 13: --lm
+#                  of decode_ctc.sh, which also accepts --lm_interpolate and --lm_words
+# The encoder may have fewer layers (num_blocks) than the pretrained one, whose top layers
 # are then not used. The scheduler tristagelr gets the total number of updates as
-# max_steps. Statistics of a model pretrained with global_mvn are used, too.
+# max_steps. Statistics of a model pretrained with global_mvn are reused.
 # All other options are those of asr.sh (see --help): --stage, --stop_stage, --ngpu, ...
 set -e
 set -u
@@ -38,7 +38,7 @@ inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use
 eval_valid_set=false
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
 own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
-# Options that asr.sh gets, too.
+# Options that are also passed to asr.sh.
 shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
@@ -64,7 +64,7 @@ asr_exp=${expdir}/asr_${asr_tag}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
-# asr.sh's name of the folder with the lengths of all utterances.
+# asr.sh's name for the folder with the lengths of all utterances.
 stats=${expdir}/asr_stats_raw_
 if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
 stats+=${token_type}
@@ -79,7 +79,7 @@ runs() {  # runs STAGE: whether the stage is requested and not skipped by asr.sh
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
-feats_normalize=utterance_mvn  # with this, asr.sh does not change asr_config's setting
+feats_normalize=utterance_mvn  # with this value, asr.sh does not change asr_config's setting
 run_asr() {  # run_asr FIRST LAST: runs the requested stages from FIRST to LAST
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
     [ "${first}" -le "${last}" ] || return 0
@@ -89,7 +89,7 @@ run_asr() {  # run_asr FIRST LAST: runs the requested stages from FIRST to LAST
         --python "${python}" --feats_normalize "${feats_normalize}" "${opts[@]}"
 }
 
-# asr.sh decodes the validation set without its length filter, in dump/raw/org.
+# asr.sh decodes the validation set without the length filter, from dump/raw/org.
 scored=()
 for dset in ${test_sets}; do
     if [ "${dset}" = "${valid_set}" ]; then eval_valid_set=true; else scored+=("${dset}"); fi
@@ -109,7 +109,7 @@ if [ -z "${inference_tag}" ]; then
         inference_tag=greedy_ctc_${inference_asr_model%.*}
         opts+=(--inference_tag "${inference_tag}")
     elif [ "${use_lm}${use_ngram}${use_k2}${inference_args}" != falsefalsefalse ]; then
-        inference_tag=  # known to asr.sh only
+        inference_tag=  # known only to asr.sh
     fi
 fi
 made_from() {  # made_from write|check perturbed|tokens|stats|training
@@ -138,7 +138,7 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
                 # shellcheck disable=SC2206
                 args=(${bpe_train_text:-${raw}/org/${train_set}/text})
             fi
-            if [ ! -e "${args[0]}" ]; then return 0; fi ;;  # units of another set
+            if [ ! -e "${args[0]}" ]; then return 0; fi ;;  # the units are those of another set
         stats)
             made=${stats} stage=10
             args=(--required "${raw}/${trained}"/{wav.scp,text}
@@ -213,7 +213,7 @@ if runs 6; then check_before 6; fi
 run_asr 6 9
 if runs 10; then
     check_before 10
-    rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh reuses old parts
+    rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh would reuse old parts
     run_asr 10 10
     made_from write stats
 fi

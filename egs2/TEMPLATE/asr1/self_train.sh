@@ -2,14 +2,14 @@
 # Self-training (iterative pseudo-labelling): recognises unlabelled speech with the last
 # model, and fine-tunes again on the labelled and the most confident recognised speech.
 #
-# Usage, after a fine-tuning, with its options and:
+# Usage: after fine-tuning, with the same options and:
 #   --self_train       number of rounds (default: 1)
-#   --unlabelled_set   set to recognise, dump/raw/NAME; its texts are not looked at, and
+#   --unlabelled_set   set to recognise, dump/raw/NAME; its transcripts are ignored, and
 #                      utterances of the training set are left out
 #   --keep             share of the usable recognised utterances to keep (default: 0.8)
 # Round N makes dump/raw/TRAIN_SET_stN and EXPDIR/asr_TAG_stN, from the same pretrained
-# encoder. A finished round is skipped, an interrupted one goes on.
-# All other options are those of finetune.sh, here as in the fine-tuning itself.
+# encoder. Finished rounds are skipped, an interrupted one is resumed.
+# All other options are those of finetune.sh; give the same as for the fine-tuning itself.
 set -e
 set -u
 set -o pipefail
@@ -19,7 +19,7 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= train_set= expdir=exp dumpdir=dump inference_asr_model=valid.acc.ave.pth
-# shellcheck disable=SC2034  # stage, stop_stage: a round has its own
+# shellcheck disable=SC2034  # stage, stop_stage: each round sets its own
 inference_nj=32 ngpu=1 fs=16k stage=1 stop_stage=10000 speed_perturb_factors=
 sort_options "self_train unlabelled_set keep asr_tag train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors" "" \
@@ -38,7 +38,7 @@ _previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
 for _round in $(seq "${self_train}"); do
     _tag=${asr_tag}_st${_round} _set=${train_set}_st${_round}
     _exp=${expdir}/asr_${_tag} _raw=${dumpdir}/raw
-    # What the round was made from: its result is kept only while that is the same.
+    # Inputs of the round: its result is kept only as long as they are unchanged.
     _stamp=("${_exp}/self_train.done" "${_previous}" "${_raw}/${train_set}"/{wav.scp,text}
         "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}")
     if [ -f "${_exp}/self_train.done" ]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2034  # variables are used in training.sh and relabel.sh
 # Self-supervised pretraining in the stages of ESPnet's ssl.sh, with the same stage numbers,
-# option names, folders and file formats. It reads audio only, no text.
+# option names, folders and file formats. It reads only audio, no text.
 set -e
 set -u
 set -o pipefail
@@ -19,13 +19,13 @@ skip_data_prep=false # Skip stages 1 to 4.
 skip_train=false     # Skip stages 6 and 7.
 skip_packing=true    # Skip stage 8.
 skip_upload_hf=true  # Skip stage 9.
-ngpu=1               # Number of GPUs of each node; 0 trains on the CPU.
+ngpu=1               # Number of GPUs per node; 0 trains on the CPU.
 num_nodes=1          # Number of nodes.
 nj=32                # Number of parallel jobs in data preparation.
 dumpdir=dump         # Folder for formatted audio.
 expdir=exp           # Folder for experiments.
 python=python3       # Python to use.
-dry_run=false        # Print what would run, and run and write nothing.
+dry_run=false        # Print what would be run, without running or writing anything.
 
 # Data
 local_data_opts=       # Options for local/data.sh.
@@ -34,7 +34,7 @@ valid_set=             # Validation set, likewise (required).
 speed_perturb_factors= # For example "0.9 1.0 1.1".
 audio_format=flac      # wav, flac, wav.ark or flac.ark.
 fs=16k                 # Sampling rate of the model.
-resample=false         # Accept audio of another rate and resample it.
+resample=false         # Accept audio at other sampling rates and resample it.
 min_wav_duration=0.5   # Minimum length of utterances in seconds.
 max_wav_duration=30    # Maximum length of utterances in seconds.
 
@@ -44,20 +44,20 @@ ssl_tag=                 # Suffix of the experiment's folder; default: from trai
 ssl_args=                # Further options, e.g. "--max_epoch 10"; they override train_config.
 feats_normalize=         # global_mvn (stage 6 collects statistics); default: train_config's.
 speech_fold_length=800   # For batch_type folded (x 100 samples).
-num_splits_ssl=1         # Splits of the training set's lists; one is in memory at a time.
-num_threads=             # CPU threads of training with ngpu 0; default: all.
+num_splits_ssl=1         # Number of parts of the training set's lists; one is in memory at a time.
+num_threads=             # CPU threads for training with ngpu 0; default: all.
 inference_ssl_model=valid.total_count.ave.pth # Model to pack, hand off, and label with.
 
-# Relabelling, as HuBERT does it
+# Relabelling, as in HuBERT
 train_start_iter=0       # First iteration; 0 trains with train_config.
-train_stop_iter=0        # Last iteration; each from 1 on trains on labels of the one before.
-features_km="none 70%"   # Source of labels of each iteration: none, mfcc, input, a layer, an objective.
-n_clusters=500           # Clusters of k-means of each iteration, e.g. "100 500".
+train_stop_iter=0        # Last iteration; from 1 on, each trains on labels from the one before.
+features_km="none 70%"   # Source of each iteration's labels: none, mfcc, input, a layer, an objective.
+n_clusters=500           # Number of k-means clusters in each iteration, e.g. "100 500".
 relabel_config=          # Configuration from iteration 1 on; default: train_config with objective given.
 
 # Publishing
 license=                 # Licence on the model's card, e.g. cc-by-4.0.
-private=false            # Make the repository of stage 9 a private one.
+private=false            # Make the repository of stage 9 private.
 hf_repo=                 # Hugging Face repository for stage 9.
 
 help_message=$(cat << EOF
@@ -82,7 +82,7 @@ log "$0 $*"
 run_args=$(scripts/utils/print_args.sh "$0" "$@")
 . utils/parse_options.sh
 . ./cmd.sh
-here=$(dirname "$(readlink -f "$0")")  # recipes have links
+here=$(dirname "$(readlink -f "$0")")  # recipes link to this script
 . "${here}/training.sh"
 . "${here}/relabel.sh"
 . "${here}/dry_run.sh"
@@ -107,8 +107,8 @@ need() {  # need FILE STAGE: fails if the file, made by that stage, is missing
     [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
 }
 
-# Stage 1 imports a set given by path, under the last part of the path: a Kaldi data
-# directory to data/, a formatted set to dump/raw/.
+# Stage 1 imports a set given by its path, and names it by the last part of the path: a Kaldi
+# data directory to data/, a formatted set to dump/raw/.
 given_by_path() { [[ $1 == */* ]] || [ -e "$1/wav.scp" ]; }
 train_source= valid_source=
 for x in train valid; do
@@ -125,7 +125,7 @@ if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" 
     fail "both sets would be called '${train_set}': give one by a link of another name"
 fi
 unperturbed=${train_set}  # input of stage 2
-frontend=                 # settings on which statistics of features depend, see below
+frontend=                 # settings on which feature statistics depend, see below
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086
@@ -138,11 +138,11 @@ check() {  # check RESAMPLE DIR...
         --fs "$(rate)" --resample "$@"
 }
 has_commands() { grep -q '| *$' "$1/wav.scp"; }
-check_kaldi() {  # check_kaldi DIR...: before any of their audio is copied
+check_kaldi() {  # check_kaldi DIR...: checks them before any of their audio is copied
     local dir full wrong=false
     for dir; do
-        # Checking all files is cheap compared with formatting. Running all commands is
-        # not, so only some are run here; all of their output is checked after formatting.
+        # Checking all files is cheap compared with formatting. Running all commands of
+        # wav.scp is not, so only some are run here; stage 3 then checks all of their output.
         if has_commands "${dir}"; then full=; else full=--full; fi
         # shellcheck disable=SC2086
         check "${resample}" ${full} "${dir}" || wrong=true
@@ -312,7 +312,7 @@ if ! "${skip_data_prep}"; then
         for dset in "${to_format[@]}"; do
             _dir=${data_feats}/org/${dset}
             rm -rf "${_dir}" && mkdir -p "${_dir}"
-            # Not with utils/copy_data_dir.sh, which rejects segments that end at -1.
+            # utils/copy_data_dir.sh would reject segments that end at -1.
             for _file in "data/${dset}"/{utt2spk,text}; do
                 [ ! -e "${_file}" ] || cp "${_file}" "${_dir}"
             done
@@ -335,7 +335,7 @@ if ! "${skip_data_prep}"; then
         log "Stage 4: Length filter: ${data_feats}/org -> ${data_feats}"
         check_sets 4
         for dset in "${to_format[@]}"; do
-            # Written to a temporary folder, since stage 6 only checks that wav.scp exists.
+            # Write to a temporary folder, since stage 6 only checks that wav.scp exists.
             _from=${data_feats}/org/${dset} _to=${data_feats}/${dset}.part
             need "${_from}/feats_type" 3
             rm -rf "${_to}"

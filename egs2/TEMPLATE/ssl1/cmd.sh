@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Selects how to run jobs: on this machine (`local`) or by a cluster's scheduler. Set
+# Selects how to run jobs: on this machine (`local`) or with a cluster's scheduler. Set
 # CMD_BACKEND, or edit a copy of this file in the recipe. Schedulers read
 # conf/{slurm,queue,pbs}.conf.
 case "${CMD_BACKEND:-local}" in

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034,SC2154  # variables are those of birq.sh
-# Sourced by birq.sh: --dry_run true, which prints what the stages would do.
+# shellcheck disable=SC2034,SC2154  # the variables are those of birq.sh
+# Sourced by birq.sh: prints what the stages would do, for --dry_run true.
 
-shown() {  # shown NUMBER WHAT OUTPUT: a line for a stage; OUTPUT says whether it was run before
+shown() {  # shown NUMBER WHAT OUTPUT: prints a stage, and whether its OUTPUT exists already
     local state=
     if [ -e "$3" ]; then state=" (exists; would be made again)"; fi
     if [[ $1 == 7* ]] && [ -e "$3" ]; then state=" (is there; would be resumed)"; fi

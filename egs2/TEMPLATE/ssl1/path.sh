@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by every script of a recipe, from the recipe's folder egs2/<corpus>/<task>.
-# It replaces ESPnet's path.sh: it sets the same variables, but uses tools/espnet's scripts.
+# Replaces ESPnet's path.sh: sets the same variables, but uses the scripts of tools/espnet.
 MAIN_ROOT=$(cd "${PWD}/../../.." && pwd)
 if [ ! -e "${MAIN_ROOT}/tools/espnet/egs2" ]; then
     echo "error: no ESPnet tree in ${MAIN_ROOT}/tools/espnet: run" \
@@ -14,16 +14,16 @@ elif [ -f "${MAIN_ROOT}/tools/espnet/tools/activate_python.sh" ]; then
 fi
 . "${MAIN_ROOT}/tools/espnet/tools/extra_path.sh"
 export PATH="${PWD}/utils:${PATH}"
-# Scoring uses NIST's sclite if installed (Debian has it in /usr/lib/sctk/bin), otherwise the
-# stand-in that computes the same table.
+# Scoring uses NIST's sclite if it is installed (Debian has it in /usr/lib/sctk/bin), otherwise
+# a stand-in that computes the same table.
 export PATH="${PATH}:/usr/lib/sctk/bin:${MAIN_ROOT}/local/sclite"
 export PYTHONPATH="${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8
 export LC_ALL=C
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# Exports settings for training on the CPU with $1 threads; they are explained in
-# espnet2_birq/kernels/allocator.py.
+# Exports settings for training on the CPU with $1 threads (explained in
+# espnet2_birq/kernels/allocator.py).
 cpu_training() {
     local settings
     export OMP_NUM_THREADS=$1

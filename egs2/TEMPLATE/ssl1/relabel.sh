@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # variables are those of birq.sh
-# Sourced by birq.sh: iterations, and stage 5, which labels the sets for the next one.
+# shellcheck disable=SC2034  # the variables are those of birq.sh
+# Sourced by birq.sh: iterations, and stage 5, which labels the sets for an iteration.
 
-entry() {  # entry LIST K: its K-th word, counted from 0; the last one serves all later
+entry() {  # entry LIST K: prints word K of LIST, counted from 0; its last word if it has fewer
     local words
     read -r -a words <<< "$1"
     echo "${words[$(($2 < ${#words[@]} ? $2 : ${#words[@]} - 1))]}"
@@ -39,8 +39,8 @@ check_iterations() {
     done
 }
 
-# Sets ssl_exp, packed_model; and where there are labels, labels_dir, else "": of
-# iteration `iter`. The first has the names that it has without any other.
+# Sets iter, and for this iteration ssl_exp, packed_model, config and labels_dir, which is
+# empty without labels from disk. Iteration 0 has the names it would have as the only one.
 use_iteration() {  # use_iteration ITER
     local name=${ssl_tag} before=${ssl_tag}
     iter=$1
@@ -64,13 +64,13 @@ use_iteration() {  # use_iteration ITER
     fi
 }
 
-# Whether a stage of the iterations is to be run: --stage is for the first of them. The
-# statistics of stage 6 serve all.
+# Whether to run a stage of the current iteration: --stage applies only to the first one, and
+# the statistics of stage 6 serve all iterations.
 due() {  # due STAGE
     if [ "${iter}" -gt "${train_start_iter}" ]; then [ "$1" -ne 6 ]; else run_stage "$1"; fi
 }
 
-label_with() {  # label_with COMMAND OPTIONS: here or on a cluster, with a GPU if there is one
+label_with() {  # label_with COMMAND OPTIONS: runs it, here or on a cluster, on a GPU if ngpu > 0
     local command=$1 run=${train_cmd} device=cpu
     shift
     if [ "${ngpu}" -gt 0 ]; then run="${cuda_cmd} --gpu 1" device=cuda; fi
@@ -87,7 +87,7 @@ relabel() {
     rm -rf "${labels_dir}"/splits*
     if [[ ${labels_source} =~ ^(mfcc|input)$ ]]; then
         config=${train_config} check_config "${labels_dir}/full.yaml"
-        # Nothing but what its frames depend on, so that it is the same next time.
+        # Keep only what the frames depend on, so that other settings do not change the file.
         ${python} -c "
 import sys, yaml
 conf = yaml.safe_load(sys.stdin)
@@ -126,7 +126,7 @@ yaml.safe_dump(conf, sys.stdout, sort_keys=False)
 
 iterate() {
     local last=${train_stop_iter}
-    # Without a model there is nothing to go on with.
+    # Without training, there is no model to label the next iteration with.
     if [ "${stop_stage}" -lt 7 ]; then last=${train_start_iter}; fi
     for iter in $(seq "${train_start_iter}" "${last}"); do
         use_iteration "${iter}"

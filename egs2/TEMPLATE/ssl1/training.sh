@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # variables are those of birq.sh
-# Sourced by birq.sh: what its stages 6 and 7 do.
+# shellcheck disable=SC2034  # the variables are those of birq.sh
+# Sourced by birq.sh: functions for its stages 6 and 7.
 
 audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
     case "$(cat "$1/audio_format" 2>/dev/null || echo "${audio_format}")" in
@@ -8,7 +8,7 @@ audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
         *) echo sound ;;
     esac
 }
-check_config() {  # check_config [OUT]: also sets `frontend`, which statistics depend on
+check_config() {  # check_config [OUT]: also sets `frontend`, on which statistics depend
     local x _dir _source _stage
     [ -f "${train_config}" ] ||
         fail "--train_config '${train_config}': no such file; see conf/"
@@ -78,7 +78,7 @@ collect_statistics() {
     for x in train valid; do made_from write stats "${x}"; done
 }
 
-# Sets train_command, split_dir and, for what is split, split_lists.
+# Sets train_command, split_dir, and split_lists, the lists to split.
 make_train_command() {
     local normalize=() labels=() scp=${_train_dir}/wav.scp
     local shape=${ssl_stats_dir}/train/speech_shape train_labels=
@@ -103,7 +103,7 @@ make_train_command() {
             "${labels_dir}/${valid_set}/labels.scp,labels,kaldi_ark")
     fi
     local jobname=${ssl_exp}/train.log
-    [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE: no "/" in a name
+    [[ ${cuda_cmd} != *queue*.pl* ]] || jobname=${ssl_exp##*/}  # SGE allows no "/" in names
     # shellcheck disable=SC2206
     train_command=(${python} -m espnet2.bin.launch
         --cmd "${cuda_cmd} --name ${jobname}"
@@ -144,7 +144,7 @@ train() {
     make_train_command
     if [ "${feats_normalize}" = global_mvn ]; then
         # Keep the statistics next to the model, which always needs them. A resumed
-        # training has them already.
+        # training already has them.
         _feats_stats=${ssl_exp}/feats_stats.npz
         need "${ssl_stats_dir}/train/feats_stats.npz" 6
         [ -e "${ssl_exp}/checkpoint.pth" ] && [ -e "${_feats_stats}" ] ||
@@ -154,7 +154,8 @@ train() {
         ! grep -qsE '^ *iterator_type: *category' "${config}" ||
             fail "--num_splits_ssl and iterator_type category exclude each other:" \
                 "ESPnet's category sampler needs the whole set"
-        # Stage 6, or of labels 5, removes them; until then, a resumed training reads the same.
+        # Stage 6 (with labels, stage 5) removes the parts; until then, a resumed training
+        # reads the same ones.
         if [ ! -e "${split_dir}/.done" ]; then
             rm -rf "${split_dir}"
             # shellcheck disable=SC2086
@@ -170,9 +171,9 @@ train() {
     if [ "${ngpu}" -eq 0 ]; then
         cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
     fi
-    trap '' USR1  # for the training alone, which saves its state and exits with 85
+    trap '' USR1  # only the training reacts: it saves its state and exits with 85
     "${train_command[@]}" || {
-        # as run.pl ends a log, and as slurm.pl, queue.pl and pbs.pl do
+        # the last line of a log of run.pl, or of slurm.pl, queue.pl and pbs.pl
         grep -qE "^# (Ended \(code 85\)|Finished at .* with status 85$)" \
             "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
         log "Stopped by a signal; the same command resumes from here"

@@ -6,8 +6,8 @@
 #   --protocol strong                     CTC and a decoder on 100 BPE units, beam search
 #   ./run.sh --ssl_model FILE --asr_tag yodas --mic ihm     another pretrained encoder
 # --mic (ihm, sdm1, mdm8, mix), --ami, --annotations, --partition, --beamformed go to
-# local/data.sh (use the same as for ../ssl1/run.sh), all other options to finetune.sh and
-# asr.sh. Not run at full size yet.
+# local/data.sh (with the same values as for ../ssl1/run.sh), all other options to
+# finetune.sh and asr.sh. Not run at full size yet.
 set -e
 set -u
 set -o pipefail

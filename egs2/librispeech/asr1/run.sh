@@ -9,13 +9,13 @@
 #   --train_hours 10            fine-tunes on that many hours of train_clean_100 (usually
 #                               10 or 1), in exp/10h, with half the updates
 #   --self_train 2 --unlabelled_set NAME
-#                               to add to an earlier command: rounds of self-training on
+#                               added to an earlier command: rounds of self-training on
 #                               dump/raw/NAME; see self_train.sh --help
 #   ./run.sh --method birq --librispeech /corpora --valid_set dev_clean \
 #       --test_sets "dev_clean test_other"         uses only a part of the corpus
 # --librispeech, --parts, --lm (downloads the official 4-gram), --skip_bad, --resample,
-# --dry_run, --list go to local/data.sh (use the same as for ../ssl1/run.sh), all other
-# options to finetune.sh and asr.sh.
+# --dry_run, --list go to local/data.sh (with the same values as for ../ssl1/run.sh), all
+# other options to finetune.sh and asr.sh.
 set -e
 set -u
 set -o pipefail
@@ -36,8 +36,8 @@ if [[ ${method} == *_c[12] ]]; then
 fi
 need=${train_set},${valid_set},${test_sets// /,}
 if [ -n "${train_hours}" ]; then
-    # Units are trained on the whole set, so that all experiments share them. 30 epochs of
-    # 260 batches are half of the updates for the whole set.
+    # BPE units are trained on the whole set and thus shared by all experiments. 30 epochs
+    # of 260 batches are half of the updates used for the whole set.
     data_opts+=(--subset "${train_set}:${train_hours}")
     protocol_opts+=(--expdir "exp/${train_hours}h" --asr_args "--num_iters_per_epoch 260"
         --lm_train_text "data/${train_set}/text" --bpe_train_text "data/${train_set}/text")

@@ -10,7 +10,7 @@
 #   ./run.sh --ngpu 1 --ssl_args "--batch_bins 11200000 --accum_grad 4"
 #                               the same batch on one GPU
 # --librispeech, --parts, --lm, --skip_bad, --resample, --dry_run, --list go to
-# local/data.sh (its --help explains them), all other options (--stage, --ngpu, ...) to
+# local/data.sh (see its --help), all other options (--stage, --ngpu, ...) to
 # birq.sh.
 set -e
 set -u

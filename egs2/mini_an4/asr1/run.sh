@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fine-tunes the encoder of ../ssl1 on eight real utterances, decodes and scores, as a test
-# of the recipe that takes a minute. Options: ./finetune.sh --help
+# Fine-tunes the encoder of ../ssl1 on eight real utterances, decodes and scores: a test of
+# the recipe that takes a minute. Options: ./finetune.sh --help
 set -e
 set -u
 set -o pipefail

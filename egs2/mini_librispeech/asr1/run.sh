@@ -6,12 +6,12 @@
 #   --protocol quick            the same with 300 updates: minutes on a CPU
 #   --protocol strong           CTC and a decoder on 300 BPE units, beam search
 #   --protocol joint            CTC and BEST-RQ in one training, on the labelled set and all
-#                               speech of ../ssl1 (after its stage 6); with --method scratch
+#                               speech of ../ssl1 (after its stage 6); use --method scratch
 #   --self_train 2 --unlabelled_set train
-#                               to add to an earlier command: rounds of self-training on
+#                               added to an earlier command: rounds of self-training on
 #                               dump/raw/train; see self_train.sh --help
-# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (use the same
-# as for ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
+# --librispeech, --train, --dev, --held_out, --test_other go to local/data.sh (with the same
+# values as for ../ssl1/run.sh), all other options to finetune.sh and asr.sh.
 set -e
 set -u
 set -o pipefail

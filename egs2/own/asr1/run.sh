@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Fine-tunes on your own transcribed speech, decodes and scores (docs/own_data.md). Sets are
-# Kaldi data directories with text, anywhere on the disk; nothing is written to them.
+# Kaldi data directories with text, anywhere on disk; nothing is written to them.
 #   ./run.sh --train_set /kaldi/data/train --valid_set /kaldi/data/dev \
 #       --test_sets "/kaldi/data/eval1 /kaldi/data/eval2"
-#   --method birq    as pretrained by ../ssl1/run.sh; or scratch (without pretraining)
-#   --size small     or base, large: as pretrained
-#   --ssl_model FILE --asr_tag NAME     another pretrained model (method and size say with
-#                    which configuration; --asr_config gives another)
-#   --resample true  accepts audio of another rate than 16 kHz
+#   --method birq    as for ../ssl1/run.sh; or scratch (without pretraining)
+#   --size small     as for ../ssl1/run.sh: small, base or large
+#   --ssl_model FILE --asr_tag NAME     another pretrained model (--size then selects only
+#                    its configuration; --asr_config overrides it)
+#   --resample true  accept audio at other sampling rates than 16 kHz
 # CTC on characters, 30 epochs, greedy decoding. All other options go to finetune.sh and
 # asr.sh.
 set -e

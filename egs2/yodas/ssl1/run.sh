@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pretrains on YODAS, by default on 5,000 hours of English.
-#   ./run.sh --yodas /corpora/yodas --ngpu 8               a copy on disk, either release
+#   ./run.sh --yodas /corpora/yodas --ngpu 8               a copy on disk of either release
 #   ./run.sh --hub yodas --ngpu 8                          from the Hugging Face hub
 #   ./run.sh --yodas DIR --lang "de en fr" --hours 500     at most 500 hours per language,
 #                             mixed by temperature (conf/train_birq_multilingual.yaml)
@@ -9,9 +9,9 @@
 #                                       train_birq_stop_gradient.yaml: without BiRQ's
 #                                       gradient through the labels
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
-# local/data.sh, which is stage 1 and does the whole data preparation. --set_name is the
-# set's name (default: from language and hours); its experiments are in exp/<set name>. All
-# other options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8
+# local/data.sh, which is stage 1 and does the whole data preparation. --set_name names the
+# set (default: from language and hours); its experiments are in exp/<set name>. All other
+# options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8
 # reduces the trainer's memory.
 set -e
 set -u
@@ -30,7 +30,7 @@ case "${lang}" in
     *" "*) config=conf/train_birq_multilingual.yaml ;;
     *) config=conf/train_birq.yaml ;;
 esac
-# local/data.sh has already made the output of stages 2 to 4.
+# The output of stages 2 to 4 has already been made by local/data.sh.
 ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
     --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \
     --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"

@@ -27,7 +27,7 @@ def encode(samples, rate=FS, kind="WAV"):
 
 
 def write_tar(path, files):
-    """Write a .tar.gz of names and bytes, in their order."""
+    """Write a .tar.gz with the given names and contents, in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
         for name, content in files.items():
@@ -49,7 +49,7 @@ class Release:
         return self.root / "data" / subset / kind / f"{number}{ending}"
 
     def add(self, shard, videos, rate=FS, extra=None):
-        """Add a shard: video to [(start, end, caption)] in seconds."""
+        """Add a shard; videos: mapping from id to [(start, end, caption)], in seconds."""
         files, captions, durations = {}, {}, {}
         for video, segments in videos.items():
             whole = noise(video, max((end for _, end, _ in segments), default=2), rate)
@@ -84,7 +84,7 @@ class Release:
 
 @pytest.fixture(params=["yodas", "yodas2"])
 def release(request, tmp_path):
-    """An empty release, of each kind."""
+    """Empty release of either kind."""
     return Release(tmp_path / request.param, request.param)
 
 

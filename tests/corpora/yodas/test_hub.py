@@ -73,7 +73,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(make_release, monkeypatch):
-    """A server with a release, which huggingface_hub takes for the hub."""
+    """Server with a release, used by huggingface_hub instead of the hub."""
     release = make_release("yodas2")
     for number in range(4):
         release.add(f"en000/{number:08d}", {f"video{number}": ONE})
@@ -81,7 +81,7 @@ def hub(make_release, monkeypatch):
     server.root, server.asked = release.root, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    # The address is read from HF_ENDPOINT when huggingface_hub is imported: too early.
+    # HF_ENDPOINT would have no effect, since it is read when huggingface_hub is imported.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(
@@ -108,7 +108,7 @@ def test_downloaded_shards_are_those_of_a_copy(hub, prepare, tmp_path):
     assert len(read_scp(tmp_path / "hub/yodas/wav.scp")) == 6
     head = json.loads((tmp_path / "hub/yodas/manifest.jsonl").open().readline())
     assert head["revision"] == REVISION
-    # Downloads are removed, and not made again.
+    # Downloads are removed, and not repeated.
     assert not (tmp_path / "hub/shards/downloads_yodas2").exists()
     before, count = tree(tmp_path / "hub"), len(server.asked)
     download(tmp_path / "hub", "--parts", "en")

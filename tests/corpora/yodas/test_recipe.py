@@ -16,13 +16,13 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, an4_tarball):
-    """A copy of egs2/, conf/ and local/; the folder egs2/yodas/ssl1 in it."""
+    """The folder egs2/yodas/ssl1 in a copy of egs2/, conf/ and local/."""
     top = copy_checkout(tmp_path_factory.mktemp("checkout"), an4_tarball.parents[3])
     return top / "egs2" / "yodas" / "ssl1"
 
 
 def run_recipe(recipe, *options, check=True):
-    """Run run.sh on one thread of the CPU; return what it says."""
+    """Run run.sh on one CPU thread; return its output."""
     command = ["./run.sh", "--ngpu", "0", "--num_threads", "1", "--nj", "2", *options]
     return run(command, recipe, check).stdout
 
@@ -53,7 +53,7 @@ def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
     train = recipe / "dump" / "raw" / "en_sw_1h"
     assert set(read_scp(train / "category2utt")) == {"en", "sw"}
 
-    # Stage 7 again, on parts of the lists; not with the category sampler.
+    # Run stage 7 again with split lists, which exclude the category sampler.
     tiny = ["--ssl_args", f"{TINY} --resume false", "--num_splits_ssl", "2"]
     again = [*languages, *tiny, "--stage", "7"]
     assert "exclude each other" in run_recipe(recipe, *again, check=False)

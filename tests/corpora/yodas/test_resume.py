@@ -58,7 +58,7 @@ def test_kill_and_repeat(release, tmp_path):
         stages.add(len(list(out.glob("shards/en000/*"))))
         assert os.waitpid(start(arguments), 0)[1] == 0
         assert tree(out) == wanted, f"kill {kill}"
-    assert len(stages) > 1  # it was not always at the same place
+    assert len(stages) > 1  # the kills hit different stages
 
 
 def test_kill_again_and_again(make_release, tmp_path):

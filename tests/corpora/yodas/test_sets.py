@@ -29,7 +29,7 @@ def skipped(folder, name="yodas"):
 
 
 def error_of(call, *args):
-    """Run what must fail with one line."""
+    """Return the message of a command that must fail with one line."""
     with pytest.raises(SystemExit) as caught:
         call(*args)
     message = str(caught.value.code)
@@ -80,7 +80,7 @@ def test_real_layout(shared_data, tmp_path, capsys):
         )
         sets[name] = folder / "yodas"
         assert "27 utterances, 3 speakers" in capsys.readouterr().out
-    # Both releases hold the same speech: one cut by its publisher, one by us.
+    # Both releases contain the same speech, cut by the publisher or by us.
     text = [read_scp(folder / "text") for folder in sets.values()]
     assert text[0] == text[1] and len(text[0]) == 27
     lengths = [read_scp(folder / "utt2num_samples") for folder in sets.values()]
@@ -88,7 +88,7 @@ def test_real_layout(shared_data, tmp_path, capsys):
     wavs = [kaldiio.load_scp(str(folder / "wav.scp")) for folder in sets.values()]
     for utt_id in text[0]:
         first, second = (loader[utt_id][1] for loader in wavs)
-        # The segments of the sample were cut at 16 kHz, before its 24 kHz were made.
+        # The sample's segments were cut at 16 kHz, before it was resampled to 24 kHz.
         assert np.corrcoef(first, second)[0, 1] > 0.99
 
 
@@ -255,7 +255,7 @@ def test_manifest_repeats_and_complains(release, prepare):
     message = error_of(elsewhere, release, "--manifest", manifest)
     assert f"{shard} differs: tar_sha256" in message
     assert not (again.parent / "other" / "yodas").exists()
-    # What is prepared already and changes on disk is noticed, too.
+    # Changes of shards that are already prepared are noticed, too.
     release.add(shard, {"another": [(0, 20, "x")]})
     message = error_of(prepare, release, *options, "--seed", 5, "--min-level", -50)
     assert "a different size than when it was prepared" in message

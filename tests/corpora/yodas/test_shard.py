@@ -21,7 +21,7 @@ TAR, TEXT = "its tar file ", "its text file "
 
 @pytest.fixture
 def two(release):
-    """A release with a good shard and one that a test makes bad."""
+    """Release with a good shard and one that the test damages."""
     release.add(GOOD, {"goodgoodgoo": ONE})
     release.add(BAD, {"badbadbadba": ONE})
     return release
@@ -66,14 +66,14 @@ def test_a_bad_shard_is_reported_and_skipped(two, prepare, damage, reason, capsy
     lines = [json.loads(line) for line in (out / "yodas/manifest.jsonl").open()]
     assert {"shard": BAD, "used": False, "reason": skipped(out)[BAD]} in lines
     assert not (out / "shards" / BAD).exists()
-    # Mended, it is used by the same command.
+    # Once repaired, it is used by the same command.
     two.add(BAD, {"badbadbadba": ONE})
     prepare(two, "--parts", "en", "--valid-hours", 0)
     assert len(read_scp(out / "yodas" / "wav.scp")) == 4
 
 
 def test_a_tar_that_ends_inside_a_member(two, prepare):
-    # gzip is whole then.
+    # The gzip stream is complete here.
     path = two.path(BAD, "audio")
     plain = gzip.decompress(path.read_bytes())
     member = tarfile.open(fileobj=io.BytesIO(plain)).getmembers()[0]
@@ -120,7 +120,7 @@ def test_without_captions_all_audio_is_used(release, prepare):
     lengths = {k: int(v) for k, v in read_scp(out / "utt2num_samples").items()}
     if release.name == "yodas":
         assert sum(lengths.values()) == round(2.4 * 16000)
-    else:  # cut at quiet places, nothing lost
+    else:  # cut at quiet places, without losses
         assert len(lengths) > 2 and sum(lengths.values()) == pytest.approx(48000, abs=3)
         times = [utt_id.rsplit("-", 2)[1:] for utt_id in lengths]
         assert times[0][0] == "00000000" and times[-1][1] == "00000300"

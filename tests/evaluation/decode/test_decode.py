@@ -54,7 +54,7 @@ CONFIG = dict(
 
 
 def make_model(folder, seed=0):
-    """A random model, after a training step for BatchNorm, that outputs many labels."""
+    """Write a random model that outputs many labels, with BatchNorm statistics."""
     folder.mkdir(parents=True, exist_ok=True)
     parser = ASRTask.get_parser()
     args = parser.parse_args(["--output_dir", str(folder)])
@@ -81,7 +81,7 @@ def make_data(folder, samples=SAMPLES, text=True):
     scp, lines = [], []
     for number, length in enumerate(samples):
         path = folder / f"{number}.wav"
-        # A random walk: neither silence nor the same everywhere
+        # A random walk is neither silent nor stationary.
         wave = np.cumsum(generator.normal(size=length)) * 0.01
         soundfile.write(path, np.sin(wave) * generator.uniform(0.1, 0.9), 16000)
         scp.append(f"utt{number} {path}\n")
@@ -113,7 +113,7 @@ def read_texts(path):
 def test_greedy_text_is_that_of_asr_inference(model, tmp_path):
     data = make_data(tmp_path / "test")
     model = copy_model(model, tmp_path / "asr")
-    decode(model, data)  # lengths of 2,500 to 40,000 samples in a batch
+    decode(model, data)  # a batch has lengths of 2,500 to 40,000 samples
     found = read_texts(tmp_path / "asr/ctc_greedy_model/test/text")
     inference = Speech2Text(
         *(model.parent / "config.yaml", model), ctc_weight=1.0, beam_size=1
@@ -124,9 +124,9 @@ def test_greedy_text_is_that_of_asr_inference(model, tmp_path):
         text, tokens, _, _ = inference(wave)[0]
         assert found[f"utt{number}"] == text
     texts = [found[f"utt{number}"] for number in long_enough]
-    # Long enough and different enough that equality says something
+    # The texts are long and different enough for a meaningful comparison.
     assert len(set(texts)) > 4 and min(map(len, texts)) > 0
-    # 800 samples: ESPnet's layer makes no frame of them
+    # ESPnet's input layer makes no frame from 800 samples.
     assert found["utt6"] == ""
     assert "too short" in (tmp_path / "asr/ctc_greedy_model/test/skipped").read_text()
 
@@ -200,7 +200,7 @@ def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):
     assert (figures["utterances"], figures["skipped"]) == (8, 7)
     assert figures["network_rtf"] > 0 and figures["search_rtf_per_core"] > 0
     assert "7 utterances have empty lines" in caplog.text
-    # Restored, they are done, and only they are.
+    # Restored utterances are decoded, and no others.
     for number in range(1, 7):
         (data / f"{number}.wav").write_bytes((data / "0.wav").read_bytes())
     decode(model, data)
@@ -231,7 +231,7 @@ def test_a_model_that_gives_nan_writes_none(model, tmp_path, caplog, monkeypatch
     assert texts["utt0"] and texts["utt2"] and not texts["utt1"]
     assert all(np.isfinite(float(score)) for score in scores.values())
     assert "NaN" not in (out / "results.jsonl").read_text()
-    # What an earlier version has stored of it is not taken.
+    # Results stored by an earlier version are not reused.
     key = json.loads((out / "results.jsonl").read_text().splitlines()[0])
     results = Results(out / "results.jsonl", key)
     results.add({"utt1": dict(tokens=[3], score=float("nan"), seconds=0.0)})
@@ -263,7 +263,7 @@ def test_another_model_starts_afresh_and_the_same_one_does_not(model, tmp_path, 
     mine.write_bytes(make_model(tmp_path / "other", seed=1).read_bytes())
     decode(mine, data)
     assert "starting afresh" in caplog.text and out.read_text() != first
-    # Other audio of the same length under the same name, as a stage 3 leaves it.
+    # Other audio of the same length under the same name, as after another stage 3.
     caplog.clear()
     before = (tmp_path / "asr/ctc_greedy_model/test/score").read_text()
     soundfile.write(data / "0.wav", soundfile.read(data / "1.wav")[0][:9000], 16000)
@@ -324,7 +324,7 @@ def test_blocks_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(one, other)
     assert store.done() == {"u/1", "file", "ü"}
     key = (tmp_path / "x/key.json").read_text()
-    changed = {**audio, "later": "2 5"}  # of no stored one
+    changed = {**audio, "later": "2 5"}  # not a stored utterance
     assert LogProbs(tmp_path / "x", {"model": "a"}, changed).done() == store.done()
     assert (tmp_path / "x/key.json").read_text() == key
     changed = {**audio, "file": "1 5"}

@@ -20,7 +20,7 @@ from espnet2_birq.evaluation.decode.ngram import (
     tune_weights,
 )
 
-# lm/common/test_data of KenLM: what its lmplz made, by generate.sh there.
+# From KenLM's lm/common/test_data: output of its lmplz, made by generate.sh there.
 TOY_TEXT = ["a a b a", "b a a b"]
 TOY_ARPA = """\\data\\
 ngram 1=5
@@ -56,7 +56,7 @@ ngram 3=7
 
 
 def sentences_of(seed, number, words="abcdefgh"):
-    """Sentences in which a word depends on the one before; some words are frequent."""
+    """Draw sentences in which words depend on their predecessors, with frequent words."""
     generator = random.Random(seed)
     found = []
     for _ in range(number):
@@ -114,7 +114,7 @@ def test_pruning_leaves_out_what_is_seldom():
 
 
 def test_bigram_by_the_papers_formula():
-    # Chen and Goodman (TR-10-98), section 3: written out for one n-gram.
+    # Chen and Goodman (TR-10-98), section 3, written out for single n-grams.
     sentences = sentences_of(2, 300, "abcdefghijklmnopqrstuvwxyz")
     model = estimate(sentences, 2)
     pairs = [pair for s in sentences for pair in zip([BEGIN, *s], [*s, END])]
@@ -127,7 +127,7 @@ def test_bigram_by_the_papers_formula():
 
     d = discounts(count.values())
     after = {word: len({x for x, y in count if y == word}) for _, word in count}
-    one = 0.5, 1.0, 1.5  # too few words to estimate those of unigrams
+    one = 0.5, 1.0, 1.5  # defaults for unigrams: too few words to estimate discounts
 
     def shared(counts, d):
         return sum(d[min(c, 3) - 1] for c in counts) / sum(counts)
@@ -217,7 +217,7 @@ def test_the_command(tmp_path, caplog, monkeypatch):
 
 
 def test_lmplz_is_used_where_it_is(tmp_path, monkeypatch):
-    # What lmplz is given, and that its output is taken.
+    # Check the input of lmplz, and that its output is used.
     program = tmp_path / "lmplz"
     program.write_text(
         '#!/bin/sh\necho "$@" > "$0.args"; cat > "$0.text"\n'

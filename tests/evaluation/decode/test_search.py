@@ -115,9 +115,9 @@ def test_silence_is_an_empty_hypothesis(arpa):
 
 
 def espnet_greedy(log_probs, tokens):
-    """asr_inference's search with beam_size 1 and ctc_weight 1."""
+    """Run asr_inference's search with beam_size 1 and ctc_weight 1."""
     ctc = CTC(odim=tokens, encoder_output_size=tokens)
-    ctc.ctc_lo = torch.nn.Identity()  # log-softmax of log-probabilities: the same
+    ctc.ctc_lo = torch.nn.Identity()  # log-softmax does not change log-probabilities
     search = BatchBeamSearch(
         scorers={"ctc": CTCPrefixScorer(ctc=ctc, eos=tokens - 1)},
         weights={"ctc": 1.0},

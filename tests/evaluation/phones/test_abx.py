@@ -21,7 +21,7 @@ SHIFT = 0.04
 
 
 def write_alignment(path, rows):
-    """rows: utterance to [(phone, 10 ms frames)]"""
+    """Write and read an alignment; rows: utterance to [(phone, 10 ms frames)]."""
     lines = (
         name + "\t" + " ".join(f"{p}:{n}" for p, n in row) + "\n"
         for name, row in rows.items()
@@ -38,7 +38,7 @@ def test_triphones_have_neighbours_and_frames(tmp_path):
         (0.05, 0.25, "S", "AH", "IY"),
         (0.13, 0.33, "IY", "S", "T"),
     ]
-    # The second has the frame centred at 300 ms, the eighth; it must be there.
+    # The second needs the eighth frame, which is centred at 300 ms.
     assert len(list(triphones(alignment, 8, SHIFT))) == 2
     assert len(list(triphones(alignment, 7, SHIFT))) == 1
 
@@ -79,7 +79,7 @@ def test_without_fastabx(monkeypatch):
 
 @pytest.mark.parametrize("informative", [True, False])
 def test_planted_triphones(tmp_path, informative):
-    """Frames that are phones have no error, frames of noise that of chance."""
+    """Frames that encode the phone have no errors, frames of noise those of chance."""
     pytest.importorskip("fastabx", reason="fastabx is an extra: pip install fastabx")
     generator = np.random.default_rng(0)
     names = [f"{s}{n}" for s in "stuv" for n in range(20)]

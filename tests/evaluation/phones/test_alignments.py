@@ -14,13 +14,13 @@ ROWS = {
     "a": [("SIL", 3), ("AH", 4), ("S", 1), ("IY", 7), ("SIL", 2)],
     "b": [("T", 5), ("AH", 5), ("SIL", 5)],
 }
-# Other names of the same phones
+# Other names for the same phones
 KALDI = {"SIL": "SIL_S", "AH": "AH0_B", "IY": "IY2_E"}
 MFA = {"SIL": "", "AH": "AH1", "S": "S"}
 
 
 def intervals(rows, names):
-    """(start, end, name) with exact decimal times."""
+    """Yield (start, end, name) with exact decimal times."""
     now = Decimal(0)
     for phone, frames in rows:
         end = now + frames * Decimal("0.01")
@@ -108,7 +108,7 @@ def write_utf16(folder):
 
 
 def write_short(folder):
-    """Praat's short form: values alone, one a line."""
+    """Write Praat's short format: only values, one per line."""
 
     def shorten(text):
         lines = [line for line in text.splitlines() if not line.endswith(":")]
@@ -132,7 +132,7 @@ def test_all_formats_give_the_same_labels(tmp_path, write, shift):
     for name, rows in ROWS.items():
         each = np.repeat([p for p, _ in rows], [n for _, n in rows])  # of 10 ms
         factor = round(shift / 0.01)
-        # The centre of the hop; on a border, what begins there.
+        # The phone at the centre of the hop; on a border, the one that begins there.
         centres = np.arange(factor // 2, len(each), factor)
         labels = alignments[name].frame_labels(len(centres) + 2, shift, classes)
         assert [classes[x] for x in labels[:-2]] == list(each[centres])

@@ -1,4 +1,4 @@
-"""PNMI of labels on disk: by hand, and what does not fit."""
+"""PNMI of labels on disk: computed by hand, and errors for mismatches."""
 
 import re
 
@@ -10,11 +10,11 @@ from espnet2_birq.bin import score_labels
 
 @pytest.fixture
 def files(tmp_path):
-    """Two utterances of 1 s at 25 labels a second; b has no alignment after 0.8 s."""
+    """Two utterances of 1 s, 25 labels per second; b has no alignment after 0.8 s."""
     # a: 0.4 s A, 0.6 s B; b: 0.8 s A
     (tmp_path / "phones.tsv").write_text("a\tA:40 B:60\nb\tA:80\nc\tB:7\n")
     text = tmp_path / "labels"
-    # The unit is the phone, except for one half of A
+    # Units correspond to phones, but A has two
     text.write_text(
         "a " + " ".join(["3"] * 10 + ["7"] * 15) + "\n"
         "b " + " ".join(["5"] * 10 + ["3"] * 10 + ["9"] * 4 + ["-1"]) + "\n"
@@ -27,7 +27,7 @@ def test_by_hand(files, capsys):
     command = ["--alignment", str(folder / "phones.tsv")]
     score_labels.main([*command, "--labels", f"{text},labels,text_int"])
     said = capsys.readouterr().out
-    # 45 frames have a phone; units 3, 5 -> A and 7 -> B: all is known of the phone.
+    # 45 frames have a phone; units 3 and 5 (A) and 7 (B) determine it completely.
     assert said.startswith("PNMI 1.000, by chance 0.")
     assert "3 labels" in said and "45 frames of 2 utterances" in said
     shares = np.array([20, 10, 15]) / 45

@@ -134,10 +134,10 @@ def test_errors(tmp_path, ssl_file):
     (tmp_path / "config.yaml").write_text(
         config.replace("output_size: 16", "output_size: 8")
     )
-    # Which of the two errors it is depends on what does not fit, labels or encoder.
+    # The kind of error depends on whether labels or the encoder do not fit.
     with pytest.raises((ConfigError, DataError), match="alone.pth: "):
         load_model(tmp_path / "alone.pth")
-    config = {**MODEL, "encoder": "conformer"}  # as before there were objectives
+    config = {**MODEL, "encoder": "conformer"}  # no objectives
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ConfigError, match="no 'objectives'"):
         load_model(tmp_path / "alone.pth")
@@ -165,7 +165,7 @@ def test_labels_of_a_teacher_and_from_disk(tmp_path):
     rows[1]["labeller"] = "random_projection"
     file = write_experiment(tmp_path / "ssl", SSLTask, objectives=rows)
     state = torch.load(file)
-    for name in state:  # the teacher has gone elsewhere
+    for name in state:  # make the teacher differ from the encoder
         if name.startswith("teacher.") and state[name].is_floating_point():
             state[name] = state[name] * 1.3
     torch.save(state, file)
@@ -174,7 +174,7 @@ def test_labels_of_a_teacher_and_from_disk(tmp_path):
     plain, _ = SSLTask.build_model_from_file(file.parent / "config.yaml", file)
     plain.eval()
     for wave, look in zip(waves(), looks):
-        assert set(look.labels) == {"anchor", "old"}  # those on disk are no model's
+        assert set(look.labels) == {"anchor", "old"}  # not from disk
         speech, samples = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
         with torch.no_grad():
             codes, frames = plain.label(speech, samples, "old")

@@ -25,7 +25,7 @@ from espnet2_birq.tasks.ssl import SSLTask
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Speech of four speakers with its alignment, and two models."""
+    """Folder with speech of four speakers, its alignment, and two models."""
     top = tmp_path_factory.mktemp("phones")
     write_speech(top)
     write_experiment(top / "one", SSLTask, seed=1, objectives=OBJECTIVES)
@@ -43,7 +43,7 @@ def options(folder, *models, **changed):
 def planted_frames(features_of, frames=4000, phones=5):
     generator = np.random.default_rng(0)
     labels = generator.integers(phones, size=frames)
-    labels[: frames // 4] = 2  # the most frequent one
+    labels[: frames // 4] = 2  # the most frequent phone
     speakers = np.array([f"s{n}" for n in generator.integers(6, size=frames)])
     features = torch.from_numpy(features_of(labels, generator).astype(np.float32))
     return features, Frames({}, {}, labels, speakers, 0)
@@ -83,7 +83,7 @@ def test_features_without_a_relation_give_the_majority():
 
 
 def test_what_is_learned_on_tested_speakers_does_not_count():
-    """Features that are phones for the tested speakers alone are of no use."""
+    """Features that encode phones only for the tested speakers do not help."""
 
     def features_of(labels, generator):
         return np.eye(5)[labels]
@@ -115,7 +115,7 @@ def test_frames_have_their_phones_and_speakers(folder):
     model = load_model(folder / "one" / "model.pth")
     frames = collect(model, corpus, [0, 2], 100_000)
     classes = np.array(corpus.classes)[frames.phones]
-    # Of 20 mel bands below 8 kHz, a tone's own is the loudest of a frame.
+    # The loudest of a frame's 20 mel bands (below 8 kHz) is that of the tone.
     loudest = frames.layers[0].unflatten(1, (4, 20)).mean(dim=1)
     for phone, band in (("AA", slice(0, 7)), ("IY", slice(10, 16))):
         rows = torch.from_numpy(classes == phone)
@@ -135,7 +135,7 @@ def test_fewer_frames_are_every_nth(folder):
     every = collect(model, corpus, [1], 100_000)
     some = collect(model, corpus, [1], len(every.phones) // 3)
     assert len(some.phones) / len(every.phones) == pytest.approx(1 / 3, abs=0.05)
-    # Each is one of all, in the same order.
+    # The chosen frames are some of all frames, in the same order.
     places = torch.cdist(some.layers[1], every.layers[1]).argmin(dim=1)
     assert torch.allclose(some.layers[1], every.layers[1][places], atol=1e-4)
     assert (places.diff() > 0).all()
@@ -151,7 +151,7 @@ def test_silence_left_out(folder):
     frames = collect(model, corpus, [0], 100_000)
     assert corpus.classes == ("AA", "IY")
     whole = collect(model, corpus_of(folder), [0], 100_000)
-    # Frames beyond the end of the alignment have no phone in either.
+    # In both cases, frames beyond the end of the alignment have no phone.
     silent = (np.array(corpus_of(folder).classes)[whole.phones] == "SIL").sum()
     assert frames.unlabelled == whole.unlabelled + silent
     assert len(frames.phones) == len(whole.phones) - silent
@@ -170,7 +170,7 @@ def test_command(folder, capsys):
     for model in result["models"]:
         assert [layer["layer"] for layer in model["layers"]] == [0, 1, 2]
         assert model["frame_shift"] == 0.04
-        # Whoever hears a tone knows it; at borders two of them share a frame.
+        # The input reveals each phone's tone, except in frames with a border.
         assert model["layers"][0]["accuracy"]["mean"] > 0.9
         assert model["majority"]["mean"] < 0.6
         for layer in model["layers"]:
@@ -184,7 +184,7 @@ def test_command(folder, capsys):
     ]
     assert len(one["objectives"][0]["books"]) == 2
     assert untrained["objectives"] == []
-    # The input is the same for all, and so is what is found there.
+    # All models have the same input, and thus the same results for it.
     assert one["layers"][0]["pnmi"] == two["layers"][0]["pnmi"]
     for model, difference in zip((two, untrained), result["differences"]):
         assert (difference["model"], difference["minus"]) == (model["name"], "one")
@@ -257,7 +257,7 @@ def test_errors_are_one_line(folder, changed, message):
     (folder / "late.ctm").write_text("s0-u0 1 0 99 AA\ns1-u0 1 0 1 AA\n")
     (folder / "same.ctm").write_text("s0-u0 1 0 1 AA\ns1-u0 1 0 1 AA\n")
     (folder / "one.ctm").write_text("s0-u0 1 0 1 AA\n")
-    # Between the centres of two frames, at 220 and 260 ms
+    # Between the centres of two frames, 220 and 260 ms
     (folder / "after.ctm").write_text("s0-u0 1 0.23 0.001 A\ns1-u0 1 0.23 0.001 A\n")
     changed = {key: str(value).format(folder) for key, value in changed.items()}
     out = folder / "failed.json"
@@ -286,7 +286,7 @@ def test_a_model_that_diverged(folder, tmp_path):
 
 
 def test_real_speech(shared_data, tmp_path):
-    """Ten real speakers to test on: better than the majority."""
+    """On ten real speakers, the probe is better than the majority class."""
     librispeech = shared_data / "librispeech"
     script = librispeech / "unpack_dev_clean.py"
     subprocess.run([sys.executable, script, tmp_path], check=True)

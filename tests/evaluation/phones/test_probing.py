@@ -16,7 +16,7 @@ from espnet2_birq.evaluation.phones.probing import (
 
 
 def problem(frames=600, size=8, classes=5, seed=0):
-    """Classes that overlap, of values with scales and offsets of their own."""
+    """Draw overlapping classes; each feature has its own scale and offset."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(classes, size=frames)
     centres = generator.standard_normal((classes, size))
@@ -34,7 +34,7 @@ def test_it_is_scikit_learn_s_logistic_regression(l2):
     scaled = StandardScaler().fit_transform(features.astype(np.float64))
     theirs = LogisticRegression(C=1 / (l2 * len(labels)), tol=1e-8, max_iter=5000)
     theirs.fit(scaled, labels)
-    # A common offset of all biases changes nothing; scikit-learn's sum to 0.
+    # A common offset of all biases has no effect; scikit-learn's sum to 0.
     bias = probe.bias - probe.bias.mean()
     assert np.abs(probe.weight.numpy() - theirs.coef_).max() < 2e-3
     assert np.abs(bias.numpy() - theirs.intercept_).max() < 2e-3
@@ -73,7 +73,7 @@ def test_accuracy_of_speakers():
     assert found == {"a": 0.5, "b": pytest.approx(2 / 3)}
     mean, error = mean_and_error(list(found.values()))
     assert mean == pytest.approx(7 / 12)
-    assert error == pytest.approx(abs(2 / 3 - 0.5) / 2)  # of two: half their distance
+    assert error == pytest.approx(abs(2 / 3 - 0.5) / 2)  # half the distance
     assert mean_and_error([0.5]) == (0.5, None)
 
 

@@ -32,7 +32,7 @@ def test_the_same_number_of_each_speaker_from_the_first():
         ["a-000", "a-001", "a-002", "a-003", "b-000", "b-001"]
         + ["c-000", "c-001", "c-002"]
     )
-    # One of those who have a third is one too many for nine: the first in order.
+    # Only one speaker gets a fourth utterance: the first in order.
     assert Counter(one.speaker for one in choose(some(a=9, b=9), 8)) == {"a": 4, "b": 4}
     assert len(choose(some(a=2, b=1), 400)) == 3
     with pytest.raises(DataError, match="of 1 speaker: half"):
@@ -41,7 +41,7 @@ def test_the_same_number_of_each_speaker_from_the_first():
 
 def test_sides_have_no_speaker_in_common():
     assert held_out_speakers(["e", "b", "a", "b", "d", "c"]) == ["b", "d"]
-    # As text: 84 comes after 777.
+    # Sorted as text, 84 comes after 777.
     assert held_out_speakers(["84", "777", "1272"]) == ["777"]
 
 

@@ -17,7 +17,7 @@ from espnet2_birq.evaluation.wer.transcripts import fold_case
 
 
 def slow_counts(ref, hyp):
-    """Counts by recursion from the end, with costs and order of choice of sclite."""
+    """Count by recursion from the end, with sclite's costs and tie-breaking."""
     cost, step = {(0, 0): 0}, {}
     for i in range(len(ref) + 1):
         for j in range(len(hyp) + 1):
@@ -95,7 +95,7 @@ def test_characters():
 
 
 def test_optional_words():
-    # Missing, it is right; another word in its place is wrong.
+    # A missing optional word is correct; another word in its place is wrong.
     refs, hyps = ["u a u b", "u", "u"], ["a b", "x", "u"]
     expected = [[4, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
     assert count_errors(refs, hyps, optional="u").tolist() == expected
@@ -114,7 +114,7 @@ def test_too_long(monkeypatch):
 
 @needs_nist
 def test_same_as_nist(tmp_path):
-    """2000 utterances, empty ones and words that are not ASCII among them."""
+    """2000 utterances, including empty ones and words that are not ASCII."""
     refs, hyps = random_set(2000, 4)
     theirs = scores(run_sclite(tmp_path, refs, hyps))
     ours = count_errors(

@@ -128,7 +128,7 @@ def test_characters_are_those_of_espnet():
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A reference and two systems as Kaldi text, of nine speakers."""
+    """Reference and two systems as Kaldi text, with nine speakers."""
     monkeypatch.chdir(tmp_path)
     refs, a = random_set(300, 0)
     b = {u: refs[u] if i % 3 else text for i, (u, text) in enumerate(a.items())}
@@ -209,7 +209,7 @@ def test_normalised_on_both_sides(tmp_path, monkeypatch, capsys):
     for name in ("none", "kaldi"):
         (row,) = json.loads(show(capsys, *args, "--normalize", name))
         counts[name] = [row["wer"][x] for x in ("correct", "sub", "del", "ins")]
-    # O. K. is one word; um may be missing.
+    # "O. K." is one word, and "um" is optional.
     assert counts == {"none": [2, 1, 2, 1], "kaldi": [4, 0, 0, 1]}
 
 
@@ -233,7 +233,7 @@ def test_options_that_do_not_go_together(args, message):
     not SHOW.is_file(), reason="no ESPnet tree (ESPNET_ROOT, tools/espnet)"
 )
 def test_results_md_is_that_of_espnet(tmp_path, monkeypatch, capsys):
-    """Of 1000 utterances scored by NIST's sclite, three kinds, two sets."""
+    """Two sets of about 500 utterances, three kinds, scored by NIST's sclite."""
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
     for seed, name in enumerate(("decode_a/dev", "decode_a/org/valid")):
@@ -245,7 +245,7 @@ def test_results_md_is_that_of_espnet(tmp_path, monkeypatch, capsys):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils/parse_options.sh").write_text("")
     (tmp_path / "bin").mkdir()
-    for name in ("python3", "git"):  # which the script asks for the environment
+    for name in ("python3", "git"):  # the script calls them to describe the environment
         (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
         (tmp_path / "bin" / name).chmod(0o755)
     theirs = subprocess.run(

@@ -33,7 +33,7 @@ def test_split_trn_id(utt_id, split):
     "utt_id, labels",
     [
         (AMI, Labels("FEE041", "ES2011a", "H00", 34.15, 34.84)),
-        # Of a distant microphone the meeting stands where the speaker does.
+        # For distant microphones, the meeting takes the place of the speaker.
         (
             "AMI_ES2011a_SDM_-AMI_ES2011a_SDM_FEE041_0003415_0003484",
             Labels("FEE041", "ES2011a", "SDM", 34.15, 34.84),
@@ -42,7 +42,7 @@ def test_split_trn_id(utt_id, split):
         ("1089-134686-1089-134686-0000", Labels("1089")),
         ("1089-134686-0000", Labels("1089")),
         ("m1-m1_u", Labels("m1")),
-        ("u1-u1", Labels()),  # the speaker is not known
+        ("u1-u1", Labels()),  # unknown speaker
         ("u1", Labels()),
     ],
 )
@@ -55,12 +55,12 @@ def test_labels_of_a_data_directory(tmp_path):
     assert label(["u1", "ann-u2"], tmp_path) == [Labels("bob"), Labels("ann")]
     (tmp_path / "segments").write_text("u1 rec 0.5 2\nu2 rec 3 4\n")
     assert label(["bob-u1"], tmp_path) == [Labels("bob", "rec", None, 0.5, 2.0)]
-    # To the end of the recording, whose length is not known
+    # To the end of the recording, whose duration is unknown
     (tmp_path / "segments").write_text("u1 rec 0.5 -1\nu2 rec 3 4\n")
     labels = label(["u1", "u2"], tmp_path)
     assert labels[0] == Labels("bob", "rec", None, 0.5)
     assert overlap_shares(labels) == [None, 0.0]
-    # Chapters of a reader are one voice.
+    # All chapters of a reader count as one speaker.
     (tmp_path / "utt2spk").write_text("1-2-u1 1-2\n1-3-u2 1-3\n")
     (tmp_path / "segments").unlink()
     assert label(["1-2-u1", "1-3-u2"], tmp_path) == [Labels("1"), Labels("1")]

@@ -1,4 +1,4 @@
-"""cpWER of meetings of AMI's annotation, with words dropped and changed by a rule."""
+"""cpWER of AMI meetings, with words dropped and changed by a rule."""
 
 import itertools
 import json
@@ -45,7 +45,7 @@ def altered(text, rng):
 
 @pytest.fixture(scope="module")
 def folder(turns, tmp_path_factory):
-    """Files of the headsets' utterances: text and stm, and their hypotheses."""
+    """Folder with references and hypotheses for the headsets, as text and stm."""
     folder = tmp_path_factory.mktemp("files")
     ihm, rng = MICROPHONES["ihm"], random.Random(0)
     texts = {turn.utt_id(ihm): turn.text for turn in turns}
@@ -56,7 +56,7 @@ def folder(turns, tmp_path_factory):
     stm = make_stm(turns, ihm)
     (folder / "stm").write_text(stm)
     of_stm = dict(zip(sorted(texts), stm.splitlines(), strict=True))
-    # Speakers of another recogniser have names of their own.
+    # A recogniser has its own names for speakers.
     names = {"FEE016": "2"}
     lines = []
     for utt_id, line in of_stm.items():
@@ -68,7 +68,7 @@ def folder(turns, tmp_path_factory):
 
 
 def plain_cpwer(ref, hyp):
-    """Try every assignment of streams; a stream without counterpart is all wrong."""
+    """Try all assignments of streams; those without a counterpart are all wrong."""
     names = list(hyp) + [None] * max(0, len(ref) - len(hyp))
     streams = list(ref) + [None] * max(0, len(hyp) - len(ref))
     cost = {
@@ -116,7 +116,7 @@ def test_cpwer_is_that_of_a_plain_search(turns, folder, capsys):
 
 
 def test_times_forbid_matches(turns, folder, capsys):
-    """Words that are right, but a minute late, are wrong in tcpWER alone."""
+    """Correct words a minute late are errors only in tcpWER."""
     late = []
     for line in (folder / "stm").read_text().splitlines():
         head, (start, end), words = line.split()[:3], *split_times(line)
@@ -143,7 +143,7 @@ def test_stm_is_scored_as_utterances(folder, capsys):
 
 
 def test_speakers_that_are_missing(turns, folder, capsys):
-    """A recogniser that has put all words into one stream."""
+    """The recogniser put all words into one stream."""
     one = [
         " ".join([*line.split()[:2], "X", *line.split()[3:]])
         for line in (folder / "hyp.stm").read_text().splitlines()

@@ -47,7 +47,7 @@ def test_hesitations_may_be_missing():
 def test_whisper():
     pytest.importorskip("whisper_normalizer", reason="no whisper-normalizer")
     whisper = get_normalization("whisper").apply
-    # Of the paper's appendix C: spelling, numbers, titles, fillers, contractions.
+    # The paper's appendix C: spelling, numbers, titles, fillers, contractions.
     assert whisper("Mr. Smith's colour, um, twenty-five") == "mister smith is color 25"
     assert whisper("won't [noise] two hundred dollars") == "will not $200"
 
@@ -67,11 +67,11 @@ def test_bad_settings():
 
 @needs_nist
 def test_kaldi_is_the_glm_with_nist(tmp_path):
-    """The counts of csrfilt.sh with our glm, and sclite -D."""
+    """Counts are those of csrfilt.sh with our glm, followed by sclite -D."""
     words = [*HESITATIONS, *SAME_WORDS, "OKAY", "MM-HMM", "YES", "NO", "thumb", "O."]
     refs, hyps = random_set(400, 8, [w for w in words if w != "O. K."])
     rng = random.Random(0)
-    # In the reference alone: csrfilt.sh takes a ctm file word by word.
+    # Only in the reference, since csrfilt.sh maps ctm files word by word.
     for utt_id in rng.sample(list(refs), 50):
         refs[utt_id] = f"{refs[utt_id]} O. K.".strip()
     (tmp_path / "glm").write_text(make_glm())

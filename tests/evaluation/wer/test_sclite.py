@@ -41,7 +41,7 @@ def call_stand_in(folder, *args, **kwargs):
 
 
 def rows(report):
-    """Rows of a report's tables: first column to all numbers after it."""
+    """Return rows of a report's tables: the first column, and all numbers after it."""
     return [
         (match[1], re.findall(r"[\d.]+", match[2]))
         for match in re.finditer(r"^\s*\| *(\S+) *\|(.*\d.*)$", report, re.MULTILINE)
@@ -90,7 +90,7 @@ def test_results_table_of_espnet(tmp_path):
     folder = tmp_path / "exp/asr/decode/test/score_wer"
     folder.mkdir(parents=True)
     (folder / "result.txt").write_text(call_stand_in(tmp_path).stdout)
-    # The script reads this from Kaldi's utils/, and shows the environment first.
+    # The script sources this from Kaldi's utils/, and first shows the environment.
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils/parse_options.sh").write_text("")
     fakes = tmp_path / "fakes"
@@ -175,7 +175,7 @@ def test_same_tables_as_nist(tmp_path):
 
 @needs_nist
 def test_same_report_as_nist(tmp_path):
-    """Every utterance's counts and every speaker's percentages, of 1000 utterances."""
+    """Counts per utterance and percentages per speaker, for 1000 utterances."""
     refs, hyps = random_set(1000, 0)
     theirs = run_sclite(tmp_path, refs, hyps)
     files = [
@@ -189,7 +189,7 @@ def test_same_report_as_nist(tmp_path):
 
 @needs_nist
 def test_rounding_and_null_as_nist(tmp_path):
-    words = " ".join("a" * 16)  # one error of 16 is 6.25 %: sclite says 6.3
+    words = " ".join("a" * 16)  # one error of 16 is 6.25 %, shown as 6.3 by sclite
     ref, hyp = f"{words} (s-1)\na @ b (t-1)\n", f"{words[2:]} (s-1)\na b (t-1)\n"
     ours = call_stand_in(tmp_path, ref, hyp).stdout
     assert "6.3" in ours and rows(ours) == rows(

@@ -32,7 +32,7 @@ def test_interval_of_utterances():
 
 
 def test_interval_of_clusters():
-    """All utterances of a speaker alike: as many as speakers, not as utterances."""
+    """If all utterances of a speaker are equal, only the number of speakers counts."""
     rng = np.random.default_rng(0)
     errors = np.repeat(rng.binomial(10, 0.2, 100), 25)
     tokens, clusters = np.full(2500, 10), np.repeat(np.arange(100), 25)
@@ -56,7 +56,7 @@ def test_intervals_that_cannot_be():
     same = np.full(5, 1), np.full(5, 4)
     assert bootstrap_interval(*same, np.arange(5)) == (0.25, 0.25)
     assert np.isnan(bootstrap_interval(*same, np.zeros(5, int))).all()
-    # Draws of the first alone have no error rate.
+    # Draws with only the first cluster have no error rate.
     interval = bootstrap_interval(np.array([0, 1]), np.array([0, 2]), np.arange(2))
     assert interval == (0.5, 0.5)
 
@@ -64,8 +64,8 @@ def test_intervals_that_cannot_be():
 def test_difference_is_of_the_same_draws():
     rng = np.random.default_rng(1)
     tokens, clusters = np.full(200, 50), np.arange(200)
-    hard = rng.binomial(50, rng.uniform(0.05, 0.6, 200))  # speakers differ much
-    better = hard - rng.binomial(1, 0.5, 200)  # B has half an error less everywhere
+    hard = rng.binomial(50, rng.uniform(0.05, 0.6, 200))  # speakers differ greatly
+    better = hard - rng.binomial(1, 0.5, 200)  # half an error less on average
     result = bootstrap_difference(hard, better, tokens, clusters, resamples=2000)
     assert result.high < 0 and result.p == pytest.approx(2 / 2001)
     assert result.low == pytest.approx(-0.01 - 1.96 * 0.01 / 200**0.5, abs=0.0005)
@@ -114,7 +114,7 @@ def slow_segments(steps_a, steps_b):
 def two_systems(number):
     refs, a = random_set(number, 6)
     other = random_set(number, 7)[1]
-    # B is right where another draw is short, else as A.
+    # B is correct where another draw is short, and equal to A elsewhere.
     b = {u: refs[u] if len(other[u]) < 40 else text for u, text in a.items()}
     fold = [[fold_case(text) for text in side.values()] for side in (refs, a, b)]
     return (refs, a, b), align_all(fold[0], fold[1]), align_all(fold[0], fold[2])
@@ -131,7 +131,7 @@ def test_segments_are_those_of_a_slow_version():
 
 
 def test_segment_boundaries():
-    # Right words: one between two errors joins them, two part them.
+    # One correct word between two errors joins them, two separate them.
     one, right = np.array([1, 0, 1, 0, 0, 2], np.uint8), np.zeros(6, np.uint8)
     assert segment_errors(one, right).tolist() == [[2, 0], [1, 0]]
     # An insertion at the end of one system only.

@@ -3,11 +3,11 @@
 #   --mic MIC           ihm, sdm1, mdm8 or mix (default: ihm)
 #   --ami DIR           folder with amicorpus/ (default: ../ssl1/downloads, from
 #                       local/download.sh)
-#   --annotations DIR   folder of the annotation (default: annotations/ in DIR of --ami)
+#   --annotations DIR   folder of the annotation (default: annotations/ in the folder --ami)
 #   --partition NAME    full-corpus-asr, or a folder of lists (default: full-corpus-asr)
-#   --beamformed DIR    folder of beamformed recordings, for mdm8; missing ones are made
+#   --beamformed DIR    folder for beamformed recordings (mdm8); missing ones are made
 #                       (default: ../ssl1/downloads/beamformed)
-#   --resample true     accept audio of another rate than 16 kHz (default: false)
+#   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
 set -e
 set -u
 set -o pipefail

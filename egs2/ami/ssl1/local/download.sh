@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Downloads AMI's manual annotation 1.6.2 and the recordings of a microphone. To resume,
-# repeat the command. ihm is about 46 GB, sdm1 12 GB, mdm8 92 GB.
+# Downloads AMI's manual annotation 1.6.2 and the recordings of a microphone. Repeat the
+# command to resume. ihm is about 46 GB, sdm1 12 GB, mdm8 92 GB.
 #
 # Usage: local/download.sh MIC [DEST]
 #   MIC   ihm, sdm1, mdm8 or mix
@@ -21,7 +21,7 @@ echo "- http://groups.inf.ed.ac.uk/ami/AMICorpusAnnotations/${name} ${name}" \
     > "${dest}/annotations.list"
 "${fetch}" "${dest}/annotations.list" "${dest}"
 if [ ! -d "${dest}/annotations" ]; then
-    # Unpacked to a temporary folder, so that annotations/ is always complete.
+    # Unpack to a temporary folder, so that annotations/ is always complete.
     rm -rf "${dest}/annotations.part"
     python3 -m zipfile -e "${dest}/${name}" "${dest}/annotations.part"
     mv "${dest}/annotations.part" "${dest}/annotations"

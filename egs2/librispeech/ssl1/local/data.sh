@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Prepares LibriSpeech as data/<set>, with ESPnet's names: train_clean_100, train_clean_360,
-# train_other_500, train_960, dev_clean, dev_other, dev, test_clean, test_other. Sets
-# without all of their parts are not made; the summary lists them.
+# train_other_500, train_960, dev_clean, dev_other, dev, test_clean, test_other. Sets whose
+# parts are incomplete are not made; the summary lists them.
 #   --librispeech DIR   folder of the corpus (default: download it to ../ssl1/downloads,
 #                       60 GB, and as much again when unpacked)
 #   --parts PART,PART   use (and download) only these: train-clean-100,dev-clean,...
 #                       (default: all existing parts, or all seven for a download)
 #   --lm true           also download the official 4-gram to ../ssl1/downloads/
 #                       4-gram.arpa.gz, for decoding; no stage uses it yet
-#   --need SET,SET      stop with an error if one of these is not made; set by run.sh
+#   --need SET,SET      fail if one of these is not made; set by run.sh
 #   --subset SET:H      also make SET_Hh, H hours of the set, balanced over readers
-#   --resample true     accept audio of another rate than 16 kHz (default: false)
+#   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
 #   --skip_bad true     skip bad audio files and list them (default: false)
-#   --dry_run true      show what would be downloaded, check all, write nothing
-#   --list FILE         addresses and checksums, see local/download.sh
+#   --dry_run true      show what would be downloaded, check everything, write nothing
+#   --list FILE         URLs and checksums, see local/download.sh
 set -e
 set -u
 set -o pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Downloads parts of LibriSpeech and unpacks them to DEST/LibriSpeech/PART. Existing parts
-# are left unchanged. To resume, repeat the command.
+# are left unchanged. Repeat the command to resume.
 #
 # Usage: local/download.sh [--dry-run] [--list FILE] DEST PART...
 #   --dry-run    only show what would be done
-#   --list FILE  addresses and checksums (default: openslr.txt next to this script; for a
-#                mirror, give a copy with its addresses)
+#   --list FILE  URLs and checksums (default: openslr.txt next to this script; for a mirror,
+#                give a copy with its URLs)
 #   DEST         folder. The whole corpus needs 60 GB for the archives, which are kept and
 #                may be deleted later, and as much again for the audio.
 #   PART         train-clean-100, train-clean-360, train-other-500, dev-clean, dev-other,
@@ -39,7 +39,7 @@ for part in "$@"; do
     "${here}/../../../../local/download.sh" ${dry_run} "${wanted}" "${dest}"
     if [ -n "${dry_run}" ] || [ "${part}" = 4-gram ]; then continue; fi
 
-    # Unpacked to a temporary folder, so that the part's folder is always complete.
+    # Unpack to a temporary folder, so that the part's folder is always complete.
     archive=${dest}/${part}.tar.gz aside=${dest}/.unpack.${part}
     echo "download.sh: unpacking ${archive}" >&2
     rm -rf "${aside}" && mkdir -p "${aside}" "${dest}/LibriSpeech"

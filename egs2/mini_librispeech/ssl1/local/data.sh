@@ -3,11 +3,11 @@
 #   --librispeech DIR   OpenSLR 31's mini LibriSpeech, or any parts of the full corpus, in
 #                       the original layout (default: downloads)
 #   --train PART,PART   parts for training (default: train-clean-5)
-#   --dev PART          part whose last speakers are held out, half of them for valid, half
-#                       for test; the others are added to train (default: dev-clean-2)
+#   --dev PART          part whose last speakers are held out, half for valid and half for
+#                       test; its other speakers are added to train (default: dev-clean-2)
 #   --held_out N        number of speakers to hold out (default: 4)
 #   --test_other PART   second test set (default: none)
-#   --resample true     accept audio of another rate than 16 kHz (default: false)
+#   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
 set -e
 set -u
 set -o pipefail

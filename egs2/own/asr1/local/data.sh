@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Imports your Kaldi data directories as data/NAME, NAME being the last part of their path.
+# Imports your Kaldi data directories as data/NAME, where NAME is the last part of their path.
 #   --set DIR         a directory with wav.scp and text, and utt2spk if speakers are known;
-#                     or a set formatted by ESPnet. To repeat
-#   --resample true   accept audio of another rate than 16 kHz (default: false)
+#                     or a set formatted by ESPnet. May be repeated
+#   --resample true   accept audio at other sampling rates than 16 kHz (default: false)
 set -e
 set -u
 set -o pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Prepares YODAS as dump/raw/<name> and dump/raw/<name>_valid, which need no further stage.
+# Prepares YODAS as dump/raw/<name> and dump/raw/<name>_valid, ready for training.
 # The archives in dump/raw/shards are shared by all sets.
 #   --yodas DIR          release on disk; or
 #   --hub yodas|yodas2   release on the Hugging Face hub
 #   --set_name NAME      name of the set (default: en_5000h)
 #   --lang "LANG ..."    languages, subsets (en000) or shards (en000/00000001) (default: en)
-#   --hours N            hours of each language, or all (default: 5000)
+#   --hours N            hours per language, or all (default: 5000)
 #   --valid_hours N      hours for validation, from other videos (default: 1)
-#   --seed N             random seed of the choice (default: 0)
+#   --seed N             random seed of the selection (default: 0)
 #   --manifest FILE      reproduce the set of a manifest.jsonl; ignores --lang and --hours
 #   --prepare_opts "..." further options of espnet2_birq.bin.prepare_yodas
 #   --nj N               number of shards to prepare in parallel (default: 4)
