@@ -40,9 +40,9 @@ def model(tmp_path):
 
 def test_a_program_instead_of_a_model(model, tmp_path):
     torch.save({"encoder": Program(tmp_path / "ran")}, model)
-    with pytest.raises(DataError, match="model.pth: is damaged, or holds more than"):
+    with pytest.raises(DataError, match="model.pth: is damaged, or contains more than"):
         api.load(model)
-    with pytest.raises(SystemExit, match="error: .*model.pth: is damaged, or holds"):
+    with pytest.raises(SystemExit, match="error: .*model.pth: is damaged, or contains"):
         check_handoff.main([str(model), str(model)])
     assert not (tmp_path / "ran").exists()
 
@@ -60,7 +60,7 @@ def test_a_program_to_go_on_with(tmp_path, name):
     if name == "progress.pth":  # training does not use it and restarts
         ssl_train.main(found)
     else:
-        with pytest.raises(SystemExit, match="it is not loaded: it could run code$"):
+        with pytest.raises(SystemExit, match="it is not loaded: it could execute code$"):
             ssl_train.main(found)
     assert not (tmp_path / "ran").exists()
 
@@ -109,7 +109,7 @@ def test_a_zip_cut_short(tmp_path):
 def test_a_configuration_that_is_none(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="config.yaml: (no YAML|has no options)"):
+    with pytest.raises(ConfigError, match="config.yaml: (no YAML|has no training options)"):
         read_config(tmp_path / "config.yaml")
     assert not (tmp_path / "ran").exists()
 

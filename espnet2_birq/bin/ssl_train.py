@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             SSLTask.main(args=args)
     except UnsafeLoadRefusedError as error:
         fault = str(error).splitlines()[0][:300]
-        sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could run code")
+        sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could execute code")
     except ProcessExitedException as error:
         sys.exit(exit_of_rank(error))
     except OSError as error:

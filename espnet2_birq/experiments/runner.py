@@ -21,6 +21,7 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError
 from espnet2_birq.experiments.spec import (
+    FinetuneSet,
     Spec,
     System,
     merge,
@@ -232,80 +233,92 @@ class Runner:
         Raises:
             DataError: A step failed; the message names its log.
         """
-        key = [self.data_options, self.config(system, seed).read_text()]
+        config = self.config(system, seed)
+        key = [self.data_options, config.read_text()]
         name = f"{system.name}_seed{seed}"
-        model: Path | None = None
-        encoder: list[str | Path] = ["--config", self.config(system, seed)]
+        model: list[Path] = []
         if system.pretrain is not None:
-            model = self.model(system.name, seed)
-            encoder = ["--model", model]
-            trunk = [self.model(system.after, seed)] if system.after else []
-            if not all(one.is_file() for one in trunk):
-                raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
-            config = self.config(system, seed)
-            train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
-            train += ["--train_config", config, "--ssl_tag", name]
-            self._step(
-                f"ssl_{name}",
-                key,
-                [(self.spec.recipe / "ssl1", train)],
-                makes=[model],
-                lists=lambda: [*trunk, *self.ssl_lists()],
-                folder=self.ssl_exp(system, seed),
-            )
-        models = [model] if model else []
+            model = [self.model(system.name, seed)]
+            self._pretrain(system, seed, name, key)
         if self.phones:
+            out = self.phones_file(system, seed)
             measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
-            places = ["--model", encoder[1], "--out", self.phones_file(system, seed)]
+            places = ["--model", *(model or [config]), "--out", out]
             self._step(
                 f"phones_{name}",
                 [*key, self.phones],
                 [(Path.cwd(), [*measure, *places, *self.phones])],
-                makes=[self.phones_file(system, seed)],
-                lists=lambda: models,
+                makes=[out],
+                lists=lambda: model,
             )
-        asr = self.spec.recipe / "asr1"
         if self.spec.probe is not None:
-            probe = [sys.executable, "-m", "espnet2_birq.bin.probe", *encoder]
-            speech = asr / "dump/raw" / self.spec.train_set
-            probe += ["--train", speech, "--seed", str(seed)]
-            probe += ["--out", self.probe_dir(system, seed), "--test"]
-            probe += [asr / "dump/raw" / test for test in self.spec.tests]
-            probe += shlex.split(self.spec.probe)
-            sets = [self.spec.train_set, *self.spec.tests]
-            self._step(
-                f"probe_{name}",
-                [*key, self.spec.probe, self.spec.tests],
-                [(asr, probe)],
-                makes=[self.probe_dir(system, seed) / "probe.json"],
-                lists=lambda: [*models, *self.lists(*sets)],
-                folder=self.probe_dir(system, seed),
-            )
-        asr_config = self.asr_config(system)
-        if asr_config is None:
-            return
+            self._probe(system, seed, name, key, model)
         for one in self.spec.finetune_sets:
-            folder = self.asr_exp(system, seed, one.name)
-            tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
-            tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
-            tune += ["--ssl_model", model or "none", *self._asr_data(one.name)]
-            tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
-            tune += ["--inference_nj", 1]
-            own = [*key, one.name, self.spec.hours_of(one)]
-            own.append(asr_config.read_text())
-            scores = [folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests]
+            self._finetune(system, seed, one, name, key, model)
 
-            def lists(name: str = one.name) -> list[Path]:
-                return [*models, *self.asr_lists(name)]
+    def _pretrain(self, system: System, seed: int, name: str, key: list) -> None:
+        trunk = [self.model(system.after, seed)] if system.after else []
+        if not all(one.is_file() for one in trunk):
+            raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
+        train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
+        train += ["--train_config", self.config(system, seed), "--ssl_tag", name]
+        self._step(
+            f"ssl_{name}",
+            key,
+            [(self.spec.recipe / "ssl1", train)],
+            makes=[self.model(system.name, seed)],
+            lists=lambda: [*trunk, *self.ssl_lists()],
+            folder=self.ssl_exp(system, seed),
+        )
 
-            self._step(
-                f"asr_{name}_{one.name}",
-                own,
-                [(asr, tune)],
-                makes=scores,
-                lists=lists,
-                folder=folder,
-            )
+    def _probe(
+        self, system: System, seed: int, name: str, key: list, model: list[Path]
+    ) -> None:
+        asr, out = self.spec.recipe / "asr1", self.probe_dir(system, seed)
+        sets = [self.spec.train_set, *self.spec.tests]
+        speech, *tests = (asr / "dump/raw" / one for one in sets)
+        probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
+        probe += (
+            ["--model", *model] if model else ["--config", self.config(system, seed)]
+        )
+        probe += ["--train", speech, "--test", *tests, "--out", out]
+        probe += ["--seed", str(seed)]
+        assert self.spec.probe is not None
+        self._step(
+            f"probe_{name}",
+            [*key, self.spec.probe, self.spec.tests],
+            [(asr, [*probe, *shlex.split(self.spec.probe)])],
+            makes=[out / "probe.json"],
+            lists=lambda: [*model, *self.lists(*sets)],
+            folder=out,
+        )
+
+    def _finetune(
+        self,
+        system: System,
+        seed: int,
+        one: FinetuneSet,
+        name: str,
+        key: list,
+        model: list[Path],
+    ) -> None:
+        asr_config = self.asr_config(system)
+        assert asr_config is not None  # see read_spec()
+        folder = self.asr_exp(system, seed, one.name)
+        tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
+        tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
+        tune += ["--ssl_model", model[0] if model else "none"]
+        tune += self._asr_data(one.name)
+        tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
+        tune += ["--inference_nj", 1]
+        self._step(
+            f"asr_{name}_{one.name}",
+            [*key, one.name, self.spec.hours_of(one), asr_config.read_text()],
+            [(self.spec.recipe / "asr1", tune)],
+            makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
+            lists=lambda: [*model, *self.asr_lists(one.name)],
+            folder=folder,
+        )
 
     def _asr_config(self) -> list:
         if self.spec.finetune_config is None:

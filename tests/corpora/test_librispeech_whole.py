@@ -197,7 +197,7 @@ def test_joint_set_of_an_earlier_fuller_corpus(corpus, tmp_path):
     options = ["--librispeech", str(corpus), "--dest", str(tmp_path / "data")]
     main(options)
     (corpus / "train-other-500").rename(tmp_path / "elsewhere")
-    with pytest.raises(SystemExit, match="train_960: is there from an earlier"):
+    with pytest.raises(SystemExit, match="train_960: exists from an earlier"):
         main(options)
     main([*options, "--parts", "dev-clean"])  # does not complain about the others
 

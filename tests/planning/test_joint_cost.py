@@ -74,7 +74,7 @@ def test_plan(tmp_path):
     speed, data = Speed(gpu="a100", gpus=1), dict(hours=1.0, utterance_seconds=3.0)
     assert "a100" in plan_run(configuration(tmp_path), [], speed, **data)
     for wrong, words in (
-        ({"decoder": "transformer"}, "by CTC alone"),
+        ({"decoder": "transformer"}, "with CTC alone"),
         ({"objectives": None}, "objectives"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -61,7 +61,7 @@ def test_it_learns_reports_and_resumes(rows):
     [
         ("local.kmeans:KMeans", "no attribute 'KMeans'"),
         ("local.nothing:KMeans", "No module named 'local.nothing'"),
-        ("subprocess:Popen", "is no Labeller"),
+        ("subprocess:Popen", "is not a Labeller"),
         ("kmeans", "unknown labeller 'kmeans', use one of .* or module:Class"),
     ],
 )

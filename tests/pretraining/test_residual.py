@@ -238,7 +238,7 @@ def test_wrong_options():
 
 def test_labels_before_the_start_and_too_little_speech():
     labeller = make_labeller()
-    with pytest.raises(DataError, match="codebooks are made of training data"):
+    with pytest.raises(DataError, match="codebooks are computed from training data"):
         labeller.label(torch.randn(5, 6))
     labeller.observe(torch.randn(7, 6), torch.ones(7))
     with pytest.raises(DataError, match="7 frames for 8 codes"):

@@ -91,7 +91,7 @@ def test_it_learns():
         ),
         (
             [SPIDR, {**SPIDR, "name": "dinosr", "student": "last", "head": "spidr"}],
-            "head 'spidr': objectives 'spidr' and 'dinosr' see other layers",
+            "head 'spidr': objectives 'spidr' and 'dinosr' see different layers",
         ),
     ],
 )

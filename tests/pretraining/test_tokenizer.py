@@ -287,5 +287,5 @@ def test_errors(rows, conf, message):
 def test_codebooks_are_not_there_yet():
     model = make_model([BRIDLE], tokenizer_conf=ALWAYS).train()
     assert model.unprepared == ["bridle"]
-    with pytest.raises(DataError, match="made of training data by k-means"):
+    with pytest.raises(DataError, match="computed from training data by k-means"):
         model(*make_batch(SECONDS))

@@ -84,7 +84,7 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     os.killpg(job.pid, signal.SIGUSR1)
     printed, _ = job.communicate(timeout=120)
     assert job.returncode == 85, printed[-3000:]
-    assert "Stopped by a signal; the same command goes on" in printed
+    assert "Stopped by a signal; the same command resumes" in printed
     assert (log.parent / "progress.pth").exists()
     # The command shown is the command run.
     line = next(x for x in told.splitlines() if "espnet2.bin.launch" in x)

@@ -94,7 +94,7 @@ def test_a_signal_to_all_processes_saves(folder, number, workers):
     training.start("--log_interval", "2").until("1epoch:train:3-4batch")
     os.killpg(training.process.pid, number)
     assert training.wait() == 85
-    assert f"Stopped by {number.name}; the same command goes on" in training.text()
+    assert f"Stopped by {number.name}; the same command resumes" in training.text()
     assert "Traceback" not in training.text()
     assert state_of(training.out / PROGRESS)["batches"] % CONFIG["accum_grad"] == 0
     assert not (training.out / "1epoch.pth").exists()

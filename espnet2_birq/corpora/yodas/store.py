@@ -128,7 +128,7 @@ class ShardStore:
                 then = read_json(folder / SUMMARY, dict, AGAIN).get("tar_bytes")
                 if now not in (None, then):
                     raise DataError(
-                        f"{shard}: its tar file has another size than when it was "
+                        f"{shard}: its tar file has a different size than when it was "
                         f"prepared; remove {folder} to prepare it again, or choose "
                         "another --dest for the other release"
                     )
