@@ -60,7 +60,9 @@ def test_a_program_to_go_on_with(tmp_path, name):
     if name == "progress.pth":  # training does not use it and restarts
         ssl_train.main(found)
     else:
-        with pytest.raises(SystemExit, match="it is not loaded: it could execute code$"):
+        with pytest.raises(
+            SystemExit, match="it is not loaded: it could execute code$"
+        ):
             ssl_train.main(found)
     assert not (tmp_path / "ran").exists()
 
@@ -109,7 +111,9 @@ def test_a_zip_cut_short(tmp_path):
 def test_a_configuration_that_is_none(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="config.yaml: (no YAML|has no training options)"):
+    with pytest.raises(
+        ConfigError, match="config.yaml: (no YAML|has no training options)"
+    ):
         read_config(tmp_path / "config.yaml")
     assert not (tmp_path / "ran").exists()
 

@@ -132,7 +132,9 @@ def test_how_many_vectors_a_second_must_be_known(conf):
 
 @pytest.mark.parametrize("shape", [(2, 800), (2, 12, 3)])
 def test_no_vectors(shape):
-    with pytest.raises(DataError, match="input_size is 4: give sequences of vectors of 4"):
+    with pytest.raises(
+        DataError, match="input_size is 4: give sequences of vectors of 4"
+    ):
         build().label(torch.randn(shape), torch.tensor([12, 12]), "rvq")
 
 
