@@ -91,7 +91,7 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     training = shlex.split(line.partition(" -- ")[2])
     assert " ".join(training) in log.read_text()
     told, _ = start("--dry_run", "true").communicate(timeout=120)
-    assert "-> exp/ssl_c_raw (is there; would be resumed)" in told
+    assert "-> exp/ssl_c_raw (exists; would be resumed)" in told
 
     job = start("--stage", "7", "--ssl_args", "--max_epoch 2")
     printed, _ = job.communicate(timeout=300)

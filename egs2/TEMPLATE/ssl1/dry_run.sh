@@ -5,7 +5,7 @@
 shown() {  # shown NUMBER WHAT OUTPUT: prints a stage, and whether its OUTPUT exists already
     local state=
     if [ -e "$3" ]; then state=" (exists; would be made again)"; fi
-    if [[ $1 == 7* ]] && [ -e "$3" ]; then state=" (is there; would be resumed)"; fi
+    if [[ $1 == 7* ]] && [ -e "$3" ]; then state=" (exists; would be resumed)"; fi
     echo "stage $1: $2 -> ${3%/made_from.json}${state}"
 }
 
