@@ -6,11 +6,10 @@ import sys
 from collections.abc import Sequence
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(
+    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
     """Help formatter that keeps line breaks and omits uninformative defaults."""
-
-    def _fill_text(self, text, width, indent):
-        return "".join(indent + line for line in text.splitlines(keepends=True))
 
     def _get_help_string(self, action):
         text = action.help or ""

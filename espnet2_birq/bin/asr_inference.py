@@ -20,7 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
     """
     parser = asr_inference.get_parser()
     for action in parser._actions:
-        action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
+        action.help = re.sub(r"%%|%(?!\()", "%%", action.help or "")
     return parser
 
 

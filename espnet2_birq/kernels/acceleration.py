@@ -83,11 +83,16 @@ def train_in_bfloat16(encoder: torch.nn.Module):
             precision.
     """
     forward = encoder.forward
+    tables = [part for part in encoder.modules() if hasattr(part, "pe")]
 
     def mixed(*args, **kwargs):
         device = next(encoder.parameters()).device
+        exact = [part.pe for part in tables]
         with autocast(device, "auto") if encoder.training else nullcontext():
             ys, *rest = forward(*args, **kwargs)
+        if encoder.training:  # ESPnet rounds position tables to the input's precision
+            for part, pe in zip(tables, exact):
+                part.pe = pe
         if isinstance(ys, tuple):  # with layer outputs, for intermediate CTC
             ys = ys[0].float(), [(layer, xs.float()) for layer, xs in ys[1]]
         else:

@@ -221,9 +221,8 @@ class BiRQModel(AbsESPnetModel):
         Returns:
             Loss, statistics, and the weight for ESPnet's averages over batches and
             ranks: the number of masked frames on all ranks (of all frames if only the
-            tokenizer learns). The loss of a rank is its
-            share of the joint batch's loss, so that the mean over ranks equals the mean
-            over all frames, however unevenly labels are distributed.
+            tokenizer learns). The loss of a rank is its share of the joint batch's, so
+            that its mean over ranks is the mean over all frames, however uneven.
             (Batches accumulated by ``accum_grad`` are averaged individually, as
             everywhere in ESPnet: later frame counts are unknown.)
         """
@@ -231,8 +230,7 @@ class BiRQModel(AbsESPnetModel):
             with finite_statistics(self.encoder):
                 return self._step(speech, speech_lengths, **kwargs)
         self.checks.report()
-        devices = [speech.device] if speech.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=[speech.device] if speech.is_cuda else []):
             torch.manual_seed(0)
             return self._step(speech, speech_lengths, **kwargs)
 
@@ -370,8 +368,7 @@ class BiRQModel(AbsESPnetModel):
             optimizer: Optimizer.
             shared: Whether another loss trains the same encoder.
         """
-        if self.tokenizer is not None:
-            optimizer.register_step_pre_hook(lambda *_: rest(self._resting(shared)))
+        optimizer.register_step_pre_hook(lambda *_: rest(self._resting(shared)))
         optimizer.register_step_post_hook(lambda *_: self._count_update())
 
     def _resting(self, shared: bool) -> list[torch.nn.Module]:

@@ -276,6 +276,7 @@ def test_both_weights_zero():
     "changes, words",
     [
         (dict(preencoder="linear"), "preencoder"),
+        (dict(accelerate="auto"), "accelerate is for"),
         (dict(pretraining_conf={"stop": 1}), "stop"),
         (dict(penalty=[[5, 1.0], [3, 0.0]]), "schedule"),
     ],
