@@ -17,6 +17,12 @@ from espnet2_birq.errors import ConfigError
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of a parameter group: remaining frozen updates
+ONE_RATE = (  # schedulers that give all parameter groups the same learning rate
+    "cycliclr",
+    "cosineannealingwarmuprestarts",
+    "exponentialdecaywarmup",
+    "piecewiselinearwarmuplr",
+)
 
 
 def depths(model: torch.nn.Module) -> dict[str, int | None]:
@@ -59,8 +65,9 @@ def build_optimizer(
     """Build an optimizer with a parameter group for each depth of the encoder.
 
     The learning rate is `optim_conf`'s times encoder_lr_decay ** depth (as in BEiT, arXiv
-    2106.08254, after ELECTRA); a scheduler scales all groups alike. During the
-    first freeze_encoder_updates updates, the encoder's gradients are dropped before
+    2106.08254, after ELECTRA); a scheduler scales all groups alike (for onecyclelr, which
+    sets them, max_lr becomes a list with a rate for each group). During the first
+    freeze_encoder_updates updates, the encoder's gradients are dropped before
     they reach the optimizer. They are still computed, so distributed processes
     always exchange the same tensors. The number of remaining frozen updates is part
     of the optimizer's state, and hence of checkpoints. ESPnet clips gradients before
@@ -76,7 +83,7 @@ def build_optimizer(
         ConfigError: An option is out of range, or the encoder has no layers.
     """
     _check_options(args)
-    lr, decay = args.optim_conf["lr"], args.encoder_lr_decay
+    lr, decay = _highest_rate(args), args.encoder_lr_decay
     freeze = args.freeze_encoder_updates
     if args.exclude_weight_decay:
         add_optimizer_hooks(model, **args.exclude_weight_decay_conf)
@@ -89,7 +96,10 @@ def build_optimizer(
     for (depth, special), parameters in sorted(members.items()):
         group = {"params": parameters, "lr": lr * decay**depth, **dict(special)}
         groups.append({**group, FROZEN: freeze if depth else 0})
-    optimizer = optim_class(groups, **args.optim_conf)
+    optimizer = optim_class(groups, **{**args.optim_conf, "lr": lr})
+    if args.scheduler == "onecyclelr":
+        rates = [group["lr"] for group in groups]
+        args.scheduler_conf = {**args.scheduler_conf, "max_lr": rates}
     optimizer.register_step_pre_hook(_drop_gradients)
     deepest = max(depth for depth, _ in members)
     logging.info(
@@ -114,10 +124,28 @@ def _check_options(args: argparse.Namespace) -> None:
             "encoder_lr_decay and freeze_encoder_updates work with ESPnet's own "
             "trainer; leave out sharded_ddp and use_deepspeed"
         )
-    if args.optim_conf.get("lr") is None:
+    if args.scheduler in ONE_RATE and decay != 1:
+        raise ConfigError(
+            f"scheduler {args.scheduler} gives all layers the same learning rate, so that "
+            "encoder_lr_decay has no effect; use another, such as onecyclelr or tristagelr"
+        )
+    if _highest_rate(args) is None:
         raise ConfigError(
             "encoder_lr_decay and freeze_encoder_updates need an lr in optim_conf"
+            + (
+                ", or a max_lr in scheduler_conf"
+                if args.scheduler == "onecyclelr"
+                else ""
+            )
         )
+
+
+def _highest_rate(args: argparse.Namespace) -> float | None:
+    """Return the learning rate outside of the encoder, or None if there is none."""
+    if args.scheduler == "onecyclelr":
+        rate = args.scheduler_conf.get("max_lr")  # a list in a saved config.yaml
+        return rate[0] if isinstance(rate, list) else rate
+    return args.optim_conf.get("lr")
 
 
 def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
-from espnet2.schedulers.tristage_lr import TristageLR
 from espnet2.tasks.abs_task import scheduler_classes
 from two_ranks import one_rank, train
 
@@ -127,16 +126,75 @@ def test_excluded_weight_decay(tmp_path):
     assert members["encoder.encoders.2.feed_forward.w_1.bias"]["lr"] == 0.005
 
 
-def test_a_scheduler_scales_all_groups_alike(tmp_path):
-    _, optimizer, _ = build(tmp_path, encoder_lr_decay=0.5)
-    scheduler = TristageLR(optimizer, max_steps=20)
-    for _ in range(20):
-        rates = sorted({group["lr"] for group in optimizer.param_groups})
-        ratios = [high / low for low, high in zip(rates, rates[1:])]
-        assert ratios == pytest.approx([2, 2, 2, 2])
+SCHEDULERS = {  # options that each of ESPnet's schedulers needs
+    "steplr": {"step_size": 3},
+    "multisteplr": {"milestones": [3, 6]},
+    "exponentiallr": {"gamma": 0.9},
+    "lambdalr": None,  # needs a function: not from a configuration
+    "cosineannealinglr": {"T_max": 20},
+    "onecyclelr": {"max_lr": 0.02, "total_steps": 20, "cycle_momentum": False},
+    "cycliclr": {"base_lr": 0.001, "max_lr": 0.02, "cycle_momentum": False},
+    "cosineannealingwarmrestarts": {"T_0": 5},
+    "cosineannealingwarmuprestarts": {"first_cycle_steps": 20, "max_lr": 0.02},
+    "tristagelr": {"max_steps": 20},
+    "piecewiselinearwarmuplr": {
+        "warmup_steps_list": [0, 5, 10],
+        "warmup_lr_list": [0.0, 0.01, 0.02],
+    },
+    "exponentialdecaywarmup": {
+        "max_lr": 0.02,
+        "min_lr": 0.001,
+        "total_steps": 20,
+        "warmup_steps": 5,
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(scheduler_classes))
+def test_a_scheduler_keeps_the_ratios_or_is_refused(tmp_path, name):
+    """Several of ESPnet's schedulers set the rate of every group."""
+    conf = SCHEDULERS.get(name, {})
+    if conf is None:
+        return
+    changes = {"scheduler": name, "scheduler_conf": conf, "encoder_lr_decay": 0.5}
+    args = parse(tmp_path, **changes)
+    model = ASRTask.build_model(args)
+    try:
+        (optimizer,) = ASRTask.build_optimizers(args, model)
+    except ConfigError as refusal:
+        assert name in str(refusal) and "scheduler" in str(refusal)
+        return
+    scheduler = scheduler_classes[name](optimizer, **args.scheduler_conf)
+    for _ in range(19):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for deeper in range(5):
+            assert rates[deeper] == pytest.approx(rates[0] * 0.5**deeper), rates
         optimizer.step()
-        scheduler.step()
-    assert max(group["lr"] for group in optimizer.param_groups) < 0.0002
+        scheduler.step(*([1.0] if "plateau" in name else []))
+
+
+def test_a_saved_configuration_gives_the_same_rates(tmp_path):
+    """max_lr has become a list; the lr of optim_conf plays no part."""
+    changes = {
+        "optim_conf": {"weight_decay": 0.1},
+        "scheduler": "onecyclelr",
+        "scheduler_conf": {"max_lr": 0.02, "total_steps": 20},
+        "encoder_lr_decay": 0.5,
+    }
+    args = parse(tmp_path, **changes)
+    model = ASRTask.build_model(args)
+    (optimizer,) = ASRTask.build_optimizers(args, model)
+    changes["scheduler_conf"] = args.scheduler_conf
+    (again,) = ASRTask.build_optimizers(parse(tmp_path, **changes), model)
+    rates = [group["lr"] for group in again.param_groups]
+    assert rates == [group["lr"] for group in optimizer.param_groups]
+    assert (rates[0], rates[4]) == (0.02, 0.02 / 16)
+
+
+def test_freezing_alone_goes_with_any_scheduler(tmp_path):
+    conf = SCHEDULERS["cycliclr"]
+    changes = {"scheduler": "cycliclr", "scheduler_conf": conf}
+    build(tmp_path, freeze_encoder_updates=2, **changes)
 
 
 def update(model, optimizer, number):
