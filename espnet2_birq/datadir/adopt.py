@@ -4,7 +4,10 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from espnet2_birq.datadir.audio import ARK_ENTRY
@@ -152,35 +155,37 @@ def _copy_transcripts(source: Path, part: Path) -> None:
     names = ["text"] + ["utt2spk"] * (source / "utt2spk").exists()
     tables = {name: iter_scp(source / name, name == "text") for name in names}
     tables["utterances"] = iter_scp(part / "utt2spk")
-    lines: dict[str, list[str]] = {name: [] for name in names}
-    last = ""
-    for utt_id, row in merge(tables):
-        if "utterances" not in row:
-            continue  # no audio for this utterance, which Kaldi allows
-        for name in names:
-            if name not in row:
-                raise DataError(
-                    f"{source}/{name}: no {utt_id}; add its line, or remove the "
-                    "utterance (Kaldi's utils/fix_data_dir.sh)"
-                )
-            lines[name].append(f"{utt_id} {row[name]}".rstrip() + "\n")
-        speaker = row.get("utt2spk", utt_id)
-        if speaker < last:
-            raise DataError(
-                f"{source}/utt2spk: {utt_id}: speakers are not in order, as Kaldi wants "
-                "them: begin names of utterances with their speaker, or remove utt2spk: "
-                "each is its own speaker then"
+    with ExitStack() as stack:
+        copies = {
+            name: stack.enter_context(
+                (part / f"{name}.copy").open("w", encoding="utf-8")
             )
-        last = speaker
+            for name in names
+        }
+        last = ""
+        for utt_id, row in merge(tables):
+            if "utterances" not in row:
+                continue  # no audio for this utterance, which Kaldi allows
+            for name, file in copies.items():
+                if name not in row:
+                    raise DataError(
+                        f"{source}/{name}: no {utt_id}; add its line, or remove the "
+                        "utterance (Kaldi's utils/fix_data_dir.sh)"
+                    )
+                file.write(f"{utt_id} {row[name]}".rstrip() + "\n")
+            speaker = row.get("utt2spk", utt_id)
+            if speaker < last:
+                raise DataError(
+                    f"{source}/utt2spk: {utt_id}: speakers are not in order, as Kaldi "
+                    "wants them: begin names of utterances with their speaker, or remove "
+                    "utt2spk: each is its own speaker then"
+                )
+            last = speaker
     for name in names:
-        (part / name).write_text("".join(lines[name]), encoding="utf-8")
-    spoken: dict[str, list[str]] = {}
-    for utt_id, speaker in iter_scp(part / "utt2spk"):
-        spoken.setdefault(speaker, []).append(utt_id)
-    (part / "spk2utt").write_text(
-        "".join(f"{speaker} {' '.join(utts)}\n" for speaker, utts in spoken.items()),
-        encoding="utf-8",
-    )
+        (part / f"{name}.copy").replace(part / name)
+    with (part / "spk2utt").open("w", encoding="utf-8") as file:
+        for speaker, rows in groupby(iter_scp(part / "utt2spk"), key=itemgetter(1)):
+            file.write(f"{speaker} {' '.join(utt_id for utt_id, _ in rows)}\n")
 
 
 def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> Adopted:
