@@ -7,7 +7,13 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.experiments.phone_tables import phone_tables
 from espnet2_birq.experiments.plots import plot_all
-from espnet2_birq.experiments.results import Errors, Result, read_results, resample
+from espnet2_birq.experiments.results import (
+    FROZEN,
+    Errors,
+    Result,
+    read_results,
+    resample,
+)
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import objectives_of
@@ -129,29 +135,32 @@ def _error_table(runner: Runner, results: Results, dataset: str, test: str) -> s
 
 
 def _comparisons(runner: Runner, results: Results) -> str:
-    rows = [["systems", "fine-tuned on", "test", "WER", "CER"]]
+    rows = [["systems", "fine-tuned on", "test", "seeds", "WER", "CER"]]
+    sets = [FROZEN, *(one.name for one in runner.spec.finetune_sets)]
     for pair in runner.spec.compare:
         label = " minus ".join(runner.spec.system(name).label for name in pair)
-        for one in runner.spec.finetune_sets:
+        for dataset in sets:
             for test in runner.spec.tests:
-                cells = []
+                cells: list[str] = []
                 for kind in ("wer", "cer"):
-                    key = (one.name, test, kind)
+                    key = (dataset, test, kind)
                     own, other = (_errors(results[name], key) for name in pair)
                     seeds = sorted(own.keys() & other.keys())
                     if seeds:
                         ours, theirs = ([x[y] for y in seeds] for x in (own, other))
-                        cells.append(_interval(resample(ours, theirs), "+"))
+                        cells = cells or [str(len(seeds))]
+                        cells.append(_interval(resample(ours, theirs), "+.2f"))
                 if cells:
-                    rows.append([label, one.name, test, *cells])
+                    rows.append([label, dataset, test, *cells])
     if not rows[1:]:
         return ""
-    return f"""## Differences, in points [95 %]
+    return f"""## Differences of error rates, in points [95 %]
 
 {markdown_table(rows[0], rows[1:])}
 
-Below zero: the first system is better. All intervals are by bootstrap over seeds and
-utterances, the same for both systems; with few seeds they are rough."""
+Below zero: the first system is better. "{FROZEN}" is the probe. All intervals are by
+bootstrap over seeds and speakers (AMI: meetings; utterances if there are fewer than five
+of them), the same for both systems; with few seeds they are rough."""
 
 
 def _errors(by_seed: dict[int, Result], key) -> dict[int, Errors]:
@@ -172,5 +181,5 @@ def _each(values: Sequence[float], form: str) -> str:
     return f"{sum(values) / len(values):{form}} ({'; '.join(each)})"
 
 
-def _interval(score: dict, sign: str = "") -> str:
-    return "{percent:{s}.1f} [{low:{s}.1f}, {high:{s}.1f}]".format(s=sign, **score)
+def _interval(score: dict, form: str = ".1f") -> str:
+    return "{percent:{f}} [{low:{f}}, {high:{f}}]".format(f=form, **score)

@@ -4,7 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_birq.evaluation.wer.experiments import DecodedSet, count_set, find_sets
+from espnet2_birq.evaluation.wer.experiments import (
+    DecodedSet,
+    count_set,
+    find_sets,
+    scored_set,
+)
+from espnet2_birq.evaluation.wer.grouping import label, make_clusters
 from espnet2_birq.evaluation.wer.normalization import get_normalization
 from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
 from espnet2_birq.experiments.runner import SSL_MODEL, Runner
@@ -13,6 +19,7 @@ from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
 from espnet2_birq.reading import read_json
 
 KINDS = ("wer", "cer")
+FROZEN = "frozen"  # stands for the probe where a fine-tuning set would be named
 
 
 class Errors(NamedTuple):
@@ -21,6 +28,7 @@ class Errors(NamedTuple):
     names: list[str]
     errors: np.ndarray  # (U,)
     tokens: np.ndarray  # (U,)
+    clusters: np.ndarray  # (U,), index of the speaker or meeting; see make_clusters()
 
 
 class Pretraining(NamedTuple):
@@ -35,7 +43,7 @@ class Result(NamedTuple):
     """Results so far of one system and seed."""
 
     pretraining: Pretraining | None
-    errors: dict[tuple, Errors]  # by fine-tuning set, test set, "wer" or "cer"
+    errors: dict[tuple, Errors]  # by fine-tuning set or FROZEN, test set, kind of KINDS
     probe: dict | None  # probe.json
     phones: dict | None = None  # results of phone_probe
 
@@ -74,6 +82,10 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
     if runner.is_done(f"phones_{name}"):
         phones = read_json(runner.phones_file(system, seed))
     errors = {}
+    for test in runner.spec.tests if probe is not None else []:
+        decoded = scored_set(runner.probe_dir(system, seed) / test)
+        for kind in KINDS:
+            errors[FROZEN, test, kind] = read_errors(decoded, kind)
     for one in runner.spec.finetune_sets:
         if not runner.is_done(f"asr_{name}_{one.name}"):
             continue
@@ -86,7 +98,8 @@ def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:
     """Count the errors of each utterance, for "wer" or "cer"."""
     names, counts = count_set(decoded, kind, get_normalization("none"))
-    return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1))
+    clusters = make_clusters(label(names)).codes
+    return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1), clusters)
 
 
 def resample(
@@ -94,9 +107,8 @@ def resample(
 ) -> dict[str, float]:
     """Bootstrap an error rate over seeds, or its difference between two systems.
 
-    Seeds and utterances are resampled, jointly for both systems, so the interval covers
-    other training runs and other utterances of similar speakers. With few seeds, it is
-    rough.
+    Seeds and clusters of utterances are resampled, jointly for both systems, so the
+    interval covers other training runs and other speakers. With few seeds, it is rough.
 
     Args:
         own: Errors of each seed, all for the same utterances.
@@ -112,11 +124,13 @@ def resample(
             if one.names != two.names:
                 raise ValueError("two systems decoded different utterances")
         errors -= np.stack([one.errors for one in other])
-    tokens = own[0].tokens
+    number = int(own[0].clusters.max()) + 1
+    sums = np.stack([np.bincount(own[0].clusters, row, number) for row in errors])
+    tokens = np.bincount(own[0].clusters, own[0].tokens, number)
     rates = [
-        errors[np.ix_(rows, picked)].sum(axis=1).mean() / tokens[picked].sum()
-        for picked, rows in bootstrap_draws(len(tokens), len(own), draws=draws)
+        sums[np.ix_(rows, picked)].sum(axis=1).mean() / tokens[picked].sum()
+        for picked, rows in bootstrap_draws(number, len(own), draws=draws)
     ]
     low, high = interval_ends(rates)
-    rate = errors.sum(axis=1).mean() / tokens.sum()
+    rate = sums.sum(axis=1).mean() / tokens.sum()
     return dict(percent=100 * rate, low=100 * low, high=100 * high)

@@ -1,4 +1,4 @@
-"""Error rates over seeds and utterances."""
+"""Error rates over seeds and speakers."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import pytest
 from espnet2_birq.experiments.results import Errors, resample
 
 
-def make(errors, tokens):
+def make(errors, tokens, speakers=None):
     names = [str(number) for number in range(len(tokens))]
-    return Errors(names, np.array(errors), np.array(tokens))
+    clusters = np.arange(len(tokens)) if speakers is None else speakers
+    return Errors(names, np.array(errors), np.array(tokens), clusters)
 
 
 def test_rate_is_the_mean_over_seeds():
@@ -21,15 +22,17 @@ def test_rate_is_the_mean_over_seeds():
 def test_interval_of_a_difference_against_a_slow_bootstrap():
     generator = np.random.default_rng(1)
     tokens = generator.integers(5, 30, size=40)
+    speakers = np.arange(40) // 5
     own, other = (
-        [make(generator.binomial(tokens, rate), tokens) for _ in range(3)]
+        [make(generator.binomial(tokens, rate), tokens, speakers) for _ in range(3)]
         for rate in (0.3, 0.45)
     )
     score = resample(own, other, draws=20000)
     draws = []
     for _ in range(20000):
         seeds = generator.choice(3, size=3)
-        utterances = generator.choice(40, size=40)
+        drawn = generator.choice(8, size=8)
+        utterances = np.concatenate([np.flatnonzero(speakers == one) for one in drawn])
         wrong = sum((own[s].errors - other[s].errors)[utterances].sum() for s in seeds)
         draws.append(100 * wrong / 3 / tokens[utterances].sum())
     assert score["low"] == pytest.approx(np.percentile(draws, 2.5), abs=0.3)

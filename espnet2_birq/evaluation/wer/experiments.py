@@ -86,6 +86,11 @@ def find_sets(experiment: Path) -> list[DecodedSet]:
     return sets
 
 
+def scored_set(folder: Path) -> DecodedSet:
+    """Return the set of a folder <experiment>/<decoding>/<set>."""
+    return DecodedSet(str(folder.parent), "-", folder.name, _trn_pairs(folder))
+
+
 def _trn_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     kinds = (*KINDS, "ter") if (folder / "score_ter").is_dir() else KINDS
     return {
@@ -288,8 +293,7 @@ def score_set(folder: Path, kind: str, case_sensitive: bool = False) -> dict:
         DataError: A trn file is missing or wrong.
     """
     normalization = get_normalization("none", case_sensitive)
-    one = DecodedSet(str(folder.parent), "-", folder.name, _trn_pairs(folder))
-    ids, counts = count_set(one, kind, normalization)
+    ids, counts = count_set(scored_set(folder), kind, normalization)
     clusters = make_clusters(label(ids))
     return {
         "normalization": normalization.name,
