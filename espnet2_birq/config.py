@@ -121,3 +121,35 @@ def sampling_rate(frontend_conf: Mapping[str, Any] | None) -> int:
     if rate <= 0:
         raise ConfigError(f"frontend_conf: fs is a sampling rate in Hz, got {fs!r}")
     return rate
+
+
+def read_criteria(path: Path) -> list[tuple[str, str]]:
+    """Read by what ESPnet selects the best epochs, such as ("valid", "loss").
+
+    Args:
+        path: The config.yaml, a model file next to it, or a training configuration.
+
+    Raises:
+        ConfigError: A file is missing, or best_model_criterion is not a list of criteria.
+    """
+    criteria = getattr(read_config(path), "best_model_criterion", None) or []
+    if not isinstance(criteria, list) or not all(
+        isinstance(x, (list, tuple)) and len(x) > 1 for x in criteria
+    ):
+        raise ConfigError(f"{path}: best_model_criterion is no list of criteria")
+    return [(str(x[0]), str(x[1])) for x in criteria]
+
+
+def averaged_model(path: Path) -> str:
+    """Return the file name of the averaged model that a training will leave.
+
+    It is that of the first criterion on validation data; without any, ESPnet's default.
+
+    Args:
+        path: Training configuration, or an experiment's config.yaml.
+
+    Raises:
+        ConfigError: As by read_criteria().
+    """
+    found = [key for part, key in read_criteria(path) if part == "valid"]
+    return f"valid.{found[0] if found else 'acc'}.ave.pth"

@@ -40,8 +40,7 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
     shift 2
     [[ " $* " == *" ${protocol} "* ]] ||
         { echo "$0: error: --protocol ${protocol}: give one of $*" >&2; exit 1; }
-    local ctc=(--token_type char --inference_config conf/decode_asr.yaml
-        --inference_asr_model valid.loss.ave.pth)
+    local ctc=(--token_type char --inference_config conf/decode_asr.yaml)
     # shellcheck disable=SC2034  # for the caller
     case "${protocol}" in
         paper) suffix= protocol_opts=(--asr_config conf/train_asr.yaml "${ctc[@]}") ;;
@@ -50,8 +49,8 @@ protocol_options() {  # protocol_options PROTOCOL NBPE KNOWN_PROTOCOL ...
         joint) suffix=_joint
             protocol_opts=(--asr_config conf/train_asr_joint.yaml "${ctc[@]}") ;;
         strong) suffix=_strong protocol_opts=(--asr_config conf/train_asr_strong.yaml
-            --token_type bpe --nbpe "${nbpe}" --inference_config conf/decode_asr_strong.yaml
-            --inference_asr_model valid.acc.ave.pth) ;;
+            --token_type bpe --nbpe "${nbpe}"
+            --inference_config conf/decode_asr_strong.yaml) ;;
     esac
 }
 

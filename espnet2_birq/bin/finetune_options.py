@@ -8,7 +8,7 @@ from espnet2_birq.bin.command import make_parser, run
 
 DESCRIPTION = """\
 Print options of ESPnet's asr_train. OPTIONS are its other options, in particular
---config FILE. WHAT is one of
+--config FILE (of "model", only this file). WHAT is one of
 
   init_param   Requires --ssl_model FILE. FILE:encoder:encoder and, if the ASR encoder
                has fewer layers, the names of the excluded top layers.
@@ -18,7 +18,9 @@ Print options of ESPnet's asr_train. OPTIONS are its other options, in particula
                unless OPTIONS set max_steps. For an --ssl_model pretrained with
                global_mvn, "--normalize global_mvn --normalize_conf stats_file=STATS",
                where STATS (--stats) becomes a copy of the statistics of pretraining.
-               Exit status 1 if an epoch has fewer batches than accum_grad."""
+               Exit status 1 if an epoch has fewer batches than accum_grad.
+  model        Not an option: the name of the averaged model of the file's
+               best_model_criterion, for --inference_asr_model."""
 
 EPILOG = """\
 example:
@@ -31,7 +33,9 @@ example:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("finetune_options", DESCRIPTION, EPILOG)
-    parser.add_argument("what", metavar="WHAT", choices=("init_param", "training"))
+    parser.add_argument(
+        "what", metavar="WHAT", choices=("init_param", "training", "model")
+    )
     parser.add_argument(
         "--ssl_model",
         type=Path,
@@ -59,6 +63,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def finetune_options(args: argparse.Namespace) -> None:
     """Run the command."""
+    if args.what == "model":
+        from espnet2_birq.config import averaged_model
+
+        print(averaged_model(Path(args.options[-1])))
+        return
     from espnet2_birq.tasks.joint import JointTask
     from espnet2_birq.transfer import init_param, training_options
 

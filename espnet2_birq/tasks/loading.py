@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.checkpoint import load_tensors, unpack
-from espnet2_birq.config import find_config, read_config
+from espnet2_birq.config import find_config, read_config, read_criteria
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.reading import refusing
@@ -94,14 +94,10 @@ def find_model(path: Path) -> Path:
 def _models_beside(config: Path) -> list[Path]:
     """List the candidate models of an experiment."""
     folder = config.parent
-    criteria = getattr(read_config(config), "best_model_criterion", None) or []
-    if not isinstance(criteria, list) or not all(
-        isinstance(x, (list, tuple)) and len(x) > 1 for x in criteria
-    ):
-        raise ConfigError(f"{config}: best_model_criterion is no list of criteria")
+    criteria = read_criteria(config)
     files = {path.name: path for path in folder.glob("*.pth")}
     for kind in ("ave", "best"):
-        named = [f"{x[0]}.{x[1]}.{kind}.pth" for x in criteria]
+        named = [f"{part}.{key}.{kind}.pth" for part, key in criteria]
         if there := [files[name] for name in named if name in files]:
             return there
     if (folder / "latest.pth").is_file():

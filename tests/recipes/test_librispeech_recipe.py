@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from checkout import ROOT, run
 
+from espnet2_birq.config import averaged_model
 from espnet2_birq.corpora.librispeech import UTTERANCES_OF_PART
 
 RECIPE = ROOT / "egs2" / "librispeech"
@@ -105,7 +106,8 @@ def test_strong_protocol(recipe):
     for name in ("asr_config", "inference_config"):
         assert (recipe / "asr1" / given[f"--{name}"]).is_file()
         assert "strong" in given[f"--{name}"]
-    assert given["--inference_asr_model"] == "valid.acc.ave.pth"
+    config = recipe / "asr1" / given["--asr_config"]
+    assert averaged_model(config) == "valid.acc.ave.pth"
     twin = options_of(
         recipe / "asr1", "finetune.sh", "--method", "scratch", *arguments[2:]
     )

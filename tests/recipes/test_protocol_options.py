@@ -3,6 +3,8 @@
 import pytest
 from checkout import ROOT, run
 
+from espnet2_birq.config import averaged_model
+
 
 def options_of(tmp_path, corpus, *arguments):
     """Return what run.sh passes to finetune.sh, by option; the last value counts."""
@@ -39,7 +41,8 @@ def test_from_scratch_is_the_same_but_for_the_model(tmp_path, corpus, protocol):
     assert runs[0]["--token_type"] == ("char" if paper else "bpe")
     assert ("strong" in runs[0]["--asr_config"]) is not paper
     kind = "loss" if paper else "acc"
-    assert runs[0]["--inference_asr_model"] == f"valid.{kind}.ave.pth"
+    config = ROOT / "egs2" / corpus / "asr1" / runs[0]["--asr_config"]
+    assert averaged_model(config) == f"valid.{kind}.ave.pth"
 
 
 def test_paper_is_the_default(tmp_path):

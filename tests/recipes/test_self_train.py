@@ -39,7 +39,14 @@ def environment() -> dict[str, str]:
 
 def run(recipe, *options):
     command = [SCRIPT, "--asr_tag", "x", "--train_set", "few", "--unlabelled_set"]
-    command += ["many", "--inference_asr_model", "m.pth", *options]
+    command += [
+        "many",
+        "--asr_config",
+        "conf.yaml",
+        "--inference_asr_model",
+        "m.pth",
+        *options,
+    ]
     return subprocess.run(
         command, cwd=recipe, env=environment(), capture_output=True, text=True
     )

@@ -10,7 +10,8 @@
 #   --lm_interpolate      with --lm train: ARPA files or texts to interpolate with; their
 #                         weights are tuned on the validation set's transcripts
 #   --lm_words            words of a KenLM binary, one per line
-#   --inference_asr_model model in --asr_exp (default: valid.loss.ave.pth)
+#   --inference_asr_model model in --asr_exp (default: the average of the best epochs by
+#                         its first validation criterion)
 #   --ngpu                1 runs the network on a GPU (default: 1)
 #   --inference_nj        processes for the search (default: all cores)
 #   --expdir, --dumpdir   as in asr.sh (defaults: exp, dump)
@@ -24,7 +25,7 @@ fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
-inference_asr_model=valid.loss.ave.pth ngpu=1 expdir=exp dumpdir=dump python=python3
+inference_asr_model= ngpu=1 expdir=exp dumpdir=dump python=python3
 eval_valid_set=false
 inference_nj=$("${_local}/cores")
 own="lm lm_interpolate lm_words asr_exp train_set valid_set test_sets ngpu expdir dumpdir"
@@ -33,12 +34,18 @@ own+=" python inference_asr_model inference_nj eval_valid_set"
 dropped="inference_.* stage stop_stage"
 sort_options "${own}" "${dropped}" "" "$@"
 [ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
-[ -f "${asr_exp}/${inference_asr_model}" ] ||
-    fail "no ${asr_exp}/${inference_asr_model}: run stage 11 first"
+[ -f "${asr_exp}/config.yaml" ] || fail "no ${asr_exp}/config.yaml: run stage 11 first"
 [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||
     fail "--valid_set and --test_sets are required"
 
 . ./path.sh
+if [ -z "${inference_asr_model}" ]; then
+    inference_asr_model=$(
+        python3 -m espnet2_birq.bin.finetune_options model "${asr_exp}/config.yaml"
+    )
+fi
+[ -f "${asr_exp}/${inference_asr_model}" ] ||
+    fail "no ${asr_exp}/${inference_asr_model}: run stage 11 first"
 raw=${dumpdir}/raw
 stamp() { python3 -m espnet2_birq.bin.stamp "$@"; }
 is_fresh() { stamp check --required "$@" 2>/dev/null; }  # is_fresh FILE, MADE FROM ...

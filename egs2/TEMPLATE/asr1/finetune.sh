@@ -12,6 +12,8 @@
 #                  "python3 -m espnet2_birq.bin.with_encoders")
 #   --greedy_ctc   true: stage 12 decodes all test sets with espnet2_birq.bin.ctc_decode; for
 #                  a CTC model, this gives the same texts as asr_inference, many times faster
+#   --inference_asr_model  model to decode with (default: the average of the best epochs by
+#                  the first validation criterion in best_model_criterion of --asr_config)
 #   --decode_lm    word n-gram with which to decode the test sets again after stage 13: --lm
 #                  of decode_ctc.sh, which also accepts --lm_interpolate and --lm_words
 # The encoder may have fewer layers (num_blocks) than the pretrained one, whose top layers
@@ -30,7 +32,7 @@ expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
-dumpdir=dump test_sets= inference_nj=32 inference_asr_model=valid.acc.ave.pth
+dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
 bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
@@ -60,6 +62,10 @@ if [ -z "${python}" ]; then
 fi
 
 . ./path.sh
+if [ -z "${inference_asr_model}" ]; then
+    inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
+    opts+=(--inference_asr_model "${inference_asr_model}")
+fi
 asr_exp=${expdir}/asr_${asr_tag}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"

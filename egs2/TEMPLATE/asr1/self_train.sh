@@ -18,21 +18,24 @@ _here=$(dirname "$(readlink -f "$0")")
 fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
-asr_tag= train_set= expdir=exp dumpdir=dump inference_asr_model=valid.acc.ave.pth
+asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
 # shellcheck disable=SC2034  # stage, stop_stage: each round sets its own
 inference_nj=32 ngpu=1 fs=16k stage=1 stop_stage=10000 speed_perturb_factors=
-sort_options "self_train unlabelled_set keep asr_tag train_set expdir dumpdir
+sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors" "" \
     "${_here}/finetune.sh" "$@"
 [ -z "${speed_perturb_factors}" ] ||
     fail "--speed_perturb_factors: not supported here; leave them out"
-for _name in asr_tag train_set unlabelled_set; do
+for _name in asr_tag asr_config train_set unlabelled_set; do
     [ -n "${!_name}" ] || fail "--${_name} is required"
 done
 [ -f "${dumpdir}/raw/${unlabelled_set}/wav.scp" ] ||
     fail "--unlabelled_set '${unlabelled_set}': no ${dumpdir}/raw/${unlabelled_set}/wav.scp"
 . ./path.sh
 
+if [ -z "${inference_asr_model}" ]; then
+    inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
+fi
 _previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
 [ -f "${_previous}" ] || fail "${_previous}: no such file; fine-tune first"
 for _round in $(seq "${self_train}"); do
@@ -52,7 +55,8 @@ for _round in $(seq "${self_train}"); do
         python3 -m espnet2_birq.bin.pseudo_label "${_raw}/${_set}" --keep "${keep}" \
             --labelled "${_raw}/${train_set}" --unlabelled "${_raw}/${unlabelled_set}" \
             --decoded "$(dirname "${_previous}")/self_train/${unlabelled_set}" --fs "${fs}"
-        "${_here}/finetune.sh" "${opts[@]}" --asr_tag "${_tag}" --train_set "${_set}" \
+        "${_here}/finetune.sh" "${opts[@]}" --asr_tag "${_tag}" \
+            --asr_config "${asr_config}" --train_set "${_set}" \
             --expdir "${expdir}" --dumpdir "${dumpdir}" --ngpu "${ngpu}" --fs "${fs}" \
             --inference_asr_model "${inference_asr_model}" --inference_nj "${inference_nj}" \
             --asr_stats_dir "${expdir}/asr_stats_${_set}" --stage 10 --stop_stage 13

@@ -16,5 +16,5 @@ fi
     --ssl_model "${ssl_model}" --ngpu 0 --nj "$(../../../local/cores)" \
     --inference_nj "$(../../../local/cores)" --lang en --token_type char --use_lm false \
     --max_wav_duration 30 --train_set train --valid_set valid --test_sets test \
-    --inference_config conf/decode_asr.yaml --inference_asr_model valid.cer_ctc.ave.pth \
+    --inference_config conf/decode_asr.yaml \
     "${opts[@]}"

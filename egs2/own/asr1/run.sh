@@ -40,6 +40,6 @@ done
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --use_lm false --max_wav_duration 30 --token_type char \
     --asr_config "${config}" --inference_config conf/decode_asr.yaml \
-    --inference_asr_model valid.loss.ave.pth --train_set "${names[0]}" \
+    --train_set "${names[0]}" \
     --valid_set "${names[1]}" --test_sets "${names[*]:2}" \
     --local_data_opts "${data_opts[*]}" "${opts[@]}"
