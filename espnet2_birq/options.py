@@ -93,3 +93,22 @@ def share(value: str) -> float:
     if number > 1:
         raise argparse.ArgumentTypeError(f"{value!r} is not a share of at most 1")
     return number
+
+
+def sample_rate(value: str) -> int:
+    """Parse a sample rate in Hz, in ESPnet's notation: 16k or 16000.
+
+    Raises:
+        argparse.ArgumentTypeError: Not a rate.
+    """
+    from humanfriendly import InvalidSize, parse_size
+
+    try:
+        rate = parse_size(value)
+    except (InvalidSize, OverflowError):
+        rate = 0
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is no sample rate, give 16k or 16000"
+        )
+    return rate

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.errors import ConfigError, DataError, SampleRateError, one_line
-from espnet2_birq.options import HelpFormatter, Parser
+from espnet2_birq.options import HelpFormatter, Parser, sample_rate
 
 # Remedy for an unexpected sample rate, in commands that have this option.
 RESAMPLE = "or give --resample true, if a later stage is to convert it"
@@ -25,10 +25,10 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "output directory (recipes use data)",
     },
     "--fs": {
-        "type": int,
+        "type": sample_rate,
         "default": 16000,
         "metavar": "HZ",
-        "help": "sample rate in Hz",
+        "help": "sample rate in Hz; 16k is 16000",
     },
     "--resample": {
         "choices": ("true", "false"),

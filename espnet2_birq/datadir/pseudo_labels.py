@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet2_birq.datadir.audio import ARK_ENTRY
 from espnet2_birq.datadir.kaldi import format_scp, read_scp, replace_data_dir
 from espnet2_birq.datadir.subset import DataDir, read_data_dir, subset_files
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 
-# Files that must be equal, files to merge, and files to merge if both sets have them.
-EQUAL = ("feats_type", "audio_format")
+# Files to merge, and files to merge if both sets have them.
 TABLES = ("wav.scp", "utt2spk", "spk2utt", "text", "utt2num_samples")
 IF_BOTH = ("segments", "spk2gender", "utt2dur", "utt2lang")
 
@@ -171,14 +171,14 @@ def _rates(data: DataDir, texts: Mapping[str, str]) -> dict[str, float]:
 def _union(
     first: DataDir, second: DataDir, own: Mapping[str, str], new: Mapping[str, str]
 ) -> dict[str, str]:
-    for name in EQUAL:
-        if own.get(name) != new.get(name):
+    for name, value_of in (("feats_type", _feats_type), ("audio", _audio)):
+        theirs, ours = value_of(new), value_of(own)
+        if theirs != ours:
             raise DataError(
-                f"{second.folder}: its {name} is {(new.get(name) or 'missing').strip()}, "
-                f"that of {first.folder} {(own.get(name) or 'missing').strip()}; format "
-                "them alike"
+                f"{second.folder}: its {name} is {theirs}, that of {first.folder} {ours}; "
+                "format them alike"
             )
-    files = {name: own[name] for name in EQUAL if name in own}
+    files = {name: own[name] for name in ("feats_type", "audio_format") if name in own}
     for name in (*TABLES, *(x for x in IF_BOTH if x in own and x in new)):
         if name not in own or name not in new:
             where = first.folder if name not in own else second.folder
@@ -195,6 +195,16 @@ def _union(
             table[key] = value
         files[name] = format_scp(sorted(table.items()))
     return files
+
+
+def _feats_type(files: Mapping[str, str]) -> str:
+    return files.get("feats_type", "missing").strip()
+
+
+def _audio(files: Mapping[str, str]) -> str:
+    """Return how asr.sh reads the audio: sets filtered by length lack audio_format."""
+    entries = _read(files.get("wav.scp", "")).values()
+    return "in archives" if any(map(ARK_ENTRY.match, entries)) else "in sound files"
 
 
 def _read(content: str) -> dict[str, str]:

@@ -15,3 +15,21 @@ def test_hyphens_are_underscores(given):
     assert (args.skip_bad, args.min_level) == (True, -3.5)
     assert args.rest == ["--skip-bad", "a-b"]
     assert parser.parse_args(["--min_level", "2"]).min_level == 2
+
+
+@pytest.mark.parametrize(
+    "given, rate", [("16k", 16000), ("8000", 8000), ("44.1k", 44100)]
+)
+def test_sample_rates_as_in_the_recipes(given, rate):
+    parser = make_parser("x", "", "")
+    add_shared_options(parser, "--fs")
+    assert parser.parse_args(["--fs", given]).fs == rate
+
+
+@pytest.mark.parametrize("given", ["0", "-8k", "fast", "nan", "1e999"])
+def test_no_sample_rates(given, capsys):
+    parser = make_parser("x", "", "")
+    add_shared_options(parser, "--fs")
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--fs={given}"])
+    assert "no sample rate, give 16k or 16000" in capsys.readouterr().err

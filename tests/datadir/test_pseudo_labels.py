@@ -101,6 +101,20 @@ def test_all_usable(sets, tmp_path):
     assert "2-d" in read_scp(tmp_path / "dest" / "text")
 
 
+def test_a_training_set_as_asr_sh_leaves_it(sets, tmp_path):
+    """Its stage 4 does not copy audio_format, and its rates read like 16k."""
+    (sets[0] / "audio_format").unlink()
+    run(sets, tmp_path / "dest", "--fs", "16k")
+    assert "1-c" in read_scp(tmp_path / "dest" / "wav.scp")
+
+
+def test_audio_that_is_read_differently(sets, tmp_path):
+    entries = (sets[1] / "wav.scp").read_text()
+    (sets[1] / "wav.scp").write_text(entries.replace(".flac", ".ark:9"))
+    with pytest.raises(SystemExit, match="its audio is in archives, that of .* files"):
+        run(sets, tmp_path / "dest")
+
+
 def test_genders_if_of_both(sets, tmp_path):
     (sets[0] / "spk2gender").write_text("1 f\n")
     run(sets, tmp_path / "one")

@@ -171,6 +171,60 @@ def test_validation_set_among_the_test_sets(recipes):
     assert text.split() and hypothesis.split("\t")[0].split() == text.split()
 
 
+TRUE_TEXTS = """
+from pathlib import Path
+texts = dict(line.split(maxsplit=1) for line in open("dump/raw/test/text"))
+for path in map(Path("exp/asr_birq/self_train/test").joinpath, ("text", "token", "score")):
+    assert [line.split()[0] for line in path.open()] == sorted(texts), path
+    with path.open("w") as stream:
+        for key, text in sorted(texts.items()):
+            said = {"text": text, "token": " ".join(text.strip()), "score": "-1"}
+            print(key, said[path.name].strip(), file=stream)
+"""
+
+
+@pytest.mark.slow
+def test_a_round_of_self_training(recipes, tmp_path):
+    """As after two updates nothing is recognised, true texts replace the recognised."""
+    fine_tuned(recipes)
+    (tmp_path / "fix.py").write_text(TRUE_TEXTS)
+    (tmp_path / "python3").write_text(
+        f'#!/bin/sh\n{sys.executable} "$@" || exit\n'
+        f'case "$*" in *bin.ctc_decode*) exec {sys.executable} {tmp_path}/fix.py ;; esac\n'
+    )
+    (tmp_path / "python3").chmod(0o755)
+    asr = recipes / "asr1"
+    (asr / "local" / "path.sh").write_text(f"PATH={tmp_path}:$PATH\n")
+    command = ["../../TEMPLATE/asr1/self_train.sh", "--asr_tag", "birq", "--keep", "1"]
+    command += ["--asr_config", "conf/train_asr.yaml", "--ssl_model", SSL_MODEL]
+    command += [
+        "--ngpu",
+        "0",
+        "--inference_nj",
+        "1",
+        "--lang",
+        "en",
+        "--use_lm",
+        "false",
+    ]
+    command += ["--token_type", "char", "--train_set", "train_nodev"]
+    command += ["--valid_set", "train_dev", "--test_sets", "test"]
+    command += ["--inference_config", "conf/decode_asr.yaml"]
+    try:
+        done = run([*command, "--unlabelled_set", "test"], asr)
+    finally:
+        (asr / "local" / "path.sh").unlink()
+    texts = {
+        name: set((asr / "dump/raw" / name / "text").read_text().splitlines())
+        for name in ("train_nodev", "test", "train_nodev_st1")
+    }
+    labelled, recognised, both = texts.values()
+    assert labelled < both <= labelled | recognised
+    assert "/test|2|10|" in (asr / "exp/asr_birq_st1/RESULTS.md").read_text(), (
+        done.stdout
+    )
+
+
 @pytest.mark.slow
 def test_global_mvn_from_pretraining_to_scores(recipes, tmp_path):
     """Its statistics stay with the model: in fine-tuning and in both packed models."""

@@ -129,13 +129,13 @@ frontend=                 # settings on which feature statistics depend, see bel
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086
-    ${python} -m espnet2_birq.bin.adopt_data --fs "$(rate)" \
+    ${python} -m espnet2_birq.bin.adopt_data --fs "${fs}" \
         --min-seconds "${min_wav_duration}" --max-seconds "${max_wav_duration}" "$1" "$2"
 }
 check() {  # check RESAMPLE DIR...
     # shellcheck disable=SC2086
     ${python} -m espnet2_birq.bin.check_data --nj "$((nj < 128 ? nj : 128))" \
-        --fs "$(rate)" --resample "$@"
+        --fs "${fs}" --resample "$@"
 }
 has_commands() { grep -q '| *$' "$1/wav.scp"; }
 check_kaldi() {  # check_kaldi DIR...: checks them before any of their audio is copied

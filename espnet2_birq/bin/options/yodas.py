@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet2_birq.corpora.yodas.prepare import SETTINGS
 from espnet2_birq.corpora.yodas.writer import allowed_captions
-from espnet2_birq.options import finite, not_negative, positive
+from espnet2_birq.options import finite, not_negative, positive, sample_rate
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         setting = option.removeprefix("--").replace("-", "_")
         parser.add_argument(option, type=kind, metavar="N", help=_help(text, setting))
     parser.add_argument(
-        "--fs", type=int, metavar="HZ", help=_help("sample rate to write", "fs")
+        "--fs", type=sample_rate, metavar="HZ", help=_help("sample rate to write", "fs")
     )
     parser.add_argument(
         "--audio-format",
