@@ -122,7 +122,10 @@ class BadAudio:
         if len(speech) < self.shortest:
             return f"{len(speech)} samples, fewer than {self.shortest}"
         if self.longest is not None and len(speech) > self.longest:
-            return f"{len(speech)} samples, a whole batch has {self.longest}"
+            return (
+                f"{len(speech)} samples, a whole batch has {self.longest} (raise "
+                "batch_bins or lower --max_wav_duration)"
+            )
         return None
 
     def _list(self, utt_id: str, why: str) -> None:
