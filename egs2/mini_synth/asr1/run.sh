@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Fine-tunes on five labelled minutes of synthetic speech, decodes and scores.
 #   ./run.sh --method birq      birq, best_rq, or scratch (without pretraining)
+#   --self_train 2 --unlabelled_set NAME
+#                               added to an earlier command: rounds of self-training on
+#                               dump/raw/NAME; see self_train.sh --help
 # Other options: ./finetune.sh --help
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-method=birq
-sort_options method "" ./finetune.sh "$@"
+method=birq self_train=0
+sort_options "method self_train" "" ./finetune.sh "$@"
 ssl_model=none
 if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
-./finetune.sh --asr_tag "${method}" --asr_config conf/train_asr.yaml \
+script=(./finetune.sh)
+[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+"${script[@]}" --asr_tag "${method}" --asr_config conf/train_asr.yaml \
     --ssl_model "${ssl_model}" --ngpu 0 --nj "$(../../../local/cores)" \
     --inference_nj "$(../../../local/cores)" --lang en --token_type char --use_lm false \
     --max_wav_duration 30 --train_set train --valid_set valid --test_sets test \
