@@ -33,34 +33,34 @@ class StartWatch:
             for one in objectives
             for name, wanted in (one.when.once or {}).items()
         ]
-        self.seen: list[torch.Tensor] = []
+        # By waiting objective: what it waits for may itself be off in this step.
+        self.seen: dict[str, list[torch.Tensor]] = {x[0].name: [] for x in self.waiting}
 
     def watch(self, stats: dict[str, torch.Tensor], update: int):
         """Add the statistics of a training step."""
-        waiting = [x for x in self.waiting if x[0].age(update) is None]
-        if not waiting or not all(key in stats for _, key, _ in waiting):
-            return
-        self.seen.append(torch.stack([stats[key] for _, key, _ in waiting]))
-        if len(self.seen) < EVERY:
-            return
-        means = torch.stack(self.seen).mean(dim=0).tolist()
-        self.seen = []
-        for (one, key, wanted), mean in zip(waiting, means):
+        for one, key, wanted in self.waiting:
+            if key not in stats or one.age(update) is not None:
+                continue
+            seen = self.seen[one.name]
+            seen.append(stats[key])
+            if len(seen) < EVERY:
+                continue
+            mean = float(torch.stack(seen).mean())
+            seen.clear()
             if mean >= wanted:
                 one.begin(update + 1)
                 logging.info(
                     f"objective '{one.name}' begins at update {update + 1}: {key} was "
                     f"{mean:.1f} over the last {EVERY} steps"
                 )
-                self.seen = []
 
-    def state(self) -> list[torch.Tensor]:
-        """Return the statistics since the last check."""
+    def state(self) -> dict[str, list[torch.Tensor]]:
+        """Return the statistics since the last checks."""
         return self.seen
 
-    def restore(self, state: list[torch.Tensor]):
-        """Set the statistics since the last check."""
-        self.seen = list(state)
+    def restore(self, state: dict[str, list[torch.Tensor]]):
+        """Set the statistics since the last checks."""
+        self.seen = {name: list(seen) for name, seen in state.items()}
 
 
 class Guard(NamedTuple):

@@ -134,7 +134,7 @@ def _gradient_paths(
         x.points.sum()
         for one in objectives
         for x in labels[one.name]
-        if one.gradient and isinstance(x, SoftLabels)
+        if one.gradient and isinstance(x, SoftLabels) and x.points.requires_grad
     ]
     if not points:
         return {}

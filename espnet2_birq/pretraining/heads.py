@@ -168,6 +168,11 @@ class Heads(DictOf[CodeHead | VectorHead]):
                     "give one of them another 'head'"
                 )
 
+    def without(self, active: list[Objective]) -> list[torch.nn.Module]:
+        """Return the heads of which no objective is active."""
+        used = {one.head for one in active}
+        return [head for name, head in self.items() if name not in used]
+
     def loss(
         self,
         hidden: Hidden,

@@ -29,6 +29,7 @@ from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.when import rest
 
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
 SHARED = tuple(f"pretraining.{part}." for part in ("frontend", "normalize", "encoder"))
@@ -206,7 +207,17 @@ class JointModel(ESPnetASRModel):
 
     def count_updates_of(self, optimizer: torch.optim.Optimizer):
         """Count an optimizer's updates from now on, for schedules."""
+        optimizer.register_step_pre_hook(lambda *_: rest(self._resting()))
         self.pretraining.count_updates_of(optimizer, shared=True)
+
+    def _resting(self) -> list[torch.nn.Module]:
+        """Return the modules of a loss whose weight is 0 in this update."""
+        update, resting = self.pretraining.update_number(), []
+        if not self.supervised_weight.at(update):
+            resting += [self.ctc, *filter(None, [self.decoder])]
+        if not self.penalty.at(update):
+            resting += [self.pretraining.heads, self.pretraining.masking]
+        return resting
 
 
 def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:

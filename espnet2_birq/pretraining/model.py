@@ -331,7 +331,7 @@ class BiRQModel(AbsESPnetModel):
         """Encode the masked input; return hidden states at masked frames."""
         xs, lengths = batch.xs, batch.lengths
         if self.specaug is not None and self.training:
-            xs, lengths = self.specaug(xs, lengths)
+            xs, lengths = self.specaug(xs.clone(), lengths)  # it masks in place
         masked = self.masking.apply_to(xs, mask)
         layers = {x for one in self.objectives for x in one.student}
         with listening_to(self.encoder, layers) as outputs:
@@ -374,11 +374,12 @@ class BiRQModel(AbsESPnetModel):
     def _resting(self, shared: bool) -> list[torch.nn.Module]:
         """Return the modules that do not learn in this update."""
         update = self.update_number()
-        resting: list[torch.nn.Module] = []
+        active = self._active(update)
+        resting: list[torch.nn.Module] = self.heads.without(active)
         if self.tokenizer is not None and not self.tokenizer.learns(update):
             resting.append(self.tokenizer)
-        if not self._active(update):
-            resting += [self.heads, self.masking] + ([] if shared else [self.encoder])
+        if not active:
+            resting += [self.masking] + ([] if shared else [self.encoder])
         return resting
 
     def _count_update(self):
@@ -403,12 +404,11 @@ class BiRQModel(AbsESPnetModel):
     # ------------------------------------------------------- before the first update
     @torch.no_grad()
     def begin(self):
-        """Reset the update count, which init_param may have loaded.
-
-        Schedules start anew, and a teacher starts as a copy of the encoder.
-        """
+        """Reset what init_param may have loaded: counts of updates, and the teacher."""
         self.updates.zero_()
         self._update = None
+        for one in self.objectives:
+            one.restart()
         if self.teacher is not None:
             self.teacher.copy(self.encoder)
 

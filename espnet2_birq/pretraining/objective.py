@@ -120,6 +120,11 @@ class Objective(torch.nn.Module):
         self.begun.fill_(update)
         self._begun = update
 
+    def restart(self):
+        """Wait for the condition again, if there is one."""
+        if self.when.once is not None:
+            self.begin(-1)
+
     def age(self, update: int) -> int | None:
         """Return the number of updates since the objective's start; None before it."""
         if self.when.once is None:
@@ -234,7 +239,21 @@ def parse_objectives(rows: list[dict[str, Any]], num_blocks: int) -> list[Row]:
                     f"objective '{row.name}': when: once is a perplexity, and "
                     f"'{other}' has no codes"
                 )
+    _check_conditions({row.name: row.when.once or {} for row in parsed})
     return parsed
+
+
+def _check_conditions(wanted: dict[str, dict[str, float]]) -> None:
+    """Refuse conditions that wait for each other."""
+    for name in wanted:
+        chain = [name]
+        while found := next(iter(wanted[chain[-1]]), None):
+            if found in chain:
+                raise ConfigError(
+                    f"objective '{name}': when: once waits in a circle: "
+                    + " for ".join([*chain, found])
+                )
+            chain.append(found)
 
 
 def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:

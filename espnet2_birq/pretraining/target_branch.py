@@ -9,6 +9,8 @@ from espnet2_birq.encoders.taps import RunningStatistics, encode_up_to, evaluati
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.schedule import Schedule
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 class TargetBranch:
     """Runs the encoder's lower layers on the clean input.
@@ -25,8 +27,8 @@ class TargetBranch:
         encoder: ESPnet encoder, shared with the masked input.
         checkpoint: Activation checkpointing of this pass, useful if a gradient is
             kept.
-        utterances: n: process only every n-th utterance of a batch, others in the next
-            update; only these get labels of a layer. In evaluation, process all.
+        utterances: n: process only every n-th utterance of a batch, in turn; only these
+            get labels of a layer. In evaluation, process all.
         copies: M differently masked copies of a batch share its labels; the loss is
             averaged over them. A step costs M + k / K steps of BEST-RQ.
 
@@ -108,7 +110,8 @@ class TargetBranch:
         if not self.encoder.training:
             return slice(None)
         every = min(self.utterances, size)
-        return slice(update % every, None, every)
+        # A multiple of the golden ratio: in turn, but never in step with a `when: every`.
+        return slice(int(update * GOLDEN % 1 * every), None, every)
 
 
 def _spread(output: torch.Tensor, rows: slice, size: int) -> torch.Tensor:

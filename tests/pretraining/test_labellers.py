@@ -333,3 +333,19 @@ def test_too_little_speech(projection):
         started(of_input(40, projection=projection), torch.randn(9, 40))
     with pytest.raises(DataError, match="no frame"):
         of_input(40, projection=projection).start()
+
+
+def test_ignored_mismatches_do_not_hide_other_labels():
+    """ESPnet's ignore_init_mismatch leaves out buffers of another size."""
+    from test_model import ANCHOR, SMALL, make_model
+
+    one = make_model([ANCHOR])
+    other = make_model([{**ANCHOR, "labeller_conf": {**SMALL, "seed": 10}}])
+    state, own = one.state_dict(), other.state_dict()
+    kept = {k: x for k, x in state.items() if x.shape == own[k].shape}
+    with pytest.raises(ConfigError, match="seed=10"):
+        other.load_state_dict({**own, **kept})
+    (name,) = (x for x in state if x.endswith("identity"))
+    text = bytes(state[name].int().tolist()).rstrip(b"\0")
+    state[name] = torch.tensor(list(text)).float()  # of an older version
+    one.load_state_dict(state)

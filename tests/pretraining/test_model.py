@@ -396,6 +396,46 @@ def test_specaug_may_mask_but_not_shift_the_input_against_its_labels():
     make_model([ANCHOR], specaug=SpecAug(apply_time_warp=False, apply_time_mask=False))
 
 
+def spy(label, seen):
+    """Wrap a labeller's method so that the sum of what it labels is kept."""
+
+    def wrapped(vectors, update):
+        seen.append(vectors.sum())
+        return label(vectors, update)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_specaug_leaves_the_labels_clean(copies, monkeypatch):
+    """ESPnet's masks in place, which would reach the labels and break their gradient."""
+    from espnet2.asr.specaug.specaug import SpecAug
+
+    mask = dict(apply_time_warp=False, apply_freq_mask=True, apply_time_mask=True)
+    mask |= dict(freq_mask_width_range=[10, 15], time_mask_width_range=[20, 30])
+    seen = []
+    for specaug in (None, SpecAug(**mask)):
+        conf = dict(specaug=specaug, target_branch_conf=dict(copies=copies))
+        model = make_model([ANCHOR, {**ENHANCED, "gradient": 1.0}], **conf).train()
+        labeller = model.objectives[0].labeller
+        monkeypatch.setattr(labeller, "label", spy(labeller.label, seen))
+        model.masking.draw = lambda frames, padded: torch.ones(3, 39) > 0
+        model(*make_batch())[0].backward()
+    assert torch.allclose(*torch.stack(seen).view(2, copies))
+
+
+@pytest.mark.parametrize("utterances, every", [(2, 1), (2, 2), (4, 2), (3, 3), (2, 4)])
+def test_all_utterances_get_labels_in_turn(utterances, every):
+    """Also if layers are needed in every n-th update only."""
+    model = make_model(
+        [ENHANCED], target_branch_conf=dict(utterances=utterances)
+    ).train()
+    counts = torch.zeros(4)
+    for update in range(0, 200 * every, every):
+        counts[model.branch._rows(4, update)] += 1
+    assert counts.min() > 0.8 * counts.mean()
+
+
 def test_stochastic_depth_is_off_where_labels_are_made():
     model = make_model([ENHANCED], stochastic_depth_rate=0.5).train()
     seen = []

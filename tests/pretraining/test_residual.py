@@ -470,3 +470,13 @@ def test_new_codes_keep_codebooks_in_use_on_real_frames(real_frames):
     for start in starts:
         assert min(usage[start, 0.01]) > 0.9
         assert min(usage[start, 0]) < 0.7
+
+
+def test_observations_of_an_update_that_is_not_made_are_dropped():
+    """As the gradients of an epoch's last batches are (accum_grad)."""
+    labeller = make_labeller(codebooks=make_codebooks(), decay=0.5)
+    before = labeller.codebooks().clone()
+    labeller.observe(torch.randn(50, 6), torch.ones(50))
+    labeller.forget()
+    labeller.step()
+    assert torch.equal(labeller.codebooks(), before)

@@ -6,6 +6,8 @@ from test_model import ANCHOR, ENHANCED, make_batch, make_model
 
 from espnet2_birq.errors import ConfigError
 
+LAST = dict(name="last", head="last", labeller="random_projection")
+
 
 @pytest.mark.parametrize(
     "when, updates",
@@ -49,6 +51,46 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     assert "loss_enhanced" not in model(*make_batch())[1]
     model._update = 102
     assert "loss_enhanced" in model(*make_batch())[1]
+
+
+def test_a_chain_of_conditions():
+    """The statistics of an objective that still waits are missing."""
+    middle = {**ENHANCED, "head": "own", "when": {"once": {"anchor": 5.0}}}
+    last = {**middle, **LAST, "when": {"once": {"enhanced": 5.0}}}
+    model = make_model([ANCHOR, middle, last]).train()
+    values = {"pred_ppl_anchor": torch.tensor(6.0)}
+    for update in range(150):
+        if model.objectives[1].is_on(update):
+            values["pred_ppl_enhanced"] = torch.tensor(6.0)
+        model.starts.watch(values, update)
+    assert [one.age(150) for one in model.objectives] == [150, 100, 50]
+    # A training from this model's parameters waits anew.
+    model.begin()
+    assert [one.age(0) for one in model.objectives] == [0, None, None]
+
+
+def test_conditions_in_a_circle():
+    one = {**ENHANCED, "when": {"once": {"last": 5.0}}}
+    last = {**ENHANCED, **LAST, "when": {"once": {"enhanced": 5.0}}}
+    with pytest.raises(ConfigError, match="enhanced for last for enhanced"):
+        make_model([ANCHOR, one, last])
+
+
+def test_a_head_rests_with_its_objectives():
+    """Momentum and weight decay do not move it."""
+    stopped = {**ENHANCED, "head": "own", "when": {"stop": 2}}
+    model = make_model([ANCHOR, stopped]).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    model.count_updates_of(optimizer)
+    heads = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(*make_batch())[0].backward()
+        optimizer.step()
+        heads.append({n: x.detach().clone() for n, x in model.heads.named_parameters()})
+    for name in heads[0]:
+        assert not torch.equal(heads[0][name], heads[1][name])
+        assert torch.equal(heads[1][name], heads[3][name]) is name.startswith("own.")
 
 
 @pytest.mark.parametrize(

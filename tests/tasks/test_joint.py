@@ -148,6 +148,26 @@ def test_pretraining_alone_is_the_pretraining_task():
         torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_what_has_no_weight_rests():
+    """Momentum does not move the modules of a loss whose weight is 0."""
+    model = build(supervised_weight=[[1, 0.0], [2, 1.0]], penalty=[[3, 0.5], [4, 0.0]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    model.count_updates_of(optimizer)
+    moved = []
+    for _ in range(6):
+        before = [x.detach().clone() for x in (model.ctc.ctc_lo.weight, head_of(model))]
+        optimizer.zero_grad()
+        run(model, **BATCH)[0].backward()
+        optimizer.step()
+        after = (model.ctc.ctc_lo.weight, head_of(model))
+        moved.append([not torch.equal(x, y) for x, y in zip(before, after)])
+    assert moved == [[0, 1]] * 2 + [[1, 1]] * 2 + [[1, 0]] * 2
+
+
+def head_of(model):
+    return next(model.pretraining.heads.parameters())
+
+
 def test_weights_follow_the_updates():
     model = build(supervised_weight=[[1, 0.0], [2, 1.0]], penalty=[[2, 0.5], [3, 0.0]])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)

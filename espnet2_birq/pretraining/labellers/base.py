@@ -7,6 +7,8 @@ import torch
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labels import Labels
 
+IDENTITY = 512  # characters of an identity, filled up with zeros
+
 
 class Labeller(torch.nn.Module):
     """Maps vectors to labels; not trained by the objective's loss.
@@ -39,6 +41,9 @@ class Labeller(torch.nn.Module):
     discrete = True
     levels = False
     ready = True
+
+    def forget(self):
+        """Drop what was observed since the last update, which is not made."""
 
     def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
         """Update the state from M vectors; called in training only, before ``label``.
@@ -86,11 +91,12 @@ class Labeller(torch.nn.Module):
         """Store the labels' configuration in every checkpoint.
 
         It is stored as text in a floating-point buffer, the only type that survives
-        ESPnet's model averaging (which sums integers).
+        ESPnet's model averaging (which sums integers). Its length is fixed: ESPnet's
+        ``ignore_init_mismatch`` would leave out a buffer of another one, unseen.
         """
         text = " ".join(f"{key}={value}" for key, value in identity.items())
         numbers = torch.tensor(list(text.encode()), dtype=torch.float32)
-        self.register_buffer("identity", numbers)
+        self.register_buffer("identity", _padded(numbers))
 
     def _apply(self, fn, recurse=True):
         def keep_precise(tensor):
@@ -111,11 +117,17 @@ class Labeller(torch.nn.Module):
                     f"{prefix.rstrip('.')}: the configuration says '{one}', the "
                     f"checkpoint is of '{two}': change labeller_conf, or the checkpoint"
                 )
+            state_dict[f"{prefix}identity"] = _padded(other)  # of an older version
         super()._load_from_state_dict(state_dict, prefix, *args)
         started: torch.Tensor | None = getattr(self, "started", None)
         if started is not None and not started.is_meta:
             self.ready = bool(started > 0)
 
 
+def _padded(numbers: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(numbers, (0, max(0, IDENTITY - len(numbers))))
+
+
 def _text(numbers: torch.Tensor) -> str:
-    return bytes(int(x) for x in numbers.round().tolist()).decode(errors="replace")
+    text = bytes(int(x) for x in numbers.round().tolist())
+    return text.rstrip(b"\0").decode(errors="replace")

@@ -234,6 +234,10 @@ class MovingCodebooks(Labeller):
         self.walk(vectors, visit)
         return Observed(*(torch.stack(column) for column in zip(*parts)))
 
+    def forget(self):
+        """Drop the observations since the last update."""
+        self.observed = None
+
     @torch.no_grad()
     def step(self):
         """Move the codebooks by the observations since the last update."""
