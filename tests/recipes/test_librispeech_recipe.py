@@ -127,6 +127,23 @@ def test_hours_of_the_training_set(recipe):
     assert given["--lm_train_text"] == "data/train_clean_100/text"
 
 
+def test_arguments_of_training_are_added_to_those_of_the_hours(recipe):
+    own = ("--asr_args", "--seed 7")
+    given = options_of(recipe / "asr1", "finetune.sh", "--train_hours", "1", *own)
+    assert given["--asr_args"] == "--num_iters_per_epoch 260 --seed 7"
+    given = options_of(recipe / "asr1", "finetune.sh", *own)
+    assert given["--asr_args"] == "--seed 7"
+
+
+def test_a_dry_run_does_not_train_itself(recipe):
+    for script in ("finetune.sh", "self_train.sh"):
+        (recipe / "asr1" / script).write_text("#!/bin/sh\necho called\n")
+        (recipe / "asr1" / script).chmod(0o755)
+    options = ("--self_train", "2", "--dry_run", "true")
+    status, said = status_of(recipe / "asr1", "./run.sh", *options)
+    assert status == 1 and "leave out --self_train" in said and "called" not in said
+
+
 @pytest.fixture
 def prepared(recipe):
     """The recipe with the parts of ESPnet that data.sh needs."""
