@@ -1,11 +1,14 @@
 """finetune.sh: what is given to asr.sh, which only prints its arguments here."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from espnet2_birq.datadir.stamp import write_stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 FINETUNE = ROOT / "egs2/TEMPLATE/asr1/finetune.sh"
@@ -51,6 +54,88 @@ def test_model_to_decode_with(tmp_path, criteria, options, expected):
     given = passed_on(tmp_path, f"best_model_criterion: {criteria}\n", options)
     assert given.count("--inference_asr_model") == 1
     assert given[given.index("--inference_asr_model") + 1] == expected
+
+
+ESPNET = """#!/bin/bash
+while [ $# -gt 0 ]; do printf -v "${1#--}" %s "$2"; shift 2; done
+if [ ! -e "$asr_exp/checkpoint.pth" ]; then echo "$asr_args" > "$asr_exp/m.pth"; fi
+touch "$asr_exp/checkpoint.pth"
+{ cat "$asr_config"; echo "# $asr_args"; } > "$asr_exp/config.yaml"
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Recipe's folder after stage 11, by stand-ins: as ESPnet, once trained, it is done."""
+    files = {
+        "asr.sh": ESPNET,
+        "asr.yaml": "max_epoch: 3\nencoder_conf: {dropout: 0.1}\n",
+    }
+    files["python3"] = (
+        f'#!/bin/sh\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;; esac\n'
+    )
+    files["path.sh"] = f"PATH={tmp_path}:$PATH\ncpu_training() {{ :; }}\n"
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    for name in ("train", "valid"):
+        for folder in (f"exp/stats/{name}", f"dump/raw/{name}"):
+            (tmp_path / folder).mkdir(parents=True)
+            for file in ("speech_shape", "text", "wav.scp"):
+                (tmp_path / folder / file).write_text("a b\n")
+    monkeypatch.chdir(tmp_path)
+    lists = [
+        f"dump/raw/{x}/{y}" for x in ("train", "valid") for y in ("wav.scp", "text")
+    ]
+    write_stamp(Path("exp/stats"), [*lists, "data/token_list/bpe_unigram30/tokens.txt"])
+    done = train(tmp_path, "--asr_args", "--seed 1")
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def train(folder, *options):
+    """Run stage 11."""
+    command = [FINETUNE, "--asr_tag", "x", "--asr_config", "asr.yaml", "--stage", "11"]
+    command += ["--stop_stage", "11", "--train_set", "train", "--valid_set", "valid"]
+    command += ["--asr_stats_dir", "exp/stats", "--inference_asr_model", "m.pth"]
+    return subprocess.run(
+        [*command, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_resuming_with_the_same_options(trained):
+    """Training can also go on for longer, or with a record of an older version."""
+    assert train(trained, "--asr_args", "--seed 1").returncode == 0
+    longer = trained / "asr.yaml"
+    longer.write_text(longer.read_text().replace("3", "6"))
+    assert train(trained, "--asr_args", "--max_epoch 9 --seed 1").returncode == 0
+    stamp = trained / "exp/asr_x/made_from.json"
+    record = json.loads(stamp.read_text())
+    assert record.pop("settings")["--seed"] == "1"
+    stamp.write_text(json.dumps(record))
+    assert train(trained).returncode == 0
+
+
+@pytest.mark.parametrize("what", ["asr_args", "asr_config"])
+def test_training_with_other_options_is_not_resumed(trained, what):
+    """ESPnet would train nothing, and leave old weights with the new configuration."""
+    config = trained / "exp/asr_x/config.yaml"
+    before = config.read_text()
+    if what == "asr_config":
+        (trained / "asr.yaml").write_text("max_epoch: 3\nencoder_conf: {dropout: 0.2}")
+    done = train(
+        trained, "--asr_args", "--seed 2" if what == "asr_args" else "--seed 1"
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    words = {"asr_args": "--seed 1, now there is --seed 2"}
+    words["asr_config"] = 'encoder_conf {"dropout": 0.1}, now there is encoder_conf'
+    assert words[what] in done.stderr
+    assert "remove exp/asr_x to train anew, or give another --asr_tag" in done.stderr
+    assert config.read_text() == before
 
 
 def passed_on(tmp_path, config, options):

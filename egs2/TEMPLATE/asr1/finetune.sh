@@ -5,7 +5,9 @@
 # Usage: finetune.sh [--ssl_model FILE] --asr_tag TAG --asr_config FILE [asr.sh options]
 #   --ssl_model    pretrained model (.pth next to its config.yaml), or none for no pretraining
 #   --num_threads  CPU threads for training with --ngpu 0 (default: all)
-#   --asr_args     options of ESPnet's asr_train; they override --asr_config
+#   --asr_args     options of ESPnet's asr_train; they override --asr_config. A training is
+#                  resumed only with the options that it began with, except max_epoch,
+#                  num_workers, log_interval and log_level
 #   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
 #                  --asr_args use shaw_conformer, encoder_lr_decay,
 #                  freeze_encoder_updates, accelerate or objectives, which ESPnet alone lacks:
@@ -66,7 +68,7 @@ if [ -z "${inference_asr_model}" ]; then
     inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
     opts+=(--inference_asr_model "${inference_asr_model}")
 fi
-asr_exp=${expdir}/asr_${asr_tag}
+asr_exp=${expdir}/asr_${asr_tag} given_args=${asr_args}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
@@ -150,9 +152,13 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
             args=(--required "${raw}/${trained}"/{wav.scp,text}
                 "${raw}/${valid_set}"/{wav.scp,text} "${tokens}/tokens.txt") ;;
         training)
+            # ESPnet resumes with any options, and overwrites config.yaml even if nothing is
+            # left to train.
             made=${asr_exp} remedy="remove ${asr_exp} to train anew, or give another --asr_tag"
             args=("${stats}"/{train,valid}/speech_shape
-                "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt")
+                "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt"
+                --config "${asr_config}" --args="${given_args}"
+                --free "max_epoch num_workers log_interval log_level")
             if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
         decoded)
             made=${asr_exp}/${inference_tag}/$3 stage=12
