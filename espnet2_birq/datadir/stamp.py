@@ -107,12 +107,6 @@ def stamp_path(made: Path) -> Path:
     return made / STAMP if made.is_dir() else made.with_name(f"{made.name}.{STAMP}")
 
 
-def has_settings(made: Path) -> bool:
-    """Return whether the stamp has further settings; False without a stamp."""
-    stamp = stamp_path(made)
-    return stamp.is_file() and _read(stamp).get("settings") is not None
-
-
 def _compare(made: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) == now.get(name):

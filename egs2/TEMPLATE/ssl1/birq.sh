@@ -203,7 +203,8 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
         labels)
             made=${labels_dir}/${set} stage="5 --train_start_iter ${iter}"
             case "${labels_by[0]}" in
-                --kmeans) args+=(--required "${labels_by[1]}") ;;
+                --kmeans) args+=(--required "${labels_by[1]}"
+                    --setting "view=${labels_view}" --setting "clusters=${labels_clusters}") ;;
                 --objective) args+=(--required --option "objective=${labels_by[1]}") ;;
             esac
             args+=("${labels_model}" "${dump}/wav.scp")
