@@ -24,7 +24,7 @@ case "$args" in
             "$(dirname "$model")/config.yaml" "${{data%%,*}}" ;;
     *espnet2.bin.launch*) exp=$(opt --output_dir)
         mkdir -p "$exp" && cp "$(opt --config)" "$exp/trained_with"
-        echo | tee "$exp/valid.total_count.ave.pth" "$exp/checkpoint.pth" > "$exp/config.yaml" ;;
+        cd "$exp" && echo | tee valid.total_count.ave.pth checkpoint.pth > config.yaml ;;
 esac
 """
 LAYER = ["--features_km", "none 70%", "--n_clusters", "8"]

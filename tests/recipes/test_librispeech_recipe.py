@@ -206,8 +206,20 @@ def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):
     status, said = status_of(prepared / "ssl1", *command, "--need", "train_960,dev")
     assert status == 1
     last = said.splitlines()[-1]
-    assert last.startswith("data.sh: error: data/train_960 was not made")
+    assert last.startswith(
+        "error: data/train_960: would not be made: no train_clean_360 "
+    )
     assert f"{corpus}" in last and "--train_set" in last
+    # Sets of an earlier preparation, of a fuller corpus, do not count; one's own do.
+    data = prepared / "ssl1" / "data"
+    for name in ("test_clean", "mine"):
+        shutil.copytree(data / "dev_clean", data / name)
+    for parts in ([], ["--parts", "dev-clean"]):
+        more = [*parts, "--need", "mine,dev_clean,test_clean"]
+        status, said = status_of(prepared / "ssl1", *command, *more)
+        assert status == 1 and "data/test_clean: would not be made" in said, said
+    status, said = status_of(prepared / "ssl1", *command, "--need", "mine,dev_clean")
+    assert status == 0, said
 
 
 def test_download_and_preparation(prepared, tmp_path):
