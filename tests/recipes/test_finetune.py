@@ -138,6 +138,49 @@ def test_training_with_other_options_is_not_resumed(trained, what):
     assert config.read_text() == before
 
 
+DATA = "--librispeech /x --train a,b --need train"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (DATA, None),
+        ("--need valid --resample true --train a,b", None),
+        ("", None),
+        ("--train a", "train 'a,b', now it is 'a'"),
+        ("--librispeech /y --train a,b", "librispeech '/x', now it is '/y'"),
+        ("--dev c", "dev None, now it is 'c'"),
+        ("--set /b/train --set /b/valid", "data/train was made with set None, now"),
+    ],
+)
+def test_data_options_of_later_stages(trained, options, words):
+    """Only stage 1 reads them; afterwards, they are compared with those it had."""
+    (trained / "data/train").mkdir(parents=True)
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    first = ["--stage", "1", "--stop_stage", "1", "--local_data_opts"]
+    assert train(trained, *first, DATA).returncode == 0
+    dry = train(trained, *first, "--train none --dry_run true")
+    assert dry.returncode == 0, dry.stderr
+    later = ["--stage", "2", "--stop_stage", "2", "--local_data_opts", options]
+    done = train(trained, *later)
+    assert (done.returncode == 0) is (words is None), done.stderr
+    if words:
+        assert words in done.stderr and "run stage 1 again" in done.stderr
+
+
+def test_sets_of_other_folders_in_later_stages(trained):
+    for name in ("train", "valid", "test"):
+        (trained / "data" / name).mkdir(parents=True)
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    sets = "--set /a/train --set /a/valid --set /a/test"
+    first = ["--test_sets", "test", "--stage", "1", "--stop_stage", "1"]
+    assert train(trained, *first, "--local_data_opts", sets).returncode == 0
+    later = [*first[:2], "--stage", "2", "--stop_stage", "2", "--local_data_opts"]
+    assert train(trained, *later, sets).returncode == 0
+    done = train(trained, *later, sets.replace("/a/test", "/b/test"))
+    assert "data/test was made with set '/a/test', now it is '/b/test'" in done.stderr
+
+
 def passed_on(tmp_path, config, options):
     """Return the arguments of asr.sh in stage 12."""
     (tmp_path / "asr.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')

@@ -55,6 +55,22 @@ def pretrain(ssl, *options, check=True):
     return done.returncode, done.stdout
 
 
+def test_data_options_of_later_stages(ssl):
+    """Only local/data.sh, in stage 1, reads them."""
+    (ssl / "local/data.sh").unlink()
+    (ssl / "local/data.sh").write_text("mkdir -p data/train_nodev\n")
+    (ssl / "local/data.sh").chmod(0o755)
+    command = ["./run.sh", "--local_data_opts"]
+    run([*command, "--train a --dev b", "--stop_stage", "1"], ssl)
+    later = ["--stage", "2", "--stop_stage", "2"]
+    for same in ("--dev b", "--train a --dev b", ""):
+        run([*command, same, *later], ssl)
+    for more in (later, ["--skip_data_prep", "true", "--stop_stage", "2"]):
+        done = run([*command, "--train c --dev b", *more], ssl, check=False)
+        assert done.returncode == 1, done.stdout
+        assert "data/train_nodev was made with train 'a', now it is 'c'" in done.stdout
+
+
 def test_the_configuration_is_that_of_now(ssl):
     trained = ssl / "exp/ssl_x_iter1/trained_with"
     assert "max_epoch: 1\n" in trained.read_text()

@@ -29,13 +29,14 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
 _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
+. "${_local}/data_record.sh"
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
-train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
+local_data_opts= train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
 bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
@@ -47,7 +48,7 @@ shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set v
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
 shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
-shared+=" eval_valid_set"
+shared+=" eval_valid_set local_data_opts"
 sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
@@ -201,7 +202,20 @@ options() {  # options WHAT ...: prints options that depend on the pretrained mo
         --train_shape_file "${stats}/train/text_shape.${token_type}"
 }
 
-run_asr 1 2
+record_data() {  # record_data write|check: options of local/data.sh
+    local dset others=
+    for dset in ${valid_set} ${test_sets}; do others+=" data/${dset}"; done
+    # shellcheck disable=SC2086
+    data_record "$1" "data/${train_set}" "${others}" ${local_data_opts}
+}
+
+if runs 1; then
+    run_asr 1 1
+    record_data write
+else
+    record_data check
+fi
+run_asr 2 2
 if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi
 if runs 3; then
     check_before 3
