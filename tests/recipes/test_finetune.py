@@ -181,6 +181,38 @@ def test_sets_of_other_folders_in_later_stages(trained):
     assert "data/test was made with set '/a/test', now it is '/b/test'" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--lm_interpolate", "--lm_words"])
+def test_options_for_an_n_gram_that_is_not_given(trained, option):
+    done = train(trained, option, "x")
+    assert done.returncode == 1 and "give --decode_lm" in done.stderr
+
+
+def test_an_n_gram_is_trained_again_when_texts_to_mix_in_change(trained):
+    """They may be data directories, whose file text counts."""
+    for name in ("train", "valid", "more"):
+        (trained / "data" / name).mkdir(parents=True)
+        (trained / "data" / name / "text").write_text("a b\n")
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    (trained / "python3").write_text(
+        f'#!/bin/bash\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;;\n'
+        "*bin.train_ngram*) mkdir -p exp/ngram && echo x >> exp/ngram/train_mixed.arpa ;;\n"
+        "*bin.tune_lm*) echo x > exp/asr_x/ctc_train_mixed_m.yaml ;; esac\n"
+    )
+    command = [FINETUNE.parent / "decode_ctc.sh", "--asr_exp", "exp/asr_x", "--lm"]
+    command += ["train", "--lm_interpolate", "data/more", "--train_set", "train"]
+    command += ["--valid_set", "valid", "--test_sets", "valid"]
+    command += ["--inference_asr_model", "m.pth"]
+
+    def times_trained():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=trained, env=environment, check=True)
+        return len((trained / "exp/ngram/train_mixed.arpa").read_text().split())
+
+    assert times_trained() == times_trained() == 1
+    (trained / "data/more/text").write_text("c d\n")
+    assert times_trained() == 2
+
+
 def passed_on(tmp_path, config, options):
     """Return the arguments of asr.sh in stage 12."""
     (tmp_path / "asr.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')

@@ -55,6 +55,13 @@ def pretrain(ssl, *options, check=True):
     return done.returncode, done.stdout
 
 
+def test_a_configuration_for_no_iteration(ssl):
+    config = str(ssl.parents[2] / "train.yaml")
+    status, said = pretrain(ssl, "--relabel_config", config, check=False)
+    assert status == 1 and "give --train_stop_iter, too" in said
+    pretrain(ssl, "--relabel_config", config, "--stop_stage", "4", *LAST)
+
+
 def test_data_options_of_later_stages(ssl):
     """Only local/data.sh, in stage 1, reads them."""
     (ssl / "local/data.sh").unlink()

@@ -36,8 +36,8 @@ lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
-local_data_opts= train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
-bpe_train_text= bpemode=unigram
+train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
+local_data_opts= bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false
@@ -53,6 +53,8 @@ sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
+[ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
+    fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
 
 if [ -z "${python}" ]; then
     python=python3

@@ -16,6 +16,8 @@ check_iterations() {
             "${train_stop_iter}: give numbers from 0, the second not below the first"
     [ -z "${relabel_config}" ] || [ -f "${relabel_config}" ] ||
         fail "--relabel_config '${relabel_config}': no such file"
+    [ -z "${relabel_config}" ] || [ "${train_stop_iter}" -gt 0 ] ||
+        fail "--relabel_config is for iterations from 1 on: give --train_stop_iter, too"
     [ -n "${features_km}" ] && [ -n "${n_clusters}" ] ||
         fail "--features_km and --n_clusters have an entry for each iteration"
     for k in $(seq 0 "${train_stop_iter}"); do
