@@ -1,7 +1,8 @@
 """Untrusted configurations of models: an experiment's config.yaml."""
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,39 @@ def read_config(path: Path) -> argparse.Namespace:
             if beside.is_file():
                 normalize_conf["stats_file"] = str(beside)
     return args
+
+
+def training_settings(
+    config: Path, arguments: Sequence[str] = (), free: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the options of a training, to compare them with another time's.
+
+    Args:
+        config: Training configuration.
+        arguments: Options of the training command that override it.
+        free: Names of options to leave out.
+
+    Returns:
+        Mapping from name to value. Names of `arguments` keep their "--".
+
+    Raises:
+        ConfigError: The file is missing or is not a configuration.
+    """
+    found = {
+        name: json.dumps(value, sort_keys=True, default=str)
+        for name, value in vars(read_config(config)).items()
+        if name not in free
+    }
+    given: dict[str, list[str]] = {}
+    name = ""
+    for word in arguments:
+        if word.startswith("--"):
+            name, _, word = word[2:].partition("=")
+            name = name.replace("-", "_")
+        if name and name not in free:
+            given.setdefault(f"--{name}", []).extend([word] if word else [])
+    found.update((name, " ".join(words)) for name, words in given.items())
+    return found
 
 
 def count_of(options: Mapping[str, Any], key: str, default: int | None = None) -> Any:

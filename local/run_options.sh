@@ -12,7 +12,7 @@ trap '' USR1
 #     SCRIPT  script for all other options, which are collected in opts. --help prints the
 #             comment at the head of the caller, then the help of SCRIPT, if it is not "".
 sort_options() {
-    local own=" $1 " data="^(${2// /|})\$" script=$3 name taken
+    local own=" ${1//[[:space:]]/ } " data="^(${2// /|})\$" script=$3 name taken
     shift 3
     data_opts=() opts=()
     while [ $# -gt 0 ]; do

@@ -73,6 +73,14 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME=SET+SET...",
         help="also write a set NAME that combines these sets; may be repeated",
     )
+    parser.add_argument(
+        "--need",
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="fail, before anything is written, if one of these sets would not be made; "
+        "sets in DEST that are not LibriSpeech's are your own",
+    )
     add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
     return parser
 
@@ -85,6 +93,7 @@ def prepare(args: argparse.Namespace) -> None:
         args.parts,
         args.split,
         args.combine,
+        need=args.need,
         fs=wanted_rate(args),
         skip_bad=args.skip_bad,
         nj=args.nj,

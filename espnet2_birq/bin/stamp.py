@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.config import training_settings
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 
@@ -18,7 +19,8 @@ silently ignored or used in part.
   check  exits with status 1, and the changes, unless MADE has the same
          FILEs, of the same content, with the same options. Deleted FILEs are
          ignored. A missing record is accepted unless
-         --required is given."""
+         --required is given, and so is a record without settings (--setting,
+         --config, --args), which is of an older version."""
 
 EPILOG = """\
 example:
@@ -31,13 +33,38 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("stamp", DESCRIPTION, EPILOG)
     parser.add_argument("action", choices=("write", "check"))
     parser.add_argument("made", metavar="MADE", type=Path, help="folder or file")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="input of MADE")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="input of MADE")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="setting used to make it; may be repeated",
+    )
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the same, where older versions recorded no settings; may be repeated",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="training configuration whose options are settings",
+    )
+    parser.add_argument(
+        "--args",
+        default="",
+        metavar="OPTIONS",
+        help="options of the training command that override --config, likewise",
+    )
+    parser.add_argument(
+        "--free",
+        default="",
+        metavar="NAMES",
+        help="options of --config and --args that may change",
     )
     parser.add_argument(
         "--required", action="store_true", help="check: a missing record is an error"
@@ -57,19 +84,28 @@ def stamp(args: argparse.Namespace) -> None:
     Raises:
         DataError: Something has changed.
     """
-    options = dict(option.split("=", 1) for option in args.option)
+    options = _pairs(args.option)
+    settings = _pairs(args.setting) or None
+    if args.config is not None:
+        free = args.free.split()
+        found = training_settings(args.config, args.args.split(), free)
+        settings = {**(settings or {}), **found}
     if args.action == "write":
-        write_stamp(args.made, args.files, options)
+        write_stamp(args.made, args.files, options, settings)
         return
     try:
-        check_stamp(args.made, args.files, options, args.required)
+        check_stamp(args.made, args.files, options, args.required, settings)
     except DataError as error:
         raise DataError(f"{error}: {args.remedy}") from None
 
 
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    return dict(one.split("=", 1) for one in given)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
-    run(stamp, get_parser().parse_args(argv))
+    run(stamp, get_parser().parse_intermixed_args(argv))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def prepare_librispeech(
     splits: Iterable[tuple[str, int]] = (),
     combinations: Iterable[tuple[str, Sequence[str]]] = (),
     *,
+    need: Iterable[str] = (),
     fs: int | None = 16000,
     skip_bad: bool = False,
     nj: int = 4,
@@ -70,6 +71,7 @@ def prepare_librispeech(
         splits: Pairs of a part and the number of its readers to hold out, as in
             make_sets().
         combinations: Pairs of a new set's name and the names of the sets to combine.
+        need: Names of sets that must be made, or be the user's own in `dest`.
         fs: Required sample rate in Hz; None accepts any.
         skip_bad: Whether to skip bad audio instead of raising an error.
         nj: Number of threads that open audio.
@@ -86,6 +88,7 @@ def prepare_librispeech(
         _unique("--split", splits),
         _unique("--combine", combinations),
     )
+    _check_needed(need, corpus, dest, sets)
     if not parts:
         _refuse_leftovers(dest, sets)
     sets, infos = probe_sets(sets, fs, nj, skip_bad)
@@ -441,6 +444,22 @@ def _summary(
             f"readers; first: {unknown[0]}"
         )
     return lines
+
+
+def _check_needed(
+    need: Iterable[str], corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]
+) -> None:
+    for name in need:
+        # LibriSpeech's sets in `dest` may be of an earlier preparation, of another corpus.
+        own = official_size(name) is None and (dest / name / "wav.scp").is_file()
+        if name in sets or own:
+            continue
+        lacking = [x for x in JOINT_SETS.get(name, (name,)) if x not in sets]
+        raise DataError(
+            f"{dest / name}: would not be made: no {' '.join(lacking)} in {corpus} or "
+            "--parts; add parts, or name other sets (--train_set, --valid_set, "
+            f"--test_sets): {' '.join(sets)}"
+        )
 
 
 def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:

@@ -23,7 +23,10 @@ Files = Mapping[str, dict | None]
 
 
 def write_stamp(
-    made: Path, files: Iterable[str | Path], options: Mapping[str, str] | None = None
+    made: Path,
+    files: Iterable[str | Path],
+    options: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> None:
     """Record what a folder or file was made from.
 
@@ -31,9 +34,12 @@ def write_stamp(
         made: Output folder or file.
         files: Input files; missing ones are recorded as absent.
         options: Settings that affected the output.
+        settings: Further settings, which stamps of older versions do not have.
     """
     stamp = stamp_path(made)
     content = {"options": dict(options or {}), "files": _describe_all(files)}
+    if settings is not None:
+        content["settings"] = dict(settings)
     write_whole(stamp, json.dumps(content, indent=1) + "\n")
 
 
@@ -42,6 +48,7 @@ def check_stamp(
     files: Iterable[str | Path],
     options: Mapping[str, str] | None = None,
     required: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> None:
     """Check that a folder or file is up to date with its inputs.
 
@@ -53,6 +60,8 @@ def check_stamp(
         options: Current settings.
         required: Whether a missing stamp is an error. Otherwise `made` may come from
             elsewhere, and nothing is checked.
+        settings: All current further settings. Those of the stamp may not be more. A
+            stamp without any is of an older version, and they are not checked.
 
     Raises:
         DataError: Something has changed; the message says what.
@@ -69,6 +78,8 @@ def check_stamp(
             raise DataError(
                 f"{made} was made with {name} {before!r}, now it is {value!r}"
             )
+    if settings is not None and noted.get("settings") is not None:
+        _compare(made, noted["settings"], settings)
     names = [os.fspath(file) for file in files]
     for name in names:
         if name not in noted["files"]:
@@ -96,6 +107,16 @@ def stamp_path(made: Path) -> Path:
     return made / STAMP if made.is_dir() else made.with_name(f"{made.name}.{STAMP}")
 
 
+def _compare(made: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) == now.get(name):
+            continue
+        told = [
+            f"{name} {x[name]}" if name in x else f"no {name}" for x in (before, now)
+        ]
+        raise DataError(f"{made} was made with {told[0]}, now there is {told[1]}")
+
+
 def _read(stamp: Path) -> dict[str, dict]:
     """Read a stamp.
 
@@ -109,6 +130,7 @@ def _read(stamp: Path) -> dict[str, dict]:
         isinstance(options, dict)
         and isinstance(files, dict)
         and all(x is None or isinstance(x, dict) for x in files.values())
+        and isinstance(noted.get("settings", {}), dict)
     ):
         raise DataError(f"{stamp}: has no options and files; {remedy}")
     return noted

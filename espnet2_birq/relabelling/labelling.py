@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,21 @@ PART = 10_000  # utterances per archive, the most that an interruption can cost
 
 # Maps (B, N) speech and (B,) lengths to (B, T') codes and (B,) lengths.
 Labelling = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What labels are made from; see write_stamp().
+
+    Attributes:
+        files: Model file first.
+        options: Options.
+        settings: Further settings, which records of older versions do not have.
+    """
+
+    files: Sequence[Path]
+    options: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def label_by_objective(
@@ -54,7 +70,7 @@ def label_by_objective(
         codes, frames = model.label(speech, lengths, objective)
         return codes[0], frames
 
-    origin = ([path], {"objective": objective})
+    origin = Origin([path], {"objective": objective})
     return label_set(model, label, size, origin, data, out, batch_size)
 
 
@@ -86,14 +102,16 @@ def label_by_kmeans(
         return found.label(model, speech, lengths)
 
     size = len(found.centroids)
-    return label_set(model, label, size, ([path, kmeans], {}), data, out, batch_size)
+    made = {"view": found.about["view"], "clusters": str(size)}
+    origin = Origin([path, kmeans], settings=made)
+    return label_set(model, label, size, origin, data, out, batch_size)
 
 
 def label_set(
     model: BiRQModel,
     label: Labelling,
     size: int,
-    origin: tuple[Sequence[Path], Mapping[str, str]],
+    origin: Origin,
     data: str,
     out: Path,
     batch_size: int,
@@ -106,7 +124,7 @@ def label_set(
         model: Model in evaluation mode.
         label: Labelling function.
         size: V, number of distinct labels.
-        origin: Files and options that the labels depend on besides the speech.
+        origin: What the labels depend on besides the speech.
         data: FILE,speech,TYPE, as for ssl_train.
         out: Folder for labels.N.ark, codebook_size (which holds `size`) and, once all
             are complete, labels.scp.
@@ -116,8 +134,8 @@ def label_set(
         and a warning.
     """
     speech = SpeechList.read(data, model.sample_rate)
-    files, options = origin
-    _prepare(out, [*files, *map(config_of, files[:1]), speech.path], options)
+    files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
+    _prepare(out, replace(origin, files=files))
     write_whole(out / "codebook_size", f"{size}\n")  # for the next configuration
     names = list(speech.entries)
     if (out / SCP).is_file():
@@ -137,15 +155,16 @@ def label_set(
     return len(names)
 
 
-def _prepare(out: Path, files: Sequence[Path], options: Mapping[str, str]) -> None:
+def _prepare(out: Path, origin: Origin) -> None:
     """Remove labels that were made from something else."""
     out.mkdir(parents=True, exist_ok=True)
+    files, options, settings = origin.files, origin.options, origin.settings
     try:
-        check_stamp(out, files, options, required=True)
+        check_stamp(out, files, options, required=True, settings=settings)
     except DataError:
         for old in out.glob("labels.*"):
             old.unlink()
-        write_stamp(out, files, options)
+        write_stamp(out, files, options, settings)
 
 
 def _labels(

@@ -81,3 +81,30 @@ def test_stamp_of_a_file(made):
     (made / "wav.scp").write_text("")
     with pytest.raises(SystemExit, match="wav.scp has changed since x.arpa was made"):
         main(["check", "x.arpa", "--required", "wav.scp"])
+
+
+def test_settings_that_older_records_do_not_have(made):
+    """They are compared completely, but only with a record that has some."""
+    (made / "asr.yaml").write_text("max_epoch: 30\nencoder_conf: {b: 1, a: 2}\n")
+    now = ["--config", "asr.yaml", "--setting", "model=x.pth"]
+    now += ["--free", "max_epoch log_interval"]
+    files = ["wav.scp", "segments"]
+    main([*CHECK, *files, *now])  # the record is of an older version
+    main(["write", *CHECK[1:4], *files, *now, "--args", "--seed 1 --max-epoch=3"])
+    main([*CHECK, *files])
+    main([*CHECK, *files, *now, "--args", "--log_interval 5 --seed=1"])
+    message = error_of(*CHECK, *files, *now)
+    assert message.endswith("made with --seed 1, now there is no --seed: run stage 3")
+    now += ["--args", "--seed 1"]
+    (made / "asr.yaml").write_text(
+        "# longer\nmax_epoch: 60\nencoder_conf: {a: 2, b: 1}"
+    )
+    main([*CHECK, *files, *now])
+    assert "max_epoch 60" in error_of(*CHECK, *files, *now, "--free", "")
+    other = [x.replace("x.pth", "y.pth") for x in now]
+    assert "made with model x.pth, now there is model y" in error_of(
+        *CHECK, *files, *other
+    )
+    (made / "asr.yaml").write_text("encoder_conf: {b: 1, a: 3}")
+    words = 'encoder_conf {"a": 2, "b": 1}, now there is encoder_conf {"a": 3, "b": 1}'
+    assert words in error_of(*CHECK, *files, *now)

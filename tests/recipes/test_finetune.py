@@ -1,11 +1,14 @@
 """finetune.sh: what is given to asr.sh, which only prints its arguments here."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from espnet2_birq.datadir.stamp import write_stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 FINETUNE = ROOT / "egs2/TEMPLATE/asr1/finetune.sh"
@@ -51,6 +54,163 @@ def test_model_to_decode_with(tmp_path, criteria, options, expected):
     given = passed_on(tmp_path, f"best_model_criterion: {criteria}\n", options)
     assert given.count("--inference_asr_model") == 1
     assert given[given.index("--inference_asr_model") + 1] == expected
+
+
+ESPNET = """#!/bin/bash
+while [ $# -gt 0 ]; do printf -v "${1#--}" %s "$2"; shift 2; done
+if [ ! -e "$asr_exp/checkpoint.pth" ]; then echo "$asr_args" > "$asr_exp/m.pth"; fi
+touch "$asr_exp/checkpoint.pth"
+{ cat "$asr_config"; echo "# $asr_args"; } > "$asr_exp/config.yaml"
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Recipe's folder after stage 11, by stand-ins: as ESPnet, once trained, it is done."""
+    files = {
+        "asr.sh": ESPNET,
+        "asr.yaml": "max_epoch: 3\nencoder_conf: {dropout: 0.1}\n",
+    }
+    files["python3"] = (
+        f'#!/bin/sh\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;; esac\n'
+    )
+    files["path.sh"] = f"PATH={tmp_path}:$PATH\ncpu_training() {{ :; }}\n"
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+    for name in ("train", "valid"):
+        for folder in (f"exp/stats/{name}", f"dump/raw/{name}"):
+            (tmp_path / folder).mkdir(parents=True)
+            for file in ("speech_shape", "text", "wav.scp"):
+                (tmp_path / folder / file).write_text("a b\n")
+    monkeypatch.chdir(tmp_path)
+    lists = [
+        f"dump/raw/{x}/{y}" for x in ("train", "valid") for y in ("wav.scp", "text")
+    ]
+    write_stamp(Path("exp/stats"), [*lists, "data/token_list/bpe_unigram30/tokens.txt"])
+    done = train(tmp_path, "--asr_args", "--seed 1")
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def train(folder, *options):
+    """Run stage 11."""
+    command = [FINETUNE, "--asr_tag", "x", "--asr_config", "asr.yaml", "--stage", "11"]
+    command += ["--stop_stage", "11", "--train_set", "train", "--valid_set", "valid"]
+    command += ["--asr_stats_dir", "exp/stats", "--inference_asr_model", "m.pth"]
+    return subprocess.run(
+        [*command, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_resuming_with_the_same_options(trained):
+    """Training can also go on for longer, or with a record of an older version."""
+    assert train(trained, "--asr_args", "--seed 1").returncode == 0
+    longer = trained / "asr.yaml"
+    longer.write_text(longer.read_text().replace("3", "6"))
+    assert train(trained, "--asr_args", "--max_epoch 9 --seed 1").returncode == 0
+    stamp = trained / "exp/asr_x/made_from.json"
+    record = json.loads(stamp.read_text())
+    assert record.pop("settings")["--seed"] == "1"
+    stamp.write_text(json.dumps(record))
+    assert train(trained).returncode == 0
+
+
+@pytest.mark.parametrize("what", ["asr_args", "asr_config"])
+def test_training_with_other_options_is_not_resumed(trained, what):
+    """ESPnet would train nothing, and leave old weights with the new configuration."""
+    config = trained / "exp/asr_x/config.yaml"
+    before = config.read_text()
+    if what == "asr_config":
+        (trained / "asr.yaml").write_text("max_epoch: 3\nencoder_conf: {dropout: 0.2}")
+    done = train(
+        trained, "--asr_args", "--seed 2" if what == "asr_args" else "--seed 1"
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    words = {"asr_args": "--seed 1, now there is --seed 2"}
+    words["asr_config"] = 'encoder_conf {"dropout": 0.1}, now there is encoder_conf'
+    assert words[what] in done.stderr
+    assert "remove exp/asr_x to train anew, or give another --asr_tag" in done.stderr
+    assert config.read_text() == before
+
+
+DATA = "--librispeech /x --train a,b --need train"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (DATA, None),
+        ("--need valid --resample true --train a,b", None),
+        ("", None),
+        ("--train a", "train 'a,b', now it is 'a'"),
+        ("--librispeech /y --train a,b", "librispeech '/x', now it is '/y'"),
+        ("--dev c", "dev None, now it is 'c'"),
+        ("--set /b/train --set /b/valid", "data/train was made with set None, now"),
+    ],
+)
+def test_data_options_of_later_stages(trained, options, words):
+    """Only stage 1 reads them; afterwards, they are compared with those it had."""
+    (trained / "data/train").mkdir(parents=True)
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    first = ["--stage", "1", "--stop_stage", "1", "--local_data_opts"]
+    assert train(trained, *first, DATA).returncode == 0
+    dry = train(trained, *first, "--train none --dry_run true")
+    assert dry.returncode == 0, dry.stderr
+    later = ["--stage", "2", "--stop_stage", "2", "--local_data_opts", options]
+    done = train(trained, *later)
+    assert (done.returncode == 0) is (words is None), done.stderr
+    if words:
+        assert words in done.stderr and "run stage 1 again" in done.stderr
+
+
+def test_sets_of_other_folders_in_later_stages(trained):
+    for name in ("train", "valid", "test"):
+        (trained / "data" / name).mkdir(parents=True)
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    sets = "--set /a/train --set /a/valid --set /a/test"
+    first = ["--test_sets", "test", "--stage", "1", "--stop_stage", "1"]
+    assert train(trained, *first, "--local_data_opts", sets).returncode == 0
+    later = [*first[:2], "--stage", "2", "--stop_stage", "2", "--local_data_opts"]
+    assert train(trained, *later, sets).returncode == 0
+    done = train(trained, *later, sets.replace("/a/test", "/b/test"))
+    assert "data/test was made with set '/a/test', now it is '/b/test'" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--lm_interpolate", "--lm_words"])
+def test_options_for_an_n_gram_that_is_not_given(trained, option):
+    done = train(trained, option, "x")
+    assert done.returncode == 1 and "give --decode_lm" in done.stderr
+
+
+def test_an_n_gram_is_trained_again_when_texts_to_mix_in_change(trained):
+    """They may be data directories, whose file text counts."""
+    for name in ("train", "valid", "more"):
+        (trained / "data" / name).mkdir(parents=True)
+        (trained / "data" / name / "text").write_text("a b\n")
+    (trained / "asr.sh").write_text("#!/bin/sh\n")
+    (trained / "python3").write_text(
+        f'#!/bin/bash\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;;\n'
+        "*bin.train_ngram*) mkdir -p exp/ngram && echo x >> exp/ngram/train_mixed.arpa ;;\n"
+        "*bin.tune_lm*) echo x > exp/asr_x/ctc_train_mixed_m.yaml ;; esac\n"
+    )
+    command = [FINETUNE.parent / "decode_ctc.sh", "--asr_exp", "exp/asr_x", "--lm"]
+    command += ["train", "--lm_interpolate", "data/more", "--train_set", "train"]
+    command += ["--valid_set", "valid", "--test_sets", "valid"]
+    command += ["--inference_asr_model", "m.pth"]
+
+    def times_trained():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=trained, env=environment, check=True)
+        return len((trained / "exp/ngram/train_mixed.arpa").read_text().split())
+
+    assert times_trained() == times_trained() == 1
+    (trained / "data/more/text").write_text("c d\n")
+    assert times_trained() == 2
 
 
 def passed_on(tmp_path, config, options):

@@ -127,6 +127,23 @@ def test_hours_of_the_training_set(recipe):
     assert given["--lm_train_text"] == "data/train_clean_100/text"
 
 
+def test_arguments_of_training_are_added_to_those_of_the_hours(recipe):
+    own = ("--asr_args", "--seed 7")
+    given = options_of(recipe / "asr1", "finetune.sh", "--train_hours", "1", *own)
+    assert given["--asr_args"] == "--num_iters_per_epoch 260 --seed 7"
+    given = options_of(recipe / "asr1", "finetune.sh", *own)
+    assert given["--asr_args"] == "--seed 7"
+
+
+def test_a_dry_run_does_not_train_itself(recipe):
+    for script in ("finetune.sh", "self_train.sh"):
+        (recipe / "asr1" / script).write_text("#!/bin/sh\necho called\n")
+        (recipe / "asr1" / script).chmod(0o755)
+    options = ("--self_train", "2", "--dry_run", "true")
+    status, said = status_of(recipe / "asr1", "./run.sh", *options)
+    assert status == 1 and "leave out --self_train" in said and "called" not in said
+
+
 @pytest.fixture
 def prepared(recipe):
     """The recipe with the parts of ESPnet that data.sh needs."""
@@ -189,8 +206,20 @@ def test_partial_corpus_is_prepared_and_said_to_be(prepared, tmp_path):
     status, said = status_of(prepared / "ssl1", *command, "--need", "train_960,dev")
     assert status == 1
     last = said.splitlines()[-1]
-    assert last.startswith("data.sh: error: data/train_960 was not made")
+    assert last.startswith(
+        "error: data/train_960: would not be made: no train_clean_360 "
+    )
     assert f"{corpus}" in last and "--train_set" in last
+    # Sets of an earlier preparation, of a fuller corpus, do not count; one's own do.
+    data = prepared / "ssl1" / "data"
+    for name in ("test_clean", "mine"):
+        shutil.copytree(data / "dev_clean", data / name)
+    for parts in ([], ["--parts", "dev-clean"]):
+        more = [*parts, "--need", "mine,dev_clean,test_clean"]
+        status, said = status_of(prepared / "ssl1", *command, *more)
+        assert status == 1 and "data/test_clean: would not be made" in said, said
+    status, said = status_of(prepared / "ssl1", *command, "--need", "mine,dev_clean")
+    assert status == 0, said
 
 
 def test_download_and_preparation(prepared, tmp_path):

@@ -1,6 +1,7 @@
 """self_train.sh: finished rounds, and rounds whose input has changed since."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ SCRIPT = ROOT / "egs2/TEMPLATE/asr1/self_train.sh"
 def recipe(tmp_path):
     """Recipe's folder with a fine-tuned model, two sets, and a finished round."""
     (tmp_path / "path.sh").touch()
+    (tmp_path / "conf.yaml").write_text("max_epoch: 3\n")
     for name in ("few", "many"):
         folder = tmp_path / "dump" / "raw" / name
         folder.mkdir(parents=True)
@@ -25,7 +27,8 @@ def recipe(tmp_path):
         (tmp_path / "exp" / f"asr_{tag}" / "m.pth").write_text(tag)
     done = tmp_path / "exp" / "asr_x_st1" / "self_train.done"
     done.touch()
-    stamp = [sys.executable, "-m", "espnet2_birq.bin.stamp", "write", str(done)]
+    stamp = [sys.executable, "-m", "espnet2_birq.bin.stamp", "write"]
+    stamp += ["exp/asr_x_st1/self_train.done"]
     stamp += ["exp/asr_x/m.pth", "dump/raw/few/wav.scp", "dump/raw/few/text"]
     stamp += ["dump/raw/many/wav.scp", "--option", "keep=0.8"]
     subprocess.run(stamp, cwd=tmp_path, env=environment(), check=True)
@@ -37,8 +40,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
-def run(recipe, *options):
-    command = [SCRIPT, "--asr_tag", "x", "--train_set", "few", "--unlabelled_set"]
+def run(recipe, *options, script=SCRIPT):
+    command = [script, "--asr_tag", "x", "--train_set", "few", "--unlabelled_set"]
     command += [
         "many",
         "--asr_config",
@@ -58,6 +61,11 @@ def test_a_finished_round_is_skipped(recipe):
     assert "round 1: already done (exp/asr_x_st1)" in done.stdout
 
 
+def test_another_folder_of_formatted_sets(recipe):
+    found = run(recipe, "--dumpdir", "other")
+    assert found.returncode != 0 and "no other/raw/many/wav.scp" in found.stderr
+
+
 @pytest.mark.parametrize("what", ["model", "share"])
 def test_what_has_changed_is_an_error(recipe, what):
     if what == "model":
@@ -65,6 +73,68 @@ def test_what_has_changed_is_an_error(recipe, what):
     found = run(recipe, *(["--keep", "0.5"] if what == "share" else []))
     assert found.returncode != 0
     assert "remove exp/asr_x_st1 to repeat round 1" in found.stderr
+
+
+SETTINGS = ["--ssl_model", "ssl.pth", "--test_sets", "a b", "--asr_args", "--seed 1"]
+
+
+@pytest.fixture
+def finished(recipe):
+    """The recipe after a round, by stand-ins of Python commands and finetune.sh."""
+    for folder in ("egs2/TEMPLATE/asr1", "bin"):
+        (recipe / folder).mkdir(parents=True)
+    (recipe / "local").symlink_to(ROOT / "local")
+    shutil.copy(SCRIPT, recipe / "egs2/TEMPLATE/asr1")
+    tune = recipe / "egs2/TEMPLATE/asr1/finetune.sh"
+    tune.write_text('#!/bin/sh\necho "$@" >> tuned; echo new > exp/asr_x_st1/m.pth\n')
+    python = recipe / "bin/python3"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;; esac\n'
+    )
+    for path in (tune, python):
+        path.chmod(0o755)
+    (recipe / "path.sh").write_text(f"PATH={recipe}/bin:$PATH\n")
+    for old in (recipe / "exp/asr_x_st1").iterdir():
+        old.unlink()
+    done = run(recipe, *SETTINGS, script=recipe / tune.parent / SCRIPT.name)
+    assert done.returncode == 0, done.stderr
+    tuned = (recipe / "tuned").read_text()
+    assert "--ssl_model ssl.pth" in tuned and "--test_sets a b" in tuned
+    assert "--asr_args --seed 1" in tuned
+    return recipe
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], None),
+        (
+            ["--ssl_model", "other.pth"],
+            "ssl_model ssl.pth, now there is ssl_model other",
+        ),
+        (["--test_sets", "a b c"], "test_sets a b, now there is test_sets a b c"),
+        (["--asr_args", ""], "--seed 1, now there is no --seed"),
+        (["conf.yaml"], "max_epoch 3, now there is max_epoch 4"),
+    ],
+)
+def test_a_round_with_other_options(finished, options, words):
+    """A round is finished only for the options that it was made with."""
+    if options == ["conf.yaml"]:
+        (finished / options.pop()).write_text("max_epoch: 4\n")
+    found = run(finished, *SETTINGS, *options)
+    assert (found.returncode == 0) is (words is None), found.stderr
+    if words is None:
+        assert "round 1: already done" in found.stdout
+    else:
+        assert words in found.stderr and len(found.stderr.splitlines()) == 1
+        assert "remove exp/asr_x_st1 to repeat round 1" in found.stderr
+
+
+@pytest.mark.parametrize("option", ["--stage", "--stop_stage"])
+def test_a_round_has_its_own_stages(recipe, option):
+    found = run(recipe, option, "1")
+    assert found.returncode == 1 and "leave them out" in found.stderr
+    assert "--stage, --stop_stage: " in found.stderr
 
 
 def test_nothing_to_start_from(recipe):

@@ -53,8 +53,11 @@ if [ "${lm}" = train ]; then
     [ -n "${train_set}" ] || fail "--lm train needs --train_set"
     lm=${expdir}/ngram/${train_set}.arpa
     if [ -n "${lm_interpolate}" ]; then lm=${expdir}/ngram/${train_set}_mixed.arpa; fi
-    # shellcheck disable=SC2206
-    made_from=(data/"${train_set}"/text data/"${valid_set}"/text ${lm_interpolate})
+    made_from=(data/"${train_set}"/text data/"${valid_set}"/text)
+    for _other in ${lm_interpolate}; do
+        if [ -d "${_other}" ]; then _other+=/text; fi
+        made_from+=("${_other}")
+    done
     if [ ! -f "${lm}" ] || ! is_fresh "${lm}" "${made_from[@]}"; then
         # shellcheck disable=SC2086
         python3 -m espnet2_birq.bin.train_ngram --out "${lm}" \

@@ -5,7 +5,9 @@
 # Usage: finetune.sh [--ssl_model FILE] --asr_tag TAG --asr_config FILE [asr.sh options]
 #   --ssl_model    pretrained model (.pth next to its config.yaml), or none for no pretraining
 #   --num_threads  CPU threads for training with --ngpu 0 (default: all)
-#   --asr_args     options of ESPnet's asr_train; they override --asr_config
+#   --asr_args     options of ESPnet's asr_train; they override --asr_config. A training is
+#                  resumed only with the options that it began with, except max_epoch,
+#                  num_workers, log_interval and log_level
 #   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
 #                  --asr_args use shaw_conformer, encoder_lr_decay,
 #                  freeze_encoder_updates, accelerate or objectives, which ESPnet alone lacks:
@@ -27,6 +29,7 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
 _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
+. "${_local}/data_record.sh"
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
@@ -34,7 +37,7 @@ num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
-bpe_train_text= bpemode=unigram
+local_data_opts= bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false
@@ -45,11 +48,13 @@ shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set v
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
 shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
-shared+=" eval_valid_set"
+shared+=" eval_valid_set local_data_opts"
 sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
+[ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
+    fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
 
 if [ -z "${python}" ]; then
     python=python3
@@ -66,7 +71,7 @@ if [ -z "${inference_asr_model}" ]; then
     inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
     opts+=(--inference_asr_model "${inference_asr_model}")
 fi
-asr_exp=${expdir}/asr_${asr_tag}
+asr_exp=${expdir}/asr_${asr_tag} given_args=${asr_args}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
@@ -150,9 +155,13 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
             args=(--required "${raw}/${trained}"/{wav.scp,text}
                 "${raw}/${valid_set}"/{wav.scp,text} "${tokens}/tokens.txt") ;;
         training)
+            # ESPnet resumes with any options, and overwrites config.yaml even if nothing is
+            # left to train.
             made=${asr_exp} remedy="remove ${asr_exp} to train anew, or give another --asr_tag"
             args=("${stats}"/{train,valid}/speech_shape
-                "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt")
+                "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt"
+                --config "${asr_config}" --args="${given_args}"
+                --free "max_epoch num_workers log_interval log_level")
             if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
         decoded)
             made=${asr_exp}/${inference_tag}/$3 stage=12
@@ -195,7 +204,20 @@ options() {  # options WHAT ...: prints options that depend on the pretrained mo
         --train_shape_file "${stats}/train/text_shape.${token_type}"
 }
 
-run_asr 1 2
+record_data() {  # record_data write|check: options of local/data.sh
+    local dset others=
+    for dset in ${valid_set} ${test_sets}; do others+=" data/${dset}"; done
+    # shellcheck disable=SC2086
+    data_record "$1" "data/${train_set}" "${others}" ${local_data_opts}
+}
+
+if runs 1; then
+    run_asr 1 1
+    record_data write
+else
+    record_data check
+fi
+run_asr 2 2
 if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi
 if runs 3; then
     check_before 3

@@ -9,7 +9,8 @@
 #   --keep             share of the usable recognised utterances to keep (default: 0.8)
 # Round N makes dump/raw/TRAIN_SET_stN and EXPDIR/asr_TAG_stN, from the same pretrained
 # encoder. Finished rounds are skipped, an interrupted one is resumed.
-# All other options are those of finetune.sh; give the same as for the fine-tuning itself.
+# All other options are those of finetune.sh; give the same as for the fine-tuning itself,
+# but neither --stage nor --stop_stage.
 set -e
 set -u
 set -o pipefail
@@ -19,11 +20,13 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
-# shellcheck disable=SC2034  # stage, stop_stage: each round sets its own
-inference_nj=32 ngpu=1 fs=16k stage=1 stop_stage=10000 speed_perturb_factors=
+inference_nj=32 ngpu=1 fs=16k stage= stop_stage= speed_perturb_factors=
+ssl_model=none asr_args= test_sets=
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
-    inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors" "" \
-    "${_here}/finetune.sh" "$@"
+    inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
+    ssl_model asr_args test_sets" "" "${_here}/finetune.sh" "$@"
+[ -z "${stage}${stop_stage}" ] ||
+    fail "--stage, --stop_stage: a round has its own stages, and resumes; leave them out"
 [ -z "${speed_perturb_factors}" ] ||
     fail "--speed_perturb_factors: not supported here; leave them out"
 for _name in asr_tag asr_config train_set unlabelled_set; do
@@ -43,7 +46,10 @@ for _round in $(seq "${self_train}"); do
     _exp=${expdir}/asr_${_tag} _raw=${dumpdir}/raw
     # Inputs of the round: its result is kept only as long as they are unchanged.
     _stamp=("${_exp}/self_train.done" "${_previous}" "${_raw}/${train_set}"/{wav.scp,text}
-        "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}")
+        "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}"
+        --setting "ssl_model=${ssl_model}" --setting "test_sets=${test_sets}"
+        --config "${asr_config}" --args="${asr_args}"
+        --free "num_workers log_interval log_level")
     if [ -f "${_exp}/self_train.done" ]; then
         python3 -m espnet2_birq.bin.stamp check "${_stamp[@]}" --required \
             --remedy "remove ${_exp} to repeat round ${_round}"
@@ -56,10 +62,13 @@ for _round in $(seq "${self_train}"); do
             --labelled "${_raw}/${train_set}" --unlabelled "${_raw}/${unlabelled_set}" \
             --decoded "$(dirname "${_previous}")/self_train/${unlabelled_set}" --fs "${fs}"
         "${_here}/finetune.sh" "${opts[@]}" --asr_tag "${_tag}" \
-            --asr_config "${asr_config}" --train_set "${_set}" \
+            --asr_config "${asr_config}" --asr_args "${asr_args}" \
+            --ssl_model "${ssl_model}" --train_set "${_set}" --test_sets "${test_sets}" \
             --expdir "${expdir}" --dumpdir "${dumpdir}" --ngpu "${ngpu}" --fs "${fs}" \
             --inference_asr_model "${inference_asr_model}" --inference_nj "${inference_nj}" \
             --asr_stats_dir "${expdir}/asr_stats_${_set}" --stage 10 --stop_stage 13
+        [ -f "${_exp}/${inference_asr_model}" ] ||
+            fail "round ${_round}: fine-tuning has left no ${_exp}/${inference_asr_model}"
         python3 -m espnet2_birq.bin.stamp write "${_stamp[@]}"
         touch "${_exp}/self_train.done"
     fi

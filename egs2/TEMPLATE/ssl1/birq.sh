@@ -86,6 +86,7 @@ here=$(dirname "$(readlink -f "$0")")  # recipes link to this script
 . "${here}/training.sh"
 . "${here}/relabel.sh"
 . "${here}/dry_run.sh"
+. "${here}/../../../local/data_record.sh"
 
 [ $# -eq 0 ] || fail "no positional arguments are taken, got '$*'; see $0 --help"
 [ -n "${train_set}" ] || fail "--train_set is required; see $0 --help"
@@ -203,7 +204,8 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
         labels)
             made=${labels_dir}/${set} stage="5 --train_start_iter ${iter}"
             case "${labels_by[0]}" in
-                --kmeans) args+=(--required "${labels_by[1]}") ;;
+                --kmeans) args+=(--required "${labels_by[1]}"
+                    --setting "view=${labels_view}" --setting "clusters=${labels_clusters}") ;;
                 --objective) args+=(--required --option "objective=${labels_by[1]}") ;;
             esac
             args+=("${labels_model}" "${dump}/wav.scp")
@@ -243,7 +245,16 @@ check_sets() {  # check_sets STAGE: checks the outputs of stages before STAGE
     if [ "$1" -gt 4 ]; then formatted_here check set; fi
 }
 
+record_data() {  # record_data write|check: options of local/data.sh for data/<name>
+    local set=${unperturbed}
+    if [ -n "${train_source}" ]; then set=${valid_set}; fi
+    if [ -n "${train_source}" ] && [ -n "${valid_source}" ]; then return 0; fi
+    # shellcheck disable=SC2086
+    data_record "$1" "data/${set}" "" ${local_data_opts}
+}
+
 # ------------------------------------------------------------------ data preparation
+if "${skip_data_prep}" || ! run_stage 1; then record_data check; fi
 if ! "${skip_data_prep}"; then
     if run_stage 1; then
         log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
@@ -252,6 +263,7 @@ if ! "${skip_data_prep}"; then
                 "sets by their paths"
             # shellcheck disable=SC2086
             local/data.sh ${local_data_opts}
+            record_data write
         fi
         for x in train valid; do
             _set=${x}_set _source=${x}_source

@@ -16,6 +16,8 @@ check_iterations() {
             "${train_stop_iter}: give numbers from 0, the second not below the first"
     [ -z "${relabel_config}" ] || [ -f "${relabel_config}" ] ||
         fail "--relabel_config '${relabel_config}': no such file"
+    [ -z "${relabel_config}" ] || [ "${train_stop_iter}" -gt 0 ] ||
+        fail "--relabel_config is for iterations from 1 on: give --train_stop_iter, too"
     [ -n "${features_km}" ] && [ -n "${n_clusters}" ] ||
         fail "--features_km and --n_clusters have an entry for each iteration"
     for k in $(seq 0 "${train_stop_iter}"); do
@@ -39,8 +41,9 @@ check_iterations() {
     done
 }
 
-# Sets iter, and for this iteration ssl_exp, packed_model, config and labels_dir, which is
-# empty without labels from disk. Iteration 0 has the names it would have as the only one.
+# Sets iter, and for this iteration ssl_exp, packed_model, config, the source of its labels
+# and labels_dir, which is empty without labels from disk. Iteration 0 has the names it would
+# have as the only one.
 use_iteration() {  # use_iteration ITER
     local name=${ssl_tag} before=${ssl_tag}
     iter=$1
@@ -53,10 +56,11 @@ use_iteration() {  # use_iteration ITER
     if [ "${labels_source}" = none ]; then return; fi
     labels_dir=${dumpdir}/labels/${name}
     config=${labels_dir}/train.yaml labels_by=(--kmeans "${labels_dir}/kmeans.npz")
-    labels_model=${expdir}/ssl_${before}/${inference_ssl_model}
+    labels_model=${expdir}/ssl_${before}/${inference_ssl_model} labels_view=${labels_source}
+    labels_clusters=$(entry "${n_clusters}" "${iter}")
     case "${labels_source}" in
         mfcc|input) labels_model=${labels_dir}/source.yaml ;;
-        [0-9]*) ;;
+        [0-9]*) labels_view="layer ${labels_source}" ;;
         *) labels_by=(--objective "${labels_source}") ;;
     esac
     if [ "${iter}" -gt 0 ] && [ -n "${relabel_config}" ]; then
@@ -81,7 +85,7 @@ label_with() {  # label_with COMMAND OPTIONS: runs it, here or on a cluster, on 
 }
 
 relabel() {
-    local x _dir _type _set _view=${labels_source}
+    local x _dir _type _set
     log "Stage 5: Labels of iteration ${iter}, from ${labels_source}: ${labels_dir}"
     mkdir -p "${labels_dir}/logs"
     rm -rf "${labels_dir}"/splits*
@@ -101,10 +105,9 @@ yaml.safe_dump({key: conf[key] for key in keys}, sys.stdout)
     if [ "${ngpu}" -eq 0 ]; then
         cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
     fi
-    if [[ ${labels_source} =~ ^[0-9] ]]; then _view="layer ${labels_source}"; fi
     if [ "${labels_by[0]}" = --kmeans ]; then
-        label_with fit_kmeans --model "${labels_model}" --view "${_view}" \
-            --clusters "$(entry "${n_clusters}" "${iter}")" \
+        label_with fit_kmeans --model "${labels_model}" --view "${labels_view}" \
+            --clusters "${labels_clusters}" \
             --data "${_train_dir}/wav.scp,speech,${_train_type}" \
             --out "${labels_dir}/kmeans.npz"
     fi
@@ -113,14 +116,22 @@ yaml.safe_dump({key: conf[key] for key in keys}, sys.stdout)
         label_with dump_labels --model "${labels_model}" "${labels_by[@]}" \
             --data "${!_dir}/wav.scp,speech,${!_type}" --out "${labels_dir}/${!_set}"
     done
+}
+
+# Writes the configuration to train with on labels, unless it is --relabel_config. It is
+# written in each run, since --train_config may have changed since stage 5.
+write_config() {
+    local size=${labels_dir}/${train_set}/codebook_size
+    [ "${config}" = "${labels_dir}/train.yaml" ] && [ -f "${size}" ] || return 0
+    [ -f "${train_config}" ] ||
+        fail "--train_config '${train_config}': no such file; see conf/"
     ${python} -c "
 import sys, yaml
 conf = yaml.safe_load(open(sys.argv[1]))
 size = int(open(sys.argv[2]).read())
 conf['objectives'] = [{'name': 'given', 'labeller_conf': {'codebook_size': size}}]
 yaml.safe_dump(conf, sys.stdout, sort_keys=False)
-" "${train_config}" "${labels_dir}/${train_set}/codebook_size" \
-        > "${labels_dir}/train.yaml.part"
+" "${train_config}" "${size}" > "${labels_dir}/train.yaml.part"
     mv "${labels_dir}/train.yaml.part" "${labels_dir}/train.yaml"
 }
 
@@ -131,7 +142,10 @@ iterate() {
     for iter in $(seq "${train_start_iter}" "${last}"); do
         use_iteration "${iter}"
         if [ -n "${labels_dir}" ] && due 5; then relabel; fi
-        if due 6 || due 7; then check_config; fi
+        if due 6 || due 7; then
+            if [ -n "${labels_dir}" ]; then write_config; fi
+            check_config
+        fi
         if due 6; then collect_statistics; fi
         if due 7; then train; fi
     done

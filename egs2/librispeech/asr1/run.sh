@@ -21,8 +21,9 @@ set -u
 set -o pipefail
 . ../../../local/run_options.sh
 method=birq protocol=paper train_set=train_clean_100 train_hours= valid_set=dev
-dry_run=false self_train=0 test_sets="test_clean test_other dev_clean dev_other"
-sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train" \
+dry_run=false self_train=0 asr_args= test_sets="test_clean test_other dev_clean dev_other"
+sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train
+    asr_args" \
     "librispeech parts lm skip_bad resample dry_run list" ./finetune.sh "$@"
 ssl_model=none
 if [[ ${method} != scratch* ]]; then
@@ -39,15 +40,21 @@ if [ -n "${train_hours}" ]; then
     # BPE units are trained on the whole set and thus shared by all experiments. 30 epochs
     # of 260 batches are half of the updates used for the whole set.
     data_opts+=(--subset "${train_set}:${train_hours}")
-    protocol_opts+=(--expdir "exp/${train_hours}h" --asr_args "--num_iters_per_epoch 260"
+    protocol_opts+=(--expdir "exp/${train_hours}h"
         --lm_train_text "data/${train_set}/text" --bpe_train_text "data/${train_set}/text")
+    asr_args="--num_iters_per_epoch 260${asr_args:+ ${asr_args}}"
     train_set+=_${train_hours}h
 fi
-if "${dry_run}"; then opts+=(--stop_stage 1) ssl_model=none; fi
+if "${dry_run}"; then
+    [ "${self_train}" -eq 0 ] ||
+        { echo "$0: error: --dry_run checks the data: leave out --self_train" >&2; exit 1; }
+    opts+=(--stop_stage 1) ssl_model=none
+fi
 script=(./finetune.sh)
 [ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
 "${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \
     --train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}" \
-    "${protocol_opts[@]}" --local_data_opts "--need ${need} ${data_opts[*]}" "${opts[@]}"
+    --asr_args "${asr_args}" "${protocol_opts[@]}" \
+    --local_data_opts "--need ${need} ${data_opts[*]}" "${opts[@]}"

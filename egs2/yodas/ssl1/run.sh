@@ -10,26 +10,54 @@
 #                                       gradient through the labels
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
 # local/data.sh, which is stage 1 and does the whole data preparation. --set_name names the
-# set (default: from language and hours); its experiments are in exp/<set name>. All other
-# options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8
+# set (default: from language and hours; required with --manifest); its experiments are in
+# exp/<set name>. Limits of duration are --prepare_opts "--min-duration 1 --max-duration 20".
+# All other options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8
 # reduces the trainer's memory.
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
-lang=en hours=5000 set_name= stage=1 stop_stage=10000 nj=$(../../../local/cores)
+. ../../../local/data_record.sh
+fail() { echo "run.sh: error: $*" >&2; exit 1; }
+lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 nj=$(../../../local/cores)
 dry_run=false
-sort_options "lang hours set_name stage stop_stage nj dry_run" \
+sort_options "lang hours set_name manifest stage stop_stage nj dry_run" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
+for ((i = 0; i < ${#opts[@]}; i += 2)); do
+    case "${opts[i]//-/_}" in
+        __min_wav_duration|__max_wav_duration) fail "${opts[i]}: stage 1 filters by" \
+            "duration; give --prepare_opts '--min-duration N --max-duration N' (seconds)" ;;
+        __resample|__local_data_opts) fail "${opts[i]}: has no effect here; leave it out" ;;
+    esac
+done
+if [ -n "${manifest}" ]; then
+    [ -n "${set_name}" ] || fail "--manifest needs --set_name, the name of the set"
+    [[ " ${data_opts[*]} " != *" --lang "* && " ${data_opts[*]} " != *" --hours "* ]] ||
+        fail "--manifest has languages and hours; leave out --lang and --hours"
+fi
 if [ -z "${set_name}" ]; then set_name=${lang// /_}_${hours}h set_name=${set_name//\//-}; fi
+set=dump/raw/${set_name}
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     prepare=(local/data.sh --set_name "${set_name}" "${data_opts[@]}")
-    if "${dry_run}"; then echo "stage 1: ${prepare[*]}"; else "${prepare[@]}"; fi
+    if "${dry_run}"; then
+        echo "stage 1: ${prepare[*]}"
+    else
+        "${prepare[@]}"
+        (. ./path.sh && data_record write "${set}/manifest.jsonl" "" "${data_opts[@]}")
+    fi
+else
+    (. ./path.sh && data_record check "${set}/manifest.jsonl" "" "${data_opts[@]}")
 fi
-case "${lang}" in
-    *" "*) config=conf/train_birq_multilingual.yaml ;;
-    *) config=conf/train_birq.yaml ;;
-esac
+# Once the set is made, it tells whether it has several languages.
+several=false
+if [ -e "${set}/wav.scp" ]; then
+    if [ -e "${set}/category2utt" ]; then several=true; fi
+elif [[ ${lang} == *" "* ]]; then
+    several=true
+fi
+config=conf/train_birq.yaml
+if "${several}"; then config=conf/train_birq_multilingual.yaml; fi
 # The output of stages 2 to 4 has already been made by local/data.sh.
 ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
     --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \

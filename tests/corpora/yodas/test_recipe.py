@@ -37,6 +37,24 @@ def test_a_dry_run(recipe):
     assert set(recipe.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--max_wav_duration 20", "--prepare_opts '--min-duration N --max-duration N'"),
+        ("--min-wav-duration 2", "--prepare_opts '--min-duration N --max-duration N'"),
+        ("--resample true", "--resample: has no effect here"),
+        ("--manifest m.jsonl", "--manifest needs --set_name"),
+        ("--manifest m --set_name x --lang fr", "leave out --lang and --hours"),
+        ("--manifest m --set_name x --hours 9", "leave out --lang and --hours"),
+    ],
+)
+def test_options_without_an_effect(recipe, options, words):
+    command = ["./run.sh", "--yodas", "/nowhere", *options.split()]
+    done = run(command, recipe, check=False)
+    assert done.returncode == 1 and words in done.stdout
+    assert len(done.stdout.splitlines()) == 1, done.stdout
+
+
 @pytest.mark.slow
 def test_languages_are_mixed_and_splits_are_trained_on(recipe, make_release):
     release = make_release()
@@ -75,6 +93,23 @@ def test_preparation_by_manifest(recipe, make_release):
     run_recipe(recipe, *data, "--lang", "fr", "--hours", "all", "--seed", "7")
     first = recipe / "dump" / "raw" / "fr_allh" / "manifest.jsonl"
     run_recipe(recipe, *data, "--manifest", str(first), "--set_name", "again")
+    later = ["--lang", "fr", "--hours", "all", "--stage", "8", "--seed"]
+    run_recipe(recipe, *later, "7")
+    said = run_recipe(recipe, *later, "8", check=False)
+    assert "fr_allh/manifest.jsonl was made with seed '7', now it is '8'" in said
     assert (recipe / "dump/raw/again/manifest.jsonl").read_bytes() == first.read_bytes()
     out = run_recipe(recipe, *data, "--lang", "fr", "--valid_hours", "9", check=False)
     assert "other --parts, filters or --valid-hours" in out and "Traceback" not in out
+
+
+def test_the_set_tells_whether_it_has_several_languages(recipe, make_release):
+    release = make_release()
+    for subset in ("en000", "sw000"):
+        release.add(f"{subset}/00000000", {f"{subset}v": [(0, 5, "x"), (5, 9, "y")]})
+    data = ["--yodas", str(release.root), "--stop_stage", "1", "--valid_hours", "0"]
+    run_recipe(recipe, *data, "--lang", "en sw", "--set_name", "two")
+    first = str(recipe / "dump/raw/two/manifest.jsonl")
+    run_recipe(recipe, *data, "--manifest", first, "--set_name", "same")
+    later = ["--manifest", first, "--set_name", "same", "--stage", "6"]
+    said = run_recipe(recipe, *later, "--dry_run", "true")
+    assert "-> exp/same/ssl_train_birq_multilingual_raw" in said

@@ -8,7 +8,7 @@
 #                       (default: all existing parts, or all seven for a download)
 #   --lm true           also download the official 4-gram to ../ssl1/downloads/
 #                       4-gram.arpa.gz, for decoding; no stage uses it yet
-#   --need SET,SET      fail if one of these is not made; set by run.sh
+#   --need SET,SET      fail if one of these would not be made; set by run.sh
 #   --subset SET:H      also make SET_Hh, H hours of the set, balanced over readers
 #   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
 #   --skip_bad true     skip bad audio files and list them (default: false)
@@ -25,7 +25,6 @@ help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
 . ./path.sh
 . utils/parse_options.sh
 downloads=../ssl1/downloads
-fail() { echo "data.sh: error: $*" >&2; exit 1; }
 
 _dry_run=
 if "${dry_run}"; then _dry_run=--dry-run; fi
@@ -46,16 +45,12 @@ fi
 
 _opts=
 if [ -n "${parts}" ]; then _opts+="--parts ${parts//,/ } "; fi
+if [ -n "${need}" ]; then _opts+="--need ${need//,/ } "; fi
 if "${skip_bad}"; then _opts+="--skip-bad "; fi
 # shellcheck disable=SC2086
 python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
     --dest data --nj "$(../../../local/cores)" --resample "${resample}" ${_opts} ${_dry_run}
 if "${dry_run}"; then exit 0; fi
-for _set in ${need//,/ }; do
-    [ -s "data/${_set}/wav.scp" ] || fail "data/${_set} was not made: not all its parts" \
-        "are in ${librispeech}. Add them, or name sets that are there: --train_set" \
-        "train_clean_100, --valid_set dev_clean, ..."
-done
 if [ -n "${subset}" ]; then
     _set=${subset%:*} _hours=${subset##*:}
     python3 -m espnet2_birq.bin.subset_data --hours "${_hours}" \

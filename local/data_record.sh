@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# Records the options of local/data.sh, which only stage 1 reads; sourced by birq.sh,
+# finetune.sh and recipes with a stage 1 of their own.
+
+#   data_record write|check MADE OTHERS OPTION VALUE ...
+#     MADE    what was made for training: a folder of data/, or a file
+#     OTHERS  other folders of data/, for which only the option --set is compared
+#     check compares the options given now; those that are not given may be any
+data_record() {
+    local action=$1 made=$2 others=$3 one args name value
+    shift 3
+    local given=("$@") i
+    # A dry run has made nothing.
+    if [[ ${action} = write && " $* " =~ \ --dry(_run\ true|-run)\  ]]; then return 0; fi
+    # shellcheck disable=SC2086
+    for one in "${made}" ${others}; do
+        # Users may have linked a directory of their own, to which nothing is written.
+        if [ ! -e "${one}" ] || [ -L "${one}" ]; then continue; fi
+        args=()
+        for ((i = 0; i < ${#given[@]}; i++)); do
+            name=${given[i]#--} name=${name//-/_} value=${given[i + 1]:-}
+            if [[ ${value} =~ ^--[^\ ]*$ ]]; then value=; else i=$((i + 1)); fi
+            case "${name}" in
+                # These do not change the data, or the name of the set tells them.
+                need|dry_run|lm|list|nj|resample|subset) ;;
+                set) if [ "$(basename "${value}")" = "$(basename "${one}")" ]; then
+                         args+=(--option "${name}=${value}")
+                     fi ;;
+                *) if [ "${one}" = "${made}" ]; then args+=(--option "${name}=${value}"); fi ;;
+            esac
+        done
+        if [ "${action}${one}" = "write${made}" ] || [ ${#args[@]} -gt 0 ]; then
+            python3 -m espnet2_birq.bin.stamp "${action}" "${one}" "${args[@]}" \
+                --remedy "leave this option out, or run stage 1 again (--stage 1)"
+        fi
+    done
+}
