@@ -47,7 +47,7 @@ def run_matrix(
     systems = with_trunks(matrix, list(only or matrix.names))
     failures: list[str] = []
     if not report_only:
-        runner.write_configs(list(seeds))
+        runner.configs.write(list(seeds))
         runner.prepare()
         failures = _run_all(runner, systems, seeds, len(gpus or []) or jobs)
     report = write_report(runner, list(seeds))

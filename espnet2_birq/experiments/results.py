@@ -13,7 +13,8 @@ from espnet2_birq.evaluation.wer.experiments import (
 from espnet2_birq.evaluation.wer.grouping import label, make_clusters
 from espnet2_birq.evaluation.wer.normalization import get_normalization
 from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
-from espnet2_birq.experiments.runner import SSL_MODEL, Runner
+from espnet2_birq.experiments.configs import SSL_MODEL
+from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
 from espnet2_birq.reading import read_json

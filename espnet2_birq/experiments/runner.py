@@ -14,25 +14,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
 from espnet2_birq.errors import DataError
-from espnet2_birq.experiments.spec import (
-    FinetuneSet,
-    Spec,
-    System,
-    merge,
-    updates_of,
-    updates_per_epoch,
-    with_updates,
-)
-from espnet2_birq.reading import read_json, read_yaml
+from espnet2_birq.experiments.configs import Configs
+from espnet2_birq.experiments.spec import FinetuneSet, Spec, System
 
-UTTERANCE = 5.0  # seconds per utterance when compute is counted
-SSL_MODEL = "valid.total_count.ave.pth"
 TRAIN_VALID = ("train", "valid")
 
 
@@ -64,6 +51,7 @@ class Runner:
     ):
         self.spec = spec
         self.out = out.resolve()
+        self.configs = Configs(spec, self.out)
         self.data_options = shlex.split(data_options)
         self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
         self.phones = shlex.split(phones)
@@ -79,7 +67,7 @@ class Runner:
 
     def model(self, name: str, seed: int) -> Path:
         """Return the averaged model of a pretraining run."""
-        return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
+        return self.configs.model(name, seed)
 
     def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
         """Return the experiment folder of a fine-tuning run."""
@@ -92,16 +80,6 @@ class Runner:
     def phones_file(self, system: System, seed: int) -> Path:
         """Return the output file of phone_probe."""
         return self.out / "phones" / f"{system.name}_seed{seed}.json"
-
-    def config(self, system: System, seed: int) -> Path:
-        """Return the configuration file of a pretraining run."""
-        return self.out / "config" / f"{system.name}_seed{seed}.yaml"
-
-    def asr_config(self, system: System) -> Path | None:
-        """Return the configuration file for fine-tuning a system, if there is any."""
-        if system.finetune is None:
-            return self.spec.finetune_config
-        return self.out / "config" / f"{system.name}_finetune.yaml"
 
     def train_set(self, name: str) -> str:
         """Return the name of a fine-tuning set in dump/raw."""
@@ -132,42 +110,6 @@ class Runner:
         return (self.out / "steps" / step / "done.json").is_file()
 
     # ------------------------------------------------------------------- steps
-    def write_configs(self, seeds: list[int]) -> None:
-        """Write the configurations of all pretraining runs, with their updates set.
-
-        Raises:
-            ConfigError: Updates are not whole epochs, or a reference is invalid.
-        """
-        base = read_yaml(self.spec.pretrain, "correct it")
-        folder = self.out / "config"
-        folder.mkdir(parents=True, exist_ok=True)
-        confs: dict[str, dict] = {}
-        flops = Flops(folder)
-        # Systems whose compute others match come first.
-        for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
-            name, file = system.name, folder / f"{system.name}.yaml"
-            conf = merge(base, system.pretrain or {})
-            if system.updates is not None:
-                conf = with_updates(conf, system.updates, name)
-            flops.count(file, yaml.safe_dump(conf, sort_keys=False))
-            if system.compute_of is not None:
-                other, each = system.compute_of, updates_per_epoch(conf, name)
-                updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
-                conf = with_updates(conf, each * max(1, round(updates / each)), name)
-            confs[name] = conf
-            if system.finetune is not None:
-                assert self.spec.finetune_config is not None  # see read_spec()
-                tune = yaml.safe_load(self.spec.finetune_config.read_text("utf-8"))
-                text = yaml.safe_dump(merge(tune, system.finetune), sort_keys=False)
-                file = folder / f"{name}_finetune.yaml"
-                write_if_new(file, text.replace("{out}", str(self.out)))
-            for seed in seeds:
-                own = {**conf, "seed": seed}
-                if system.after is not None:
-                    own["init_param"] = [str(self.model(system.after, seed))]
-                text = yaml.safe_dump(own, sort_keys=False)
-                write_if_new(self.config(system, seed), text)
-
     def prepare(self) -> None:
         """Prepare data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
@@ -233,8 +175,8 @@ class Runner:
         Raises:
             DataError: A step failed; the message names its log.
         """
-        config = self.config(system, seed)
-        key = [self.data_options, config.read_text()]
+        config = self.configs.file(system, seed)
+        key = [self.data_options, self.configs.text(system, seed)]
         name = f"{system.name}_seed{seed}"
         model: list[Path] = []
         if system.pretrain is not None:
@@ -261,7 +203,7 @@ class Runner:
         if not all(one.is_file() for one in trunk):
             raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
         train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
-        train += ["--train_config", self.config(system, seed), "--ssl_tag", name]
+        train += ["--train_config", self.configs.file(system, seed), "--ssl_tag", name]
         self._step(
             f"ssl_{name}",
             key,
@@ -279,7 +221,9 @@ class Runner:
         speech, *tests = (asr / "dump/raw" / one for one in sets)
         probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
         probe += (
-            ["--model", *model] if model else ["--config", self.config(system, seed)]
+            ["--model", *model]
+            if model
+            else ["--config", self.configs.file(system, seed)]
         )
         probe += ["--train", speech, "--test", *tests, "--out", out]
         probe += ["--seed", str(seed)]
@@ -302,7 +246,7 @@ class Runner:
         key: list,
         model: list[Path],
     ) -> None:
-        asr_config = self.asr_config(system)
+        asr_config = self.configs.finetune_file(system)
         assert asr_config is not None  # see read_spec()
         folder = self.asr_exp(system, seed, one.name)
         tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
@@ -313,7 +257,12 @@ class Runner:
         tune += ["--inference_nj", 1]
         self._step(
             f"asr_{name}_{one.name}",
-            [*key, one.name, self.spec.hours_of(one), asr_config.read_text()],
+            [
+                *key,
+                one.name,
+                self.spec.hours_of(one),
+                self.configs.finetune_text(system),
+            ],
             [(self.spec.recipe / "asr1", tune)],
             makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
             lists=lambda: [*model, *self.asr_lists(one.name)],
@@ -430,63 +379,6 @@ def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
     except DataError as error:
         return str(error)
     return None
-
-
-class Flops:
-    """FLOPs of an update of each configuration, cached in flops.json.
-
-    Args:
-        folder: Folder of the configurations.
-    """
-
-    def __init__(self, folder: Path):
-        self.path = folder / "flops.json"
-        self.of = read_json(self.path) if self.path.is_file() else {}
-
-    def count(self, config: Path, text: str) -> None:
-        """Write a configuration and count its FLOPs, unless already done."""
-        name = config.stem
-        if name in self.of and config.is_file() and config.read_text() == text:
-            return
-        self.of.pop(name, None)
-        self._save()  # first, so that an interruption leaves no outdated count
-        config.write_text(text, encoding="utf-8")
-        self.of[name] = update_flops(config)
-        self._save()
-
-    def _save(self):
-        write_whole(self.path, json.dumps(self.of, indent=1))
-
-
-def update_flops(config: Path) -> float:
-    """Count FLOPs of an update: matmuls and convolutions, including the target branch.
-
-    They are counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
-    seconds.
-
-    Args:
-        config: Configuration of pretraining.
-
-    Raises:
-        ConfigError: Invalid configuration.
-    """
-    from espnet2_birq.planning.cost import FakeModel
-    from espnet2_birq.planning.plan import configured_batch
-    from espnet2_birq.tasks.ssl import SSLTask
-
-    arguments = ["--config", str(config), "--output_dir", "-"]
-    args = SSLTask.get_parser().parse_args(arguments)
-    batch = configured_batch(args, UTTERANCE, gpus=1)
-    utterances = max(1, round(batch.seconds / UTTERANCE))
-    samples = round(UTTERANCE * sampling_rate(args.frontend_conf))
-    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
-    return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
-
-
-def write_if_new(path: Path, text: str) -> None:
-    """Write a file unless its content is unchanged."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
 
 
 def say(line: str) -> None:
