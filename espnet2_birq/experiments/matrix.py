@@ -43,7 +43,7 @@ def run_matrix(
     """
     matrix = read_spec(spec)
     names = list(gpus) if gpus else None
-    runner = Runner(matrix, out, data_options, run_options, names, phones)
+    runner = Runner(matrix, out, data_options, run_options, names, phones, report_only)
     systems = with_trunks(matrix, list(only or matrix.names))
     failures: list[str] = []
     if not report_only:

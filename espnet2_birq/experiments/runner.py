@@ -1,24 +1,22 @@
 """Run the steps of a matrix, i.e. stages of the recipes, each once."""
 
-import glob
-import json
 import os
 import queue
 import shlex
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from espnet2_birq.datadir.files import write_whole
-from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
+from espnet2_birq.datadir.stamp import STAMP, sources
 from espnet2_birq.errors import DataError
 from espnet2_birq.experiments.configs import Configs
 from espnet2_birq.experiments.spec import FinetuneSet, Spec, System
+from espnet2_birq.experiments.steps import Record, Step, lacking, last_setting
 
 TRAIN_VALID = ("train", "valid")
 
@@ -26,9 +24,8 @@ TRAIN_VALID = ("train", "valid")
 class Runner:
     """Runs unfinished steps in parallel.
 
-    A step has a folder OUT/steps/<name> with its log, its dependencies (key.json) and,
-    after success, its input lists (made_from.json) and done.json. Interrupted steps are
-    rerun, and ESPnet resumes training.
+    A step has a folder OUT/steps/<name> with its log and its record; see Record.
+    Interrupted steps are rerun, and ESPnet resumes training.
 
     Args:
         spec: The matrix.
@@ -38,6 +35,8 @@ class Runner:
         gpus: CUDA devices, each for one step at a time; empty: one CPU thread per step.
         phones: Options of espnet2_birq.bin.phone_probe, including data;
             empty: do not run it.
+        report_only: Whether nothing is run. Results are then compared with the data options
+            of the last run, unless some are given.
     """
 
     def __init__(
@@ -48,6 +47,7 @@ class Runner:
         run_options: str = "",
         gpus: list[str] | None = None,
         phones: str = "",
+        report_only: bool = False,
     ):
         self.spec = spec
         self.out = out.resolve()
@@ -55,6 +55,11 @@ class Runner:
         self.data_options = shlex.split(data_options)
         self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
         self.phones = shlex.split(phones)
+        self._data_key: Any = self.data_options
+        if report_only and not data_options:
+            self._data_key = last_setting(self.out, "data_ssl", 0)
+        # Without options of phone_probe, its earlier results are only reported.
+        self._phones_key = self.phones or last_setting(self.out, "phones_*", -1)
         self.gpus: queue.Queue[str] = queue.Queue()
         for gpu in gpus or []:
             self.gpus.put(gpu)
@@ -105,10 +110,6 @@ class Runner:
         lists = self.lists(self.train_set(name), *self.spec.tests)
         return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
 
-    def is_done(self, step: str) -> bool:
-        """Whether a step has finished successfully."""
-        return (self.out / "steps" / step / "done.json").is_file()
-
     # ------------------------------------------------------------------- steps
     def prepare(self) -> None:
         """Prepare data and statistics, once for all systems."""
@@ -116,7 +117,7 @@ class Runner:
         key = [self.data_options, self.run_options, str(self.spec.recipe)]
         conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
-        self._step(
+        self._prepare(
             "data_ssl",
             [*key, conf.read_text()],
             [(ssl, run_ssl)],
@@ -128,7 +129,7 @@ class Runner:
         config = self._asr_config()
         run_asr = self._run_sh("asr", *config, "--ssl_model", "none")
         sets = [self.spec.train_set, *self.spec.tests]
-        self._step(
+        self._prepare(
             "data_asr",
             key,
             [(asr, [*run_asr, "--stop_stage", 5])],
@@ -151,9 +152,9 @@ class Runner:
                 rests = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
                 drawn = [self.train_set(x.name) for x in (one, *rests)]
                 lists = partial(self.lists, self.spec.train_set, *drawn)
-                self._step(
+                self._prepare(
                     f"data_{one.name}",
-                    [*key, seen],
+                    [*key, dict(seen)],
                     [(asr, subset)],
                     makes=lists(),
                     lists=lists,
@@ -161,13 +162,18 @@ class Runner:
         for one in self.spec.finetune_sets:
             stats = [*run_asr, "--stage", 10, "--stop_stage", 10]
             stats += self._asr_data(one.name)
-            self._step(
+            self._prepare(
                 f"stats_{one.name}",
-                [*key, seen],
+                [*key, dict(seen)],
                 [(asr, stats)],
                 makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
                 lists=partial(self.asr_lists, one.name),
             )
+
+    def _prepare(
+        self, name: str, key: list, commands: list, makes: list, lists
+    ) -> None:
+        self._run(Step(name, key, commands, makes, lists, prepares=True))
 
     def run(self, system: System, seed: int) -> None:
         """Pretrain, probe and fine-tune one system with one seed.
@@ -175,50 +181,61 @@ class Runner:
         Raises:
             DataError: A step failed; the message names its log.
         """
-        config = self.configs.file(system, seed)
-        key = [self.data_options, self.configs.text(system, seed)]
-        name = f"{system.name}_seed{seed}"
-        model: list[Path] = []
-        if system.pretrain is not None:
-            model = [self.model(system.name, seed)]
-            self._pretrain(system, seed, name, key)
-        if self.phones:
-            out = self.phones_file(system, seed)
-            measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
-            places = ["--model", *(model or [config]), "--out", out]
-            self._step(
-                f"phones_{name}",
-                [*key, self.phones],
-                [(Path.cwd(), [*measure, *places, *self.phones])],
-                makes=[out],
-                lists=lambda: model,
-            )
-        if self.spec.probe is not None:
-            self._probe(system, seed, name, key, model)
-        for one in self.spec.finetune_sets:
-            self._finetune(system, seed, one, name, key, model)
+        for step in self.steps(system, seed):
+            self._run(step, seed)
 
-    def _pretrain(self, system: System, seed: int, name: str, key: list) -> None:
-        trunk = [self.model(system.after, seed)] if system.after else []
-        if not all(one.is_file() for one in trunk):
-            raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
+    def steps(self, system: System, seed: int) -> list[Step]:
+        """Return all steps of one system and seed in their order."""
+        steps = [self.pretraining(system, seed)] if system.pretrain is not None else []
+        if self.phones:
+            steps.append(self.phone_probe(system, seed))
+        if self.spec.probe is not None:
+            steps.append(self.probe(system, seed))
+        sets = self.spec.finetune_sets
+        return steps + [self.finetuning(system, seed, one) for one in sets]
+
+    def pretraining(self, system: System, seed: int) -> Step:
+        """Return the step that pretrains a system."""
+        name = f"{system.name}_seed{seed}"
+        ssl = self.spec.recipe / "ssl1"
         train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
         train += ["--train_config", self.configs.file(system, seed), "--ssl_tag", name]
-        self._step(
+        trunk, before = [], None
+        if system.after is not None:
+            trunk = [self.model(system.after, seed)]
+            before = self.pretraining(self.spec.system(system.after), seed)
+        return Step(
             f"ssl_{name}",
-            key,
-            [(self.spec.recipe / "ssl1", train)],
+            self._key(system, seed),
+            [(ssl, train)],
             makes=[self.model(system.name, seed)],
             lists=lambda: [*trunk, *self.ssl_lists()],
             folder=self.ssl_exp(system, seed),
+            before=before,
         )
 
-    def _probe(
-        self, system: System, seed: int, name: str, key: list, model: list[Path]
-    ) -> None:
+    def phone_probe(self, system: System, seed: int) -> Step:
+        """Return the step that runs phone_probe."""
+        out = self.phones_file(system, seed)
+        model = self._pretrained(system, seed)
+        measure: list[str | Path] = [sys.executable, "-m"]
+        measure += ["espnet2_birq.bin.phone_probe", "--model"]
+        measure += [*(model or [self.configs.file(system, seed)]), "--out", out]
+        return Step(
+            f"phones_{system.name}_seed{seed}",
+            [*self._key(system, seed), self._phones_key],
+            [(Path.cwd(), [*measure, *self.phones])],
+            makes=[out],
+            lists=lambda: model,
+            before=self._before(system, seed),
+        )
+
+    def probe(self, system: System, seed: int) -> Step:
+        """Return the step that probes a frozen encoder."""
         asr, out = self.spec.recipe / "asr1", self.probe_dir(system, seed)
         sets = [self.spec.train_set, *self.spec.tests]
         speech, *tests = (asr / "dump/raw" / one for one in sets)
+        model = self._pretrained(system, seed)
         probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
         probe += (
             ["--model", *model]
@@ -228,46 +245,54 @@ class Runner:
         probe += ["--train", speech, "--test", *tests, "--out", out]
         probe += ["--seed", str(seed)]
         assert self.spec.probe is not None
-        self._step(
-            f"probe_{name}",
-            [*key, self.spec.probe, self.spec.tests],
+        return Step(
+            f"probe_{system.name}_seed{seed}",
+            [*self._key(system, seed), self.spec.probe, self.spec.tests],
             [(asr, [*probe, *shlex.split(self.spec.probe)])],
             makes=[out / "probe.json"],
             lists=lambda: [*model, *self.lists(*sets)],
             folder=out,
+            before=self._before(system, seed),
         )
 
-    def _finetune(
-        self,
-        system: System,
-        seed: int,
-        one: FinetuneSet,
-        name: str,
-        key: list,
-        model: list[Path],
-    ) -> None:
-        asr_config = self.configs.finetune_file(system)
-        assert asr_config is not None  # see read_spec()
+    def finetuning(self, system: System, seed: int, one: FinetuneSet) -> Step:
+        """Return the step that fine-tunes a system on a set, decodes and scores."""
+        name = f"{system.name}_seed{seed}_{one.name}"
         folder = self.asr_exp(system, seed, one.name)
-        tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
-        tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
+        model = self._pretrained(system, seed)
+        tune = self._run_sh("asr", "--asr_config", self.configs.finetune_file(system))
+        tune += ["--asr_tag", name, "--asr_args", f"--seed {seed}"]
         tune += ["--ssl_model", model[0] if model else "none"]
         tune += self._asr_data(one.name)
         tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
         tune += ["--inference_nj", 1]
-        self._step(
-            f"asr_{name}_{one.name}",
-            [
-                *key,
-                one.name,
-                self.spec.hours_of(one),
-                self.configs.finetune_text(system),
-            ],
+        text = self.configs.finetune_text(system)
+        return Step(
+            f"asr_{name}",
+            [*self._key(system, seed), one.name, self.spec.hours_of(one), text],
             [(self.spec.recipe / "asr1", tune)],
             makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
             lists=lambda: [*model, *self.asr_lists(one.name)],
             folder=folder,
+            before=self._before(system, seed),
         )
+
+    def _outdate_after(self, step: Step, seed: int) -> None:
+        """Outdate what was made from the earlier output of a step."""
+        for system in self.spec.systems:
+            steps = [*self.steps(system, seed), self.phone_probe(system, seed)]
+            for other in steps:
+                if other.starts_from(step.name):
+                    Record(self.out, other).outdate()
+
+    def _key(self, system: System, seed: int) -> list:
+        return [self._data_key, self.configs.text(system, seed)]
+
+    def _before(self, system: System, seed: int) -> Step | None:
+        return self.pretraining(system, seed) if system.pretrain is not None else None
+
+    def _pretrained(self, system: System, seed: int) -> list[Path]:
+        return [self.model(system.name, seed)] if system.pretrain is not None else []
 
     def _asr_config(self) -> list:
         if self.spec.finetune_config is None:
@@ -284,51 +309,36 @@ class Runner:
             expdir += ["--num_threads", 1]
         return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
 
-    def _step(
-        self,
-        name: str,
-        key,
-        commands,
-        makes: Iterable[str | Path],
-        lists: Callable[[], list[Path]],
-        folder: Path | None = None,
-    ) -> None:
+    def _run(self, step: Step, seed: int | None = None) -> None:
         """Run a step's commands unless it is done.
 
         Args:
-            name: Name of the step.
-            key: Dependencies of the step, as JSON.
-            commands: Pairs of working directory and command.
-            makes: Patterns of output files; each must match a file.
-            lists: Function that returns the step's input lists and models; the step is
-                redone if they change.
-            folder: Output folder, removed before the step is redone.
+            step: The step.
+            seed: Seed of the steps that may have been made from this one's output.
 
         Raises:
             DataError: A command failed, or output is missing.
         """
-        own = self.out / "steps" / name
-        done, log = own / "done.json", own / "log"
-        text = json.dumps(key)
-        reason = None
-        if (own / "key.json").is_file() and (own / "key.json").read_text() != text:
-            reason = "was made with other settings"
-        elif done.is_file():
-            reason = _what_changed(own, makes, lists())
-            if reason is None:
-                say(f"{name}: already done")
-                return
+        record = Record(self.out, step)
+        log, name = record.log, step.name
+        if step.before is not None:
+            for model in filter(lambda x: not Path(x).is_file(), step.before.makes):
+                raise DataError(f"{name}: starts from {model}, which is missing")
+        reason = record.why_redo()
+        if reason is None and record.has_ended:
+            record.restore()
+            say(f"{name}: already done")
+            return
+        if seed is not None:
+            self._outdate_after(step, seed)
         if reason is not None:
             say(f"{name}: {reason}; made again")
-            shutil.rmtree(own)
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        own.mkdir(parents=True, exist_ok=True)
-        (own / "key.json").write_text(text)
+            record.remove()
+        record.start()
         with self._device() as environment:
             say(f"{name}: started, {log}")
             start = time.monotonic()
-            for where, command in commands:
+            for where, command in step.commands:
                 with log.open("a") as stream:
                     code = subprocess.run(
                         [str(word) for word in command],
@@ -342,11 +352,10 @@ class Runner:
                     raise DataError(
                         f"{name}: failed with exit status {code}, see {log}"
                     )
-        if lacking := _lacking(makes):
-            raise DataError(f"{name}: ended without {lacking}, see {log}")
+        if missing := lacking(step.makes):
+            raise DataError(f"{name}: ended without {missing}, see {log}")
         seconds = round(time.monotonic() - start)
-        write_stamp(own, lists())
-        write_whole(done, json.dumps({"seconds": seconds}))
+        record.finish(seconds)
         say(f"{name}: done in {seconds} s")
 
     @contextmanager
@@ -363,22 +372,6 @@ class Runner:
             yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
         finally:
             self.gpus.put(gpu)
-
-
-def _lacking(patterns: Iterable[str | Path]) -> str | None:
-    """Return the first pattern without a matching file."""
-    return next((str(x) for x in patterns if not glob.glob(str(x))), None)
-
-
-def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
-    """Return why a finished step must be redone; None if not."""
-    if lacking := _lacking(makes):
-        return f"{lacking} is gone"
-    try:
-        check_stamp(own, lists)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def say(line: str) -> None:
