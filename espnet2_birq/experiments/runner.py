@@ -12,13 +12,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from espnet2_birq.datadir.stamp import STAMP, sources
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.configs import Configs
 from espnet2_birq.experiments.spec import FinetuneSet, Spec, System
-from espnet2_birq.experiments.steps import Record, Step, lacking, last_setting
+from espnet2_birq.experiments.steps import (
+    Record,
+    Step,
+    files_in_config,
+    files_in_options,
+    lacking,
+    last_setting,
+)
 
 TRAIN_VALID = ("train", "valid")
+# Options of the recipes that change results, and where they belong in a matrix.
+IN_YAML = {
+    **dict.fromkeys(("train_config", "ssl_args"), "pretrain"),
+    **dict.fromkeys(("asr_config", "asr_args"), "finetune"),
+    **dict.fromkeys(("feats_normalize", "speech_fold_length"), "pretrain"),
+}
 
 
 class Runner:
@@ -31,12 +46,15 @@ class Runner:
         spec: The matrix.
         out: Output folder.
         data_options: Data options of both run.sh.
-        run_options: Execution options of both run.sh, e.g. --ngpu 1.
+        run_options: Execution options of both run.sh, e.g. --ngpu 1; none of IN_YAML.
         gpus: CUDA devices, each for one step at a time; empty: one CPU thread per step.
         phones: Options of espnet2_birq.bin.phone_probe, including data;
             empty: do not run it.
         report_only: Whether nothing is run. Results are then compared with the data options
             of the last run, unless some are given.
+
+    Raises:
+        ConfigError: Options belong elsewhere.
     """
 
     def __init__(
@@ -53,7 +71,17 @@ class Runner:
         self.out = out.resolve()
         self.configs = Configs(spec, self.out)
         self.data_options = shlex.split(data_options)
-        self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
+        ngpu, given = ["--ngpu", str(int(bool(gpus)))], shlex.split(run_options)
+        for word in given:
+            option = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and option in IN_YAML:
+                raise ConfigError(
+                    f"--run_options: {word} changes results, which are compared by the "
+                    f"matrix's YAML file: change it there, under {IN_YAML[option]}:"
+                )
+        # The last of equal options wins, i.e. the user's.
+        self.run_options = [*ngpu, *([] if gpus else ["--num_threads", "1"]), *given]
+        self._run_key = given or ngpu
         self.phones = shlex.split(phones)
         self._data_key: Any = self.data_options
         if report_only and not data_options:
@@ -114,7 +142,7 @@ class Runner:
     def prepare(self) -> None:
         """Prepare data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
-        key = [self.data_options, self.run_options, str(self.spec.recipe)]
+        key = [self.data_options, self._run_key, str(self.spec.recipe)]
         conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
         self._prepare(
@@ -197,7 +225,7 @@ class Runner:
     def pretraining(self, system: System, seed: int) -> Step:
         """Return the step that pretrains a system."""
         name = f"{system.name}_seed{seed}"
-        ssl = self.spec.recipe / "ssl1"
+        text, ssl = self.configs.text(system, seed), self.spec.recipe / "ssl1"
         train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
         train += ["--train_config", self.configs.file(system, seed), "--ssl_tag", name]
         trunk, before = [], None
@@ -210,6 +238,7 @@ class Runner:
             [(ssl, train)],
             makes=[self.model(system.name, seed)],
             lists=lambda: [*trunk, *self.ssl_lists()],
+            named=lambda: files_in_config(yaml.safe_load(text), ssl),
             folder=self.ssl_exp(system, seed),
             before=before,
         )
@@ -227,6 +256,7 @@ class Runner:
             [(Path.cwd(), [*measure, *self.phones])],
             makes=[out],
             lists=lambda: model,
+            named=lambda: files_in_options(self.phones, Path.cwd()),
             before=self._before(system, seed),
         )
 
@@ -267,12 +297,14 @@ class Runner:
         tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
         tune += ["--inference_nj", 1]
         text = self.configs.finetune_text(system)
+        asr = self.spec.recipe / "asr1"
         return Step(
             f"asr_{name}",
             [*self._key(system, seed), one.name, self.spec.hours_of(one), text],
-            [(self.spec.recipe / "asr1", tune)],
+            [(asr, tune)],
             makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
             lists=lambda: [*model, *self.asr_lists(one.name)],
+            named=lambda: files_in_config(yaml.safe_load(text), asr),
             folder=folder,
             before=self._before(system, seed),
         )
@@ -305,8 +337,6 @@ class Runner:
 
     def _run_sh(self, kind: str, *options) -> list:
         expdir = ["--expdir", self.out / kind]
-        if not self.uses_gpus:
-            expdir += ["--num_threads", 1]
         return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
 
     def _run(self, step: Step, seed: int | None = None) -> None:
@@ -365,7 +395,8 @@ class Runner:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {"PYTHONPATH": path}
         if not self.uses_gpus:
-            yield {**environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            # MKL follows it. If MKL's own were set, --num_threads would have no effect.
+            yield {**environment, "OMP_NUM_THREADS": "1"}
             return
         gpu = self.gpus.get()
         try:

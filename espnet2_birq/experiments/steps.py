@@ -33,7 +33,7 @@ class Step:
         lists: Function that returns the step's input lists and models; the step is
             redone if they change.
         named: Function that returns what may be files that the settings name. Those that
-            exist are inputs, too.
+            exist are inputs, too; older versions did not record them.
         folder: Output folder, removed before the step is redone.
         prepares: Whether the lists are the step's own output.
         before: Step whose model this one starts from.
@@ -74,6 +74,7 @@ class Record:
         self.folder = out / "steps" / step.name
         self.log = self.folder / "log"
         self.done = self.folder / "done.json"
+        self._named = self.folder / "named_files"  # has a stamp beside it
         self._key = self.folder / "key.json"
         self._outdated = self.folder / "outdated.json"
 
@@ -87,13 +88,15 @@ class Record:
         """Record the settings and inputs of a step that starts or goes on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.step.prepares or (self.folder / STAMP).is_file()):
-            write_stamp(self.folder, self._inputs())
+            if named := self._named_files():
+                write_stamp(self._named, named)
+            write_stamp(self.folder, self.step.lists())
         write_whole(self._key, json.dumps(self.step.key))
 
     def finish(self, seconds: int) -> None:
         """Record the end of a step."""
         if self.step.prepares:
-            write_stamp(self.folder, self._inputs())
+            write_stamp(self.folder, self.step.lists())
         write_whole(self.done, json.dumps({"seconds": seconds}))
 
     def outdate(self) -> None:
@@ -136,9 +139,8 @@ class Record:
             return "was made from an earlier model"
         return self._changed(strict=False)
 
-    def _inputs(self) -> list[Path]:
-        named = [file for file in self.step.named() if os.path.isfile(file)]
-        return list(dict.fromkeys([*self.step.lists(), *named]))
+    def _named_files(self) -> list[str]:
+        return [str(file) for file in self.step.named() if os.path.isfile(file)]
 
     def _changed(self, strict: bool) -> str | None:
         """Return which input has changed.
@@ -148,13 +150,14 @@ class Record:
                 files are absent.
         """
         try:
-            noted = sources(self.folder)
-            # Older versions did not record the named files.
-            named = [file for file in map(str, self.step.named()) if file in noted]
-            inputs = list(dict.fromkeys([*map(str, self.step.lists()), *named]))
+            noted, inputs = sources(self.folder), list(map(str, self.step.lists()))
             if not strict and self._is_elsewhere(inputs, noted):
                 inputs = noted
             check_stamp(self.folder, inputs)
+            named = sources(self._named)
+            if strict and named:
+                named += self._named_files()
+            check_stamp(self._named, named)
         except DataError as error:
             return str(error)
         return None

@@ -10,9 +10,13 @@ import pytest
 import yaml
 from test_matrix import RUN, calls, matrix  # noqa: F401 (a fixture)
 
-from espnet2_birq.errors import DataError
+from espnet2_birq.bin import matrix as command
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments import configs, report
 from espnet2_birq.experiments.matrix import run_matrix
+from espnet2_birq.experiments.runner import Runner
+from espnet2_birq.experiments.spec import read_spec
+from espnet2_birq.experiments.steps import Record
 
 # Models differ with their configurations. Training stops after its first checkpoint if the
 # recipe has a file "stop", with the exit status of a batch system's signal.
@@ -226,3 +230,113 @@ def test_keys_are_those_of_earlier_versions(quick):
         "asr_birq_seed0_rest": [options, config, "rest", 1, "{}"],
     }.items():
         assert (steps / name / "key.json").read_text() == json.dumps(key), name
+
+
+def test_files_that_settings_name_are_inputs(quick, edit):
+    folder, start = quick
+    teacher = folder / "recipe/ssl1/teacher.pth"
+    teacher.write_text("a model")
+    speech = folder / "recipe/ssl1/wav.scp"
+    speech.write_text("u u.flac\n")
+    shapes = folder / "out/lengths"
+    shapes.parent.mkdir()
+    shapes.write_text("u 16000\n")
+
+    def name_files(conf):
+        conf["systems"][1]["pretrain"]["init_param"] = ["teacher.pth:encoder:encoder"]
+        unlabelled = dict(
+            unlabelled_data_path_and_name_and_type=[["../ssl1/wav.scp", "x", "sound"]],
+            unlabelled_shape_file=["{out}/lengths"],
+        )
+        conf["systems"][0]["finetune"] = unlabelled
+
+    edit(name_files)
+    start("scratch", "birq")
+    before = calls(folder)
+
+    def repeated():
+        known = len(before)
+        before.extend(calls(folder)[known:])
+        return before[known:]
+
+    start("scratch", "birq")
+    assert repeated() == []
+    for file in (speech, shapes):
+        file.write_text("u u.flac 2\n")
+        assert "| scratch | 1 |" not in start(report_only=True)
+        start("scratch", "birq")
+        assert repeated() == ["asr1 11 scratch_seed0_1h", "asr1 11 scratch_seed0_rest"]
+    teacher.write_text("another model")
+    start("scratch", "birq")
+    assert repeated() == ["ssl1 7 birq_seed0"]  # from which the same model results
+    # Earlier versions have recorded none.
+    for stamp in (folder / "out" / "steps").glob("*/named_files.made_from.json"):
+        stamp.unlink()
+    teacher.unlink()
+    start("scratch", "birq")
+    assert repeated() == []
+
+
+def test_phones_depend_on_alignments_and_lists(quick):
+    folder, _ = quick
+    (folder / "speech").mkdir()
+    (folder / "grids" / "a").mkdir(parents=True)
+    files = [folder / "phones.ctm", folder / "speech" / "wav.scp"]
+    files.append(folder / "grids" / "a" / "u.TextGrid")
+    for file in files:
+        file.write_text("before")
+    options = "--data speech --alignment phones.ctm --other=grids --layers 0 1"
+    spec = read_spec(folder / "matrix.yaml")
+
+    def record(options):
+        out = folder / "out"
+        runner = Runner(spec, out, phones=options, report_only=not options)
+        step = runner.phone_probe(spec.systems[0], 0)
+        runner.phones_file(spec.systems[0], 0).parent.mkdir(parents=True, exist_ok=True)
+        runner.phones_file(spec.systems[0], 0).write_text("{}")
+        return Record(out.resolve(), step)
+
+    record(options).start()
+    record(options).finish(1)
+    assert record(options).why_redo() is None and record("").why_outdated() is None
+    for file in files:
+        file.write_text("after")
+        reasons = record(options).why_redo(), record("").why_outdated()
+        assert all(f"{file} has changed" in reason for reason in reasons)
+        file.write_text("before")
+    (folder / "grids" / "v.TextGrid").write_text("another")
+    assert "was not made from" in record(options).why_redo()
+
+
+def options_of(folder, **options):
+    runner = Runner(read_spec(folder / "matrix.yaml"), folder / "out", **options)
+    system = runner.spec.systems[1]
+    words = [str(x) for x in runner.pretraining(system, 0).commands[0][1]]
+    last = {a: b for a, b in zip(words, words[1:], strict=False) if a.startswith("--")}
+    return {
+        key: last[key] for key in ("--ngpu", "--num_threads", "--nj") if key in last
+    }
+
+
+def test_run_options_add_to_the_default_and_override_it(quick):
+    folder, _ = quick
+    cpu = {"--ngpu": "0", "--num_threads": "1"}
+    assert options_of(folder) == cpu
+    assert options_of(folder, run_options="--nj 4") == {**cpu, "--nj": "4"}
+    given = "--ngpu 0 --num_threads 2"
+    assert options_of(folder, run_options=given)["--num_threads"] == "2"
+    gpu = {"--ngpu": "1", "--nj": "4"}
+    assert options_of(folder, run_options="--nj 4", gpus=["0"]) == gpu
+    assert options_of(folder, run_options="--ngpu 2", gpus=["0"]) == {"--ngpu": "2"}
+
+
+def test_options_that_would_not_be_noticed_or_used_are_refused(quick):
+    folder, start = quick
+    for option in ("ssl_args", "asr_args", "train_config", "asr-config"):
+        with pytest.raises(
+            ConfigError, match=f"--run_options: --{option} changes .*YAML"
+        ):
+            start(run_options=f"--nj 2 --{option} '--max_epoch 3'")
+    line = ["matrix.yaml", "--out", "out", "--gpus", "0", "--jobs", "2"]
+    with pytest.raises(SystemExit, match="^error: --jobs: .*leave out --jobs$"):
+        command.main(line)
