@@ -17,9 +17,10 @@ configured, and for each set fine-tuning, decoding and scoring (asr1/run.sh, sta
 per step, config/, and report.md with its plots.
 
 Rerun the command after an interruption: it skips finished steps and resumes
-training. Steps with changed settings are redone. Systems with
-`compute_of: NAME` train for the compute of NAME, in whole epochs; those
-with `after: NAME` start from NAME's model, with a new optimizer.
+training. Steps with changed settings or inputs are redone; until then, the report leaves
+out their results and names them. Changes of the code itself are not noticed. Systems with
+`compute_of: NAME` train for the compute of NAME, in whole epochs; those with
+`after: NAME` start from NAME's model, with a new optimizer.
 
 The recipe's prepared data (its dump/) is used: run one matrix at a time per checkout."""
 
@@ -53,8 +54,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--jobs",
         type=int,
-        default=1,
-        help="number of steps run in parallel, with one CPU thread each",
+        help="number of steps run in parallel, with one CPU thread each; without --gpus "
+        "(default: 1)",
     )
     add("--gpus", nargs="+", metavar="N", help="CUDA devices, one per parallel step")
     add(
@@ -65,8 +66,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--run_options",
         default="",
-        help="further options of both run.sh, in one string (default: --ngpu 1 with "
-        "--gpus, else --ngpu 0)",
+        help="further options of both run.sh, in one string, which override --ngpu 1 (with "
+        "--gpus) or --ngpu 0 --num_threads 1; none that change the training",
     )
     add(
         "--phones",
@@ -78,7 +79,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--report_only",
         action="store_true",
-        help="run nothing; report the contents of OUT",
+        help="run nothing; report the contents of OUT, which may have been copied here "
+        "without the recipe's data",
     )
     return parser
 

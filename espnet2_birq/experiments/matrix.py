@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.report import write_report
 from espnet2_birq.experiments.runner import Runner, say
 from espnet2_birq.experiments.spec import System, read_spec, with_trunks
@@ -16,7 +16,7 @@ def run_matrix(
     seeds: Sequence[int] = (0, 1, 2),
     only: Sequence[str] | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     gpus: Sequence[str] | None = None,
     data_options: str = "",
     run_options: str = "",
@@ -30,7 +30,7 @@ def run_matrix(
         out: Output folder.
         seeds: Seeds of each system.
         only: Names of systems; None: all.
-        jobs: Number of parallel steps, without `gpus`.
+        jobs: Number of parallel steps, without `gpus`; default: 1.
         gpus: CUDA devices, each for one step at a time.
         data_options: Data options of both run.sh.
         run_options: Further options of both run.sh.
@@ -38,18 +38,20 @@ def run_matrix(
         report_only: Whether to only write the report.
 
     Raises:
-        ConfigError: Invalid matrix.
+        ConfigError: Invalid matrix or options.
         DataError: Steps have failed; all others were run, and the report is written.
     """
+    if gpus and jobs is not None:
+        raise ConfigError("--jobs: with --gpus, a step runs on each; leave out --jobs")
     matrix = read_spec(spec)
     names = list(gpus) if gpus else None
-    runner = Runner(matrix, out, data_options, run_options, names, phones)
+    runner = Runner(matrix, out, data_options, run_options, names, phones, report_only)
     systems = with_trunks(matrix, list(only or matrix.names))
     failures: list[str] = []
     if not report_only:
-        runner.write_configs(list(seeds))
+        runner.configs.write(list(seeds))
         runner.prepare()
-        failures = _run_all(runner, systems, seeds, len(gpus or []) or jobs)
+        failures = _run_all(runner, systems, seeds, len(gpus or []) or jobs or 1)
     report = write_report(runner, list(seeds))
     say(f"report: {report}")
     if failures:

@@ -1,5 +1,6 @@
 """Report of a matrix: tables and plots of the results on disk."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import objectives_of
 
 Results = dict[str, dict[int, Result]]
+LEFT_OUT = "left out of the report until it is run again"
 
 # Columns of an objective in the pretraining table: title, key of the last epoch's
 # means without the objective's name, training or validation set, factor, format.
@@ -37,6 +39,8 @@ STATISTICS = [
 def write_report(runner: Runner, seeds: list[int]) -> Path:
     """Write OUT/report.md and its plots.
 
+    Results that are not current are left out; they are listed in the report and on stderr.
+
     Args:
         runner: Runner of the matrix.
         seeds: Seeds to report.
@@ -44,7 +48,9 @@ def write_report(runner: Runner, seeds: list[int]) -> Path:
     Returns:
         The report's path.
     """
-    results = read_results(runner, seeds)
+    results, left_out = read_results(runner, seeds)
+    for name, why in left_out.items():
+        print(f"warning: {name}: {why}; {LEFT_OUT}", file=sys.stderr)
     figures = plot_all(runner, results)
     parts = [_pretraining_table(runner.spec.systems, results)]
     parts += phone_tables(runner.spec, results)
@@ -55,6 +61,10 @@ def write_report(runner: Runner, seeds: list[int]) -> Path:
             parts.append(_error_table(runner, results, one.name, test))
     if runner.spec.compare:
         parts.append(_comparisons(runner, results))
+    if left_out:
+        lines = [f"- {name}: {why}" for name, why in left_out.items()]
+        lines = [f"## Left out\n\nEach is {LEFT_OUT}:\n", *lines]
+        parts.append("\n".join(lines))
     parts += [f"![{title}]({name})" for title, name in figures]
     path = runner.out / "report.md"
     write_whole(path, "\n\n".join(filter(None, parts)) + "\n")

@@ -13,8 +13,10 @@ from espnet2_birq.evaluation.wer.experiments import (
 from espnet2_birq.evaluation.wer.grouping import label, make_clusters
 from espnet2_birq.evaluation.wer.normalization import get_normalization
 from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
-from espnet2_birq.experiments.runner import SSL_MODEL, Runner
+from espnet2_birq.experiments.configs import SSL_MODEL
+from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
+from espnet2_birq.experiments.steps import Record, Step
 from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
 from espnet2_birq.reading import read_json
 
@@ -48,51 +50,75 @@ class Result(NamedTuple):
     phones: dict | None = None  # results of phone_probe
 
 
-def read_results(runner: Runner, seeds: list[int]) -> dict[str, dict[int, Result]]:
-    """Read all finished results.
+def read_results(
+    runner: Runner, seeds: list[int]
+) -> tuple[dict[str, dict[int, Result]], dict[str, str]]:
+    """Read all finished results that were made with the matrix's present settings.
 
     Args:
         runner: Runner of the matrix.
         seeds: Seeds to read.
 
     Returns:
-        Results by system name and seed.
+        Results by system name and seed; and the names of finished steps whose results are
+        not current, with the reason.
     """
-    flops = {}
-    if (runner.out / "config" / "flops.json").is_file():
-        flops = read_json(runner.out / "config" / "flops.json")
-    found = {}
-    for system in runner.spec.systems:
-        found[system.name] = {
-            seed: _read_result(runner, system, seed, flops.get(system.name))
-            for seed in seeds
-        }
-    return found
+    reader = _Reader(runner)
+    found = {
+        system.name: {seed: reader.read(system, seed) for seed in seeds}
+        for system in runner.spec.systems
+    }
+    return found, {name: why for name, why in reader.outdated.items() if why}
 
 
-def _read_result(runner: Runner, system: System, seed: int, flops) -> Result:
-    name = f"{system.name}_seed{seed}"
-    pretraining = probe = phones = None
-    folder = runner.ssl_exp(system, seed)
-    if (folder / SSL_MODEL).exists() and runner.is_done(f"ssl_{name}"):
-        log = read_training_log(folder)
-        pretraining = Pretraining(log, log.last_update, flops * log.last_update)
-    if runner.is_done(f"probe_{name}"):
-        probe = read_json(runner.probe_dir(system, seed) / "probe.json")
-    if runner.is_done(f"phones_{name}"):
-        phones = read_json(runner.phones_file(system, seed))
-    errors = {}
-    for test in runner.spec.tests if probe is not None else []:
-        decoded = scored_set(runner.probe_dir(system, seed) / test)
-        for kind in KINDS:
-            errors[FROZEN, test, kind] = read_errors(decoded, kind)
-    for one in runner.spec.finetune_sets:
-        if not runner.is_done(f"asr_{name}_{one.name}"):
-            continue
-        for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
+class _Reader:
+    """Reads results, and remembers which steps are not current."""
+
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self.outdated: dict[str, str | None] = {}  # by finished step; None: current
+
+    def read(self, system: System, seed: int) -> Result:
+        runner = self.runner
+        pretraining = probe = phones = None
+        folder = runner.ssl_exp(system, seed)
+        steps = {step.name.split("_")[0]: step for step in runner.steps(system, seed)}
+        if self._is_current(steps.get("ssl")) and (folder / SSL_MODEL).exists():
+            log = read_training_log(folder)
+            flops = runner.configs.flops(system) * log.last_update
+            pretraining = Pretraining(log, log.last_update, flops)
+        if self._is_current(steps.get("probe")):
+            probe = read_json(runner.probe_dir(system, seed) / "probe.json")
+        if self._is_current(runner.phone_probe(system, seed)):
+            phones = read_json(runner.phones_file(system, seed))
+        errors = {}
+        for test in runner.spec.tests if probe is not None else []:
+            decoded = scored_set(runner.probe_dir(system, seed) / test)
             for kind in KINDS:
-                errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
-    return Result(pretraining, errors, probe, phones)
+                errors[FROZEN, test, kind] = read_errors(decoded, kind)
+        for one in runner.spec.finetune_sets:
+            if not self._is_current(runner.finetuning(system, seed, one)):
+                continue
+            for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
+                for kind in KINDS:
+                    errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
+        return Result(pretraining, errors, probe, phones)
+
+    def _is_current(self, step: Step | None) -> bool:
+        """Whether a step has finished, and would not be made again."""
+        if step is None or not Record(self.runner.out, step).has_ended:
+            return False
+        if step.name not in self.outdated:
+            self.outdated[step.name] = self._why_outdated(step)
+        return self.outdated[step.name] is None
+
+    def _why_outdated(self, step: Step) -> str | None:
+        before = step.before
+        if why := Record(self.runner.out, step).why_outdated():
+            return why
+        if before is not None and not self._is_current(before):
+            return f"was made from {before.name}, which is not finished or not current"
+        return None
 
 
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:

@@ -1,56 +1,60 @@
 """Run the steps of a matrix, i.e. stages of the recipes, each once."""
 
-import glob
-import json
 import os
 import queue
 import shlex
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from espnet2_birq.config import sampling_rate
-from espnet2_birq.datadir.files import write_whole
-from espnet2_birq.datadir.stamp import STAMP, check_stamp, sources, write_stamp
-from espnet2_birq.errors import DataError
-from espnet2_birq.experiments.spec import (
-    FinetuneSet,
-    Spec,
-    System,
-    merge,
-    updates_of,
-    updates_per_epoch,
-    with_updates,
+from espnet2_birq.datadir.stamp import STAMP, sources
+from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.experiments.configs import Configs
+from espnet2_birq.experiments.spec import FinetuneSet, Spec, System
+from espnet2_birq.experiments.steps import (
+    Record,
+    Step,
+    files_in_config,
+    files_in_options,
+    lacking,
+    last_setting,
 )
-from espnet2_birq.reading import read_json, read_yaml
 
-UTTERANCE = 5.0  # seconds per utterance when compute is counted
-SSL_MODEL = "valid.total_count.ave.pth"
 TRAIN_VALID = ("train", "valid")
+# Options of the recipes that change results, and where they belong in a matrix.
+IN_YAML = {
+    **dict.fromkeys(("train_config", "ssl_args"), "pretrain"),
+    **dict.fromkeys(("asr_config", "asr_args"), "finetune"),
+    **dict.fromkeys(("feats_normalize", "speech_fold_length"), "pretrain"),
+}
 
 
 class Runner:
     """Runs unfinished steps in parallel.
 
-    A step has a folder OUT/steps/<name> with its log, its dependencies (key.json) and,
-    after success, its input lists (made_from.json) and done.json. Interrupted steps are
-    rerun, and ESPnet resumes training.
+    A step has a folder OUT/steps/<name> with its log and its record; see Record.
+    Interrupted steps are rerun, and ESPnet resumes training.
 
     Args:
         spec: The matrix.
         out: Output folder.
         data_options: Data options of both run.sh.
-        run_options: Execution options of both run.sh, e.g. --ngpu 1.
+        run_options: Execution options of both run.sh, e.g. --ngpu 1; none of IN_YAML.
         gpus: CUDA devices, each for one step at a time; empty: one CPU thread per step.
         phones: Options of espnet2_birq.bin.phone_probe, including data;
             empty: do not run it.
+        report_only: Whether nothing is run. Results are then compared with the data options
+            of the last run, unless some are given.
+
+    Raises:
+        ConfigError: Options belong elsewhere.
     """
 
     def __init__(
@@ -61,12 +65,29 @@ class Runner:
         run_options: str = "",
         gpus: list[str] | None = None,
         phones: str = "",
+        report_only: bool = False,
     ):
         self.spec = spec
         self.out = out.resolve()
+        self.configs = Configs(spec, self.out)
         self.data_options = shlex.split(data_options)
-        self.run_options = shlex.split(run_options) or ["--ngpu", str(int(bool(gpus)))]
+        ngpu, given = ["--ngpu", str(int(bool(gpus)))], shlex.split(run_options)
+        for word in given:
+            option = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and option in IN_YAML:
+                raise ConfigError(
+                    f"--run_options: {word} changes results, which are compared by the "
+                    f"matrix's YAML file: change it there, under {IN_YAML[option]}:"
+                )
+        # The last of equal options wins, i.e. the user's.
+        self.run_options = [*ngpu, *([] if gpus else ["--num_threads", "1"]), *given]
+        self._run_key = given or ngpu
         self.phones = shlex.split(phones)
+        self._data_key: Any = self.data_options
+        if report_only and not data_options:
+            self._data_key = last_setting(self.out, "data_ssl", 0)
+        # Without options of phone_probe, its earlier results are only reported.
+        self._phones_key = self.phones or last_setting(self.out, "phones_*", -1)
         self.gpus: queue.Queue[str] = queue.Queue()
         for gpu in gpus or []:
             self.gpus.put(gpu)
@@ -79,7 +100,7 @@ class Runner:
 
     def model(self, name: str, seed: int) -> Path:
         """Return the averaged model of a pretraining run."""
-        return self.ssl_exp(self.spec.system(name), seed) / SSL_MODEL
+        return self.configs.model(name, seed)
 
     def asr_exp(self, system: System, seed: int, dataset: str) -> Path:
         """Return the experiment folder of a fine-tuning run."""
@@ -92,16 +113,6 @@ class Runner:
     def phones_file(self, system: System, seed: int) -> Path:
         """Return the output file of phone_probe."""
         return self.out / "phones" / f"{system.name}_seed{seed}.json"
-
-    def config(self, system: System, seed: int) -> Path:
-        """Return the configuration file of a pretraining run."""
-        return self.out / "config" / f"{system.name}_seed{seed}.yaml"
-
-    def asr_config(self, system: System) -> Path | None:
-        """Return the configuration file for fine-tuning a system, if there is any."""
-        if system.finetune is None:
-            return self.spec.finetune_config
-        return self.out / "config" / f"{system.name}_finetune.yaml"
 
     def train_set(self, name: str) -> str:
         """Return the name of a fine-tuning set in dump/raw."""
@@ -127,54 +138,14 @@ class Runner:
         lists = self.lists(self.train_set(name), *self.spec.tests)
         return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
 
-    def is_done(self, step: str) -> bool:
-        """Whether a step has finished successfully."""
-        return (self.out / "steps" / step / "done.json").is_file()
-
     # ------------------------------------------------------------------- steps
-    def write_configs(self, seeds: list[int]) -> None:
-        """Write the configurations of all pretraining runs, with their updates set.
-
-        Raises:
-            ConfigError: Updates are not whole epochs, or a reference is invalid.
-        """
-        base = read_yaml(self.spec.pretrain, "correct it")
-        folder = self.out / "config"
-        folder.mkdir(parents=True, exist_ok=True)
-        confs: dict[str, dict] = {}
-        flops = Flops(folder)
-        # Systems whose compute others match come first.
-        for system in sorted(self.spec.systems, key=lambda one: bool(one.compute_of)):
-            name, file = system.name, folder / f"{system.name}.yaml"
-            conf = merge(base, system.pretrain or {})
-            if system.updates is not None:
-                conf = with_updates(conf, system.updates, name)
-            flops.count(file, yaml.safe_dump(conf, sort_keys=False))
-            if system.compute_of is not None:
-                other, each = system.compute_of, updates_per_epoch(conf, name)
-                updates = updates_of(confs[other]) * flops.of[other] / flops.of[name]
-                conf = with_updates(conf, each * max(1, round(updates / each)), name)
-            confs[name] = conf
-            if system.finetune is not None:
-                assert self.spec.finetune_config is not None  # see read_spec()
-                tune = yaml.safe_load(self.spec.finetune_config.read_text("utf-8"))
-                text = yaml.safe_dump(merge(tune, system.finetune), sort_keys=False)
-                file = folder / f"{name}_finetune.yaml"
-                write_if_new(file, text.replace("{out}", str(self.out)))
-            for seed in seeds:
-                own = {**conf, "seed": seed}
-                if system.after is not None:
-                    own["init_param"] = [str(self.model(system.after, seed))]
-                text = yaml.safe_dump(own, sort_keys=False)
-                write_if_new(self.config(system, seed), text)
-
     def prepare(self) -> None:
         """Prepare data and statistics, once for all systems."""
         ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
-        key = [self.data_options, self.run_options, str(self.spec.recipe)]
+        key = [self.data_options, self._run_key, str(self.spec.recipe)]
         conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
-        self._step(
+        self._prepare(
             "data_ssl",
             [*key, conf.read_text()],
             [(ssl, run_ssl)],
@@ -186,7 +157,7 @@ class Runner:
         config = self._asr_config()
         run_asr = self._run_sh("asr", *config, "--ssl_model", "none")
         sets = [self.spec.train_set, *self.spec.tests]
-        self._step(
+        self._prepare(
             "data_asr",
             key,
             [(asr, [*run_asr, "--stop_stage", 5])],
@@ -209,9 +180,9 @@ class Runner:
                 rests = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
                 drawn = [self.train_set(x.name) for x in (one, *rests)]
                 lists = partial(self.lists, self.spec.train_set, *drawn)
-                self._step(
+                self._prepare(
                     f"data_{one.name}",
-                    [*key, seen],
+                    [*key, dict(seen)],
                     [(asr, subset)],
                     makes=lists(),
                     lists=lists,
@@ -219,13 +190,18 @@ class Runner:
         for one in self.spec.finetune_sets:
             stats = [*run_asr, "--stage", 10, "--stop_stage", 10]
             stats += self._asr_data(one.name)
-            self._step(
+            self._prepare(
                 f"stats_{one.name}",
-                [*key, seen],
+                [*key, dict(seen)],
                 [(asr, stats)],
                 makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
                 lists=partial(self.asr_lists, one.name),
             )
+
+    def _prepare(
+        self, name: str, key: list, commands: list, makes: list, lists
+    ) -> None:
+        self._run(Step(name, key, commands, makes, lists, prepares=True))
 
     def run(self, system: System, seed: int) -> None:
         """Pretrain, probe and fine-tune one system with one seed.
@@ -233,92 +209,122 @@ class Runner:
         Raises:
             DataError: A step failed; the message names its log.
         """
-        config = self.config(system, seed)
-        key = [self.data_options, config.read_text()]
-        name = f"{system.name}_seed{seed}"
-        model: list[Path] = []
-        if system.pretrain is not None:
-            model = [self.model(system.name, seed)]
-            self._pretrain(system, seed, name, key)
-        if self.phones:
-            out = self.phones_file(system, seed)
-            measure = [sys.executable, "-m", "espnet2_birq.bin.phone_probe"]
-            places = ["--model", *(model or [config]), "--out", out]
-            self._step(
-                f"phones_{name}",
-                [*key, self.phones],
-                [(Path.cwd(), [*measure, *places, *self.phones])],
-                makes=[out],
-                lists=lambda: model,
-            )
-        if self.spec.probe is not None:
-            self._probe(system, seed, name, key, model)
-        for one in self.spec.finetune_sets:
-            self._finetune(system, seed, one, name, key, model)
+        for step in self.steps(system, seed):
+            self._run(step, seed)
 
-    def _pretrain(self, system: System, seed: int, name: str, key: list) -> None:
-        trunk = [self.model(system.after, seed)] if system.after else []
-        if not all(one.is_file() for one in trunk):
-            raise DataError(f"{name}: starts from {trunk[0]}, which is missing")
+    def steps(self, system: System, seed: int) -> list[Step]:
+        """Return all steps of one system and seed in their order."""
+        steps = [self.pretraining(system, seed)] if system.pretrain is not None else []
+        if self.phones:
+            steps.append(self.phone_probe(system, seed))
+        if self.spec.probe is not None:
+            steps.append(self.probe(system, seed))
+        sets = self.spec.finetune_sets
+        return steps + [self.finetuning(system, seed, one) for one in sets]
+
+    def pretraining(self, system: System, seed: int) -> Step:
+        """Return the step that pretrains a system."""
+        name = f"{system.name}_seed{seed}"
+        text, ssl = self.configs.text(system, seed), self.spec.recipe / "ssl1"
         train = self._run_sh("ssl", "--stage", 7, "--stop_stage", 7)
-        train += ["--train_config", self.config(system, seed), "--ssl_tag", name]
-        self._step(
+        train += ["--train_config", self.configs.file(system, seed), "--ssl_tag", name]
+        trunk, before = [], None
+        if system.after is not None:
+            trunk = [self.model(system.after, seed)]
+            before = self.pretraining(self.spec.system(system.after), seed)
+        return Step(
             f"ssl_{name}",
-            key,
-            [(self.spec.recipe / "ssl1", train)],
+            self._key(system, seed),
+            [(ssl, train)],
             makes=[self.model(system.name, seed)],
             lists=lambda: [*trunk, *self.ssl_lists()],
+            named=lambda: files_in_config(yaml.safe_load(text), ssl),
             folder=self.ssl_exp(system, seed),
+            before=before,
         )
 
-    def _probe(
-        self, system: System, seed: int, name: str, key: list, model: list[Path]
-    ) -> None:
+    def phone_probe(self, system: System, seed: int) -> Step:
+        """Return the step that runs phone_probe."""
+        out = self.phones_file(system, seed)
+        model = self._pretrained(system, seed)
+        measure: list[str | Path] = [sys.executable, "-m"]
+        measure += ["espnet2_birq.bin.phone_probe", "--model"]
+        measure += [*(model or [self.configs.file(system, seed)]), "--out", out]
+        return Step(
+            f"phones_{system.name}_seed{seed}",
+            [*self._key(system, seed), self._phones_key],
+            [(Path.cwd(), [*measure, *self.phones])],
+            makes=[out],
+            lists=lambda: model,
+            named=lambda: files_in_options(self.phones, Path.cwd()),
+            before=self._before(system, seed),
+        )
+
+    def probe(self, system: System, seed: int) -> Step:
+        """Return the step that probes a frozen encoder."""
         asr, out = self.spec.recipe / "asr1", self.probe_dir(system, seed)
         sets = [self.spec.train_set, *self.spec.tests]
         speech, *tests = (asr / "dump/raw" / one for one in sets)
+        model = self._pretrained(system, seed)
         probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
         probe += (
-            ["--model", *model] if model else ["--config", self.config(system, seed)]
+            ["--model", *model]
+            if model
+            else ["--config", self.configs.file(system, seed)]
         )
         probe += ["--train", speech, "--test", *tests, "--out", out]
         probe += ["--seed", str(seed)]
         assert self.spec.probe is not None
-        self._step(
-            f"probe_{name}",
-            [*key, self.spec.probe, self.spec.tests],
+        return Step(
+            f"probe_{system.name}_seed{seed}",
+            [*self._key(system, seed), self.spec.probe, self.spec.tests],
             [(asr, [*probe, *shlex.split(self.spec.probe)])],
             makes=[out / "probe.json"],
             lists=lambda: [*model, *self.lists(*sets)],
             folder=out,
+            before=self._before(system, seed),
         )
 
-    def _finetune(
-        self,
-        system: System,
-        seed: int,
-        one: FinetuneSet,
-        name: str,
-        key: list,
-        model: list[Path],
-    ) -> None:
-        asr_config = self.asr_config(system)
-        assert asr_config is not None  # see read_spec()
+    def finetuning(self, system: System, seed: int, one: FinetuneSet) -> Step:
+        """Return the step that fine-tunes a system on a set, decodes and scores."""
+        name = f"{system.name}_seed{seed}_{one.name}"
         folder = self.asr_exp(system, seed, one.name)
-        tune = self._run_sh("asr", "--asr_config", asr_config, "--asr_tag")
-        tune += [f"{name}_{one.name}", "--asr_args", f"--seed {seed}"]
+        model = self._pretrained(system, seed)
+        tune = self._run_sh("asr", "--asr_config", self.configs.finetune_file(system))
+        tune += ["--asr_tag", name, "--asr_args", f"--seed {seed}"]
         tune += ["--ssl_model", model[0] if model else "none"]
         tune += self._asr_data(one.name)
         tune += ["--stage", 11, "--stop_stage", 13, "--greedy_ctc", "true"]
         tune += ["--inference_nj", 1]
-        self._step(
-            f"asr_{name}_{one.name}",
-            [*key, one.name, self.spec.hours_of(one), asr_config.read_text()],
-            [(self.spec.recipe / "asr1", tune)],
+        text = self.configs.finetune_text(system)
+        asr = self.spec.recipe / "asr1"
+        return Step(
+            f"asr_{name}",
+            [*self._key(system, seed), one.name, self.spec.hours_of(one), text],
+            [(asr, tune)],
             makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
             lists=lambda: [*model, *self.asr_lists(one.name)],
+            named=lambda: files_in_config(yaml.safe_load(text), asr),
             folder=folder,
+            before=self._before(system, seed),
         )
+
+    def _outdate_after(self, step: Step, seed: int) -> None:
+        """Outdate what was made from the earlier output of a step."""
+        for system in self.spec.systems:
+            steps = [*self.steps(system, seed), self.phone_probe(system, seed)]
+            for other in steps:
+                if other.starts_from(step.name):
+                    Record(self.out, other).outdate()
+
+    def _key(self, system: System, seed: int) -> list:
+        return [self._data_key, self.configs.text(system, seed)]
+
+    def _before(self, system: System, seed: int) -> Step | None:
+        return self.pretraining(system, seed) if system.pretrain is not None else None
+
+    def _pretrained(self, system: System, seed: int) -> list[Path]:
+        return [self.model(system.name, seed)] if system.pretrain is not None else []
 
     def _asr_config(self) -> list:
         if self.spec.finetune_config is None:
@@ -331,55 +337,38 @@ class Runner:
 
     def _run_sh(self, kind: str, *options) -> list:
         expdir = ["--expdir", self.out / kind]
-        if not self.uses_gpus:
-            expdir += ["--num_threads", 1]
         return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
 
-    def _step(
-        self,
-        name: str,
-        key,
-        commands,
-        makes: Iterable[str | Path],
-        lists: Callable[[], list[Path]],
-        folder: Path | None = None,
-    ) -> None:
+    def _run(self, step: Step, seed: int | None = None) -> None:
         """Run a step's commands unless it is done.
 
         Args:
-            name: Name of the step.
-            key: Dependencies of the step, as JSON.
-            commands: Pairs of working directory and command.
-            makes: Patterns of output files; each must match a file.
-            lists: Function that returns the step's input lists and models; the step is
-                redone if they change.
-            folder: Output folder, removed before the step is redone.
+            step: The step.
+            seed: Seed of the steps that may have been made from this one's output.
 
         Raises:
             DataError: A command failed, or output is missing.
         """
-        own = self.out / "steps" / name
-        done, log = own / "done.json", own / "log"
-        text = json.dumps(key)
-        reason = None
-        if (own / "key.json").is_file() and (own / "key.json").read_text() != text:
-            reason = "was made with other settings"
-        elif done.is_file():
-            reason = _what_changed(own, makes, lists())
-            if reason is None:
-                say(f"{name}: already done")
-                return
+        record = Record(self.out, step)
+        log, name = record.log, step.name
+        if step.before is not None:
+            for model in filter(lambda x: not Path(x).is_file(), step.before.makes):
+                raise DataError(f"{name}: starts from {model}, which is missing")
+        reason = record.why_redo()
+        if reason is None and record.has_ended:
+            record.restore()
+            say(f"{name}: already done")
+            return
+        if seed is not None:
+            self._outdate_after(step, seed)
         if reason is not None:
             say(f"{name}: {reason}; made again")
-            shutil.rmtree(own)
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        own.mkdir(parents=True, exist_ok=True)
-        (own / "key.json").write_text(text)
+            record.remove()
+        record.start()
         with self._device() as environment:
             say(f"{name}: started, {log}")
             start = time.monotonic()
-            for where, command in commands:
+            for where, command in step.commands:
                 with log.open("a") as stream:
                     code = subprocess.run(
                         [str(word) for word in command],
@@ -393,11 +382,10 @@ class Runner:
                     raise DataError(
                         f"{name}: failed with exit status {code}, see {log}"
                     )
-        if lacking := _lacking(makes):
-            raise DataError(f"{name}: ended without {lacking}, see {log}")
+        if missing := lacking(step.makes):
+            raise DataError(f"{name}: ended without {missing}, see {log}")
         seconds = round(time.monotonic() - start)
-        write_stamp(own, lists())
-        write_whole(done, json.dumps({"seconds": seconds}))
+        record.finish(seconds)
         say(f"{name}: done in {seconds} s")
 
     @contextmanager
@@ -407,86 +395,14 @@ class Runner:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         environment = {"PYTHONPATH": path}
         if not self.uses_gpus:
-            yield {**environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            # MKL follows it. If MKL's own were set, --num_threads would have no effect.
+            yield {**environment, "OMP_NUM_THREADS": "1"}
             return
         gpu = self.gpus.get()
         try:
             yield {**environment, "CUDA_VISIBLE_DEVICES": gpu}
         finally:
             self.gpus.put(gpu)
-
-
-def _lacking(patterns: Iterable[str | Path]) -> str | None:
-    """Return the first pattern without a matching file."""
-    return next((str(x) for x in patterns if not glob.glob(str(x))), None)
-
-
-def _what_changed(own: Path, makes: Iterable, lists: list[Path]) -> str | None:
-    """Return why a finished step must be redone; None if not."""
-    if lacking := _lacking(makes):
-        return f"{lacking} is gone"
-    try:
-        check_stamp(own, lists)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-class Flops:
-    """FLOPs of an update of each configuration, cached in flops.json.
-
-    Args:
-        folder: Folder of the configurations.
-    """
-
-    def __init__(self, folder: Path):
-        self.path = folder / "flops.json"
-        self.of = read_json(self.path) if self.path.is_file() else {}
-
-    def count(self, config: Path, text: str) -> None:
-        """Write a configuration and count its FLOPs, unless already done."""
-        name = config.stem
-        if name in self.of and config.is_file() and config.read_text() == text:
-            return
-        self.of.pop(name, None)
-        self._save()  # first, so that an interruption leaves no outdated count
-        config.write_text(text, encoding="utf-8")
-        self.of[name] = update_flops(config)
-        self._save()
-
-    def _save(self):
-        write_whole(self.path, json.dumps(self.of, indent=1))
-
-
-def update_flops(config: Path) -> float:
-    """Count FLOPs of an update: matmuls and convolutions, including the target branch.
-
-    They are counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
-    seconds.
-
-    Args:
-        config: Configuration of pretraining.
-
-    Raises:
-        ConfigError: Invalid configuration.
-    """
-    from espnet2_birq.planning.cost import FakeModel
-    from espnet2_birq.planning.plan import configured_batch
-    from espnet2_birq.tasks.ssl import SSLTask
-
-    arguments = ["--config", str(config), "--output_dir", "-"]
-    args = SSLTask.get_parser().parse_args(arguments)
-    batch = configured_batch(args, UTTERANCE, gpus=1)
-    utterances = max(1, round(batch.seconds / UTTERANCE))
-    samples = round(UTTERANCE * sampling_rate(args.frontend_conf))
-    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
-    return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
-
-
-def write_if_new(path: Path, text: str) -> None:
-    """Write a file unless its content is unchanged."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
 
 
 def say(line: str) -> None:

@@ -154,7 +154,7 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     # Six rows; pretraining avoids one error, "b" for "x".
     report = (folder / "out" / "report.md").read_text()
     assert "| scratch | 1 | 40.0 [" in report and "| birq | 1 | 20.0 [" in report
-    assert "| birq minus scratch | 1h | test | -20.0 [" in report
+    assert "| birq minus scratch | 1h | test | 1 | -20.00 [" in report
     for name in ("learning.png", "wer.png"):
         assert f"({name})" in report and (folder / "out" / name).stat().st_size > 1000
 

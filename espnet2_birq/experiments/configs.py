@@ -1,0 +1,190 @@
+"""Configurations of a matrix's runs, and the FLOPs of their updates."""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from espnet2_birq.config import sampling_rate
+from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.experiments.spec import (
+    Spec,
+    System,
+    merge,
+    updates_of,
+    updates_per_epoch,
+    with_updates,
+)
+from espnet2_birq.reading import read_json, read_yaml
+
+UTTERANCE = 5.0  # seconds per utterance when compute is counted
+SSL_MODEL = "valid.total_count.ave.pth"
+
+
+class Configs:
+    """Configurations of all runs; computed without being written, so that they can be compared.
+
+    Args:
+        spec: The matrix.
+        out: Output folder; configurations are written to OUT/config.
+    """
+
+    def __init__(self, spec: Spec, out: Path):
+        self.spec = spec
+        self.out = out
+        self.folder = out / "config"
+        self._flops = Flops(self.folder)
+        # A run goes by what the files said at its beginning.
+        self._base = cache(lambda: read_yaml(spec.pretrain, "correct it"))
+        self._pretraining: dict[str, dict] = {}
+        self._finetuning: dict[str, str] = {}
+
+    def model(self, name: str, seed: int) -> Path:
+        """Return the averaged model of a pretraining run."""
+        return self.out / "ssl" / f"ssl_{name}_seed{seed}" / SSL_MODEL
+
+    def file(self, system: System, seed: int) -> Path:
+        """Return the configuration file of a pretraining run."""
+        return self.folder / f"{system.name}_seed{seed}.yaml"
+
+    def finetune_file(self, system: System) -> Path | None:
+        """Return the configuration file for fine-tuning a system, if there is any."""
+        if system.finetune is None:
+            return self.spec.finetune_config
+        return self.folder / f"{system.name}_finetune.yaml"
+
+    def pretraining(self, system: System) -> dict:
+        """Return the configuration of pretraining, with its updates set but no seed.
+
+        Raises:
+            ConfigError: Updates are not whole epochs, or a reference is invalid.
+        """
+        if system.name not in self._pretraining:
+            conf = self._with_own_updates(system)
+            if system.compute_of is not None:
+                other = self.spec.system(system.compute_of)
+                each = updates_per_epoch(conf, system.name)
+                updates = updates_of(self.pretraining(other)) * self.flops(other)
+                epochs = max(1, round(updates / self.flops(system) / each))
+                conf = with_updates(conf, each * epochs, system.name)
+            self._pretraining[system.name] = conf
+        return self._pretraining[system.name]
+
+    def text(self, system: System, seed: int) -> str:
+        """Return the text of the configuration file of a pretraining run."""
+        own = {**self.pretraining(system), "seed": seed}
+        if system.after is not None:
+            own["init_param"] = [str(self.model(system.after, seed))]
+        return yaml.safe_dump(own, sort_keys=False)
+
+    def finetune_text(self, system: System) -> str:
+        """Return the text of the configuration file for fine-tuning a system."""
+        assert self.spec.finetune_config is not None  # see read_spec()
+        if system.finetune is None:
+            return self.spec.finetune_config.read_text("utf-8")
+        if system.name not in self._finetuning:
+            tune = yaml.safe_load(self.spec.finetune_config.read_text("utf-8"))
+            text = yaml.safe_dump(merge(tune, system.finetune), sort_keys=False)
+            self._finetuning[system.name] = text.replace("{out}", str(self.out))
+        return self._finetuning[system.name]
+
+    def flops(self, system: System) -> float:
+        """Return the FLOPs of an update of pretraining."""
+        conf = self._with_own_updates(system)
+        return self._flops.count(system.name, yaml.safe_dump(conf, sort_keys=False))
+
+    def write(self, seeds: list[int]) -> None:
+        """Write all configurations, and the FLOPs of their updates.
+
+        Raises:
+            ConfigError: Updates are not whole epochs, or a reference is invalid.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._flops.keep = True
+        for system in self.spec.systems:
+            self.flops(system)
+            if system.finetune is not None:
+                path = self.finetune_file(system)
+                assert path is not None
+                write_if_new(path, self.finetune_text(system))
+            for seed in seeds:
+                write_if_new(self.file(system, seed), self.text(system, seed))
+
+    def _with_own_updates(self, system: System) -> dict:
+        conf = merge(self._base(), system.pretrain or {})
+        if system.updates is not None:
+            conf = with_updates(conf, system.updates, system.name)
+        return conf
+
+
+class Flops:
+    """FLOPs of an update of each configuration, cached in flops.json.
+
+    Args:
+        folder: Folder of the configurations.
+
+    Attributes:
+        keep: Whether to write new counts and their configurations to the folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.path = folder / "flops.json"
+        self.keep = False
+        self.of = read_json(self.path) if self.path.is_file() else {}
+        self._counted: dict[str, float] = {}  # by text
+
+    def count(self, name: str, text: str) -> float:
+        """Count a configuration's FLOPs, unless already done; write both if `keep`."""
+        file = self.folder / f"{name}.yaml"
+        if name in self.of and file.is_file() and file.read_text("utf-8") == text:
+            return self.of[name]
+        if self.keep:
+            self.of.pop(name, None)
+            self._save()  # first, so that an interruption leaves no outdated count
+            file.write_text(text, encoding="utf-8")
+            self.of[name] = update_flops(file)
+            self._save()
+            return self.of[name]
+        if text not in self._counted:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / file.name
+                copy.write_text(text, encoding="utf-8")
+                self._counted[text] = update_flops(copy)
+        return self._counted[text]
+
+    def _save(self):
+        write_whole(self.path, json.dumps(self.of, indent=1))
+
+
+def update_flops(config: Path) -> float:
+    """Count FLOPs of an update: matmuls and convolutions, including the target branch.
+
+    They are counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
+    seconds.
+
+    Args:
+        config: Configuration of pretraining.
+
+    Raises:
+        ConfigError: Invalid configuration.
+    """
+    from espnet2_birq.planning.cost import FakeModel
+    from espnet2_birq.planning.plan import configured_batch
+    from espnet2_birq.tasks.ssl import SSLTask
+
+    arguments = ["--config", str(config), "--output_dir", "-"]
+    args = SSLTask.get_parser().parse_args(arguments)
+    batch = configured_batch(args, UTTERANCE, gpus=1)
+    utterances = max(1, round(batch.seconds / UTTERANCE))
+    samples = round(UTTERANCE * sampling_rate(args.frontend_conf))
+    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
+    return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless its content is unchanged."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
