@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.errors import UserError, one_line
+from espnet2_birq.errors import ConfigError, UserError, one_line
 from espnet2_birq.options import known_names
 from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.asr import ASRTask
@@ -22,6 +22,20 @@ from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 def get_parser() -> argparse.ArgumentParser:
     """Build the parser of ESPnet's ASRTask, with our options."""
     return name_configurations(JointTask.get_parser())
+
+
+def check_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options of joint training without it.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    known = {action.dest for action in ASRTask.get_parser()._actions}
+    for name, value in vars(args).items():
+        if name not in known and value != parser.get_default(name):
+            raise ConfigError(
+                f"{name} is for joint training: give its objectives, too, or leave it out"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with relaying():
                 JointTask.main(args=args)
         else:
+            check_alone(parser, args)
             ASRTask.main(args=args)
     except ProcessExitedException as error:
         sys.exit(exit_of_rank(error))

@@ -15,13 +15,17 @@ from espnet2_birq.pretraining.ranks import world_size
 BATCHES = (
     "accum_grad batch_bins batch_size batch_type chunk_default_fs "
     "chunk_excluded_key_prefixes chunk_length chunk_max_abs_length chunk_shift_ratio "
-    "category_upsampling_factor dataset_scaling_factor dataset_upsampling_factor "
+    "category_sample_size category_upsampling_factor chunk_discard_short_samples "
+    "dataset_scaling_factor dataset_upsampling_factor "
     "drop_last_iter fold_length iterator_type max_batch_size min_batch_size "
     "multiple_iterator num_cache_chunks num_iters_per_epoch seed shuffle_within_batch "
-    "sort_batch sort_in_batch train_dtype upsampling_factor"
+    "sort_batch sort_in_batch train_dtype unlabelled_batch_bins upsampling_factor"
 ).split()
 # Prefixes of options that are overridden by the saved state.
-SAVED = ("optim", "scheduler", "init_param", "init")
+SAVED = (
+    *("optim", "scheduler", "init_param", "init", "encoder_lr_decay"),
+    *("freeze_encoder_updates", "exclude_weight_decay"),
+)
 # Options without effect on what is learned, and lists, which are compared by content.
 IGNORED = (
     "output_dir resume config print_config log_level dry_run version distributed ngpu "
@@ -29,7 +33,8 @@ IGNORED = (
     "save_minutes save_updates max_bad_audio max_skipped_updates log_interval "
     "use_tensorboard use_matplotlib num_att_plot "
     "create_graph_in_tensorboard required train_data_path_and_name_and_type "
-    "valid_data_path_and_name_and_type train_shape_file valid_shape_file"
+    "valid_data_path_and_name_and_type train_shape_file valid_shape_file "
+    "unlabelled_data_path_and_name_and_type unlabelled_shape_file"
 ).split()
 SHOWN = 8  # maximum number of changes named in a line
 
@@ -50,8 +55,10 @@ def describe_origin(args: argparse.Namespace) -> Origin:
         for key, value in vars(args).items()
         if key not in IGNORED and not key.startswith(("dist_", "wandb_", "use_wandb"))
     }
-    lists = [*args.train_shape_file]
-    lists += [path for path, _, _ in args.train_data_path_and_name_and_type]
+    lists = [*args.train_shape_file, *getattr(args, "unlabelled_shape_file", [])]
+    for data in ("train", "unlabelled"):
+        entries = getattr(args, f"{data}_data_path_and_name_and_type", [])
+        lists += [path for path, _, _ in entries]
     return {
         "options": json.loads(json.dumps(options, default=str)),
         "lists": [_describe(Path(path)) for path in lists],

@@ -104,6 +104,11 @@ class JointTask(ASRTask):
         check_trainer(args)
         check_transcripts(args.train_data_path_and_name_and_type)
         check_transcripts(args.valid_data_path_and_name_and_type)
+        if args.multiple_iterator and args.unlabelled_data_path_and_name_and_type:
+            raise ConfigError(
+                "joint training: every split would begin the unlabelled speech anew; leave "
+                "out multiple_iterator (asr.sh's --num_splits_asr)"
+            )
         for path, name, _ in args.unlabelled_data_path_and_name_and_type:
             if not args.dry_run and not Path(path).exists():
                 raise DataError(

@@ -414,6 +414,20 @@ def test_data_that_is_not_there(data, change, words):
     assert not (data / "exp" / "1epoch.pth").exists()
 
 
+def test_splits_would_repeat_the_unlabelled_speech(data):
+    with pytest.raises(SystemExit, match="leave out multiple_iterator"):
+        main([*options(data), "--multiple_iterator", "true"])
+
+
+@pytest.mark.parametrize(
+    "name, value", [("penalty", "0.5"), ("save_minutes", "9"), ("barrier", "0.1")]
+)
+def test_options_of_joint_training_without_it(tmp_path, name, value):
+    given = ["--output_dir", str(tmp_path), f"--{name}", value]
+    with pytest.raises(SystemExit, match=f"error: {name} is for joint training"):
+        main(given)
+
+
 def test_unlabelled_speech_without_its_lengths(data):
     given = options(data)
     position = given.index("--unlabelled_shape_file")
