@@ -3,12 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from espnet2_birq.bin.command import (
-    add_shared_options,
-    make_parser,
-    run,
-    wanted_rate,
-)
+from espnet2_birq.bin.command import add_shared_options, make_parser, run, wanted_rate
 from espnet2_birq.corpora.librispeech import prepare_librispeech
 
 DESCRIPTION = """\
@@ -28,7 +23,7 @@ examples:
   # All available parts: data/dev_clean, data/train_clean_100, ..., data/train_960
   python -m espnet2_birq.bin.prepare_librispeech --librispeech /corpora --dest data
 
-  # Check what is available and complete. (A minute for the 960 hours.)
+  # Check what is available (a minute for the 960 hours)
   python -m espnet2_birq.bin.prepare_librispeech --librispeech /corpora --dest data \\
       --skip-bad --dry-run
 
@@ -87,12 +82,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def prepare(args: argparse.Namespace) -> None:
     """Run the command."""
+    sets = args.parts, args.split, args.combine
     prepare_librispeech(
         args.librispeech,
         args.dest,
-        args.parts,
-        args.split,
-        args.combine,
+        *sets,
         need=args.need,
         fs=wanted_rate(args),
         skip_bad=args.skip_bad,
