@@ -291,7 +291,9 @@ class SSLTask(AbsTask):
         for kind in ("train", "valid"):
             lists = getattr(args, f"{kind}_data_path_and_name_and_type")
             check_files(lists)
-            check_tables(lists, getattr(args, f"{kind}_shape_file"))
+            # Before there are lengths, ESPnet takes any table of the utterances for them.
+            shapes = [] if args.collect_stats else getattr(args, f"{kind}_shape_file")
+            check_tables(lists, shapes)
         with (
             telling_of_others(),
             listening(),
