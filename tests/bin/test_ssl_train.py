@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from espnet2_birq.bin import ssl_train
@@ -60,3 +62,31 @@ def test_get_parser():
     assert ssl_train.get_parser() is not None
     with pytest.raises(SystemExit):
         ssl_train.main([])
+
+
+def test_statistics_are_collected_from_tables_without_lengths(tmp_path):
+    """As birq.sh's stage 6 does for global_mvn, with splits of wav.scp in their place."""
+    lines = ""
+    for number in range(2):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, np.random.default_rng(number).normal(0, 0.1, 8000), 16000)
+        lines += f"u{number} {path}\n"
+    (tmp_path / "wav.scp").write_text(lines)
+    command = [
+        sys.executable,
+        "-m",
+        "espnet2_birq.bin.ssl_train",
+        "--log_level",
+        "ERROR",
+    ]
+    command += ["--collect_stats", "true", "--output_dir", str(tmp_path / "stats")]
+    command += ["--encoder_conf", "output_size=16", "--encoder_conf", "num_blocks=1"]
+    for kind in ("train", "valid"):
+        command += [f"--{kind}_data_path_and_name_and_type"]
+        command += [f"{tmp_path}/wav.scp,speech,sound"]
+        command += [f"--{kind}_shape_file", str(tmp_path / "wav.scp")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shapes = (tmp_path / "stats" / "train" / "speech_shape").read_text()
+    assert shapes == "u0 8000\nu1 8000\n"
+    assert (tmp_path / "stats" / "train" / "feats_lengths_stats.npz").exists()
