@@ -130,7 +130,6 @@ SCHEDULERS = {  # options that each of ESPnet's schedulers needs
     "steplr": {"step_size": 3},
     "multisteplr": {"milestones": [3, 6]},
     "exponentiallr": {"gamma": 0.9},
-    "lambdalr": None,  # needs a function: not from a configuration
     "cosineannealinglr": {"T_max": 20},
     "onecyclelr": {"max_lr": 0.02, "total_steps": 20, "cycle_momentum": False},
     "cycliclr": {"base_lr": 0.001, "max_lr": 0.02, "cycle_momentum": False},
@@ -150,12 +149,11 @@ SCHEDULERS = {  # options that each of ESPnet's schedulers needs
 }
 
 
-@pytest.mark.parametrize("name", sorted(scheduler_classes))
+# lambdalr needs a function, which a configuration cannot give.
+@pytest.mark.parametrize("name", sorted(scheduler_classes.keys() - {"lambdalr"}))
 def test_a_scheduler_keeps_the_ratios_or_is_refused(tmp_path, name):
     """Several of ESPnet's schedulers set the rate of every group."""
     conf = SCHEDULERS.get(name, {})
-    if conf is None:
-        return
     changes = {"scheduler": name, "scheduler_conf": conf, "encoder_lr_decay": 0.5}
     args = parse(tmp_path, **changes)
     model = ASRTask.build_model(args)

@@ -110,6 +110,8 @@ class Labeller(torch.nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         own: torch.Tensor | None = getattr(self, "identity", None)
         other = state_dict.get(f"{prefix}identity")
+        if other is not None:  # of an older version: shorter
+            state_dict[f"{prefix}identity"] = _padded(other)
         if own is not None and other is not None and not own.is_meta:
             one, two = _text(own), _text(other)
             if one != two:
@@ -117,7 +119,6 @@ class Labeller(torch.nn.Module):
                     f"{prefix.rstrip('.')}: the configuration says '{one}', the "
                     f"checkpoint is of '{two}': change labeller_conf, or the checkpoint"
                 )
-            state_dict[f"{prefix}identity"] = _padded(other)  # of an older version
         super()._load_from_state_dict(state_dict, prefix, *args)
         started: torch.Tensor | None = getattr(self, "started", None)
         if started is not None and not started.is_meta:
