@@ -9,7 +9,8 @@ import torch
 from espnet2_birq.pretraining.objective import Objective
 
 EVERY = 50  # steps between two reads, the only synchronisations with a GPU
-FEWEST = 4.0  # codebook perplexity below which labels are useless
+# Codebook perplexity below which labels are useless (half of the codes, if fewer than 8)
+FEWEST = 4.0
 
 
 class CollapseError(RuntimeError):
@@ -103,17 +104,27 @@ class CollapseWatch:
 
     Labels of a layer can collapse to the one code that the head predicts anyway, and
     vectors of a teacher to a constant: the loss is then 0 and nothing is learned. An
-    objective with a mean label perplexity below 4, or vectors that hardly differ between
-    frames, is reported, on all ranks alike since they share the statistics.
+    objective with a mean label perplexity below 4 (or half of the codes, if there are
+    fewer than 8), or vectors that hardly differ between frames, is reported, on all ranks
+    alike since they share the statistics.
 
     Args:
-        names: Names of the objectives to watch.
+        sizes: V, codes of a codebook, by the name of the objective to watch; of no
+            importance for vectors.
         stop: Raise instead of warning.
     """
 
-    def __init__(self, names: list[str], stop: bool = False):
+    def __init__(self, sizes: dict[str, int], stop: bool = False):
         self.stop = stop
-        self.watched = {f"{x.key}_{name}": (x, name) for name in names for x in GUARDS}
+        few = {name: min(FEWEST, size / 2) for name, size in sizes.items()}
+        self.watched = {
+            f"{x.key}_{name}": (
+                x._replace(least=few[name]) if x.key == "label_ppl" else x,
+                name,
+            )
+            for name in sizes
+            for x in GUARDS
+        }
         self.seen = 0
         # by statistic: sum over steps, and their number
         self.sums: dict[str, tuple[torch.Tensor, int]] = {}

@@ -57,7 +57,7 @@ from espnet2_birq.pretraining.statistics import (
     VectorBook,
     objective_statistics,
 )
-from espnet2_birq.pretraining.target_branch import TargetBranch, Teacher
+from espnet2_birq.pretraining.target_branch import TargetBranch, build_teacher
 from espnet2_birq.pretraining.tokenizer import SIZE, build_tokenizer
 from espnet2_birq.pretraining.views import (
     LAYER,
@@ -172,16 +172,15 @@ class BiRQModel(AbsESPnetModel):
         branch_conf = target_branch_conf or {}
         self.branch = TargetBranch(encoder, **branch_conf)
         self.branches = {LAYER: self.branch}
-        self.teacher = None
         learned = [one.view for one in self.objectives]
         if self.tokenizer is not None:
             learned.append(self.tokenizer.target)
-        if any(view.kind == TEACHER for view in learned):
-            self.teacher = Teacher(encoder, **(teacher_conf or {}))
+        taught = any(view.kind == TEACHER for view in learned)
+        self.teacher = build_teacher(encoder, teacher_conf or {}, taught)
+        if self.teacher is not None:
             self.branches[TEACHER] = TargetBranch(self.teacher.network, **branch_conf)
-        self.collapse = CollapseWatch(
-            [one.name for one in self.objectives], stop=stop_at_collapse
-        )
+        sizes = {one.name: one.labeller.codebook_size for one in self.objectives}
+        self.collapse = CollapseWatch(sizes, stop=stop_at_collapse)
         self.starts = StartWatch(self.objectives)
         self.checks = BatchChecks()
         self.label_sizes = label_sizes(self.objectives)
@@ -208,8 +207,8 @@ class BiRQModel(AbsESPnetModel):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Compute w1 F(theta) + w2 G(theta) of Algorithm 1 and its statistics.
 
-        In evaluation mode, masks and noise use a fixed seed so that validation losses
-        are comparable between epochs.
+        In evaluation mode, masks and noise use a fixed seed, and weights the last value
+        of their schedules, so that validation losses are comparable between epochs.
 
         Args:
             speech: (B, N) waveforms, padded with zeros.

@@ -139,8 +139,14 @@ class Objective(torch.nn.Module):
         return age is not None and self.when.includes(age)
 
     def weight_at(self, update: int) -> float:
-        """Return the loss weight; before the objective's start, the initial one."""
-        return self.weight.at(self.age(update) or 0)
+        """Return the loss weight; before the objective's start, the initial one.
+
+        In evaluation mode, it is the last of the schedule, so that validation losses are
+        comparable between epochs.
+        """
+        return (
+            self.weight.at(self.age(update) or 0) if self.training else self.weight.last
+        )
 
     def _load_from_state_dict(self, *args, **kwargs):
         self._begun = None

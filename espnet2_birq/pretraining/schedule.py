@@ -42,6 +42,11 @@ class Schedule:
         updates, values = zip(*self.points)
         return float(np.interp(update, updates, values))
 
+    @property
+    def last(self) -> float:
+        """The value once the schedule has ended."""
+        return self.points[-1][1]
+
     def __repr__(self):
         if len(self.points) == 1:
             return str(self.points[0][1])

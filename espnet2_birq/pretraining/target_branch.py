@@ -170,3 +170,23 @@ class Teacher(torch.nn.Module):
             mine.lerp_(other, share)
         for kept, new in zip(self.network.buffers(), encoder.buffers()):
             kept.copy_(new)
+
+
+def build_teacher(encoder: torch.nn.Module, conf: dict, wanted: bool) -> Teacher | None:
+    """Build the teacher if an objective, or the tokenizer, learns from its layers.
+
+    Args:
+        encoder: Encoder to average.
+        conf: ``teacher_conf``: arguments of Teacher.
+        wanted: Whether there is a view of a teacher's layers.
+
+    Raises:
+        ConfigError: No such view, but ``teacher_conf``; or see Teacher.
+    """
+    if wanted:
+        return Teacher(encoder, **conf)
+    if conf:
+        raise ConfigError(
+            "teacher_conf: no objective has a view 'teacher ...'; add one, or leave it out"
+        )
+    return None

@@ -245,7 +245,7 @@ def check_trainer(args: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: ``sharded_ddp`` is set, or ``use_deepspeed``, for which ESPnet has a
-            trainer of its own.
+            trainer of its own, or ``grad_noise`` with several processes.
     """
     if args.use_deepspeed:
         raise ConfigError(
@@ -256,6 +256,11 @@ def check_trainer(args: argparse.Namespace) -> None:
         raise ConfigError(
             "sharded_ddp: each rank has a part of the optimizer's state, of which an "
             "interrupted epoch would save only one; leave it out"
+        )
+    if args.grad_noise and args.distributed:
+        raise ConfigError(
+            "grad_noise: ESPnet draws other noise in each process, so that their models "
+            "would drift apart; leave it out, or train with one process"
         )
 
 

@@ -9,7 +9,7 @@ from espnet2_birq.pretraining.collapse import CollapseError, CollapseWatch
 
 
 def watch_for(steps, perplexity, **options):
-    watch = CollapseWatch(["anchor", "enhanced"], **options)
+    watch = CollapseWatch({"anchor": 256, "enhanced": 256}, **options)
     for _ in range(steps):
         watch.watch(
             {
@@ -35,8 +35,18 @@ def test_or_an_error():
     watch_for(100, 30.0, stop=True)
 
 
+@pytest.mark.parametrize("size, least", [(2, 1), (4, 2), (7, 3.5), (8, 4), (8192, 4)])
+def test_a_small_codebook_need_not_have_four_codes_in_use(size, least):
+    watch = CollapseWatch({"states": size}, stop=True)
+    for _ in range(50):
+        watch.watch({"label_ppl_states": torch.tensor(float(least))})
+    with pytest.raises(CollapseError, match="'states' has collapsed"):
+        for _ in range(50):
+            watch.watch({"label_ppl_states": torch.tensor(0.99 * least)})
+
+
 def test_labels_that_are_made_in_some_steps_only(caplog):
-    watch = CollapseWatch(["anchor", "enhanced"])
+    watch = CollapseWatch({"anchor": 256, "enhanced": 256})
     with caplog.at_level(logging.WARNING):
         for step in range(100):
             stats = {"label_ppl_anchor": torch.tensor(100.0)}
@@ -66,7 +76,7 @@ def test_a_perplexity_that_is_no_number_is_no_health(caplog):
     ],
 )
 def test_vectors_that_hardly_differ(key, bad, good, words):
-    watch = CollapseWatch(["latent"], stop=True)
+    watch = CollapseWatch({"latent": 0}, stop=True)
     for _ in range(50):
         watch.watch({f"{key}_latent": torch.tensor(good)})
     with pytest.raises(CollapseError, match=f"'latent' has collapsed: {words}"):

@@ -53,6 +53,25 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     assert "loss_enhanced" in model(*make_batch())[1]
 
 
+def test_validation_losses_can_be_compared_while_a_weight_rises():
+    rising = {**ENHANCED, "head": "own", "weight": [[0, 0.0], [100, 0.5]]}
+    falling = {**ANCHOR, "weight": [[0, 2.0], [50, 1.0]]}
+    model = make_model([falling, rising]).eval()
+    losses = {}
+    for update in (0, 50, 1000):
+        model._update = update
+        loss, stats, _ = model(*make_batch())
+        losses[update] = loss.item()
+        assert loss.item() == pytest.approx(
+            stats["loss_anchor"].item() + 0.5 * stats["loss_enhanced"].item(), rel=1e-5
+        )
+    assert losses[0] == losses[50] == losses[1000]
+    model.train()._update = 0
+    torch.manual_seed(0)
+    loss, stats, _ = model(*make_batch())
+    assert loss.item() == pytest.approx(2 * stats["loss_anchor"].item(), rel=1e-5)
+
+
 def test_a_chain_of_conditions():
     """The statistics of an objective that still waits are missing."""
     middle = {**ENHANCED, "head": "own", "when": {"once": {"anchor": 5.0}}}

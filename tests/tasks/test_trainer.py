@@ -1,6 +1,8 @@
 """A training that learns nothing fails, before its start if possible."""
 
+import argparse
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import yaml
 from espnet2.bin.split_scps import main as split_scps
 
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.tasks.trainer import check_trainer
 
 CONFIG = {
     "objectives": [
@@ -120,6 +124,21 @@ def test_utterances_without_audio(tmp_path, train):
     with pytest.raises(SystemExit, match=f"^ssl_train: error: .*{words}"):
         train()
     assert models(tmp_path) == []
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_noise_that_differs_between_processes_is_refused(distributed):
+    args = argparse.Namespace(
+        use_deepspeed=False,
+        sharded_ddp=False,
+        grad_noise=True,
+        distributed=distributed,
+    )
+    refused = pytest.raises(
+        ConfigError, match="^grad_noise: .* drift apart; leave it out"
+    )
+    with refused if distributed else nullcontext():
+        check_trainer(args)
 
 
 def test_deepspeed_is_refused(tmp_path, train):
