@@ -22,7 +22,10 @@ out their results and names them. Changes of the code itself are not noticed. Sy
 `compute_of: NAME` train for the compute of NAME, in whole epochs; those with
 `after: NAME` start from NAME's model, with a new optimizer.
 
-The recipe's prepared data (its dump/) is used: run one matrix at a time per checkout."""
+Several such commands may share OUT, also from several machines, to divide systems or
+seeds (--only, --seeds): each step is run by one of them, and the others wait for its end.
+The recipe's prepared data (its dump/) is used: matrices of other data need another
+checkout."""
 
 EPILOG = """\
 examples:

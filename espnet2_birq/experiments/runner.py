@@ -25,6 +25,7 @@ from espnet2_birq.experiments.steps import (
     files_in_options,
     lacking,
     last_setting,
+    locked,
 )
 
 TRAIN_VALID = ("train", "valid")
@@ -340,7 +341,7 @@ class Runner:
         return ["./run.sh", *self.data_options, *self.run_options, *expdir, *options]
 
     def _run(self, step: Step, seed: int | None = None) -> None:
-        """Run a step's commands unless it is done.
+        """Run a step's commands unless it is done, or wait if another matrix runs them.
 
         Args:
             step: The step.
@@ -349,6 +350,14 @@ class Runner:
         Raises:
             DataError: A command failed, or output is missing.
         """
+
+        def waiting():
+            say(f"{step.name}: another matrix is at it, waiting")
+
+        with locked(step.lock(self.out), waiting) as descriptor:
+            self._run_alone(step, seed, descriptor)
+
+    def _run_alone(self, step: Step, seed: int | None, lock: int) -> None:
         record = Record(self.out, step)
         log, name = record.log, step.name
         if step.before is not None:
@@ -377,6 +386,7 @@ class Runner:
                         stdout=stream,
                         stderr=subprocess.STDOUT,
                         env={**os.environ, **environment},
+                        pass_fds=[lock],
                     ).returncode
                 if code:
                     raise DataError(

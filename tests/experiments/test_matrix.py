@@ -183,6 +183,34 @@ def test_a_killed_matrix_goes_on_and_repeats_nothing(matrix):
     assert len(tuned) == 6 and not any("ssl1" in x for x in calls(folder)[len(now) :])
 
 
+def test_two_matrices_share_the_steps(matrix):
+    """Also if one is killed alone: what it had started goes on."""
+    folder, start = matrix
+    slow = folder / "recipe" / "slow"
+    slow.touch()
+    first = start("--only", "birq")
+    while not (folder / "out" / "ssl" / "ssl_birq_seed0").is_dir():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+    second = start("--only", "birq")
+    lines = []
+    while not lines or "waiting" not in lines[-1]:
+        lines.append(second.stdout.readline())
+        assert lines[-1], lines
+    assert "ssl_birq_seed0: another matrix is at it, waiting" in lines[-1]
+    slow.unlink()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(1)
+    assert calls(folder).count("ssl1 7 birq_seed0") == 1 and second.poll() is None
+    os.killpg(first.pid, signal.SIGKILL)
+    output, _ = second.communicate()
+    assert second.returncode == 0, output
+    assert "ssl_birq_seed0: started" in output and "ssl_birq_seed0: done" in output
+    assert calls(folder).count("ssl1 7 birq_seed0") == 2
+    assert calls(folder).count("asr1 11 birq_seed0_1h") == 1
+
+
 @pytest.mark.slow
 def test_what_is_missing_or_changed_is_made_again(matrix):
     folder, start = matrix
