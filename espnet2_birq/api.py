@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from espnet2_birq.config import read_config
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.reading import refusing
 from espnet2_birq.tasks.loading import load_model
 from espnet2_birq.tasks.ssl import SSLTask, with_defaults
 
@@ -45,7 +47,12 @@ def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
 
     Returns:
         The model in evaluation mode; its labellers may need ``prepare`` first.
+
+    Raises:
+        ConfigError: No model can be built of it.
     """
     args = with_defaults(read_config(Path(config)))
     torch.manual_seed(seed)
-    return SSLTask.build_model(args).eval()
+    # Options are unchecked, and ESPnet's classes may raise any error for them.
+    with refusing(config, "no model can be built of it", kind=ConfigError):
+        return SSLTask.build_model(args).eval()

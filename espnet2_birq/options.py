@@ -83,6 +83,29 @@ def not_negative(value: str) -> float:
     return 0.0 if finite(value) == 0 else positive(value)
 
 
+def count(value: str) -> int:
+    """Parse an integer of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: Not such a number.
+    """
+    number = whole_number(value)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of at least 1")
+    return number
+
+
+def whole_number(value: str) -> int:
+    """Parse an integer of at least 0 that fits a random generator, too.
+
+    Raises:
+        argparse.ArgumentTypeError: Not such a number.
+    """
+    if not value.isdecimal() or int(value) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{value!r} is not an integer of at least 0")
+    return int(value)
+
+
 def share(value: str) -> float:
     """Parse a number greater than 0 and at most 1.
 

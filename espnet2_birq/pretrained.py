@@ -126,7 +126,7 @@ class PretrainedModel:
 
         Raises:
             DataError: Samples are too few, not finite, or integers.
-            ConfigError: No such layer.
+            ConfigError: No such layer, or an empty list.
         """
         return self._run(waveforms, lengths, Wanted(self.layer_numbers(layers)))
 
@@ -146,7 +146,12 @@ class PretrainedModel:
 
         Raises:
             DataError: Samples are too few, not finite, or integers.
+            ConfigError: The model makes no labels: it was trained on labels from disk.
         """
+        if not self.objectives:
+            raise ConfigError(
+                "this model was trained on labels from disk and makes none itself"
+            )
         wanted = Wanted(labels=tuple(self.objectives))
         codes, frames = self._run(waveforms, lengths, wanted, padding=-1)
         named = zip(self.objectives, codes)
@@ -160,6 +165,8 @@ class PretrainedModel:
         """
         if layers is None:
             return tuple(range(1, self.depth + 1))
+        if not layers:
+            raise ConfigError("layers: give at least one, or None for all")
         for layer in layers:
             if not -self.depth <= layer <= self.depth:
                 raise ConfigError(f"no layer {layer}: there are 0 to {self.depth}")

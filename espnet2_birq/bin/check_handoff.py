@@ -37,15 +37,14 @@ def check(args: argparse.Namespace) -> None:
     """Run the command."""
     from espnet2_birq.transfer import change_since, check_handoff
 
-    is_model = args.asr_model.suffix == ".pth"
     with warnings_off():
         handoff = check_handoff(args.ssl_model, args.asr_model)
-        change = change_since(args.ssl_model, args.asr_model) if is_model else 0.0
     print(handoff)
     if not handoff.is_whole:
         sys.exit(1)
     print("frontend and normalize are the same")
-    if is_model:
+    if args.asr_model.suffix == ".pth":
+        change = change_since(args.ssl_model, args.asr_model)
         print(f"the encoder has moved by {100 * change:.1f} % of its norm since")
 
 

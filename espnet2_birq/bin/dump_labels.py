@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import count
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder for labels.scp and its archives"
     )
     parser.add_argument(
-        "--batch_size", type=int, default=8, help="utterances per batch"
+        "--batch_size", type=count, default=8, help="utterances per batch"
     )
     parser.add_argument("--device", default="cpu", help="device: cpu or cuda")
     return parser
@@ -65,10 +66,10 @@ def dump(args: argparse.Namespace) -> None:
 
     common = (args.data, args.out, args.batch_size, args.device)
     if args.kmeans is not None:
-        count = label_by_kmeans(args.model, args.kmeans, *common)
+        labelled = label_by_kmeans(args.model, args.kmeans, *common)
     else:
-        count = label_by_objective(args.model, args.objective, *common)
-    logging.info(f"{args.out / 'labels.scp'}: labels of {count} utterances")
+        labelled = label_by_objective(args.model, args.objective, *common)
+    logging.info(f"{args.out / 'labels.scp'}: labels of {labelled} utterances")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import count
 
 DESCRIPTION = """\
 Print options of ESPnet's asr_train. OPTIONS are its other options, in particular
@@ -47,7 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--gpus",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="number of GPUs",

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import count, whole_number
 from espnet2_birq.relabelling.settings import DEFAULT, Fit
 
 
@@ -48,23 +49,23 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     parser.add_argument(
-        "--clusters", type=int, default=DEFAULT.clusters, help="number of clusters"
+        "--clusters", type=count, default=DEFAULT.clusters, help="number of clusters"
     )
     parser.add_argument(
         "--frames",
-        type=int,
+        type=count,
         default=DEFAULT.frames,
         help="number of frames in the sample, spread over utterances",
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=whole_number,
         default=DEFAULT.seed,
         help="random seed of the sample and of k-means",
     )
     parser.add_argument(
         "--batch_size",
-        type=int,
+        type=count,
         default=DEFAULT.batch_size,
         help="utterances per batch",
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import positive
+from espnet2_birq.options import count, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,13 +37,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
         "--utterances",
-        type=int,
+        type=count,
         default=200,
         help="number of utterances of each language whose codes are counted",
     )
     parser.add_argument(
         "--updates",
-        type=int,
+        type=whole_number,
         default=1500,
         help="training updates of a probe; 0: no probes",
     )
@@ -53,7 +53,9 @@ def get_parser() -> argparse.ArgumentParser:
         default=16.0,
         help="length limit of a probe's training utterances, in seconds",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the probes")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="random seed of the probes"
+    )
     return parser
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import count, whole_number
 
 DESCRIPTION = """\
 Run a matrix of experiments through the stages of a recipe and write one report.
@@ -48,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
     add(
         "--seeds",
-        type=int,
+        type=whole_number,
         nargs="+",
         default=[0, 1, 2],
         help="random seeds of each system (default: 0 1 2)",
@@ -56,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="NAME", help="run only these systems")
     add(
         "--jobs",
-        type=int,
+        type=count,
         help="number of steps run in parallel, with one CPU thread each; without --gpus "
         "(default: 1)",
     )

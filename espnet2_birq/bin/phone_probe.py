@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import count
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tier", help="tier of a TextGrid (default: phones)")
     parser.add_argument(
         "--utterances",
-        type=int,
+        type=count,
         help="number of utterances, the first ones of each speaker (default: 400)",
     )
     parser.add_argument(
@@ -65,11 +66,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--drop_silence", action="store_true", help="leave out frames of silence"
     )
     parser.add_argument(
-        "--units", type=int, help="number of k-means clusters (default: 100)"
+        "--units", type=count, help="number of k-means clusters (default: 100)"
     )
     parser.add_argument(
         "--max_frames",
-        type=int,
+        type=count,
         help="limit on frames, since all layers are kept in memory; equally spaced ones are "
         "used (default: 100000)",
     )

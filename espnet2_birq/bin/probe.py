@@ -21,7 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import positive
+from espnet2_birq.options import count, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -53,27 +53,27 @@ def get_parser() -> argparse.ArgumentParser:
         default=16.0,
         help="length limit of training utterances, in seconds",
     )
-    parser.add_argument("--updates", type=int, default=1500, help="training updates")
+    parser.add_argument("--updates", type=count, default=1500, help="training updates")
     parser.add_argument(
-        "--batch_frames", type=int, default=800, help="encoder frames per update"
+        "--batch_frames", type=count, default=800, help="encoder frames per update"
     )
     parser.add_argument(
         "--hidden",
-        type=int,
+        type=whole_number,
         default=64,
         help="LSTM units per direction; 0: no LSTM",
     )
     parser.add_argument("--lr", type=positive, default=5e-3, help="peak learning rate")
     parser.add_argument(
         "--finetune_updates",
-        type=int,
+        type=whole_number,
         default=0,
         help="updates with the encoder unfrozen",
     )
     parser.add_argument(
         "--finetune_lr", type=positive, default=1e-3, help="peak learning rate of these"
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--seed", type=whole_number, default=0, help="random seed")
     return parser
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.datadir.subset import subset_data_dir
+from espnet2_birq.options import whole_number
 
 DESCRIPTION = """\
 Draw a subset from a Kaldi data directory, or from a set formatted by ESPnet
@@ -46,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="also write the remainder, as another data directory",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--seed", type=whole_number, default=0, help="random seed")
     add_shared_options(parser, "--fs", "--nj")
     return parser
 

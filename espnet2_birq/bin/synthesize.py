@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.corpora.demo import make_corpus
-from espnet2_birq.options import positive
+from espnet2_birq.options import positive, whole_number
 
 DESCRIPTION = """\
 Synthesise a demo corpus with eSpeak NG: sentences from a small English grammar, in
@@ -47,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
             metavar="M",
             help=f"minutes of speech in the set {name}",
         )
-    parser.add_argument("--seed", type=_seed, default=0, help="random seed")
+    parser.add_argument("--seed", type=whole_number, default=0, help="random seed")
     add_shared_options(parser, "--nj")
     return parser
 
@@ -66,12 +66,6 @@ def synthesize(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and one line on stderr on an error."""
     run(synthesize, get_parser().parse_args(argv))
-
-
-def _seed(value: str) -> int:
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{value!r} is not an integer from 0 on")
-    return int(value)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from espnet2_birq.tasks.loading import SAFETENSORS, fetch, find_model, load_mode
 KEYS = ("frontend", "specaug", "normalize", "encoder", "objectives", "version")
 CONFS = (
     *("frontend", "specaug", "normalize", "encoder", "model"),
-    *("masking", "target_branch", "teacher"),
+    *("masking", "target_branch", "teacher", "tokenizer"),
 )
 
 

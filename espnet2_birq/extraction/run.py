@@ -63,12 +63,18 @@ class Job:
         """Return the results that the model must compute.
 
         Raises:
-            ConfigError: There is no such layer or objective.
+            ConfigError: There is no such layer or objective, or no objective at all.
         """
         if not self.units:
             if self.layers is None:
                 return Wanted(output=True)
-            return Wanted(model.layer_numbers(self.layers))
+            # A layer may be given twice: 6 and -1.
+            return Wanted(tuple(dict.fromkeys(model.layer_numbers(self.layers))))
+        if not model.objectives:
+            raise ConfigError(
+                f"{self.model}: was trained on labels from disk and makes none itself; "
+                "cluster a layer (fit_kmeans, dump_labels --kmeans)"
+            )
         for name in self.objectives:
             if name not in model.objectives:
                 raise ConfigError(

@@ -108,7 +108,13 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read a NeMo manifest; names are those of the audio files, without suffix."""
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}: line {number}"
-        name = parse_json(where, line, remedy="correct it").get("audio_filepath")
+        row = parse_json(where, line, remedy="correct it")
+        name = row.get("audio_filepath")
+        if row.get("offset"):
+            raise DataError(
+                f"{where}: has an offset: audio must be cut into utterances; give the "
+                "cut files"
+            )
         if not isinstance(name, str) or not Path(name).name:
             raise DataError(f"{where}: no JSON with audio_filepath; correct it")
         file = Path(name)
@@ -126,4 +132,10 @@ def _tsv(path: Path) -> Iterator[tuple[str, str]]:
         file = line.split("\t")[0]
         if not Path(file).name:
             raise DataError(f"{path}: line {number}: names no file; remove it")
+        # The output has the file's name, in the output folder.
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise DataError(
+                f"{path}: line {number}: {file} is not below the root folder of the "
+                "first line; correct the root"
+            )
         yield str(Path(file).with_suffix("")), str(path.parent / root / file)

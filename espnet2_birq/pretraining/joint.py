@@ -214,10 +214,12 @@ class JointModel(ESPnetASRModel):
         """Return the modules of a loss whose weight is 0 in this update."""
         update, resting = self.pretraining.update_number(), []
         if not self.supervised_weight.at(update):
-            resting += [self.ctc, *filter(None, [self.decoder])]
+            # joint_network: of transducers only
+            resting += [self.ctc, self.decoder, getattr(self, "joint_network", None)]
         if not self.penalty.at(update):
             resting += [self.pretraining.heads, self.pretraining.masking]
-        return resting
+            resting += [self.pretraining.tokenizer]
+        return [module for module in resting if module is not None]
 
 
 def _unlabelled(batch: dict[str, Any]) -> dict[str, Any]:

@@ -303,6 +303,7 @@ class BiRQModel(AbsESPnetModel):
                 gradients=torch.is_grad_enabled(),
                 windows=self.windows if self.training else None,
                 by_level={x.name for x in active if x.labeller.levels},
+                copies=copies,
             )
         )
         return total, stats, masked

@@ -4,6 +4,7 @@ All values are tensors computed from sums that the losses accumulate: codes are 
 again, and nothing synchronises with a GPU.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from functools import reduce
 from typing import NamedTuple
@@ -68,6 +69,7 @@ def objective_statistics(
     gradients: bool = True,
     windows: Windows | None = None,
     by_level: Collection[str] = (),
+    copies: int = 1,
 ) -> dict[str, torch.Tensor]:
     """Compute statistics of every objective at the masked frames of a step.
 
@@ -81,6 +83,7 @@ def objective_statistics(
         by_level: Objectives whose codebooks are also listed one by one, as
             ``level<n>_acc`` and ``level<n>_ppl`` (of labels, over the window if there
             is one).
+        copies: Masked copies of the batch, each with its books, one copy after another.
 
     Returns:
         For each objective: ``loss_<name>`` (nats, unweighted), ``acc`` (share of
@@ -101,6 +104,7 @@ def objective_statistics(
     vector_books = [book for book in books if isinstance(book, VectorBook)]
     values: dict[str, list[torch.Tensor]] = {}
     squares: dict[str, torch.Tensor] = {}
+    total_books = Counter(name for book in code_books for name in book.names)
 
     def add(key, name, value):
         values.setdefault(f"{key}_{name}", []).append(value)
@@ -118,7 +122,8 @@ def objective_statistics(
                 add("agree", name, mean["agree"])
             use = perplexity(tally.label_counts[row])
             add("label_ppl", name, use)
-            number = len(values[f"label_ppl_{name}"])
+            seen = len(values[f"label_ppl_{name}"]) - 1
+            number = seen % (total_books[name] // copies) + 1
             if windows is not None:
                 window = windows.add(name, number, tally.label_counts[row])
                 use = perplexity(window)

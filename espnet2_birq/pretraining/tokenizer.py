@@ -123,10 +123,11 @@ class Tokenizer(torch.nn.Module):
         when: dict | None = None,
     ):
         super().__init__()
-        if min(layers, estimator_layers, size) < 1 or width % attention_heads:
+        least = min(layers, estimator_layers, size, attention_heads)
+        if least < 1 or width % attention_heads:
             raise ConfigError(
-                "tokenizer_conf: layers, estimator_layers and size are 1 or more, "
-                f"attention_heads divides the encoder's output_size {width}"
+                "tokenizer_conf: layers, estimator_layers, size and attention_heads are 1 "
+                f"or more; attention_heads divides the encoder's output_size {width}"
             )
         # In a tuple, so that its buffers are not registered twice.
         self._labeller = (labeller,)

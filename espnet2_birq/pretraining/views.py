@@ -277,6 +277,8 @@ def fit_labels(batch: Batch, view: View) -> torch.Tensor:
         )
     chosen = labels[:, view.every // 2 :: view.every]
     if abs(chosen.size(1) - batch.padded) > SLACK:
+        if (labels < 0).all():  # audio that could not be read, see SpeechCollateFn
+            return labels.new_full((len(labels), batch.padded), -1).long()
         raise DataError(
             f"{labels.size(1)} labels '{view.name}' for {batch.padded} encoder frames "
             "in the longest utterance of a batch"

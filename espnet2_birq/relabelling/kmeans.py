@@ -28,6 +28,7 @@ from espnet2_birq.relabelling.sources import (
     source_vectors,
 )
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
+from espnet2_birq.tasks.loading import resolve
 
 NONE = "no centroids of fit_kmeans"
 FROM_EACH = 50  # frames per utterance, if there are enough utterances
@@ -130,7 +131,7 @@ def fit_kmeans(
     """Fit centroids to a sample of a model's vectors, unless this has been done.
 
     Args:
-        path: Model file, or configuration; see load_source().
+        path: Model, or configuration; see load_source().
         view: See source_vectors().
         data: FILE,speech,TYPE, as for ssl_train.
         out: File of the centroids.
@@ -146,6 +147,7 @@ def fit_kmeans(
             f"--clusters {fit.clusters} of --frames {fit.frames}: give 2 clusters or "
             "more, and at least as many frames"
         )
+    path = resolve(path)
     model = load_source(path, view, device)
     check_view(model, view)
     speech = SpeechList.read(data, model.sample_rate)

@@ -21,6 +21,7 @@ from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.relabelling.sources import load_source
 from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 from espnet2_birq.relabelling.store import SCP, write_labels
+from espnet2_birq.tasks.loading import resolve
 
 PART = 10_000  # utterances per archive, the most that an interruption can cost
 
@@ -49,7 +50,7 @@ def label_by_objective(
     """Label a set with the first codebook of a model's objective.
 
     Args:
-        path: Model file.
+        path: Model, as for api.load().
         objective: Name of an objective that makes labels.
         data: FILE,speech,TYPE, as for ssl_train.
         out: Folder for the labels.
@@ -63,6 +64,7 @@ def label_by_objective(
         ConfigError: `data` is invalid, or there is no such objective.
         DataError: Audio is missing or bad.
     """
+    path = resolve(path)
     model = api.load(path, device).model
     size = maker_of(model.objectives, objective).labeller.codebook_size
 
@@ -80,7 +82,7 @@ def label_by_kmeans(
     """Label a set with centroids of fit_kmeans.
 
     Args:
-        path: Model file that the centroids were fitted to.
+        path: Model that the centroids were fitted to, as for api.load().
         kmeans: File of the centroids.
         data: FILE,speech,TYPE, as for ssl_train.
         out: Folder for the labels.
@@ -94,7 +96,7 @@ def label_by_kmeans(
         ConfigError: `data` is invalid, or the centroids are of another model.
         DataError: Audio is missing or bad, or `kmeans` has no centroids.
     """
-    found = KMeans.load(kmeans)
+    path, found = resolve(path), KMeans.load(kmeans)
     found.check_model(path, kmeans)
     model = load_source(path, found.about["view"], device)
 

@@ -9,6 +9,7 @@ from espnet2_birq import api
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import TOKENIZER, View, parse_view
+from espnet2_birq.tasks.loading import to_device
 
 MFCC = "mfcc"
 COEFFICIENTS = 13
@@ -18,8 +19,8 @@ def load_source(path: Path, view: str, device: str) -> BiRQModel:
     """Load the model whose frames will be clustered.
 
     Args:
-        path: Model file; or a configuration (.yaml), which suffices for vectors that do
-            not depend on the encoder: MFCC and input frames.
+        path: Model, as for api.load(); or a configuration (.yaml), which suffices for
+            vectors that do not depend on the encoder: MFCC and input frames.
         view: See source_vectors().
         device: "cpu" or "cuda".
 
@@ -34,7 +35,7 @@ def load_source(path: Path, view: str, device: str) -> BiRQModel:
             f"{path}: the {view} of an untrained model is of little use; give a model file, "
             f"or view {MFCC} or input"
         )
-    return api.untrained(path).to(device)
+    return to_device(api.untrained(path), device)
 
 
 @torch.no_grad()

@@ -109,6 +109,13 @@ class JointTask(ASRTask):
                 "joint training: every split would begin the unlabelled speech anew; leave "
                 "out multiple_iterator (asr.sh's --num_splits_asr)"
             )
+        varying = args.iterator_type in ("category", "chunk")
+        if varying and args.unlabelled_data_path_and_name_and_type:
+            raise ConfigError(
+                f"joint training: with iterator_type {args.iterator_type}, epochs differ in "
+                "their number of batches, and unlabelled ones could not be paired with "
+                "them; use sequence"
+            )
         for path, name, _ in args.unlabelled_data_path_and_name_and_type:
             if not args.dry_run and not Path(path).exists():
                 raise DataError(
@@ -146,6 +153,12 @@ class JointTask(ASRTask):
                 "--input_size), then fine-tune"
             )
         check_one_process_per_gpu(args)
+        for row in args.objectives:
+            if isinstance(row, dict) and row.get("labeller") == "given":
+                raise ConfigError(
+                    f"joint training: objective '{row.get('name')}' has labels from disk, "
+                    "which validation has not; use objectives that make their own"
+                )
         model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
         assert isinstance(model, JointModel)
         pretraining = build_objectives(

@@ -63,7 +63,20 @@ def _load(path: Path, device: str) -> BiRQModel:
         raise ConfigError(f"{path}: {error}") from error
     except (RuntimeError, TypeError) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from error
-    return model.to(device).eval()
+    return to_device(model.eval(), device)
+
+
+def to_device(model: BiRQModel, device: str) -> BiRQModel:
+    """Move a model to a device.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise ConfigError(f"--device {device}: {why}") from error
 
 
 def find_model(path: Path) -> Path:

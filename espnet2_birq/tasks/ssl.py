@@ -192,6 +192,16 @@ def build_objectives(
     Raises:
         ConfigError: Unknown objective, layer or argument.
     """
+    if not hasattr(encoder, "encoders"):
+        raise ConfigError(
+            f"encoder: {type(encoder).__name__} has no list of layers, from which labels "
+            "are taken; choose a transformer, conformer, branchformer or e_branchformer"
+        )
+    if not hasattr(frontend, "hop_length"):
+        raise ConfigError(
+            f"frontend: {type(frontend).__name__} does not tell its hop_length; choose "
+            "default"
+        )
     rate = sampling_rate(args.frontend_conf)
     rows = parse_objectives(args.objectives, num_blocks=len(encoder.encoders))
     for row in rows:

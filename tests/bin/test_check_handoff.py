@@ -282,3 +282,13 @@ def test_missing_files_are_one_line(tmp_path, ssl_model, capsys):
     assert "no.pth: no such file" in output and "\n" not in output
     asr = write_asr(tmp_path, [f"{tmp_path}/gone.pth:encoder:encoder"])
     assert "gone.pth: init_param of" in fails(capsys, ssl_model, asr)
+
+
+def test_an_asr_model_of_another_size_is_reported_not_computed_with(
+    tmp_path, ssl_model
+):
+    larger = {"encoder_conf": {**ENCODER, "linear_units": 32}}
+    asr = write_asr(tmp_path, [], **larger)
+    with pytest.raises(SystemExit) as stop:
+        check_handoff.main([str(ssl_model), str(asr)])
+    assert stop.value.code == 1 or "linear_units" in str(stop.value.code)

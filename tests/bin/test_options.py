@@ -1,8 +1,11 @@
 """Option names that the parsers of all commands accept."""
 
+import argparse
+
 import pytest
 
 from espnet2_birq.bin.command import add_shared_options, make_parser
+from espnet2_birq.options import count, whole_number
 
 
 @pytest.mark.parametrize("given", [["--skip-bad"], ["--skip_bad"]])
@@ -24,6 +27,16 @@ def test_sample_rates_as_in_the_recipes(given, rate):
     parser = make_parser("x", "", "")
     add_shared_options(parser, "--fs")
     assert parser.parse_args(["--fs", given]).fs == rate
+
+
+@pytest.mark.parametrize(
+    "parse, bad", [(count, "0"), (whole_number, "-1"), (count, "2.5")]
+)
+def test_numbers_of_things(parse, bad):
+    assert (parse("3"), whole_number("0")) == (3, 0)
+    for word in (bad, "many", "99999999999"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{word}' is not a"):
+            parse(word)
 
 
 @pytest.mark.parametrize("given", ["0", "-8k", "fast", "nan", "1e999"])

@@ -94,3 +94,23 @@ def test_errors_are_told(exp, tmp_path):
         load(tmp_path / "mine")
     with pytest.raises(ConfigError, match="not from from_pretrained"):
         HubModel(model.model).save_pretrained(tmp_path / "other")
+
+
+def test_a_tokenizer_travels_whole(tmp_path):
+    own = dict(name="own", view="tokenizer", labeller="residual")
+    own["labeller_conf"] = dict(num_codebooks=2, codebook_size=4)
+    conf = dict(layers=1, estimator_layers=1, attention_heads=1, size=8)
+    exp = tmp_path / "exp"
+    write_experiment(exp, SSLTask, objectives=[own], tokenizer_conf=conf)
+    (exp / "given.yaml").unlink()
+    (file,) = exp.glob("*.pth")
+    state = torch.load(file, weights_only=True)
+    for name in state:  # as if trained
+        if name.endswith(("started", "sums")):
+            state[name] = torch.rand_like(state[name]) + 1
+    torch.save(state, file)
+    model = HubModel.from_pretrained(str(exp))
+    model.save_pretrained(tmp_path / "mine")
+    again = load(tmp_path / "mine")
+    assert again.model.tokenizer.network.layers[0].self_attn.num_heads == 1
+    same(again, model)

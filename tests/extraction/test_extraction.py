@@ -13,7 +13,7 @@ from planted import OBJECTIVES, RATE, write_experiment
 from espnet2_birq.api import load
 from espnet2_birq.bin import features, units
 from espnet2_birq.datadir.audio import read_wave
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.extraction import run
 from espnet2_birq.extraction.sources import find_recordings
 from espnet2_birq.extraction.writers import deduplicate
@@ -184,6 +184,9 @@ def test_lists(top, tmp_path):
         ("wav.scp", "u sox a.wav -t wav - |\n", "wav.scp: u is a command"),
         ("wav.scp", "u /nope.wav\n", "no recording can be used; the first, u: /nope"),
         ("empty.scp", "", "empty.scp: empty file"),
+        ("x.jsonl", '{"audio_filepath": "a.wav", "offset": 2.0}\n', "has an offset"),
+        ("x.tsv", "/data\n/data/x.flac\t3\n", "/data/x.flac is not below the root"),
+        ("x.tsv", "/data\n../x.flac\t3\n", "../x.flac is not below the root"),
     ],
 )
 def test_lists_that_are_none(tmp_path, name, content, words):
@@ -201,3 +204,30 @@ def test_folders_without_use(tmp_path):
         find_recordings(tmp_path, RATE)
     with pytest.raises(DataError, match="nope: no such file or folder"):
         find_recordings(tmp_path / "nope", RATE)
+
+
+def test_a_layer_named_twice(top, model, tmp_path):
+    common = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
+    features.main([*common, "--layers", "-1", str(model.depth), "1"])
+    folders = sorted(x.name for x in (tmp_path / "out").iterdir() if x.is_dir())
+    assert folders == ["layer1", f"layer{model.depth}"]
+
+
+def test_a_model_that_makes_no_labels(top, tmp_path):
+    given = [dict(name="given", labeller_conf=dict(codebook_size=7))]
+    write_experiment(tmp_path / "exp", SSLTask, objectives=given)
+    common = [f"{tmp_path}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit, match="units: error: .*makes none itself"):
+        units.main(common)
+    assert not (tmp_path / "out" / "skipped").exists()
+    other = load(tmp_path / "exp")
+    with pytest.raises(ConfigError, match="makes none itself"):
+        other.labels(torch.randn(1, RATE))
+    with pytest.raises(ConfigError, match="layers: give at least one"):
+        other.extract_features(torch.randn(1, RATE), layers=[])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_devices_that_are_not_there(top, device):
+    with pytest.raises(ConfigError, match=f"--device {device}: "):
+        load(top / "exp", device)

@@ -67,3 +67,18 @@ def test_wrong_labels_of_one_utterance_are_named():
     batch["labels"][2, 3] = 7
     with pytest.raises(DataError, match="'labels' of 7 and more in c.*size is 7"):
         model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))
+
+
+@pytest.mark.parametrize("labels", [1, 250])
+def test_a_batch_of_bad_audio_alone_is_unlabelled(labels):
+    """Its noise has another length than its labels, which are all -1."""
+    model = make_model([{"name": "anchor"}, GIVEN])
+    speech = torch.randn(1, 16000)
+    _, stats, _ = model(
+        speech,
+        torch.tensor([16000]),
+        labels=torch.full((1, labels), -1),
+        labels_lengths=torch.tensor([labels]),
+        utt_id=["bad"],
+    )
+    assert stats["loss_given"] == 0 and stats["loss_anchor"] > 0

@@ -318,13 +318,19 @@ def test_a_collapsing_layer_does_not_look_healthy():
         (
             False,
             dict(projection="pca", layer_norm=True),
-            "layer_norm and projection 'pca'",
+            "layer_norm and projection 'pca' .*: set layer_norm: false",
         ),
     ],
 )
 def test_errors(running, conf, words):
     with pytest.raises(ConfigError, match=words):
         RandomProjectionLabeller(40, running, **conf)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.5, [[0, 0.5], [100, 0]]])
+def test_a_temperature_must_stay_above_zero(temperature):
+    with pytest.raises(ConfigError, match="temperature is above 0"):
+        GumbelSoftmaxLabeller(6, True, codebook_size=4, temperature=temperature)
 
 
 @pytest.mark.parametrize("projection", ["whitened", "pca"])

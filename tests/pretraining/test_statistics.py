@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from espnet2_birq.pretraining.diagnostics import Windows
 from espnet2_birq.pretraining.losses.cross_entropy import SUMS, Tally
 from espnet2_birq.pretraining.statistics import (
     BookTally,
@@ -19,6 +20,25 @@ def test_perplexity_and_coverage():
     assert math.isclose(coverage(torch.tensor([5.0, 1, 0, 0])), 0.5)
     both = perplexity(torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
     assert torch.allclose(both, torch.tensor([2.0, 3.0]))
+
+
+def test_levels_of_several_masked_copies():
+    def book(acc):
+        sums = torch.zeros(1, len(SUMS))
+        sums[:, SUMS.index("acc")] = acc
+        counts = torch.ones(1, 4)
+        return BookTally(["rvq"], [False], Tally(torch.ones(1), sums, counts, counts))
+
+    windows = Windows()
+    books = [book(0.1), book(0.2), book(0.3), book(0.4)]  # two levels, two copies
+    stats = objective_statistics(books, windows=windows, by_level=["rvq"], copies=2)
+    levels = {key: float(x) for key, x in stats.items() if key.startswith("level")}
+    assert levels.keys() == {
+        f"level{n}_{x}_rvq" for n in (1, 2) for x in ("acc", "ppl")
+    }
+    assert math.isclose(levels["level1_acc_rvq"], 0.2, rel_tol=1e-6)
+    assert math.isclose(levels["level2_acc_rvq"], 0.3, rel_tol=1e-6)
+    assert math.isclose(stats["acc_rvq"], 0.25, rel_tol=1e-6)
 
 
 def test_objectives_of_several_books_are_averaged():

@@ -217,3 +217,44 @@ def test_labelling_goes_on_where_it_was_interrupted(folder, tmp_path, monkeypatc
     dump(folder, tmp_path / "km.npz", out)
     assert made[4:] == ["labels.1.ark"]
     assert sorted(x.name for x in out.glob("labels.*.ark")) == ["labels.1.ark"]
+
+
+@pytest.mark.parametrize("by", ["objective", "kmeans"])
+def test_a_folder_with_another_model_gives_other_labels(folder, tmp_path, by):
+    exp = shutil.copytree(folder / "exp", tmp_path / "exp")
+    command = ["--data", f"{folder}/wav.scp,speech,sound"]
+
+    def labels():
+        given = ["--model", str(exp), "--out", str(tmp_path / "out")]
+        if by == "kmeans":
+            fit(folder, tmp_path / "km.npz", model=exp, view="layer 2")
+            given += ["--kmeans", str(tmp_path / "km.npz")]
+        else:
+            given += ["--objective", "anchor"]
+        dump_labels.main([*command, *given])
+        found = tmp_path / "out" / "labels.scp"
+        return found.stat().st_mtime_ns, (
+            tmp_path / "out" / "labels.1.ark"
+        ).read_bytes()
+
+    before = labels()
+    assert labels() == before
+    state = torch.load(exp / "model.pth", weights_only=True)
+    for name, x in state.items():
+        if x.is_floating_point() and not name.endswith("identity"):
+            state[name] = x + 0.5 * torch.randn_like(x) * (
+                "weight" in name or "proj" in name
+            )
+    torch.save(state, exp / "model.pth")
+    after = labels()
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--batch_size", "0"], ["--seed", "-1"], ["--clusters", "0"], ["--frames", "x"]],
+)
+def test_numbers_that_cannot_be(folder, tmp_path, more, capsys):
+    with pytest.raises(SystemExit):
+        fit(folder, tmp_path / "km.npz", **{more[0][2:]: more[1]})
+    assert f"argument {more[0]}: '{more[1]}' is not a" in capsys.readouterr().err

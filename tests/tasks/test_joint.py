@@ -60,6 +60,15 @@ OTHERS = {
 }
 
 
+FUSED = {
+    "frontend_conf": {
+        "frontends": [
+            {"frontend_type": "default", "n_mels": 20, "n_fft": 512, "hop_length": 160}
+        ]
+    }
+}
+
+
 def build(**changes):
     torch.manual_seed(0)
     args = JointTask.get_parser().parse_args(["--output_dir", "-"])
@@ -162,6 +171,50 @@ def test_what_has_no_weight_rests():
         after = (model.ctc.ctc_lo.weight, head_of(model))
         moved.append([not torch.equal(x, y) for x, y in zip(before, after)])
     assert moved == [[0, 1]] * 2 + [[1, 1]] * 2 + [[1, 0]] * 2
+
+
+def test_an_attention_model_explores_without_ctc():
+    decoder = dict(num_blocks=1, linear_units=16, attention_heads=2)
+    model = build(
+        model_conf={"ctc_weight": 0.0},
+        decoder="transformer",
+        decoder_conf=decoder,
+        supervised_weight=[[1, 0.0], [2, 1.0]],
+    )
+    assert model.ctc is None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model.count_updates_of(optimizer)
+    moved = []
+    for _ in range(3):
+        before = model.decoder.output_layer.weight.detach().clone()
+        optimizer.zero_grad()
+        run(model, **BATCH)[0].backward()
+        optimizer.step()
+        moved.append(not torch.equal(before, model.decoder.output_layer.weight))
+    assert moved == [False, False, True]
+
+
+def test_the_tokenizer_rests_in_a_supervised_finish():
+    own = dict(name="own", view="tokenizer", labeller="residual")
+    own["labeller_conf"] = dict(num_codebooks=1, codebook_size=4)
+    model = build(
+        objectives=[own],
+        tokenizer_conf=dict(layers=1, estimator_layers=1, attention_heads=2, size=8)
+        | dict(when=dict(every=1)),
+        penalty=[[1, 1.0], [2, 0.0]],
+    )
+    model.prepare([{**SPEECH, **OTHERS}] * 20)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    model.count_updates_of(optimizer)
+    moved = []
+    for _ in range(4):
+        before = [x.detach().clone() for x in model.pretraining.tokenizer.parameters()]
+        optimizer.zero_grad()
+        run(model, **BATCH)[0].backward()
+        optimizer.step()
+        after = model.pretraining.tokenizer.parameters()
+        moved.append(any(not torch.equal(x, y) for x, y in zip(before, after)))
+    assert moved == [True, True, False, False]
 
 
 def head_of(model):
@@ -299,6 +352,12 @@ def test_both_weights_zero():
         (dict(accelerate="auto"), "accelerate is for"),
         (dict(pretraining_conf={"stop": 1}), "stop"),
         (dict(penalty=[[5, 1.0], [3, 0.0]]), "schedule"),
+        (dict(encoder="rnn", encoder_conf={}), "encoder: RNNEncoder has no list of"),
+        (dict(frontend="fused", **FUSED), "frontend: FusedFrontends does not tell"),
+        (
+            dict(objectives=[dict(name="own", view="labels", labeller="given")]),
+            "'own' has labels from disk",
+        ),
     ],
 )
 def test_bad_configurations(changes, words):
@@ -417,6 +476,12 @@ def test_data_that_is_not_there(data, change, words):
 def test_splits_would_repeat_the_unlabelled_speech(data):
     with pytest.raises(SystemExit, match="leave out multiple_iterator"):
         main([*options(data), "--multiple_iterator", "true"])
+
+
+@pytest.mark.parametrize("kind", ["category", "chunk"])
+def test_epochs_of_varying_length_cannot_be_paired(data, kind):
+    with pytest.raises(SystemExit, match=f"iterator_type {kind}, epochs differ"):
+        main([*options(data), "--iterator_type", kind])
 
 
 @pytest.mark.parametrize(

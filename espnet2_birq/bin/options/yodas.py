@@ -6,7 +6,13 @@ from pathlib import Path
 
 from espnet2_birq.corpora.yodas.prepare import SETTINGS
 from espnet2_birq.corpora.yodas.writer import allowed_captions
-from espnet2_birq.options import finite, not_negative, positive, sample_rate
+from espnet2_birq.options import (
+    finite,
+    not_negative,
+    positive,
+    sample_rate,
+    whole_number,
+)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +40,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=whole_number,
         metavar="N",
         help=_help("seed of the shard order and of held-out videos", "seed"),
     )

@@ -44,6 +44,8 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
     ):
         super().__init__(input_size, running, layer_norm=layer_norm, **projection)
         self.temperature = Schedule(temperature)
+        if not all(value > 0 for _, value in self.temperature.points):
+            raise ConfigError(f"temperature is above 0, got {self.temperature}")
         if not isinstance(score_scale, (int, float)):
             raise ConfigError(f"score_scale is a number, got {score_scale!r}")
         self.score_scale = score_scale

@@ -84,7 +84,8 @@ class RandomProjectionLabeller(Labeller):
             )
         if layer_norm and not running and projection != "xavier":
             raise ConfigError(
-                f"layer_norm and projection {projection!r} of the input: leave one out"
+                f"layer_norm and projection {projection!r} of the input exclude each "
+                "other: set layer_norm: false, or projection: xavier"
             )
         self.kind = projection
         self.score = score
