@@ -6,7 +6,6 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
-from espnet2_birq.options import count
 
 DESCRIPTION = """\
 Measure how fast this machine pretrains, in minutes: the rate of large matrix products,
@@ -39,8 +38,8 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("cpu", "cuda"),
         help="device to measure (default: cuda if available)",
     )
-    add("--threads", type=count, metavar="N", help="CPU threads (default: all cores)")
-    add("--rounds", type=count, default=3, help="timed steps of each kind")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    add("--rounds", type=int, default=3, help="timed steps of each kind")
     add(
         "--most-seconds",
         type=float,
@@ -50,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--processes",
-        type=count,
+        type=int,
         default=1,
         metavar="N",
         help="number of GPUs of this machine that exchange gradients",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
-from espnet2_birq.options import count
 from espnet2_birq.planning.gpus import GPUS
 
 DESCRIPTION = """\
@@ -33,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = make_parser("plan", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add_speech_options(parser)
-    add("--gpus", type=count, default=1, help="number of GPUs")
+    add("--gpus", type=int, default=1, help="number of GPUs")
     add(
         "--gpu",
         choices=sorted(GPUS),

@@ -153,7 +153,7 @@ class JointTask(ASRTask):
                 "--input_size), then fine-tune"
             )
         check_one_process_per_gpu(args)
-        for row in args.objectives:
+        for row in args.objectives or ():
             if isinstance(row, dict) and row.get("labeller") == "given":
                 raise ConfigError(
                     f"joint training: objective '{row.get('name')}' has labels from disk, "
