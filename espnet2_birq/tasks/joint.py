@@ -153,12 +153,6 @@ class JointTask(ASRTask):
                 "--input_size), then fine-tune"
             )
         check_one_process_per_gpu(args)
-        for row in args.objectives or ():
-            if isinstance(row, dict) and row.get("labeller") == "given":
-                raise ConfigError(
-                    f"joint training: objective '{row.get('name')}' has labels from disk, "
-                    "which validation has not; use objectives that make their own"
-                )
         model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
         assert isinstance(model, JointModel)
         pretraining = build_objectives(
@@ -169,6 +163,12 @@ class JointTask(ASRTask):
             model.encoder,
             **args.pretraining_conf,
         )
+        if pretraining.label_sizes:
+            names = ", ".join(view.name for view in pretraining.label_sizes)
+            raise ConfigError(
+                f"joint training: labels '{names}' are read from disk, and validation does "
+                "not have them; use objectives that make their own"
+            )
         return model.join(
             pretraining, args.supervised_weight, args.penalty, args.barrier
         )

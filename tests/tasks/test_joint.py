@@ -355,8 +355,21 @@ def test_both_weights_zero():
         (dict(encoder="rnn", encoder_conf={}), "encoder: RNNEncoder has no list of"),
         (dict(frontend="fused", **FUSED), "frontend: FusedFrontends does not tell"),
         (
-            dict(objectives=[dict(name="own", view="labels", labeller="given")]),
-            "'own' has labels from disk",
+            dict(
+                objectives=[
+                    dict(
+                        name="own",
+                        view="labels",
+                        labeller="given",
+                        labeller_conf=dict(codebook_size=7),
+                    )
+                ]
+            ),
+            "labels 'labels' are read from disk",
+        ),
+        (
+            dict(objectives=[dict(name="given", labeller_conf=dict(codebook_size=7))]),
+            "labels 'labels' are read from disk",
         ),
     ],
 )
