@@ -163,7 +163,8 @@ def update_flops(config: Path) -> float:
     """Count FLOPs of an update: matmuls and convolutions, including the target branch.
 
     They are counted on fake tensors (planning/cost.py), for utterances of UTTERANCE
-    seconds.
+    seconds, and averaged over the configured updates: objectives that start late or stop
+    early cost nothing in the others.
 
     Args:
         config: Configuration of pretraining.
@@ -180,7 +181,8 @@ def update_flops(config: Path) -> float:
     batch = configured_batch(args, UTTERANCE, gpus=1)
     utterances = max(1, round(batch.seconds / UTTERANCE))
     samples = round(UTTERANCE * sampling_rate(args.frontend_conf))
-    cost = FakeModel(args, gpu=False).count_step(utterances, samples)
+    updates = range(updates_of(vars(args))) if args.num_iters_per_epoch else None
+    cost = FakeModel(args, gpu=False).count_step(utterances, samples, updates=updates)
     return cost.flops * batch.seconds / (UTTERANCE * utterances) * batch.accum_grad
 
 

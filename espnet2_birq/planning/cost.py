@@ -189,7 +189,11 @@ class FakeModel:
         return model, model
 
     def count_step(
-        self, utterances: int, samples: int, accumulate: bool = False
+        self,
+        utterances: int,
+        samples: int,
+        accumulate: bool = False,
+        updates: range | None = None,
     ) -> StepCost:
         """Count the cost of a step on utterances of equal length.
 
@@ -197,15 +201,16 @@ class FakeModel:
             utterances: B, batch size.
             samples: Length of each utterance in samples.
             accumulate: Whether gradients exist already and are accumulated.
+            updates: Updates to average over, which matters if some objectives are active
+                only in some; default: one period late in training. An objective that
+                waits for a condition (``when: once``) counts as started.
 
         Returns:
-            FLOPs, bytes moved, peak of live bytes. If some objectives are active only
-            in some updates, these are averages over steps late in training, and the
-            largest peak.
+            FLOPs and bytes moved, averages over updates; peak of live bytes, the largest.
         """
-        whens, period = self.model.whens, len(self.updates)
+        whens, updates = self.model.whens, updates or self.updates
         costs = {}  # by set of active objectives
-        for update in self.updates:
+        for update in updates:
             on = tuple(when.includes(update) for when in whens)
             if on not in costs:
                 cost = self._count_step(update, utterances, samples, accumulate)
@@ -214,7 +219,9 @@ class FakeModel:
         every = [cost for cost, number in costs.values() for _ in range(number)]
         flops, moved, peaks = zip(*every)
         return StepCost(
-            round(sum(flops) / period), round(sum(moved) / period), max(peaks)
+            round(sum(flops) / len(updates)),
+            round(sum(moved) / len(updates)),
+            max(peaks),
         )
 
     def _count_step(self, update, utterances, samples, accumulate):

@@ -79,6 +79,18 @@ def test_best_rq_is_the_same_number_plainly_written(config, device, exact_produc
         torch.testing.assert_close(gradient, plain[2][name], rtol=0, atol=most)
 
 
+def test_flops_of_copies_are_counted_without_a_real_step(config):
+    more = ["--options", "--target_branch_conf copies=2"]
+    args = options(config, "--method", "birq", *more)
+    build = step.make_build(args)
+    conf = step.read_config(config, "birq", args.options)
+    # A meta tensor has no values: a real step would raise, or take minutes at full size.
+    assert build.flops == step.count_step(conf, torch.empty(2, 32000, device="meta"))
+    with step.counted() as meter:
+        build.forward(0)[0].backward()
+    assert build.flops == pytest.approx(meter.flops, rel=0.02)  # other masked frames
+
+
 @DEVICES
 def test_birq_is_the_same_on_average_plainly_written(config, device, exact_products):
     """Single steps differ, since Gumbel noise is drawn in another order."""

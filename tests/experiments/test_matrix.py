@@ -13,6 +13,8 @@ import pytest
 import yaml
 from planted import write_speech
 
+from espnet2_birq.experiments.configs import update_flops
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Writes the same files as birq.sh and asr.sh, and records its calls. If the recipe has a
@@ -336,3 +338,22 @@ def test_phones_are_measured(matrix):
     assert "phones_scratch_seed0: already done" in output
     output, _ = start("--only", "scratch", "--phones", probe + " 2").communicate()
     assert "phones_scratch_seed0: was made with other settings; made again" in output
+
+
+def test_flops_of_an_update_are_a_mean_over_all_updates(tmp_path):
+    """BiRQ from half of the updates on costs half of the difference from BEST-RQ."""
+    base = yaml.safe_load((ROOT / "conf" / "matrix" / "pretrain.yaml").read_text())
+    small = dict(codebook_size=16)
+
+    def flops(**enhanced):
+        rows = [dict(name="anchor", labeller_conf=small)]
+        if enhanced:
+            rows.append(dict(name="enhanced", labeller_conf=small, **enhanced))
+        conf = dict(base, objectives=rows, num_iters_per_epoch=5, max_epoch=4)
+        file = tmp_path / "pretrain.yaml"
+        file.write_text(yaml.safe_dump(conf))
+        return update_flops(file)
+
+    never, always, late = flops(), flops(weight=0.1), flops(when={"start": 10})
+    assert always > 1.3 * never
+    assert late == pytest.approx((never + always) / 2, rel=1e-6)

@@ -201,6 +201,22 @@ def test_rare_labels_cost_their_share_on_average():
     assert half.flops < every.flops and half.peak < every.peak
 
 
+def test_a_late_start_and_an_early_stop_cost_nothing_in_the_other_updates():
+    both = [dict(one, labeller_conf=dict(codebook_size=16)) for one in BIRQ]
+
+    def flops(when, updates):
+        both[1]["when"] = when
+        fake = FakeModel(make_args(objectives=both))
+        return fake.count_step(2, 3 * SECOND, updates=updates).flops
+
+    on, off = flops({}, range(40)), flops({"start": 40}, range(40))
+    assert on > 1.3 * off
+    assert flops({"start": 30}, range(40)) == pytest.approx(
+        (3 * off + on) / 4, rel=1e-6
+    )
+    assert flops({"stop": 30}, range(40)) == pytest.approx((off + 3 * on) / 4, rel=1e-6)
+
+
 def test_half_precision_halves_what_is_kept():
     small = [dict(BEST_RQ[0], labeller_conf=dict(codebook_size=16))]
     half, single = (
