@@ -70,11 +70,6 @@ def find_recordings(
 def _list(source: Path) -> Iterable[tuple[str, str]]:
     """Return pairs of name and audio from a source."""
     if (source / "wav.scp").is_file():
-        if (source / "segments").exists():
-            raise DataError(
-                f"{source}/segments: audio must be cut into utterances; give what stage "
-                f"3 of the recipe has written, as dump/raw/{source.name}"
-            )
         return _scp(source / "wav.scp")
     if source.is_dir():
         files = (x for x in source.rglob("*") if x.suffix.lower() in SUFFIXES)
@@ -94,6 +89,12 @@ def _list(source: Path) -> Iterable[tuple[str, str]]:
 
 
 def _scp(path: Path) -> Iterator[tuple[str, str]]:
+    segments = path.parent / "segments"
+    if path.name == "wav.scp" and segments.exists():
+        raise DataError(
+            f"{segments}: audio must be cut into utterances; give what stage 3 of the "
+            f"recipe has written, as dump/raw/{path.parent.name}"
+        )
     resolve = PathResolver(path.parent)
     for name, entry in iter_scp(path):
         if entry.endswith("|"):

@@ -195,6 +195,15 @@ def test_lists_that_are_none(tmp_path, name, content, words):
         find_recordings(tmp_path / name, RATE)
 
 
+def test_a_data_directory_with_segments(tmp_path):
+    """Whole recordings would pass for its utterances."""
+    (tmp_path / "wav.scp").write_text(f"r {tmp_path}/r.wav\n")
+    (tmp_path / "segments").write_text("r-1 r 0.0 1.0\n")
+    for source in (tmp_path, tmp_path / "wav.scp"):
+        with pytest.raises(DataError, match="segments: audio must be cut into"):
+            find_recordings(source, RATE)
+
+
 def test_folders_without_use(tmp_path):
     with pytest.raises(DataError, match="no audio in it; give a Kaldi data directory"):
         find_recordings(tmp_path, RATE)
