@@ -8,6 +8,7 @@ from espnet2_birq.bin.command import (
     RESAMPLE,
     add_shared_options,
     make_parser,
+    run,
     wanted_rate,
 )
 from espnet2_birq.datadir.check import check_data_dir, describe
@@ -47,9 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; exit with status 1 if anything is wrong."""
-    args = get_parser().parse_args(argv)
+def check(args: argparse.Namespace) -> None:
+    """Run the command."""
     wrong = False
     for folder in args.folders:
         report = check_data_dir(
@@ -59,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(describe(folder, report)))
     if wrong:
         sys.exit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 if anything is wrong."""
+    run(check, get_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def adopt(
     Args:
         source: Kaldi data directory, or ESPnet's dump/raw/<name>.
         dest: Directory to write, complete or not at all. It is replaced if it was made
-            from the same source, and left unchanged if it is the source itself.
+            from the same source, and left unchanged if it is the source itself, which
+            then must not have utterances outside the limits.
         fs: Sample rate of a formatted set in Hz.
         min_seconds: Utterances of a formatted set must be longer than this, in seconds.
         max_seconds: Utterances of a formatted set must be shorter than this, in seconds.
@@ -85,7 +86,10 @@ def adopt(
     source, dest = Path(source), Path(os.path.realpath(dest))
     if not (source / "wav.scp").is_file():
         raise DataError(f"{source}: no wav.scp in it; give a Kaldi data directory")
+    limits = (min_seconds * fs, max_seconds * fs)
     if dest.exists() and dest.samefile(source):
+        if is_formatted(source) and not transcripts:
+            _refuse_outside(source, limits, fs)
         return Adopted(sum(1 for _ in iter_scp(source / "wav.scp")))
     _check_dest(dest, source)
     part = dest.with_name(f"{dest.name}.part")
@@ -95,7 +99,6 @@ def adopt(
         adopted = _adopt_kaldi(source, part)
         _copy_transcripts(source, part)
     elif is_formatted(source):
-        limits = (min_seconds * fs, max_seconds * fs)
         adopted = _adopt_formatted(source, part, limits)
         if not adopted.utterances:
             raise DataError(
@@ -214,6 +217,22 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
     (part / "feats_type").write_text("raw\n")
     (part / "audio_format").write_text(f"{audio_format}\n")
     return adopted
+
+
+def _refuse_outside(source: Path, limits: tuple[float, float], fs: int) -> None:
+    """Refuse a formatted set to be used in place if it would have to be filtered."""
+    outside = [
+        utt_id
+        for utt_id, _, samples in _formatted(source)
+        if not limits[0] < samples < limits[1]
+    ]
+    if outside:
+        low, high = (f"{limit / fs:g}" for limit in limits)
+        raise DataError(
+            f"{source}: {len(outside)} utterances are not between {low} and {high} s, for "
+            f"instance {outside[0]}, and a set is not filtered in its own place; give it "
+            "by a link of another name, or give wider limits"
+        )
 
 
 def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:

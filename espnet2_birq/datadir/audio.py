@@ -245,7 +245,11 @@ def iter_probe(
 
     def probe_or_error(path: str) -> AudioInfo | DataError:
         try:
-            return look(path, fs)
+            try:
+                return look(path, fs)
+            except OSError as error:
+                why = error.strerror or error
+                raise DataError(f"{path}: not readable ({why})") from error
         except fatal:
             raise
         except DataError as error:

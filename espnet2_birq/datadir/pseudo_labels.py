@@ -208,7 +208,8 @@ def _audio(files: Mapping[str, str]) -> str:
 
 
 def _read(content: str) -> dict[str, str]:
-    pairs = (line.partition(" ") for line in content.splitlines())
+    # Not splitlines(), which also splits at characters that a text may have.
+    pairs = (line.partition(" ") for line in content.split("\n") if line)
     return {key: value for key, _, value in pairs}
 
 

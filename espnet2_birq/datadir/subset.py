@@ -25,7 +25,12 @@ from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_text
 
 # Files that are not tables of sorted keys, written by formatting and our preparations.
-NO_TABLES = ("feats_type", "audio_format", "skipped", "unused_words", "words.tsv")
+NO_TABLES = ("feats_type", "audio_format", "skipped", "glm")
+# Files that describe the whole directory, so a subset must not have them.
+OF_THE_WHOLE = (
+    *(SOURCE, STAMP, "manifest.jsonl", "statistics.tsv", "stm"),
+    *("unused_words", "words.tsv", "missing_recordings"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,8 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
         )
     files: dict[str, dict[str, str] | str] = {}
     for path in sorted(folder.iterdir()):
-        # Both describe the whole directory, so a subset must not have them.
-        of_the_whole = path.name in (SOURCE, STAMP)
-        if path.is_file() and path.name[0] != "." and not of_the_whole:
+        of_the_whole = path.name[0] == "." or path.name in OF_THE_WHOLE
+        if path.is_file() and not of_the_whole:
             files[path.name] = _read_file(path, speakers, recordings)
     seconds = _durations(folder, files, speakers, fs, nj)
     resolve = PathResolver(folder)
@@ -229,22 +233,37 @@ def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
     """
     kept = set(utterances)
     speakers = {u: s for u, s in data.table("utt2spk").items() if u in kept}
+    recordings = kept
     if segments := data.table("segments"):
-        kept |= {segments[u].split()[0] for u in speakers}
-    kept |= set(speakers.values())
+        recordings = {segments[u].split()[0] for u in speakers}
+    kept = kept | recordings | set(speakers.values())
     of_speaker = defaultdict(list)
     for utt_id in sorted(speakers):
         of_speaker[speakers[utt_id]].append(utt_id)
     files = {}
     for name, content in data.files.items():
         if isinstance(content, dict):
-            wanted = speakers if _is_of_utterances(name) else kept
-            content = format_scp((k, v) for k, v in content.items() if k in wanted)
+            if name.endswith("2utt"):
+                content = _of_groups(content, speakers)
+            else:
+                by_name = recordings if name == "wav.scp" else kept
+                wanted = speakers if _is_of_utterances(name) else by_name
+                content = {k: v for k, v in content.items() if k in wanted}
+            content = format_scp(content.items())
         files[name] = content
     files["spk2utt"] = format_scp(
         (speaker, " ".join(of_speaker[speaker])) for speaker in sorted(of_speaker)
     )
     return files
+
+
+def _of_groups(table: dict[str, str], utterances: Collection[str]) -> dict[str, str]:
+    """Keep some utterances of a table of groups, and the groups that have any."""
+    kept = {
+        group: " ".join(u for u in members.split() if u in utterances)
+        for group, members in table.items()
+    }
+    return {group: members for group, members in kept.items() if members}
 
 
 def _summary(dest: Path, data: DataDir, utterances: Collection[str]) -> list[str]:
@@ -261,6 +280,8 @@ def _read_file(
     if path.name in NO_TABLES:
         return read_text(path)
     table = read_scp(path, allow_empty_values=True)
+    if path.name.endswith("2utt"):  # of speakers, or of languages
+        return table
     keys = table.keys()
     owners: list[Set[str]] = [speakers.keys()]
     if not _is_of_utterances(path.name):
@@ -277,7 +298,7 @@ def _read_file(
 
 def _is_of_utterances(name: str) -> bool:
     """Decide by the file name, since speakers or recordings may be named as utterances."""
-    return name.startswith(("utt2", "text"))
+    return name == "segments" or name.startswith(("utt2", "text"))
 
 
 def _durations(

@@ -220,7 +220,8 @@ def test_distant_microphones(small, tmp_path, capsys):
     }
     capsys.readouterr()
     # The array's recording of IS1003b is lost.
-    message = error_of(small, tmp_path / "e", "--annotations-only", "--mic", "sdm1")
+    options = ("--annotations-only", "--sets", "train,dev", "--mic", "sdm1")
+    message = error_of(small, tmp_path / "e", *options)
     assert "no utterance to write" in message
     list_main(
         ["--annotations", str(small), "--partition", str(small / "lists")]
@@ -230,6 +231,17 @@ def test_distant_microphones(small, tmp_path, capsys):
     assert len(listed) == 8 and listed[7].endswith(
         " amicorpus/ES2011a/audio/ES2011a.Array1-08.wav"
     )
+
+
+def test_partitions_that_do_not_fit(small, tmp_path):
+    message = error_of(small, tmp_path / "d", "--annotations-only", "--sets", "eval")
+    assert "eval: the partition lists no meeting" in message
+    (small / "lists" / "dev.txt").write_text("ES2011x\n")
+    message = error_of(small, tmp_path / "d", "--annotations-only", "--sets", "dev")
+    assert "no meeting ES2011x; correct the partition" in message
+    command = ["--annotations", str(small), "--partition", str(small / "lists")]
+    with pytest.raises(SystemExit, match="no meeting ES2011x; correct the partition"):
+        list_main(command)
 
 
 def test_bad_input_is_named(small, tmp_path, capsys):

@@ -100,6 +100,17 @@ def test_the_set_itself_is_left_as_it_is(recipe, monkeypatch):
     assert not (recipe / "dump/raw/train/source").exists()
 
 
+def test_the_set_itself_is_not_filtered(recipe, capsys):
+    folder = str(recipe / "dump/raw/train")
+    main([folder, folder, "--max-seconds", "4"])
+    assert "3 utterances" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([folder, folder, "--min-seconds", "1", "--max-seconds", "3"])
+    message = str(stop.value.code)
+    assert "2 utterances are not between 1 and 3 s, for instance u1" in message
+    assert "link of another name" in message
+
+
 def test_nothing_else_is_replaced(recipe, tmp_path):
     other = tmp_path / "data" / "train"
     other.mkdir(parents=True)

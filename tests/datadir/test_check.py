@@ -13,6 +13,7 @@ import soundfile
 from omniio import kaldi as kaldi_io
 
 from espnet2_birq.bin.check_data import main
+from espnet2_birq.datadir.audio import probe_entry
 from espnet2_birq.datadir.check import MAX_KINDS, Report, check_data_dir, describe
 from espnet2_birq.datadir.kaldi import Utterance, read_scp, write_data_dir
 
@@ -443,3 +444,28 @@ def test_kaldi_agrees_on_segments(segmented, fault):
         edit(segmented / SEGMENT_FAULTS[fault][0], *SEGMENT_FAULTS[fault][1:])
     assert kaldi_says(segmented) == (fault == "none")
     assert (not check_data_dir(segmented, FS).problems) == (fault == "none")
+
+
+def test_audio_that_cannot_be_opened_is_a_problem(folder, monkeypatch, capsys):
+    """Without permission, say, or on a failing disk; the other files are still checked."""
+
+    def refuse(path, fs):
+        if path.endswith("1.flac"):
+            raise PermissionError(13, "Permission denied", path)
+        return probe_entry(path, fs)
+
+    monkeypatch.setattr("espnet2_birq.datadir.check.probe_entry", refuse)
+    with pytest.raises(SystemExit) as stop:
+        main([str(folder), "--full"])
+    assert stop.value.code == 1
+    assert (
+        "error: 1 x not readable (Permission denied); first" in capsys.readouterr().out
+    )
+
+
+def test_a_list_that_cannot_be_read_is_one_line(folder):
+    (folder / "utt2spk").unlink()
+    (folder / "utt2spk").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main([str(folder)])
+    assert "utt2spk" in str(stop.value.code) and "\n" not in str(stop.value.code)

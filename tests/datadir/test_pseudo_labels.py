@@ -96,6 +96,17 @@ def test_union_with_the_most_confident(sets, tmp_path, capsys):
     assert "skipped 1 x not in the most confident 75%; first: 2-d" in out
 
 
+def test_texts_with_other_line_separators(sets, tmp_path):
+    """Only a line feed ends a line of a table."""
+    text = "1-a ABC\x85DEF\n1-b ABCD\u2028EFGHI\n"
+    (sets[0] / "text").write_text(text, encoding="utf-8")
+    run(sets, tmp_path / "dest", "--keep", "1")
+    texts = (tmp_path / "dest" / "text").read_text("utf-8").split("\n")
+    assert texts[:2] == text.split("\n")[:2]
+    ids = [line.split(" ")[0] for line in texts if line]
+    assert ids == list(read_scp(tmp_path / "dest" / "utt2spk"))
+
+
 def test_all_usable(sets, tmp_path):
     run(sets, tmp_path / "dest", "--keep", "1")
     assert "2-d" in read_scp(tmp_path / "dest" / "text")

@@ -138,6 +138,49 @@ def test_kaldi_directory_with_segments(tmp_path):
         read_data_dir(tmp_path / "all", FS)
 
 
+def test_recordings_may_have_the_names_of_utterances(tmp_path):
+    spans = {"A": "A 0 5", "A-1": "A 5 9", "B": "B 0 5", "B-1": "B 5 9"}
+    for name, lines in {
+        "wav.scp": ["A /a.wav", "B /b.wav"],
+        "segments": [f"{u} {span}" for u, span in spans.items()],
+        "utt2spk": [f"{u} {u[0]}" for u in spans],
+    }.items():
+        (tmp_path / "all").mkdir(exist_ok=True)
+        (tmp_path / "all" / name).write_text("".join(f"{x}\n" for x in lines))
+    folders = [tmp_path / "part", tmp_path / "rest"]
+    main([str(tmp_path / "all"), str(folders[0]), "--hours", str(9 / 3600)]
+         + ["--rest", str(folders[1])])  # fmt: skip
+    parts = [read_scp(folder / "segments") for folder in folders]
+    assert parts[0] | parts[1] == spans and not parts[0].keys() & parts[1].keys()
+    for folder, part in zip(folders, parts):
+        assert read_scp(folder / "utt2spk").keys() == part.keys()
+        assert read_scp(folder / "wav.scp").keys() == {
+            x.split()[0] for x in part.values()
+        }
+
+
+def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path):
+    """What the preparations of YODAS and AMI write beside the usual tables."""
+    for name in ("manifest.jsonl", "statistics.tsv", "stm", "words.tsv"):
+        (formatted / name).write_text("z of the whole\na set\nz of the whole\n")
+    (formatted / "glm").write_text(";; a comment\n;; another\na => b\n")
+    ids = list(read_scp(formatted / "utt2spk"))
+    groups = {"de": ids[:5], "en": ids[5:]}
+    (formatted / "category2utt").write_text(
+        "".join(f"{name} {' '.join(members)}\n" for name, members in groups.items())
+    )
+    dest = tmp_path / "part"
+    main([str(formatted), str(dest), "--hours", "0.4"])
+    kept = read_scp(dest / "utt2spk").keys()
+    found = {k: v.split() for k, v in read_scp(dest / "category2utt").items()}
+    wanted = {k: [u for u in v if u in kept] for k, v in groups.items()}
+    assert found == {k: v for k, v in wanted.items() if v} and "en" in found
+    assert (dest / "glm").read_text() == (formatted / "glm").read_text()
+    assert not {"manifest.jsonl", "statistics.tsv", "stm"} & {
+        path.name for path in dest.iterdir()
+    }
+
+
 def test_relative_paths_and_headers(tmp_path):
     source = tmp_path / "recipe" / "data" / "train"
     source.mkdir(parents=True)

@@ -217,6 +217,12 @@ def test_arks_and_limits(places, five_commands):
         (
             "{raw}/train_nodev",
             "{raw}/train_dev",
+            ["--speed_perturb_factors", "0.9,1.0,1.1"],
+            "'0.9,1.0,1.1': give numbers, separated by spaces",
+        ),
+        (
+            "{raw}/train_nodev",
+            "{raw}/train_dev",
             ["--fs", "8k"],
             "sample rate is 16000",
         ),

@@ -1,7 +1,7 @@
 """Sets of AMI's utterances, with ids and speakers as in Kaldi's recipe."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,6 +172,27 @@ class MeetingSet:
         return {"used": self.words - len(self.unused) - halved, **counts}
 
 
+def demand_meetings(
+    root: Path, participants: Collection[str], meetings: Iterable[str]
+) -> None:
+    """Check that the annotation has some meetings.
+
+    Args:
+        root: Annotation folder, from find_annotation().
+        participants: Its meetings, from read_meetings().
+        meetings: Names of meetings.
+
+    Raises:
+        DataError: It lacks one.
+    """
+    for meeting in meetings:
+        if meeting not in participants:
+            raise DataError(
+                f"{root}/corpusResources/meetings.xml: no meeting {meeting}; correct "
+                "the partition, or take annotation 1.6.2"
+            )
+
+
 def cut_sets(
     root: Path, partition: Mapping[str, Sequence[str]], sets: Iterable[str]
 ) -> dict[str, MeetingSet]:
@@ -187,16 +208,17 @@ def cut_sets(
         overlap.
 
     Raises:
-        DataError: A meeting is not in the annotation, or one of its files is bad.
+        DataError: A set has no meeting, a meeting is not in the annotation, or one of its
+            files is bad.
     """
     participants = read_meetings(root)
+    sets = list(sets)
+    for name in sets:
+        if not partition[name]:
+            raise DataError(f"{name}: the partition lists no meeting for it; add one")
     made = {name: MeetingSet(name, list(partition[name])) for name in sets}
     jobs = [(one, meeting) for one in made.values() for meeting in one.meetings]
-    if unknown := [m for _, m in jobs if m not in participants]:
-        raise DataError(
-            f"{root}/corpusResources/meetings.xml: no meeting {unknown[0]}; correct "
-            "the partition, or take annotation 1.6.2"
-        )
+    demand_meetings(root, participants, (meeting for _, meeting in jobs))
     for one, meeting in tqdm(
         jobs, "annotation", unit="meeting", leave=False, disable=None
     ):

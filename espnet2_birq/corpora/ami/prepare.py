@@ -11,6 +11,7 @@ from espnet2_birq.corpora.ami.corpus import (
     Microphone,
     count_words,
     cut_sets,
+    demand_meetings,
     drop_lost,
     find_audio,
     list_recordings,
@@ -45,13 +46,14 @@ def list_downloads(
     Raises:
         DataError: The annotation or the request is wrong.
     """
-    participants = read_meetings(find_annotation(annotations))
-    meetings = read_partition(partition)
+    root = find_annotation(annotations)
+    participants = read_meetings(root)
+    partitioned = read_partition(partition)
+    meetings = [m for name in SETS if name in sets for m in partitioned[name]]
+    demand_meetings(root, participants, meetings)
     return [
         f"- {URL}/{path} {path}"
-        for name in SETS
-        if name in sets
-        for meeting in meetings[name]
+        for meeting in meetings
         for path in list_recordings(MICROPHONES[mic], meeting, participants[meeting])
     ]
 

@@ -95,6 +95,12 @@ def prepare_yodas(
     valid = train.with_name(f"{train.name}_valid") if request.valid_hours else None
     for path in filter(None, (train, valid)):
         check_replaceable(path)
+    earlier = train.with_name(f"{train.name}_valid")
+    if valid is None and earlier.exists():
+        raise DataError(
+            f"{earlier}: is from an earlier preparation, and its videos would now be in "
+            f"{train.name}, too; remove it, or choose another --name"
+        )
     with (
         ShardStore(store, shard_options) as opened,
         tqdm(total=len(shards), unit="shard", disable=None) as bar,

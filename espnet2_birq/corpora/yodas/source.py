@@ -84,6 +84,7 @@ class HubSource:
         self.release, self.keep = release, keep
         self._repository = f"espnet/{release}"
         self._folder = folder
+        self._sizes: dict[str, int] = {}  # by path in the repository
         info = self._ask(
             HfApi().dataset_info, self._repository, revision=revision, timeout=60
         )
@@ -123,9 +124,12 @@ class HubSource:
         return 0.0
 
     def tar_bytes(self, shard: Shard) -> int | None:
-        """Return the size of the shard's tar file; None if it is not here."""
-        path = layout.tar_path(self._folder / "data", shard)
-        return path.stat().st_size if path.is_file() else None
+        """Return the size of the shard's tar file on the hub."""
+        folder = f"data/{shard.subset}/audio"
+        path = f"{folder}/{shard.number}{layout.AUDIO_SUFFIX}"
+        if path not in self._sizes:  # a manifest names shards without listing them
+            self._list(folder)
+        return self._sizes.get(path)
 
     def discard(self, shard: Shard) -> None:
         """Remove a shard's downloaded files, unless they are to be kept."""
@@ -143,7 +147,11 @@ class HubSource:
             tree = HfApi().list_repo_tree(
                 self._repository, path, revision=self.revision, repo_type="dataset"
             )
-            return [entry.path.rsplit("/", 1)[-1] for entry in tree]
+            entries = list(tree)
+            for entry in entries:  # folders have no size
+                if (size := getattr(entry, "size", None)) is not None:
+                    self._sizes[entry.path] = size
+            return [entry.path.rsplit("/", 1)[-1] for entry in entries]
 
         return self._ask(ask)
 

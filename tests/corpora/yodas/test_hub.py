@@ -117,6 +117,15 @@ def test_downloaded_shards_are_those_of_a_copy(hub, prepare, tmp_path):
     assert {path[-15:] for path in again} == {"00000002.tar.gz", "t/00000002.json"}
 
 
+def test_shards_of_another_commit_are_not_reused(hub, tmp_path):
+    release, _ = hub
+    download(tmp_path / "out", "--parts", "en")
+    release.add("en000/00000001", {"another": [(0, 20, "x")]})
+    message = error_of(download, tmp_path / "out", "--parts", "en", "--name", "b")
+    assert "a different size than when it was prepared" in message
+    assert not (tmp_path / "out" / "b").exists()
+
+
 def test_manifest_names_the_revision(hub, tmp_path):
     _, server = hub
     download(tmp_path / "one", "--parts", "en", "--hours", "0.0005", "--keep-downloads")

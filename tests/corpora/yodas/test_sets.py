@@ -303,3 +303,15 @@ def test_wav_archives_at_another_rate(release, prepare):
         assert rate == 8000 and len(samples) in (8000, 11200)
     assert (out / "audio_format").read_text() == "wav.ark\n"
     assert soundfile.available_formats()["WAV"]
+
+
+def test_validation_speech_is_not_trained_on_later(release, prepare):
+    for number in range(4):
+        release.add(f"en000/{number:08d}", {f"video{number}": [(0, 10, "x")]})
+    options = ["--parts", "en", "--name", "x"]
+    out = prepare(release, *options, "--valid-hours", 0.002)
+    valid = (out / "x_valid" / "utt2spk").read_bytes()
+    message = error_of(prepare, release, *options, "--valid-hours", 0)
+    assert "x_valid: is from an earlier preparation" in message
+    assert (out / "x_valid" / "utt2spk").read_bytes() == valid
+    prepare(release, *options[:-1], "y", "--valid-hours", 0)
