@@ -194,7 +194,8 @@ def _models(path: Path) -> list[dict]:
                 speakers = layer["accuracy"]["speakers"]
                 sizes.add(len(speakers))
                 sum([float(layer["layer"]), *speakers.values()])
-                if not float(layer["accuracy"]["error"]) >= 0:
+                error = layer["accuracy"]["error"]  # of one speaker: none
+                if not (error is None and len(speakers) == 1 or float(error) >= 0):
                     raise ValueError("an error below 0")
             if len(sizes) != 1:
                 raise ValueError("layers of different speakers")

@@ -132,12 +132,13 @@ def phone_accuracy(measured: Sequence[tuple[str, dict]]) -> bytes:
     with _figure(1, 1, 3.2) as (axes, buffer):
         axis = axes[0][0]
         for number, (name, model) in enumerate(measured):
-            means = accuracies({"models": [model]}).mean(axis=1)
             layers = sorted(model["layers"], key=lambda layer: layer["layer"])
+            means = accuracies({"models": [model]})
             axis.errorbar(
                 [layer["layer"] for layer in layers],
-                means,
-                [layer["accuracy"]["error"] for layer in layers],
+                [means[layer["layer"]].mean() for layer in layers],
+                # One speaker alone has no error.
+                [layer["accuracy"]["error"] or 0.0 for layer in layers],
                 marker=MARKERS[number % len(MARKERS)],
                 markersize=4,
                 linewidth=1,

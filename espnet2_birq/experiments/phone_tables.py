@@ -1,5 +1,8 @@
 """Tables of phone probes for a matrix's report."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import numpy as np
 
 from espnet2_birq.evaluation.markdown import markdown_table
@@ -8,6 +11,7 @@ from espnet2_birq.experiments.results import Result
 from espnet2_birq.experiments.spec import Spec
 
 DRAWS = 2000
+BEST = "best layers"
 
 
 def phone_tables(spec: Spec, results: dict[str, dict[int, Result]]) -> list[str]:
@@ -41,66 +45,94 @@ def phone_tables(spec: Spec, results: dict[str, dict[int, Result]]) -> list[str]
     return [*filter(None, [*parts, _differences(pairs, found, labels)])]
 
 
-def accuracies(phones: dict) -> np.ndarray:
-    """Return the accuracy of each layer, 0 first, and each test speaker: (L, P)."""
+def accuracies(phones: dict) -> dict[int, np.ndarray]:
+    """Return accuracies by layer, in order: (P,) for P test speakers; layer 0: input."""
     layers = sorted(phones["models"][0]["layers"], key=lambda layer: layer["layer"])
-    return np.array(
-        [
+    return {
+        layer["layer"]: np.array(
             [value for _, value in sorted(layer["accuracy"]["speakers"].items())]
-            for layer in layers
-        ]
-    )
+        )
+        for layer in layers
+    }
 
 
-def difference(
-    own: dict[int, dict], other: dict[int, dict]
-) -> tuple[np.ndarray, np.ndarray, int]:
+class Difference(NamedTuple):
+    """Differences of two systems' accuracies.
+
+    Attributes:
+        means: Mean over seeds and speakers, by layer; BEST is that of each system's best
+            layer, the one with the highest mean.
+        ends: Ends of the 95 % intervals, bootstrapped over seeds and speakers.
+        seeds: Number of common seeds.
+    """
+
+    means: dict[int | str, float]
+    ends: dict[int | str, np.ndarray]
+    seeds: int
+
+
+def difference(own: dict[int, dict], other: dict[int, dict]) -> Difference:
     """Subtract one system's accuracies from another's, seed by seed.
-
-    The differences are for each layer from 1, and finally for each system's best layer,
-    the one with the highest mean over seeds and speakers.
 
     Args:
         own: Results of phone_probe by seed.
         other: The same for the other system.
 
     Returns:
-        (L,) means; (L, 2) 95 % intervals, bootstrapped over seeds and speakers; and the
-        number of common seeds.
+        Differences for the layers from 1 that both have, and for the best layers.
     """
     seeds = sorted(own.keys() & other.keys())
-    both = [np.stack([accuracies(x[seed])[1:] for seed in seeds]) for x in (own, other)]
-    both = [  # (S, L + 1, P)
-        np.concatenate([x, x[:, [x.mean(axis=(0, 2)).argmax()]]], axis=1) for x in both
+    both = [_by_layer(x[seed] for seed in seeds) for x in (own, other)]
+    rows: dict[int | str, np.ndarray] = {
+        layer: both[0][layer] - both[1][layer]
+        for layer in both[0]
+        if layer and layer in both[1]
+    }
+    best = [
+        layers[layer] for layers in both if (layer := best_layer(layers)) is not None
     ]
-    apart = both[0] - both[1]
+    if len(best) == 2:
+        rows[BEST] = best[0] - best[1]
+    if not rows:
+        return Difference({}, {}, len(seeds))
+    apart = np.stack(list(rows.values()), axis=1)  # (S, L, P)
     drawn = [
-        apart[rows][:, :, speakers].mean(axis=(0, 2))
-        for rows, speakers in bootstrap_draws(len(seeds), apart.shape[2], draws=DRAWS)
+        apart[picked][:, :, speakers].mean(axis=(0, 2))
+        for picked, speakers in bootstrap_draws(len(seeds), apart.shape[2], draws=DRAWS)
     ]
-    return apart.mean(axis=(0, 2)), interval_ends(drawn).T, len(seeds)
+    means = dict(zip(rows, apart.mean(axis=(0, 2))))
+    return Difference(means, dict(zip(rows, interval_ends(drawn).T)), len(seeds))
+
+
+def best_layer(layers: dict[int, np.ndarray]) -> int | None:
+    """Return the layer from 1 with the highest mean; None without such a layer."""
+    return max((k for k in layers if k), key=lambda k: layers[k].mean(), default=None)
+
+
+def _by_layer(results: Iterable[dict]) -> dict[int, np.ndarray]:
+    """Stack accuracies over seeds, by layer: (S, P)."""
+    each = [accuracies(phones) for phones in results]
+    return {layer: np.stack([one[layer] for one in each]) for layer in each[0]}
 
 
 def _accuracies(found, labels) -> str:
+    systems = {name: _by_layer(by_seed.values()) for name, by_seed in found.items()}
+    columns = sorted({layer for layers in systems.values() for layer in layers})
     rows = []
-    for name, by_seed in found.items():
-        each = np.stack(
-            [accuracies(phones) for phones in by_seed.values()]
-        )  # (S, L, P)
-        means = each.mean(axis=(0, 2))
-        best = 1 + means[1:].argmax()
+    for name, layers in systems.items():
+        best = best_layer(layers)
+        row = [labels[name], "", "", ""]
+        if best is not None:
+            each = "; ".join(f"{x:.4f}" for x in layers[best].mean(axis=1))
+            row[1:] = [f"{layers[best].mean():.4f}", each, str(best)]
+        row += [f"{layers[k].mean():.3f}" if k in layers else "" for k in columns]
         units = [
-            max(layer["pnmi"] for layer in phones["models"][0]["layers"][1:])
-            for phones in by_seed.values()
+            [one["pnmi"] for one in phones["models"][0]["layers"] if one["layer"]]
+            for phones in found[name].values()
         ]
-        row = [labels[name], f"{means[best]:.4f}"]
-        row.append("; ".join(f"{x:.4f}" for x in each[:, best].mean(axis=1)))
-        row += [str(best), *(f"{x:.3f}" for x in means), f"{np.mean(units):.3f}"]
+        row.append(f"{np.mean([max(x) for x in units]):.3f}" if all(units) else "")
         rows.append(row)
-    depth = max(len(row) for row in rows) - 6
-    rows = [[*row[:-1], *[""] * (depth + 6 - len(row)), row[-1]] for row in rows]
-    head = ["system", "best layer's", "each seed", "layer"]
-    head += [*map(str, range(depth + 1)), "PNMI"]
+    head = ["system", "best layer's", "each seed", "layer", *map(str, columns), "PNMI"]
     return f"""## Phones
 
 {markdown_table(head, rows)}
@@ -130,17 +162,21 @@ def _labels(found, labels) -> str:
 
 
 def _differences(pairs, found, labels) -> str:
-    rows = []
-    for pair in pairs:
-        means, ends, seeds = difference(*(found[name] for name in pair))
-        row = [" minus ".join(labels[name] for name in pair), str(seeds)]
-        for mean, (low, high) in zip(means, ends):
-            row.append(f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
-        rows.append(row)
-    if not rows:
+    pairs = {pair: difference(*(found[name] for name in pair)) for pair in pairs}
+    pairs = {pair: one for pair, one in pairs.items() if one.means}
+    if not pairs:
         return ""
-    depth = max(map(len, rows)) - 3
-    head = ["phones", "seeds", *map(str, range(1, depth + 1)), "best layers"]
+    columns = sorted({x for one in pairs.values() for x in one.means if x != BEST})
+    rows = []
+    for pair, one in pairs.items():
+        rows.append([" minus ".join(labels[name] for name in pair), str(one.seeds)])
+        for column in (*columns, BEST):
+            cell = ""
+            if column in one.means:
+                low, high = one.ends[column]
+                cell = f"{one.means[column]:+.4f} [{low:+.4f}, {high:+.4f}]"
+            rows[-1].append(cell)
+    head = ["phones", "seeds", *map(str, columns), BEST]
     return f"""{markdown_table(head, rows)}
 
 Differences of accuracies by layer, paired by speaker and seed, with 95 % intervals by

@@ -220,8 +220,10 @@ def _phones(runner, results):
         label = system.label
         for result in results[system.name].values():
             if result.phones is not None:
-                means = accuracies(result.phones).mean(axis=1)
-                axes[0][0].plot(means, style, label=label, markersize=4, linewidth=1)
+                layers = accuracies(result.phones)
+                means = [layers[layer].mean() for layer in layers]
+                form = dict(label=label, markersize=4, linewidth=1)
+                axes[0][0].plot(list(layers), means, style, **form)
                 label = None
     if not axes[0][0].lines:
         return []

@@ -1,5 +1,6 @@
 """Read the results of a matrix from disk."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from espnet2_birq.experiments.training_log import TrainingLog, read_training_log
 from espnet2_birq.reading import read_json
 
 KINDS = ("wer", "cer")
+DECODING = "greedy_ctc_"  # how a matrix decodes
 FROZEN = "frozen"  # stands for the probe where a fine-tuning set would be named
 
 
@@ -99,7 +101,9 @@ class _Reader:
         for one in runner.spec.finetune_sets:
             if not self._is_current(runner.finetuning(system, seed, one)):
                 continue
-            for decoded in find_sets(runner.asr_exp(system, seed, one.name)):
+            for decoded in own_decodings(
+                find_sets(runner.asr_exp(system, seed, one.name))
+            ):
                 for kind in KINDS:
                     errors[one.name, decoded.name, kind] = read_errors(decoded, kind)
         return Result(pretraining, errors, probe, phones)
@@ -119,6 +123,12 @@ class _Reader:
         if before is not None and not self._is_current(before):
             return f"was made from {before.name}, which is not finished or not current"
         return None
+
+
+def own_decodings(sets: list[DecodedSet]) -> list[DecodedSet]:
+    """Leave out further decodings of a set, which someone made after the matrix's own."""
+    times = Counter(one.name for one in sets)
+    return [x for x in sets if times[x.name] == 1 or x.decoding.startswith(DECODING)]
 
 
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:

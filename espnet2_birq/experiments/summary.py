@@ -62,6 +62,8 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
     if ssl_exp is None:
         return ["-"] * 4, 0
     log = read_training_log(ssl_exp)
+    if not log.train:
+        raise DataError(f"{ssl_exp}: no epoch of pretraining has ended; train on")
     first, last, epoch = log.intervals[0], log.intervals[-1], log.train[-1]
     handoff = asr_exp / "handoff.txt"
     if not handoff.is_file():
@@ -75,8 +77,11 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
         # Objectives that start late or are rarely active may be missing in an interval.
         ends = [f"{x[key]:.2f}" if key in x else "-" for x in (first, last)]
         losses.append(f"{name}: {', '.join(ends)}")
-        accuracies.append(f"{100 * epoch[f'acc_{name}']:.1f}")
-        labels, predictions = (epoch[f"{x}_ppl_{name}"] for x in ("label", "pred"))
-        perplexities.append(f"{labels:.0f} / {predictions:.0f}")
+        # Latent prediction has neither.
+        key = f"acc_{name}"
+        accuracies.append(f"{100 * epoch[key]:.1f}" if key in epoch else "-")
+        pair = [f"{kind}_ppl_{name}" for kind in ("label", "pred")]
+        both = [f"{epoch[key]:.0f}" if key in epoch else "-" for key in pair]
+        perplexities.append(" / ".join(both))
     columns = ["; ".join(cell) for cell in (losses, accuracies, perplexities)]
     return [*columns, counts[1]], log.seconds

@@ -461,11 +461,3 @@ def test_audio_that_cannot_be_opened_is_a_problem(folder, monkeypatch, capsys):
     assert (
         "error: 1 x not readable (Permission denied); first" in capsys.readouterr().out
     )
-
-
-def test_a_list_that_cannot_be_read_is_one_line(folder):
-    (folder / "utt2spk").unlink()
-    (folder / "utt2spk").mkdir()
-    with pytest.raises(SystemExit) as stop:
-        main([str(folder)])
-    assert "utt2spk" in str(stop.value.code) and "\n" not in str(stop.value.code)

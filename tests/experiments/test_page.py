@@ -72,7 +72,9 @@ def test_page(experiment, capsys):
     }
     other = {**model, "name": "other", "file": "elsewhere/model.pth"}
     phones = experiment / "phones.json"
-    phones.write_text(json.dumps({"models": [other, model]}))
+    alone = {"accuracy": {"speakers": {"a": 0.4}, "error": None}}  # as phone_probe does
+    lone = {**other, "name": "lone", "layers": [{"layer": n, **alone} for n in (0, 2)]}
+    phones.write_text(json.dumps({"models": [other, model, lone]}))
     (experiment / "probe").mkdir()
     result = {"layer_weights": [0.25, 0.75]}
     result |= {

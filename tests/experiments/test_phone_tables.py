@@ -1,15 +1,17 @@
 """Tables of phone probes: averages, pairs, and omissions."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 
-from espnet2_birq.experiments.phone_tables import difference, phone_tables
+from espnet2_birq.experiments.phone_tables import BEST, difference, phone_tables
 from espnet2_birq.experiments.results import Result
 from espnet2_birq.experiments.spec import Spec, System
 
 
-def probed(layers, labels=()):
-    """Make phone_probe's output; layers: the speakers' accuracies by layer, from 0."""
+def probed(layers, labels=(), first=0, step=1):
+    """Make phone_probe's output; layers: the speakers' accuracies by layer."""
     return {
         "models": [
             {
@@ -19,7 +21,7 @@ def probed(layers, labels=()):
                         "accuracy": {"speakers": dict(zip("abc", row))},
                         "pnmi": 0.1 * number,
                     }
-                    for number, row in enumerate(layers)
+                    for number, row in zip(count(first, step), layers)
                 ],
                 "objectives": [
                     {"name": name, "books": [dict(pnmi=0.2, chance=0.0, perplexity=9)]}
@@ -36,8 +38,8 @@ def test_differences_are_paired_by_seed_and_speaker():
     own = {seed: probed(hard[seed] + 0.51) for seed in range(3)}
     other = {seed: probed(hard[seed] + 0.50) for seed in (1, 2, 3)}
     means, ends, seeds = difference(own, other)
-    assert seeds == 2 and means == pytest.approx([0.01] * 3)
-    assert ends == pytest.approx(np.full((3, 2), 0.01))
+    assert seeds == 2 and means == pytest.approx({1: 0.01, 2: 0.01, BEST: 0.01})
+    assert np.stack(list(ends.values())) == pytest.approx(np.full((3, 2), 0.01))
 
 
 def test_interval_is_over_seeds_and_speakers():
@@ -53,7 +55,7 @@ def test_interval_is_over_seeds_and_speakers():
             layer["accuracy"]["speakers"] = dict(enumerate(values))
     _, ends, _ = difference(own, dict.fromkeys(own, zero))
     error = np.sqrt(0.02**2 / 12 + 0.05**2 / 480)
-    assert ends[0, 1] - ends[0, 0] == pytest.approx(2 * 1.96 * error, rel=0.3)
+    assert ends[1][1] - ends[1][0] == pytest.approx(2 * 1.96 * error, rel=0.3)
 
 
 def test_tables():
@@ -76,3 +78,39 @@ def test_tables():
     assert f"{row} | +0.0500 [+0.0500, +0.0500] |" in differences
     assert "NONE" not in differences
     assert phone_tables(spec, {"one": {}, "two": {}, "none": {}}) == []
+
+
+def cells(*systems):
+    """Return the cells of both tables; each system is compared with the first."""
+    names = [f"s{number}" for number in range(len(systems))]
+    spec = Spec(
+        *(None, None, [System(name, name, {}) for name in names], []),
+        compare=[(names[0], name) for name in names[1:]],
+    )
+    found = {n: {0: Result(None, {}, None, x)} for n, x in zip(names, systems)}
+    lines = "\n".join(phone_tables(spec, found)).splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_some_layers_keep_their_numbers():
+    some = probed([[0.34] * 3, [0.42] * 3, [0.38] * 3], first=4, step=4)
+    head, _, row = cells(some)
+    assert head[4:] == ["4", "8", "12", "PNMI"]
+    assert row[1:] == ["0.4200", "0.4200", "8", "0.340", "0.420", "0.380", "1.200"]
+
+
+def test_the_input_is_no_best_layer():
+    head, _, row = cells(probed([[0.3] * 3]), probed([[0.2] * 3]))[:3]
+    assert head[4:] == ["0", "PNMI"] and row[1:] == ["", "", "", "0.300", ""]
+
+
+def test_systems_of_different_depth():
+    deep = probed([[x] * 3 for x in (0.1, 0.2, 0.3, 0.5)])
+    rows = cells(deep, probed([[x] * 3 for x in (0.1, 0.2, 0.25)]))
+    assert rows[0][4:] == ["0", "1", "2", "3", "PNMI"]
+    assert rows[3][4:] == ["0.100", "0.200", "0.250", "", "0.200"]
+    head, _, row = rows[4:]
+    assert head[2:] == ["1", "2", BEST]
+    assert row[2].startswith("+0.0000") and row[3].startswith("+0.0500")
+    assert row[4] == "+0.2500 [+0.2500, +0.2500]"

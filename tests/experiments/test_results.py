@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from espnet2_birq.experiments.results import Errors, resample
+from espnet2_birq.evaluation.wer.experiments import find_sets
+from espnet2_birq.experiments.results import Errors, own_decodings, resample
 
 
 def make(errors, tokens, speakers=None):
@@ -49,3 +50,16 @@ def test_other_utterances_are_not_compared():
     one = make([1], [2])
     with pytest.raises(ValueError, match="different utterances"):
         resample([one], [one._replace(names=["another"])])
+
+
+def test_decodings_made_by_hand_are_left_out(tmp_path):
+    """A beam search of one system is not compared with the others' greedy search."""
+    own = "greedy_ctc_valid.cer_ctc.ave"
+    for decoding in ("ctc_4gram", own, "inference_asr_model_valid.acc.ave"):
+        for name in ("test", "org/valid"):
+            (tmp_path / decoding / name / "score_wer").mkdir(parents=True)
+    (tmp_path / "tagged" / "other" / "score_wer").mkdir(parents=True)
+    found = own_decodings(find_sets(tmp_path))
+    assert {(one.decoding, one.name) for one in found} == {
+        (own, "test"), (own, "org/valid"), ("tagged", "other")
+    }  # fmt: skip

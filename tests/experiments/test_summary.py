@@ -74,3 +74,29 @@ def test_objectives_of_any_name(tmp_path):
     (asr / "handoff.txt").write_text("")
     with pytest.raises(DataError, match="handoff.txt: is incomplete"):
         summarize([("mine", ssl, asr)])
+
+
+def test_latent_prediction_and_a_run_without_an_epoch(tmp_path):
+    asr, ssl = tmp_path / "asr", tmp_path / "ssl"
+    for kind in ("cer", "wer"):
+        folder = asr / "decode" / "test" / f"score_{kind}"
+        folder.mkdir(parents=True)
+        write_trn(folder / "ref.trn", {"s-1": "a b"})
+        write_trn(folder / "hyp.trn", {"s-1": "a b"})
+    (asr / "train.log").write_text(LOG)
+    (asr / "handoff.txt").write_text("encoder tensors from pretraining: 3 of 3\n")
+    ssl.mkdir()
+    batch = (
+        "[h] 2026-11-21 05:16:45,236 (t) INFO: 1epoch:train:1-2batch: loss_reg=2.0\n"
+    )
+    epoch = (
+        "[h] 2026-11-21 05:17:45,236 (t) INFO: 1epoch results: [train] loss_reg=2.5, "
+    )
+    epoch += "target_std_reg=1.0, [valid] loss_reg=2.4\n"
+    (ssl / "train.log").write_text(batch)
+    with pytest.raises(DataError, match="no epoch of pretraining has ended"):
+        summarize([("mine", ssl, asr)])
+    (ssl / "train.log").write_text(batch + epoch)
+    row = summarize([("mine", ssl, asr)]).splitlines()[2]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[2:5] == ["reg: 2.00, 2.00", "-", "- / -"]

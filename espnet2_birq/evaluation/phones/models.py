@@ -22,8 +22,6 @@ from espnet2_birq.pretraining.objective import Objective, makers
 from espnet2_birq.pretraining.views import LAYER, stack_frames
 from espnet2_birq.tasks.asr import ASRTask
 
-UNTRAINED_SEED = 0
-
 
 class Look(NamedTuple):
     """Outputs of a model for one utterance.
@@ -138,7 +136,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
 
     Args:
         path: Parameter file next to its config.yaml; or a configuration (.yaml), for an
-            untrained model with a fixed seed and without labels.
+            untrained model with its seed and without labels.
         device: "cpu" or "cuda".
 
     Raises:
@@ -154,7 +152,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         model = _load_asr(path, config, device)
     elif config == path:
         with torch.random.fork_rng(devices=[]):
-            model = api.untrained(path, UNTRAINED_SEED)
+            model = api.untrained(path, _seed(conf))
     else:
         model = api.load(path, device).model
         objectives = makers(model.objectives)
@@ -170,11 +168,17 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
     return SpeechModel(model, rate, objectives, device)
 
 
+def _seed(conf: dict) -> int:
+    """Return the seed of an untrained model; ESPnet's default is 0."""
+    return conf.get("seed", 0)
+
+
 def _load_asr(path: Path, config: Path, device: str) -> AbsESPnetModel:
     if path == config:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(UNTRAINED_SEED)
-            return ASRTask.build_model(read_config(config))
+            args = read_config(config)
+            torch.manual_seed(_seed(vars(args)))
+            return ASRTask.build_model(args)
     check_model_file(path)
     try:
         return ASRTask.build_model_from_file(config, path, device)[0]

@@ -220,6 +220,8 @@ def make_meeting_table(rows: Sequence[dict]) -> str:
         cells += [row["speakers"], row["cpwer"]["tokens"]]
         for measure in MEASURES:
             text = format_rate(row[measure])
-            cells.append(text if row["meeting"] == "all" else text.split()[0])
+            if row["meeting"] != "all" and row[measure]["percent"] is not None:
+                text = text.split()[0]  # without the interval
+            cells.append(text)
         lines.append(cells)
     return f"{note}\n\n{markdown_table(texts + numbers, lines, right=numbers)}"

@@ -114,6 +114,19 @@ def test_untrained_is_always_the_same(tmp_path, task, options):
     assert not np.allclose(looks[0].layers[2], other.layers[2], atol=0.1)
 
 
+@pytest.mark.parametrize("task, options", [(SSLTask, {}), (ASRTask, ASR)])
+def test_untrained_is_of_the_configured_seed(tmp_path, task, options):
+    """Seeds of a comparison are different models, also without pretraining."""
+    config = write_experiment(tmp_path / "exp", task, **options).parent / "config.yaml"
+    conf = yaml.safe_load(config.read_text())
+    outputs = []
+    for seed in (0, 1, 1):
+        config.write_text(yaml.safe_dump({**conf, "seed": seed}))
+        outputs += load_model(config).look(waves()[:1], [2])
+    zero, one, again = (look.layers[2] for look in outputs)
+    assert (one == again).all() and not np.allclose(zero, one, atol=0.1)
+
+
 def test_a_configuration_of_training_needs_no_statistics(tmp_path):
     config = tmp_path / "train.yaml"
     objective = {"name": "anchor", "labeller_conf": {"projection": "pca"}}

@@ -14,6 +14,7 @@ from espnet2_birq.bin import score as command
 from espnet2_birq.corpora.ami.annotation import find_annotation
 from espnet2_birq.corpora.ami.corpus import MICROPHONES, cut_sets
 from espnet2_birq.corpora.ami.scoring import make_stm
+from espnet2_birq.evaluation.wer.meeting import make_meeting_table
 
 pytest.importorskip("meeteval", reason="meeteval is not installed")
 MEETINGS = ("EN2002c", "ES2004a")  # three speakers; four
@@ -158,6 +159,14 @@ def test_table(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Normalisation: none. cpWER") and len(lines) == 7
     assert "| all | 7 |" in lines[-1] and "[" in lines[-1] and "[" not in lines[-2]
+
+
+def test_a_meeting_without_a_reference_has_no_rate():
+    """Its errors are not shown as a percentage."""
+    empty = {"percent": None, "errors": 3, "tokens": 0}
+    row = {"normalization": "none", "experiment": "e", "decoding": "-", "set": "s"}
+    row |= {"meeting": "M1", "speakers": 1, "cpwer": empty, "tcpwer": empty}
+    assert make_meeting_table([row]).endswith("| M1 | 1 | 0 | 3 errors | 3 errors |")
 
 
 @pytest.mark.parametrize(
