@@ -49,5 +49,9 @@ class LfsPointerError(DataError):
     """The file is a git-LFS pointer, so its clone contains no audio at all."""
 
 
+class DamagedAudioError(DataError):
+    """Audio cannot be decoded."""
+
+
 class SampleRateError(DataError):
     """Audio has an unexpected sample rate; some commands convert it."""

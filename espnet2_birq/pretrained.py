@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torch
 
-from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, probe
+from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, decoding, probe
 from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
 from espnet2_birq.encoders.taps import encode, encoder_lengths, evaluating
@@ -197,8 +197,9 @@ class PretrainedModel:
         with soundfile.SoundFile(audio) as file:
 
             def read(start: int, stop: int) -> torch.Tensor:
-                file.seek(start)
-                found = torch.from_numpy(file.read(stop - start, dtype="float32"))
+                with decoding(str(audio)):
+                    file.seek(start)
+                    found = torch.from_numpy(file.read(stop - start, dtype="float32"))
                 _check_samples(found, str(audio))
                 return found
 

@@ -6,6 +6,7 @@ the loaded tensors equal the pretrained ones.
 """
 
 import argparse
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import count_updates
-from espnet2_birq.tasks.ssl import SSLTask, with_defaults
+from espnet2_birq.tasks.ssl import SSLTask, encoder_choices, with_defaults
 
 ENCODER = "encoder."
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
@@ -82,12 +83,8 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
     Raises:
         ConfigError: A file is missing, or the ASR encoder has more layers.
     """
-    have, want = (
-        (args.encoder_conf or {}).get("num_blocks")
-        for args in (read_config(ssl_model), asr_args)
-    )
+    have, want = map(_depth, (read_config(ssl_model), asr_args))
     spec = f"{ssl_model}:encoder:encoder"
-    # If num_blocks is missing, both models use the encoder's default.
     if have == want or have is None or want is None:
         return spec
     if want > have:
@@ -97,6 +94,15 @@ def init_param(ssl_model: Path, asr_args: argparse.Namespace) -> str:
         )
     # With a final dot, since encoders.1 is also a prefix of encoders.10.
     return f"{spec}:" + ",".join(f"encoder.encoders.{n}." for n in range(want, have))
+
+
+def _depth(args: argparse.Namespace) -> int | None:
+    """Return the number of layers, from a configuration; None if it does not tell."""
+    given = (args.encoder_conf or {}).get("num_blocks")
+    if given is not None or getattr(args, "encoder", None) is None:
+        return given
+    own = inspect.signature(encoder_choices.get_class(args.encoder)).parameters
+    return own["num_blocks"].default if "num_blocks" in own else None
 
 
 def copy_statistics(ssl_model: Path, dest: Path) -> bool:

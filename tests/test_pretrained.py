@@ -255,6 +255,11 @@ def test_a_long_file_piece_by_piece(model, tmp_path):
     codes, _ = model.labels(wave[None])
     expected = [*layers, model(wave[None])[0], codes["enhanced"].transpose(1, 2)]
     assert all(torch.equal(one, other[0]) for one, other in zip(found, expected))
+    # Any kind of floating-point samples, as for short recordings
+    double = wave.double()
+    assert torch.equal(model(double[None])[0], expected[-2])
+    (*_, last) = model.stream(double, Wanted(output=True))
+    assert torch.equal(last[0], pieces[-1][2])
     short = list(model.stream(wave[:RATE], Wanted(output=True)))
     assert torch.equal(short[0][0], model(wave[None, :RATE])[0][0])
     wave[60 * RATE] = torch.nan

@@ -89,7 +89,8 @@ class HubModel(
         kept |= {"init": None, "ngpu": 0}
         if "stats_file" in kept["normalize_conf"]:
             stats = Path(kept["normalize_conf"]["stats_file"])
-            shutil.copy(stats, save_directory / stats.name)
+            if stats.resolve() != (save_directory / stats.name).resolve():
+                shutil.copy(stats, save_directory / stats.name)
             kept["normalize_conf"] |= {"stats_file": stats.name}
         config = yaml.safe_dump(kept, sort_keys=False)
         (save_directory / "config.yaml").write_text(config, encoding="utf-8")

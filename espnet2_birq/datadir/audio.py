@@ -12,6 +12,7 @@ import re
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.errors import (
     LFS_MAGIC,
+    DamagedAudioError,
     DataError,
     LfsPointerError,
     SampleRateError,
@@ -266,10 +268,30 @@ def iter_probe(
     )
 
 
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn libsndfile's errors into DamagedAudioError, which names the audio.
+
+    Headers and ends of files, which are probed, can be whole around a damaged middle.
+    """
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise DamagedAudioError(
+            f"{name}: not readable as audio ({error.error_string.strip()}); download it "
+            "again"
+        ) from error
+
+
 def read_wave(entry: str) -> np.ndarray:
-    """Read one wav.scp entry: (N,) float32 samples between -1 and 1."""
+    """Read one wav.scp entry: (N,) float32 samples between -1 and 1.
+
+    Raises:
+        DamagedAudioError: The file cannot be decoded.
+    """
     if not ARK_ENTRY.match(entry):
-        return soundfile.read(entry, dtype="float32")[0]
+        with decoding(entry):
+            return soundfile.read(entry, dtype="float32")[0]
     samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)

@@ -20,13 +20,15 @@ from espnet2_birq.datadir.audio import ARK_ENTRY, read_wave
 from espnet2_birq.datadir.files import whole_file, write_whole
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.datadir.stream import map_parallel
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.errors import ConfigError, DamagedAudioError, DataError
 from espnet2_birq.extraction.sources import Recording, find_recordings
 from espnet2_birq.extraction.writers import Folder, deduplicate
 from espnet2_birq.pretrained import PretrainedModel, Wanted
+from espnet2_birq.reading import read_lines
 from espnet2_birq.tasks.loading import resolve
 
 BLOCK_SECONDS = 600.0  # of audio per block; an interrupted command resumes at a block
+DAMAGED = "damaged"  # folder of lists, by block, of audio that cannot be decoded
 READERS = 4  # threads that read audio ahead
 REPORT_SECONDS = 10.0  # between progress lines
 
@@ -129,6 +131,11 @@ def extract(job: Job, source: Path) -> dict[str, str]:
     enough = [one for one in recordings if worker.model.frames(one.samples)]
     short = {one.name for one in recordings} - {one.name for one in enough}
     skipped.update(dict.fromkeys(short, "too short for one frame"))
+    if not enough:
+        raise DataError(
+            f"{source}: no recording can be used; those that can be read are too short "
+            "for one frame"
+        )
     _claim(job, source, recordings)
     blocks = dict(_blocks(enough, worker.model))
     todo = {name: block for name, block in blocks.items() if not worker.has(name)}
@@ -137,8 +144,12 @@ def extract(job: Job, source: Path) -> dict[str, str]:
             f"{job.out}: {len(blocks) - len(todo)} of {len(blocks)} blocks done"
         )
     _run(job, worker, todo)
+    damaged = _read_damaged(job.out, blocks)
+    skipped.update(damaged)
     for folder in worker.folders:
-        logging.info(f"{folder.finish(blocks)}: {len(enough)} recordings")
+        logging.info(
+            f"{folder.finish(blocks)}: {len(enough) - len(damaged)} recordings"
+        )
     lines = [f"{name} {why}\n" for name, why in sorted(skipped.items())]
     write_whole(job.out / "skipped", "".join(lines))
     if skipped:
@@ -148,6 +159,14 @@ def extract(job: Job, source: Path) -> dict[str, str]:
             f"{name}: {why}"
         )
     return skipped
+
+
+def _read_damaged(out: Path, blocks: Iterable[str]) -> dict[str, str]:
+    """Return the recordings that could not be decoded, with the reasons."""
+    files = [out / DAMAGED / block for block in blocks]
+    lines = [line for file in files if file.is_file() for line in read_lines(file)]
+    pairs = (line.rstrip("\n").partition(" ") for line in lines)
+    return {name: why for name, _, why in pairs}
 
 
 def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
@@ -223,6 +242,14 @@ def _process(name: str, block: list[Recording]) -> float:
     return sum(_worker.process(name, block))
 
 
+def _read(one: Recording) -> np.ndarray | str:
+    """Return the samples, or why they cannot be decoded."""
+    try:
+        return read_wave(one.entry)
+    except DamagedAudioError as error:
+        return str(error)
+
+
 class _Worker:
     """A loaded model with its output folders."""
 
@@ -259,32 +286,49 @@ class _Worker:
     def process(self, name: str, block: list[Recording]) -> Iterator[float]:
         """Write a block, yielding the seconds of audio done since the previous yield.
 
+        Recordings that cannot be decoded are left out, and listed for the block.
+
         Raises:
-            DataError: Audio is bad, or features are not finite.
+            DataError: Samples or features are not finite.
         """
         rate = self.model.sample_rate
+        damaged: dict[str, str] = {}
         with ExitStack() as stack:
             add = {x.path: stack.enter_context(x.writing(name)) for x in self.folders}
             long = [one for one in block if self.model.is_long(one.samples)]
-            for batch, waves in self._batches([x for x in block if x not in long]):
+            short = [one for one in block if one not in long]
+            for batch, waves in self._batches(short, damaged):
                 for one, columns in zip(batch, self._compute(waves)):
                     self._write(one, columns, add)
                 yield sum(one.samples for one in batch) / rate
             for one in long:
-                self._write_long(one, add)
+                try:
+                    self._write_long(one, add)
+                except DamagedAudioError as error:
+                    damaged[one.name] = str(error)
                 yield one.samples / rate
+            if damaged:  # before the block counts as done
+                lines = [f"{name} {why}\n" for name, why in damaged.items()]
+                (self.job.out / DAMAGED).mkdir(exist_ok=True)
+                write_whole(self.job.out / DAMAGED / name, "".join(lines))
 
-    def _batches(self, recordings: list[Recording]):
-        """Yield batches of recordings of similar lengths, and their waveforms."""
+    def _batches(self, recordings: list[Recording], damaged: dict[str, str]):
+        """Yield batches of recordings of similar lengths, and their waveforms.
+
+        Recordings that cannot be decoded are added to `damaged` instead.
+        """
         limit = self.job.batch_seconds * self.model.sample_rate
         batches: list[list[Recording]] = []
         for one in recordings:  # sorted by length
             if not batches or (len(batches[-1]) + 1) * one.samples > limit:
                 batches.append([])
             batches[-1].append(one)
-        waves = map_parallel(lambda one: read_wave(one.entry), recordings, READERS)
+        waves = map_parallel(_read, recordings, READERS)
         for batch in batches:
-            yield batch, [torch.from_numpy(next(waves)) for _ in batch]
+            read = [(one, next(waves)) for one in batch]
+            damaged |= {one.name: x for one, x in read if isinstance(x, str)}
+            if good := [(one, x) for one, x in read if not isinstance(x, str)]:
+                yield [one for one, _ in good], [torch.from_numpy(x) for _, x in good]
 
     def _compute(self, waves: list[torch.Tensor]) -> list[list[torch.Tensor]]:
         """Run the model, halving batches that exceed the GPU's memory."""

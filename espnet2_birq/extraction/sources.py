@@ -46,6 +46,11 @@ def find_recordings(
     entries: dict[str, str] = {}
     for name, entry in _list(source):
         name = "_".join(name.split())
+        # The output has this name, in the output folder.
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(
+                f"{source}: {name} would lead out of the output folder; rename it"
+            )
         if name in entries:
             raise DataError(
                 f"{source}: {entries[name]} and {entry} would both be called '{name}'; "

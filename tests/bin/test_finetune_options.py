@@ -54,6 +54,10 @@ def test_init_param(tmp_path, config, capsys):
         + ["--encoder_conf", "num_blocks=6"]
     )
     assert capsys.readouterr().out == f"{model}:encoder:encoder\n"
+    # ESPnet's conformer has 6 layers if num_blocks is missing.
+    (tmp_path / "config.yaml").write_text("encoder: conformer\nencoder_conf: {}\n")
+    main(["init_param", "--ssl_model", str(model), *config])
+    assert capsys.readouterr().out == spec
     with pytest.raises(SystemExit, match="^error: .*has 6 encoder layers"):
         main(
             ["init_param", "--ssl_model", str(model), *config]

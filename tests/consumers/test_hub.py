@@ -65,6 +65,9 @@ def test_statistics_travel_with_it(tmp_path):
     model.save_pretrained(tmp_path / "mine")
     stats.unlink()
     same(load(tmp_path / "mine"), model)
+    again = HubModel.from_pretrained(str(tmp_path / "mine"))
+    again.save_pretrained(tmp_path / "mine")  # in its own place
+    same(load(tmp_path / "mine"), model)
 
 
 def test_card_of_an_experiment(exp, tmp_path):

@@ -215,6 +215,44 @@ def test_folders_without_use(tmp_path):
         find_recordings(tmp_path / "nope", RATE)
 
 
+@pytest.mark.parametrize("name", ["/a/b", "../b", "a/../../b"])
+def test_names_that_lead_out_of_the_output(top, tmp_path, name):
+    (tmp_path / "wav.scp").write_text(f"{name} {top}/audio/a/u1.wav\n")
+    with pytest.raises(DataError, match=f"{name} would lead out of the output folder"):
+        find_recordings(tmp_path, RATE)
+
+
+@pytest.mark.parametrize("seconds, kind", [(8, "npy"), (70, "npy"), (70, "ark")])
+def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind):
+    """Its header and end are whole; others, and a repeated command, are not disturbed."""
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    noise = np.random.default_rng(0).normal(0.0, 0.1, seconds * RATE)
+    soundfile.write(audio / "bad.flac", noise, RATE)
+    content = bytearray((audio / "bad.flac").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    (audio / "bad.flac").write_bytes(content)
+    for name in ("a", "z"):
+        soundfile.write(audio / f"{name}.flac", noise[: 2 * RATE], RATE)
+    command = [f"{top}/exp", str(audio), "--out", str(out), "--format", kind]
+    for _ in range(2):
+        features.main(command)
+        found = read(out / "output/feats.scp", ["a", "z"])
+        assert len(found["a"]) == len(found["z"]) > 40
+        (line,) = (out / "skipped").read_text().splitlines()
+        assert line.startswith(f"bad {audio}/bad.flac: not readable as audio")
+    assert not (out / "output/npy/bad.npy").exists()
+
+
+def test_only_recordings_that_are_too_short(top, tmp_path):
+    soundfile.write(tmp_path / "s.wav", np.zeros(100), RATE)
+    command = [f"{top}/exp", str(tmp_path), "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit, match="no recording can be used; those that can be"):
+        features.main(command)
+    assert not list((tmp_path / "out").rglob("*.scp"))
+
+
 def test_a_layer_named_twice(top, model, tmp_path):
     common = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
     features.main([*common, "--layers", "-1", str(model.depth), "1"])
