@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Records the options of local/data.sh, which only stage 1 reads; sourced by birq.sh,
-# finetune.sh and recipes with a stage 1 of their own.
+# Checks of options about data, and a record of those of local/data.sh, which only stage 1
+# reads; sourced by birq.sh, finetune.sh and recipes with a stage 1 of their own.
 
 #   data_record write|check MADE OTHERS OPTION VALUE ...
 #     MADE    what was made for training: a folder of data/, or a file
@@ -33,5 +33,13 @@ data_record() {
             python3 -m espnet2_birq.bin.stamp "${action}" "${one}" "${args[@]}" \
                 --remedy "leave this option out, or run stage 1 again (--stage 1)"
         fi
+    done
+}
+
+check_speed_factors() {  # check_speed_factors FACTORS: ESPnet takes what is no number for 1.0
+    local factor
+    for factor in $1; do
+        [[ ${factor} =~ ^[0-9]*[.]?[0-9]+$ ]] ||
+            fail "--speed_perturb_factors '$1': give numbers, separated by spaces"
     done
 }

@@ -278,8 +278,8 @@ def decoding(name: str) -> Iterator[None]:
         yield
     except soundfile.LibsndfileError as error:
         raise DamagedAudioError(
-            f"{name}: not readable as audio ({error.error_string.strip()}); download it "
-            "again"
+            f"{name}: not readable as audio ({error.error_string.strip()}); "
+            "download it again or convert it to FLAC or WAV"
         ) from error
 
 
@@ -307,13 +307,8 @@ def _probe_stream(
 ) -> AudioInfo:
     # `source` and `stream` have the same bytes: libsndfile reads `source`, our own
     # checks read `stream`.
-    try:
+    with decoding(name):
         audio = soundfile.SoundFile(source)
-    except soundfile.LibsndfileError as error:
-        raise DataError(
-            f"{name}: not readable as audio ({error.error_string.strip()}); "
-            "download it again or convert it to FLAC or WAV"
-        ) from error
     with audio:
         info = AudioInfo(audio.samplerate, audio.frames)
         if info.frames == UNKNOWN_FRAMES:

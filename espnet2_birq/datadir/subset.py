@@ -27,10 +27,11 @@ from espnet2_birq.reading import read_text
 # Files that are not tables of sorted keys, written by formatting and our preparations.
 NO_TABLES = ("feats_type", "audio_format", "skipped", "glm")
 # Files that describe the whole directory, so a subset must not have them.
-OF_THE_WHOLE = (
-    *(SOURCE, STAMP, "manifest.jsonl", "statistics.tsv", "stm"),
-    *("unused_words", "words.tsv", "missing_recordings"),
-)
+OF_THE_WHOLE = {SOURCE, STAMP, "manifest.jsonl", "statistics.tsv", "stm"} | {
+    "unused_words",
+    "words.tsv",
+    "missing_recordings",
+}
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def subset_files(data: DataDir, utterances: Collection[str]) -> dict[str, str]:
     files = {}
     for name, content in data.files.items():
         if isinstance(content, dict):
-            if name.endswith("2utt"):
+            if _is_of_groups(name):
                 content = _of_groups(content, speakers)
             else:
                 by_name = recordings if name == "wav.scp" else kept
@@ -280,11 +281,11 @@ def _read_file(
     if path.name in NO_TABLES:
         return read_text(path)
     table = read_scp(path, allow_empty_values=True)
-    if path.name.endswith("2utt"):  # of speakers, or of languages
-        return table
-    keys = table.keys()
+    keys: Set[str] = table.keys()
+    if _is_of_groups(path.name):
+        keys = {u for members in table.values() for u in members.split()}
     owners: list[Set[str]] = [speakers.keys()]
-    if not _is_of_utterances(path.name):
+    if not (_is_of_utterances(path.name) or _is_of_groups(path.name)):
         owners += [set(recordings), set(speakers.values())]
     if any(keys <= owner for owner in owners):
         return table
@@ -299,6 +300,11 @@ def _read_file(
 def _is_of_utterances(name: str) -> bool:
     """Decide by the file name, since speakers or recordings may be named as utterances."""
     return name == "segments" or name.startswith(("utt2", "text"))
+
+
+def _is_of_groups(name: str) -> bool:
+    """Whether a file lists utterances by group, as category2utt; spk2utt is made anew."""
+    return name.endswith("2utt") and name != "spk2utt"
 
 
 def _durations(

@@ -80,9 +80,8 @@ class LongAudio:
     def _raw(self, start: int, stop: int) -> torch.Tensor:
         first = max(0, start - self._spoiled)
         last = min(self._samples, (stop + self._spoiled) * self._hop)
-        speech = self._read(first * self._hop, last).to(self._device, torch.float32)[
-            None
-        ]
+        speech = self._read(first * self._hop, last)[None]
+        speech = speech.to(self._device, torch.float32)
         lengths = torch.tensor([speech.size(1)], device=self._device)
         with torch.autocast(self._device.type, enabled=False):
             feats, _ = self._frontend(speech, lengths)

@@ -146,6 +146,9 @@ def extract(job: Job, source: Path) -> dict[str, str]:
     _run(job, worker, todo)
     damaged = _read_damaged(job.out, blocks)
     skipped.update(damaged)
+    if len(damaged) == len(enough):
+        name, why = next(iter(damaged.items()))
+        raise DataError(f"{source}: no recording can be used; the first, {name}: {why}")
     for folder in worker.folders:
         logging.info(
             f"{folder.finish(blocks)}: {len(enough) - len(damaged)} recordings"
@@ -280,8 +283,9 @@ class _Worker:
                 yield Output(Folder(path, kind, "units"), column, book, durations)
 
     def has(self, block: str) -> bool:
-        """Whether all outputs of a block exist."""
-        return all(folder.has(block) for folder in self.folders)
+        """Whether all outputs of a block exist; damaged audio may have been replaced."""
+        whole = not (self.job.out / DAMAGED / block).exists()
+        return whole and all(folder.has(block) for folder in self.folders)
 
     def process(self, name: str, block: list[Recording]) -> Iterator[float]:
         """Write a block, yielding the seconds of audio done since the previous yield.
@@ -307,10 +311,13 @@ class _Worker:
                 except DamagedAudioError as error:
                     damaged[one.name] = str(error)
                 yield one.samples / rate
-            if damaged:  # before the block counts as done
-                lines = [f"{name} {why}\n" for name, why in damaged.items()]
-                (self.job.out / DAMAGED).mkdir(exist_ok=True)
-                write_whole(self.job.out / DAMAGED / name, "".join(lines))
+            # Before the block counts as done
+            listed = self.job.out / DAMAGED / name
+            listed.unlink(missing_ok=True)
+            if damaged:
+                lines = [f"{one} {why}\n" for one, why in damaged.items()]
+                listed.parent.mkdir(exist_ok=True)
+                write_whole(listed, "".join(lines))
 
     def _batches(self, recordings: list[Recording], damaged: dict[str, str]):
         """Yield batches of recordings of similar lengths, and their waveforms.

@@ -216,12 +216,12 @@ class FakeModel:
                 cost = self._count_step(update, utterances, samples, accumulate)
                 costs[on] = [cost, 0]
             costs[on][1] += 1
-        every = [cost for cost, number in costs.values() for _ in range(number)]
-        flops, moved, peaks = zip(*every)
+        flops = sum(number * cost.flops for cost, number in costs.values())
+        moved = sum(number * cost.moved for cost, number in costs.values())
         return StepCost(
-            round(sum(flops) / len(updates)),
-            round(sum(moved) / len(updates)),
-            max(peaks),
+            round(flops / len(updates)),
+            round(moved / len(updates)),
+            max(cost.peak for cost, _ in costs.values()),
         )
 
     def _count_step(self, update, utterances, samples, accumulate):

@@ -171,6 +171,10 @@ def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path):
     )
     dest = tmp_path / "part"
     main([str(formatted), str(dest), "--hours", "0.4"])
+    with (formatted / "category2utt").open("a") as stream:
+        stream.write("fr nobody\n")
+    with pytest.raises(DataError, match="category2utt: nobody is not in utt2spk"):
+        read_data_dir(formatted, FS)
     kept = read_scp(dest / "utt2spk").keys()
     found = {k: v.split() for k, v in read_scp(dest / "category2utt").items()}
     wanted = {k: [u for u in v if u in kept] for k, v in groups.items()}

@@ -236,6 +236,8 @@ def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind):
     for name in ("a", "z"):
         soundfile.write(audio / f"{name}.flac", noise[: 2 * RATE], RATE)
     command = [f"{top}/exp", str(audio), "--out", str(out), "--format", kind]
+    with pytest.raises(SystemExit, match="no recording can be used; the first, bad: "):
+        features.main([f"{top}/exp", str(audio / "bad.flac"), "--out", f"{out}_bad"])
     for _ in range(2):
         features.main(command)
         found = read(out / "output/feats.scp", ["a", "z"])
@@ -243,6 +245,11 @@ def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind):
         (line,) = (out / "skipped").read_text().splitlines()
         assert line.startswith(f"bad {audio}/bad.flac: not readable as audio")
     assert not (out / "output/npy/bad.npy").exists()
+    # Its remedy needs no other output folder.
+    soundfile.write(audio / "bad.flac", noise, RATE)
+    features.main(command)
+    assert len(read(out / "output/feats.scp", ["a", "bad", "z"])["bad"]) > 150
+    assert (out / "skipped").read_text() == ""
 
 
 def test_only_recordings_that_are_too_short(top, tmp_path):

@@ -53,10 +53,7 @@ sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
-for factor in ${speed_perturb_factors}; do  # ESPnet takes what is no number for 1.0
-    [[ ${factor} =~ ^[0-9]*[.]?[0-9]+$ ]] || fail "--speed_perturb_factors" \
-        "'${speed_perturb_factors}': give numbers, separated by spaces"
-done
+check_speed_factors "${speed_perturb_factors}"
 [ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
     fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
 

@@ -94,10 +94,7 @@ here=$(dirname "$(readlink -f "$0")")  # recipes link to this script
 [[ ${feats_normalize} =~ ^(global_mvn)?$ ]] || fail "--feats_normalize" \
     "${feats_normalize}: give global_mvn, or nothing and normalize: ... in the configuration"
 
-for factor in ${speed_perturb_factors}; do  # ESPnet takes what is no number for 1.0
-    [[ ${factor} =~ ^[0-9]*[.]?[0-9]+$ ]] || fail "--speed_perturb_factors" \
-        "'${speed_perturb_factors}': give numbers, separated by spaces"
-done
+check_speed_factors "${speed_perturb_factors}"
 
 data_feats=${dumpdir}/raw
 ssl_stats_dir=${expdir}/ssl_stats_raw

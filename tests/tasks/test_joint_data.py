@@ -1,0 +1,127 @@
+"""Joint training from data to decoding with ESPnet, and data that cannot be used."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from test_joint import CONFIG
+
+from espnet2_birq.bin.asr_train import main
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Folder with two labelled utterances and three without text."""
+    for name, ids in (("labelled", "ab"), ("other", "xyz")):
+        with (tmp_path / f"{name}.scp").open("w") as scp:
+            for n, key in enumerate(ids):
+                noise = np.random.default_rng(n).standard_normal(16000 + 800 * n) * 0.1
+                soundfile.write(tmp_path / f"{key}.wav", noise, 16000)
+                scp.write(f"{key} {tmp_path}/{key}.wav\n")
+        shapes = [f"{key} {16000 + 800 * n}\n" for n, key in enumerate(ids)]
+        (tmp_path / f"{name}_shape").write_text("".join(shapes))
+    (tmp_path / "text").write_text("a AB\nb BA\n")
+    return tmp_path
+
+
+def options(data, **changes):
+    conf = {
+        **CONFIG,
+        "batch_type": "unsorted",
+        "batch_size": 1,
+        "num_workers": 0,
+        "max_epoch": 2,
+        "optim": "adamw",
+        "optim_conf": {"lr": 1e-3},
+        "best_model_criterion": [["valid", "loss", "min"]],
+        "num_att_plot": 0,
+        "use_matplotlib": False,
+        "use_tensorboard": False,
+        "log_interval": 1,
+        **changes,
+    }
+    (data / "joint.yaml").write_text(yaml.safe_dump(conf))
+    found = ["--config", str(data / "joint.yaml"), "--output_dir", str(data / "exp")]
+    for kind in ("train", "valid"):
+        found += [f"--{kind}_shape_file", str(data / "labelled_shape")]
+        for one in (f"{data}/labelled.scp,speech,sound", f"{data}/text,text,text"):
+            found += [f"--{kind}_data_path_and_name_and_type", one]
+    found += ["--unlabelled_shape_file", str(data / "other_shape")]
+    other = f"{data}/other.scp,speech,sound"
+    return [*found, "--unlabelled_data_path_and_name_and_type", other]
+
+
+def test_train_resume_and_decode_with_espnet(data):
+    whole = data / "exp"
+    main(options(data))
+    first = torch.load(whole / "2epoch.pth", weights_only=True)
+    assert first["pretraining.updates"] == 4  # counted in labelled batches
+    # An interrupted training, resumed, makes the same model.
+    whole.rename(data / "whole")
+    main(options(data, max_epoch=1))
+    main(options(data))
+    resumed = torch.load(whole / "2epoch.pth", weights_only=True)
+    assert first.keys() == resumed.keys()
+    assert all(torch.equal(first[key], resumed[key]) for key in first)
+    command = [sys.executable, "-m", "espnet2.bin.asr_inference", "--output_dir", "dec"]
+    command += ["--asr_train_config", "exp/config.yaml", "--ctc_weight", "1.0"]
+    command += ["--beam_size", "2"]
+    command += ["--asr_model_file", "exp/valid.loss.ave.pth", "--ngpu", "0"]
+    command += ["--data_path_and_name_and_type", "other.scp,speech,sound"]
+    found = subprocess.run(command, cwd=data, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    texts = (data / "dec" / "1best_recog" / "text").read_text().splitlines()
+    assert [line.split()[0] for line in texts] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x: (x / "text").unlink(), "text: no such file, the text: run the data"),
+        (
+            lambda x: (x / "text").write_text("a\nb \n"),
+            "text: no utterance has a trans",
+        ),
+        (
+            lambda x: (x / "other.scp").unlink(),
+            "other.scp: no such file, the unlabelled",
+        ),
+    ],
+)
+def test_data_that_is_not_there(data, change, words):
+    given = options(data)
+    change(data)
+    with pytest.raises(SystemExit, match=words):
+        main(given)
+    assert not (data / "exp" / "1epoch.pth").exists()
+
+
+def test_splits_would_repeat_the_unlabelled_speech(data):
+    with pytest.raises(SystemExit, match="leave out multiple_iterator"):
+        main([*options(data), "--multiple_iterator", "true"])
+
+
+@pytest.mark.parametrize("kind", ["category", "chunk"])
+def test_epochs_of_varying_length_cannot_be_paired(data, kind):
+    with pytest.raises(SystemExit, match=f"iterator_type {kind}, epochs differ"):
+        main([*options(data), "--iterator_type", kind])
+
+
+@pytest.mark.parametrize(
+    "name, value", [("penalty", "0.5"), ("save_minutes", "9"), ("barrier", "0.1")]
+)
+def test_options_of_joint_training_without_it(tmp_path, name, value):
+    given = ["--output_dir", str(tmp_path), f"--{name}", value]
+    with pytest.raises(SystemExit, match=f"error: {name} is for joint training"):
+        main(given)
+
+
+def test_unlabelled_speech_without_its_lengths(data):
+    given = options(data)
+    position = given.index("--unlabelled_shape_file")
+    with pytest.raises(SystemExit, match="unlabelled_shape_file"):
+        main(given[:position] + given[position + 2 :])
