@@ -245,6 +245,48 @@ def run_steps(build: Build, optimizer, args, grad_clip: float) -> Result:
     return Result(seconds, losses, mask_shares, flops)
 
 
+def profile_steps(build: Build, optimizer, args, grad_clip: float) -> list[dict]:
+    """Measure the operations of more steps: a GPU's kernels, or the CPU's operators.
+
+    Returns:
+        By descending time: name, milliseconds per step (of an operator without those
+        that it calls), and calls per step.
+    """
+    count = min(3, args.warmup + args.steps)  # as many batches are ready
+    steps = argparse.Namespace(**{**vars(args), "warmup": 0, "steps": count})
+    build = build._replace(flops=build.flops or 1)  # not to be counted here
+    on_gpu = args.device == "cuda"
+    activities = torch.profiler.ProfilerActivity
+    activity = activities.CUDA if on_gpu else activities.CPU
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        run_steps(build, optimizer, steps, grad_clip)
+    kind = "device" if on_gpu else "cpu"
+    rows = [
+        dict(
+            name=event.key,
+            milliseconds=getattr(event, f"self_{kind}_time_total") / 1000 / count,
+            calls=event.count / count,
+        )
+        for event in profiler.key_averages()
+    ]
+    return sorted(rows, key=lambda row: -row["milliseconds"])
+
+
+def readable_profile(rows: list[dict], most: int = 40) -> str:
+    """Format the operations that take most time, a line each."""
+    total = sum(row["milliseconds"] for row in rows)
+    lines = [
+        f"{total:.1f} ms a step in {sum(r['calls'] for r in rows):.0f} operations or kernels"
+    ]
+    for row in rows[:most]:
+        share = 100 * row["milliseconds"] / total
+        lines.append(
+            f"{row['milliseconds']:8.2f} ms {share:5.1f} % {row['calls']:6.0f} times "
+            f"{row['name'][:150]}"
+        )
+    return "\n".join(lines)
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run the steps, measure the machine's rate, and collect the results."""
     build = make_build(args)
@@ -253,6 +295,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     result = run_steps(build, optimizer, args, conf.grad_clip)
     peak = peak_memory_mib(args.device)  # before the measurements below
     rate = matrix_rate(args.device, DTYPES[args.dtype])
+    if args.profile:
+        rows = profile_steps(build, optimizer, args, conf.grad_clip)
+        print(readable_profile(rows), file=sys.stderr)
     totals = [sum(phases) for phases in result.seconds]
     median = statistics.median(totals)
     phases = {
@@ -327,6 +372,11 @@ def get_parser() -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0))
     add("--threads", type=int, default=cores, help="default: the cores, %(default)s")
     add("--seed", type=int, default=0)
+    add(
+        "--profile",
+        action="store_true",
+        help="also list the operations that take most time in three more steps",
+    )
     add("--json", action="store_true", help="print one JSON object")
     return parser
 

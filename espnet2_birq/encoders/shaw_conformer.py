@@ -23,7 +23,11 @@ from typeguard import typechecked
 
 from espnet2_birq.encoders.taps import padding_mask
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.kernels.attention import padding_scores, shift_scores
+from espnet2_birq.kernels.attention import (
+    pad_distances,
+    padding_scores,
+    shift_scores,
+)
 
 
 def relative_logits(
@@ -47,7 +51,7 @@ def relative_logits(
     length, furthest = queries.size(2), table.size(0) // 2
     distances = torch.arange(length - 1, -length, -1, device=table.device)
     vectors = table[distances.clamp(-furthest, furthest) + furthest]  # (2T - 1, d)
-    return shift_scores(queries @ vectors.T, padding, factor)
+    return shift_scores(queries @ pad_distances(vectors).T, padding, factor)
 
 
 class FrameStacking(torch.nn.Module):

@@ -75,11 +75,11 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
 
     def _position_scores(self, q, pos_emb, mask):
         """Compute scaled position scores (N, H, W, W), very negative on padding."""
-        p = self.linear_pos(pos_emb)[0].unflatten(-1, (self.h, self.d_k))
+        p = pad_distances(self.linear_pos(pos_emb)[0]).unflatten(-1, (self.h, self.d_k))
         # One matmul per head for all utterances, without copies of its operands.
         q = q.transpose(1, 2) + self.pos_bias_v.to(q.dtype)  # (N, W, H, d)
         rows = q.flatten(0, 1).transpose(0, 1)  # (H, N W, d)
-        scores = torch.bmm(rows, p.permute(1, 2, 0))  # (H, N W, 2 W - 1)
+        scores = torch.bmm(rows, p.permute(1, 2, 0))  # (H, N W, 2 W - 1 or more)
         scores = scores.unflatten(1, q.shape[:2]).transpose(0, 1)
         padding = padding_scores(mask, scores.dtype)
         return shift_scores(scores, padding, self.d_k**-0.5)
@@ -175,6 +175,21 @@ def _in_blocks(x, window):
 
 # Row alignment, in elements, of an additive mask; otherwise PyTorch copies it.
 ALIGNED = 16
+# Rows of 16 bytes, in 16-bit elements: with others, matrix products run on slow kernels of
+# a GPU (docs/benchmarks.md).
+PRODUCT_ALIGNED = 8
+
+
+def pad_distances(vectors: torch.Tensor) -> torch.Tensor:
+    """Append rows of zeros to the vectors of 2 T - 1 distances, for aligned products.
+
+    Args:
+        vectors: (2 T - 1, d).
+
+    Returns:
+        (D, d), D being the next multiple of 8.
+    """
+    return functional.pad(vectors, (0, 0, 0, -vectors.size(0) % PRODUCT_ALIGNED))
 
 
 def shift_scores(
@@ -183,7 +198,8 @@ def shift_scores(
     """Map scores by distance to scores by pairs of frames, in one copy.
 
     Args:
-        x: (B, H, T, 2 T - 1), query i in rows, distances T - 1 down to 1 - T.
+        x: (B, H, T, D), query i in rows, distances T - 1 down to 1 - T, and columns
+            without effect from pad_distances.
         padding: (B, 1, 1, T) additive mask of the keys.
         factor: Scale of x.
 
@@ -217,7 +233,7 @@ class _Shift(torch.autograd.Function):
 
 
 def _shifted(x):
-    """View (B, H, T, 2 T - 1) as (B, H, T, T).
+    """View (B, H, T, D), D at least 2 T - 1, as (B, H, T, T).
 
     Row i begins at distance i, at offset T - 1 - i: a view with a row stride smaller
     by one.

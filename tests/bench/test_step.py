@@ -146,7 +146,9 @@ def test_flops_are_those_of_a_real_step(config):
     accelerated = step.SSLTask.build_model(step.read_config(config, "birq"))
     torch.manual_seed(0)
     counted = step.count_flops(PlainModel(accelerated), speech, lengths)
-    assert counted == counter.get_total_flops() > 1e8
+    total = counter.get_total_flops()
+    # Ours are more by the zeros that align the vectors of distances.
+    assert total > 1e8 and total <= counted < 1.005 * total
 
 
 def test_depthwise_convolutions_are_a_small_part(config):
@@ -177,6 +179,22 @@ def test_figures(config, build, dtype, monkeypatch):
     assert 0 < result["encoder_parameters"] < result["parameters"]
     assert math.isfinite(result["loss"]) and result["machine"]["processor"]
     assert build in step.readable(result)
+
+
+def test_profile(config, capsys):
+    args = options(config, "--method", "best_rq", "--profile")
+    build = step.make_build(args)
+    optimizer = torch.optim.SGD(build.model.parameters(), lr=0.1)
+    rows = step.profile_steps(build, optimizer, args, 5.0)
+    times = [row["milliseconds"] for row in rows]
+    assert times == sorted(times, reverse=True) and times[-1] >= 0
+    calls = {row["name"]: row["calls"] for row in rows}
+    norms = [x for x in build.model.modules() if isinstance(x, torch.nn.LayerNorm)]
+    assert calls["aten::native_layer_norm"] == len(norms)
+    assert calls["aten::native_layer_norm_backward"] == len(norms)
+    step.measure(args)
+    lines = capsys.readouterr().err.splitlines()
+    assert "ms a step" in lines[0] and any("aten::native_layer_norm" in line for line in lines[1:])
 
 
 def test_compiled_blocks_and_more_options(config):
