@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import kaldiio
 import numpy as np
 import soundfile
 from tqdm import tqdm
@@ -287,15 +286,17 @@ def read_wave(entry: str) -> np.ndarray:
     """Read one wav.scp entry: (N,) float32 samples between -1 and 1.
 
     Raises:
-        DamagedAudioError: The file cannot be decoded.
+        DamagedAudioError: The audio cannot be decoded.
+        DataError: The archive has no audio at this offset, or ends inside of it.
     """
-    if not ARK_ENTRY.match(entry):
+    match = ARK_ENTRY.match(entry)
+    if not match:
         with decoding(entry):
             return soundfile.read(entry, dtype="float32")[0]
-    samples = [x for x in kaldiio.load_mat(entry) if isinstance(x, np.ndarray)][0]
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)
-    return samples.astype(np.float32)
+    with open(match[1], "rb") as stream:
+        data = _read_ark(entry, stream, int(match[2]))
+    with decoding(entry):
+        return soundfile.read(io.BytesIO(data), dtype="float32")[0]
 
 
 def _probe_stream(

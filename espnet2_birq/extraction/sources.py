@@ -18,6 +18,18 @@ FORMATS = (
 )
 
 
+# Seconds by which a manifest's duration may be shorter than the file (rounding)
+TOLERANCE = 0.1
+
+
+class Listed(NamedTuple):
+    """Entry of a list."""
+
+    name: str
+    entry: str  # as in Recording
+    seconds: float | None = None  # duration, if the list gives it
+
+
 class Recording(NamedTuple):
     """An utterance or a recording of any length."""
 
@@ -40,11 +52,12 @@ def find_recordings(
         Recordings sorted by length, and a mapping from unusable ones to the reason.
 
     Raises:
-        DataError: The list is unknown or broken, two recordings have the same name, or
-            no recording can be used.
+        DataError: The list is unknown or broken, two recordings have the same name, a
+            file is longer than its duration in the list, or no recording can be used.
     """
     entries: dict[str, str] = {}
-    for name, entry in _list(source):
+    stated: dict[str, float] = {}
+    for name, entry, seconds in _list(source):
         name = "_".join(name.split())
         # The output has this name, in the output folder.
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -57,9 +70,18 @@ def find_recordings(
                 "rename one, or give a wav.scp"
             )
         entries[name] = entry
+        if seconds is not None:
+            stated[name] = seconds
     if not entries:
         raise DataError(f"{source}: no audio in it; give {FORMATS}")
     good, bad = probe_apart(entries.values(), rate, nj)
+    for name, seconds in stated.items():
+        there = good[entries[name]].seconds if entries[name] in good else 0.0
+        if seconds < there - TOLERANCE:
+            raise DataError(
+                f"{source}: {name} has a duration of {seconds:g} s and {entries[name]} "
+                f"has {there:.2f} s: audio must be cut into utterances; give the cut files"
+            )
     found = [
         Recording(name, entry, good[entry].frames)
         for name, entry in entries.items()
@@ -72,20 +94,20 @@ def find_recordings(
     return sorted(found, key=lambda one: (one.samples, one.name)), skipped
 
 
-def _list(source: Path) -> Iterable[tuple[str, str]]:
-    """Return pairs of name and audio from a source."""
+def _list(source: Path) -> Iterable[Listed]:
+    """Return the entries of a source."""
     if (source / "wav.scp").is_file():
         return _scp(source / "wav.scp")
     if source.is_dir():
         files = (x for x in source.rglob("*") if x.suffix.lower() in SUFFIXES)
         return [
-            (str(path.relative_to(source).with_suffix("")), str(path))
+            Listed(str(path.relative_to(source).with_suffix("")), str(path))
             for path in sorted(files)
         ]
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder; give {FORMATS}")
     if source.suffix.lower() in SUFFIXES:
-        return [(source.stem, str(source))]
+        return [Listed(source.stem, str(source))]
     if source.suffix in (".json", ".jsonl"):
         return _json_lines(source)
     if source.suffix == ".tsv":
@@ -93,7 +115,7 @@ def _list(source: Path) -> Iterable[tuple[str, str]]:
     return _scp(source)
 
 
-def _scp(path: Path) -> Iterator[tuple[str, str]]:
+def _scp(path: Path) -> Iterator[Listed]:
     segments = path.parent / "segments"
     if path.name == "wav.scp" and segments.exists():
         raise DataError(
@@ -107,10 +129,10 @@ def _scp(path: Path) -> Iterator[tuple[str, str]]:
                 f"{path}: {name} is a command; give what stage 3 of the recipe has "
                 f"written, as dump/raw/{path.parent.name}"
             )
-        yield name, resolve(entry)
+        yield Listed(name, resolve(entry))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
+def _json_lines(path: Path) -> Iterator[Listed]:
     """Read a NeMo manifest; names are those of the audio files, without suffix."""
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}: line {number}"
@@ -123,11 +145,14 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
             )
         if not isinstance(name, str) or not Path(name).name:
             raise DataError(f"{where}: no JSON with audio_filepath; correct it")
+        seconds = row.get("duration")
+        if seconds is not None and not isinstance(seconds, int | float):
+            raise DataError(f"{where}: duration {seconds!r} is no number; correct it")
         file = Path(name)
-        yield file.stem, str(path.parent / file)
+        yield Listed(file.stem, str(path.parent / file), seconds)
 
 
-def _tsv(path: Path) -> Iterator[tuple[str, str]]:
+def _tsv(path: Path) -> Iterator[Listed]:
     """Read a fairseq manifest: the root in the first line, then file and samples."""
     root, *lines = [line.rstrip("\r\n") for line in read_lines(path)] or [""]
     if "\t" in root or not lines:
@@ -144,4 +169,5 @@ def _tsv(path: Path) -> Iterator[tuple[str, str]]:
                 f"{path}: line {number}: {file} is not below the root folder of the "
                 "first line; correct the root"
             )
-        yield str(Path(file).with_suffix("")), str(path.parent / root / file)
+        name = str(Path(file).with_suffix(""))
+        yield Listed(name, str(path.parent / root / file))

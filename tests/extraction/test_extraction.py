@@ -204,6 +204,21 @@ def test_a_data_directory_with_segments(tmp_path):
             find_recordings(source, RATE)
 
 
+def test_durations_in_a_manifest(top, tmp_path):
+    """A file longer than the duration has more than one utterance."""
+    manifest = tmp_path / "x.jsonl"
+    row = {"audio_filepath": f"{top}/audio/a/u2.wav", "duration": 2.45}  # of 2.5 s
+    manifest.write_text(json.dumps(row))
+    assert [one.name for one in find_recordings(manifest, RATE)[0]] == ["u2"]
+    for duration, words in (
+        (1.5, "u2 has a duration of 1.5 s and .*cut"),
+        ("?", "no n"),
+    ):
+        manifest.write_text(json.dumps({**row, "duration": duration}))
+        with pytest.raises(DataError, match=words):
+            find_recordings(manifest, RATE)
+
+
 def test_folders_without_use(tmp_path):
     with pytest.raises(DataError, match="no audio in it; give a Kaldi data directory"):
         find_recordings(tmp_path, RATE)
@@ -250,6 +265,30 @@ def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind):
     features.main(command)
     assert len(read(out / "output/feats.scp", ["a", "bad", "z"])["bad"]) > 150
     assert (out / "skipped").read_text() == ""
+
+
+def test_audio_damaged_within_an_archive_is_skipped(top, tmp_path):
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 8 * RATE)
+    whole = {"a": noise[:RATE], "bad": noise, "z": noise[: 2 * RATE]}
+    kaldiio.save_ark(
+        f"{tmp_path}/audio.ark",
+        {name: (samples, RATE) for name, samples in whole.items()},
+        scp=f"{tmp_path}/wav.scp",
+        write_function="soundfile",
+        write_kwargs={"format": "flac"},
+    )
+    entries = dict(x.split() for x in (tmp_path / "wav.scp").read_text().splitlines())
+    for name, samples in whole.items():  # 16 bits
+        np.testing.assert_allclose(read_wave(entries[name]), samples, atol=2 / 32768)
+    content = bytearray((tmp_path / "audio.ark").read_bytes())
+    middle = int(entries["bad"].split(":")[1]) + 100_000
+    content[middle : middle + 3000] = bytes(3000)
+    (tmp_path / "audio.ark").write_bytes(content)
+    out = tmp_path / "out"
+    features.main([f"{top}/exp", f"{tmp_path}/wav.scp", "--out", str(out)])
+    read(out / "output/feats.scp", ["a", "z"])
+    (line,) = (out / "skipped").read_text().splitlines()
+    assert line.startswith(f"bad {entries['bad']}: not readable as audio")
 
 
 def test_only_recordings_that_are_too_short(top, tmp_path):
