@@ -8,13 +8,15 @@ folder; a part that takes longer is stopped and reported as stopped:
 
     tests    tests that need a GPU: kernels and losses against slow plain versions, a
              training step that never waits for the device
+    profile  the kernels of a BiRQ step that take most time
     steps    bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
-             plain ESPnet and SpeechBrain, compiled, with a fused optimizer
+             plain ESPnet and SpeechBrain, with a fused optimizer, with masked copies
+    compiled the rows of this file with torch.compile, which takes minutes
     batch    bench/memory.py batch: utterances that fit in 80 GB, planned and measured
     lengths  bench/memory.py lengths: memory against the length of an utterance
     copies   bench/label_pass.py: clean and masked copy in one call or in two
 
-The tables are in docs/benchmarks.md; their data are in steps.json.
+The tables are in docs/benchmarks.md; their data are in steps.json and compiled.json.
 """
 
 import argparse
@@ -40,6 +42,7 @@ class Part(NamedTuple):
     name: str
     share: float
     words: list[str]
+    last: float = 0.0  # seconds at the end in which compare.py begins no command
 
 
 def parts(args: argparse.Namespace) -> list[Part]:
@@ -47,26 +50,31 @@ def parts(args: argparse.Namespace) -> list[Part]:
     device = ["--device", args.device]
     half = ["--dtype", "float32" if args.tiny else "bfloat16"]
     program = sys.executable
-    steps = BENCH / "steps_gpu.yaml"
     batch, lengths, copies = [], ["--options", ""], []
+    c2 = ["--config", "conf/tuning/train_birq_c2.yaml"]
+    profile = ["--batch", "64", *c2]
     if args.tiny:
-        steps = tiny_steps(steps, args)
+        profile = ["--batch", "1", "--seconds", "2", "--options", TINY]
         batch = ["--builds", "full", "--options", TINY, "--memory", "1"]
         lengths = ["--builds", "full", "--options", TINY, "--seconds", "2", "4"]
         copies = ["--rounds", "1", "--batch", "1", "--seconds", "2"]
     else:
-        copies = ["--batch", "32", "--config", "conf/tuning/train_birq_c2.yaml"]
+        copies = ["--batch", "32", *c2]
     forked = ["--forked"] if args.device == "cuda" or args.tiny else []
+    step = [program, str(BENCH / "step.py"), "--method", "birq", *device, *half]
+
+    def compare(name: str, compiled: bool) -> list[str]:
+        plan = write_plan(args.out / f"{name}.yaml", compiled, args)
+        words = [program, str(BENCH / "compare.py"), str(plan), *forked]
+        return [*words, "--rounds", "1", "--out", str(args.out / f"{name}.json")]
+
     memory = [program, str(BENCH / "memory.py")]
     tests = [f"tests/{name}.py" for name in GPU_TESTS]
     return [
         Part("tests", 0.2, [program, "-m", "pytest", "-q", "-m", "gpu", *tests]),
-        Part(
-            "steps",
-            0.75,
-            [program, str(BENCH / "compare.py"), str(steps), *forked, "--rounds", "1"]
-            + ["--out", str(args.out / "steps.json"), "--seconds"],
-        ),
+        Part("profile", 0.2, [*step, "--profile", *profile]),
+        Part("steps", 0.6, compare("steps", compiled=False), last=30.0),
+        Part("compiled", 0.6, compare("compiled", compiled=True), last=120.0),
         Part("batch", 0.5, [*memory, "batch", *device, *half, *batch]),
         Part("lengths", 0.6, [*memory, "lengths", *device, *half, *lengths]),
         Part(
@@ -77,24 +85,29 @@ def parts(args: argparse.Namespace) -> list[Part]:
     ]
 
 
-def tiny_steps(path: Path, args: argparse.Namespace) -> Path:
-    """Write a plan with the same commands on a small model that takes a second."""
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plan["program"] = f"python {BENCH / 'step.py'} --json --warmup 1 --steps 1"
-    plan["commands"] = {
-        name: tiny_command(command) + f" --device {args.device}"
-        for name, command in plan["commands"].items()
-        if "speechbrain" not in name and "--compile" not in command
-    }
-    known = plan["commands"]
-    plan["ratios"] = [
-        ratio
-        for ratio in plan["ratios"]
-        if all(name in known for name in ratio.split(" / "))
-    ]
-    tiny = args.out / "tiny.yaml"
-    tiny.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
-    return tiny
+def write_plan(path: Path, compiled: bool, args: argparse.Namespace) -> Path:
+    """Write the commands of steps_gpu.yaml without or with torch.compile, and their ratios.
+
+    With --tiny, they run a small model that takes a second, without SpeechBrain.
+    """
+    plan = yaml.safe_load((BENCH / "steps_gpu.yaml").read_text(encoding="utf-8"))
+    pairs = [tuple(ratio.split(" / ")) for ratio in plan["ratios"]]
+    slow = {name for name, words in plan["commands"].items() if "--compile" in words}
+    names = set(plan["commands"]) - slow
+    if compiled:  # and what they are compared with
+        names = slow.union(*(pair for pair in pairs if slow.intersection(pair)))
+    commands = {name: x for name, x in plan["commands"].items() if name in names}
+    if args.tiny:
+        plan["program"] = f"python {BENCH / 'step.py'} --json --warmup 1 --steps 1"
+        commands = {
+            name: tiny_command(command) + f" --device {args.device}"
+            for name, command in commands.items()
+            if "speechbrain" not in name
+        }
+    plan["commands"] = commands
+    plan["ratios"] = [" / ".join(x) for x in pairs if commands.keys() >= set(x)]
+    path.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def tiny_command(command: str) -> str:
@@ -103,9 +116,15 @@ def tiny_command(command: str) -> str:
     for name in ("--method", "--build"):
         if name in words:
             kept += [name, words[words.index(name) + 1]]
+    if "--compile" in words:
+        kept += ["--compile", "eager"]
     options = TINY + "".join(
         f" {option}"
-        for option in ("--model_conf attention_window=200", "--optim_conf fused=true")
+        for option in (
+            "--model_conf attention_window=200",
+            "--optim_conf fused=true",
+            "--target_branch_conf copies=2",
+        )
         if option in command
     )
     return " ".join([*kept, "--batch 1 --seconds 2 --options", f'"{options}"'])
@@ -114,8 +133,8 @@ def tiny_command(command: str) -> str:
 def run(part: Part, log: Path, seconds: float) -> str:
     """Run a part; return its outcome."""
     words = list(part.words)
-    if words[-1] == "--seconds":  # start no command in the last 30 s
-        words.append(str(max(1.0, seconds - 30.0)))
+    if part.last:
+        words += ["--seconds", str(max(1.0, seconds - part.last))]
     start = time.monotonic()
     with log.open("w", encoding="utf-8") as stream:
         stream.write(" ".join(words) + "\n")

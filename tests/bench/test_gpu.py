@@ -1,5 +1,6 @@
 """bench/gpu.py: a tiny run of all parts on a CPU, and conditions for forks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,8 +26,13 @@ def test_all_parts_on_a_cpu(tmp_path):
     done = run(BENCH / "gpu.py", "--out", tmp_path, "--device", "cpu", "--tiny")
     assert done.returncode == 0, done.stdout[-4000:]
     outcomes = [x for x in done.stdout.splitlines() if x.startswith("== ")]
-    assert len(outcomes) == 5 and all(": done" in x for x in outcomes)
-    assert "failed" not in (tmp_path / "steps.log").read_text()
+    assert len(outcomes) == 7 and all(": done" in x for x in outcomes)
+    for name in ("steps", "compiled"):
+        assert "failed" not in (tmp_path / f"{name}.log").read_text()
+    rows = json.loads((tmp_path / "compiled.json").read_text())["rows"]
+    assert {x["name"] for x in rows} > {"c2 birq compiled", "c2 birq"}
+    assert "c2 birq compiled / c2 birq" in (tmp_path / "compiled.log").read_text()
+    assert "ms a step in" in (tmp_path / "profile.log").read_text()
 
 
 @pytest.mark.parametrize("what", ["import forked; forked.preload()", "import memory"])
