@@ -75,7 +75,7 @@ def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
 def encode(
     encoder: AbsEncoder, xs: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the encoder's output (B, T', E), ``encoder(xs, lengths)[0]``.
+    """Compute the encoder's output (B, T', E), without those for intermediate CTC.
 
     Args:
         encoder: ESPnet encoder.
@@ -85,7 +85,8 @@ def encode(
     given = {}
     if "masks" in inspect.signature(encoder.forward).parameters:
         given["masks"] = padding_mask(lengths, xs.size(1)).to(xs.device)
-    return encoder(xs, lengths, **given)[0]
+    ys = encoder(xs, lengths, **given)[0]
+    return ys[0] if isinstance(ys, tuple) else ys
 
 
 @contextmanager

@@ -101,7 +101,13 @@ class GradientPaths:
         device = next(encoder.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return _gradient_paths(encoder, objectives, labels, loss_of)
+
+            def same_noise(one: Objective, made: list[Labels]) -> torch.Tensor:
+                # Else the difference of two losses would include that of their noise.
+                with torch.random.fork_rng(devices=devices):
+                    return loss_of(one, made)
+
+            return _gradient_paths(encoder, objectives, labels, same_noise)
 
 
 def _gradient_paths(
@@ -122,7 +128,8 @@ def _gradient_paths(
         objectives: Active objectives.
         labels: Labels of each objective, with gradients.
         loss_of: Function from an objective and its labels to its loss with weight 1,
-            including the objective's factor on the labels' gradient.
+            including the objective's factor on the labels' gradient; with the same
+            noise in each call.
 
     Returns:
         For each objective ``path_pred_<name>``, the gradient norm through the

@@ -143,7 +143,8 @@ class Heads(DictOf[CodeHead | VectorHead]):
         objectives: All objectives of the model.
 
     Raises:
-        ConfigError: Two objectives share a head and differ in size or ``student``.
+        ConfigError: Two objectives share a head and differ in size or ``student``, or a
+            head has a name that PyTorch uses.
     """
 
     def __init__(self, input_size: int, objectives: list[Objective]):
@@ -152,6 +153,11 @@ class Heads(DictOf[CodeHead | VectorHead]):
         self.student: dict[str, list[int]] = {}  # layers that each head sees
         for objective in objectives:
             name, head = objective.head, build_head(input_size, objective.labeller)
+            if name not in self and (hasattr(self, name) or "." in name):
+                raise ConfigError(
+                    f"objective '{objective.name}': its head cannot be called '{name}'; "
+                    "give it another 'head'"
+                )
             if name not in self:
                 self[name], first[name] = head, objective
                 self.student[name] = objective.student

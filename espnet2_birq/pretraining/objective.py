@@ -22,6 +22,7 @@ import torch
 
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
+from espnet2_birq.pretraining.labellers.base import numbers_as_text, text_as_numbers
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.ranks import sum_over_ranks
 from espnet2_birq.pretraining.schedule import Schedule
@@ -68,6 +69,7 @@ KEYS = {
 START_FRAMES = 100_000
 
 LAST, EACH = "last", "each"  # values of `student`
+NAME = 64  # at least as many numbers hold the name in a checkpoint
 
 BEST_RQ = [dict(name="anchor", weight=1.0)]
 BIRQ = [dict(name="anchor"), dict(name="enhanced")]
@@ -96,6 +98,7 @@ class Objective(torch.nn.Module):
         labeller: Labeller of its vectors.
     """
 
+    called: torch.Tensor  # name as numbers
     begun: torch.Tensor  # () update at which `once` was met; -1: not yet
 
     def __init__(self, row: Row, labeller: Labeller):
@@ -110,10 +113,23 @@ class Objective(torch.nn.Module):
         self.diversity = row.diversity
         self.when = row.when
         self.labeller = labeller
+        # Rows are stored by position; this tells whose state it is.
+        self.register_buffer("called", text_as_numbers(row.name, NAME))
         if row.when.once is not None:
             # Floating point: ESPnet sums integers when averaging checkpoints.
             self.register_buffer("begun", torch.full((), -1.0))
         self._begun: int | None = None  # host copy, read once
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        self._begun = None
+        other = state_dict.setdefault(f"{prefix}called", self.called)  # older: none
+        if not self.called.is_meta and numbers_as_text(other) != self.name:
+            raise ConfigError(
+                f"{prefix.rstrip('.')} is called '{self.name}', and "
+                f"'{numbers_as_text(other)}' in the checkpoint: give the same objectives in "
+                "the same order, or load the encoder alone (FILE:encoder:encoder)"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def begin(self, update: int):
         """Start counting this objective's updates, once its condition is met."""
@@ -147,10 +163,6 @@ class Objective(torch.nn.Module):
         return (
             self.weight.at(self.age(update) or 0) if self.training else self.weight.last
         )
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._begun = None
-        super()._load_from_state_dict(*args, **kwargs)
 
     @property
     def keeps_gradient(self) -> bool:
@@ -288,6 +300,8 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
         labeller_class(row["labeller"])
         view = parse_view(row["view"], num_blocks)
         weight = Schedule(row["weight"])
+        if min(value for _, value in weight.points) < 0:
+            raise ConfigError(f"weight is at least 0, got {weight}")
         when = parse_when(row.get("when") or {})
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None

@@ -1,5 +1,6 @@
 """Schedules over optimizer updates, for weights and temperatures."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,13 @@ class Schedule:
         except (TypeError, ValueError):
             self.points = []
         updates = [update for update, _ in self.points]
-        if not updates or any(b <= a for a, b in zip(updates, updates[1:])):
+        if (
+            not updates
+            or any(b <= a for a, b in zip(updates, updates[1:]))
+            or not all(math.isfinite(value) for _, value in self.points)
+        ):
             raise ConfigError(
-                "a schedule is a number or [[update, value], ...] with rising updates, "
+                "a schedule is a number or [[update, value], ...], finite, with rising updates, "
                 f"got {points!r} (YAML reads 1e-3 as a word: write 0.001)"
             )
 

@@ -209,7 +209,8 @@ class Tokenizer(torch.nn.Module):
         error, distance = sums * world_size() / count
         means = sum_over_ranks(sums.detach()) / count
         stats = {"distillation": means[0], "commitment": means[1]}
-        return self.weight.at(update) * (error + self.commitment * distance), stats
+        weight = self.weight.at(update) if self.training else self.weight.last
+        return weight * (error + self.commitment * distance), stats
 
 
 def precise(xs: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.datadir.stamp import describe
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.ranks import world_size
 
 # Options on which an epoch's batches depend: if one changes, the saved position in the
@@ -26,6 +27,10 @@ SAVED = (
     *("optim", "scheduler", "init_param", "init", "encoder_lr_decay"),
     *("freeze_encoder_updates", "exclude_weight_decay"),
 )
+# Options without which the saved state of optimizer and scheduler is of no use.
+STRUCTURE = (
+    "optim scheduler exclude_weight_decay exclude_weight_decay_conf encoder_lr_decay"
+).split()
 # Options without effect on what is learned, and lists, which are compared by content.
 IGNORED = (
     "output_dir resume config print_config log_level dry_run version distributed ngpu "
@@ -80,6 +85,27 @@ def changed_options(before: Origin, now: Origin) -> dict[str, str]:
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     }
+
+
+def refuse_changes(state: Path, before: Origin, now: Origin) -> None:
+    """Refuse another optimizer or scheduler than that of the saved state.
+
+    Args:
+        state: File of the saved state.
+        before: Origin saved by an earlier run.
+        now: Origin of this run.
+
+    Raises:
+        ConfigError: One of STRUCTURE has changed.
+    """
+    changed = changed_options(before, now)
+    group = {key: x for key, x in changed.items() if key.split(".")[0] in STRUCTURE}
+    if group:
+        raise ConfigError(
+            f"{state}: changed since this training stopped: {_show(group)}: the saved "
+            "state of optimizer and scheduler does not fit; give another output_dir, or "
+            "the options it was trained with"
+        )
 
 
 def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:

@@ -28,7 +28,12 @@ from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError, StorageError
 from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
-from espnet2_birq.tasks.changes import Origin, changed_options, tell_changes
+from espnet2_birq.tasks.changes import (
+    Origin,
+    changed_options,
+    refuse_changes,
+    tell_changes,
+)
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_parameters
 from espnet2_birq.tasks.stopping import STOPPED, deferred, stop_request
 
@@ -169,11 +174,12 @@ class Saver:
         """Compare the shapes of a model's tensors with the saved ones.
 
         Raises:
-            ConfigError: The saved model has another configuration; the message lists the
-                options that have changed.
+            ConfigError: The saved model, or its optimizer, has another configuration; the
+                message lists the options that have changed.
         """
         if self.state is None:
             return
+        refuse_changes(self.path, self.state["origin"], self.origin)
         saved, built = (
             {name: tensor.shape for name, tensor in state.items()}
             for state in (self.state["model"], model.state_dict())
@@ -277,6 +283,8 @@ class Saver:
         def before_batch(utterances):
             if reporter.count % accum_grad:
                 return
+            for one in parts.model.objectives:
+                one.labeller.forget()  # what a skipped update has observed
             if utterances:
                 skipped.after_update(reporter, utterances)
                 utterances.clear()

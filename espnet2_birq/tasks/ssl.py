@@ -197,6 +197,11 @@ def build_objectives(
             f"encoder: {type(encoder).__name__} has no list of layers, from which labels "
             "are taken; choose a transformer, conformer, branchformer or e_branchformer"
         )
+    if getattr(encoder, "interctc_use_conditioning", False):
+        raise ConfigError(
+            "interctc_use_conditioning: an encoder that depends on a CTC layer cannot be "
+            "pretrained; leave it out"
+        )
     if not hasattr(frontend, "hop_length"):
         raise ConfigError(
             f"frontend: {type(frontend).__name__} does not tell its hop_length; choose "

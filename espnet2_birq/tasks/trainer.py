@@ -245,8 +245,20 @@ def check_trainer(args: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: ``sharded_ddp`` is set, or ``use_deepspeed``, for which ESPnet has a
-            trainer of its own, or ``grad_noise`` with several processes.
+            trainer of its own, or ``grad_noise`` with several processes, or chunks; or an
+            option of the optimizer is a text.
     """
+    for key, value in args.optim_conf.items():
+        if isinstance(value, str):
+            raise ConfigError(
+                f"optim_conf: {key} is the text {value!r} (YAML reads 1e-3 as a word: "
+                "write 0.001)"
+            )
+    if args.iterator_type == "chunk":
+        raise ConfigError(
+            "iterator_type chunk: ESPnet's chunks come without lengths, which pretraining "
+            "needs; cut the audio beforehand (segments), or leave it out"
+        )
     if args.use_deepspeed:
         raise ConfigError(
             "use_deepspeed: pretraining has a trainer of its own, which ESPnet cannot "

@@ -105,6 +105,19 @@ def test_paths_are_parts_of_the_gradient_of_a_step(factor, monkeypatch):
     assert "path_label_anchor" not in stats
 
 
+def test_noise_of_the_labels_is_no_gradient_through_them():
+    """Both losses whose difference is measured have the same noise."""
+    anchor = {**ANCHOR, "weight": 1.0}
+    found = {}
+    for factor in (1.0, 1e-6):
+        enhanced = {**ENHANCED, "weight": 1.0, "head": "own", "gradient": factor}
+        model = make_model([anchor, enhanced], diagnose_every=1).train()
+        model.updates += 1
+        torch.manual_seed(3)
+        found[factor] = float(model(*make_batch())[1]["path_label_enhanced"])
+    assert found[1e-6] < 1e-4 * found[1.0]
+
+
 def test_looking_changes_nothing_and_is_as_rare_as_asked():
     losses, seen = [], []
     for every in (0, 2):

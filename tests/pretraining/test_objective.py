@@ -1,6 +1,9 @@
 """Objectives from the configuration: defaults, and errors that name the remedy."""
 
+import math
+
 import pytest
+from test_model import make_model
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.objective import (
@@ -10,6 +13,8 @@ from espnet2_birq.pretraining.objective import (
     parse_objectives,
 )
 from espnet2_birq.pretraining.views import View
+
+LEVELS = {"num_codebooks": 1, "codebook_size": 8}
 
 
 def test_presets():
@@ -99,3 +104,33 @@ def test_errors_of_labellers_name_the_objective(row, words):
     (parsed,) = parse_objectives([row], num_blocks=8)
     with pytest.raises(ConfigError, match=words):
         build_objective(parsed, 40)
+
+
+def test_state_goes_to_the_objective_of_that_name():
+    low = dict(name="low", view="layer 1", labeller="residual", labeller_conf=LEVELS)
+    high = {**low, "name": "high", "view": "layer 2"}
+    state = make_model([low, high]).state_dict()
+    make_model([low, high]).load_state_dict(state)
+    for other in ([high, low], [high]):
+        with pytest.raises(ConfigError, match="called 'high', and 'low' in the checkp"):
+            make_model(other).load_state_dict(state)
+    older = {key: x for key, x in state.items() if not key.endswith(".called")}
+    make_model([low, high]).load_state_dict(older)
+
+
+@pytest.mark.parametrize("name", ["student", "loss", "update", "type", "training"])
+def test_names_that_heads_cannot_have(name):
+    row = dict(name=name, view="input", labeller="residual", labeller_conf=LEVELS)
+    with pytest.raises(
+        ConfigError, match=f"cannot be called '{name}'; give it another"
+    ):
+        make_model([row])
+    make_model([{**row, "head": "own"}])
+    with pytest.raises(ConfigError, match="cannot be called 'my.head'"):
+        make_model([{**row, "head": "my.head"}])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, [[0, 1.0], [9, -0.1]]])
+def test_weights_that_cannot_be(weight):
+    with pytest.raises(ConfigError, match="objective 'anchor': .*(finite|at least 0)"):
+        parse_objectives([{"name": "anchor", "weight": weight}], num_blocks=3)

@@ -222,6 +222,21 @@ def test_codes_out_of_use_become_vectors_of_the_batch():
     assert without.statistics()["level1_usage"] == 5 / 8
 
 
+def test_new_codes_are_different_vectors_of_the_last_batch():
+    """Its frames count, not those of all batches of the update (accum_grad)."""
+    books = make_codebooks()
+    books[:, 1:] += 1000.0  # 7 of 8 codes are far from all vectors
+    labeller = make_labeller(codebooks=books, decay=0.0, reseed=0.01)
+    batches = [(torch.randn(60, 6), torch.ones(60)), (torch.randn(9, 6), torch.ones(9))]
+    of_update(labeller, batches)
+    new = labeller.codebooks()[0, 1:]
+    new = new[new.any(dim=1)]
+    assert len(new) == 3  # of 9 frames
+    assert torch.cdist(new, batches[1][0]).argmin(dim=1).unique().numel() == 3
+    of_update(labeller, [batches[0], (torch.randn(9, 6), torch.zeros(9))])
+    assert not (labeller.usage == 0.1 / 8).any()  # none is new
+
+
 def test_wrong_options():
     for conf, words in (
         (dict(num_codebooks=0), "num_codebooks is 1 or more, got 0"),

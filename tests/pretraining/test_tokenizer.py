@@ -99,6 +99,18 @@ def test_the_loss_is_added_with_its_weights():
     assert torch.equal(stats["loss"], loss.detach())
 
 
+def test_in_evaluation_its_weight_is_the_last():
+    """Validation losses of all epochs are comparable, as those of objectives."""
+    conf = {**ALWAYS, "weight": [[0, 0.2], [10, 0.4]]}
+    model = tokenizer_model(conf=conf).eval()
+    model._update = 5
+    loss, stats, _ = model(*make_batch(SECONDS))
+    own = 0.4 * (
+        stats["distillation"] + model.tokenizer.commitment * stats["commitment"]
+    )
+    assert torch.allclose(loss.detach(), stats["loss_bridle"] + own, atol=1e-5)
+
+
 def test_a_sequence_does_not_see_its_padding_or_its_batch():
     torch.manual_seed(0)
     network = FrameTransformer(5, 8, 2, 2).train()

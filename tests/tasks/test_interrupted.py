@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -151,6 +152,23 @@ def changed(folder, name, **changes):
     found = {**CONFIG, **changes}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(found))
     return training, before
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"optim": "sgd"}, r"optim \(adamw -> sgd\)"),
+        ({"scheduler": None, "scheduler_conf": {}}, r"scheduler \(warmuplr -> None\)"),
+        ({"exclude_weight_decay": True}, r"exclude_weight_decay \(False -> True\)"),
+    ],
+)
+def test_another_optimizer_is_refused(folder, changes, words):
+    """Its saved state would be of no use, or break training."""
+    training, before = changed(folder, next(iter(changes)), **changes)
+    assert training.run() == 1
+    assert re.search(f"error: .*progress.pth: changed .*{words}", training.text())
+    assert "Traceback" not in training.text()
+    assert state_of(training.out / PROGRESS).keys() == before.keys()
 
 
 def test_changed_options_are_told(folder):

@@ -333,6 +333,16 @@ def test_the_barrier_is_that_of_the_joint_batch(tmp_path):
     assert float(one) == pytest.approx(float(whole), rel=1e-3)
 
 
+def test_intermediate_ctc():
+    model = build(
+        encoder_conf={**CONFIG["encoder_conf"], "interctc_layer_idx": [1]},
+        model_conf={"ctc_weight": 1.0, "interctc_weight": 0.3},
+    )
+    for mode in (True, False):
+        loss, stats, _ = run(model.train(mode), **BATCH)
+        assert loss.isfinite() and "loss_interctc_layer1" in stats
+
+
 def test_both_weights_zero():
     model = build(supervised_weight=0.0, penalty=0.0)
     with pytest.raises(ConfigError, match="update 0: .* both 0"):
@@ -343,6 +353,17 @@ def test_both_weights_zero():
     "changes, words",
     [
         (dict(preencoder="linear"), "preencoder"),
+        (
+            dict(
+                encoder_conf={
+                    **CONFIG["encoder_conf"],
+                    "interctc_layer_idx": [1],
+                    "interctc_use_conditioning": True,
+                },
+                model_conf={"ctc_weight": 1.0, "interctc_weight": 0.3},
+            ),
+            "interctc_use_conditioning: an encoder that depends",
+        ),
         (dict(accelerate="auto"), "accelerate is for"),
         (dict(pretraining_conf={"stop": 1}), "stop"),
         (dict(penalty=[[5, 1.0], [3, 0.0]]), "schedule"),

@@ -133,11 +133,29 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
         sharded_ddp=False,
         grad_noise=True,
         distributed=distributed,
+        optim_conf={},
+        iterator_type="sequence",
     )
     refused = pytest.raises(
         ConfigError, match="^grad_noise: .* drift apart; leave it out"
     )
     with refused if distributed else nullcontext():
+        check_trainer(args)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"iterator_type": "chunk"}, "iterator_type chunk: .* without lengths"),
+        ({"optim_conf": {"lr": "1e-3"}}, "lr is the text '1e-3' .YAML reads"),
+    ],
+)
+def test_options_that_cannot_be(changes, words):
+    args = argparse.Namespace(
+        **{"optim_conf": {}, "iterator_type": "sequence", **changes},
+        **dict.fromkeys(["use_deepspeed", "sharded_ddp", "grad_noise"], False),
+    )
+    with pytest.raises(ConfigError, match=words):
         check_trainer(args)
 
 

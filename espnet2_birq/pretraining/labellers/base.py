@@ -95,8 +95,7 @@ class Labeller(torch.nn.Module):
         ``ignore_init_mismatch`` would leave out a buffer of another one, unseen.
         """
         text = " ".join(f"{key}={value}" for key, value in identity.items())
-        numbers = torch.tensor(list(text.encode()), dtype=torch.float32)
-        self.register_buffer("identity", _padded(numbers))
+        self.register_buffer("identity", text_as_numbers(text, IDENTITY))
 
     def _apply(self, fn, recurse=True):
         def keep_precise(tensor):
@@ -113,7 +112,7 @@ class Labeller(torch.nn.Module):
         if other is not None:  # of an older version: shorter
             state_dict[f"{prefix}identity"] = _padded(other)
         if own is not None and other is not None and not own.is_meta:
-            one, two = _text(own), _text(other)
+            one, two = numbers_as_text(own), numbers_as_text(other)
             if one != two:
                 raise ConfigError(
                     f"{prefix.rstrip('.')}: the configuration says '{one}', the "
@@ -129,6 +128,16 @@ def _padded(numbers: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(numbers, (0, max(0, IDENTITY - len(numbers))))
 
 
-def _text(numbers: torch.Tensor) -> str:
+def text_as_numbers(text: str, size: int) -> torch.Tensor:
+    """Convert a text to its bytes as floating-point numbers, with zeros up to a size.
+
+    Integers would be summed when ESPnet averages checkpoints.
+    """
+    numbers = torch.tensor(list(text.encode()), dtype=torch.float32)
+    return torch.nn.functional.pad(numbers, (0, max(0, size - len(numbers))))
+
+
+def numbers_as_text(numbers: torch.Tensor) -> str:
+    """Convert the numbers of ``text_as_numbers`` back."""
     text = bytes(int(x) for x in numbers.round().tolist())
     return text.rstrip(b"\0").decode(errors="replace")

@@ -46,6 +46,7 @@ class Observed(NamedTuple):
     squares: torch.Tensor  # (N,) sum of the squared norms of the vectors quantized
     # (N, V, width) vectors of the last batch for new codes; 0 where another rank has them
     fresh: torch.Tensor
+    last: torch.Tensor  # () frames of the last batch
 
     def add(self, other: "Observed") -> "Observed":
         """Add a batch's observations."""
@@ -55,6 +56,7 @@ class Observed(NamedTuple):
             self.errors + other.errors,
             self.squares + other.squares,
             other.fresh,
+            other.last,
         )
 
     def over_ranks(self) -> "Observed":
@@ -232,7 +234,9 @@ class MovingCodebooks(Labeller):
             return made
 
         self.walk(vectors, visit)
-        return Observed(*(torch.stack(column) for column in zip(*parts)))
+        columns = (torch.stack(column) for column in zip(*parts))
+        counts, sums, errors, squares, fresh = columns
+        return Observed(counts, sums, errors, squares, fresh, weights.sum())
 
     def forget(self):
         """Drop the observations since the last update."""
@@ -258,14 +262,14 @@ class MovingCodebooks(Labeller):
             moved = kept.lerp(new.to(kept), 1.0 - self.decay)
             kept.copy_(torch.where(some, moved, kept))
         if self.reseed:
-            self._replace_unused(seen.fresh, frames)
+            self._replace_unused(seen.fresh, seen.last)
 
     def _replace_unused(self, fresh: torch.Tensor, frames: torch.Tensor):
         """Replace unused codes by new ones, identically on all ranks.
 
         Args:
             fresh: (N, V, width) vectors for the first, second, ... unused code.
-            frames: () frames of this update.
+            frames: () frames of the batch that the vectors are from.
         """
         unused = self.usage < self.reseed / self.codebook_size  # (N, V)
         place = unused.cumsum(dim=1) - 1
