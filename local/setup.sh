@@ -9,6 +9,9 @@
 #                                        (for an existing ESPnet environment; nothing else
 #                                        is needed in a copy made by `birq recipes`)
 set -euo pipefail
+case "${1:-}" in
+    -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 espnet_version=202611
 
@@ -17,7 +20,7 @@ step() { echo "setup: $*" >&2; }
 
 case "${1:-}" in
     ""|--espnet-tree) ;;
-    *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) fail "unknown option '$1'; see --help" ;;
 esac
 
 case "${PWD}" in

@@ -24,7 +24,8 @@ examples:
   python -m espnet2_birq.bin.bench --config conf/tuning/train_birq_c2.yaml \\
       --data dump/raw/train --device cuda --processes 8 --out machine.json"""
 POSITIVE = (
-    "hours valid-hours utterance-seconds longest-seconds rounds most-seconds threads"
+    "hours valid-hours utterance-seconds longest-seconds rounds most-seconds threads "
+    "processes"
 )
 
 

@@ -38,8 +38,8 @@ class Schedule:
             or not all(math.isfinite(value) for _, value in self.points)
         ):
             raise ConfigError(
-                "a schedule is a number or [[update, value], ...], finite, with rising updates, "
-                f"got {points!r} (YAML reads 1e-3 as a word: write 0.001)"
+                "a schedule is a number or [[update, value], ...], finite, with rising "
+                f"updates, got {points!r} (YAML reads 1e-3 as a word: write 0.001)"
             )
 
     def at(self, update: int) -> float:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
 
-from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -223,7 +222,7 @@ def _sample(
             if good:
                 found.append(vectors[row, rows].float().cpu().numpy())
     if bad:
-        logging.warning(f"{speech.path}: {bad} utterances not used: {NOT_FINITE}")
+        logging.warning(f"{speech.path}: {bad} utterances not used, see above")
     if not found:
-        raise DataError(f"{speech.path}: no utterance is usable: {NOT_FINITE}")
+        raise DataError(f"{speech.path}: no utterance is usable, see above")
     return np.concatenate(found)[: fit.frames], len(found)

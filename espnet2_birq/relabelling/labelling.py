@@ -1,6 +1,7 @@
 """Label whole sets, resumably."""
 
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,8 @@ import torch
 
 from espnet2_birq import api
 from espnet2_birq.config import config_of
-from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.files import whole_file, write_whole
-from espnet2_birq.datadir.stamp import check_stamp, write_stamp
+from espnet2_birq.datadir.stamp import STAMP, check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import maker_of
@@ -23,6 +23,8 @@ from espnet2_birq.relabelling.speech import SpeechList, speech_batches
 from espnet2_birq.relabelling.store import SCP, write_labels
 from espnet2_birq.tasks.loading import resolve
 
+LABELS = re.compile(r"labels(\.\d+)?\.(ark|scp)")  # files written here
+SIZE = "codebook_size"  # file with the number of distinct labels
 PART = 10_000  # utterances per archive, the most that an interruption can cost
 
 # Maps (B, N) speech and (B,) lengths to (B, T') codes and (B,) lengths.
@@ -132,13 +134,16 @@ def label_set(
             are complete, labels.scp.
 
     Returns:
-        Number of utterances. Those with non-finite samples get the label -1
-        and a warning.
+        Number of utterances. Those with bad audio get the label -1 and a warning.
+
+    Raises:
+        ConfigError: `data` is invalid.
+        DataError: The list or its first audio cannot be used, or `out` has other files.
     """
     speech = SpeechList.read(data, model.sample_rate)
     files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
     _prepare(out, replace(origin, files=files))
-    write_whole(out / "codebook_size", f"{size}\n")  # for the next configuration
+    write_whole(out / SIZE, f"{size}\n")  # for the next configuration
     names = list(speech.entries)
     if (out / SCP).is_file():
         logging.info(f"{out / SCP}: is already complete")
@@ -158,13 +163,23 @@ def label_set(
 
 
 def _prepare(out: Path, origin: Origin) -> None:
-    """Remove labels that were made from something else."""
+    """Remove labels that were made from something else.
+
+    Raises:
+        DataError: The folder has files of something else.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    labels = [x for x in out.glob("labels.*") if LABELS.fullmatch(x.name)]
+    for other in (*set(out.glob("labels.*")).difference(labels), out / STAMP):
+        if other.exists() and not (out / SIZE).exists():
+            raise DataError(f"{other}: not of dump_labels; give another --out")
     files, options, settings = origin.files, origin.options, origin.settings
     try:
         check_stamp(out, files, options, required=True, settings=settings)
     except DataError:
-        for old in out.glob("labels.*"):
+        if labels:
+            logging.info(f"{out}: labels were made from something else; made again")
+        for old in labels:
             old.unlink()
         write_stamp(out, files, options, settings)
 
@@ -188,6 +203,6 @@ def _labels(
         bad += [name for name, good in zip(batch.names, sound) if not good]
     if bad:
         logging.warning(
-            f"{speech.path}: {len(bad)} utterances without a label (-1), having "
-            f"{NOT_FINITE}: " + " ".join(bad)
+            f"{speech.path}: {len(bad)} utterances without a label (-1), for the reasons "
+            "above: " + " ".join(bad)
         )

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.dataset import DATA_TYPES, ESPnetDataset
+from torch.utils.data import DataLoader
 
-from espnet2_birq.datadir.audio import LARGEST_SAMPLE
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.tasks.collate import check_first_audio, refuse_channels
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.bad_audio import BadAudio, ReadOrReason
+from espnet2_birq.tasks.collate import check_first_audio
+from espnet2_birq.tasks.ssl import SHORTEST
 
 REPORT = 1000  # utterances between progress lines
 
@@ -39,8 +42,11 @@ class SpeechList(NamedTuple):
             DataError: The list or its first audio cannot be used.
         """
         parts = data.split(",")
-        if len(parts) != 3:
-            raise ConfigError(f"--data {data}: give FILE,speech,TYPE")
+        if len(parts) != 3 or parts[1] != "speech" or parts[2] not in DATA_TYPES:
+            raise ConfigError(
+                f"--data {data}: give FILE,speech,TYPE, with an ESPnet type such as sound "
+                "or kaldi_ark"
+            )
         check_first_audio([parts], {"fs": rate})
         return cls(Path(parts[0]), parts[2], read_scp(parts[0]))
 
@@ -49,9 +55,9 @@ class SpeechBatch(NamedTuple):
     """Waveforms on the model's device."""
 
     names: Sequence[str]  # B utterance ids
-    speech: torch.Tensor  # (B, N), zeros where the audio is bad
+    speech: torch.Tensor  # (B, N), a short silence where the audio is bad
     lengths: torch.Tensor  # (B,) in samples
-    good: torch.Tensor  # (B,) False for audio with non-finite samples
+    good: torch.Tensor  # (B,) False for bad audio: see BadAudio
 
 
 def speech_batches(
@@ -59,33 +65,50 @@ def speech_batches(
 ) -> Iterator[SpeechBatch]:
     """Yield batches of a list's utterances in the order of `names`.
 
+    Bad audio, as training would leave out, is reported, and replaced by silence.
+
     Args:
         model: Model that will process the batches.
         speech: The list.
         names: Utterance ids, in the list's order.
         batch_size: Number of utterances per batch.
-
-    Raises:
-        DataError: Audio has several channels.
     """
     device = next(model.parameters()).device
+    shortest = round(SHORTEST * model.sample_rate)
+    check = BadAudio(shortest=shortest)
+    pad = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+
+    def collate(rows):
+        faults = [check.fault(arrays) for _, arrays in rows]
+        silence = np.zeros(shortest, np.float32)
+        names, batch = pad(
+            [
+                (name, {"speech": silence} if fault else arrays)
+                for (name, arrays), fault in zip(rows, faults)
+            ]
+        )
+        return names, batch["speech"], batch["speech_lengths"], faults
+
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "wav.scp"
         with part.open("w", encoding="utf-8") as stream:
             stream.writelines(f"{name} {speech.entries[name]}\n" for name in names)
-        batches = SSLTask.build_streaming_iterator(
-            [(str(part), "speech", speech.kind)],
-            preprocess_fn=refuse_channels,
-            collate_fn=CommonCollateFn(float_pad_value=0.0, int_pad_value=-1),
-            batch_size=batch_size,
-            dtype="float32",
+        dataset = ESPnetDataset([(str(part), "speech", speech.kind)])
+        batches = DataLoader(
+            ReadOrReason(dataset, model.sample_rate),
+            batch_sampler=[
+                list(names[start : start + batch_size])
+                for start in range(0, len(names), batch_size)
+            ],
+            collate_fn=collate,
             num_workers=1,
         )
         done = 0
-        for keys, batch in batches:
-            waves = batch["speech"].to(device)
-            good = (waves.abs() < LARGEST_SAMPLE).all(dim=1)
-            waves = waves.where(good[:, None], 0.0)
-            yield SpeechBatch(keys, waves, batch["speech_lengths"].to(device), good)
+        for keys, waves, lengths, faults in batches:
+            for key, fault in zip(keys, faults):
+                if fault:
+                    logging.warning(f"{speech.path}: {key} is left out: {fault}")
+            good = torch.tensor([fault is None for fault in faults], device=device)
+            yield SpeechBatch(keys, waves.to(device), lengths.to(device), good)
             if done // REPORT < (done := done + len(keys)) // REPORT:
                 logging.info(f"{speech.path}: {done} of {len(names)} utterances")

@@ -92,7 +92,7 @@ class BadAudio:
         Raises:
             DataError: The share of bad utterances exceeds ``most``.
         """
-        why = self._fault(arrays)
+        why = self.fault(arrays)
         if why is None:
             self.good += 1
             return True
@@ -107,7 +107,8 @@ class BadAudio:
             )
         return False
 
-    def _fault(self, arrays: Arrays) -> str | None:
+    def fault(self, arrays: Arrays) -> str | None:
+        """Return why an utterance cannot be used; None if it can."""
         if isinstance(arrays, Unreadable):
             return arrays.why
         speech = arrays["speech"]

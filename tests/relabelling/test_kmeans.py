@@ -30,9 +30,9 @@ def fit(folder, out, view="layer 2", clusters=10, model=MODEL, **more):
     return KMeans.load(out)
 
 
-def dump(folder, kmeans, out, model=MODEL, data="wav.scp"):
+def dump(folder, kmeans, out, *more, model=MODEL, data="wav.scp"):
     command = ["--model", str(folder / model), "--kmeans", str(kmeans)]
-    command += ["--data", f"{folder / data},speech,sound", "--out", str(out)]
+    command += ["--data", f"{folder / data},speech,sound", "--out", str(out), *more]
     dump_labels.main(command)
     return ESPnetDataset([(str(out / "labels.scp"), "labels", "kaldi_ark")])
 
@@ -167,10 +167,38 @@ def test_centroids_of_another_model(folder, tmp_path):
         dump(folder, tmp_path / "km.npz", tmp_path / "out")
 
 
-def test_bad_audio_is_left_out_of_the_sample(folder, tmp_path, caplog):
+def test_files_of_others_are_not_removed(folder, tmp_path):
+    fit(folder, tmp_path / "km.npz")
+    for name in ("labels.txt", "made_from.json"):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("precious")
+        with pytest.raises(SystemExit, match=f"{name}: not of dump_labels; give anoth"):
+            dump(folder, tmp_path / "km.npz", out)
+        assert [x.read_text() for x in out.iterdir()] == ["precious"]
+
+
+def write_bad(path, kind):
+    """Write bad audio that is not the first of a list."""
+    if kind == "not finite":
+        soundfile.write(path, np.full(16000, np.nan), 16000, "FLOAT")
+    elif kind == "rate":
+        soundfile.write(path, 0.1 * np.ones(8000), 8000)
+    elif kind == "noise":
+        path.write_bytes(bytes(range(256)) * 80)
+    elif kind != "missing":
+        soundfile.write(path, np.zeros({"empty": 0, "short": 100}[kind]), 16000)
+
+
+@pytest.mark.parametrize("batch_size", ["1", "8"])
+@pytest.mark.parametrize(
+    "kind", ["not finite", "rate", "noise", "missing", "empty", "short"]
+)
+def test_bad_audio_is_left_out_of_the_sample(
+    folder, tmp_path, caplog, kind, batch_size
+):
     lines = (folder / "wav.scp").read_text().splitlines()
-    samples = np.full(16000, np.nan)
-    soundfile.write(tmp_path / "u03.wav", samples, 16000, "FLOAT")
+    write_bad(tmp_path / "u03.wav", kind)
     lines[3] = f"u03 {tmp_path}/u03.wav"
     (tmp_path / "wav.scp").write_text("\n".join(lines) + "\n")
     shutil.copytree(folder / "exp", tmp_path / "exp")
@@ -178,8 +206,13 @@ def test_bad_audio_is_left_out_of_the_sample(folder, tmp_path, caplog):
     assert (
         np.isfinite(kmeans.centroids).all() and kmeans.about["sampled_utterances"] == 11
     )
-    assert "1 utterances not used: samples that are NaN" in caplog.text
-    labels = dump(tmp_path, tmp_path / "km.npz", tmp_path / "labels")
+    assert "1 utterances not used, see above" in caplog.text
+    common = ("--batch_size", batch_size)
+    labels = dump(tmp_path, tmp_path / "km.npz", tmp_path / "labels", *common)
+    assert (
+        "1 utterances without a label (-1), for the reasons above: u03" in caplog.text
+    )
+    assert "wav.scp: u03 is left out: " in caplog.text
     assert set(labels["u03"][1]["labels"]) == {-1}
     assert min(labels["u01"][1]["labels"]) >= 0
 

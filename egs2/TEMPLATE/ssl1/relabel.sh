@@ -68,10 +68,14 @@ use_iteration() {  # use_iteration ITER
     fi
 }
 
-# Whether to run a stage of the current iteration: --stage applies only to the first one, and
-# the statistics of stage 6 serve all iterations.
+# Whether to run a stage of the current iteration: --stage up to 7 applies only to the first
+# one, and the statistics of stage 6 serve all iterations.
 due() {  # due STAGE
-    if [ "${iter}" -gt "${train_start_iter}" ]; then [ "$1" -ne 6 ]; else run_stage "$1"; fi
+    if [ "${iter}" -gt "${train_start_iter}" ] && [ "${stage}" -le 7 ]; then
+        [ "$1" -ne 6 ]
+    else
+        run_stage "$1"
+    fi
 }
 
 label_with() {  # label_with COMMAND OPTIONS: runs it, here or on a cluster, on a GPU if ngpu > 0

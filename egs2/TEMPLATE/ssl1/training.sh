@@ -16,7 +16,7 @@ check_config() {  # check_config [OUT]: also sets `frontend`, on which statistic
         fail "no ${config}: run stage 5 first (--stage 5 --train_start_iter ${iter})"
     for x in train valid; do
         _dir=_${x}_dir _source=${x}_source _stage=4
-        if formatted "${!_source}"; then _stage=1; fi
+        if "${skip_data_prep}" || formatted "${!_source}"; then _stage=1; fi
         need "${!_dir}/wav.scp" "${_stage}"
     done
     check_sets 6

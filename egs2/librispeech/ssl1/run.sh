@@ -3,7 +3,8 @@
 #   ./run.sh --method birq      or best_rq; birq_stop_gradient (BiRQ without its gradient
 #                               through the labels); birq_paper (as published)
 #   ./run.sh --method birq_c2   birq_c1, birq_c2, best_rq_c1 or best_rq_c2: the paper's
-#                               encoders (conf/tuning), which are not in ESPnet
+#                               encoders (conf/tuning), which are not in ESPnet; with the
+#                               paper's objectives, whose labels may collapse
 #   ./run.sh --librispeech /corpora                uses an existing copy of the corpus
 #   ./run.sh --librispeech /corpora --train_set train_clean_100 --valid_set dev_clean
 #                               uses only a part of the corpus

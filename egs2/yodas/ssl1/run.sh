@@ -5,7 +5,8 @@
 #   ./run.sh --yodas DIR --lang "de en fr" --hours 500     at most 500 hours per language,
 #                             mixed by temperature (conf/train_birq_multilingual.yaml)
 #   ./run.sh --yodas DIR --train_config ../../../conf/tuning/train_birq_c3.yaml
-#                                       the paper's encoder; or conf/
+#                                       the paper's encoder and objectives, whose labels
+#                                       may collapse (docs/evidence.md); or conf/
 #                                       train_birq_stop_gradient.yaml: without BiRQ's
 #                                       gradient through the labels
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
@@ -28,7 +29,9 @@ for ((i = 0; i < ${#opts[@]}; i += 2)); do
     case "${opts[i]//-/_}" in
         __min_wav_duration|__max_wav_duration) fail "${opts[i]}: stage 1 filters by" \
             "duration; give --prepare_opts '--min-duration N --max-duration N' (seconds)" ;;
-        __resample|__local_data_opts) fail "${opts[i]}: has no effect here; leave it out" ;;
+        __audio_format) fail "${opts[i]}: stage 1 writes the audio; give --prepare_opts" \
+            "'--audio-format wav.ark'" ;;
+        __resample|__local_data_opts|__speed_perturb_factors|__dumpdir|__fs) fail "${opts[i]}: has no effect here; leave it out" ;;
     esac
 done
 if [ -n "${manifest}" ]; then

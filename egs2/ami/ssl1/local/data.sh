@@ -15,6 +15,8 @@ mic=ihm ami=../ssl1/downloads annotations= partition=full-corpus-asr resample=fa
 beamformed=../ssl1/downloads/beamformed
 . ./path.sh
 . utils/parse_options.sh
+[ $# -eq 0 ] || { echo "$0: error: '$1' is no option; folders must not have spaces in their" \
+    "names: give a link without" >&2; exit 1; }
 
 audio=${ami}
 if [ "${mic}" = mdm8 ]; then

@@ -7,7 +7,7 @@
 #   --parts PART,PART   use (and download) only these: train-clean-100,dev-clean,...
 #                       (default: all existing parts, or all seven for a download)
 #   --lm true           also download the official 4-gram to ../ssl1/downloads/
-#                       4-gram.arpa.gz, for decoding; no stage uses it yet
+#                       4-gram.arpa.gz, for asr1/run.sh --decode_lm
 #   --need SET,SET      fail if one of these would not be made; set by run.sh
 #   --subset SET:H      also make SET_Hh, H hours of the set, balanced over readers
 #   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
@@ -24,6 +24,8 @@ list=${here}/openslr.txt
 help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
 . ./path.sh
 . utils/parse_options.sh
+[ $# -eq 0 ] || { echo "$0: error: '$1' is no option; folders must not have spaces in their" \
+    "names: give a link without" >&2; exit 1; }
 downloads=../ssl1/downloads
 
 _dry_run=

@@ -11,10 +11,12 @@
 set -e
 set -u
 set -o pipefail
-librispeech=downloads train=train-clean-5 dev=dev-clean-2 held_out=4 test_other=
+librispeech=../ssl1/downloads train=train-clean-5 dev=dev-clean-2 held_out=4 test_other=
 resample=false
 . ./path.sh
 . utils/parse_options.sh
+[ $# -eq 0 ] || { echo "$0: error: '$1' is no option; folders must not have spaces in their" \
+    "names: give a link without" >&2; exit 1; }
 
 set_of() { echo "${1//-/_}"; }  # train-clean-5 -> train_clean_5
 join=
