@@ -14,10 +14,12 @@ examples:
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.errors import DataError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -36,10 +38,18 @@ def status(args: argparse.Namespace) -> None:
     """Run the command."""
     from espnet2_birq.experiments.status import brief, describe
 
+    failed = False
     for folder in args.folders:
-        text = brief(folder) if args.brief else describe(folder)
+        try:
+            text = brief(folder) if args.brief else describe(folder)
+        except DataError as error:  # the other experiments are shown nevertheless
+            print(f"status: error: {error}", file=sys.stderr)
+            failed = True
+            continue
         if text is not None:
             print(text)
+    if failed:
+        sys.exit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -240,8 +240,17 @@ def probe(
         Content of probe.json: error rates with 95 % intervals, loss, layer weights.
 
     Raises:
-        DataError: Bad audio, or NaN loss.
+        DataError: A test set is missing, two have the same name, bad audio, or NaN loss.
     """
+    for number, folder in enumerate(test_sets):
+        for name in ("wav.scp", "text"):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder / name}: no such file; give another --test")
+        if folder.name in {x.name for x in test_sets[:number]}:
+            raise DataError(
+                f"{folder}: results of two test sets would be in {out / folder.name}; give "
+                "one by a link of another name"
+            )
     start = time.monotonic()
     torch.manual_seed(settings.seed)
     rate = model.sample_rate

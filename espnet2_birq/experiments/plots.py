@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_birq.datadir.files import whole_file
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.experiments.page_plots import line_style
 from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.results import Result, resample
@@ -56,6 +57,9 @@ def plot_logs(
         out: PNG or PDF file to write.
         keys: Names in train.log; None: the loss of every objective.
         log_scale: Whether y axes are logarithmic.
+
+    Raises:
+        ConfigError: No log contains one of the keys, or the file has another suffix.
     """
     import matplotlib
 
@@ -66,6 +70,14 @@ def plot_logs(
         x for _, log in logs for x in objectives_of(log.intervals[-1])
     )
     keys = keys or [f"loss_{name}" for name in names] or ["loss"]
+    there = {key for _, log in logs for values in log.intervals for key in values}
+    for key in keys:
+        if key not in there:
+            raise ConfigError(
+                f"--keys {key}: in no log; there are {', '.join(sorted(there))}"
+            )
+    if out.suffix not in (".png", ".pdf"):
+        raise ConfigError(f"--out {out}: give a name that ends in .png or .pdf")
     columns = min(len(keys), COLUMNS)
     figure, axes = plt.subplots(
         -(-len(keys) // columns),

@@ -188,7 +188,7 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
         gpus: Number of GPUs that share a batch.
 
     Raises:
-        ConfigError: A batch has less than one utterance per GPU.
+        ConfigError: A batch has less than one utterance per GPU, or an update no batch.
     """
     if args.batch_type in ("numel", "length"):
         seconds = args.batch_bins / sampling_rate(args.frontend_conf)
@@ -201,6 +201,8 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
             f"less than one utterance of {utterance:.1f} s for each; give at least "
             f"--{key} {least:.0f}"
         )
+    if args.accum_grad < 1:
+        raise ConfigError(f"accum_grad {args.accum_grad}: give at least 1")
     return Batch(seconds, seconds / gpus, args.accum_grad)
 
 

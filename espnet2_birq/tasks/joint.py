@@ -109,7 +109,7 @@ class JointTask(ASRTask):
                 "joint training: every split would begin the unlabelled speech anew; leave "
                 "out multiple_iterator (asr.sh's --num_splits_asr)"
             )
-        varying = args.iterator_type in ("category", "chunk")
+        varying = args.iterator_type == "category"
         if varying and args.unlabelled_data_path_and_name_and_type:
             raise ConfigError(
                 f"joint training: with iterator_type {args.iterator_type}, epochs differ in "

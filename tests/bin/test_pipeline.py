@@ -236,6 +236,31 @@ def test_probe(folder):
         probe.main(["--model", "nope.pth", "--out", "no", *small])
 
 
+def test_probe_refuses_test_sets_before_training(folder, tmp_path):
+    data = folder / "dump" / "raw" / "train"
+    model = folder / "ssl" / "valid.total_count.ave.pth"
+    (tmp_path / "train").symlink_to(data)
+    for more, words in (
+        (
+            [data, tmp_path / "train"],
+            "results of two test sets would be in .*/out/train",
+        ),
+        ([data, tmp_path / "nope"], "nope/wav.scp: no such file; give another --test"),
+    ):
+        command = [
+            "--model",
+            model,
+            "--train",
+            data,
+            "--out",
+            tmp_path / "out",
+            "--test",
+        ]
+        with pytest.raises(SystemExit, match=f"probe: error: .*{words}"):
+            probe.main([str(x) for x in [*command, *more]])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def spoiled(folder, tmp_path):
     """The same data with a NaN in u3, possible only in floating-point files."""

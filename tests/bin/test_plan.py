@@ -97,6 +97,7 @@ def test_lengths_of_the_data(tmp_path, capsys):
         ([], "give --hours or --data"),
         (["--hours", "9", "--data", "x"], "give --hours or --data"),
         (["--hours", "9", "--gpus", "0"], "--gpus 0: must be more than 0"),
+        (["--hours", "9", "--accum_grad", "0"], "accum_grad 0: give at least 1"),
         (["--hours", "-1"], "--hours -1.0: must be more than 0"),
         (["--data", "nowhere"], "nowhere/utt2num_samples: no such file"),
         (["--hours", "9", "--gpus", "64"], "give at least --batch_bins 12595200"),

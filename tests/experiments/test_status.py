@@ -148,10 +148,15 @@ def test_stages(experiment, tmp_path):
     assert describe(experiment).splitlines()[-1] == expected  # from any folder
 
 
-def test_what_is_no_experiment(tmp_path, experiment):
+def test_what_is_no_experiment(tmp_path, experiment, capsys):
+    """The others are shown nevertheless."""
     for folder in (tmp_path / "nope", tmp_path):
-        with pytest.raises(SystemExit, match="train.log: no such file; run the trai"):
-            status.main([str(folder)])
+        with pytest.raises(SystemExit) as stopped:
+            status.main([str(folder), str(experiment)])
+        said = capsys.readouterr()
+        assert stopped.value.code == 1
+        assert f"error: {folder}/train.log: no such file; run the training" in said.err
+        assert "ssl_train_birq_raw" in said.out
     (experiment / "train.log").write_text("ssl_train: error: no such file\n")
     said = describe(experiment)
     assert "updates     none yet" in said and "last error  ssl_train: error: no" in said

@@ -86,6 +86,23 @@ def test_plot(experiment, tmp_path):
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            ["--keys", "nope", "--out", "x.png"],
+            "--keys nope: in no log; there are .*loss_anc",
+        ),
+        (["--out", "x.xyz"], "--out x.xyz: give a name that ends in .png or .pdf"),
+    ],
+)
+def test_plots_that_cannot_be(experiment, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"plot_training: error: {words}"):
+        plot_training.main([f"run={experiment}", *options])
+    assert not list(tmp_path.glob("x.*"))
+
+
 def test_an_epoch_that_went_on_inside(tmp_path):
     """Batches between the saved state and the kill are logged twice but counted once."""
     line = "[h] 2026-11-21 05:1{}:00,561 (trainer:810) INFO: 1epoch:train:{}-{}batch: loss={}"

@@ -105,10 +105,9 @@ def test_splits_would_repeat_the_unlabelled_speech(data):
         main([*options(data), "--multiple_iterator", "true"])
 
 
-@pytest.mark.parametrize("kind", ["category", "chunk"])
-def test_epochs_of_varying_length_cannot_be_paired(data, kind):
-    with pytest.raises(SystemExit, match=f"iterator_type {kind}, epochs differ"):
-        main([*options(data), "--iterator_type", kind])
+def test_epochs_of_varying_length_cannot_be_paired(data):
+    with pytest.raises(SystemExit, match="iterator_type category, epochs differ"):
+        main([*options(data), "--iterator_type", "category"])
 
 
 @pytest.mark.parametrize(
