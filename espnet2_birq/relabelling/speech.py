@@ -55,7 +55,7 @@ class SpeechBatch(NamedTuple):
     """Waveforms on the model's device."""
 
     names: Sequence[str]  # B utterance ids
-    speech: torch.Tensor  # (B, N), a short silence where the audio is bad
+    speech: torch.Tensor  # (B, N), silence where the audio is bad
     lengths: torch.Tensor  # (B,) in samples
     good: torch.Tensor  # (B,) False for bad audio: see BadAudio
 
@@ -78,12 +78,14 @@ def speech_batches(
     check = BadAudio(shortest=shortest)
     pad = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
 
+    def silence(speech):
+        return np.zeros(max(shortest, len(speech)), np.float32)
+
     def collate(rows):
         faults = [check.fault(arrays) for _, arrays in rows]
-        silence = np.zeros(shortest, np.float32)
         names, batch = pad(
             [
-                (name, {"speech": silence} if fault else arrays)
+                (name, {"speech": silence(arrays["speech"])} if fault else arrays)
                 for (name, arrays), fault in zip(rows, faults)
             ]
         )
