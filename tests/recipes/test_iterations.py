@@ -62,6 +62,14 @@ def test_a_configuration_for_no_iteration(ssl):
     pretrain(ssl, "--relabel_config", config, "--stop_stage", "4", *LAST)
 
 
+@pytest.mark.parametrize("stage, last", [("7", True), ("8", False)])
+def test_stages_after_training_train_nothing(ssl, stage, last):
+    """--stage up to 7 applies only to the first iteration, later ones to all."""
+    options = ["--train_stop_iter", "1", "--dry_run", "true", "--stage", stage]
+    said = pretrain(ssl, *LAYER, *options)[1]
+    assert ("stage 7: training, iteration 1" in said) == last
+
+
 def test_data_options_of_later_stages(ssl):
     """Only local/data.sh, in stage 1, reads them."""
     (ssl / "local/data.sh").unlink()

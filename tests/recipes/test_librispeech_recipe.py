@@ -46,6 +46,22 @@ def options_of(folder, script, *arguments):
     return dict(zip(given[::2], given[1::2], strict=True))
 
 
+@pytest.mark.parametrize("corpus", ["librispeech", "mini_librispeech", "ami"])
+def test_folders_with_spaces_are_refused(corpus, tmp_path):
+    """Else the options after them would be dropped."""
+    folder = ROOT / "egs2" / corpus / "ssl1"
+    status, said = status_of(
+        folder,
+        "local/data.sh",
+        "--librispeech" if "libri" in corpus else "--ami",
+        str(tmp_path),
+        "folder",
+        "--x",
+        "y",
+    )
+    assert status == 1 and "'folder' is no option; folders must not have spaces" in said
+
+
 @pytest.mark.parametrize(
     "method, config",
     [("birq", "train_birq"), ("best_rq_c2", "tuning/train_best_rq_c2")],

@@ -274,3 +274,23 @@ def test_birq_is_bi_level_and_its_variant_says_that_it_is_not(corpus):
     assert birq["objectives"][0] == stopped["objectives"][0]  # the anchor
     assert (rows[1].gradient, others[1].gradient) == (1.0, 0.0)
     assert rows[1].diversity > 0 and rows[1].head != rows[0].head
+
+
+def test_all_sizes_have_the_objectives_that_do_not_collapse():
+    sizes = [
+        vars(read(name, SSLTask, "own"))
+        for name in ("birq", "birq_base", "birq_large", "best_rq_large")
+    ]
+    for conf in sizes[:3]:
+        rows = parse_objectives(conf["objectives"], conf["encoder_conf"]["num_blocks"])
+        assert (rows[1].gradient, rows[1].diversity, rows[1].head) == (
+            1,
+            0.3,
+            "enhanced",
+        )
+        assert rows[1].labeller_conf["projection"] == "whitened"
+    birq, best_rq = sizes[2:]
+    differ = {k for k in birq if birq[k] != best_rq[k]}
+    assert differ == {"objectives", "config"}, {
+        k: (birq[k], best_rq[k]) for k in differ
+    }

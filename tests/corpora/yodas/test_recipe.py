@@ -43,6 +43,9 @@ def test_a_dry_run(recipe):
         ("--max_wav_duration 20", "--prepare_opts '--min-duration N --max-duration N'"),
         ("--min-wav-duration 2", "--prepare_opts '--min-duration N --max-duration N'"),
         ("--resample true", "--resample: has no effect here"),
+        ("--speed_perturb_factors 0.9", "--speed_perturb_factors: has no effect here"),
+        ("--dumpdir /d", "--dumpdir: has no effect here"),
+        ("--audio_format wav", "give --prepare_opts '--audio-format wav.ark'"),
         ("--manifest m.jsonl", "--manifest needs --set_name"),
         ("--manifest m --set_name x --lang fr", "leave out --lang and --hours"),
         ("--manifest m --set_name x --hours 9", "leave out --lang and --hours"),
@@ -53,6 +56,11 @@ def test_options_without_an_effect(recipe, options, words):
     done = run(command, recipe, check=False)
     assert done.returncode == 1 and words in done.stdout
     assert len(done.stdout.splitlines()) == 1, done.stdout
+
+
+def test_a_set_that_is_not_there_is_made_by_stage_1(recipe):
+    done = run(["./run.sh", "--yodas", "/nowhere", "--stage", "6"], recipe, check=False)
+    assert done.returncode == 1 and "run stage 1 first (--stage 1)" in done.stdout
 
 
 @pytest.mark.slow
