@@ -23,10 +23,7 @@ BATCHES = (
     "sort_batch sort_in_batch train_dtype unlabelled_batch_bins upsampling_factor"
 ).split()
 # Prefixes of options that are overridden by the saved state.
-SAVED = (
-    *("optim", "scheduler", "init_param", "init", "encoder_lr_decay"),
-    *("freeze_encoder_updates", "exclude_weight_decay"),
-)
+SAVED = ("optim", "scheduler", "init_param", "init", "freeze_encoder_updates")
 # Options without which the saved state of optimizer and scheduler is of no use.
 STRUCTURE = (
     "optim scheduler exclude_weight_decay exclude_weight_decay_conf encoder_lr_decay"

@@ -494,16 +494,3 @@ def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(objectives):
         history.append(stats["loss_anchor"].item())
     assert abs(history[0] - torch.tensor(32.0).log()) < 0.6
     assert sum(history[-10:]) / 10 < history[0] - 0.3
-
-
-def test_an_encoder_with_outputs_for_intermediate_ctc():
-    """As in configurations of fine-tuning, which joint training takes."""
-    model, with_ctc = (make_model([ANCHOR, ENHANCED]).train() for _ in range(2))
-    with_ctc.encoder.interctc_layer_idx = [1, 2]
-    losses = []
-    for one in (model, with_ctc):
-        torch.manual_seed(1)
-        loss = one(*make_batch())[0]
-        loss.backward()
-        losses.append(float(loss))
-    assert losses[0] == losses[1]

@@ -113,3 +113,16 @@ def test_copies_are_the_mean_over_steps_with_the_same_labels(monkeypatch):
         assert torch.allclose(one, sum(others) / 3, rtol=0, atol=2e-6)
     mean = sum(x[1]["loss_enhanced"] for x in results) / 3
     assert torch.allclose(stats["loss_enhanced"], mean, atol=1e-5)
+
+
+def test_an_encoder_with_outputs_for_intermediate_ctc():
+    """As in configurations of fine-tuning, which joint training takes."""
+    model, with_ctc = (make_model([ANCHOR, ENHANCED]).train() for _ in range(2))
+    with_ctc.encoder.interctc_layer_idx = [1, 2]
+    losses = []
+    for one in (model, with_ctc):
+        torch.manual_seed(1)
+        loss = one(*make_batch())[0]
+        loss.backward()
+        losses.append(float(loss))
+    assert losses[0] == losses[1]
