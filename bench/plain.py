@@ -18,7 +18,7 @@ from contextlib import nullcontext
 import torch
 from torch.nn import functional
 
-from espnet2_birq.encoders.frontend import mirror_ends
+from espnet2_birq.encoders.frontend import mirrored_feats
 from espnet2_birq.encoders.taps import encoder_lengths
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -73,8 +73,8 @@ class PlainModel(torch.nn.Module):
 
     def inputs(self, speech, speech_lengths):
         """Compute features (B, T, D), clean and masked, lengths (B,), mask (B, T')."""
-        speech = mirror_ends(speech, speech_lengths, self.frontend)
-        xs, lengths = self.normalize(*self.frontend(speech, speech_lengths))
+        feats = mirrored_feats(self.frontend, speech, speech_lengths)
+        xs, lengths = self.normalize(*feats)
         frames = encoder_lengths(self.encoder, lengths)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))
         mask = self.masking.draw(frames, padded)

@@ -72,6 +72,29 @@ def mirror_ends(
     return speech.scatter(1, lengths[:, None] + steps, speech.gather(1, inside))
 
 
+def mirrored_feats(
+    frontend: torch.nn.Module, speech: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute features that do not depend on the rest of the batch.
+
+    Args:
+        frontend: ESPnet frontend.
+        speech: (B, N) waveforms, padded with zeros, the longest of N samples.
+        lengths: (B,) lengths in samples.
+
+    Returns:
+        (B, T, D) features and (B,) lengths in frames; without the frames of the reflection,
+        T is that of N samples.
+    """
+    extended = mirror_ends(speech, lengths, frontend)
+    feats, frames = frontend(extended, lengths)
+    if extended is not speech:
+        stft = frontend.stft
+        reach = speech.size(1) + 2 * (stft.n_fft // 2) - stft.n_fft
+        feats = feats[:, : reach // stft.hop_length + 1]
+    return feats, frames
+
+
 @contextmanager
 def linear_padding():
     """Make ESPnet's feature modules use ``padding_mask`` in this context.

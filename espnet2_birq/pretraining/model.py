@@ -25,7 +25,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from typeguard import typechecked
 
-from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoders.frontend import linear_padding, mirrored_feats
 from espnet2_birq.encoders.taps import (
     encode,
     encoder_lengths,
@@ -455,8 +455,8 @@ class BiRQModel(AbsESPnetModel):
     def _extract_feats(self, speech, speech_lengths):
         """Compute normalised features (B, T, D) and lengths (B,) in single precision."""
         with torch.autocast(speech.device.type, enabled=False), linear_padding():
-            speech = mirror_ends(speech.float(), speech_lengths, self.frontend)
-            feats, lengths = self.frontend(speech, speech_lengths)
+            xs = speech.float()
+            feats, lengths = mirrored_feats(self.frontend, xs, speech_lengths)
             if self.normalize is not None:
                 feats, lengths = self.normalize(feats, lengths)
         return feats, lengths

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from espnet2.asr.frontend.default import DefaultFrontend
 from test_model import make_batch, make_model
 
 from espnet2_birq.errors import DataError
@@ -26,6 +27,18 @@ def test_labels_from_disk():
         model(speech, lengths, labels=torch.zeros(3, 80))
     with pytest.raises(DataError, match="an objective has view 'labels': give"):
         model(speech, lengths)
+
+
+def test_one_label_per_frame_of_long_windows():
+    """The reflection at an utterance's end adds no frames, here four."""
+    model = make_model([GIVEN], input_layer="linear")
+    model.frontend = DefaultFrontend(n_fft=1024, hop_length=160, n_mels=20)
+    speech, lengths = make_batch()
+    labels = torch.randint(7, (3, int(lengths.max()) // 160 + 1))
+    _, stats, _ = model(speech, lengths, labels=labels)
+    assert 0 < stats["loss_given"]
+    feats = model.collect_feats(speech, lengths)
+    assert feats["feats"].size(1) == feats["feats_lengths"].max() == labels.size(1)
 
 
 def test_several_streams_of_labels_from_disk():

@@ -23,7 +23,7 @@ from espnet2_birq.config import find_config, sampling_rate
 from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
-from espnet2_birq.encoders.frontend import mirror_ends
+from espnet2_birq.encoders.frontend import mirrored_feats
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.store import Block, LogProbs, file_hash
 from espnet2_birq.tasks.asr import ASRTask
@@ -115,8 +115,7 @@ def _extract_feats(model, speech, lengths):
     # Replaces ESPnetASRModel's method, which sees padding at an utterance's end.
     if model.frontend is None:
         return speech, lengths
-    speech = mirror_ends(speech, lengths, model.frontend)
-    feats, lengths = model.frontend(speech, lengths)
+    feats, lengths = mirrored_feats(model.frontend, speech, lengths)
     return feats[:, : lengths.max()], lengths
 
 

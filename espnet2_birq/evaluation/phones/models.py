@@ -11,7 +11,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2_birq import api
 from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.config import find_config, read_config, sampling_rate
-from espnet2_birq.encoders.frontend import linear_padding, mirror_ends
+from espnet2_birq.encoders.frontend import linear_padding, mirrored_feats
 from espnet2_birq.encoders.taps import (
     encode_up_to,
     encoder_lengths,
@@ -117,10 +117,9 @@ class SpeechModel:
         ]
 
     def _input(self, speech, samples):
-        """Compute normalised features (B, T, D) and lengths; T may be slightly larger."""
+        """Compute normalised features (B, T, D) and lengths (B,)."""
         with linear_padding():
-            speech = mirror_ends(speech, samples, self._model.frontend)
-            xs, lengths = self._model.frontend(speech, samples)
+            xs, lengths = mirrored_feats(self._model.frontend, speech, samples)
             if self._model.normalize is not None:
                 xs, lengths = self._model.normalize(xs, lengths)
         return xs, lengths
