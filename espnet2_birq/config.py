@@ -61,6 +61,20 @@ def read_config(path: Path) -> argparse.Namespace:
     return args
 
 
+def read_asr_config(path: Path) -> argparse.Namespace:
+    """Read an ASR experiment's config.yaml as read_config() does.
+
+    Raises:
+        ConfigError: A file is missing, or is of another kind of model.
+    """
+    args = read_config(path)
+    if getattr(args, "token_list", None) is None:
+        raise ConfigError(
+            f"{find_config(path)}: is not of an ASR model, it has no token_list"
+        )
+    return args
+
+
 def training_settings(
     config: Path, arguments: Sequence[str] = (), free: Collection[str] = ()
 ) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class HelpFormatter(
@@ -116,6 +118,23 @@ def share(value: str) -> float:
     if number > 1:
         raise argparse.ArgumentTypeError(f"{value!r} is not a share of at most 1")
     return number
+
+
+def output_file(value: str) -> Path:
+    """Check, before the work, that a file can be written.
+
+    Raises:
+        argparse.ArgumentTypeError: It is a folder, or cannot be written.
+    """
+    path = Path(value)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{value} is a folder; name a file")
+    there = path if path.exists() else next(x for x in path.parents if x.exists())
+    if there != path and not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written")
+    return path
 
 
 def sample_rate(value: str) -> int:

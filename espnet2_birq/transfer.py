@@ -16,7 +16,7 @@ import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 from espnet2_birq.checkpoint import check_model_file, load_tensors
-from espnet2_birq.config import read_config
+from espnet2_birq.config import read_asr_config, read_config
 from espnet2_birq.encoders.frontend import FeatureInput
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
@@ -189,13 +189,13 @@ def check_handoff(ssl_model: Path, asr_model: Path) -> Handoff:
         Encoder tensors of the ASR model by origin.
 
     Raises:
-        ConfigError: A file is missing.
+        ConfigError: A file is missing, or is not of an ASR model.
     """
     ssl_args = read_config(ssl_model)
     pretrained = SSLTask.build_model(with_defaults(ssl_args))
     # The tensors must match the configuration exactly.
     pretrained.load_state_dict(load_tensors(ssl_model))
-    asr_args = read_config(asr_model)
+    asr_args = read_asr_config(asr_model)
     model = ASRTask.build_model(asr_args)
     for tensor in model.encoder.state_dict().values():
         tensor.fill_(torch.nan if tensor.is_floating_point() else -1)
@@ -277,11 +277,18 @@ def change_since(ssl_model: Path, asr_model: Path) -> float:
 
     Returns:
         Ratio over all floating-point encoder tensors; 0 before fine-tuning.
+
+    Raises:
+        ConfigError: The models have no encoder tensors in common, or of other shapes.
     """
     before, after = load_tensors(ssl_model), load_tensors(asr_model)
     moved = total = 0.0
     for key, value in before.items():
         if key.startswith(ENCODER) and value.is_floating_point() and key in after:
+            if after[key].shape != value.shape:
+                raise ConfigError(f"{asr_model}: its {key} is of another shape")
             moved += (after[key] - value).double().square().sum().item()
             total += value.double().square().sum().item()
+    if not total:
+        raise ConfigError(f"{asr_model}: has no tensors of {ssl_model}'s encoder")
     return (moved / total) ** 0.5

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
+from espnet2_birq.options import output_file
 
 DESCRIPTION = """\
 Measure how fast this machine pretrains, in minutes: the rate of large matrix products,
@@ -57,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--out",
-        type=Path,
+        type=output_file,
         metavar="JSON",
         help="file to write the measured rates to, for plan --machine",
     )

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count, whole_number
+from espnet2_birq.options import count, output_file, whole_number
 from espnet2_birq.relabelling.settings import DEFAULT, Fit
 
 
@@ -47,7 +47,9 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="SCP,speech,TYPE",
         help="speech, as for ssl_train",
     )
-    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
+    parser.add_argument(
+        "--out", type=output_file, required=True, help="file to write (.npz)"
+    )
     parser.add_argument(
         "--clusters", type=count, default=DEFAULT.clusters, help="number of clusters"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.experiments.training_log import read_training_log
+from espnet2_birq.options import output_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -25,7 +26,9 @@ def get_parser() -> argparse.ArgumentParser:
         help="names in train.log, one panel each (another option must follow); "
         "default: the loss of every objective",
     )
-    parser.add_argument("--out", type=Path, required=True, help="PNG or PDF to write")
+    parser.add_argument(
+        "--out", type=output_file, required=True, help="PNG or PDF to write"
+    )
     parser.add_argument("--log_scale", action="store_true", help="logarithmic y axis")
     return parser
 

@@ -36,6 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("files", metavar="FILE", nargs="*", help="input of MADE")
     parser.add_argument(
         "--option",
+        type=_pair,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -43,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--setting",
+        type=_pair,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -84,8 +86,8 @@ def stamp(args: argparse.Namespace) -> None:
     Raises:
         DataError: Something has changed.
     """
-    options = _pairs(args.option)
-    settings = _pairs(args.setting) or None
+    options = dict(args.option)
+    settings = dict(args.setting) or None
     if args.config is not None:
         free = args.free.split()
         found = training_settings(args.config, args.args.split(), free)
@@ -99,8 +101,11 @@ def stamp(args: argparse.Namespace) -> None:
         raise DataError(f"{error}: {args.remedy}") from None
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    return dict(one.split("=", 1) for one in given)
+def _pair(value: str) -> tuple[str, str]:
+    name, equals, setting = value.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{value!r} is not NAME=VALUE")
+    return name, setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:

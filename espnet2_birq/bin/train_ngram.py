@@ -7,6 +7,7 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
 from espnet2_birq.evaluation.decode.ngram_training import train_ngram
+from espnet2_birq.options import output_file
 
 DESCRIPTION = """\
 Estimate a word n-gram from transcripts and write it as an ARPA file, for ctc_decode.
@@ -37,7 +38,9 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="training texts",
     )
-    parser.add_argument("--out", type=Path, required=True, help="ARPA file to write")
+    parser.add_argument(
+        "--out", type=output_file, required=True, help="ARPA file to write"
+    )
     parser.add_argument(
         "--order",
         type=int,

@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
 from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
 from espnet2_birq.evaluation.decode.search import Weights
+from espnet2_birq.options import output_file
 
 DESCRIPTION = """\
 Tune the n-gram weights of ctc_decode: lm_weight and word_score with
@@ -40,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_lm_options(parser, required=True)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_file,
         required=True,
         metavar="FILE",
         help="YAML file to write, for ctc_decode --weights",

@@ -34,6 +34,9 @@ from espnet2_birq.pretraining.when import rest
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
 SHARED = tuple(f"pretraining.{part}." for part in ("frontend", "normalize", "encoder"))
 
+# Losses of a joint training in the log, beside loss_NAME of each objective.
+LOSSES = ("pretraining", "supervised", "ctc", "att", "transducer")
+
 
 class JointModel(ESPnetASRModel):
     """ESPnet's ASR model whose encoder also learns the objectives of pretraining.
@@ -67,8 +70,14 @@ class JointModel(ESPnetASRModel):
             The model.
 
         Raises:
-            ConfigError: An option is out of range.
+            ConfigError: An option is out of range, or an objective's name is taken.
         """
+        for one in pretraining.objectives:
+            if one.name in LOSSES:
+                raise ConfigError(
+                    f"objective '{one.name}': loss_{one.name} is another loss of a joint "
+                    "training; give it another name"
+                )
         if barrier is not None and not 0 <= barrier < float("inf"):
             raise ConfigError(f"barrier is 0 or more, or left out, got {barrier}")
         self.barrier = barrier

@@ -172,6 +172,9 @@ def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
 
     Returns:
         Number of batches; None if unknown beforehand.
+
+    Raises:
+        ConfigError: No shape file.
     """
     if args.iterator_type != "sequence" or args.multiple_iterator:
         return None
@@ -179,6 +182,8 @@ def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
         return args.num_iters_per_epoch
     if args.batch_type == "folded":
         return None
+    if not args.train_shape_file:
+        raise ConfigError("give --train_shape_file, to count the updates of an epoch")
     sampler = build_batch_sampler(
         type=args.batch_type,
         shape_files=args.train_shape_file,
@@ -203,7 +208,7 @@ def count_updates(args: argparse.Namespace, processes: int = 1) -> int | None:
         Number of updates in `max_epoch` epochs; None if unknown beforehand.
 
     Raises:
-        ConfigError: No updates: an epoch has fewer batches than accum_grad.
+        ConfigError: No shape file, or no updates: an epoch has fewer batches than accum_grad.
     """
     batches = count_batches(args, processes)
     if batches is None:

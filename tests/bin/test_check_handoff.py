@@ -277,6 +277,21 @@ def test_layers_that_pretraining_has_not(ssl_model):
         spec_of(ssl_model, 3)
 
 
+def test_a_model_of_another_kind_or_file(tmp_path, ssl_model, capsys):
+    output = fails(capsys, ssl_model, ssl_model)
+    assert "config.yaml: is not of an ASR model" in output and "\n" not in output
+    asr = write_asr(tmp_path, [f"{ssl_model}:encoder:encoder"])
+    state = torch.load(asr, weights_only=True)
+    others = {
+        "has no tensors of": {"ctc.ctc_lo.bias": torch.zeros(4)},
+        "is of another shape": {name: x[..., None] for name, x in state.items()},
+    }
+    for words, tensors in others.items():
+        torch.save(tensors, asr)
+        with pytest.raises(SystemExit, match=words):
+            check_handoff.main([str(ssl_model), str(asr)])
+
+
 def test_missing_files_are_one_line(tmp_path, ssl_model, capsys):
     output = fails(capsys, tmp_path / "no.pth", tmp_path / "x.pth")
     assert "no.pth: no such file" in output and "\n" not in output

@@ -74,6 +74,8 @@ def test_wrong_requests(config, capsys):
     for scheduler in ("tristagelr", "warmuplr"):
         with pytest.raises(SystemExit, match="^error: an epoch of 3 batches has no"):
             main(["training", *config, "--accum_grad", "4", "--scheduler", scheduler])
+    with pytest.raises(SystemExit, match="^error: give --train_shape_file"):
+        main(["training", *config[:3]])
     with pytest.raises(SystemExit):
         main(["init_param", *config])
     assert "init_param requires --ssl_model" in capsys.readouterr().err

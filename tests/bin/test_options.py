@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from espnet2_birq.bin.command import add_shared_options, make_parser
-from espnet2_birq.options import count, whole_number
+from espnet2_birq.options import count, output_file, whole_number
 
 
 @pytest.mark.parametrize("given", [["--skip-bad"], ["--skip_bad"]])
@@ -46,3 +46,15 @@ def test_no_sample_rates(given, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args([f"--fs={given}"])
     assert "no sample rate, give 16k or 16000" in capsys.readouterr().err
+
+
+def test_output_files_are_checked_before_the_work(tmp_path):
+    new = tmp_path / "new" / "folder" / "x.npz"
+    assert output_file(str(new)) == new and not new.parent.exists()
+    assert output_file("x.npz").name == "x.npz"
+    with pytest.raises(argparse.ArgumentTypeError, match="is a folder; name a file"):
+        output_file(str(tmp_path))
+    (tmp_path / "file").touch()
+    assert output_file(str(tmp_path / "file")).is_file()
+    with pytest.raises(argparse.ArgumentTypeError, match="file is no folder"):
+        output_file(str(tmp_path / "file" / "x.npz"))

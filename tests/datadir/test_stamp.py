@@ -28,6 +28,12 @@ def error_of(*command):
     return error.value.code
 
 
+def test_an_option_without_a_value(made, capsys):
+    with pytest.raises(SystemExit):
+        main(["write", "set", "--option", "fs"])
+    assert "'fs' is not NAME=VALUE" in capsys.readouterr().err
+
+
 def test_nothing_has_changed(made):
     main([*CHECK, "wav.scp", "segments"])
     assert sources(made / "set") == ["wav.scp", "segments"]

@@ -289,6 +289,13 @@ def test_a_barrier_that_cannot_be(barrier):
         build(barrier=barrier)
 
 
+def test_a_name_that_another_loss_has():
+    row = {"view": "input", "labeller": "random_projection"}
+    taken = [{"name": "ctc", **row, "labeller_conf": {"codebook_size": 8}}]
+    with pytest.raises(ConfigError, match="'ctc': loss_ctc is another loss"):
+        build(objectives=taken)
+
+
 ROWS = (slice(0, 1), slice(1, 2))  # of the labelled batch, by rank
 
 

@@ -19,7 +19,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from tqdm import tqdm
 
 from espnet2_birq.checkpoint import check_model_file
-from espnet2_birq.config import find_config, sampling_rate
+from espnet2_birq.config import find_config, read_asr_config, sampling_rate
 from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
@@ -50,6 +50,7 @@ class Recogniser:
     """
 
     def __init__(self, model_file: Path, device: str):
+        read_asr_config(model_file)
         config = find_config(model_file)
         check_model_file(model_file)
         self.key = {"model": file_hash(model_file), "config": file_hash(config)}

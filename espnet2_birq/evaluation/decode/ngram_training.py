@@ -44,7 +44,8 @@ def train_ngram(
 
     Raises:
         ConfigError: Incompatible options.
-        DataError: A text or an ARPA file is missing or invalid, or lmplz fails.
+        DataError: A text or an ARPA file is missing or invalid, the development text is
+            empty, or lmplz fails.
     """
     if others and dev is None:
         raise ConfigError("--interpolate needs --dev, to tune the mixture on")
@@ -52,6 +53,8 @@ def train_ngram(
         raise ConfigError("--prune begins with 0 and never falls, as 0 0 1")
     if ".arpa" not in out.suffixes or out.suffix == ".gz":
         raise ConfigError(f"--out {out}: give a name that ends in .arpa")
+    if dev is not None and not read_sentences(dev):
+        raise DataError(f"--dev {dev}: has no sentence to compute a perplexity of")
     out.parent.mkdir(parents=True, exist_ok=True)
     model = None
     if program := shutil.which("lmplz"):

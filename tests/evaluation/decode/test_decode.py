@@ -394,6 +394,12 @@ def test_users_errors_are_one_line(model, tmp_path, options, words):
         decode(copy_model(model, tmp_path / "asr"), data, options=options)
     with pytest.raises(SystemExit, match="no such file; give a model"):
         decode(tmp_path / "none.pth", data)
+    config = tmp_path / "ssl" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("encoder: conformer\n")
+    config.with_name("1epoch.pth").touch()
+    with pytest.raises(SystemExit, match="config.yaml: is not of an ASR model"):
+        decode(config.with_name("1epoch.pth"), data)
     (data / "segments").write_text("a b 0 1\n")
     with pytest.raises(SystemExit, match="must be cut into utterances"):
         decode(model, data)

@@ -207,10 +207,13 @@ def test_the_command(tmp_path, caplog, monkeypatch):
     more = ["--interpolate", str(out), "--dev", str(dev), "--out", str(mixed)]
     main(["--text", str(dev), *more])
     assert "--text: weight" in caplog.text and f"{out}: weight" in caplog.text
+    empty = tmp_path / "empty.txt"
+    empty.touch()
     for options, words in (
         (["--interpolate", str(out)], "--interpolate needs --dev"),
         (["--prune", "0", "2", "1"], "never falls"),
         (["--dev", str(tmp_path / "none")], "no such file or data directory"),
+        (["--dev", str(empty)], "empty.txt: has no sentence"),
     ):
         with pytest.raises(SystemExit, match=words):
             main(["--text", str(data), "--out", str(tmp_path / "y.arpa"), *options])
