@@ -16,12 +16,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         yield part
-        _sync(part)
+        sync(part)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_whole(path: Path, content: str) -> None:
@@ -30,7 +30,7 @@ def write_whole(path: Path, content: str) -> None:
         part.write_text(content, encoding="utf-8", newline="\n")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

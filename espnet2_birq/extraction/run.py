@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import multiprocessing
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,11 +25,13 @@ from espnet2_birq.errors import ConfigError, DamagedAudioError, DataError
 from espnet2_birq.extraction.sources import Recording, find_recordings
 from espnet2_birq.extraction.writers import Folder, deduplicate
 from espnet2_birq.pretrained import PretrainedModel, Wanted
-from espnet2_birq.reading import read_lines
+from espnet2_birq.reading import read_lines, read_text
 from espnet2_birq.tasks.loading import resolve
 
 BLOCK_SECONDS = 600.0  # of audio per block; an interrupted command resumes at a block
 DAMAGED = "damaged"  # folder of lists, by block, of audio that cannot be decoded
+FINISHED = "finished"  # folder of hashes, by block, of the audio that was used
+LONGEST_NAME = 255 - len(".part")  # bytes of a file's name, while it is written
 READERS = 4  # threads that read audio ahead
 REPORT_SECONDS = 10.0  # between progress lines
 
@@ -123,9 +126,15 @@ def extract(job: Job, source: Path) -> dict[str, str]:
         Mapping from skipped recording to the reason; also written to OUT/skipped.
 
     Raises:
-        ConfigError: There is no such layer or objective, or the model cannot be loaded.
+        ConfigError: There is no such layer or objective, or the model cannot be loaded;
+            or an archive cannot be in the folder.
         DataError: The list is bad, or the folder has results of other settings.
     """
+    if job.kind == "ark" and "," in str(job.out):
+        raise ConfigError(
+            f"{job.out}: has a comma, which kaldiio takes for the end of an ark's name; "
+            "give another --out"
+        )
     worker = _Worker(job)
     recordings, skipped = find_recordings(source, worker.model.sample_rate)
     enough = [one for one in recordings if worker.model.frames(one.samples)]
@@ -136,9 +145,11 @@ def extract(job: Job, source: Path) -> dict[str, str]:
             f"{source}: no recording can be used; those that can be read are too short "
             "for one frame"
         )
+    if job.kind == "npy":
+        _check_names(source, [one.name for one in enough])
     _claim(job, source, recordings)
     blocks = dict(_blocks(enough, worker.model))
-    todo = {name: block for name, block in blocks.items() if not worker.has(name)}
+    todo = {x: block for x, block in blocks.items() if not worker.has(x, block)}
     if len(todo) < len(blocks):
         logging.info(
             f"{job.out}: {len(blocks) - len(todo)} of {len(blocks)} blocks done"
@@ -172,6 +183,27 @@ def _read_damaged(out: Path, blocks: Iterable[str]) -> dict[str, str]:
     return {name: why for name, _, why in pairs}
 
 
+def _check_names(source: Path, names: list[str]) -> None:
+    """Check that each recording can have a file NAME.npy.
+
+    Raises:
+        DataError: A name is too long, or its file is a folder of another recording.
+    """
+    folders = {str(x): name for name in names for x in Path(name).parents}
+    for name in names:
+        file = f"{name}.npy"
+        if file in folders:
+            raise DataError(
+                f"{source}: {name} and {folders[file]} cannot both be written: {file} "
+                "would be a file and a folder; rename one, or give --format ark"
+            )
+        if max(len(os.fsencode(part)) for part in Path(file).parts) > LONGEST_NAME:
+            raise DataError(
+                f"{source}: {name} is too long a name for a file {file}; rename it, or "
+                "give --format ark"
+            )
+
+
 def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
     """Record what the output folder is made from, or compare this with the record.
 
@@ -193,6 +225,16 @@ def _claim(job: Job, source: Path, recordings: list[Recording]) -> None:
     except DataError as error:
         raise DataError(f"{error}; give another --out, or remove it") from error
     write_stamp(job.out, files, options)
+
+
+def _state(block: Iterable[Recording]) -> str:
+    """Return a hash of a block's recordings, with the sizes and times of their files."""
+    digest = hashlib.sha256()
+    for one in block:
+        match = ARK_ENTRY.match(one.entry)
+        file = os.stat(match[1] if match else one.entry)
+        digest.update(f"{one} {file.st_size} {file.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _blocks(
@@ -282,10 +324,14 @@ class _Worker:
                     durations = Folder(path / "frames", kind, "durations")
                 yield Output(Folder(path, kind, "units"), column, book, durations)
 
-    def has(self, block: str) -> bool:
-        """Whether all outputs of a block exist; damaged audio may have been replaced."""
-        whole = not (self.job.out / DAMAGED / block).exists()
-        return whole and all(folder.has(block) for folder in self.folders)
+    def has(self, name: str, block: list[Recording]) -> bool:
+        """Whether all outputs of a block exist, and are of this audio, none damaged."""
+        finished = self.job.out / FINISHED / name
+        return (
+            finished.is_file()
+            and read_text(finished) == _state(block)
+            and all(folder.has(name) for folder in self.folders)
+        )
 
     def process(self, name: str, block: list[Recording]) -> Iterator[float]:
         """Write a block, yielding the seconds of audio done since the previous yield.
@@ -295,8 +341,10 @@ class _Worker:
         Raises:
             DataError: Samples or features are not finite.
         """
-        rate = self.model.sample_rate
+        rate, state = self.model.sample_rate, _state(block)
         damaged: dict[str, str] = {}
+        finished = self.job.out / FINISHED / name
+        finished.unlink(missing_ok=True)
         with ExitStack() as stack:
             add = {x.path: stack.enter_context(x.writing(name)) for x in self.folders}
             long = [one for one in block if self.model.is_long(one.samples)]
@@ -311,13 +359,15 @@ class _Worker:
                 except DamagedAudioError as error:
                     damaged[one.name] = str(error)
                 yield one.samples / rate
-            # Before the block counts as done
-            listed = self.job.out / DAMAGED / name
-            listed.unlink(missing_ok=True)
-            if damaged:
-                lines = [f"{one} {why}\n" for one, why in damaged.items()]
-                listed.parent.mkdir(exist_ok=True)
-                write_whole(listed, "".join(lines))
+        listed = self.job.out / DAMAGED / name
+        listed.unlink(missing_ok=True)
+        if damaged:  # and not finished: they may be replaced
+            lines = [f"{one} {why}\n" for one, why in damaged.items()]
+            listed.parent.mkdir(exist_ok=True)
+            write_whole(listed, "".join(lines))
+            return
+        finished.parent.mkdir(exist_ok=True)
+        write_whole(finished, state)
 
     def _batches(self, recordings: list[Recording], damaged: dict[str, str]):
         """Yield batches of recordings of similar lengths, and their waveforms.

@@ -1,5 +1,6 @@
 """Lists of recordings: a Kaldi data directory, a manifest, a folder of audio, a file."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -99,7 +100,7 @@ def _list(source: Path) -> Iterable[Listed]:
     if (source / "wav.scp").is_file():
         return _scp(source / "wav.scp")
     if source.is_dir():
-        files = (x for x in source.rglob("*") if x.suffix.lower() in SUFFIXES)
+        files = (x for x in _walk(source) if x.suffix.lower() in SUFFIXES)
         return [
             Listed(str(path.relative_to(source).with_suffix("")), str(path))
             for path in sorted(files)
@@ -113,6 +114,19 @@ def _list(source: Path) -> Iterable[Listed]:
     if source.suffix == ".tsv":
         return _tsv(source)
     return _scp(source)
+
+
+def _walk(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, also in linked ones."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder around it
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(Path(entry), above | {real})
+            else:
+                yield Path(entry)
 
 
 def _scp(path: Path) -> Iterator[Listed]:

@@ -1,5 +1,6 @@
 """Files of features and units: NumPy, Kaldi archives, text."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 
-from espnet2_birq.datadir.files import whole_file
+from espnet2_birq.datadir.files import sync, whole_file
+from espnet2_birq.reading import read_lines
 
 
 class Folder:
@@ -32,8 +34,14 @@ class Folder:
         self._blocks.mkdir(parents=True, exist_ok=True)
 
     def has(self, block: str) -> bool:
-        """Whether a block is complete."""
-        return (self._blocks / block).is_file()
+        """Whether a block is complete: its list, and the files that this names."""
+        listed = self._blocks / block
+        if self.kind == "text" or not listed.is_file():
+            return listed.is_file()
+        files = {line.rstrip("\n").split(" ", 1)[1] for line in read_lines(listed)}
+        if self.kind == "ark":
+            files = {entry.rpartition(":")[0] for entry in files}
+        return all(map(os.path.isfile, files))
 
     @contextmanager
     def writing(self, block: str) -> Iterator[Callable[[str, np.ndarray | Path], None]]:
@@ -43,6 +51,7 @@ class Folder:
                 ark = self.path / f"{block}.ark"
                 with kaldiio.WriteHelper(f"ark,scp:{ark},{part}") as writer:
                     yield writer
+                sync(ark)
                 return
             with part.open("w", encoding="utf-8") as stream:
 

@@ -120,9 +120,11 @@ def test_units(top, model, tmp_path):
         "anchor.0",
         "anchor.1",
         "enhanced",
+        "finished",
     ]
-    assert [x.name for x in (tmp_path / "merged").iterdir() if x.is_dir()] == [
-        "enhanced"
+    assert sorted(x.name for x in (tmp_path / "merged").iterdir() if x.is_dir()) == [
+        "enhanced",
+        "finished",
     ]
     for name in GOOD:
         codes, _ = model.labels(wave(top, name)[None])
@@ -174,6 +176,15 @@ def test_lists(top, tmp_path):
     assert names(manifest) == ["u1", "u2"]
     (tmp_path / "test.tsv").write_text(f"{audio}\na/u1.wav\t16000\nb/u3.wav\t11200\n")
     assert names(tmp_path / "test.tsv") == ["b/u3", "a/u1"]
+
+
+def test_linked_folders(top, tmp_path):
+    """They are part of a folder; one that contains itself is listed once."""
+    (tmp_path / "rec").mkdir()
+    (tmp_path / "rec/more").symlink_to(top / "audio/a")
+    (tmp_path / "rec/loop").symlink_to(tmp_path / "rec")
+    (tmp_path / "rec/u3.wav").symlink_to(top / "audio/b/u3.wav")
+    assert names(tmp_path / "rec") == ["u3", "more/u1", "more/u2"]
 
 
 @pytest.mark.parametrize(
@@ -299,11 +310,52 @@ def test_only_recordings_that_are_too_short(top, tmp_path):
     assert not list((tmp_path / "out").rglob("*.scp"))
 
 
+@pytest.mark.parametrize("kind", ["npy", "ark"])
+def test_replaced_audio_and_deleted_results_are_done_again(top, tmp_path, kind):
+    """New audio may have the old one's length; other blocks are kept."""
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 2 * RATE)
+    for name in ("a", "b"):
+        soundfile.write(audio / f"{name}.wav", noise, RATE)
+    command = [f"{top}/exp", str(audio), "--out", str(out), "--format", kind]
+    features.main(command)
+    first = read(out / "output/feats.scp", ["a", "b"])
+    soundfile.write(audio / "a.wav", noise[::-1], RATE)
+    features.main(command)
+    second = read(out / "output/feats.scp", ["a", "b"])
+    assert not np.array_equal(first["a"], second["a"])
+    assert np.array_equal(first["b"], second["b"])
+    for file in out.rglob("a.npy" if kind == "npy" else "*.ark"):
+        file.unlink()
+    features.main(command)
+    assert np.array_equal(read(out / "output/feats.scp", ["a", "b"])["a"], second["a"])
+
+
+@pytest.mark.parametrize(
+    "names, out, kind, words",
+    [
+        (["a"], "o,3", "ark", "o,3: .* comma"),
+        (["a", "a.npy/b"], "out", "npy", "a and a.npy/b cannot both be .* rename one"),
+        (["n" * 250], "out", "npy", "nnn is too long a name for .*rename it"),
+    ],
+)
+def test_names_that_files_cannot_have(top, tmp_path, names, out, kind, words):
+    for name in names:
+        path = tmp_path / "audio" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(top / "audio/a/u1.wav")
+    command = [f"{top}/exp", f"{tmp_path}/audio", "--out", f"{tmp_path}/{out}"]
+    with pytest.raises(SystemExit, match=f"features: error: .*{words}"):
+        features.main([*command, "--format", kind])
+    assert not list(tmp_path.rglob("made_from.json"))
+
+
 def test_a_layer_named_twice(top, model, tmp_path):
     common = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
     features.main([*common, "--layers", "-1", str(model.depth), "1"])
     folders = sorted(x.name for x in (tmp_path / "out").iterdir() if x.is_dir())
-    assert folders == ["layer1", f"layer{model.depth}"]
+    assert folders == ["finished", "layer1", f"layer{model.depth}"]
 
 
 def test_a_model_that_makes_no_labels(top, tmp_path):
