@@ -9,12 +9,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from checkout import ROOT, run
+from checkout import ROOT, copy_checkout, run
 
 from espnet2_birq.config import averaged_model
 from espnet2_birq.corpora.librispeech import UTTERANCES_OF_PART
 
 RECIPE = ROOT / "egs2" / "librispeech"
+
+
+@pytest.fixture
+def mini(an4_tarball, tmp_path):
+    """mini_librispeech/ssl1 in a copy, whose preparation writes nothing."""
+    top = copy_checkout(tmp_path / "top", an4_tarball.parents[3])
+    (tmp_path / "python3").write_text("#!/bin/sh\n")
+    (tmp_path / "python3").chmod(0o755)
+    folder = top / "egs2" / "mini_librispeech" / "ssl1"
+    (folder / "local/path.sh").write_text(f"PATH={tmp_path}:$PATH\n")
+    (folder / "data").mkdir()
+    return folder
+
+
+def test_sets_of_mini_librispeech_are_links(mini):
+    status_of(mini, "local/data.sh", "--test_other", "dev-other")
+    status, said = status_of(mini, "local/data.sh", "--dev", "dev-clean")
+    links = {path.name: str(path.readlink()) for path in (mini / "data").iterdir()}
+    assert status == 0, said
+    assert links == {"valid": "dev_clean_valid", "test": "dev_clean_test"}
+    (mini / "data/valid").unlink()
+    (mini / "data/valid").mkdir()
+    status, said = status_of(mini, "local/data.sh")
+    assert status == 1 and "data/valid: not of this preparation" in said
+    assert not list((mini / "data/valid").iterdir())
 
 
 @pytest.fixture
@@ -60,6 +85,24 @@ def test_folders_with_spaces_are_refused(corpus, tmp_path):
         "y",
     )
     assert status == 1 and "'folder' is no option; folders must not have spaces" in said
+
+
+@pytest.mark.parametrize(
+    "corpus, options, words",
+    [
+        (
+            "yodas",
+            "--lang en fr --hours 5",
+            "'fr' is no option; quote values of several",
+        ),
+        ("mini_an4", "--x y", "'--x': there are no options; leave it out"),
+        ("mini_synth", "--x y", "'--x': there are no options; leave it out"),
+    ],
+)
+def test_stray_words_are_refused(corpus, options, words):
+    folder = ROOT / "egs2" / corpus / "ssl1"
+    status, said = status_of(folder, "local/data.sh", *options.split())
+    assert status == 1 and words in said, said
 
 
 @pytest.mark.parametrize(

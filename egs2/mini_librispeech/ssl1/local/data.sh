@@ -18,6 +18,10 @@ resample=false
 [ $# -eq 0 ] || { echo "$0: error: '$1' is no option; folders must not have spaces in their" \
     "names: give a link without" >&2; exit 1; }
 
+for name in valid test ${test_other:+test_other}; do
+    [ -L "data/${name}" ] || [ ! -e "data/${name}" ] || { echo "$0: error: data/${name}: not" \
+        "of this preparation, which makes a link there; move it away" >&2; exit 1; }
+done
 set_of() { echo "${1//-/_}"; }  # train-clean-5 -> train_clean_5
 join=
 for part in ${train//,/ }; do join+="$(set_of "${part}")+"; done
@@ -26,6 +30,10 @@ python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
     --dest data --parts ${train//,/ } "${dev}" ${test_other} \
     --nj "$(../../../local/cores)" --resample "${resample}" \
     --split "${dev}:${held_out}" --combine "train=${join}$(set_of "${dev}")_train"
-ln -sfn "$(set_of "${dev}")_valid" data/valid
-ln -sfn "$(set_of "${dev}")_test" data/test
-if [ -n "${test_other}" ]; then ln -sfn "$(set_of "${test_other}")" data/test_other; fi
+ln -sfnT "$(set_of "${dev}")_valid" data/valid
+ln -sfnT "$(set_of "${dev}")_test" data/test
+if [ -n "${test_other}" ]; then
+    ln -sfnT "$(set_of "${test_other}")" data/test_other
+elif [ -L data/test_other ]; then
+    rm data/test_other  # of an earlier call
+fi

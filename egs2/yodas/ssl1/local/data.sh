@@ -17,6 +17,7 @@ set -o pipefail
 yodas= hub= set_name=en_5000h lang=en hours=5000 valid_hours= seed= manifest= prepare_opts= nj=4
 . ./path.sh
 . utils/parse_options.sh
+[ $# -eq 0 ] || { echo "$0: error: '$1' is no option; quote values of several words" >&2; exit 1; }
 
 opts=(--dest dump/raw --name "${set_name}" --nj "${nj}")
 if [ -n "${yodas}" ]; then opts+=(--yodas "${yodas}"); fi
