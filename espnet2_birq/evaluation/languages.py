@@ -8,7 +8,7 @@ shows how much information is left for recognition.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from espnet2_birq.datadir.stream import draw
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.phones.units import entropy
-from espnet2_birq.evaluation.probe import Settings, probe
+from espnet2_birq.evaluation.probe import Settings, find_utterances, probe
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import makers
 
@@ -94,7 +94,7 @@ def count_codes(
         Counts by objective, (L, N, V) for L languages, N codebooks and V codes.
 
     Raises:
-        DataError: No objective makes codes, or audio is bad.
+        DataError: No objective makes codes, or audio is bad or too short.
     """
     objectives = makers(model.objectives)
     if not objectives:
@@ -112,7 +112,10 @@ def count_codes(
             wave = torch.from_numpy(read_wave(resolve(files[utterance])))
             samples = torch.tensor([len(wave)])
             for one in objectives:
-                codes, frames = model.label(wave[None], samples, one.name)
+                try:
+                    codes, frames = model.label(wave[None], samples, one.name)
+                except DataError as error:  # too short, without its name
+                    raise DataError(f"{files[utterance]}: {error}") from error
                 for book, row in enumerate(codes[:, 0, : int(frames)].numpy()):
                     counts[one.name][number, book] += np.bincount(
                         row, minlength=one.labeller.codebook_size
@@ -166,26 +169,53 @@ def by_chance(counts: np.ndarray) -> np.ndarray:
 
 
 def spell(
-    model: BiRQModel, train: Path, test: Path, language: str, out: Path, conf: Settings
-) -> float | None:
-    """Train a character probe on a language; return its CER in %, or None without text.
+    model: BiRQModel,
+    train: Path,
+    test: Path,
+    languages: Collection[str],
+    out: Path,
+    conf: Settings,
+) -> dict[str, float | None]:
+    """Train a character probe on each language; return CERs in %, None without text.
 
     Raises:
-        DataError: Only one of the sets has text of the language; or see probe().
+        DataError: Only one of the sets has text of a language, or none of any; or see
+            probe().
     """
+    # Check all sets now, not after the training of the first probes.
+    spelt = [x for x in languages if _write_subsets(model, train, test, x, out, conf)]
+    if not spelt:
+        raise DataError(
+            f"{train}/text: no transcript of any language; add them, or leave the "
+            "probes out (--updates 0)"
+        )
+    errors: dict[str, float | None] = dict.fromkeys(languages)
+    for language in spelt:
+        own = out / language
+        found = probe(model, own / "train", [own / "test"], own / "probe", conf)
+        errors[language] = found["cer"]["test"]["percent"]
+    return errors
+
+
+def _write_subsets(
+    model: BiRQModel, train: Path, test: Path, language: str, out: Path, conf: Settings
+) -> bool:
+    """Write and check a language's part of both sets; return whether it has text."""
+    own = out / language
     subsets = [
-        _subset(folder, language, out / name) for name, folder in _named(train, test)
+        _subset(folder, language, own / name) for name, folder in _named(train, test)
     ]
     if not any(subsets):
-        return None
+        return False
     for folder, there in zip((train, test), subsets):
         if not there:
             raise DataError(
                 f"{folder}/text: nothing of language '{language}', which the other set "
                 "has; add its transcripts, or leave them out there, too"
             )
-    found = probe(model, out / "train", [out / "test"], out / "probe", conf)
-    return found["cer"]["test"]["percent"]
+    find_utterances(model, own / "train", conf.max_seconds)
+    find_utterances(model, own / "test")
+    return True
 
 
 def _named(train: Path, test: Path):
@@ -230,21 +260,14 @@ def compare_languages(
         The page, as Markdown.
 
     Raises:
-        DataError: See read_languages(), count_codes() and spell(); or no language
-            has text.
+        DataError: See read_languages(), count_codes() and spell().
     """
     languages = read_languages(test)
     out.mkdir(parents=True, exist_ok=True)
+    counts = count_codes(model, test, languages, utterances)
     errors: dict[str, float | None] = {}
     if settings is not None:
-        for name in languages:
-            errors[name] = spell(model, train, test, name, out / name, settings)
-        if all(one is None for one in errors.values()):
-            raise DataError(
-                f"{train}/text: no transcript of any language; add them, or leave the "
-                "probes out (--updates 0)"
-            )
-    counts = count_codes(model, test, languages, utterances)
+        errors = spell(model, train, test, languages, out, settings)
     found = {
         name: {
             "languages": {

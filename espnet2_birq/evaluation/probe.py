@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,14 @@ class Settings:
     seed: int = 0
 
 
+class Spoken(NamedTuple):
+    """Utterance of a data directory."""
+
+    name: str
+    file: Path
+    text: str
+
+
 class Utterance(NamedTuple):
     """Features from the frozen encoder, and text."""
 
@@ -79,45 +88,99 @@ class Probe(torch.nn.Module):
             )
         self.output = torch.nn.Linear(2 * hidden or size, tokens)
 
-    def forward(self, feats: torch.Tensor) -> torch.Tensor:
-        """Compute log-probabilities (B, T', tokens) of features (B, K, T', E)."""
+    def forward(self, feats: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Compute log-probabilities (B, T', tokens) of features (B, K, T', E).
+
+        Those of an utterance do not depend on its padding.
+        """
         # Layers differ in scale; without normalisation the largest would dominate.
         feats = torch.nn.functional.layer_norm(feats, feats.shape[-1:])
         hs = torch.einsum("k,bkte->bte", self.weights.softmax(dim=0), feats)
         if self.lstm is not None:
-            hs, _ = self.lstm(hs)
+            packed = torch.nn.utils.rnn.pack_padded_sequence(
+                hs, lengths, batch_first=True, enforce_sorted=False
+            )
+            hs, _ = torch.nn.utils.rnn.pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=hs.size(1)
+            )
         return self.output(hs).log_softmax(dim=-1)
 
 
-@torch.no_grad()
-def extract(
-    model, folder: Path, rate: int, max_seconds: float = 1e9
-) -> list[Utterance]:
-    """Encode a data directory in batches of similar lengths.
+def find_utterances(
+    model, folder: Path, max_seconds: float | None = None
+) -> list[Spoken]:
+    """List the utterances of a data directory that have a transcript, the shortest first.
+
+    Args:
+        model: Model in evaluation mode.
+        folder: Data directory.
+        max_seconds: Maximum length of training utterances; None: a test set, in which every
+            transcript has audio.
 
     Raises:
-        DataError: Bad audio, no usable utterance, or features that are not finite in
-            half precision.
+        DataError: Bad or missing audio, an utterance without an encoder frame, or no
+            transcript with a word.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
     # Paths in dump/raw/<set> are relative to the recipe's folder.
     recipe = folder.resolve().parents[2]
     files = {name: recipe / x for name, x in read_scp(folder / "wav.scp").items()}
-    infos = probe_many([str(file) for file in files.values()], rate)
-    lengths = {name: info.seconds for name, info in zip(files, infos)}
-    names = sorted(texts.keys() & files.keys(), key=lengths.__getitem__)
-    names = [name for name in names if lengths[name] <= max_seconds]
-    if not names:
-        raise DataError(f"{folder}: no utterance with text and up to {max_seconds} s")
+    lost = [name for name in texts if name not in files]
+    if lost and max_seconds is None:
+        raise DataError(
+            f"{folder}/wav.scp: lacks {len(lost)} of {len(texts)} utterances of text, "
+            f"{lost[0]} the first; add them, or take them out of text"
+        )
+    names = [name for name in texts if name in files]
+    infos = probe_many([str(files[name]) for name in names], model.sample_rate)
+    lengths = {name: info.seconds for name, info in zip(names, infos)}
+    names.sort(key=lengths.__getitem__)
+    limit = ""
+    if max_seconds is not None:
+        limit = f" of up to {max_seconds:g} s"
+        kept = [name for name in names if lengths[name] <= max_seconds]
+        if len(kept) < len(names):
+            logging.info(
+                f"{folder}: {len(names) - len(kept)} of {len(names)} utterances are "
+                f"longer than --max_seconds {max_seconds:g}: left out"
+            )
+        names = kept
+    if not any(texts[name] for name in names):
+        raise DataError(
+            f"{folder}/text: no transcript with a word{limit}; give another set"
+        )
+    spoken = [Spoken(name, files[name], texts[name]) for name in names]
+    _check_length(model, spoken[0])
+    return spoken
+
+
+@torch.no_grad()
+def _check_length(model, shortest: Spoken) -> None:
+    wave = torch.from_numpy(read_wave(str(shortest.file)))
+    _, lengths = model._extract_feats(wave[None], torch.tensor([len(wave)]))
+    if not int(encoder_lengths(model.encoder, lengths)):
+        raise DataError(
+            f"{shortest.file}: too short for an encoder frame; leave {shortest.name} out "
+            "of its set"
+        )
+
+
+@torch.no_grad()
+def extract(model, spoken: list[Spoken]) -> list[Utterance]:
+    """Encode utterances, sorted by length, in batches.
+
+    Raises:
+        DataError: Bad audio, or features that are not finite in half precision.
+    """
     found = []
-    for start in range(0, len(names), 8):
-        batch = names[start : start + 8]
-        hs, frames = encode(model, [files[name] for name in batch])
-        for name, feats, length in zip(batch, hs.half(), frames.tolist()):
+    for start in range(0, len(spoken), 8):
+        batch = spoken[start : start + 8]
+        hs, frames = encode(model, [one.file for one in batch])
+        for one, feats, length in zip(batch, hs.half(), frames.tolist()):
             feats = feats[:, :length].clone()
             if not feats.isfinite().all():
-                raise DataError(f"{files[name]}: features are NaN or beyond float16")
-            found.append(Utterance(name, files[name], feats, texts[name]))
+                raise DataError(f"{one.file}: features are NaN or beyond float16")
+            found.append(Utterance(one.name, one.file, feats, one.text))
     return found
 
 
@@ -166,8 +229,9 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=lr)
+    # Of ten updates, a tenth is one, which OneCycleLR cannot rise in: it divides by 0.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=updates, pct_start=0.1
+        optimizer, lr, total_steps=updates, pct_start=0.1 if updates > 10 else 0.0
     )
     batches = make_batches(utterances, frames)
     order: list[int] = []
@@ -178,7 +242,7 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
         feats, lengths = feats_of(batch)
         targets = [torch.tensor([tokens[c] for c in one.text]) for one in batch]
         loss = torch.nn.functional.ctc_loss(
-            probe(feats).transpose(0, 1),
+            probe(feats, lengths).transpose(0, 1),
             torch.cat(targets),
             lengths,
             torch.tensor([len(target) for target in targets]),
@@ -203,21 +267,40 @@ def decode(probe: Probe, utterances: list[Utterance], letters: str) -> dict[str,
     texts = {}
     for batch in make_batches(utterances, 4000):
         feats, frames = pad(batch)
-        for one, scores, length in zip(batch, probe(feats), frames):
+        for one, scores, length in zip(batch, probe(feats, frames), frames):
             tokens = best_path(scores[:length].numpy()).tokens
             texts[one.name] = "".join(letters[token - 1] for token in tokens)
     return texts
 
 
-def write_trn(path: Path, texts: dict[str, str], names: list[str], kind: str) -> None:
-    """Write a trn file of words or characters."""
+def write_trn(
+    path: Path, texts: dict[str, str], ids: dict[str, str], kind: str
+) -> None:
+    """Write a trn file of words or characters.
+
+    Args:
+        path: File to write.
+        texts: Text of each utterance.
+        ids: Id `speaker-utterance` of each utterance, in the order of the file.
+        kind: "wer" or "cer".
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:
-        for name in names:
+        for name, trn_id in ids.items():
             tokens = texts[name].split()
             if kind == "cer":
                 tokens = " <space> ".join(" ".join(word) for word in tokens).split()
-            print(*tokens, f"({name}-{name})", file=stream)
+            print(*tokens, f"({trn_id})", file=stream)
+
+
+def trn_ids(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return an id `speaker-utterance` for each utterance, as in trn files of asr.sh.
+
+    Intervals are over speakers. Without utt2spk, an utterance is its own speaker.
+    """
+    path = folder / "utt2spk"
+    speakers = read_scp(path) if path.is_file() else {}
+    return {name: f"{speakers.get(name, name)}-{name}" for name in sorted(names)}
 
 
 def probe(
@@ -231,7 +314,8 @@ def probe(
 
     Args:
         model: Model in evaluation mode.
-        train_set: Data directory with wav.scp and text, as in dump/raw.
+        train_set: Data directory with wav.scp, text and, if speakers are known, utt2spk, as
+            in dump/raw.
         test_sets: Test sets of the same format.
         out: Folder for <set>/score_{cer,wer}/{ref,hyp}.trn and probe.json.
         settings: Training settings.
@@ -240,7 +324,8 @@ def probe(
         Content of probe.json: error rates with 95 % intervals, loss, layer weights.
 
     Raises:
-        DataError: A test set is missing, two have the same name, bad audio, or NaN loss.
+        DataError: A test set is missing, two have the same name, a set is bad (see
+            find_utterances()), or NaN loss.
     """
     for number, folder in enumerate(test_sets):
         for name in ("wav.scp", "text"):
@@ -253,8 +338,10 @@ def probe(
             )
     start = time.monotonic()
     torch.manual_seed(settings.seed)
-    rate = model.sample_rate
-    utterances = extract(model, train_set, rate, settings.max_seconds)
+    # Check all sets now, not after the training.
+    listed = find_utterances(model, train_set, settings.max_seconds)
+    tests = [(folder, find_utterances(model, folder)) for folder in test_sets]
+    utterances = extract(model, listed)
     logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
     tokens = {letter: number for number, letter in enumerate(letters, start=1)}
@@ -278,14 +365,15 @@ def probe(
             *budget,
         )
     result: dict = dict(train_loss=round(loss, 4), cer={}, wer={})
-    for folder in test_sets:
-        utterances = extract(model, folder, rate)
+    for folder, listed in tests:
+        utterances = extract(model, listed)
         texts = decode(top.eval(), utterances, letters)
         refs = {one.name: one.text for one in utterances}
+        ids = trn_ids(folder, refs)
         for kind in ("cer", "wer"):
             scores = out / folder.name / f"score_{kind}"
-            write_trn(scores / "ref.trn", refs, sorted(refs), kind)
-            write_trn(scores / "hyp.trn", texts, sorted(refs), kind)
+            write_trn(scores / "ref.trn", refs, ids, kind)
+            write_trn(scores / "hyp.trn", texts, ids, kind)
             result[kind][folder.name] = score_set(scores.parent, kind, False)
         logging.info(
             f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %"

@@ -14,6 +14,7 @@ from sklearn.metrics import mutual_info_score
 from espnet2_birq.api import load
 from espnet2_birq.bin import languages as command
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation import probe
 from espnet2_birq.evaluation.languages import (
     by_chance,
     code_use,
@@ -178,6 +179,28 @@ def test_bad_input(places, sets, change, words, capsys):
         start(places, sets, "--updates", "1")
     assert "\n" not in str(error.value)
     assert not (sets / "out" / "languages.md").exists()
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("test", "short.wav: utterances too short for one encoder frame"),
+        (
+            "train",
+            "short.wav: too short for an encoder frame; leave high0 out of its set",
+        ),
+    ],
+)
+def test_too_short_audio_is_named_before_training(
+    places, sets, name, words, monkeypatch
+):
+    soundfile.write(sets / "short.wav", np.zeros(RATE // 40), RATE)
+    scp = sets / name / "wav.scp"
+    lines = [x for x in scp.read_text().splitlines() if not x.startswith("high0 ")]
+    scp.write_text("\n".join(sorted([f"high0 {sets}/short.wav", *lines])) + "\n")
+    monkeypatch.setattr(probe, "train", None)
+    with pytest.raises(SystemExit, match=f"languages: error: .*{words}"):
+        start(places, sets, "--updates", "1")
 
 
 def test_a_model_without_codes(places, sets):

@@ -1,0 +1,130 @@
+"""The text probe: its intervals, its batches, and test sets refused before training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from planted import OBJECTIVES, RATE, write_experiment
+
+from espnet2_birq.bin import probe as command
+from espnet2_birq.evaluation import probe as module
+from espnet2_birq.evaluation.probe import Probe, Utterance, decode, pad
+from espnet2_birq.tasks.ssl import SSLTask
+
+
+def write_set(folder, utterances):
+    """Write a set of noise; `utterances` maps names to seconds and text."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    lines = {"wav.scp": [], "text": [], "utt2spk": []}
+    for name, (seconds, text) in sorted(utterances.items()):
+        wave = 0.1 * draw.standard_normal(int(seconds * RATE))
+        soundfile.write(folder / f"{name}.wav", wave, RATE)
+        lines["wav.scp"].append(f"{name} {folder}/{name}.wav")
+        lines["text"].append(f"{name} {text}".rstrip())
+        lines["utt2spk"].append(f"{name} {name.partition('-')[0]}")
+    for file, content in lines.items():
+        (folder / file).write_text("\n".join(content) + "\n")
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A model, and sets of six speakers with two utterances each."""
+    write_experiment(tmp_path / "exp", SSLTask, objectives=OBJECTIVES)
+    some = {f"s{i}-u{j}": (0.5, "ab ba") for i in range(6) for j in range(2)}
+    for name in ("train", "test"):
+        write_set(tmp_path / "raw" / name, some)
+    return tmp_path
+
+
+def start(places, *options, test="test"):
+    out = places / "out"
+    command.main(
+        ["--model", f"{places}/exp/model.pth", "--train", f"{places}/raw/train"]
+        + ["--test", f"{places}/raw/{test}", "--out", str(out), "--updates", "1"]
+        + list(options)
+    )
+    return json.loads((out / "probe.json").read_text())
+
+
+def test_intervals_are_over_speakers(places):
+    found = start(places)
+    assert found["cer"]["test"]["resampled"] == "6 speakers"
+    ref = places / "out" / "test" / "score_wer" / "ref.trn"
+    assert ref.read_text().startswith("ab ba (s0-s0-u0)\n")
+    (places / "raw" / "test" / "utt2spk").unlink()
+    assert start(places)["wer"]["test"]["resampled"] == "12 utterances"
+
+
+@pytest.mark.parametrize("updates", [1, 9, 10, 11])
+def test_any_number_of_updates(places, updates):
+    found = start(places, "--updates", str(updates), "--finetune_updates", "1")
+    assert np.isfinite(found["train_loss"])
+
+
+def test_a_transcript_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    probe = Probe(2, 8, 16, 4).eval()
+    several = [
+        Utterance(str(frames), Path("x"), torch.randn(2, frames, 8).half(), "")
+        for frames in (20, 27, 40)
+    ]
+    with torch.no_grad():
+        together = probe(*pad(several))
+        for row, one in zip(together, several):
+            alone = probe(*pad([one]))[0]
+            torch.testing.assert_close(row[: len(alone)], alone)
+    texts = decode(probe, several, "abc")
+    for one in several:
+        assert decode(probe, [one], "abc") == {one.name: texts[one.name]}
+
+
+@pytest.mark.parametrize(
+    "utterances, change, words",
+    [
+        (
+            {"s1-u1": (0.03, "a"), "s1-u2": (0.5, "a")},
+            None,
+            "s1-u1.wav: too short for an encoder frame; leave s1-u1 out of its set",
+        ),
+        (
+            {"s1-u1": (0.5, ""), "s1-u2": (0.5, "")},
+            None,
+            "bad/text: no transcript with a word; give another set",
+        ),
+        (
+            {"s1-u1": (0.5, "a"), "s1-u2": (0.5, "a"), "s2-u1": (0.5, "a")},
+            lambda x: (x / "wav.scp").write_text(f"s1-u1 {x}/s1-u1.wav\n"),
+            "bad/wav.scp: lacks 2 of 3 utterances of text, s1-u2 the first",
+        ),
+    ],
+)
+def test_bad_test_sets_are_refused_before_training(
+    places, monkeypatch, utterances, change, words
+):
+    folder = write_set(places / "raw" / "bad", utterances)
+    if change is not None:
+        change(folder)
+    monkeypatch.setattr(module, "train", None)
+    with pytest.raises(SystemExit, match=f"probe: error: .*{words}") as error:
+        start(places, test="bad")
+    assert "\n" not in str(error.value)
+
+
+def test_long_utterances_are_counted(places, caplog):
+    caplog.set_level("INFO")
+    start(places)
+    assert "--max_seconds" not in caplog.text
+    long = {f"s0-u{j}": (1.0 if j else 0.5, "ab") for j in range(3)}
+    write_set(places / "raw" / "long", long)
+    train = ["--train", f"{places}/raw/long"]
+    start(places, *train, "--max_seconds", "0.8")
+    assert "long: 2 of 3 utterances are longer than --max_seconds 0.8" in caplog.text
+    with pytest.raises(
+        SystemExit, match="long/text: no transcript with a word of up to 0.1 s"
+    ):
+        start(places, *train, "--max_seconds", "0.1")
