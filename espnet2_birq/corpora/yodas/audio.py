@@ -7,6 +7,7 @@ import soundfile
 import soxr
 
 _WINDOW = 0.1  # seconds; length of the quiet places where recordings are cut
+SHORTEST_LIMIT = 0.3  # seconds; half of a piece must be longer than a quiet place
 
 
 def read_mono(audio: soundfile.SoundFile, frames: int = -1) -> np.ndarray:
@@ -55,7 +56,7 @@ def quiet_pieces(
 
     Args:
         audio: Open audio file, at its start.
-        longest: Maximum length of a piece in seconds.
+        longest: Maximum length of a piece in seconds, at least SHORTEST_LIMIT.
 
     Yields:
         Offset of the piece in samples, and its float32 samples.

@@ -150,6 +150,13 @@ def tar_path(root: Path, shard: Shard) -> Path:
     return root / shard.subset / "audio" / f"{shard.number}{AUDIO_SUFFIX}"
 
 
+def text_path(root: Path, shard: Shard) -> Path | None:
+    """Return the path of a shard's text file, of either release; None if there is none."""
+    folder = root / shard.subset / "text"
+    paths = (folder / f"{shard.number}{ending}" for ending in (".json", ".txt"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def shards_of(subset: str, names: Iterable[str]) -> list[Shard]:
     """Convert names of audio files to shards, ignoring other files."""
     numbers = (
@@ -220,21 +227,20 @@ def read_captions(root: Path, shard: Shard) -> Captions:
     Raises:
         DataError: The text file is missing or cannot be read.
     """
-    folder = root / shard.subset / "text"
-    for name, read in ((".json", _read_json), (".txt", _read_lines)):
-        path = folder / f"{shard.number}{name}"
-        if path.is_file():
-            raw = path.read_bytes()
-            if raw.startswith(LFS_MAGIC):
-                raise DataError("its text file is a git-LFS pointer; run git lfs pull")
-            try:
-                return read(raw.decode("utf-8-sig"))
-            except DAMAGE as error:
-                # No file name in the message, so that equal reasons are counted together.
-                raise DataError(
-                    f"its text file is not UTF-8 {name[1:]} of YODAS; download it again"
-                ) from error
-    raise DataError("its text file is missing; download it or give --uncaptioned")
+    path = text_path(root, shard)
+    if path is None:
+        raise DataError("its text file is missing; download it or give --uncaptioned")
+    raw = path.read_bytes()
+    if raw.startswith(LFS_MAGIC):
+        raise DataError("its text file is a git-LFS pointer; run git lfs pull")
+    try:
+        read = _read_json if path.suffix == ".json" else _read_lines
+        return read(raw.decode("utf-8-sig"))
+    except DAMAGE as error:
+        # No file name in the message, so that equal reasons are counted together.
+        raise DataError(
+            f"its text file is not UTF-8 {path.suffix[1:]} of YODAS; download it again"
+        ) from error
 
 
 def _read_json(content: str) -> Captions:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from espnet2_birq import __version__
+from espnet2_birq.corpora.yodas.audio import SHORTEST_LIMIT
 from espnet2_birq.corpora.yodas.corpus import Request, candidates, make_sets
 from espnet2_birq.corpora.yodas.layout import Shard
 from espnet2_birq.corpora.yodas.selection import Selection, read_manifest
@@ -142,6 +143,11 @@ def _settle(options: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, An
         raise DataError("--characters needs --text: captions are not used without it")
     if not settings["min_duration"] < settings["max_duration"]:
         raise DataError("--min-duration is not below --max-duration; correct one")
+    if settings["uncaptioned"] and settings["max_duration"] < SHORTEST_LIMIT:
+        raise DataError(
+            f"--max-duration: --uncaptioned cannot cut pieces below {SHORTEST_LIMIT} s; "
+            "give a larger one"
+        )
     return settings
 
 

@@ -16,6 +16,7 @@ from espnet2_birq.corpora.yodas import layout
 from espnet2_birq.corpora.yodas.audio import quiet_pieces, read_mono
 from espnet2_birq.corpora.yodas.layout import Captions, SegmentName, Shard
 from espnet2_birq.corpora.yodas.writer import ShardOptions, ShardWriter
+from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.errors import LFS_MAGIC, DataError
 
 # Times in ids are rounded, and audio may end slightly early.
@@ -48,7 +49,7 @@ def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -
         if not options.uncaptioned:
             raise BadShardError(str(error)) from error
         captions = {}
-    tar = layout.tar_path(root, shard)
+    tar, text = layout.tar_path(root, shard), layout.text_path(root, shard)
     with ShardWriter(shard, options, dest) as writer, tar.open("rb") as raw:
         hashed = HashedReader(raw)
         releases: set[str] = set()
@@ -65,7 +66,8 @@ def prepare_shard(root: Path, shard: Shard, options: ShardOptions, dest: Path) -
             raise BadShardError("its tar file holds no audio; download it again")
         writer.skip_without_audio(captions)
         known = "+".join(sorted(releases))
-        writer.finish(known, hashed.size, hashed.digest.hexdigest())
+        of_text = describe(text) if text else None
+        writer.finish(known, hashed.size, hashed.digest.hexdigest(), of_text)
 
 
 class HashedReader(io.RawIOBase):
@@ -170,8 +172,7 @@ def use_recording(
             elif layout.is_video(stem):
                 _use_video(audio, stem, captions, writer)
             else:
-                shown = name if name.isprintable() else ascii(name)
-                writer.skip(shown, "its name is no id of YODAS")
+                writer.skip(name, "its name is no id of YODAS")
     except soundfile.LibsndfileError:
         writer.skip(stem, "not readable as audio")
         return None
@@ -204,7 +205,9 @@ def _use_video(
             segment = layout.parse_segment(name)
             if segment is None or segment.video != video:
                 writer.skip(name, "caption's id is not of its video")
-            elif segment.end > seconds + TIME_TOLERANCE:
+            elif segment.end > seconds + TIME_TOLERANCE or (
+                round(segment.start * rate) >= audio.frames
+            ):
                 writer.skip(name, "caption reaches beyond the end of its video")
             elif writer.has_good_length(name, segment.end - segment.start):
                 start = round(segment.start * rate)

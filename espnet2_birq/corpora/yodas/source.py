@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 
 from espnet2_birq.corpora.yodas import layout
 from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.errors import DataError
 
 
@@ -59,6 +60,11 @@ class FolderSource:
         """Return the size of the shard's tar file; None if it is not here."""
         path = layout.tar_path(self.root, shard)
         return path.stat().st_size if path.is_file() else None
+
+    def text(self, shard: Shard) -> dict | None:
+        """Return size and SHA-256 of the shard's text file; None if it is not here."""
+        path = layout.text_path(self.root, shard)
+        return describe(path) if path else None
 
     def discard(self, shard: Shard) -> None:
         """Do nothing: the folder is the user's."""
@@ -130,6 +136,9 @@ class HubSource:
         if path not in self._sizes:  # a manifest names shards without listing them
             self._list(folder)
         return self._sizes.get(path)
+
+    def text(self, shard: Shard) -> None:
+        """Return None: the text file is only read when the shard is prepared."""
 
     def discard(self, shard: Shard) -> None:
         """Remove a shard's downloaded files, unless they are to be kept."""

@@ -122,15 +122,20 @@ class ShardStore:
                 _kill(process)
 
     def _is_there(self, shard: Shard, source: Source) -> bool:
-        now = source.tar_bytes(shard)
+        tar_bytes, text = source.tar_bytes(shard), source.text(shard)
         for folder in (self.folder_of(shard), self._ready(shard)):
             if folder.is_dir():
-                then = read_json(folder / SUMMARY, dict, AGAIN).get("tar_bytes")
-                if now not in (None, then):
+                then = read_json(folder / SUMMARY, dict, AGAIN)
+                what = None
+                if tar_bytes not in (None, then.get("tar_bytes")):
+                    what = "tar file has a different size than"
+                # Summaries of older versions have no text.
+                elif text not in (None, then.get("text", text)):
+                    what = "text file has other captions than"
+                if what:
                     raise DataError(
-                        f"{shard}: its tar file has a different size than when it was "
-                        f"prepared; remove {folder} to prepare it again, or choose "
-                        "another --dest for the other release"
+                        f"{shard}: its {what} when it was prepared; remove {folder} to "
+                        "prepare it again, or choose another --dest for the other release"
                     )
                 return True
         return False

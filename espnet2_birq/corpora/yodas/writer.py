@@ -6,7 +6,7 @@ A prepared shard depends only on the shard and the options. It has these files:
 - utterances.tsv: utterance id, video, byte offset in audio.ark, samples, caption;
 - videos.tsv: video, number of utterances, samples;
 - skipped.tsv: skipped items, and the reason;
-- summary.json: sums, and size and SHA-256 of the tar file.
+- summary.json: sums, and size and SHA-256 of the tar and the text file.
 """
 
 import json
@@ -98,8 +98,10 @@ class ShardWriter:
             seconds: Duration in seconds; 0 if unknown.
         """
         self._met.add(name)
-        self._skipped.append((name, reason))
-        new = {"count": 0, "seconds": 0.0, "first": name}
+        # Names in tar and JSON files may have any characters, lists cannot.
+        shown = name if name.isprintable() else ascii(name)
+        self._skipped.append((shown, reason))
+        new = {"count": 0, "seconds": 0.0, "first": shown}
         sums = self._sums.setdefault(reason, new)
         sums["count"] += 1
         sums["seconds"] += seconds
@@ -165,13 +167,16 @@ class ShardWriter:
         text = caption or "" if self.options.text else ""
         self._utterances.append((utt_id, segment.video, offset, len(audio), text))
 
-    def finish(self, release: str, tar_bytes: int, tar_sha256: str) -> None:
+    def finish(
+        self, release: str, tar_bytes: int, tar_sha256: str, text: dict | None
+    ) -> None:
         """Write the lists, with summary.json last.
 
         Args:
             release: yodas or yodas2.
             tar_bytes: Size of the tar file in bytes.
             tar_sha256: SHA-256 of the tar file, hexadecimal.
+            text: Size and SHA-256 of the text file, from describe(); None without one.
         """
         self._utterances.sort()
         videos = []
@@ -184,6 +189,7 @@ class ShardWriter:
             "release": release,
             "tar_bytes": tar_bytes,
             "tar_sha256": tar_sha256,
+            "text": text,
             "utterances": len(self._utterances),
             "samples": sum(line[3] for line in self._utterances),
             "skipped": dict(sorted(self._sums.items())),

@@ -261,6 +261,22 @@ def test_manifest_repeats_and_complains(release, prepare):
     assert "a different size than when it was prepared" in message
 
 
+def test_changed_captions_of_a_prepared_shard(release, prepare):
+    release.add("en000/00000000", {"abcdefghijk": ONE})
+    options = ["--parts", "en", "--valid-hours", 0, "--text"]
+    out = prepare(release, *options)
+    path = release.path("en000/00000000", "text")
+    path.write_text(path.read_text().replace("one two", "one too"))
+    message = error_of(prepare, release, *options)
+    assert "en000/00000000: its text file has other captions than" in message
+    # Older versions did not record it.
+    summary = out / "shards/en000/00000000/summary.json"
+    content = json.loads(summary.read_text())
+    del content["text"]
+    summary.write_text(json.dumps(content))
+    prepare(release, *options)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -270,6 +286,10 @@ def test_manifest_repeats_and_complains(release, prepare):
         (["--parts", "en", "--text", "--uncaptioned"], "exclude each other"),
         (["--parts", "en", "--characters", "en=a"], "needs --text"),
         (["--parts", "en", "--min-duration", "40"], "not below --max-duration"),
+        (
+            [*"--parts en --uncaptioned --min-duration 0.1 --max-duration 0.2".split()],
+            "--uncaptioned cannot cut pieces below 0.3 s",
+        ),
         (["--manifest", "none.jsonl"], "none.jsonl: no such manifest"),
         (["--parts", "en", "--name", "a b"], "without spaces"),
     ],

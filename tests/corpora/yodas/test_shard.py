@@ -134,6 +134,7 @@ def test_without_captions_all_audio_is_used(release, prepare):
         ({"v-00000-00000200-00000100": "x"}, "shorter than 0.5 s"),
         ({"w-00000-00000000-00000100": "x"}, "caption's id is not of its video"),
         ({"v-first": "x"}, "caption's id is not of its video"),
+        ({"v-00000-00000305-00000315": "x"}, "caption reaches beyond the end"),
     ],
 )
 def test_captions_that_do_not_fit_their_video(make_release, prepare, segments, reason):
@@ -171,6 +172,21 @@ def test_bad_members(release, prepare):
     assert found["lostlostlos-00000-00000000-00000100"] == "caption without audio"
     assert "goodgoodgoo-00007-00000000-00000900" in found
     assert len(read_scp(out / "yodas" / "wav.scp")) == 1
+
+
+def test_names_that_lists_cannot_have(release, prepare):
+    """Names of files are bytes, and those in JSON any characters."""
+    odd = {"caf\udce9.wav": b"x", "a\tb\nc.wav": b"x"}
+    release.add(GOOD, {"goodgoodgoo": ONE}, extra=odd)
+    wanted = [r"'a\tb\nc'", r"'caf\udce9'"]
+    if release.name == "yodas2":
+        captions = json.loads(release.path(GOOD, "text").read_text())
+        captions[0]["text"]["d\te\ud800"] = "x"
+        release.path(GOOD, "text").write_text(json.dumps(captions))
+        wanted.append(r"'d\te\ud800'")
+    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    assert sorted(skipped(out)) == [f"en000-00000000-{name}" for name in wanted]
+    assert len(read_scp(out / "yodas" / "wav.scp")) == 2
 
 
 def test_a_member_twice_is_used_once(make_release, prepare):
