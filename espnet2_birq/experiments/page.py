@@ -208,10 +208,14 @@ def _models(path: Path) -> list[dict]:
 
 def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
     """Show the results of the text probe."""
-    paths = dict.fromkeys([*given, *_beside(folder, "probe*/probe.json")])
-    own = [path for path in paths if path in given or folder in path.parents]
+    # A matrix has OUT/ssl/ssl_NAME and OUT/probe/NAME.
+    whole = folder.resolve()
+    name = whole.name.removeprefix("ssl_")
+    of_matrix = whole.parent.parent / "probe" / name / "probe.json"
+    found = [*given, *sorted(folder.glob("probe*/probe.json"))]
+    found += [of_matrix] if of_matrix.is_file() else []
     parts = []
-    for path in own:
+    for path in dict.fromkeys(found):
         result = _read(path)
         with refusing(path, NO_RESULTS):
             rows = [

@@ -178,10 +178,13 @@ def _error_rates(runner, results):
             axis = axes[row][column]
             for number, label, xs, score in found:
                 middle, low, high = (score[name] for name in ("percent", "low", "high"))
+                bars = None
+                if low is not None:
+                    bars = [[max(0, middle - low)], [max(0, high - middle)]]
                 axis.errorbar(
                     xs[row],
                     middle,
-                    [[max(0, middle - low)], [max(0, high - middle)]],
+                    bars,
                     fmt="o",
                     color=f"C{number}",
                     capsize=3,
@@ -197,10 +200,11 @@ def _error_rates(runner, results):
 def _points(runner, results, key):
     for number, system in enumerate(runner.spec.systems):
         done = [r for r in results[system.name].values() if key in r.errors]
-        if done:
-            runs = [r.pretraining for r in done if r.pretraining]
-            updates = sum(run.updates for run in runs) / len(done)
-            compute = sum(run.flops for run in runs) / len(done) / 1e12
+        runs = [r.pretraining for r in done if r.pretraining]
+        if done and (runs or system.pretrain is None):
+            # From scratch, there is no run; of others, some may not have been copied here.
+            updates = sum(run.updates for run in runs) / max(1, len(runs))
+            compute = sum(run.flops for run in runs) / max(1, len(runs)) / 1e12
             score = resample([result.errors[key] for result in done])
             yield number, system.label, (updates, compute), score
 

@@ -121,7 +121,17 @@ def _probe_table(runner: Runner, results: Results) -> str:
     if not rows[1:]:
         return ""
     table = markdown_table(rows[0], rows[1:])
-    return f"## Probe of the frozen encoder\n\n{table}"
+    probes = [r.probe for x in results.values() for r in x.values() if r.probe]
+    units = [
+        f"{' or '.join(sorted({probe['cer'][test]['resampled'] for probe in probes}))} "
+        f"of {test}"
+        for test in tests
+    ]
+    return f"""## Probe of the frozen encoder
+
+{table}
+
+Resampled for the intervals: {", ".join(units)}."""
 
 
 def _error_table(runner: Runner, results: Results, dataset: str, test: str) -> str:
@@ -192,4 +202,6 @@ def _each(values: Sequence[float], form: str) -> str:
 
 
 def _interval(score: dict, form: str = ".1f") -> str:
+    if score["low"] is None:  # nothing to resample
+        return f"{score['percent']:{form}} [-]"
     return "{percent:{f}} [{low:{f}}, {high:{f}}]".format(f=form, **score)

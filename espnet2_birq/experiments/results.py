@@ -11,10 +11,13 @@ from espnet2_birq.evaluation.wer.experiments import (
     find_sets,
     scored_set,
 )
-from espnet2_birq.evaluation.wer.grouping import label, make_clusters
+from espnet2_birq.evaluation.wer.grouping import label, make_clusters, split_trn_id
 from espnet2_birq.evaluation.wer.normalization import get_normalization
-from espnet2_birq.evaluation.wer.significance import bootstrap_draws, interval_ends
-from espnet2_birq.experiments.configs import SSL_MODEL
+from espnet2_birq.evaluation.wer.significance import (
+    bootstrap_draws,
+    interval_ends,
+    rates_of_resamples,
+)
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.steps import Record, Step
@@ -29,7 +32,7 @@ FROZEN = "frozen"  # stands for the probe where a fine-tuning set would be named
 class Errors(NamedTuple):
     """Errors of a decoded set by utterance, in the order of its reference."""
 
-    names: list[str]
+    names: list[str]  # without the speaker, which earlier probes did not write
     errors: np.ndarray  # (U,)
     tokens: np.ndarray  # (U,)
     clusters: np.ndarray  # (U,), index of the speaker or meeting; see make_clusters()
@@ -85,7 +88,8 @@ class _Reader:
         pretraining = probe = phones = None
         folder = runner.ssl_exp(system, seed)
         steps = {step.name.split("_")[0]: step for step in runner.steps(system, seed)}
-        if self._is_current(steps.get("ssl")) and (folder / SSL_MODEL).exists():
+        # OUT may have been copied here without its models, or even without its logs.
+        if self._is_current(steps.get("ssl")) and any(folder.glob("train*.log")):
             log = read_training_log(folder)
             flops = runner.configs.flops(system) * log.last_update
             pretraining = Pretraining(log, log.last_update, flops)
@@ -133,14 +137,15 @@ def own_decodings(sets: list[DecodedSet]) -> list[DecodedSet]:
 
 def read_errors(decoded: DecodedSet, kind: str) -> Errors:
     """Count the errors of each utterance, for "wer" or "cer"."""
-    names, counts = count_set(decoded, kind, get_normalization("none"))
-    clusters = make_clusters(label(names)).codes
+    ids, counts = count_set(decoded, kind, get_normalization("none"))
+    names = [split_trn_id(trn_id)[1] for trn_id in ids]
+    clusters = make_clusters(label(ids)).codes
     return Errors(names, counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1), clusters)
 
 
 def resample(
     own: list[Errors], other: list[Errors] | None = None, draws: int = 2000
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Bootstrap an error rate over seeds, or its difference between two systems.
 
     Seeds and clusters of utterances are resampled, jointly for both systems, so the
@@ -152,7 +157,8 @@ def resample(
         draws: Number of resamples.
 
     Returns:
-        ``percent``, and the 95 % interval from ``low`` to ``high``.
+        ``percent``, and the 95 % interval from ``low`` to ``high``; both are None with a
+        single seed and cluster, in which there is nothing to resample.
     """
     errors = np.stack([one.errors for one in own]).astype(float)  # (S, U)
     if other is not None:
@@ -163,10 +169,12 @@ def resample(
     number = int(own[0].clusters.max()) + 1
     sums = np.stack([np.bincount(own[0].clusters, row, number) for row in errors])
     tokens = np.bincount(own[0].clusters, own[0].tokens, number)
-    rates = [
-        sums[np.ix_(rows, picked)].sum(axis=1).mean() / tokens[picked].sum()
+    percent = 100 * sums.sum(axis=1).mean() / tokens.sum()
+    if number * len(own) == 1:
+        return dict(percent=percent, low=None, high=None)
+    drawn = [
+        (sums[np.ix_(rows, picked)].sum(axis=1).mean(), tokens[picked].sum())
         for picked, rows in bootstrap_draws(number, len(own), draws=draws)
     ]
-    low, high = interval_ends(rates)
-    rate = sums.sum(axis=1).mean() / tokens.sum()
-    return dict(percent=100 * rate, low=100 * low, high=100 * high)
+    low, high = 100 * interval_ends(rates_of_resamples(*np.array(drawn).T))
+    return dict(percent=percent, low=low, high=high)

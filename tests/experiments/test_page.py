@@ -99,6 +99,23 @@ def test_page(experiment, capsys):
         report.main([str(experiment), "--phones", "nope.json"])
 
 
+def test_text_probes_of_a_matrix(experiment, tmp_path):
+    """A matrix has OUT/ssl/ssl_NAME and OUT/probe/NAME; other systems' are not shown."""
+    folder = tmp_path / "ssl" / "ssl_birq_seed0"
+    folder.mkdir(parents=True)
+    for name in ("train.log", "config.yaml"):
+        (folder / name).write_bytes((experiment / name).read_bytes())
+    for name in ("birq_seed0", "birq_seed1"):
+        (tmp_path / "probe" / name).mkdir(parents=True)
+        scores = {kind: {"test": {"percent": 41.5}} for kind in ("cer", "wer")}
+        text = json.dumps({"layer_weights": [0.25, 0.75], **scores})
+        (tmp_path / "probe" / name / "probe.json").write_text(text)
+    report.main([str(folder)])
+    text, titles, _ = read(folder / "report.html")
+    assert titles.count("Text in the layers") == 1
+    assert "probe/birq_seed0/probe.json" in text
+
+
 def test_page_without_model_or_data(experiment, tmp_path, caplog):
     """As after a few minutes of training, or on another machine."""
     for name in ("train.log", "config.yaml", "1epoch.pth"):

@@ -1,10 +1,20 @@
 """Error rates over seeds and speakers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from espnet2_birq.evaluation.wer.experiments import find_sets
-from espnet2_birq.experiments.results import Errors, own_decodings, resample
+from espnet2_birq.evaluation.wer.experiments import find_sets, scored_set
+from espnet2_birq.experiments import plots, report
+from espnet2_birq.experiments.results import (
+    Errors,
+    Result,
+    own_decodings,
+    read_errors,
+    resample,
+)
+from espnet2_birq.experiments.spec import System
 
 
 def make(errors, tokens, speakers=None):
@@ -44,6 +54,62 @@ def test_interval_of_a_difference_against_a_slow_bootstrap():
 def test_same_system_differs_by_nothing():
     one = [make([1, 2], [3, 4])]
     assert resample(one, one) == dict(percent=0, low=0, high=0)
+
+
+def test_draws_without_a_token_are_left_out():
+    """They have no error rate; with them, the interval was from NaN to NaN."""
+    score = resample([make([1, 0, 0, 0, 0], [3, 0, 0, 0, 0])])
+    wanted = pytest.approx(100 / 3)
+    assert (score["percent"], score["low"], score["high"]) == (wanted, wanted, wanted)
+
+
+def test_one_seed_and_one_cluster_have_no_interval():
+    score = resample([make([1], [4])])
+    assert score == dict(percent=25, low=None, high=None)
+    assert report._interval(score) == "25.0 [-]"
+    assert report._interval(score, "+.2f") == "+25.00 [-]"
+    several = resample([make([1], [4]), make([3], [4])])  # of seeds alone
+    assert several == dict(percent=50, low=25, high=75)
+
+
+def test_tables_of_probes_name_what_is_resampled():
+    cer = dict(percent=50.0, low=40.0, high=60.0, resampled="6 speakers")
+    alone = dict(percent=50.0, low=None, high=None, resampled="1 utterance")
+    probe = dict(cer=dict(test=cer, one=alone), layer_weights=[1.0])
+    spec = SimpleNamespace(tests=["test", "one"], systems=[System("a", "A", None)])
+    found = {"a": {0: Result(None, {}, probe)}}
+    text = report._probe_table(SimpleNamespace(spec=spec), found)
+    assert "| A | 50.0 [40.0, 60.0] | 50.0 [-] | 1.00 |" in text
+    assert (
+        "Resampled for the intervals: 6 speakers of test, 1 utterance of one." in text
+    )
+
+
+def test_probes_made_before_speakers_were_known_can_be_compared(tmp_path):
+    """Their trn files name the utterance instead of the speaker."""
+    found = []
+    for name, ids in (("old", ("s-1-s-1", "s-2-s-2")), ("new", ("s-s-1", "s-s-2"))):
+        for side in ("ref", "hyp"):
+            file = tmp_path / name / "score_wer" / f"{side}.trn"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(f"a b ({x})\n" for x in ids))
+        found.append(read_errors(scored_set(tmp_path / name), "wer"))
+    assert resample(found[:1], found[1:])["percent"] == 0
+
+
+def test_plots_average_over_runs_that_are_there():
+    """Another machine's OUT may lack the log of a seed's pretraining."""
+    run = SimpleNamespace(updates=10, flops=2e12)
+    errors = {("1h", "test", "wer"): make([1, 2], [3, 4])}
+    found = {
+        "a": {0: Result(run, errors, None), 1: Result(None, errors, None)},
+        "lost": {0: Result(None, errors, None)},
+        "scratch": {0: Result(None, errors, None)},
+    }
+    systems = [System(x, x, None if x == "scratch" else {}) for x in found]
+    runner = SimpleNamespace(spec=SimpleNamespace(systems=systems))
+    points = list(plots._points(runner, found, ("1h", "test", "wer")))
+    assert [(x[1], x[2]) for x in points] == [("a", (10, 2)), ("scratch", (0, 0))]
 
 
 def test_other_utterances_are_not_compared():

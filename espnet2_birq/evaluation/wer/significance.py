@@ -166,9 +166,13 @@ def _resampled_rates(
     )
     draws = bootstrap_draws(number, draws=resamples, seed=seed)
     *wrong, length = np.array([sums[:, picked].sum(axis=1) for (picked,) in draws]).T
-    # The error rate of a resample without reference tokens is undefined.
-    kept = length > 0
-    return np.stack([one[kept] / length[kept] for one in wrong])
+    return np.stack([rates_of_resamples(one, length) for one in wrong])
+
+
+def rates_of_resamples(errors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return errors per token of each resample, without those that have no token."""
+    kept = tokens > 0  # without reference tokens, the error rate is undefined
+    return errors[kept] / tokens[kept]
 
 
 def mapsswe(
