@@ -1,6 +1,8 @@
 """Specification of a matrix of experiments, read from YAML."""
 
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,9 @@ def read_spec(path: Path) -> Spec:
     for value in sets.values():
         keys = {"hours": "how many to draw", "rest_of": "the set whose rest it is"}
         _check_keys(path, "finetune: sets: ", value or {}, keys, ())
+    for name in conf["tests"]:
+        if not isinstance(name, (str, int)):
+            raise ConfigError(f"{path}: tests: {name} is not the name of a set")
     pairs = conf.get("compare") or []
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ConfigError(f"{path}: compare: {pairs} are not two systems each")
@@ -182,6 +187,10 @@ def with_trunks(spec: Spec, names: list[str]) -> list[System]:
 
 def _system(path: Path, conf: dict) -> System:
     _check_keys(path, "systems: ", conf, SYSTEM_KEYS, ("name", "pretrain"))
+    if not re.fullmatch("[A-Za-z0-9_-]+", conf["name"]):
+        raise ConfigError(
+            f"{path}: system '{conf['name']}': names have letters, digits, _ and - only"
+        )
     if not isinstance(conf["pretrain"] or {}, dict):
         raise ConfigError(f"{path}: '{conf['name']}': pretrain is a dictionary or null")
     return System(**{"label": conf["name"], **conf})
@@ -192,7 +201,7 @@ def _check_keys(path, where, conf, known, required) -> None:
         raise ConfigError(f"{path}: {where}give a dictionary, not {conf!r}")
     for key, value in conf.items():
         kind = TYPES.get(key)
-        if value is not None and kind is not None and not isinstance(value, kind):
+        if kind is not None and not _is_value(key, value, kind):
             raise ConfigError(f"{path}: {where}'{key}' cannot be {str(value)[:80]!r}")
         if key not in known:
             raise ConfigError(
@@ -201,17 +210,29 @@ def _check_keys(path, where, conf, known, required) -> None:
     for key in required:
         if key not in conf or conf[key] is None and key != "pretrain":
             raise ConfigError(f"{path}: {where}key '{key}' is missing")
+        if conf[key] == []:
+            raise ConfigError(f"{path}: {where}key '{key}' is empty; give one at least")
+
+
+def _is_value(key: str, value: Any, kind: type | tuple[type, ...]) -> bool:
+    if value is None:  # as if it were not given, except in tables
+        return key != "label"
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check(path: Path, spec: Spec) -> None:
     names = spec.names
-    sets = {one.name: one for one in spec.finetune_sets}
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two systems are called '{name}'")
     for number, system in enumerate(spec.systems):
+        if system.updates is not None and system.updates < 1:
+            raise ConfigError(
+                f"{path}: '{system.name}' has {system.updates} updates; give 1 or more"
+            )
         if system.after is not None:
-            before = [one.name for one in spec.systems[:number] if one.pretrain]
+            above = spec.systems[:number]
+            before = [one.name for one in above if one.pretrain is not None]
             if system.after not in before or system.pretrain is None:
                 raise ConfigError(
                     f"{path}: '{system.name}': after needs two systems with "
@@ -239,14 +260,31 @@ def _check(path: Path, spec: Spec) -> None:
     for pair in spec.compare:
         if not set(pair) <= set(names):
             raise ConfigError(f"{path}: compare: {list(pair)} are not two systems")
-    for one in sets.values():
-        if one.rest_of is not None and sets.get(one.rest_of, one).hours is None:
-            raise ConfigError(
-                f"{path}: '{one.name}' is the rest of no set with a number of hours"
-            )
+    _check_sets(path, spec.finetune_sets)
     for file in filter(None, (spec.pretrain, spec.finetune_config)):
         if not os.path.isfile(file):  # Path.is_file() raises if the name is too long
             raise ConfigError(f"{path}: {file}: no such file")
+
+
+def _check_sets(path: Path, sets: list[FinetuneSet]) -> None:
+    hours = {one.name: one.hours for one in sets}
+    rests = [one.rest_of for one in sets]
+    for one in sets:
+        wrong = None
+        if one.name in ("asr", "ssl"):  # see Runner.prepare()
+            wrong = "is the name of a step that prepares data; give another name"
+        elif one.hours is not None and one.rest_of is not None:
+            wrong = (
+                f"has hours and is the rest of '{one.rest_of}'; leave out one of them"
+            )
+        elif one.hours is not None and not 0 < one.hours < math.inf:
+            wrong = f"has {one.hours} hours; give a number above 0"
+        elif one.rest_of is not None and hours.get(one.rest_of) is None:
+            wrong = "is the rest of no set with a number of hours"
+        elif one.rest_of is not None and rests.count(one.rest_of) > 1:
+            wrong = f"is not the only rest of '{one.rest_of}'; leave out the others"
+        if wrong is not None:
+            raise ConfigError(f"{path}: finetune: sets: '{one.name}' {wrong}")
 
 
 def merge(base: dict, changes: dict) -> dict:

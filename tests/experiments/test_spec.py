@@ -57,6 +57,10 @@ def test_matrices_of_the_project_are_sound(file):
             "unknown key 'hour'",
         ),
         (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
+        (dict(systems=[]), "key 'systems' is empty"),
+        (dict(tests=[]), "key 'tests' is empty"),
+        (dict(tests=[["x"]]), "tests: .'x'. is not the name of a set"),
+        (dict(tests=[None]), "tests: None is not the name of a set"),
         (
             dict(
                 finetune=dict(
@@ -68,13 +72,65 @@ def test_matrices_of_the_project_are_sound(file):
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        changed(tmp_path, **change)
+    assert str(tmp_path / "matrix.yaml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sets, message",
+    [
+        ({"asr": dict(hours=1)}, "'asr' is the name of a step that prepares data"),
+        ({"ssl": None}, "'ssl' is the name of a step that prepares data"),
+        (
+            {"a": dict(hours=1), "b": dict(rest_of="a", hours=3)},
+            "'b' has hours and is the rest of 'a'; leave out one of them",
+        ),
+        ({"a": dict(rest_of="a", hours=1)}, "'a' has hours and is the rest of 'a'"),
+        ({"a": dict(rest_of="a")}, "'a' is the rest of no set"),
+        (
+            {"a": dict(hours=1), "b": dict(rest_of="a"), "c": dict(rest_of="a")},
+            "'b' is not the only rest of 'a'; leave out the others",
+        ),
+        ({"a": dict(hours=-1)}, "'a' has -1 hours; give a number above 0"),
+        ({"a": dict(hours=float("nan"))}, "'a' has nan hours"),
+        ({"a": dict(hours=True)}, "'hours' cannot be 'True'"),
+    ],
+)
+def test_fine_tuning_sets_that_cannot_be(tmp_path, sets, message):
+    with pytest.raises(ConfigError, match=f"matrix.yaml: .*{message}"):
+        changed(tmp_path, finetune=dict(config="conf/train_asr.yaml", sets=sets))
+
+
+@pytest.mark.parametrize(
+    "system, message",
+    [
+        (dict(name="a/../b"), "system 'a/../b': names have letters, digits, _ and -"),
+        (dict(name="a b"), "system 'a b': names have"),
+        (dict(name=""), "system '': names have"),
+        (dict(name="a", label=None), "'label' cannot be 'None'"),
+        (dict(name="a", updates=True), "'updates' cannot be 'True'"),
+        (dict(name="a", updates=-5), "'a' has -5 updates; give 1 or more"),
+    ],
+)
+def test_systems_that_cannot_be(tmp_path, system, message):
+    with pytest.raises(ConfigError, match=message):
+        changed(tmp_path, compare=[], systems=[dict(pretrain={}, **system)])
+
+
+def test_a_trunk_may_have_no_changes(tmp_path):
+    systems = [dict(name="a", pretrain={}), dict(name="b", pretrain={}, after="a")]
+    spec = changed(tmp_path, compare=[], systems=systems)
+    assert spec.system("b").after == "a"
+
+
+def changed(folder, **change):
+    """Read the project's matrix with some keys changed."""
     conf = yaml.safe_load((ROOT / "bench" / "matrix.yaml").read_text())
     conf.update(recipe=str(ROOT / "egs2" / "mini_librispeech"), **change)
-    path = tmp_path / "matrix.yaml"
+    path = folder / "matrix.yaml"
     path.write_text(yaml.safe_dump(conf))
-    with pytest.raises(ConfigError, match=message) as error:
-        read_spec(path)
-    assert str(path) in str(error.value)
+    return read_spec(path)
 
 
 def test_systems_and_hours_by_name():
