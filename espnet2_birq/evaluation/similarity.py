@@ -20,13 +20,15 @@ def linear_cka(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     Returns:
         (L, L) similarities.
     """
-    grams = []
-    for values in layers:
-        values = values.double() - values.double().mean(0)
-        gram = values @ values.T  # (N, N)
-        grams.append(gram.flatten() / gram.norm())
-    stacked = torch.stack(grams)
-    return stacked @ stacked.T
+    centred = [values.double() - values.double().mean(0) for values in layers]
+    # |X'Y|^2 / (|X'X| |Y'Y|): the same value as from the (N, N) similarities of frames,
+    # which would not fit into memory for long speech.
+    products = torch.empty(len(layers), len(layers), dtype=torch.double)
+    for i, x in enumerate(centred):
+        for j, y in enumerate(centred[: i + 1]):
+            products[i, j] = products[j, i] = (x.T @ y).square().sum()
+    norms = products.diagonal().sqrt()
+    return products / norms.outer(norms)
 
 
 def layer_similarity(
