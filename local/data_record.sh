@@ -36,6 +36,14 @@ data_record() {
     done
 }
 
+no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would split
+    local name
+    for name; do
+        [[ ! ${!name} =~ [[:space:]] ]] || fail "--${name} '${!name}': has a space in it," \
+            "which ESPnet's scripts do not support"
+    done
+}
+
 check_speed_factors() {  # check_speed_factors FACTORS: ESPnet takes what is no number for 1.0
     local factor
     for factor in $1; do

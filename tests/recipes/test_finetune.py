@@ -237,3 +237,13 @@ def test_help_shows_all_of_the_usage():
     done = subprocess.run([FINETUNE, "--help"], capture_output=True, text=True)
     assert "--python" in done.stdout
     assert done.stdout.rstrip().endswith("--stop_stage, --ngpu, ...")
+
+
+def test_folders_with_spaces_are_refused_first(tmp_path):
+    (tmp_path / "asr.yaml").write_text("encoder: conformer\n")
+    command = [FINETUNE, "--asr_tag", "x", "--asr_config", "asr.yaml"]
+    done = subprocess.run(
+        [*command, "--expdir", "my exp"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("finetune.sh: error: --expdir 'my exp': has a space")

@@ -295,6 +295,7 @@ def test_stock_espnet_without_this_package(recipes, tmp_path):
         (["--train_set", "nowhere", "--stage", "3"], "no data/nowhere/wav.scp: run"),
         (["--train_config", "conf/no.yaml", "--stage", "7"], "no such file; see conf/"),
         (["extra"], "no positional arguments"),
+        (["--expdir", "my exp"], "--expdir 'my exp': has a space in it"),
         (
             ["--stage", "7", "--ssl_args", "--encoder konformer"],
             "invalid choice: 'konformer'",

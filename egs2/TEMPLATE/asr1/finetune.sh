@@ -54,6 +54,7 @@ opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
 check_speed_factors "${speed_perturb_factors}"
+no_spaces dumpdir expdir asr_tag asr_config ssl_model asr_stats_dir
 [ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
     fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
 

@@ -95,6 +95,7 @@ here=$(dirname "$(readlink -f "$0")")  # recipes link to this script
     "${feats_normalize}: give global_mvn, or nothing and normalize: ... in the configuration"
 
 check_speed_factors "${speed_perturb_factors}"
+no_spaces dumpdir expdir ssl_tag train_config
 
 data_feats=${dumpdir}/raw
 ssl_stats_dir=${expdir}/ssl_stats_raw
