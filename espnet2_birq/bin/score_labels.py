@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import positive
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--alignment", type=Path, required=True, help="alignment, as for phone_probe"
     )
     parser.add_argument("--tier", default="phones", help="tier of a TextGrid")
-    parser.add_argument("--rate", type=float, default=25.0, help="labels per second")
+    parser.add_argument("--rate", type=positive, default=25.0, help="labels per second")
     parser.add_argument(
         "--drop_silence", action="store_true", help="leave out frames of silence"
     )

@@ -10,6 +10,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.alignments import phone_classes, read_alignments
 from espnet2_birq.evaluation.phones.units import UnitScores, score_units
+from espnet2_birq.reading import refusing
 
 APART = 0.25  # seconds by which labels and alignment may differ in length
 
@@ -44,19 +45,23 @@ def score_labels(
 
     Raises:
         ConfigError: Invalid `data` or `rate`.
-        DataError: No utterance has both, or the labels are at another rate.
+        DataError: There are no such labels, no utterance has both, the labels are at another
+            rate, or all frames are of one phone.
     """
     parts = data.split(",")
     if len(parts) != 3 or rate <= 0:
         raise ConfigError(f"--labels {data} --rate {rate}: give FILE,labels,TYPE, > 0")
     if not Path(parts[0]).is_file():
         raise DataError(f"{parts[0]}: no such file, the labels")
-    dataset = ESPnetDataset([(parts[0], "labels", parts[2])])
+    not_labels = f"not labels of type {parts[2]}"
+    with refusing(parts[0], not_labels):
+        dataset = ESPnetDataset([(parts[0], "labels", parts[2])])
     alignments = read_alignments(alignment, set(dataset), tier)
     classes = phone_classes(alignments.values(), silence)
     phones, units = [], []
     for name, one in alignments.items():
-        labels = dataset[name][1]["labels"]
+        with refusing(parts[0], not_labels):
+            labels = dataset[name][1]["labels"]
         if abs(len(labels) / rate - one.seconds) > APART:
             raise DataError(
                 f"{parts[0]}: {name}: {len(labels)} labels are {len(labels) / rate:.2f} "
@@ -72,5 +77,10 @@ def score_labels(
     found = np.concatenate(units)
     if not len(found):
         raise DataError(f"{parts[0]}: no frame has both a label and a phone")
-    scores = score_units(np.concatenate(phones), found)
+    told = np.concatenate(phones)
+    if len(np.unique(told)) < 2:
+        raise DataError(
+            f"{alignment}: all frames that have a label are of one phone; give more speech"
+        )
+    scores = score_units(told, found)
     return LabelScores(scores, len(np.unique(found)), len(found), len(alignments))

@@ -48,3 +48,30 @@ def test_what_does_not_fit(files):
         score_labels.main([*common, f"{folder}/none,labels,text_int"])
     with pytest.raises(SystemExit, match="give FILE,labels,TYPE"):
         score_labels.main([*common, str(text)])
+    with pytest.raises(SystemExit, match="labels: not labels of type nope .Not supp"):
+        score_labels.main([*common, f"{text},labels,nope"])
+    (folder / "empty").touch()
+    with pytest.raises(SystemExit, match="empty: not labels of type text_int"):
+        score_labels.main([*common, f"{folder}/empty,labels,text_int"])
+    text.write_text("a x y\n")
+    with pytest.raises(SystemExit, match="labels: not labels of type text_int"):
+        score_labels.main([*common, f"{text},labels,text_int"])
+
+
+def test_a_single_phone_tells_nothing(files):
+    folder, text = files
+    (folder / "phones.tsv").write_text("a\tA:40 SIL:60\n")
+    command = ["--alignment", str(folder / "phones.tsv"), "--drop_silence"]
+    words = (
+        "phones.tsv: all frames that have a label are of one phone; give more speech"
+    )
+    with pytest.raises(SystemExit, match=words):
+        score_labels.main([*command, "--labels", f"{text},labels,text_int"])
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0"])
+def test_rates_that_cannot_be(rate, capsys):
+    command = ["--alignment", "x", "--labels", "x,labels,text_int", "--rate", rate]
+    with pytest.raises(SystemExit):
+        score_labels.main(command)
+    assert "argument --rate: " in capsys.readouterr().err
