@@ -80,9 +80,20 @@ class HubModel(
         return found
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the model into a folder; called by save_pretrained()."""
+        """Write the model into a folder; called by save_pretrained().
+
+        Raises:
+            ConfigError: The model is not from from_pretrained(), or the folder is an
+                experiment's.
+        """
         if self._source is None:
             raise ConfigError("save_pretrained: the model is not from from_pretrained")
+        config, weights = save_directory / "config.yaml", save_directory / SAFETENSORS
+        if config.exists() and not weights.exists():  # may be the model's own source
+            raise ConfigError(
+                f"{save_directory}: is an experiment's folder, whose config.yaml would be "
+                "replaced; give another one to save_pretrained"
+            )
         options = vars(read_config(self._source))
         kept: dict[str, Any] = {key: options.get(key) for key in KEYS}
         kept |= {f"{key}_conf": options.get(f"{key}_conf") or {} for key in CONFS}
@@ -92,9 +103,8 @@ class HubModel(
             if stats.resolve() != (save_directory / stats.name).resolve():
                 shutil.copy(stats, save_directory / stats.name)
             kept["normalize_conf"] |= {"stats_file": stats.name}
-        config = yaml.safe_dump(kept, sort_keys=False)
-        (save_directory / "config.yaml").write_text(config, encoding="utf-8")
-        save_file(_separate(self.model.state_dict()), save_directory / SAFETENSORS)
+        save_file(_separate(self.model.state_dict()), weights)
+        config.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
         card = self._source.parent / "README.md"
         if (self._source.parent / "train.log").is_file():
             write_card(self._source, save_directory / "README.md", self.license)

@@ -97,6 +97,10 @@ def test_errors_are_told(exp, tmp_path):
         load(tmp_path / "mine")
     with pytest.raises(ConfigError, match="not from from_pretrained"):
         HubModel(model.model).save_pretrained(tmp_path / "other")
+    config = (exp / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="is an experiment's folder"):
+        model.save_pretrained(exp)
+    assert (exp / "config.yaml").read_text() == config
 
 
 def test_a_tokenizer_travels_whole(tmp_path):
