@@ -31,6 +31,7 @@ from espnet2_birq.corpora.synth import (
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.errors import DataError
+from espnet2_birq.reading import read_json, read_lines
 
 # Utterances planned at once. Planned sentences are never repeated, so this number affects
 # all later sentences: it must not depend on --nj.
@@ -61,7 +62,8 @@ def make_corpus(
         nj: Number of processes.
 
     Raises:
-        DataError: eSpeak NG is not installed, or `audio` holds other files.
+        DataError: eSpeak NG is not installed, or `audio` holds other files, or those of
+            another `dest`.
     """
     check_available()
     options = {
@@ -74,9 +76,13 @@ def make_corpus(
     }
     # Replace the folder that a link points at, not the link.
     folder = Path(os.path.realpath(audio))
-    if _is_complete(folder, options) and all(
-        Path(dest, name, "wav.scp").is_file() for name in minutes
-    ):
+    made = _read_marker(folder)
+    if made.get("dest", dest) != dest:
+        raise DataError(
+            f"{audio}: has the audio of --dest {made['dest']}; choose another --audio, or "
+            "remove it"
+        )
+    if made == options and all(_has_audio(Path(dest, name)) for name in minutes):
         print(f"{audio}: the same corpus is already there")
         return
 
@@ -124,9 +130,21 @@ def _make_audio(
     return corpus, seconds
 
 
-def _is_complete(audio: Path, options: Mapping[str, Any]) -> bool:
+def _read_marker(audio: Path) -> dict[str, Any]:
+    """Return the options that the audio was made with; none if it is incomplete."""
     marker = audio / MARKER
-    return marker.is_file() and json.loads(marker.read_text()) == options
+    if not marker.is_file():
+        return {}
+    return read_json(marker, dict, f"remove {audio}, or choose another --audio")
+
+
+def _has_audio(data: Path) -> bool:
+    """Whether a data directory exists, with all of its audio."""
+    scp = data / "wav.scp"
+    if not scp.is_file():
+        return False
+    files = (line.strip().partition(" ")[2] for line in read_lines(scp))
+    return all(map(os.path.isfile, files))
 
 
 def _check_replaceable(audio: Path) -> None:

@@ -131,6 +131,28 @@ def test_repetition_does_nothing(corpus, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
 
+def test_lost_audio_is_made_again(corpus, monkeypatch, capsys):
+    before = digests(corpus)
+    lost = next((corpus / "downloads/audio/train").glob("*.flac"))
+    lost.unlink()
+    make(corpus, monkeypatch, "--nj", "1")
+    assert "already there" not in capsys.readouterr().out
+    assert digests(corpus) == before
+
+
+def test_audio_of_another_dest_is_left_alone(corpus, monkeypatch):
+    before = digests(corpus)
+    with pytest.raises(SystemExit, match="audio: has the audio of --dest data; choose"):
+        make(corpus, monkeypatch, "--dest", "other", "--seed", "1")
+    marker = corpus / "downloads/audio/synthetic.json"
+    content = marker.read_text()
+    marker.write_text(content[:9])
+    with pytest.raises(SystemExit, match="synthetic.json: no JSON .* remove "):
+        make(corpus, monkeypatch)
+    marker.write_text(content)
+    assert digests(corpus) == before
+
+
 def test_a_folder_of_others_is_left_alone(corpus, tmp_path, monkeypatch):
     (tmp_path / "downloads/audio").mkdir(parents=True)
     mine = tmp_path / "downloads/audio/mine.wav"
