@@ -13,8 +13,10 @@ from espnet2_birq.bin.prepare_ami import main
 from espnet2_birq.corpora.ami.annotation import (
     Token,
 )
+from espnet2_birq.corpora.ami.corpus import MeetingSet, Turn, _fit
 from espnet2_birq.corpora.ami.splitting import split_segment
 from espnet2_birq.corpora.ami.statistics import spoken_and_overlapped
+from espnet2_birq.datadir.audio import AudioInfo
 from espnet2_birq.datadir.kaldi import read_scp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,6 +286,20 @@ def test_bad_annotation_is_named(small, tmp_path):
     assert f"{path}: starttime 'soon' is not a number" in error_of(small, dest, *only)
     path.write_bytes(good.replace(b"ES2011a.B.w1", b"ES2011a.B.x1"))
     assert "is not in words/" in error_of(small, dest, *only)
+    path.write_bytes(good)
+    segments = small / "segments" / "ES2011a.B.segments.xml"
+    fine = segments.read_text()
+    turned = fine.replace("id(ES2011a.B.w0)", "id(ES2011a.B.w1)..id(ES2011a.B.w0)")
+    segments.write_text(turned)
+    assert f"{segments}: ES2011a.B.words.xml#id(ES2011a.B.w1).." in (
+        said := error_of(small, dest, *only)
+    )
+    assert "ends before it starts" in said
+    segments.write_text(fine)
+    meetings = small / "corpusResources" / "meetings.xml"
+    meetings.write_text(MEETINGS.replace("IS1003b", "ES2011a"))
+    assert f"{meetings}: meeting ES2011a occurs twice" in error_of(small, dest, *only)
+    meetings.write_text(MEETINGS)
     path.unlink()
     assert f"{path}: no such file" in error_of(small, dest, *only)
     path.write_bytes(good)
@@ -292,6 +308,13 @@ def test_bad_annotation_is_named(small, tmp_path):
     (small / "lists" / "dev.txt").write_text("IS1003b")
     assert "meeting IS1003b is in two sets" in error_of(small, dest, *only)
     assert not dest.exists()
+
+
+def test_the_end_of_a_recording_is_exact():
+    """4640 samples are 0.29 s, of which a float makes 0.28999."""
+    one = MeetingSet("dev", ["M"])
+    turn = Turn("M", "FEE1", 0, 0, 29, "HI")
+    assert _fit(turn, AudioInfo(16000, 4640), one) == turn and not one.moved
 
 
 def test_overlap_against_a_plain_count():

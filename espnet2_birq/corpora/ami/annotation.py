@@ -87,11 +87,11 @@ def read_meetings(root: Path) -> dict[str, list[Participant]]:
         Mapping from meeting to its participants, sorted by letter.
 
     Raises:
-        DataError: The file is missing or damaged, or two participants of a meeting
-            have the same letter or headset.
+        DataError: The file is missing or damaged, a meeting occurs twice, or two
+            participants of a meeting have the same letter or headset.
     """
     path = root / "corpusResources" / "meetings.xml"
-    meetings = {}
+    meetings: dict[str, list[Participant]] = {}
     for meeting in _parse(path).iter("meeting"):
         name = _attribute(path, meeting, "observation")
         participants = [
@@ -102,6 +102,11 @@ def read_meetings(root: Path) -> dict[str, list[Participant]]:
             )
             for speaker in meeting.iter("speaker")
         ]
+        if name in meetings:
+            raise DataError(
+                f"{path}: meeting {name} occurs twice; restore the file from the "
+                "annotation's zip file"
+            )
         for what in ("letter", "headset"):
             if len({getattr(p, what) for p in participants}) < len(participants):
                 raise DataError(
@@ -153,7 +158,7 @@ def read_segments(
 
     Raises:
         DataError: The file is missing or damaged, or refers to a token that is not in
-            `words`.
+            `words`, or a segment ends before it starts.
     """
     path = root / "segments" / f"{meeting}.{letter}.segments.xml"
     index_of = {token.token_id: index for index, token in enumerate(words)}
@@ -169,7 +174,13 @@ def read_segments(
                     f"{path}: {href} is not in words/; restore both files from the "
                     "annotation's zip file"
                 )
-            tokens += words[index_of[ids[0]] : index_of[ids[-1]] + 1]
+            first, last = index_of[ids[0]], index_of[ids[-1]]
+            if first > last:
+                raise DataError(
+                    f"{path}: {href} ends before it starts; restore both files from "
+                    "the annotation's zip file"
+                )
+            tokens += words[first : last + 1]
         segments.append(tokens)
     return segments
 

@@ -406,7 +406,7 @@ def _separate(one: MeetingSet) -> None:
 
 
 def _fit(turn: Turn, info: AudioInfo, one: MeetingSet) -> Turn | None:
-    limit = int(info.seconds * 100)
+    limit = info.frames * 100 // info.sample_rate  # seconds are not exact
     if turn.end <= limit:
         return turn
     if turn.end > limit + MAX_OVERSHOOT or turn.start >= limit:
