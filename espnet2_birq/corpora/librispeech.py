@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from espnet2_birq.datadir.audio import AudioInfo, probe_apart
-from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
+from espnet2_birq.datadir.kaldi import Utterance, check_utterances, write_data_dir
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
 from espnet2_birq.reading import read_lines
@@ -92,6 +92,8 @@ def prepare_librispeech(
     if not parts:
         _refuse_leftovers(dest, sets)
     sets, infos = probe_sets(sets, fs, nj, skip_bad)
+    for name, one in sets.items():
+        check_utterances(dest / name, one.utterances)
     genders = read_genders(corpus)
     if not genders:
         print(f"{corpus}/SPEAKERS.TXT is missing: no spk2gender is written")
@@ -394,8 +396,10 @@ def _read_transcripts(path: Path) -> dict[str, str]:
     texts = {}
     for line in read_lines(path, "restore it from the corpus' tar file"):
         utt_id, _, text = line.strip().partition(" ")
-        if utt_id:
-            texts[utt_id] = text.strip()
+        if utt_id and texts.setdefault(utt_id, text.strip()) != text.strip():
+            raise DataError(
+                f"{path}: has two texts of {utt_id}; restore it from the corpus' tar file"
+            )
     return texts
 
 

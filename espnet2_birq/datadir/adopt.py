@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from espnet2_birq.datadir.audio import ARK_ENTRY
-from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples, replace_folder
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import merge
 from espnet2_birq.errors import DataError
@@ -108,9 +108,7 @@ def adopt(
     else:
         adopted = _adopt_kaldi(source, part)
     (part / SOURCE).write_text(f"{os.path.realpath(source)}\n", encoding="utf-8")
-    if dest.exists():
-        shutil.rmtree(dest)
-    part.rename(dest)
+    replace_folder(part, dest)
     return adopted
 
 

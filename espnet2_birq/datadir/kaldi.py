@@ -75,7 +75,7 @@ def write_data_dir(
     """
     dest = Path(os.path.realpath(dest))
     ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
-    _check_utterances(dest, ordered)
+    check_utterances(dest, ordered)
     files = {
         "wav.scp": format_scp(sorted(_audio_files(dest, ordered).items())),
         "utt2spk": format_scp((u.utt_id, u.speaker) for u in ordered),
@@ -112,16 +112,30 @@ def replace_data_dir(dest: str | Path, files: Mapping[str, str]) -> None:
         )
     dest.parent.mkdir(parents=True, exist_ok=True)
     new = dest.with_name(f".{dest.name}.new{os.getpid()}")
-    old = dest.with_name(f".{dest.name}.old{os.getpid()}")
     new.mkdir()
     try:
         for name, content in files.items():
             (new / name).write_text(content, encoding="utf-8", newline="\n")
-        if dest.exists():
-            dest.rename(old)
-        new.rename(dest)
+        replace_folder(new, dest)
     except BaseException:
         shutil.rmtree(new)
+        raise
+
+
+def replace_folder(new: Path, dest: Path) -> None:
+    """Rename a folder to `dest`, replacing any folder there.
+
+    A killed process leaves the old folder as `.NAME.old` at worst; the next call takes
+    its place, or puts it back if it fails.
+    """
+    old = dest.with_name(f".{dest.name}.old")
+    if dest.exists():
+        if old.exists():
+            shutil.rmtree(old)
+        dest.rename(old)
+    try:
+        new.rename(dest)
+    except BaseException:
         if old.exists():
             old.rename(dest)
         raise
@@ -247,7 +261,13 @@ def iter_scp(
         raise DataError(f"{path}: empty file; run the data preparation again")
 
 
-def _check_utterances(dest: Path, ordered: list[Utterance]) -> None:
+def check_utterances(dest: Path, utterances: Iterable[Utterance]) -> None:
+    """Check that utterances can be written as the data directory `dest`.
+
+    Raises:
+        DataError: There is none, one occurs twice, or one cannot be represented.
+    """
+    ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
     if not ordered:
         raise DataError(f"{dest}: no utterance to write; check the corpus folder")
     previous = None

@@ -56,11 +56,13 @@ class PathResolver:
         return os.path.join(self.root, entry)
 
     def _command(self, entry: str) -> str:
-        paths = [
-            word
-            for word in entry.rstrip("| ").split()
-            if "/" in word and word[0] not in "/-"
-        ]
+        command = entry.rstrip("| ")
+        words = command.split()  # also those of a command in quotes
+        try:
+            words += shlex.split(command)
+        except ValueError:  # an apostrophe: the shell will tell
+            pass
+        paths = [word for word in words if "/" in word and word[0] not in "/-"]
         for path in paths:
             if self.root is None:
                 self.root = self._find(path)

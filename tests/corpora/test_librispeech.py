@@ -231,6 +231,14 @@ def test_lfs_pointer_is_never_skipped(corpus, tmp_path):
         (["--combine", "train=dev_clean"], "no set dev_clean, only dev_clean_2, train"),
         (["--combine", "dev_clean_2=train_clean_5"], "there is a set of this name"),
         (
+            ["--combine", "a=dev_clean_2+dev_clean_2"],
+            "a: utterance 777-5-0000 occurs twice",
+        ),
+        (
+            ["--dry-run", "--combine", "a=dev_clean_2+dev_clean_2"],
+            "a: utterance 777-5-0000 occurs twice",
+        ),
+        (
             ["--combine", "a=train_clean_5", "--combine", "a=dev_clean_2"],
             "--combine a: given twice",
         ),
@@ -254,6 +262,23 @@ def test_space_in_the_corpus_path(corpus, tmp_path):
 def test_not_a_corpus(tmp_path):
     message = error_of(tmp_path, tmp_path / "data")
     assert "no part of LibriSpeech" in message
+
+
+def test_two_texts_of_an_utterance(corpus, tmp_path):
+    path = corpus / "dev-clean-2" / "84" / "121" / "84-121.trans.txt"
+    content = path.read_text()
+    path.write_text(content + content)  # equal ones do no harm
+    prepare(corpus, tmp_path / "data")
+    path.write_text(f"{content}84-121-0001 OTHER WORDS\n")
+    message = error_of(corpus, tmp_path / "new")
+    assert f"{path}: has two texts of 84-121-0001; restore it" in message
+
+
+def test_a_set_without_utterances(corpus, tmp_path):
+    """Nothing else is written before it is noticed."""
+    for path in (corpus / "train-clean-5").rglob("*.flac"):
+        path.unlink()
+    assert "train_clean_5: no utterance to write" in error_of(corpus, tmp_path / "new")
 
 
 def test_file_in_a_wrong_chapter(corpus, tmp_path):

@@ -1,6 +1,7 @@
 """Import of other recipes' directories: results, and unchanged sources."""
 
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,10 @@ def test_a_command_runs_in_its_own_recipe(recipe, tmp_path, monkeypatch):
     command = resolve("cat ./2.flac | cat |").removesuffix("|")
     done = subprocess.run(command, shell=True, capture_output=True, check=True)
     assert done.stdout == (recipe / "2.flac").read_bytes()
+    # Within quotes, too.
+    for quoted in ("cat './2.flac' |", "sh -c 'cat ./2.flac | cat' |"):
+        resolved = PathResolver(recipe / "data" / "train")(quoted)
+        assert resolved == f"cd '{recipe}' && {quoted}"
     # Commands without relative paths stay unchanged.
     assert PathResolver(tmp_path)("cat - < /x/y.flac |") == "cat - < /x/y.flac |"
 
@@ -109,6 +114,23 @@ def test_the_set_itself_is_not_filtered(recipe, capsys):
     message = str(stop.value.code)
     assert "2 utterances are not between 1 and 3 s, for instance u1" in message
     assert "link of another name" in message
+
+
+def test_a_set_is_always_there(recipe, tmp_path, monkeypatch):
+    """Only renamed, since removing it could be interrupted."""
+    dest = tmp_path / "dest"
+    adopt(recipe / "data/train", dest, FS)
+    rename = Path.rename
+
+    def stop(path, target):
+        if path.name == "dest.part":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        adopt(recipe / "data/train", dest, FS)
+    assert list(read_scp(dest / "wav.scp")) == ["u1", "u2"]
 
 
 def test_nothing_else_is_replaced(recipe, tmp_path):

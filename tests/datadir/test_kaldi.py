@@ -95,6 +95,16 @@ def test_a_failure_at_the_last_step_puts_the_old_directory_back(tmp_path, monkey
     assert names(tmp_path) == ["train"]
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    for there in (False, True):
+        if there:
+            write_data_dir(tmp_path / "train", UTTERANCES)
+        write_data_dir(tmp_path / ".train.old", UTTERANCES[:1])
+        write_data_dir(tmp_path / "train", UTTERANCES[:2])
+        assert len(read_scp(tmp_path / "train" / "utt2spk")) == 2
+        assert names(tmp_path) == ["train"]
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "train").symlink_to(tmp_path / "disk")
