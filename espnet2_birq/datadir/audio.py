@@ -97,8 +97,8 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
         SampleRateError: Its sample rate differs from `fs`.
         DataError: The file is missing, empty, not audio or truncated; or it has no
             samples, several channels, or samples that are not finite. Truncation is
-            detected in FLAC, WAV, SPHERE and MP3 with a length header; Ogg does not
-            state its length.
+            detected in FLAC, WAV (also RF64), SPHERE and MP3 with a length header;
+            Ogg does not state its length, and that of AIFF, AU and W64 is not compared.
     """
     path = Path(path)
     if not os.path.isfile(path):  # Path.is_file() raises if the name is too long
@@ -375,7 +375,7 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
 def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> bool:
     # For truncated WAV and SPHERE files, libsndfile silently reports the actual length,
     # so compare it with the header here.
-    if head.startswith(b"RIFF"):
+    if head.startswith((b"RIFF", b"RF64")):
         return _wav_is_cut_short(stream)
     if head.startswith(b"NIST_1A"):
         return _sphere_sample_count(head) > audio.frames
@@ -390,11 +390,17 @@ def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> 
 def _wav_is_cut_short(stream: BinaryIO) -> bool:
     file_size = stream.seek(0, io.SEEK_END)
     stream.seek(len(b"RIFFsizeWAVE"))
+    large = 0  # number of bytes of data in RF64, whose data chunk has 0xFFFFFFFF
     while len(chunk_head := stream.read(8)) == 8:
         name, size = struct.unpack("<4sI", chunk_head)
+        start = stream.tell()
+        if name == b"ds64":
+            large = int.from_bytes(stream.read(16)[8:], "little")
         if name == b"data":
-            return size < UNKNOWN_WAV_SIZE and stream.tell() + size > file_size
-        stream.seek(size + size % 2, 1)
+            size = large if size >= UNKNOWN_WAV_SIZE else size
+            known = size < UNKNOWN_FRAMES
+            return known and start + size > file_size
+        stream.seek(start + size + size % 2)
     return True
 
 

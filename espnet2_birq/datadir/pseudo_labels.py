@@ -62,10 +62,12 @@ def read_hypotheses(folder: Path) -> Hypotheses:
             # asr_inference writes tensor(-1.23).
             value = float(score.removeprefix("tensor(").removesuffix(")"))
         except ValueError:
+            value = math.nan
+        if not value < math.inf:  # also NaN, which no comparison would order
             raise DataError(
                 f"{folder}/score: {utt_id} has {score!r}, which is not a number; "
                 "decode again"
-            ) from None
+            )
         confidences[utt_id] = value / max(1, len(tokens[utt_id].split()))
     return Hypotheses(texts, confidences)
 
@@ -150,6 +152,8 @@ def pseudo_label(
             f"{dest}: the labelled, the unlabelled and the new set must be different"
         )
     first, second = read_data_dir(labelled, fs), read_data_dir(unlabelled, fs)
+    if not first.table("text"):
+        raise DataError(f"{labelled}/text: no such file; format the set again")
     found = read_hypotheses(decoded)
     chosen, left = choose(first, second, found, keep)
     second.files["text"] = found.texts

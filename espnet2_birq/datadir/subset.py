@@ -139,7 +139,12 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
     for path in sorted(folder.iterdir()):
         of_the_whole = path.name[0] == "." or path.name in OF_THE_WHOLE
         if path.is_file() and not of_the_whole:
-            files[path.name] = _read_file(path, speakers, recordings)
+            try:
+                files[path.name] = _read_file(path, speakers, recordings)
+            except DataError as error:
+                if _is_kaldis(path.name):
+                    raise
+                print(f"{path}: left out, it is no list of the set ({error})")
     seconds = _durations(folder, files, speakers, fs, nj)
     resolve = PathResolver(folder)
     # ESPnet writes "None" for audio that it could not convert; it has 0 samples.
@@ -294,6 +299,17 @@ def _read_file(
     unknown = min(keys - set().union(*owners), default=min(keys))
     raise DataError(
         f"{path}: {unknown} is not in utt2spk or wav.scp; run utils/fix_data_dir.sh"
+    )
+
+
+def _is_kaldis(name: str) -> bool:
+    """Whether Kaldi or ESPnet define the file, so that a subset must have it."""
+    lists = ("wav.scp", "feats.scp", "cmvn.scp", "vad.scp", "reco2file_and_channel")
+    return (
+        name in (*lists, *NO_TABLES)
+        or name.startswith("spk2")
+        or _is_of_utterances(name)
+        or _is_of_groups(name)
     )
 
 

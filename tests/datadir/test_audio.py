@@ -56,6 +56,15 @@ def test_cut_file_is_truncated(tmp_path, suffix, share):
     assert "truncated" in error_of(path)
 
 
+def test_large_wav_is_truncated(tmp_path):
+    """RF64, the WAV of more than 4 GB, has its length in another chunk."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(FS), FS, format="RF64", subtype="PCM_16")
+    assert probe(path) == AudioInfo(FS, FS)
+    path.write_bytes(path.read_bytes()[:-2])
+    assert "truncated" in error_of(path)
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_last_sample_missing_is_truncated(tmp_path, suffix):
     path = write_noise(tmp_path / f"a.{suffix}")

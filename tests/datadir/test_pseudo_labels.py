@@ -140,6 +140,7 @@ def test_genders_if_of_both(sets, tmp_path):
     [
         ("decoded/score", "1-a x\n", "1-c is not in all of"),
         ("decoded/text", None, "text"),
+        ("labelled/text", None, "labelled/text: no such file; format the set again"),
         ("unlabelled/feats_type", "fbank\n", "feats_type is fbank"),
         ("unlabelled/utt2num_samples", "1-a 5\n", "utt2num_samples or utt2dur"),
     ],
@@ -154,11 +155,12 @@ def test_broken_input(sets, tmp_path, name, content, words):
     assert not (tmp_path / "dest").exists()
 
 
-def test_score_without_a_number(sets, tmp_path):
+@pytest.mark.parametrize("value", ["high", "nan", "inf"])
+def test_score_without_a_number(sets, tmp_path, value):
     text = (sets[2] / "score").read_text()
-    (sets[2] / "score").write_text(text.replace("-8.0", "high"))
+    (sets[2] / "score").write_text(text.replace("-8.0", value))
     with pytest.raises(
-        SystemExit, match="score: 2-d has 'high', which is not a number"
+        SystemExit, match=f"score: 2-d has '{value}', which is not a number"
     ):
         run(sets, tmp_path / "dest")
 

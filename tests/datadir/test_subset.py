@@ -237,6 +237,21 @@ def test_broken_sources(formatted, tmp_path, name, content, words):
     assert not (tmp_path / "part").exists()
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("notes.md", b"# a\n\nb\n"),
+        ("cmvn.ark", b"\x00B\xff"),
+        ("wav_ori.scp", b"b x\na y\n"),
+    ],
+)
+def test_stray_files_are_left_out(formatted, tmp_path, name, content, capsys):
+    (formatted / name).write_bytes(content)
+    main([str(formatted), str(tmp_path / "part"), "--hours", "0.1"])
+    assert f"{formatted}/{name}: left out, it is no list" in capsys.readouterr().out
+    assert not (tmp_path / "part" / name).exists()
+
+
 def test_requests_that_cannot_be_met(formatted, tmp_path):
     source, dest = str(formatted), str(tmp_path / "part")
     for more, words in [
