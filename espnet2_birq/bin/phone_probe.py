@@ -19,7 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count
+from espnet2_birq.options import count, output_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="pretrained model, next to its config.yaml; may be repeated",
+        help="pretrained model: file, folder or name on the hub; may be repeated",
     )
     parser.add_argument(
         "--untrained",
@@ -82,7 +82,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="device: cpu (default) or cuda")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_file,
         required=True,
         help="JSON file to write, with results per speaker",
     )

@@ -10,8 +10,9 @@ continues with the encoder unfrozen: the trained head avoids CTC's slow start.
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
   python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
 
-Data directories need wav.scp and text. Writes OUT/<set>/score_{cer,wer}/{ref,hyp}.trn
-and OUT/probe.json: error rates with 95 % intervals, loss, weights of the layers.
+Data directories need wav.scp and text; with utt2spk, intervals are over speakers. Writes
+OUT/<set>/score_{cer,wer}/{ref,hyp}.trn and OUT/probe.json: error rates with 95 %
+intervals, loss, weights of the layers.
 """
 
 import argparse

@@ -64,6 +64,8 @@ def test_cards_that_cannot_be(model, tmp_path):
     model_card.main(command)
     text = (tmp_path / "README.md").read_text()
     assert "| licence | not given |" in text and "license:" not in text
+    model_card.main([str(model.parent), *command[1:]])  # by its folder
+    assert (tmp_path / "README.md").read_text() == text
     (model.parent / "train.log").unlink()
     with pytest.raises(
         SystemExit, match="model_card: error: .*train.log: no such file"

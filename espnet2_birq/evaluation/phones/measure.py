@@ -38,6 +38,7 @@ from espnet2_birq.evaluation.phones.probing import (
     paired_difference,
 )
 from espnet2_birq.evaluation.phones.units import KMEANS_SEEDS, kmeans_units, score_units
+from espnet2_birq.tasks.loading import resolve
 
 
 class Source(NamedTuple):
@@ -76,9 +77,13 @@ def name_models(paths: Sequence[Path], untrained: bool) -> list[Source]:
     """Name models by their folders if these differ, otherwise by their full paths.
 
     Args:
-        paths: Model files.
+        paths: Model files, their folders, or names on the hub.
         untrained: Whether to add an untrained model with the first one's configuration.
+
+    Raises:
+        ConfigError: A folder has no model, or several; or there is none on the hub.
     """
+    paths = [resolve(path) for path in paths]
     folders = [path.absolute().parent.name for path in paths]
     whole = len(set(folders)) < len(folders)
     sources = [

@@ -12,6 +12,7 @@ import torch
 from planted import OBJECTIVES, write_experiment, write_speech
 
 from espnet2_birq.bin import phone_probe
+from espnet2_birq.evaluation.phones import measure
 from espnet2_birq.evaluation.phones.frames import Frames, collect, find_corpus, spread
 from espnet2_birq.evaluation.phones.measure import (
     Settings,
@@ -213,6 +214,13 @@ def test_command_again_gives_the_same(folder):
     assert [layer["layer"] for layer in found[0]["models"][0]["layers"]] == [1]
 
 
+def test_a_model_may_be_given_by_its_folder(folder):
+    assert name_models([folder / "one"], True) == [
+        ("one", folder / "one" / "model.pth"),
+        ("untrained", folder / "one" / "config.yaml"),
+    ]
+
+
 def test_models_of_one_folder_are_told_apart(folder):
     paths = [folder / "one" / "model.pth", folder / "one" / "other.pth"]
     assert [x.name for x in name_models(paths, False)] == [*map(str, paths)]
@@ -266,6 +274,16 @@ def test_errors_are_one_line(folder, changed, message):
     assert re.match(f"phone_probe: error: .*{message}", str(error.value))
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(folder, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "measure_model", None)
+    (folder / "file").touch()
+    for out, words in ((folder, "is a folder"), (folder / "file/x", "is no folder")):
+        with pytest.raises(SystemExit):
+            phone_probe.main(options(folder, "one/model.pth", out=out))
+        assert f"argument --out: {folder}" in (said := capsys.readouterr().err)
+        assert words in said
 
 
 def test_all_models_are_looked_for_first(folder):
