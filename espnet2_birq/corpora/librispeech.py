@@ -393,7 +393,7 @@ def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
 def _read_transcripts(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    texts = {}
+    texts: dict[str, str] = {}
     for line in read_lines(path, "restore it from the corpus' tar file"):
         utt_id, _, text = line.strip().partition(" ")
         if utt_id and texts.setdefault(utt_id, text.strip()) != text.strip():
