@@ -1,6 +1,7 @@
 """Encoder input: ESPnet's features, independent of the batch, or vectors."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -89,7 +90,7 @@ def mirrored_feats(
     extended = mirror_ends(speech, lengths, frontend)
     feats, frames = frontend(extended, lengths)
     if extended is not speech:
-        stft = frontend.stft
+        stft: Any = frontend.stft
         reach = speech.size(1) + 2 * (stft.n_fft // 2) - stft.n_fft
         feats = feats[:, : reach // stft.hop_length + 1]
     return feats, frames

@@ -9,6 +9,7 @@ CPU:
   instead of a call per value in a single thread;
 - two-dimensional subsampling: channels last throughout, each of its convolution's three
   products in the layout in which oneDNN is fast;
+- depthwise convolutions and the normalisation after them with channels last (``depthwise``);
 - the conformer's pointwise convolutions as linear layers, without transposed copies.
 
 On every device:
@@ -38,6 +39,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from espnet2_birq.kernels.attention import FastRelPositionAttention
+from espnet2_birq.kernels.depthwise import FastConv1d
 from espnet2_birq.kernels.products import autocast, linear, matmul
 
 
@@ -243,7 +245,7 @@ def _channels_last(x):
 
 
 class FastConvolutionModule(ConvolutionModule):
-    """The conformer's convolution module with pointwise convolutions as linear layers."""
+    """The conformer's convolution module with channels last throughout."""
 
     def forward(self, x, mask_pad=None):
         """See ESPnet's ConvolutionModule."""
@@ -252,9 +254,10 @@ class FastConvolutionModule(ConvolutionModule):
         first, second = self.pointwise_conv1, self.pointwise_conv2
         x = linear(x, first.weight.squeeze(2), first.bias)  # (B, T, 2 C)
         x = functional.glu(x, dim=2).transpose(1, 2)  # (B, C, T)
-        x = mask_padded_frames(x, mask_pad)
-        x = self.activation(self.norm(self.depthwise_conv(x)))
-        return linear(x.transpose(1, 2), second.weight.squeeze(2), second.bias)
+        x = self.depthwise_conv(mask_padded_frames(x, mask_pad)).transpose(1, 2)
+        # Of (B T, C): the same statistics, but in the layout in which the norm is fast.
+        x = self.activation(self.norm(x.flatten(0, 1)).view_as(x))
+        return linear(x, second.weight.squeeze(2), second.bias)
 
 
 # Faster on a GPU, too.
@@ -262,6 +265,7 @@ ON_GPU: dict[type, type] = {RelPositionMultiHeadedAttention: FastRelPositionAtte
 FASTER: dict[type, type] = {
     **ON_GPU,
     torch.nn.Linear: FastLinear,
+    torch.nn.Conv1d: FastConv1d,
     torch.nn.Dropout: FastDropout,
     Conv2dSubsampling: FastConv2dSubsampling,
     ConvolutionModule: FastConvolutionModule,

@@ -1,0 +1,80 @@
+"""Depthwise convolution with channels last computes the same as torch.nn.Conv1d."""
+
+import copy
+
+import pytest
+import torch
+
+from espnet2_birq.kernels.depthwise import FastConv1d, depthwise
+
+
+def make(channels=24, kernel=7, **conf):
+    torch.manual_seed(0)
+    conf = {"padding": kernel // 2, "groups": channels, **conf}
+    stock = torch.nn.Conv1d(channels, channels, kernel, **conf)
+    fast = copy.deepcopy(stock)
+    fast.__class__ = FastConv1d
+    return stock, fast
+
+
+def outcome(layer, x):
+    """Return output and gradients of a weighted sum."""
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    weights = torch.linspace(-1, 1, y.numel()).view_as(y)
+    return y.detach(), *torch.autograd.grad(
+        (y * weights).sum(), [x, *layer.parameters()]
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 31])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("length", [1, 5, 80])
+def test_same_output_and_gradients(kernel, bias, length):
+    layers = make(kernel=kernel, bias=bias)
+    last = torch.randn(3, length, 24)  # channels last, as in the encoders
+    for x in (last.transpose(1, 2), last.transpose(1, 2).contiguous()):
+        for a, b in zip(*(outcome(layer, x) for layer in layers)):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    y = layers[1](last.transpose(1, 2))
+    assert y.transpose(1, 2).is_contiguous()
+
+
+def test_bfloat16_is_no_farther_from_single_precision():
+    stock, fast = make(kernel=31)
+    x = torch.randn(4, 200, 24).transpose(1, 2)
+    exact = outcome(stock, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = [outcome(layer, x) for layer in (stock, fast)]
+    assert fast(x).dtype == torch.float32 and rounded[1][0].dtype == torch.bfloat16
+    for a, *bs in zip(exact, *rounded):
+        theirs, ours = (float((a - b).norm() / a.norm()) for b in bs)
+        assert 0 < ours < 1.2 * theirs < 0.02
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"stride": 2},
+        {"dilation": 2},
+        {"padding": 0},
+        {"groups": 1},
+        {"groups": 12},
+        {"kernel": 4},
+        {"padding_mode": "circular"},
+    ],
+)
+def test_other_convolutions_are_pytorchs(conf):
+    stock, fast = make(**conf)
+    x = torch.randn(2, 24, 40)
+    for one in (x, x.double()):
+        layers = (layer.to(one.dtype) for layer in (stock, fast))
+        for a, b in zip(*(outcome(layer, one) for layer in layers)):
+            assert torch.equal(a, b)
+
+
+def test_gradient_by_finite_differences():
+    torch.manual_seed(0)
+    shapes = (2, 9, 4), (4, 1, 5), (4,)
+    inputs = [torch.randn(x, dtype=torch.float64, requires_grad=True) for x in shapes]
+    assert torch.autograd.gradcheck(depthwise, inputs)
