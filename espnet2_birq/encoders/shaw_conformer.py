@@ -28,6 +28,7 @@ from espnet2_birq.kernels.attention import (
     padding_scores,
     shift_scores,
 )
+from espnet2_birq.kernels.depthwise import batch_norm
 
 
 def relative_logits(
@@ -172,7 +173,7 @@ class ConvolutionModule(torch.nn.Module):
         xs = F.glu(self.gated(self.norm(xs)), dim=-1).transpose(1, 2)  # (B, 2E, T)
         # As without padding, the last frames must see zeros.
         xs = self.depthwise(xs.masked_fill(~masks, 0.0))
-        xs = F.silu(self.batch_norm(xs)).transpose(1, 2)
+        xs = F.silu(batch_norm(self.batch_norm, xs)).transpose(1, 2)
         return self.dropout(self.output(xs))
 
 

@@ -39,7 +39,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from espnet2_birq.kernels.attention import FastRelPositionAttention
-from espnet2_birq.kernels.depthwise import FastConv1d
+from espnet2_birq.kernels.depthwise import FastConv1d, batch_norm
 from espnet2_birq.kernels.products import autocast, linear, matmul
 
 
@@ -254,9 +254,8 @@ class FastConvolutionModule(ConvolutionModule):
         first, second = self.pointwise_conv1, self.pointwise_conv2
         x = linear(x, first.weight.squeeze(2), first.bias)  # (B, T, 2 C)
         x = functional.glu(x, dim=2).transpose(1, 2)  # (B, C, T)
-        x = self.depthwise_conv(mask_padded_frames(x, mask_pad)).transpose(1, 2)
-        # Of (B T, C): the same statistics, but in the layout in which the norm is fast.
-        x = self.activation(self.norm(x.flatten(0, 1)).view_as(x))
+        x = self.depthwise_conv(mask_padded_frames(x, mask_pad))
+        x = self.activation(batch_norm(self.norm, x)).transpose(1, 2)
         return linear(x, second.weight.squeeze(2), second.bias)
 
 

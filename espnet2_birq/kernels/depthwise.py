@@ -51,6 +51,14 @@ class FastConv1d(torch.nn.Conv1d):
         return depthwise(x.transpose(1, 2), self.weight, self.bias).transpose(1, 2)
 
 
+def batch_norm(norm: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Normalise (B, C, T) in the layout that it has; with channels last, as (B T, C)."""
+    last = x.transpose(1, 2)
+    if not last.is_contiguous():
+        return norm(x)
+    return norm(last.flatten(0, 1)).view_as(last).transpose(1, 2)
+
+
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):

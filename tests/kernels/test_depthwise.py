@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from espnet2_birq.kernels.depthwise import FastConv1d, depthwise
+from espnet2_birq.kernels.depthwise import FastConv1d, batch_norm, depthwise
 
 
 def make(channels=24, kernel=7, **conf):
@@ -78,3 +78,21 @@ def test_gradient_by_finite_differences():
     shapes = (2, 9, 4), (4, 1, 5), (4,)
     inputs = [torch.randn(x, dtype=torch.float64, requires_grad=True) for x in shapes]
     assert torch.autograd.gradcheck(depthwise, inputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_normalisation_in_either_layout(training):
+    """The same output, gradients and running statistics."""
+    torch.manual_seed(0)
+    norms = [torch.nn.BatchNorm1d(24).train(training) for _ in range(3)]
+    last = torch.randn(3, 50, 24)
+    views = last.transpose(1, 2), last.transpose(1, 2).contiguous()
+    expected = outcome(norms[0], views[1])
+    for norm, x in zip(norms[1:], views):
+        layer = torch.nn.Module()
+        layer.norm = norm
+        layer.forward = lambda x, norm=norm: batch_norm(norm, x)
+        for a, b in zip(expected, outcome(layer, x)):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(norms[0].buffers(), norm.buffers()):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
