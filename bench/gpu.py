@@ -6,15 +6,16 @@
 Parts run in order of importance. Each has a share of the time and its own log in the
 folder; a part that takes longer is stopped and reported as stopped:
 
-    tests    tests that need a GPU: kernels and losses against slow plain versions, a
-             training step that never waits for the device
-    profile  the kernels of a BiRQ step that take most time
-    steps    bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
-             plain ESPnet and SpeechBrain, with a fused optimizer, with masked copies
-    compiled the rows of this file with torch.compile, which takes minutes
-    batch    bench/memory.py batch: utterances that fit in 80 GB, planned and measured
-    lengths  bench/memory.py lengths: memory against the length of an utterance
-    copies   bench/label_pass.py: clean and masked copy in one call or in two
+    tests      tests that need a GPU: kernels and losses against slow plain versions, a
+               training step that never waits for the device
+    profile    the kernels of a BiRQ step that take most time
+    depthwise  bench/depthwise.py: formulations of the depthwise convolution
+    steps      bench/steps_gpu.yaml: steps of BEST-RQ and BiRQ at the paper's sizes, against
+               plain ESPnet and SpeechBrain, with a fused optimizer, with masked copies
+    compiled   the rows of this file with torch.compile, which takes minutes
+    batch      bench/memory.py batch: utterances that fit in 80 GB, planned and measured
+    lengths    bench/memory.py lengths: memory against the length of an utterance
+    copies     bench/label_pass.py: clean and masked copy in one call or in two
 
 The tables are in docs/benchmarks.md; their data are in steps.json and compiled.json.
 """
@@ -53,7 +54,9 @@ def parts(args: argparse.Namespace) -> list[Part]:
     batch, lengths, copies = [], ["--options", ""], []
     c2 = ["--config", "conf/tuning/train_birq_c2.yaml"]
     profile = ["--batch", "64", *c2]
+    convolution = ["--batch", "64", "--size", "1536", "--compile"]
     if args.tiny:
+        convolution = ["--batch", "1", "--seconds", "2", "--size", "16", "--steps", "2"]
         profile = ["--batch", "1", "--seconds", "2", "--options", TINY]
         batch = ["--builds", "full", "--options", TINY, "--memory", "1"]
         lengths = ["--builds", "full", "--options", TINY, "--seconds", "2", "4"]
@@ -73,6 +76,11 @@ def parts(args: argparse.Namespace) -> list[Part]:
     return [
         Part("tests", 0.2, [program, "-m", "pytest", "-q", "-m", "gpu", *tests]),
         Part("profile", 0.2, [*step, "--profile", *profile]),
+        Part(
+            "depthwise",
+            0.1,
+            [program, str(BENCH / "depthwise.py"), *device, *half, *convolution],
+        ),
         Part("steps", 0.6, compare("steps", compiled=False), last=30.0),
         Part("compiled", 0.6, compare("compiled", compiled=True), last=120.0),
         Part("batch", 0.5, [*memory, "batch", *device, *half, *batch]),

@@ -23,15 +23,17 @@ def run(*words, seconds=600, **environment):
 
 @pytest.mark.slow
 def test_all_parts_on_a_cpu(tmp_path):
-    done = run(BENCH / "gpu.py", "--out", tmp_path, "--device", "cpu", "--tiny")
+    words = ["--out", tmp_path, "--device", "cpu", "--tiny"]
+    done = run(BENCH / "gpu.py", *words, seconds=1200)
     assert done.returncode == 0, done.stdout[-4000:]
     outcomes = [x for x in done.stdout.splitlines() if x.startswith("== ")]
-    assert len(outcomes) == 7 and all(": done" in x for x in outcomes)
+    assert len(outcomes) == 8 and all(": done" in x for x in outcomes)
     for name in ("steps", "compiled"):
         assert "failed" not in (tmp_path / f"{name}.log").read_text()
     rows = json.loads((tmp_path / "compiled.json").read_text())["rows"]
     assert {x["name"] for x in rows} > {"c2 birq compiled", "c2 birq"}
     assert "c2 birq compiled / c2 birq" in (tmp_path / "compiled.log").read_text()
+    assert "ours" in (tmp_path / "depthwise.log").read_text()
     assert "ms a step in" in (tmp_path / "profile.log").read_text()
 
 
