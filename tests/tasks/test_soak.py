@@ -35,6 +35,7 @@ SMALL = {
             "labeller_conf": {**BOOK, "projection": "whitened"},
         },
     ],
+    "teacher_conf": {},
     "batch_size": 4,
     "accum_grad": 1,
     "num_iters_per_epoch": UPDATES // EPOCHS,
