@@ -96,7 +96,11 @@ def _kernel_gradient(x, grad, kernel):
     dtype = torch.promote_types(x.dtype, torch.float32)  # also faster than bfloat16
     padded = functional.pad(x.to(dtype), (0, 0, half, half))  # (B, T + K - 1, C)
     grad = grad.to(dtype)
-    sums = [
-        (padded[:, shift : shift + time] * grad).sum((0, 1)) for shift in range(kernel)
-    ]
-    return torch.stack(sums, dim=1).unsqueeze(1)
+    product = torch.empty_like(
+        grad
+    )  # one for all, since new memory costs more than sums
+    sums = grad.new_empty(kernel, grad.size(2))
+    for shift in range(kernel):
+        torch.mul(padded[:, shift : shift + time], grad, out=product)
+        torch.sum(product, (0, 1), out=sums[shift])
+    return sums.T.unsqueeze(1)
