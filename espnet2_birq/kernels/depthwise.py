@@ -30,8 +30,13 @@ def depthwise(
     return _Depthwise.apply(x, weight, bias)
 
 
+# For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
+# library never finishes generating its code (oneDNN of PyTorch 2.11). Hence some distance.
+LEAST_CHANNELS = 64
+
+
 class FastConv1d(torch.nn.Conv1d):
-    """Convolution along time, faster if it is depthwise and keeps the length."""
+    """Convolution along time, faster if it is depthwise, wide, and keeps the length."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See torch.nn.Conv1d; depthwise, (B, C, T) is a view with channels last."""
@@ -40,7 +45,8 @@ class FastConv1d(torch.nn.Conv1d):
             x.device.type != "cpu"
             or x.dim() != 3
             or x.dtype not in (torch.float32, torch.bfloat16)
-            or not self.groups == self.in_channels == self.out_channels > 1
+            or not self.groups == self.in_channels == self.out_channels
+            or self.groups < LEAST_CHANNELS
             or self.stride != (1,)
             or self.dilation != (1,)
             or kernel % 2 == 0

@@ -1,6 +1,9 @@
 """Depthwise convolution with channels last computes the same as torch.nn.Conv1d."""
 
 import copy
+import itertools
+import os
+import signal
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 from espnet2_birq.kernels.depthwise import FastConv1d, batch_norm, depthwise
 
 
-def make(channels=24, kernel=7, **conf):
+def make(channels=72, kernel=7, **conf):
     torch.manual_seed(0)
     conf = {"padding": kernel // 2, "groups": channels, **conf}
     stock = torch.nn.Conv1d(channels, channels, kernel, **conf)
@@ -32,7 +35,7 @@ def outcome(layer, x):
 @pytest.mark.parametrize("length", [1, 5, 80])
 def test_same_output_and_gradients(kernel, bias, length):
     layers = make(kernel=kernel, bias=bias)
-    last = torch.randn(3, length, 24)  # channels last, as in the encoders
+    last = torch.randn(3, length, 72)  # channels last, as in the encoders
     for x in (last.transpose(1, 2), last.transpose(1, 2).contiguous()):
         for a, b in zip(*(outcome(layer, x) for layer in layers)):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -42,7 +45,7 @@ def test_same_output_and_gradients(kernel, bias, length):
 
 def test_bfloat16_is_no_farther_from_single_precision():
     stock, fast = make(kernel=31)
-    x = torch.randn(4, 200, 24).transpose(1, 2)
+    x = torch.randn(4, 200, 72).transpose(1, 2)
     exact = outcome(stock, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = [outcome(layer, x) for layer in (stock, fast)]
@@ -60,17 +63,33 @@ def test_bfloat16_is_no_farther_from_single_precision():
         {"padding": 0},
         {"groups": 1},
         {"groups": 12},
+        {"channels": 48},
         {"kernel": 4},
         {"padding_mode": "circular"},
     ],
 )
 def test_other_convolutions_are_pytorchs(conf):
     stock, fast = make(**conf)
-    x = torch.randn(2, 24, 40)
+    x = torch.randn(2, stock.in_channels, 40)
     for one in (x, x.double()):
         layers = (layer.to(one.dtype) for layer in (stock, fast))
         for a, b in zip(*(outcome(layer, one) for layer in layers)):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("channels", [16, 64, 144, 250])
+def test_no_shape_hangs(channels):
+    """Each in its own process, since the library would never return."""
+    for kernel, length in itertools.product((15, 31, 63), (30, 31, 61, 400)):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            torch.set_num_threads(1)
+            fast = make(channels=channels, kernel=kernel)[1]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                outcome(fast, torch.randn(1, length, channels).transpose(1, 2))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, (channels, kernel, length)
 
 
 def test_gradient_by_finite_differences():
