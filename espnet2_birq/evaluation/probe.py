@@ -108,9 +108,8 @@ class Probe(torch.nn.Module):
 def reverse(xs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Reverse each sequence of (B, T, D) within its length (B,), before its padding."""
     times = torch.arange(xs.size(1))
-    index = torch.where(
-        times < lengths[:, None], lengths[:, None] - 1 - times, times
-    )  # (B, T)
+    mirrored = lengths[:, None] - 1 - times  # (B, T), below 0 on padding
+    index = torch.where(mirrored >= 0, mirrored, times)
     return xs.gather(1, index[:, :, None].expand_as(xs))
 
 
