@@ -193,7 +193,8 @@ class _TwoConvolutions(torch.autograd.Function):
         grad = _channels_last(grad.permute(0, 3, 1, 2))
         grad = torch.ops.aten.threshold_backward(grad, ys, 0)
         rows, columns = grad.shape[2:]
-        flat = grad.permute(1, 0, 2, 3).flatten(1)  # (D, B T/4 F/4)
+        # Copied once, as oneDNN would for each of nine products; (D, B T/4 F/4)
+        flat = grad.permute(1, 0, 2, 3).flatten(1).contiguous()
         grad_weight2 = torch.empty_like(weight2)
         for i in range(3):
             for j in range(3):
