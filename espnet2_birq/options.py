@@ -129,6 +129,22 @@ def output_file(value: str) -> Path:
     path = Path(value)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{value} is a folder; name a file")
+    return _writable(path)
+
+
+def output_folder(value: str) -> Path:
+    """Check, before the work, that a folder can be made or written to.
+
+    Raises:
+        argparse.ArgumentTypeError: It is a file, or cannot be written.
+    """
+    path = Path(value)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{value} is a file; name a folder")
+    return _writable(path)
+
+
+def _writable(path: Path) -> Path:
     there = path if path.exists() else next(x for x in path.parents if x.exists())
     if there != path and not there.is_dir():
         raise argparse.ArgumentTypeError(f"{there} is no folder")

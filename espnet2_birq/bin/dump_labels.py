@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count
+from espnet2_birq.options import count, output_folder
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="speech, as for ssl_train",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for labels.scp and its archives"
+        "--out",
+        type=output_folder,
+        required=True,
+        help="folder for labels.scp and its archives",
     )
     parser.add_argument(
         "--batch_size", type=count, default=8, help="utterances per batch"

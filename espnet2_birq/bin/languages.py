@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count, positive, whole_number
+from espnet2_birq.options import count, output_folder, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,7 +34,9 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         help="data directory to test probes and count codes on",
     )
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, help="output folder"
+    )
     parser.add_argument(
         "--utterances",
         type=count,

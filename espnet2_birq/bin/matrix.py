@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count, whole_number
+from espnet2_birq.options import count, output_folder, whole_number
 
 DESCRIPTION = """\
 Run a matrix of experiments through the stages of a recipe and write one report.
@@ -46,7 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="YAML",
         help="description of the matrix, e.g. bench/matrix.yaml",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    add("--out", type=output_folder, required=True, metavar="DIR", help="output folder")
     add(
         "--seeds",
         type=whole_number,

@@ -22,7 +22,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.options import count, positive, whole_number
+from espnet2_birq.options import count, output_folder, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,7 +47,9 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         help="data directories to decode",
     )
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, help="output folder"
+    )
     parser.add_argument(
         "--max_seconds",
         type=positive,

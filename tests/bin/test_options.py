@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from espnet2_birq.bin.command import add_shared_options, make_parser
-from espnet2_birq.options import count, output_file, whole_number
+from espnet2_birq.options import count, output_file, output_folder, whole_number
 
 
 @pytest.mark.parametrize("given", [["--skip-bad"], ["--skip_bad"]])
@@ -58,3 +58,7 @@ def test_output_files_are_checked_before_the_work(tmp_path):
     assert output_file(str(tmp_path / "file")).is_file()
     with pytest.raises(argparse.ArgumentTypeError, match="file is no folder"):
         output_file(str(tmp_path / "file" / "x.npz"))
+    assert output_folder(str(tmp_path)) == tmp_path
+    assert output_folder(str(new)) == new and not new.parent.exists()
+    with pytest.raises(argparse.ArgumentTypeError, match="is a file; name a folder"):
+        output_folder(str(tmp_path / "file"))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from espnet2_birq.options import positive
+from espnet2_birq.options import output_folder, positive
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         help="Kaldi data directory, wav.scp, JSON lines with audio_filepath, fairseq's "
         "TSV, folder of audio, or an audio file",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    add("--out", type=output_folder, required=True, metavar="DIR", help="output folder")
     add("--device", default="cpu", help="cpu (default), cuda, ...")
     add(
         "--nj",
