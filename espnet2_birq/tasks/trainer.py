@@ -303,6 +303,14 @@ def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) 
                 f"an epoch of {batches} batches has no update with accum_grad "
                 f"{args.accum_grad}; lower accum_grad, batch_bins or batch_size"
             )
+        updates = args.max_epoch * (batches // args.accum_grad)
+        for row in args.objectives:
+            start = (row.get("when") or {}).get("start", 0)
+            if start >= updates and rank() == 0:
+                logging.warning(
+                    f"Objective '{row['name']}' is never trained: it starts at update "
+                    f"{start}, and {args.max_epoch} epochs have {updates} updates"
+                )
 
 
 def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -> None:

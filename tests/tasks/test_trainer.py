@@ -83,6 +83,20 @@ def test_too_few_batches_for_an_update(tmp_path, train, changes):
     assert "valid.total_count.ave.pth" in models(tmp_path)
 
 
+def test_an_objective_that_starts_after_the_end(train, caplog):
+    anchor = CONFIG["objectives"][0]
+    kind = {**anchor, "view": "input", "labeller": "random_projection"}
+    late = [{**kind, "name": f"late{x}", "when": {"start": x}} for x in (5, 6)]
+    train(objectives=[anchor, *late])
+    found = [
+        x.getMessage() for x in caplog.records if "never trained" in x.getMessage()
+    ]
+    assert found == [
+        "Objective 'late6' is never trained: it starts at update 6, and 2 epochs have 6 "
+        "updates"
+    ]
+
+
 def test_too_few_batches_in_parts(tmp_path, train):
     """With --num_splits_ssl, the number of batches is not known beforehand."""
     scps = ["--scps", str(tmp_path / "wav.scp"), str(tmp_path / "shape")]
