@@ -220,7 +220,8 @@ def check_steady(watch: Watch, first: int) -> None:
             f"an update; {np.median(files[~late]):.0f}, later {np.median(files[late]):.0f} "
             "open files"
         )
-        assert abs(slope) < 5  # 15 MB in 3,000 updates
+        # 15 MB in 3,000 updates. A system with little memory left may take pages back.
+        assert slope < 5
         # Compare medians, since files are opened and closed while they are read.
         assert np.median(files[late]) <= np.median(files[~late])
 
