@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch.nn import functional
 
-from espnet2_birq.kernels.depthwise import depthwise
+from espnet2_birq.kernels.depthwise import LEAST_CHANNELS, depthwise
 
 
 def conv1d(x, weight, bias):
@@ -89,6 +89,8 @@ def main():
     add("--threads", type=int, default=1)
     add("--compile", action="store_true", help="also time the compiled one")
     args = parser.parse_args()
+    if args.device == "cpu" and args.size < LEAST_CHANNELS:
+        parser.error(f"--size: give {LEAST_CHANNELS} or more, fewer may never return")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     conf = {"device": args.device, "dtype": getattr(torch, args.dtype)}

@@ -56,7 +56,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
     profile = ["--batch", "64", *c2]
     convolution = ["--batch", "64", "--size", "1536", "--compile"]
     if args.tiny:
-        convolution = ["--batch", "1", "--seconds", "2", "--size", "16", "--steps", "2"]
+        convolution = ["--batch", "1", "--seconds", "2", "--size", "64", "--steps", "2"]
         profile = ["--batch", "1", "--seconds", "2", "--options", TINY]
         batch = ["--builds", "full", "--options", TINY, "--memory", "1"]
         lengths = ["--builds", "full", "--options", TINY, "--seconds", "2", "4"]

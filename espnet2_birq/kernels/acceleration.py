@@ -23,10 +23,7 @@ import logging
 from contextlib import nullcontext
 
 import torch
-from espnet2.legacy.nets.pytorch_backend.conformer.convolution import (
-    ConvolutionModule,
-    mask_padded_frames,
-)
+from espnet2.legacy.nets.pytorch_backend.conformer.convolution import ConvolutionModule
 from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
     MultiHeadedAttention,
     RelPositionMultiHeadedAttention,
@@ -254,8 +251,11 @@ class FastConvolutionModule(ConvolutionModule):
             return super().forward(x, mask_pad)
         first, second = self.pointwise_conv1, self.pointwise_conv2
         x = linear(x, first.weight.squeeze(2), first.bias)  # (B, T, 2 C)
-        x = functional.glu(x, dim=2).transpose(1, 2)  # (B, C, T)
-        x = self.depthwise_conv(mask_padded_frames(x, mask_pad))
+        x = functional.glu(x, dim=2)
+        if mask_pad is not None and mask_pad.shape[1:] == (1, x.size(1)):
+            # As mask_padded_frames, whose result has channels first in memory
+            x = x.masked_fill(mask_pad.transpose(1, 2).eq(0), 0.0)
+        x = self.depthwise_conv(x.transpose(1, 2))  # (B, C, T)
         x = self.activation(batch_norm(self.norm, x)).transpose(1, 2)
         return linear(x, second.weight.squeeze(2), second.bias)
 

@@ -16,7 +16,7 @@ def depthwise(
     """Convolve each channel along time with its own kernel, keeping the length.
 
     Args:
-        x: (B, T, C)
+        x: (B, T, C), C at least LEAST_CHANNELS on a CPU.
         weight: (C, 1, K), K odd, as in Conv1d.
         bias: (C,)
 
@@ -102,9 +102,7 @@ def _kernel_gradient(x, grad, kernel):
     dtype = torch.promote_types(x.dtype, torch.float32)  # also faster than bfloat16
     padded = functional.pad(x.to(dtype), (0, 0, half, half))  # (B, T + K - 1, C)
     grad = grad.to(dtype)
-    product = torch.empty_like(
-        grad
-    )  # one for all, since new memory costs more than sums
+    product = torch.empty_like(grad)  # once: new memory costs more than the sums
     sums = grad.new_empty(kernel, grad.size(2))
     for shift in range(kernel):
         torch.mul(padded[:, shift : shift + time], grad, out=product)

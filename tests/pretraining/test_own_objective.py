@@ -37,6 +37,8 @@ def test_it_learns_reports_and_resumes(rows):
     model = make_model(rows).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.count_updates_of(optimizer)
+    # Into how many clusters noise is put depends on the masks drawn.
+    torch.manual_seed(0)
     history = []
     for update in range(40):
         loss, stats, _ = model(*make_batch())
@@ -45,8 +47,7 @@ def test_it_learns_reports_and_resumes(rows):
         loss.backward()
         optimizer.step()
         history.append(stats)
-    # How many clusters noise is put into depends on the masks drawn.
-    assert max(one["label_ppl_clusters"] for one in history[1:]) > 1.1
+    assert history[-1]["label_ppl_clusters"] > 1.5
     assert history[-1]["loss_clusters"] < history[1]["loss_clusters"]
     state = model.state_dict()
     assert "objectives.1.labeller.sums" in state
