@@ -363,8 +363,8 @@ class Runner:
         if step.before is not None:
             for model in filter(lambda x: not Path(x).is_file(), step.before.makes):
                 raise DataError(f"{name}: starts from {model}, which is missing")
-        reason = record.why_redo()
-        if reason is None and record.has_ended:
+        reason, missing = record.why_redo(), record.lacks()
+        if reason is None and record.has_ended and missing is None:
             record.restore()
             say(f"{name}: already done")
             return
@@ -373,6 +373,9 @@ class Runner:
         if reason is not None:
             say(f"{name}: {reason}; made again")
             record.remove()
+        elif missing is not None:  # e.g. texts of a test set that was added
+            say(f"{name}: {missing} is missing; made from what there is")
+            record.reopen()
         record.start()
         with self._device() as environment:
             say(f"{name}: started, {log}")

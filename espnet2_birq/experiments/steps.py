@@ -121,6 +121,11 @@ class Record:
         if self._outdated.is_file():
             os.replace(self._outdated, self.done)
 
+    def reopen(self) -> None:
+        """Let a finished step go on with what there is, as if interrupted."""
+        self.done.unlink(missing_ok=True)
+        self._outdated.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the step's output, then its record."""
         if self.step.folder is not None:
@@ -132,12 +137,13 @@ class Record:
         """Return why the step, finished or not, must be started anew; None if not."""
         if self._key.is_file() and self._key.read_text() != json.dumps(self.step.key):
             return OTHER_SETTINGS
-        if self.has_ended:
-            if missing := lacking(self.step.makes):
-                return f"{missing} is gone"
-        elif self.step.prepares:
+        if self.step.prepares and (not self.has_ended or self.lacks() is not None):
             return None
         return self._changed(strict=True)
+
+    def lacks(self) -> str | None:
+        """Return an output that a finished step lacks; None if it has all, or goes on."""
+        return lacking(self.step.makes) if self.has_ended else None
 
     def why_outdated(self) -> str | None:
         """Return why the result of a finished step is not current; None if it is.

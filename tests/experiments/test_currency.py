@@ -159,6 +159,23 @@ def test_a_failure_outdates_what_depends_on_inputs(quick, capsys):
     assert calls(folder)[len(before) :] == ["ssl1 7 birq_seed0"]
 
 
+def test_missing_results_are_made_from_the_trained_model(quick):
+    """Without a new training, unless the settings have changed, too."""
+    folder, start = quick
+    text = start("birq")
+    tuned = folder / "out/asr/asr_birq_seed0_1h"
+    (tuned / "checkpoint.pth").touch()
+    shutil.rmtree(tuned / "decode")
+    before = calls(folder)
+    assert start("birq") == text
+    assert calls(folder)[len(before) :] == ["asr1 11 birq_seed0_1h"]
+    assert (tuned / "checkpoint.pth").exists()
+    shutil.rmtree(tuned / "decode")
+    (folder / "recipe/asr1/finetune.yaml").write_text("{grad_clip: 3}")
+    start("birq")
+    assert not (tuned / "checkpoint.pth").exists()
+
+
 def test_a_report_alone_compares_what_is_there(quick, edit):
     folder, start = quick
     text = start("birq", "scratch", data_options="--corpus here")

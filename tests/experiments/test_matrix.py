@@ -240,7 +240,7 @@ def test_what_is_missing_or_changed_is_made_again(matrix):
     now = calls(folder)
     (folder / "out" / "ssl" / "ssl_birq_seed0" / "valid.total_count.ave.pth").unlink()
     output, _ = start("--only", "birq").communicate()
-    assert "valid.total_count.ave.pth is gone; made again" in output
+    assert "valid.total_count.ave.pth is missing; made from what there is" in output
     assert calls(folder)[len(now)] == "ssl1 7 birq_seed0"
 
 
