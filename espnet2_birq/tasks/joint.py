@@ -18,6 +18,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.checks import check_folder
 from espnet2_birq.tasks.given import check_transcripts
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
@@ -101,6 +102,7 @@ class JointTask(ASRTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
         """Run one training process, as ESPnet does."""
+        check_folder(args)
         check_trainer(args)
         check_transcripts(args.train_data_path_and_name_and_type)
         check_transcripts(args.valid_data_path_and_name_and_type)

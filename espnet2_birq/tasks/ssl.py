@@ -39,6 +39,7 @@ from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
+from espnet2_birq.tasks.checks import check_folder
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
@@ -302,6 +303,7 @@ class SSLTask(AbsTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
         """Run one training process, as ESPnet does."""
+        check_folder(args)
         check_trainer(args)
         for kind in ("train", "valid"):
             lists = getattr(args, f"{kind}_data_path_and_name_and_type")

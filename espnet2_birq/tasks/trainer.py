@@ -27,6 +27,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import rank
 from espnet2_birq.tasks.changes import describe_origin
+from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.provenance import record_run
@@ -41,8 +42,6 @@ from espnet2_birq.tasks.saving import (
 from espnet2_birq.tasks.size import size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 from espnet2_birq.tasks.tensorboard import grouping
-
-CHECKPOINT = "checkpoint.pth"  # ESPnet resumes from it
 
 
 @dataclasses.dataclass
@@ -230,6 +229,21 @@ class Trainer(ESPnetTrainer):
         batches = Batches(arguments["iterator"], lambda _: stop_if_asked())
         super().validate_one_epoch(**{**arguments, "iterator": batches})
         check_validation(arguments["reporter"])
+
+    @classmethod
+    def plot_attention(cls, model: AbsESPnetModel, **arguments) -> None:
+        """Plot attention weights in single precision, as NumPy has no bfloat16.
+
+        Args:
+            model: A BiRQModel or JointModel.
+            **arguments: ESPnet's other arguments.
+        """
+        inner = getattr(model, "pretraining", model)
+        before, inner.cpu_bfloat16 = inner.cpu_bfloat16, False
+        try:
+            super().plot_attention(model=model, **arguments)
+        finally:
+            inner.cpu_bfloat16 = before
 
 
 def _batches(

@@ -63,7 +63,7 @@ def test_train_resume_and_decode_with_espnet(data):
     # An interrupted training, resumed, makes the same model.
     whole.rename(data / "whole")
     main(options(data, max_epoch=1))
-    main(options(data))
+    main([*options(data), "--resume", "true"])
     resumed = torch.load(whole / "2epoch.pth", weights_only=True)
     assert first.keys() == resumed.keys()
     assert all(torch.equal(first[key], resumed[key]) for key in first)
@@ -124,3 +124,12 @@ def test_unlabelled_speech_without_its_lengths(data):
     position = given.index("--unlabelled_shape_file")
     with pytest.raises(SystemExit, match="unlabelled_shape_file"):
         main(given[:position] + given[position + 2 :])
+
+
+def test_attention_of_a_joint_training_is_plotted(data):
+    conf = {"cpu_bfloat16": True}
+    given = options(
+        data, num_att_plot=1, use_matplotlib=True, max_epoch=1, pretraining_conf=conf
+    )
+    main(given)
+    assert list((data / "exp" / "att_ws").glob("?/*.png"))
