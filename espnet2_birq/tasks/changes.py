@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.ranks import world_size
+from espnet2_birq.tasks.lists import describe_lists
 
 # Options on which an epoch's batches depend: if one changes, the saved position in the
 # epoch is meaningless.
@@ -38,6 +38,7 @@ IGNORED = (
     "valid_data_path_and_name_and_type train_shape_file valid_shape_file "
     "unlabelled_data_path_and_name_and_type unlabelled_shape_file"
 ).split()
+OTHER_LISTS = "others, or of other content"
 SHOWN = 8  # maximum number of changes named in a line
 
 Origin = dict[str, Any]
@@ -50,28 +51,23 @@ def describe_origin(args: argparse.Namespace) -> Origin:
         args: Options of training; the process group must be initialised.
 
     Returns:
-        Options, size and hash of the training lists, number of processes.
+        Options, size and hash of the lists, number of processes.
     """
     options = {
         key: value
         for key, value in vars(args).items()
         if key not in IGNORED and not key.startswith(("dist_", "wandb_", "use_wandb"))
     }
-    lists = [*args.train_shape_file, *getattr(args, "unlabelled_shape_file", [])]
-    for data in ("train", "unlabelled"):
-        entries = getattr(args, f"{data}_data_path_and_name_and_type", [])
-        lists += [path for path, _, _ in entries]
+    train, valid, unlabelled = (
+        list(describe_lists(args, kind).values())
+        for kind in ("train", "valid", "unlabelled")
+    )
     return {
         "options": json.loads(json.dumps(options, default=str)),
-        "lists": [_describe(Path(path)) for path in lists],
+        "lists": [*train, *unlabelled],
+        "valid": valid,
         "processes": world_size(),
     }
-
-
-def _describe(path: Path) -> Any:
-    if path.is_dir():  # a list split into parts
-        return [describe(file) for file in sorted(path.glob("split*"))]
-    return describe(path)
 
 
 def changed_options(before: Origin, now: Origin) -> dict[str, str]:
@@ -122,8 +118,10 @@ def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
     if before["processes"] != now["processes"]:
         batches["processes"] = f"{before['processes']} -> {now['processes']}"
     if before["lists"] != now["lists"]:
-        batches["training lists"] = "others, or of other content"
+        batches["training lists"] = OTHER_LISTS
     others = {key: x for key, x in changed.items() if key not in {*batches, *saved}}
+    if before.get("valid", now["valid"]) != now["valid"]:  # none in older states
+        others["validation lists"] = OTHER_LISTS
     for group, what in (
         (
             batches,

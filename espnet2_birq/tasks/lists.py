@@ -1,13 +1,17 @@
 """Checks of the lists that ESPnet reads, with one-line errors before anything is built."""
 
+import argparse
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from espnet2_birq.datadir.stamp import STAMP, describe
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_lines
 
+CATEGORIES = "category2utt"  # beside the first list of a set
 SHAPE = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 
 
@@ -34,6 +38,36 @@ def files_of(paths: Collection[str]) -> Iterator[Path]:
             yield from sorted(path.glob("split.*"))
         elif path.is_file():
             yield path
+
+
+def describe_lists(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Describe the files on which the batches of a set depend.
+
+    Args:
+        args: Options of training.
+        kind: "train", "valid" or "unlabelled".
+
+    Returns:
+        Size and hash by path; for a list split into parts, those of its parts.
+    """
+    entries = getattr(args, f"{kind}_data_path_and_name_and_type", [])
+    paths = [*getattr(args, f"{kind}_shape_file", [])]
+    for path, _, form in entries:
+        paths.append(path)
+        stamp = Path(path).with_name(STAMP)
+        # The lines of new labels differ from those of the old in nothing.
+        if form == "kaldi_ark" and stamp.is_file():
+            paths.append(str(stamp))
+    iterator = getattr(args, f"{kind}_iterator_type", None) or args.iterator_type
+    if entries and iterator == "category":
+        paths.append(str(Path(entries[0][0]).with_name(CATEGORIES)))
+    return {path: _describe(Path(path)) for path in paths}
+
+
+def _describe(path: Path) -> Any:
+    if path.is_dir():
+        return {file.name: describe(file) for file in sorted(path.glob("split*"))}
+    return describe(path)
 
 
 def _check_table(path: Path, form: re.Pattern | None, remedy: str) -> None:

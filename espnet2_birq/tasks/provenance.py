@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 import torch
 
 import espnet2_birq
-from espnet2_birq.config import data_lists
-from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.errors import StorageError
 from espnet2_birq.pretraining.ranks import gather, rank
+from espnet2_birq.tasks.lists import describe_lists
 
 RUNS = "runs.jsonl"
 PACKAGES = ("espnet", "torchaudio", "numpy", "soundfile", "kaldiio")
@@ -48,7 +46,11 @@ def record_run(args: argparse.Namespace) -> None:
         "git": git_state(Path(espnet2_birq.__file__).parent),
         "seed": args.seed,
         "options": vars(args),
-        "lists": {path: _describe(Path(path)) for path in _lists(args)},
+        "lists": {
+            path: content
+            for kind in ("train", "valid", "unlabelled")
+            for path, content in describe_lists(args, kind).items()
+        },
         "machines": machines,
     }
     path = Path(args.output_dir, RUNS)
@@ -120,16 +122,3 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
     }
-
-
-def _lists(args: argparse.Namespace) -> Sequence[str]:
-    paths = [*args.train_shape_file, *args.valid_shape_file]
-    for kind in ("train", "valid"):
-        paths += [path for path, _, _ in data_lists(vars(args), kind)]
-    return list(dict.fromkeys(paths))
-
-
-def _describe(path: Path) -> Any:
-    if path.is_dir():  # a list split into parts
-        return {file.name: describe(file) for file in sorted(path.glob("split*"))}
-    return describe(path)

@@ -43,7 +43,7 @@ from espnet2_birq.tasks.checks import check_folder
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.tasks.lists import check_tables
+from espnet2_birq.tasks.lists import CATEGORIES, check_tables
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
@@ -373,7 +373,7 @@ class SSLTask(AbsTask):
             DataError: See check_languages().
         """
         first = Path(iter_options.data_path_and_name_and_type[0][0])
-        check_languages(first.parent / "category2utt", iter_options.shape_files)
+        check_languages(first.with_name(CATEGORIES), iter_options.shape_files)
         factory = super().build_category_iter_factory(args, iter_options, mode)
         if iter_options.batch_type == "catpow":
             return LikeLengthsIterFactory(factory)

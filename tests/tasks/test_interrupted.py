@@ -202,6 +202,24 @@ def test_changed_data_are_told(folder):
     assert words in training.text()
 
 
+def test_a_changed_validation_set_is_told(folder):
+    training, _ = changed(folder, "validation_lists")
+    fewer = folder / "fewer.scp"
+    fewer.write_text("".join((folder / "wav.scp").read_text().splitlines(True)[:-1]))
+    fewer.with_name("fewer_shape").write_text(
+        "".join((folder / "shape").read_text().splitlines(True)[:-1])
+    )
+    for option, new in (
+        ("--valid_shape_file", folder / "fewer_shape"),
+        ("--valid_data_path_and_name_and_type", f"{fewer},speech,sound"),
+    ):
+        training.found[training.found.index(option) + 1] = str(new)
+    assert training.run() == 0
+    words = "validation lists (others, or of other content): in effect from here on"
+    assert words in training.text()
+    assert "begins anew" not in training.text()
+
+
 def test_a_changed_model_is_refused(folder):
     encoder = {**CONFIG["encoder_conf"], "linear_units": 32}
     training, _ = changed(folder, "model", encoder_conf=encoder)
