@@ -7,6 +7,7 @@ pretraining (docs/joint.md).
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import chain
 
 from torch.multiprocessing import ProcessExitedException
 
@@ -15,6 +16,7 @@ from espnet2_birq.errors import ConfigError, UserError, one_line
 from espnet2_birq.options import known_names
 from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.collate import check_first_audio
 from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.stopping import exit_of_rank, relaying
 
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_training_files(args)
         if args.objectives:
+            kinds = ("train", "valid", "unlabelled")
+            lists = [getattr(args, f"{x}_data_path_and_name_and_type") for x in kinds]
+            check_first_audio(chain(*lists), args.frontend_conf)
             with relaying():
                 JointTask.main(args=args)
         else:

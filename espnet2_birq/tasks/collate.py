@@ -9,11 +9,11 @@ import torch
 from espnet2.train.collate_fn import CommonCollateFn
 
 from espnet2_birq.config import sampling_rate
-from espnet2_birq.datadir.audio import ONE_CHANNEL, probe_entry
+from espnet2_birq.datadir.audio import probe_entry
 from espnet2_birq.datadir.kaldi import iter_scp
-from espnet2_birq.errors import DataError
 from espnet2_birq.tasks.bad_audio import Arrays, BadAudio
 
+UNKNOWN = 1  # ESPnet's token <unk>
 NOISE_LEVEL = 0.01  # relative to full scale
 NOISE_SAMPLES = 16000  # minimum, enough for a frame of any encoder
 NOISE_VECTORS = 100  # the same for vectors instead of samples
@@ -41,25 +41,6 @@ def check_first_audio(
             entries = (entry for _, entry in iter_scp(scp) if entry != "None")
             if first := next(entries, None):
                 probe_entry(first, rate)
-
-
-def refuse_channels(utt_id: str, arrays: Arrays) -> Arrays:
-    """Refuse multi-channel speech; usable as ESPnet's preprocessing function.
-
-    Args:
-        utt_id: Utterance id.
-        arrays: Data of the utterance; ``speech`` must be (N,).
-
-    Returns:
-        ``arrays``, unchanged.
-
-    Raises:
-        DataError: ``speech`` is (N, channels).
-    """
-    if arrays["speech"].ndim != 1:
-        channels = arrays["speech"].shape[1]
-        raise DataError(f"utterance {utt_id}: has {channels} channels, {ONE_CHANNEL}")
-    return arrays
 
 
 class SpeechCollateFn(CommonCollateFn):
@@ -111,3 +92,12 @@ class SpeechCollateFn(CommonCollateFn):
         noise = np.random.default_rng(0).normal(0.0, NOISE_LEVEL, shape)
         stand_in["speech"] = noise.astype(arrays["speech"].dtype)
         return utt_id, stand_in
+
+
+class TranscribedCollateFn(SpeechCollateFn):
+    """Collates speech with transcripts, which a CTC loss does not take without a token."""
+
+    def _stand_in(self, utt_id: str, arrays: Arrays) -> tuple[str, Arrays]:
+        utt_id, stand_in = super()._stand_in(utt_id, arrays)
+        texts = {name: np.full(1, UNKNOWN) for name in stand_in if name != "speech"}
+        return utt_id, {**stand_in, **texts}

@@ -14,21 +14,27 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import float_or_none, str2triple_str
 from typeguard import typechecked
 
+from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
+from espnet2_birq.tasks.bad_audio import BadAudio
 from espnet2_birq.tasks.checks import check_folder
-from espnet2_birq.tasks.given import check_transcripts
+from espnet2_birq.tasks.collate import TranscribedCollateFn
+from espnet2_birq.tasks.given import SPEECH, check_files, check_transcripts
+from espnet2_birq.tasks.lists import check_set
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
+    SHORTEST,
     SSLTask,
     add_objective_arguments,
     build_objectives,
     check_one_process_per_gpu,
+    tolerate_bad_audio,
 )
 from espnet2_birq.tasks.stopping import listening
-from espnet2_birq.tasks.trainer import Trainer, check_trainer
+from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
 
 # Name by which ESPnet builds the class. Saved configurations name ESPnet's own class, so
 # that its commands can load the model.
@@ -104,8 +110,10 @@ class JointTask(ASRTask):
         """Run one training process, as ESPnet does."""
         check_folder(args)
         check_trainer(args)
-        check_transcripts(args.train_data_path_and_name_and_type)
-        check_transcripts(args.valid_data_path_and_name_and_type)
+        for kind in ("train", "valid"):
+            lists = getattr(args, f"{kind}_data_path_and_name_and_type")
+            check_transcripts(lists)
+            check_files([one for one in lists if one[2] != "text"])
         if args.multiple_iterator and args.unlabelled_data_path_and_name_and_type:
             raise ConfigError(
                 "joint training: every split would begin the unlabelled speech anew; leave "
@@ -118,12 +126,19 @@ class JointTask(ASRTask):
                 "their number of batches, and unlabelled ones could not be paired with "
                 "them; use sequence"
             )
-        for path, name, _ in args.unlabelled_data_path_and_name_and_type:
+        for path, name, form in args.unlabelled_data_path_and_name_and_type:
+            if name != SPEECH:
+                raise ConfigError(
+                    f"unlabelled_data_path_and_name_and_type {path},{name},{form}: "
+                    f"unlabelled data is speech alone; leave the {name} out"
+                )
             if not args.dry_run and not Path(path).exists():
                 raise DataError(
                     f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
                     "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
                 )
+        for kind in ("train", "valid", "unlabelled"):
+            check_set(args, kind)
         with (
             telling_of_others(),
             listening(),
@@ -187,6 +202,19 @@ class JointTask(ASRTask):
         return optimizers
 
     @classmethod
+    def build_collate_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> TranscribedCollateFn:
+        """Build a collate function that pads as ESPnet's, and drops bad audio."""
+        return TranscribedCollateFn(
+            BadAudio(
+                Path(args.output_dir),
+                shortest=round(SHORTEST * sampling_rate(args.frontend_conf)),
+                most=args.max_bad_audio,
+            )
+        )
+
+    @classmethod
     def build_iter_factory(
         cls,
         args: argparse.Namespace,
@@ -196,7 +224,11 @@ class JointTask(ASRTask):
     ) -> AbsIterFactory:
         """Build ESPnet's factory; in training, pair its batches with unlabelled ones."""
         factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
-        if mode != "train" or not args.unlabelled_data_path_and_name_and_type:
+        paired = mode == "train" and args.unlabelled_data_path_and_name_and_type
+        # The unlabelled batches, of which there are as many, are checked below.
+        check_batches(args, factory, "valid" if paired else mode)
+        tolerate_bad_audio(factory, sampling_rate(args.frontend_conf))
+        if not paired:
             return factory
         if not args.unlabelled_shape_file:
             raise ConfigError(

@@ -15,6 +15,21 @@ CATEGORIES = "category2utt"  # beside the first list of a set
 SHAPE = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 
 
+def check_set(args: argparse.Namespace, kind: str) -> None:
+    """Check the lists of a set as check_tables() does.
+
+    Args:
+        args: Options of training.
+        kind: "train", "valid" or "unlabelled".
+
+    Raises:
+        DataError: See check_tables().
+    """
+    # Before there are lengths, ESPnet takes any table of the utterances for them.
+    shapes = [] if args.collect_stats else getattr(args, f"{kind}_shape_file")
+    check_tables(getattr(args, f"{kind}_data_path_and_name_and_type"), shapes)
+
+
 def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> None:
     """Check that each line has a unique key and, in shape files, a length.
 

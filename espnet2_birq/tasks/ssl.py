@@ -43,7 +43,7 @@ from espnet2_birq.tasks.checks import check_folder
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
-from espnet2_birq.tasks.lists import CATEGORIES, check_tables
+from espnet2_birq.tasks.lists import CATEGORIES, check_set
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
@@ -234,6 +234,18 @@ def build_objectives(
         ) from error
 
 
+def tolerate_bad_audio(factory: AbsIterFactory, rate: int) -> None:
+    """Let a factory's batches leave out audio that cannot be read.
+
+    Args:
+        factory: Factory of an epoch's batches.
+        rate: Required sample rate in Hz.
+    """
+    inner = factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
+    if isinstance(inner, (SequenceIterFactory, CategoryIterFactory)):
+        inner.dataset = read_or_reason(inner.dataset, rate)
+
+
 def check_one_process_per_gpu(args: argparse.Namespace) -> None:
     """Refuse several GPUs in one process.
 
@@ -306,11 +318,8 @@ class SSLTask(AbsTask):
         check_folder(args)
         check_trainer(args)
         for kind in ("train", "valid"):
-            lists = getattr(args, f"{kind}_data_path_and_name_and_type")
-            check_files(lists)
-            # Before there are lengths, ESPnet takes any table of the utterances for them.
-            shapes = [] if args.collect_stats else getattr(args, f"{kind}_shape_file")
-            check_tables(lists, shapes)
+            check_files(getattr(args, f"{kind}_data_path_and_name_and_type"))
+            check_set(args, kind)
         with (
             telling_of_others(),
             listening(),
@@ -355,12 +364,7 @@ class SSLTask(AbsTask):
         """Build ESPnet's factory, and check its batches."""
         factory = super().build_iter_factory(args, distributed_option, mode, kwargs)
         check_batches(args, factory, mode)
-        inner = (
-            factory.factory if isinstance(factory, LikeLengthsIterFactory) else factory
-        )
-        if isinstance(inner, (SequenceIterFactory, CategoryIterFactory)):
-            rate = sampling_rate(args.frontend_conf)
-            inner.dataset = read_or_reason(inner.dataset, rate)
+        tolerate_bad_audio(factory, sampling_rate(args.frontend_conf))
         return factory
 
     @classmethod

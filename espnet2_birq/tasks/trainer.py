@@ -342,7 +342,9 @@ def check_utterances(batches: Iterable[Iterable[str]], dataset: ESPnetDataset) -
         lacking = [key for batch in batches for key in batch if key not in there]
         if lacking:
             remedy = "the shape file again (birq.sh --stage 6)"
-            if name != SPEECH:
+            if dataset.debug_info[name][1] == "text":
+                remedy = "transcripts of all, or the shape file again"
+            elif name != SPEECH:
                 remedy = "labels of the whole set (dump_labels, birq.sh --stage 5)"
             raise DataError(
                 f"{dataset.debug_info[name][0]}: has no {name} of {len(set(lacking))} "

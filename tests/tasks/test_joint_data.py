@@ -90,6 +90,30 @@ def test_train_resume_and_decode_with_espnet(data):
             lambda x: (x / "other.scp").unlink(),
             "other.scp: no such file, the unlabelled",
         ),
+        (
+            lambda x: (x / "labelled.scp").unlink(),
+            "labelled.scp: no such file, the speech: run the data",
+        ),
+        (
+            lambda x: (x / "text").write_text("a AB\n"),
+            "text: has no text of 1 utterances .*, the first: b; make transcripts of",
+        ),
+        (
+            lambda x: (x / "text").write_text("a AB\na AB\n"),
+            "text: line 2: a occurs twice; make the list",
+        ),
+        (
+            lambda x: (x / "other_shape").write_text("x\n"),
+            "other_shape: line 1: x has no length",
+        ),
+        (
+            lambda x: soundfile.write(x / "a.wav", np.ones(8000), 8000),
+            "a.wav: sample rate is 8000 Hz, wanted 16000",
+        ),
+        (
+            lambda x: soundfile.write(x / "x.wav", np.ones(8000), 8000),
+            "x.wav: sample rate is 8000 Hz, wanted 16000",
+        ),
     ],
 )
 def test_data_that_is_not_there(data, change, words):
@@ -133,3 +157,38 @@ def test_attention_of_a_joint_training_is_plotted(data):
     )
     main(given)
     assert list((data / "exp" / "att_ws").glob("?/*.png"))
+
+
+def test_unlabelled_data_are_speech(data):
+    more = f"{data}/text,text,text"
+    with pytest.raises(SystemExit, match=f"{more}: unlabelled data is speech alone"):
+        main([*options(data), "--unlabelled_data_path_and_name_and_type", more])
+
+
+@pytest.mark.parametrize(
+    "bad, why",
+    [
+        (lambda path: soundfile.write(path, np.ones((9000, 2)), 16000), "2 channels"),
+        (lambda path: soundfile.write(path, np.ones(9000), 8000), "rates are mism"),
+        (lambda path: soundfile.write(path, np.ones(200), 16000), "200 samples, fewer"),
+        (
+            lambda path: soundfile.write(path, np.full(9000, np.nan), 16000, "FLOAT"),
+            "samples that are NaN",
+        ),
+        (lambda path: path.unlink(), "not readable"),
+    ],
+)
+def test_labelled_audio_that_is_bad(data, bad, why):
+    """It stands alone in its batch, in training and in validation."""
+    bad(data / "b.wav")
+    decoder = {"decoder": "transformer", "model_conf": {"ctc_weight": 0.5}}
+    main(options(data, max_epoch=1, **decoder))
+    (line,) = (data / "exp" / "bad_audio").read_text().splitlines()
+    assert line.startswith("b ") and why in line
+    state = torch.load(data / "exp" / "1epoch.pth", weights_only=True)
+    assert all(x.isfinite().all() for x in state.values())
+    with pytest.raises(
+        SystemExit, match="error: utterance b: .* raise --max_bad_audio"
+    ):
+        more = ["--resume", "true", "--max_bad_audio", "0"]
+        main([*options(data, **decoder), *more])
