@@ -44,6 +44,15 @@ no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would 
     done
 }
 
+set_name() {  # set_name OPTION DIR: prints the name of a set given by its path, the last part
+    local name
+    # Without realpath, the name of DIR/. would be a folder of all sets.
+    name=$(basename "$(realpath -ms "$2")")
+    [[ ${name} =~ ^[[:alnum:]._-]+$ ]] || fail "--$1: '${name}' cannot be the name of a" \
+        "set: give it by a link whose name has letters, digits, . _ - only"
+    echo "${name}"
+}
+
 check_speed_factors() {  # check_speed_factors FACTORS: ESPnet takes what is no number for 1.0
     local factor
     for factor in $1; do

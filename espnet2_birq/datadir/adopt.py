@@ -123,6 +123,12 @@ def _check_dest(dest: Path, source: Path) -> None:
             f"{dest}: already exists, made from {made_from or 'something else'}, not "
             f"{source}; move it away, or give the new set by a link of another name"
         )
+    # It would be deleted with whatever is in it, and an import makes no folders.
+    folders = sorted(path.name for path in dest.iterdir() if path.is_dir())
+    if folders:
+        raise DataError(
+            f"{dest}: has a folder {folders[0]}, which an import did not make; move it away"
+        )
 
 
 def _adopt_kaldi(source: Path, part: Path) -> Adopted:

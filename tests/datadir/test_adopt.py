@@ -229,3 +229,11 @@ def test_unusable_transcripts(recipe, tmp_path, name, content, words):
     with pytest.raises(DataError, match=words):
         adopt(source, dest, FS, transcripts=True)
     assert not dest.exists()
+
+
+def test_a_folder_of_sets_is_not_replaced(recipe, tmp_path):
+    adopt(recipe / "data/train", tmp_path / "data", FS)
+    (tmp_path / "data/valid").mkdir()
+    with pytest.raises(DataError, match="has a folder valid, which an import did not"):
+        adopt(recipe / "data/train", tmp_path / "data", FS)
+    assert (tmp_path / "data/valid").is_dir()

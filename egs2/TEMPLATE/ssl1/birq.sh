@@ -120,9 +120,8 @@ for x in train valid; do
     if given_by_path "${!_set}"; then
         [ -d "${!_set}" ] || fail "--${_set} '${!_set}': no such directory"
         printf -v "${x}_source" %s "${!_set%/}"
-        printf -v "${_set}" %s "$(basename "${!_set}")"
-        [[ ${!_set} =~ ^[[:alnum:]._-]+$ ]] || fail "'${!_set}' cannot be the name of a" \
-            "set: give --${_set} by a link whose name has letters, digits, . _ - only"
+        _name=$(set_name "${_set}" "${!_set}")
+        printf -v "${_set}" %s "${_name}"
     fi
 done
 if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" ]; then

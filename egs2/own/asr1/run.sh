@@ -14,6 +14,7 @@ set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
+. ../../../local/data_record.sh
 method=birq size=small train_set= valid_set= test_sets= ssl_model= asr_tag=
 sort_options "method size train_set valid_set test_sets ssl_model asr_tag" "resample" \
     ./finetune.sh "$@"
@@ -34,7 +35,8 @@ names=()
 for set in "${train_set}" "${valid_set}" ${test_sets}; do
     [[ ! ${set} =~ [[:space:]] ]] || fail "'${set}': give a link without spaces"
     [[ ${set} != */* ]] || data_opts+=(--set "${set%/}")
-    names+=("$(basename "${set}")")
+    name=$(set_name "train_set, --valid_set, --test_sets" "${set}")
+    names+=("${name}")
 done
 ./finetune.sh --asr_tag "${asr_tag:-${tag}}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \

@@ -7,13 +7,16 @@ set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
+. ../../../local/data_record.sh
+fail() { echo "$0: error: $*" >&2; exit 1; }
 resample=false
 sort_options "resample" "set" "" "$@"
 . ./path.sh
 checked=()
 for ((i = 1; i < ${#data_opts[@]}; i += 2)); do
     source=${data_opts[i]}
-    dest=data/$(basename "${source}")
+    name=$(set_name set "${source}")
+    dest=data/${name}
     python3 -m espnet2_birq.bin.adopt_data --transcripts "${source}" "${dest}"
     checked+=("${dest}")
 done
