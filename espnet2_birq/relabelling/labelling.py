@@ -142,8 +142,7 @@ def label_set(
     """
     speech = SpeechList.read(data, model.sample_rate)
     files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
-    _prepare(out, replace(origin, files=files))
-    write_whole(out / SIZE, f"{size}\n")  # for the next configuration
+    _prepare(out, replace(origin, files=files), size)
     names = list(speech.entries)
     if (out / SCP).is_file():
         logging.info(f"{out / SCP}: is already complete")
@@ -162,8 +161,8 @@ def label_set(
     return len(names)
 
 
-def _prepare(out: Path, origin: Origin) -> None:
-    """Remove labels that were made from something else.
+def _prepare(out: Path, origin: Origin, size: int) -> None:
+    """Write codebook_size, and remove labels that were made from something else.
 
     Raises:
         DataError: The folder has files of something else.
@@ -173,14 +172,17 @@ def _prepare(out: Path, origin: Origin) -> None:
     for other in (*set(out.glob("labels.*")).difference(labels), out / STAMP):
         if other.exists() and not (out / SIZE).exists():
             raise DataError(f"{other}: not of dump_labels; give another --out")
+    # For the next configuration; and before the stamp: it tells whose folder this is.
+    write_whole(out / SIZE, f"{size}\n")
     files, options, settings = origin.files, origin.options, origin.settings
     try:
         check_stamp(out, files, options, required=True, settings=settings)
     except DataError:
         if labels:
             logging.info(f"{out}: labels were made from something else; made again")
-        for old in labels:
-            old.unlink()
+        # The stamp first: with it, what an interruption leaves would count as complete.
+        for old in (out / STAMP, *labels):
+            old.unlink(missing_ok=True)
         write_stamp(out, files, options, settings)
 
 

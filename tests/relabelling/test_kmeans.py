@@ -252,6 +252,32 @@ def test_labelling_goes_on_where_it_was_interrupted(folder, tmp_path, monkeypatc
     assert sorted(x.name for x in out.glob("labels.*.ark")) == ["labels.1.ark"]
 
 
+@pytest.mark.parametrize("step", ["write_whole", "check_stamp", "write_stamp"])
+@pytest.mark.parametrize("anew", [False, True])  # True: all labels are made again
+def test_a_kill_before_the_first_label(folder, tmp_path, monkeypatch, step, anew):
+    fit(folder, tmp_path / "km.npz")
+    out = tmp_path / "out"
+    if anew:
+        dump(folder, tmp_path / "km.npz", out)
+        (tmp_path / "km.npz").unlink()
+        fit(folder, tmp_path / "km.npz", "layer 1")
+    real = getattr(labelling, step)
+
+    def killed(*arguments, **more):
+        if step == "write_stamp":
+            real(*arguments, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(labelling, step, killed)
+        dump(folder, tmp_path / "km.npz", out)
+    expected = dump(folder, tmp_path / "km.npz", tmp_path / "whole")
+    found = dump(folder, tmp_path / "km.npz", out)
+    assert (out / "codebook_size").is_file()
+    for name in expected:
+        assert np.array_equal(found[name][1]["labels"], expected[name][1]["labels"])
+
+
 @pytest.mark.parametrize("by", ["objective", "kmeans"])
 def test_a_folder_with_another_model_gives_other_labels(folder, tmp_path, by):
     exp = shutil.copytree(folder / "exp", tmp_path / "exp")
