@@ -44,6 +44,15 @@ no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would 
     done
 }
 
+whole_numbers() {  # whole_numbers LEAST NAME...: refuses options that are none, or below LEAST
+    local least=$1 name
+    shift
+    for name; do
+        [[ ${!name} =~ ^(0|[1-9][0-9]{0,8})$ ]] && [ "${!name}" -ge "${least}" ] ||
+            fail "--${name} '${!name}': give a whole number from ${least} on"
+    done
+}
+
 set_name() {  # set_name OPTION DIR: prints the name of a set given by its path, the last part
     local name
     # Without realpath, the name of DIR/. would be a folder of all sets.

@@ -21,12 +21,19 @@ sort_options() {
                 sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
                 [ -z "${script}" ] || exec "${script}" --help
                 exit 0 ;;
+            --*=*) echo "$0: error: $1: give '${1%%=*} ${1#*=}', without =" >&2; exit 1 ;;
             --*) ;;
             *) echo "$0: error: no positional arguments are taken, got '$1'" >&2; exit 1 ;;
         esac
         [ $# -ge 2 ] || { echo "$0: error: option $1 needs a value" >&2; exit 1; }
         name=${1#--} name=${name//-/_} taken=false
-        if [[ ${own} == *" ${name} "* ]]; then printf -v "${name}" %s "$2"; taken=true; fi
+        if [[ ${own} == *" ${name} "* ]]; then
+            # Scripts run such a variable as a command.
+            [[ ! ${!name-} =~ ^(true|false)$ || $2 =~ ^(true|false)$ ]] ||
+                { echo "$0: error: $1 '$2': give true or false" >&2; exit 1; }
+            printf -v "${name}" %s "$2"
+            taken=true
+        fi
         if [[ ${name} =~ ${data} ]]; then data_opts+=("$1" "$2"); taken=true; fi
         "${taken}" || opts+=("$1" "$2")
         shift 2

@@ -49,3 +49,69 @@ def test_a_set_has_a_name_however_its_path_ends(egs2, path, name):
     done = run(["./run.sh", *sets, "--test_sets", VALID], folder)
     given = done.stdout.splitlines()
     assert given[given.index("--train_set") + 1] == name
+
+
+SETS = "--train_set a --valid_set b"
+ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
+
+
+@pytest.mark.parametrize(
+    "folder, command, words",
+    [
+        (
+            "mini_an4/asr1",
+            f"{ASR} --greedy_ctc yes",
+            "--greedy_ctc 'yes': give true or",
+        ),
+        (
+            "mini_an4/asr1",
+            f"{ASR} --skip-train True",
+            "--skip-train 'True': give true or",
+        ),
+        (
+            "yodas/ssl1",
+            "./run.sh --dry_run True",
+            "--dry_run 'True': give true or false",
+        ),
+        ("own/ssl1", "./run.sh --method=best_rq", "give '--method best_rq', without ="),
+        ("mini_an4/ssl1", f"./birq.sh {SETS} --stage x", "--stage 'x': give a whole"),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --stage 4-6",
+            "--stage '4-6': give a whole",
+        ),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --nj 0",
+            "--nj '0': give a whole number fr",
+        ),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --nj 08",
+            "--nj '08': give a whole number",
+        ),
+        ("mini_an4/asr1", f"{ASR} --stage 4-6", "--stage '4-6': give a whole number"),
+        ("mini_an4/asr1", f"{ASR} --nj x", "--nj 'x': give a whole number from 1 on"),
+        (
+            "mini_synth/asr1",
+            "./run.sh --self_train x",
+            "--self_train 'x': give a whole",
+        ),
+        (
+            "mini_synth/asr1",
+            "./decode_ctc.sh --inference_nj x",
+            "--inference_nj 'x': gi",
+        ),
+        ("yodas/ssl1", "./run.sh --stage x", "--stage 'x': give a whole number"),
+    ],
+)
+def test_wrong_values(egs2, folder, command, words):
+    assert words in refused(egs2 / folder, *command.split())
+
+
+def test_no_number_at_all(egs2):
+    """Every stage would be later than an empty last one."""
+    said = refused(
+        egs2 / "mini_an4/ssl1", *f"./birq.sh {SETS} --stop_stage".split(), ""
+    )
+    assert "--stop_stage '': give a whole number" in said

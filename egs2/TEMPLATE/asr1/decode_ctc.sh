@@ -24,6 +24,7 @@ fail() { echo "decode_ctc.sh: error: $*" >&2; exit 1; }
 
 _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
+. "${_local}/data_record.sh"
 lm='' lm_interpolate='' lm_words='' asr_exp='' train_set='' valid_set='' test_sets=''
 inference_asr_model= ngpu=1 expdir=exp dumpdir=dump python=python3
 eval_valid_set=false
@@ -33,6 +34,8 @@ own+=" python inference_asr_model inference_nj eval_valid_set"
 # Options for ESPnet's decoding and the stages to run, which scoring must not get.
 dropped="inference_.* stage stop_stage"
 sort_options "${own}" "${dropped}" "" "$@"
+whole_numbers 0 ngpu
+whole_numbers 1 inference_nj
 [ -n "${lm}" ] || fail "--lm is required: an n-gram's file, or train"
 [ -f "${asr_exp}/config.yaml" ] || fail "no ${asr_exp}/config.yaml: run stage 11 first"
 [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||

@@ -31,7 +31,8 @@ _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
 . "${_local}/data_record.sh"
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
-expdir=exp ngpu=1 num_nodes=1
+# shellcheck disable=SC2034  # nj is only checked, by its name
+expdir=exp ngpu=1 num_nodes=1 nj=32
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
 greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
@@ -44,7 +45,7 @@ eval_valid_set=false
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
 own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
-shared="num_nodes lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
+shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
 shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
@@ -53,6 +54,8 @@ sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
+whole_numbers 0 stage stop_stage ngpu
+whole_numbers 1 num_nodes nj inference_nj num_threads nbpe
 check_speed_factors "${speed_perturb_factors}"
 no_spaces dumpdir expdir asr_tag asr_config ssl_model asr_stats_dir
 [ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||

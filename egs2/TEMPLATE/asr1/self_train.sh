@@ -16,6 +16,7 @@ set -u
 set -o pipefail
 _here=$(dirname "$(readlink -f "$0")")
 . "${_here}/../../../local/run_options.sh"
+. "${_here}/../../../local/data_record.sh"
 fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
@@ -25,6 +26,8 @@ ssl_model=none asr_args= test_sets=
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
     ssl_model asr_args test_sets" "" "${_here}/finetune.sh" "$@"
+whole_numbers 0 ngpu
+whole_numbers 1 self_train inference_nj
 [ -z "${stage}${stop_stage}" ] ||
     fail "--stage, --stop_stage: a round has its own stages, and resumes; leave them out"
 [ -z "${speed_perturb_factors}" ] ||

@@ -46,12 +46,12 @@ if [ -n "${train_hours}" ]; then
     train_set+=_${train_hours}h
 fi
 if "${dry_run}"; then
-    [ "${self_train}" -eq 0 ] ||
+    [ "${self_train}" = 0 ] ||
         { echo "$0: error: --dry_run checks the data: leave out --self_train" >&2; exit 1; }
     opts+=(--stop_stage 1) ssl_model=none
 fi
 script=(./finetune.sh)
-[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
 "${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \

@@ -25,7 +25,7 @@ if [ "${method}" != scratch ]; then
 fi
 protocol_options "${protocol}" 300 paper quick strong joint
 script=(./finetune.sh)
-[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
 "${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \

@@ -16,7 +16,7 @@ if [ "${method}" != scratch ]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
 fi
 script=(./finetune.sh)
-[ "${self_train}" -eq 0 ] || script=(./self_train.sh --self_train "${self_train}")
+[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
 "${script[@]}" --asr_tag "${method}" --asr_config conf/train_asr.yaml \
     --ssl_model "${ssl_model}" --ngpu 0 --nj "$(../../../local/cores)" \
     --inference_nj "$(../../../local/cores)" --lang en --token_type char --use_lm false \

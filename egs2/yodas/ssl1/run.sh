@@ -25,6 +25,8 @@ lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 nj=$(../../../lo
 dry_run=false
 sort_options "lang hours set_name manifest stage stop_stage nj dry_run" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
+whole_numbers 0 stage stop_stage
+whole_numbers 1 nj
 for ((i = 0; i < ${#opts[@]}; i += 2)); do
     case "${opts[i]//-/_}" in
         __min_wav_duration|__max_wav_duration) fail "${opts[i]}: stage 1 filters by" \
@@ -64,5 +66,5 @@ config=conf/train_birq.yaml
 if "${several}"; then config=conf/train_birq_multilingual.yaml; fi
 # The output of stages 2 to 4 has already been made by local/data.sh.
 ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
-    --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" --audio_format flac.ark \
-    --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"
+    --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" \
+    --audio_format flac.ark --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"
