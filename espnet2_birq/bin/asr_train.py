@@ -5,20 +5,17 @@ pretraining (docs/joint.md).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import chain
 
-from torch.multiprocessing import ProcessExitedException
-
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.errors import ConfigError, UserError, one_line
-from espnet2_birq.options import known_names
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.collate import check_first_audio
+from espnet2_birq.tasks.commands import one_line_errors, parse
 from espnet2_birq.tasks.joint import JointTask
-from espnet2_birq.tasks.stopping import exit_of_rank, relaying
+from espnet2_birq.tasks.stopping import relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,25 +39,19 @@ def check_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the task; exit with status 1 and one line on stderr on a user error."""
-    parser = get_parser()
-    args = parser.parse_args(
-        known_names(parser, sys.argv[1:] if argv is None else argv)
-    )
-    try:
+    with one_line_errors("asr_train"):
+        parser = get_parser()
+        args = parse(parser, argv)
         check_training_files(args)
-        if args.objectives:
-            kinds = ("train", "valid", "unlabelled")
-            lists = [getattr(args, f"{x}_data_path_and_name_and_type") for x in kinds]
-            check_first_audio(chain(*lists), args.frontend_conf)
-            with relaying():
-                JointTask.main(args=args)
-        else:
+        if not args.objectives:
             check_alone(parser, args)
             ASRTask.main(args=args)
-    except ProcessExitedException as error:
-        sys.exit(exit_of_rank(error))
-    except UserError as error:
-        sys.exit(f"asr_train: error: {one_line(error)}")
+            return
+        kinds = ("train", "valid", "unlabelled")
+        lists = [getattr(args, f"{x}_data_path_and_name_and_type") for x in kinds]
+        check_first_audio(chain(*lists), args.frontend_conf)
+        with relaying():
+            JointTask.main(args=args)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,17 @@ Options are those of ESPnet's training commands; birq.sh calls this in its stage
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
-from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
-from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.checkpoint import check_training_files
-from espnet2_birq.errors import UserError, one_line
 from espnet2_birq.kernels.allocator import keep_large_blocks
-from espnet2_birq.options import known_names
-from espnet2_birq.pretraining.collapse import CollapseError
 from espnet2_birq.recipes import name_configurations
 from espnet2_birq.tasks.collate import check_first_audio
+from espnet2_birq.tasks.commands import one_line_errors, parse
 from espnet2_birq.tasks.ssl import SSLTask
-from espnet2_birq.tasks.stopping import exit_of_rank, relaying
+from espnet2_birq.tasks.stopping import relaying
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,11 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     SIGTERM and SIGUSR1 save the state, and the exit status is 85.
     """
-    parser = get_parser()
-    args = parser.parse_args(
-        known_names(parser, sys.argv[1:] if argv is None else argv)
-    )
-    try:
+    with one_line_errors("ssl_train"):
+        args = parse(get_parser(), argv)
         check_training_files(args)
         lists = (
             *args.train_data_path_and_name_and_type,
@@ -46,15 +38,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_first_audio(lists, args.frontend_conf)
         with relaying():
             SSLTask.main(args=args)
-    except UnsafeLoadRefusedError as error:
-        fault = str(error).splitlines()[0][:300]
-        sys.exit(f"ssl_train: error: {fault}; it is not loaded: it could execute code")
-    except ProcessExitedException as error:
-        sys.exit(exit_of_rank(error))
-    except OSError as error:
-        sys.exit(f"ssl_train: error: {error.filename or 'a file'}: {error.strerror}")
-    except (UserError, CollapseError) as error:
-        sys.exit(f"ssl_train: error: {one_line(error)}")
 
 
 if __name__ == "__main__":
