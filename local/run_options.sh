@@ -18,7 +18,7 @@ sort_options() {
     while [ $# -gt 0 ]; do
         case "$1" in
             --help|-h)
-                sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+                sed -n '2,/^[^#]/{/^# shellcheck/d; s/^# \{0,1\}//p}' "$0"
                 [ -z "${script}" ] || exec "${script}" --help
                 exit 0 ;;
             --*=*) echo "$0: error: $1: give '${1%%=*} ${1#*=}', without =" >&2; exit 1 ;;

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -235,7 +236,7 @@ def passed_on(tmp_path, config, options):
 
 def test_help_shows_all_of_the_usage():
     done = subprocess.run([FINETUNE, "--help"], capture_output=True, text=True)
-    assert "--python" in done.stdout
+    assert "--python" in done.stdout and "shellcheck" not in done.stdout
     assert done.stdout.rstrip().endswith("--stop_stage, --ngpu, ...")
 
 
@@ -247,3 +248,61 @@ def test_folders_with_spaces_are_refused_first(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith("finetune.sh: error: --expdir 'my exp': has a space")
+
+
+NAMES = """
+for name in asr_stats_dir lm_tag lm_exp ngram_exp inference_tag; do
+    eval "$(sed -n '/^if \\[ -z "${'$name'}" \\]; then$/,/^fi$/p' "$ASR")"
+done
+printf '%s\\n' "$asr_stats_dir" "$inference_tag"
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--use_lm false",
+        "--use_lm true",
+        "--use_lm true --lm_config a/b.yaml --lm_args --x=1 --token_type char --lang en",
+        "--use_lm true --lm_tag y --inference_lm a/3epoch.pth --nbpe 50",
+        "--use_lm true --lm_exp z/lm --use_ngram true --ngram_exp z/ng",
+        "--use_lm false --use_ngram true --inference_ngram 4gram.bin",
+        "--use_lm false --inference_args --lm_weight=0.1 --inference_config c/d.yaml",
+        "--use_lm false --use_k2 true --k2_ctc_decoding false",
+        "--use_lm false --speed_perturb_factors 0.9",
+    ],
+)
+def test_names_are_those_of_asr_sh(tmp_path, options, an4_tarball):
+    """The checks before decoding and scoring are of the files that it will use."""
+    script = an4_tarball.parents[2] / "TEMPLATE/asr1/asr.sh"
+    given = passed_on(tmp_path, "encoder: conformer\n", options.split())
+    ours = [given[given.index(x) + 1] for x in ("--asr_stats_dir", "--inference_tag")]
+    header = script.read_text().partition("help_message=")[0]
+    words = options.split()
+    given = [f"{x[2:]}={y}" for x, y in zip(words[::2], words[1::2], strict=True)]
+    lines = [*re.findall(r"^[a-z_0-9]+=[^\s#]*", header, re.MULTILINE), *given]
+    lines += ["feats_type=raw lm_token_type=$token_type", f"ASR={script}", NAMES]
+    lines = "\n".join(lines)
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ours, done.stderr
+
+
+@pytest.mark.parametrize("option", ["--inference_args", "--inference_config"])
+def test_what_is_not_decoded_is_not_scored(trained, option):
+    done = train(trained, "--stage", "13", "--stop_stage", "13", "--test_sets", "valid")
+    assert done.returncode == 1 and "run stage 12 first (--stage 12)" in done.stderr
+    decoded = ["--stage", "12", "--stop_stage", "12", "--test_sets", "valid"]
+    folder = (
+        trained / "exp/asr_x/inference_lm_lm_train_bpe30_valid.loss.ave_asr_model_m"
+    )
+    (folder / "org/valid").mkdir(parents=True)
+    (folder / "org/valid/text").write_text("a b\n")
+    (trained / "dump/raw/org/valid").mkdir(parents=True)
+    (trained / "dump/raw/org/valid/wav.scp").write_text("a b\n")
+    assert train(trained, *decoded).returncode == 0
+    scored = ["--stage", "13", *decoded[2:]]
+    scored[3] = "13"
+    assert train(trained, *scored).returncode == 0
+    done = train(trained, *scored, option, "x.yaml")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "/org/valid/text: run stage 12 first (--stage 12)" in done.stderr

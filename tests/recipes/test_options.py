@@ -98,7 +98,7 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
             "--self_train 'x': give a whole",
         ),
         (
-            "mini_synth/asr1",
+            "mini_librispeech/asr1",
             "./decode_ctc.sh --inference_nj x",
             "--inference_nj 'x': gi",
         ),

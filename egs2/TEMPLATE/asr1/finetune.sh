@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034  # options are used in asr_names.sh, too
 # Fine-tunes a pretrained encoder with ESPnet's own asr.sh, and checks that the encoder was
 # loaded: if names do not match, ESPnet silently loads nothing.
 #
@@ -30,8 +31,8 @@ fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
 . "${_local}/data_record.sh"
+. "${_local}/asr_names.sh"
 ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
-# shellcheck disable=SC2034  # nj is only checked, by its name
 expdir=exp ngpu=1 num_nodes=1 nj=32
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
@@ -41,7 +42,8 @@ train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_dura
 local_data_opts= bpe_train_text= bpemode=unigram
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
-eval_valid_set=false
+eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss.ave.pth
+ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
 own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
@@ -49,7 +51,8 @@ shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_se
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
 shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
-shared+=" eval_valid_set local_data_opts"
+shared+=" eval_valid_set local_data_opts lm_tag lm_exp lm_config lm_args inference_lm"
+shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring"
 sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
@@ -80,13 +83,9 @@ asr_exp=${expdir}/asr_${asr_tag} given_args=${asr_args}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
-# asr.sh's name for the folder with the lengths of all utterances.
-stats=${expdir}/asr_stats_raw_
-if [ "${lang}" != noinfo ]; then stats+=${lang}_; fi
-stats+=${token_type}
-if [ "${token_type}" = bpe ]; then stats+="${nbpe}"; fi
-if [ -n "${speed_perturb_factors}" ]; then stats+=_sp; fi
-stats=${asr_stats_dir:-${stats}}
+raw=${dumpdir}/raw trained=${train_set}${speed_perturb_factors:+_sp}
+asr_names
+opts+=(--inference_tag "${inference_tag}")
 
 if "${skip_data_prep}"; then skip_stages+=" 1 2 3 4 5"; fi
 if "${skip_train}"; then skip_stages+=" 2 4 5 6 7 8 9 10 11"; fi
@@ -114,20 +113,6 @@ if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 
 # Records what asr.sh's outputs were made from (write, after a stage) and compares it (check,
 # before a later stage uses them), since the data may have changed in between.
-raw=${dumpdir}/raw trained=${train_set}${speed_perturb_factors:+_sp}
-tokens=data/${lang}_token_list/${token_type}
-if [ "${lang}" = noinfo ]; then tokens=data/token_list/${token_type}; fi
-if [ "${token_type}" = bpe ]; then tokens+=_${bpemode}${nbpe}; fi
-if [ -z "${inference_tag}" ]; then
-    inference_tag=$(basename "${inference_config:-inference}" .yaml)
-    inference_tag+=_asr_model_${inference_asr_model%.*}
-    if "${greedy_ctc}"; then
-        inference_tag=greedy_ctc_${inference_asr_model%.*}
-        opts+=(--inference_tag "${inference_tag}")
-    elif [ "${use_lm}${use_ngram}${use_k2}${inference_args}" != falsefalsefalse ]; then
-        inference_tag=  # known only to asr.sh
-    fi
-fi
 made_from() {  # made_from write|check perturbed|tokens|stats|training
     #            made_from write|check org|set|test|decoded SET
     local made stage args=() remedy=
@@ -296,23 +281,21 @@ if runs 12; then
     else
         run_asr 12 12
     fi
-    if [ -n "${inference_tag}" ]; then
-        for dset in "${scored[@]}"; do made_from write decoded "${dset}"; done
-    fi
+    for dset in "${scored[@]}"; do made_from write decoded "${dset}"; done
 fi
 if runs 13; then
     check_before 13
-    if [ -n "${inference_tag}" ]; then
-        for dset in "${scored[@]}"; do
-            made_from check decoded "${dset}"
-            # asr.sh pairs texts and transcripts by line number.
-            _texts=$(wc -l < "${asr_exp}/${inference_tag}/${dset}/text")
-            _utterances=$(wc -l < "${raw}/${dset}/wav.scp")
-            [ "${_texts}" -eq "${_utterances}" ] ||
-                fail "${asr_exp}/${inference_tag}/${dset}/text: ${_texts} texts of" \
-                    "${_utterances} utterances; run stage 12 again (--stage 12)"
-        done
-    fi
+    for dset in "${scored[@]}"; do
+        _text=${asr_exp}/${inference_tag}/${dset}/text
+        # asr.sh would score what is missing as deleted words.
+        [ -f "${_text}" ] || fail "no ${_text}: run stage 12 first (--stage 12)"
+        made_from check decoded "${dset}"
+        # asr.sh pairs texts and transcripts by line number.
+        _texts=$(wc -l < "${_text}")
+        _utterances=$(wc -l < "${raw}/${dset}/wav.scp")
+        [ "${_texts}" -eq "${_utterances}" ] || fail "${_text}: ${_texts} texts of" \
+            "${_utterances} utterances; run stage 12 again (--stage 12)"
+    done
     run_asr 13 13
 fi
 if [ -e "${asr_exp}/train/feats_stats.npz" ]; then
