@@ -36,6 +36,19 @@ data_record() {
     done
 }
 
+# Moves averaged models away if further epochs are to follow: a training that goes on, and is
+# then stopped, would leave those of before as its result.
+set_averages_aside() {  # set_averages_aside EXP MAX_EPOCH
+    local last old=()
+    last=$(readlink "$1/latest.pth") || return 0  # the link goes to Nepoch.pth
+    mapfile -t old < <(compgen -G "$1/*.ave*.pth")
+    [ "${last%epoch.pth}" -lt "$2" ] && [ ${#old[@]} -gt 0 ] || return 0
+    mkdir -p "$1/averages_before"
+    mv "${old[@]}" "$1/averages_before"
+    echo "$1: goes on after epoch ${last%epoch.pth}; until epoch $2, its averaged models are" \
+        "in $1/averages_before"
+}
+
 no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would split
     local name
     for name; do

@@ -73,7 +73,7 @@ def trained(tmp_path, monkeypatch):
         "asr.yaml": "max_epoch: 3\nencoder_conf: {dropout: 0.1}\n",
     }
     files["python3"] = (
-        f'#!/bin/sh\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;; esac\n'
+        f'#!/bin/sh\ncase "$*" in *bin.stamp*|-c*) exec {sys.executable} "$@" ;; esac\n'
     )
     files["path.sh"] = f"PATH={tmp_path}:$PATH\ncpu_training() {{ :; }}\n"
     for name, content in files.items():
@@ -137,6 +137,20 @@ def test_training_with_other_options_is_not_resumed(trained, what):
     assert words[what] in done.stderr
     assert "remove exp/asr_x to train anew, or give another --asr_tag" in done.stderr
     assert config.read_text() == before
+
+
+def test_an_average_is_not_the_result_of_more_epochs(trained):
+    """Until they are there; a finished training repeated keeps its model."""
+    folder = trained / "exp/asr_x"
+    (folder / "latest.pth").symlink_to("3epoch.pth")
+    (folder / "valid.loss.ave.pth").write_text("of 3 epochs")
+    for options in ("--seed 1", "--seed 1 --max_epoch 2"):
+        assert train(trained, "--asr_args", options).returncode == 0
+        assert (folder / "valid.loss.ave.pth").exists()
+    done = train(trained, "--asr_args", "--seed 1 --max_epoch 4")
+    assert "in exp/asr_x/averages_before" in done.stdout, done.stderr
+    assert [x.name for x in folder.rglob("*.ave.pth")] == ["valid.loss.ave.pth"]
+    assert (folder / "averages_before/valid.loss.ave.pth").exists()
 
 
 DATA = "--librispeech /x --train a,b --need train"

@@ -261,6 +261,13 @@ if runs 11; then
     fi
     mkdir -p "${asr_exp}"
     made_from write training
+    _max_epoch=$(python3 -c "
+import pathlib, sys
+from espnet2_birq.config import training_settings
+found = training_settings(pathlib.Path(sys.argv[1]), sys.argv[2].split())
+print(found.get('--max_epoch', found.get('max_epoch', 40)))  # ESPnet's default
+" "${asr_config}" "${given_args}")
+    set_averages_aside "${asr_exp}" "${_max_epoch}"
     (
         if [ "${ngpu}" -eq 0 ]; then cpu_training "${num_threads}"; fi
         run_asr 11 11

@@ -130,7 +130,7 @@ if [ -n "${train_source}${valid_source}" ] && [ "${train_set}" = "${valid_set}" 
     fail "both sets would be called '${train_set}': give one by a link of another name"
 fi
 unperturbed=${train_set}  # input of stage 2
-frontend=                 # settings on which feature statistics depend, see below
+frontend= max_epoch=      # of the configuration, see check_config
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086

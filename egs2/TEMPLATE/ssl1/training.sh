@@ -8,8 +8,8 @@ audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
         *) echo sound ;;
     esac
 }
-check_config() {  # check_config [OUT]: also sets `frontend`, on which statistics depend
-    local x _dir _source _stage
+check_config() {  # check_config [OUT]: also sets max_epoch, and frontend, which statistics need
+    local x _dir _source _stage _settings
     [ -f "${train_config}" ] ||
         fail "--train_config '${train_config}': no such file; see conf/"
     [ -f "${config}" ] ||
@@ -26,11 +26,12 @@ check_config() {  # check_config [OUT]: also sets `frontend`, on which statistic
         --dry_run true --iterator_type none --output_dir "${ssl_exp}/check" \
         --log_level WARNING --frontend_conf "fs=${fs}" --ngpu 0 ${ssl_args} \
         ${feats_normalize:+--normalize none}
-    frontend=$(${python} -c "
+    _settings=$(${python} -c "
 import json, sys, yaml
 conf = yaml.safe_load(sys.stdin)
-print(json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
+print(conf['max_epoch'], json.dumps([conf['frontend'], conf['frontend_conf']], sort_keys=True))
 " < "${ssl_exp}/check/config.yaml")
+    max_epoch=${_settings%% *} frontend=${_settings#* }
     if [ -n "${1:-}" ]; then mv "${ssl_exp}/check/config.yaml" "$1"; fi
     rm -r "${ssl_exp}/check"
 }
@@ -171,6 +172,7 @@ train() {
     if [ "${ngpu}" -eq 0 ]; then
         cpu_training "${num_threads:-$("${here}/../../../local/cores")}"
     fi
+    set_averages_aside "${ssl_exp}" "${max_epoch}"
     trap '' USR1  # only the training reacts: it saves its state and exits with 85
     "${train_command[@]}" || {
         # the last line of a log of run.pl, or of slurm.pl, queue.pl and pbs.pl

@@ -1,0 +1,72 @@
+"""birq.sh with stand-ins for the trainings: what it does before and after them."""
+
+import sys
+
+import pytest
+import yaml
+from checkout import copy_checkout, run
+
+# A resolved configuration instead of a check.
+PYTHON = """#!/bin/bash
+case "$*" in
+*bin.ssl_train*--dry_run*)
+    while [ $# -gt 0 ]; do
+        [ "$1" != --output_dir ] || mkdir -p "$2"
+        [ "$1" != --output_dir ] || cp resolved.yaml "$2/config.yaml"
+        shift
+    done ;;
+*bin.launch*) . ./ended.sh ;;
+*bin.status*) ;;
+*) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, an4_tarball):
+    """egs2/own/ssl1 of a copy after stage 6."""
+    top = copy_checkout(tmp_path_factory.mktemp("stages"), an4_tarball.parents[3])
+    folder = top / "egs2/own/ssl1"
+    (folder / "python").write_text(PYTHON.format(python=sys.executable))
+    (folder / "python").chmod(0o755)
+    (folder / "resolved.yaml").write_text(
+        yaml.safe_dump({"frontend": "x", "frontend_conf": {}, "max_epoch": 3})
+    )
+    (folder / "c.yaml").write_text("max_epoch: 3\n")
+    for name in ("train", "valid"):
+        data = folder / "dump/raw" / name
+        data.mkdir(parents=True)
+        (data / "wav.scp").write_text("u u.flac\n")
+        (data / "utt2num_samples").write_text("u 16000\n")
+        (data / "feats_type").write_text("raw\n")
+    stages(folder, "--stage", "6", "--stop_stage", "6")
+    return folder
+
+
+def stages(recipe, *options, check=True):
+    command = ["./birq.sh", "--train_set", "train", "--valid_set", "valid"]
+    command += ["--train_config", "c.yaml", "--python", "./python", "--ngpu", "0"]
+    return run([*command, *options], recipe, check)
+
+
+def test_an_average_is_not_the_result_of_more_epochs(recipe):
+    """A training goes on, and is killed: there is no model to pack or to label with."""
+    exp = recipe / "exp/ssl_more"
+    exp.mkdir()
+    (exp / "latest.pth").symlink_to("3epoch.pth")
+    model = exp / "valid.total_count.ave.pth"
+    model.write_text("of 3 epochs")
+    (recipe / "ended.sh").write_text("true")
+    options = ["--ssl_tag", "more", "--stage", "7"]
+    stages(recipe, *options)
+    assert model.read_text() == "of 3 epochs"
+    resolved = recipe / "resolved.yaml"
+    before = resolved.read_text()
+    resolved.write_text(before.replace("3", "4"))
+    (recipe / "ended.sh").write_text("kill -9 $PPID")
+    assert stages(recipe, *options, check=False).returncode != 0
+    pack = [*options[:2], "--stage", "8", "--skip_packing", "false"]
+    done = stages(recipe, *pack, check=False)
+    resolved.write_text(before)
+    assert done.returncode == 1 and "run stage 7 first (--stage 7)" in done.stdout
+    assert (exp / "averages_before" / model.name).read_text() == "of 3 epochs"
