@@ -8,11 +8,12 @@ trap '' USR1
 #   sort_options OWN DATA SCRIPT "$@"
 #     OWN     names of options that are stored in variables of the same name
 #     DATA    names (regular expressions) of options that are collected in data_opts, for
-#             local/data.sh; a name may also be in OWN
+#             local/data.sh; a name may also be in OWN. If there are any, those in the value of
+#             --local_data_opts count as given by themselves
 #     SCRIPT  script for all other options, which are collected in opts. --help prints the
 #             comment at the head of the caller, then the help of SCRIPT, if it is not "".
 sort_options() {
-    local own=" ${1//[[:space:]]/ } " data="^(${2// /|})\$" script=$3 name taken
+    local own=" ${1//[[:space:]]/ } " data="^(${2// /|})\$" script=$3 name taken words
     shift 3
     data_opts=() opts=()
     while [ $# -gt 0 ]; do
@@ -35,6 +36,13 @@ sort_options() {
             taken=true
         fi
         if [[ ${name} =~ ${data} ]]; then data_opts+=("$1" "$2"); taken=true; fi
+        if [ "${taken}${name}" = falselocal_data_opts ] && [ "${data}" != '^()$' ]; then
+            # Passed on, they would replace data_opts.
+            read -r -a words <<< "$2"
+            shift 2
+            set -- "${words[@]}" "$@"
+            continue
+        fi
         "${taken}" || opts+=("$1" "$2")
         shift 2
     done

@@ -1,5 +1,7 @@
 """Options of the recipes' scripts that are refused before anything is run."""
 
+import shutil
+
 import pytest
 from checkout import copy_checkout, run
 
@@ -115,3 +117,30 @@ def test_no_number_at_all(egs2):
         egs2 / "mini_an4/ssl1", *f"./birq.sh {SETS} --stop_stage".split(), ""
     )
     assert "--stop_stage '': give a whole number" in said
+
+
+@pytest.mark.parametrize(
+    "folder, script, options",
+    [
+        ("librispeech/ssl1", "birq.sh", "--librispeech /c --subset dev:1 --need dev"),
+        ("librispeech/asr1", "finetune.sh", "--librispeech /c --skip_bad true"),
+        ("mini_librispeech/ssl1", "birq.sh", "--librispeech /c --train a,b"),
+        ("mini_librispeech/asr1", "finetune.sh", "--librispeech /c --test_other x"),
+        ("ami/ssl1", "birq.sh", "--ami /c --mic sdm1"),
+        ("ami/asr1", "finetune.sh", "--ami /c --mic sdm1"),
+        ("own/asr1", "finetune.sh", f"--set {TRAIN}"),
+    ],
+)
+def test_options_for_the_data_in_one(egs2, tmp_path, folder, script, options):
+    """They are added to those that run.sh has, and it heeds them, too."""
+    copy = egs2 / f"{tmp_path.name}" / "x"
+    shutil.copytree(egs2 / folder, copy, symlinks=True)
+    (copy / script).unlink(missing_ok=True)
+    (copy / script).write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (copy / script).chmod(0o755)
+    sets = f"--train_set {TRAIN} --valid_set {VALID} --test_sets x"
+    command = ["./run.sh", "--method", "scratch", *(sets.split() * ("own" in folder))]
+    options = f"--resample true {options}"
+    ways = (["--local_data_opts", options], options.split())
+    one, each = (run([*command, *given], copy).stdout for given in ways)
+    assert one == each and options in one

@@ -31,8 +31,8 @@ eval_valid_set=false
 inference_nj=$("${_local}/cores")
 own="lm lm_interpolate lm_words asr_exp train_set valid_set test_sets ngpu expdir dumpdir"
 own+=" python inference_asr_model inference_nj eval_valid_set"
-# Options for ESPnet's decoding and the stages to run, which scoring must not get.
-dropped="inference_.* stage stop_stage"
+# Options for ESPnet's decoding, the stages to run and the data, which scoring must not get.
+dropped="inference_.* stage stop_stage local_data_opts"
 sort_options "${own}" "${dropped}" "" "$@"
 whole_numbers 0 ngpu
 whole_numbers 1 inference_nj

@@ -24,7 +24,7 @@ method=birq protocol=paper train_set=train_clean_100 train_hours= valid_set=dev
 dry_run=false self_train=0 asr_args= test_sets="test_clean test_other dev_clean dev_other"
 sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train
     asr_args" \
-    "librispeech parts lm skip_bad resample dry_run list" ./finetune.sh "$@"
+    "librispeech parts lm need subset skip_bad resample dry_run list" ./finetune.sh "$@"
 ssl_model=none
 if [[ ${method} != scratch* ]]; then
     ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth

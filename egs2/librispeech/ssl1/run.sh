@@ -19,7 +19,7 @@ set -o pipefail
 . ../../../local/run_options.sh
 method=birq train_set=train_960 valid_set=dev resample=false dry_run=false
 sort_options "method train_set valid_set resample dry_run" \
-    "librispeech parts lm skip_bad resample dry_run list" ./birq.sh "$@"
+    "librispeech parts lm need subset skip_bad resample dry_run list" ./birq.sh "$@"
 case "${method}" in
     *_c[12]) train_config=conf/tuning/train_${method}.yaml ;;
     *) train_config=conf/train_${method}.yaml ;;

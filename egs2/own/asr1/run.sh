@@ -16,7 +16,7 @@ set -o pipefail
 . ../../../local/run_options.sh
 . ../../../local/data_record.sh
 method=birq size=small train_set= valid_set= test_sets= ssl_model= asr_tag=
-sort_options "method size train_set valid_set test_sets ssl_model asr_tag" "resample" \
+sort_options "method size train_set valid_set test_sets ssl_model asr_tag" "resample set" \
     ./finetune.sh "$@"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
 [ -n "${train_set}" ] && [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||

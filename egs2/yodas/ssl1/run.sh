@@ -33,7 +33,7 @@ for ((i = 0; i < ${#opts[@]}; i += 2)); do
             "duration; give --prepare_opts '--min-duration N --max-duration N' (seconds)" ;;
         __audio_format) fail "${opts[i]}: stage 1 writes the audio; give --prepare_opts" \
             "'--audio-format wav.ark'" ;;
-        __resample|__local_data_opts|__speed_perturb_factors|__dumpdir|__fs)
+        __resample|__speed_perturb_factors|__dumpdir|__fs)
             fail "${opts[i]}: has no effect here; leave it out" ;;
     esac
 done
