@@ -20,10 +20,11 @@ from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.bad_audio import BadAudio
-from espnet2_birq.tasks.checks import check_folder
+from espnet2_birq.tasks.checks import check_training
 from espnet2_birq.tasks.collate import TranscribedCollateFn
 from espnet2_birq.tasks.given import SPEECH, check_files, check_transcripts
 from espnet2_birq.tasks.lists import check_set
+from espnet2_birq.tasks.prepared import check_model, refusing_options
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
     SHORTEST,
@@ -34,7 +35,7 @@ from espnet2_birq.tasks.ssl import (
     tolerate_bad_audio,
 )
 from espnet2_birq.tasks.stopping import listening
-from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
+from espnet2_birq.tasks.trainer import Trainer, check_batches
 
 # Name by which ESPnet builds the class. Saved configurations name ESPnet's own class, so
 # that its commands can load the model.
@@ -108,8 +109,7 @@ class JointTask(ASRTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
         """Run one training process, as ESPnet does."""
-        check_folder(args)
-        check_trainer(args)
+        check_training(cls.get_parser(), args, cls.required_data_names())
         for kind in ("train", "valid"):
             lists = getattr(args, f"{kind}_data_path_and_name_and_type")
             check_transcripts(lists)
@@ -195,8 +195,10 @@ class JointTask(ASRTask):
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
         """Build the ASR task's optimizer, whose updates the model counts for schedules."""
-        optimizers = super().build_optimizers(args, model)
+        with refusing_options("optim_conf", args.optim):
+            optimizers = super().build_optimizers(args, model)
         assert isinstance(model, JointModel)
+        check_model(args, model, optimizers)
         for optimizer in optimizers:
             model.count_updates_of(optimizer)
         return optimizers

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
@@ -39,14 +40,15 @@ from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
-from espnet2_birq.tasks.checks import check_folder
+from espnet2_birq.tasks.checks import check_training
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.lists import CATEGORIES, check_set
+from espnet2_birq.tasks.prepared import check_model, refusing_options
 from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.stopping import listening
-from espnet2_birq.tasks.trainer import Trainer, check_batches, check_trainer
+from espnet2_birq.tasks.trainer import Trainer, check_batches
 
 # Seconds; from less, some encoders produce no frame (birq.sh: --min_wav_duration).
 SHORTEST = 0.15
@@ -124,10 +126,10 @@ def add_objective_arguments(group: argparse._ArgumentGroup, objectives: list | N
     """
     group.add_argument(
         "--objectives",
-        action=NestedDictAction,
+        type=yaml.safe_load,
         default=objectives,
         help="Objectives, predicted at masked frames: a list, best set in the YAML "
-        "file. Keys of an objective: "
+        "file; on the command line, '[{name: anchor}]'. Keys of an objective: "
         + "; ".join(f"{key} ({text})" for key, text in KEYS.items()).replace("%", "%%")
         + ". Presets: 'anchor' (nearest code of the input: BEST-RQ), 'enhanced' ("
         "soft code of an encoder layer: with the anchor, BiRQ) and 'given' (labels "
@@ -315,8 +317,7 @@ class SSLTask(AbsTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace):
         """Run one training process, as ESPnet does."""
-        check_folder(args)
-        check_trainer(args)
+        check_training(cls.get_parser(), args, cls.required_data_names())
         for kind in ("train", "valid"):
             check_files(getattr(args, f"{kind}_data_path_and_name_and_type"))
             check_set(args, kind)
@@ -456,8 +457,10 @@ class SSLTask(AbsTask):
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
         """Build ESPnet's optimizer, whose updates the model counts for schedules."""
-        optimizers = super().build_optimizers(args, model)
+        with refusing_options("optim_conf", args.optim):
+            optimizers = super().build_optimizers(args, model)
         if isinstance(model, BiRQModel):
+            check_model(args, model, optimizers)
             for optimizer in optimizers:
                 model.count_updates_of(optimizer)
         return optimizers

@@ -254,42 +254,6 @@ def _batches(
         yield {"utt_id": utterances, **to_device(batch, device)}
 
 
-def check_trainer(args: argparse.Namespace) -> None:
-    """Refuse options that this trainer does not support.
-
-    Raises:
-        ConfigError: ``sharded_ddp`` is set, or ``use_deepspeed``, for which ESPnet has a
-            trainer of its own, or ``grad_noise`` with several processes, or chunks; or an
-            option of the optimizer is a text.
-    """
-    for key, value in args.optim_conf.items():
-        if isinstance(value, str):
-            raise ConfigError(
-                f"optim_conf: {key} is the text {value!r} (YAML reads 1e-3 as a word: "
-                "write 0.001)"
-            )
-    if args.iterator_type == "chunk":
-        raise ConfigError(
-            "iterator_type chunk: ESPnet's chunks come without lengths, which pretraining "
-            "needs; cut the audio beforehand (segments), or leave it out"
-        )
-    if args.use_deepspeed:
-        raise ConfigError(
-            "use_deepspeed: pretraining has a trainer of its own, which ESPnet cannot "
-            "combine with DeepSpeed; leave it out"
-        )
-    if args.sharded_ddp:
-        raise ConfigError(
-            "sharded_ddp: each rank has a part of the optimizer's state, of which an "
-            "interrupted epoch would save only one; leave it out"
-        )
-    if args.grad_noise and args.distributed:
-        raise ConfigError(
-            "grad_noise: ESPnet draws other noise in each process, so that their models "
-            "would drift apart; leave it out, or train with one process"
-        )
-
-
 def check_batches(args: argparse.Namespace, factory: AbsIterFactory, mode: str) -> None:
     """Check before training that an epoch has enough batches and no data is missing.
 

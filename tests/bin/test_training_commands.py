@@ -33,22 +33,20 @@ def test_an_option_that_is_no_yaml(command, tmp_path):
     assert "no YAML: " in said(command, "--optim_conf", "lr=[", "--output_dir", "x")
 
 
-@command
-def test_a_model_that_could_run_code(command, tmp_path):
+def test_a_model_that_could_run_code(tmp_path):
+    """As in tests/test_hostile.py, for fine-tuning."""
+
     class Bad:
         def __reduce__(self):
             return print, ("run",)
 
     torch.save({"x": Bad()}, tmp_path / "bad.pth")
     config = {"encoder": "conformer", "encoder_conf": {"output_size": 16}}
-    if command == "asr_train":
-        config |= {
-            "token_list": ["<blank>", "<unk>", "<sos/eos>"],
-            "token_type": "char",
-        }
+    config |= {"model_conf": {"ctc_weight": 1.0}, "token_type": "char"}
+    config["token_list"] = ["<blank>", "<unk>", "<sos/eos>"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     options = ["--config", tmp_path / "c.yaml", "--output_dir", tmp_path / "exp"]
-    text = said(command, *options, "--init_param", tmp_path / "bad.pth")
+    text = said("asr_train", *options, "--init_param", tmp_path / "bad.pth")
     assert text.endswith("it is not loaded: it could execute code")
 
 

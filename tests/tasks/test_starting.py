@@ -1,13 +1,23 @@
 """Starts of a training: in a used folder, and with options that cannot be."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from trainings import BOOK, options, write_data
+from trainings import BOOK, CONFIG, options, write_data
 
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.tasks.checks import check_training
+from espnet2_birq.tasks.joint import JointTask
+from espnet2_birq.tasks.ssl import SSLTask
+
+CONFIGS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "conf").rglob("train_*.yaml"))
+    if "asr" not in path.name or "joint" in path.name
+]
 
 SMALL = {
     "objectives": [{"name": "anchor", "labeller_conf": BOOK}],
@@ -68,3 +78,97 @@ def test_attention_is_plotted_in_bfloat16(tmp_path, train):
     train(num_att_plot=1, use_matplotlib=True, model_conf={"cpu_bfloat16": True})
     assert list((tmp_path / "exp" / "att_ws").glob("u*/*.png"))
     assert torch.load(tmp_path / "exp" / "1epoch.pth", weights_only=True)
+
+
+WRONG = [
+    ({"optim": "nosuch"}, "unknown optim 'nosuch', use one of "),
+    ({"optim_conf": {"lr": 0.1, "foo": 1}}, "optim_conf: not options of adamw .*'foo'"),
+    ({"optim_conf": 0.1}, "optim_conf has options, KEY: VALUE, got 0.1"),
+    ({"scheduler": "nosuch"}, "unknown scheduler 'nosuch', use one of "),
+    ({"scheduler_conf": {"foo": 1}}, "scheduler_conf: not options of warmuplr .*'foo'"),
+    ({"scheduler_conf": {"warmup_steps": "9k"}}, "scheduler_conf: not options of warm"),
+    ({"batch_type": "nosuch"}, "unknown batch_type 'nosuch', use one of "),
+    (
+        {"batch_type": "catpow"},
+        "batch_type catpow of the train set is for iterator_type",
+    ),
+    ({"valid_batch_type": "catbel"}, "batch_type catbel of the valid set is for"),
+    (
+        {"batch_type": "folded"},
+        "batch_type folded: give a fold_length for each --train_",
+    ),
+    ({"iterator_type": "nosuch"}, "unknown iterator_type 'nosuch'"),
+    ({"iterator_type": "none"}, "iterator_type none of the train set: use sequence or"),
+    ({"iterator_type": "task"}, "iterator_type task of the train set: use sequence or"),
+    ({"valid_iterator_type": "chunk"}, "iterator_type chunk of the valid set"),
+    ({"accum_grad": 0}, "accum_grad is a whole number of 1 or more, got 0"),
+    ({"accum_grad": None}, "accum_grad is a whole number of 1 or more, got None"),
+    ({"batch_size": 0}, "batch_size is a whole number of 1"),
+    ({"num_workers": -1}, "num_workers is a whole number of 0"),
+    ({"seed": -1}, "seed is a whole number of 0"),
+    ({"seed": 2**32}, "seed is a number from 0 to"),
+    ({"max_epoch": 0}, "max_epoch is a whole number of 1"),
+    ({"keep_nbest_models": 0}, "keep_nbest_models is a whole number of 1"),
+    ({"keep_nbest_models": [2, 0]}, "keep_nbest_models is a whole number of 1"),
+    ({"save_minutes": -1}, "save_minutes is a number of 0 or more, got -1"),
+    ({"save_updates": -1}, "save_updates is a whole number of 1"),
+    ({"max_skipped_updates": -5}, "max_skipped_updates is a whole number of 1"),
+    ({"max_bad_audio": float("nan")}, "max_bad_audio is a number from 0 to 1, got nan"),
+    ({"use_adapter": True}, "use_adapter: .* without adapters; leave it out"),
+    ({"no_forward_run": True}, "no_forward_run: .*; leave it out"),
+    (
+        {"freeze_param": ["nosuch"]},
+        "freeze_param: the model has no parameters nosuch; ",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, words", WRONG)
+def test_options_without_sense(tmp_path, train, changes, words):
+    with pytest.raises(SystemExit, match=f"^ssl_train: error: {words}"):
+        train(**changes)
+    assert not list((tmp_path / "exp").glob("*.pth"))
+
+
+@pytest.mark.parametrize("kind", ["train", "valid"])
+@pytest.mark.parametrize("option", ["shape_file", "data_path_and_name_and_type"])
+def test_a_set_that_is_not_given(train, kind, option):
+    with pytest.raises(SystemExit, match=f"^ssl_train: error: give --{kind}_{option}"):
+        train(without=[f"--{kind}_{option}"])
+
+
+@pytest.mark.parametrize(
+    "places, words",
+    [
+        (":foo", "the file has no parameters foo; correct FILE:FROM:TO"),
+        (":encoder:bar", "does not fit the model .*'bar'"),
+        (":encoder.encoders:encoder", "does not fit the model .*Unexpected key"),
+        ("", "does not fit the model .*size mismatch"),
+    ],
+)
+def test_parameters_that_do_not_fit(tmp_path, train, places, words):
+    train(freeze_param=["encoder.embed"])
+    model = tmp_path / "first.pth"
+    (tmp_path / "exp").rename(tmp_path / "before")
+    model.write_bytes((tmp_path / "before" / "1epoch.pth").read_bytes())
+    encoder = {**CONFIG["encoder_conf"], "linear_units": 24}
+    with pytest.raises(SystemExit, match=f"error: init_param {model}{places}: {words}"):
+        train("--init_param", f"{model}{places}", encoder_conf=encoder)
+    train("--init_param", f"{model}:encoder:encoder", seed=7)
+    assert (tmp_path / "exp" / "1epoch.pth").exists()
+
+
+def test_objectives_on_the_command_line(tmp_path, train):
+    train("--objectives", "[{name: anchor}]")
+    config = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
+    assert config["objectives"] == [{"name": "anchor"}]
+    with pytest.raises(SystemExit, match="objectives: give a list with at least one"):
+        train("--resume", "true", "--objectives", "anchor")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_our_configurations_pass(config):
+    task = JointTask if "joint" in config.name else SSLTask
+    args = task.get_parser().parse_args(["--config", str(config), "--dry_run", "true"])
+    args.distributed = False  # added by ESPnet
+    check_training(task.get_parser(), args, ["speech"])

@@ -14,7 +14,7 @@ from espnet2.bin.split_scps import main as split_scps
 from espnet2_birq.bin import ssl_train
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.tasks.trainer import check_trainer
+from espnet2_birq.tasks.checks import UNSUPPORTED, check_trainer
 
 CONFIG = {
     "objectives": [
@@ -145,6 +145,8 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
     args = argparse.Namespace(
         use_deepspeed=False,
         sharded_ddp=False,
+        use_adapter=False,
+        no_forward_run=False,
         grad_noise=True,
         distributed=distributed,
         optim_conf={},
@@ -167,7 +169,7 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
 def test_options_that_cannot_be(changes, words):
     args = argparse.Namespace(
         **{"optim_conf": {}, "iterator_type": "sequence", **changes},
-        **dict.fromkeys(["use_deepspeed", "sharded_ddp", "grad_noise"], False),
+        **dict.fromkeys(["grad_noise", *UNSUPPORTED], False),
     )
     with pytest.raises(ConfigError, match=words):
         check_trainer(args)
