@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.ranks import world_size
 from espnet2_birq.tasks.lists import describe_lists
@@ -99,6 +101,42 @@ def refuse_changes(state: Path, before: Origin, now: Origin) -> None:
             "state of optimizer and scheduler does not fit; give another output_dir, or "
             "the options it was trained with"
         )
+
+
+def refuse_other_model(
+    state: Path,
+    saved: Mapping[str, torch.Tensor],
+    model: torch.nn.Module,
+    changed: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse a saved model of other tensors than the configured one.
+
+    Args:
+        state: File of the saved model.
+        saved: Its tensors.
+        model: The configured model.
+        changed: Options that have changed; None: unknown.
+
+    Raises:
+        ConfigError: The names or shapes of the tensors differ.
+    """
+    before, now = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for tensors in (saved, model.state_dict())
+    )
+    if before == now:
+        return
+    if changed is None:
+        changed = {
+            name: f"{before.get(name, 'none')} -> {now.get(name, 'none')}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        }
+    shown = ", ".join(f"{key}: {how}" for key, how in list(changed.items())[:SHOWN])
+    raise ConfigError(
+        f"{state}: its model is not the configured one ({shown}); give another "
+        "output_dir, or the configuration it was trained with"
+    )
 
 
 def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:

@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader
 
 from espnet2_birq.checkpoint import find_fault, load_plain
 from espnet2_birq.datadir.files import whole_file
-from espnet2_birq.errors import ConfigError, DataError, StorageError
+from espnet2_birq.errors import DataError, StorageError
 from espnet2_birq.pretraining.ranks import gather, rank, world_size
 from espnet2_birq.pretraining.watches import restore_watches, watches_state
 from espnet2_birq.tasks.changes import (
     Origin,
     changed_options,
     refuse_changes,
+    refuse_other_model,
     tell_changes,
 )
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_parameters
@@ -180,17 +181,8 @@ class Saver:
         if self.state is None:
             return
         refuse_changes(self.path, self.state["origin"], self.origin)
-        saved, built = (
-            {name: tensor.shape for name, tensor in state.items()}
-            for state in (self.state["model"], model.state_dict())
-        )
-        if saved != built:
-            changed = changed_options(self.state["origin"], self.origin)
-            raise ConfigError(
-                f"{self.path}: its model is not the configured one "
-                f"({', '.join(f'{key}: {x}' for key, x in changed.items())}); give "
-                "another output_dir, or the configuration it was trained with"
-            )
+        changed = changed_options(self.state["origin"], self.origin)
+        refuse_other_model(self.path, self.state["model"], model, changed)
 
     def forget(self) -> None:
         """Remove the saved state, because its training is over or starts anew."""

@@ -19,7 +19,6 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
-from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 from espnet2.train.trainer import TrainerOptions
 
@@ -31,6 +30,7 @@ from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.provenance import record_run
+from espnet2_birq.tasks.resuming import complete_epoch, read_checkpoint
 from espnet2_birq.tasks.saving import (
     KEPT_CONFIG,
     Batches,
@@ -91,8 +91,6 @@ class Trainer(ESPnetTrainer):
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> Options:
         """Build the options of run(), reading the state of an interrupted run."""
-        # The new config.yaml is complete and replaces the kept one.
-        Path(args.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
         record_run(args)
         options = vars(super().build_options(args))
         saver = Saver(
@@ -130,11 +128,17 @@ class Trainer(ESPnetTrainer):
             warning = size_warning(model.encoder, options.hours)
             if warning:
                 logging.warning(warning)
+        folder = Path(options.output_dir)
         options.saver.check_model(model)
-        resumed = options.resume and (
-            (Path(options.output_dir) / CHECKPOINT).exists()
-            or options.saver.is_in_first_epoch
-        )
+        saved = None
+        if options.resume and (folder / CHECKPOINT).exists():
+            saved = read_checkpoint(folder / CHECKPOINT, model)
+            if rank() == 0:
+                with whole_saves():
+                    complete_epoch(folder, saved, options.best_model_criterion)
+        # The new config.yaml suits the model, and replaces the kept one.
+        (folder / KEPT_CONFIG).unlink(missing_ok=True)
+        resumed = saved is not None or options.saver.is_in_first_epoch
         if not resumed:
             options.saver.forget()
             model.begin()
@@ -151,25 +155,6 @@ class Trainer(ESPnetTrainer):
             )
         with whole_saves(), grouping([one.name for one in model.objectives]):
             super().run(model=model, **arguments)
-
-    @staticmethod
-    def resume(
-        checkpoint: Path, model: AbsESPnetModel, reporter: Reporter, **arguments
-    ) -> None:
-        """Resume from ESPnet's checkpoint; write the epoch's model file if it is missing.
-
-        Args:
-            checkpoint: ESPnet's checkpoint.pth.
-            model: Model of the checkpoint.
-            reporter: Statistics of its epochs.
-            **arguments: ESPnet's other arguments.
-        """
-        ESPnetTrainer.resume(
-            checkpoint=checkpoint, model=model, reporter=reporter, **arguments
-        )
-        file = Path(checkpoint).parent / f"{reporter.get_epoch()}epoch.pth"
-        if rank() == 0 and not file.exists():
-            torch.save(model.state_dict(), file)
 
     @classmethod
     def train_one_epoch(cls, **arguments) -> bool:

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import yaml
 from trainings import CONFIG, Training, difference, write_data
 
 from espnet2_birq.tasks.saving import PROGRESS
+
+BEST = [".".join(criterion[:2]) for criterion in CONFIG["best_model_criterion"]]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,27 @@ def test_a_kill_between_checkpoint_and_model(folder):
     assert difference(folder / "whole", out) is None
 
 
+def test_a_kill_between_model_and_links(folder):
+    """The links to the latest and the best models are made again."""
+    out = folder / "links"
+    assert Training(folder, out, max_epoch=2).run() == 0
+    links = {
+        path.name: path.readlink() for path in out.glob("*.pth") if path.is_symlink()
+    }
+    names = {
+        "latest.pth",
+        *(f"{x}.{kind}.pth" for x in BEST for kind in ("best", "ave")),
+    }
+    assert set(links) == names
+    assert links["latest.pth"] == links[f"{BEST[0]}.best.pth"] == Path("2epoch.pth")
+    for name in (f"{x}.best.pth" for x in BEST):
+        (out / name).unlink()
+        (out / name).symlink_to("1epoch.pth")
+    (out / "latest.pth").unlink()
+    assert Training(folder, out, max_epoch=2).run() == 0
+    assert links == {name: (out / name).readlink() for name in links}
+
+
 def test_a_state_that_cannot_be_read(folder):
     """An unreadable state costs the epoch, not the training."""
     training = Training(folder, folder / "broken")
@@ -229,6 +253,17 @@ def test_a_changed_model_is_refused(folder):
     assert last.startswith("ssl_train: error: ")
     assert "encoder_conf.linear_units: 16 -> 32" in last
     assert (training.out / PROGRESS).read_bytes() == before
+    # Nor is it, if only ESPnet's checkpoint is left.
+    config = yaml.safe_load((training.out / "config.yaml").read_text())
+    assert config["encoder_conf"]["linear_units"] == 16
+    (training.out / PROGRESS).unlink()
+    assert training.run() == 1
+    last = training.text().strip().splitlines()[-1]
+    assert re.match(
+        "ssl_train: error: .*checkpoint.pth: its model is not the con", last
+    )
+    assert "feed_forward.w_1.bias: (16,) -> (32,)" in last
+    assert yaml.safe_load((training.out / "config.yaml").read_text()) == config
 
 
 def two_ranks(folder, out):
