@@ -121,6 +121,35 @@ def test_resuming_with_the_same_options(trained):
     assert train(trained).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("cleaner", "tacotron"),
+        ("g2p", "g2p_en"),
+        ("asr_speech_fold_length", "400"),
+        ("asr_text_fold_length", "100"),
+        ("num_splits_asr", "2"),
+    ],
+)
+def test_texts_and_batches_of_a_training(trained, option, value):
+    """They are no options of the training itself; defaults may be given."""
+    given = ["--asr_args", "--seed 1", f"--{option}"]
+    default = dict(re.findall(r"(\w+)=([^\s;]*)", FINETUNE.read_text()))[option]
+    assert train(trained, *given, default).returncode == 0
+    done = train(trained, *given, value)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    if option in ("cleaner", "g2p"):  # its statistics have a record of an older version
+        assert f"no {option}, now there is {option} {value}: remove" in done.stderr
+    stage = ["--stage", "10", "--stop_stage", "10", *given]
+    assert train(trained, *stage, value).returncode == 0
+    done = train(trained, *given[:2])
+    if option in ("cleaner", "g2p"):
+        assert f"{option} {value}, now there is {option} {default}" in done.stderr
+        assert "run stage 10 again" in done.stderr
+    else:
+        assert done.returncode == 0
+
+
 @pytest.mark.parametrize("what", ["asr_args", "asr_config"])
 def test_training_with_other_options_is_not_resumed(trained, what):
     """ESPnet would train nothing, and leave old weights with the new configuration."""

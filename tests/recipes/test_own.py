@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from checkout import ROOT, copy_checkout, run
 
@@ -100,3 +102,25 @@ def test_sets_of_one_name(places, tmp_path):
     done = run(["local/data.sh", *sets], data, check=False)
     assert done.returncode == 1
     assert "give the new set by a link of another name" in done.stdout
+
+
+def test_another_sampling_rate(places, tmp_path):
+    """The audio is checked for the rate of the model."""
+    own, _ = places
+    data = tmp_path / "eight"
+    data.mkdir()
+    soundfile.write(data / "u.wav", np.zeros(8000), 8000)
+    (data / "wav.scp").write_text(f"u {data}/u.wav\n")
+    (data / "text").write_text("u A\n")
+    asr = Path(shutil.copytree(own / "asr1", own / "asr8", symlinks=True))
+    (asr / "finetune.sh").unlink()
+    (asr / "finetune.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"')
+    (asr / "finetune.sh").chmod(0o755)
+    command = ["./run.sh", "--test_sets", "x", "--fs", "8k"]
+    given = run([*command, "--train_set", data, "--valid_set", data], asr).stdout
+    given = given.splitlines()
+    assert given[given.index("--fs") + 1] == "8k"
+    options = given[given.index("--local_data_opts") + 1].split()
+    run(["local/data.sh", *options], asr)
+    done = run(["local/data.sh", *options, "--fs", "16k"], asr, check=False)
+    assert done.returncode == 1 and "sample rate is 8000" in done.stdout

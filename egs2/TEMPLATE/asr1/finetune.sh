@@ -44,6 +44,7 @@ skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss.ave.pth
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
+cleaner=none g2p=none asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
 own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
@@ -52,7 +53,8 @@ shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
 shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
 shared+=" eval_valid_set local_data_opts lm_tag lm_exp lm_config lm_args inference_lm"
-shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring"
+shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring cleaner g2p"
+shared+=" asr_speech_fold_length asr_text_fold_length num_splits_asr"
 sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
@@ -115,7 +117,8 @@ if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 # before a later stage uses them), since the data may have changed in between.
 made_from() {  # made_from write|check perturbed|tokens|stats|training
     #            made_from write|check org|set|test|decoded SET
-    local made stage args=() remedy=
+    local made stage args=() remedy='' x name
+    local texts=(--setting "cleaner=${cleaner}" --setting "g2p=${g2p}")
     local audio=(--option "fs=${fs}" --option "audio_format=${audio_format}")
     case "$2" in
         perturbed)
@@ -139,10 +142,11 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
                 # shellcheck disable=SC2206
                 args=(${bpe_train_text:-${raw}/org/${train_set}/text})
             fi
-            if [ ! -e "${args[0]}" ]; then return 0; fi ;;  # the units are those of another set
+            if [ ! -e "${args[0]}" ]; then return 0; fi  # the units are those of another set
+            args+=("${texts[@]}") ;;
         stats)
             made=${stats} stage=10
-            args=(--required "${raw}/${trained}"/{wav.scp,text}
+            args=("${texts[@]}" --required "${raw}/${trained}"/{wav.scp,text}
                 "${raw}/${valid_set}"/{wav.scp,text} "${tokens}/tokens.txt") ;;
         training)
             # ESPnet resumes with any options, and overwrites config.yaml even if nothing is
@@ -152,6 +156,12 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
                 "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt"
                 --config "${asr_config}" --args="${given_args}"
                 --free "max_epoch num_workers log_interval log_level")
+            # Older records have none of these, which were the defaults then.
+            for x in cleaner=none g2p=none asr_speech_fold_length=800 \
+                asr_text_fold_length=150 num_splits_asr=1; do
+                name=${x%=*}
+                [ "${!name}" = "${x#*=}" ] || args+=(--setting "${name}=${!name}")
+            done
             if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
         decoded)
             made=${asr_exp}/${inference_tag}/$3 stage=12

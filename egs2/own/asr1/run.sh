@@ -7,7 +7,8 @@
 #   --size small     as for ../ssl1/run.sh: small, base or large
 #   --ssl_model FILE --asr_tag NAME     another pretrained model (--size then selects only
 #                    its configuration; --asr_config overrides it)
-#   --resample true  accept audio at other sampling rates than 16 kHz
+#   --fs 8k          sampling rate of the model and of the audio (default: 16k)
+#   --resample true  accept audio at other sampling rates
 # CTC on characters, 30 epochs, greedy decoding. All other options go to finetune.sh and
 # asr.sh.
 set -e
@@ -15,8 +16,8 @@ set -u
 set -o pipefail
 . ../../../local/run_options.sh
 . ../../../local/data_record.sh
-method=birq size=small train_set= valid_set= test_sets= ssl_model= asr_tag=
-sort_options "method size train_set valid_set test_sets ssl_model asr_tag" "resample set" \
+method=birq size=small fs=16k train_set= valid_set= test_sets= ssl_model= asr_tag=
+sort_options "method size fs train_set valid_set test_sets ssl_model asr_tag" "resample fs set" \
     ./finetune.sh "$@"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
 [ -n "${train_set}" ] && [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||
@@ -40,7 +41,7 @@ for set in "${train_set}" "${valid_set}" ${test_sets}; do
 done
 ./finetune.sh --asr_tag "${asr_tag:-${tag}}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
-    --use_lm false --max_wav_duration 30 --token_type char \
+    --fs "${fs}" --use_lm false --max_wav_duration 30 --token_type char \
     --asr_config "${config}" --inference_config conf/decode_asr.yaml \
     --train_set "${names[0]}" \
     --valid_set "${names[1]}" --test_sets "${names[*]:2}" \

@@ -2,15 +2,16 @@
 # Imports your Kaldi data directories as data/NAME, where NAME is the last part of their path.
 #   --set DIR         a directory with wav.scp and text, and utt2spk if speakers are known;
 #                     or a set formatted by ESPnet. May be repeated
-#   --resample true   accept audio at other sampling rates than 16 kHz (default: false)
+#   --fs RATE         sampling rate of the audio (default: 16k)
+#   --resample true   accept audio at other sampling rates (default: false)
 set -e
 set -u
 set -o pipefail
 . ../../../local/run_options.sh
 . ../../../local/data_record.sh
 fail() { echo "$0: error: $*" >&2; exit 1; }
-resample=false
-sort_options "resample" "set" "" "$@"
+resample=false fs=16k
+sort_options "resample fs" "set" "" "$@"
 . ./path.sh
 checked=()
 for ((i = 1; i < ${#data_opts[@]}; i += 2)); do
@@ -21,5 +22,6 @@ for ((i = 1; i < ${#data_opts[@]}; i += 2)); do
     checked+=("${dest}")
 done
 for dest in "${checked[@]}"; do
-    python3 -m espnet2_birq.bin.check_data --full --resample "${resample}" "${dest}"
+    python3 -m espnet2_birq.bin.check_data --full --fs "${fs}" --resample "${resample}" \
+        "${dest}"
 done
