@@ -7,7 +7,7 @@
 #     OTHERS  other folders of data/, for which only the option --set is compared
 #     check compares the options given now; those that are not given may be any
 data_record() {
-    local action=$1 made=$2 others=$3 one args name value
+    local action=$1 made=$2 others=$3 one args name value remedy
     shift 3
     local given=("$@") i
     # A dry run has made nothing.
@@ -16,7 +16,7 @@ data_record() {
     for one in "${made}" ${others}; do
         # Users may have linked a directory of their own, to which nothing is written.
         if [ ! -e "${one}" ] || [ -L "${one}" ]; then continue; fi
-        args=()
+        args=() remedy="leave this option out, or run stage 1 again (--stage 1)"
         for ((i = 0; i < ${#given[@]}; i++)); do
             name=${given[i]#--} name=${name//-/_} value=${given[i + 1]:-}
             if [[ ${value} =~ ^--[^\ ]*$ ]]; then value=; else i=$((i + 1)); fi
@@ -25,13 +25,15 @@ data_record() {
                 need|dry_run|lm|list|nj|resample|fs|subset) ;;
                 set) if [ "$(basename "${value}")" = "$(basename "${one}")" ]; then
                          args+=(--option "${name}=${value}")
+                         remedy="give the path as in stage 1 (--train_set, --valid_set,"
+                         remedy+=" --test_sets), or run stage 1 again (--stage 1)"
                      fi ;;
                 *) if [ "${one}" = "${made}" ]; then args+=(--option "${name}=${value}"); fi ;;
             esac
         done
         if [ "${action}${one}" = "write${made}" ] || [ ${#args[@]} -gt 0 ]; then
             python3 -m espnet2_birq.bin.stamp "${action}" "${one}" "${args[@]}" \
-                --remedy "leave this option out, or run stage 1 again (--stage 1)"
+                --remedy "${remedy}"
         fi
     done
 }

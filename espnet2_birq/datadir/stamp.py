@@ -74,18 +74,22 @@ def check_stamp(
     noted = _read(stamp)
     for name, value in (options or {}).items():
         before = noted["options"].get(name)
-        if before != value:
+        # It may be a folder, spelled in another way.
+        if before is None or os.path.realpath(before) != os.path.realpath(value):
             raise DataError(
                 f"{made} was made with {name} {before!r}, now it is {value!r}"
             )
     if settings is not None and noted.get("settings") is not None:
         _compare(made, noted["settings"], settings)
     names = [os.fspath(file) for file in files]
+    now_from, made_from = (
+        set(map(os.path.realpath, x)) for x in (names, noted["files"])
+    )
     for name in names:
-        if name not in noted["files"]:
+        if os.path.realpath(name) not in made_from:
             raise DataError(f"{made} was not made from {name}, but would be now")
     for name, before in noted["files"].items():
-        if name not in names:
+        if os.path.realpath(name) not in now_from:
             raise DataError(f"{made} was made from {name}, but would not be now")
         now = describe(Path(name))
         if now is not None and now != before:

@@ -114,3 +114,16 @@ def test_settings_that_older_records_do_not_have(made):
     (made / "asr.yaml").write_text("encoder_conf: {b: 1, a: 3}")
     words = 'encoder_conf {"a": 2, "b": 1}, now there is encoder_conf {"a": 3, "b": 1}'
     assert words in error_of(*CHECK, *files, *now)
+
+
+def test_the_same_files_spelled_differently(made):
+    """Stamps of older versions have paths as they were given."""
+    (made / "link").symlink_to(made)
+    main(["write", "set", "--option", "corpus=link/corpus", f"{made}/wav.scp"])
+    main(["check", "set", "--option", f"corpus={made}/corpus/", "link/wav.scp"])
+    (made / "wav.scp").write_text("u1 a.wav\n")
+    said = error_of("check", "set", "link/wav.scp")
+    assert "wav.scp has changed since set was made: 2 lines then, 1 now" in said
+    assert "'link/corpus', now it is 'b'" in error_of(
+        "check", "set", "--option", "corpus=b"
+    )

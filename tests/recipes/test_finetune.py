@@ -221,7 +221,12 @@ def test_sets_of_other_folders_in_later_stages(trained):
     assert train(trained, *first, "--local_data_opts", sets).returncode == 0
     later = [*first[:2], "--stage", "2", "--stop_stage", "2", "--local_data_opts"]
     assert train(trained, *later, sets).returncode == 0
+    other = sets.replace("/a/test", "/b/../a/test/")
+    assert train(trained, *later, other).returncode == 0
     done = train(trained, *later, sets.replace("/a/test", "/b/test"))
+    assert (
+        "give the path as in stage 1 (--train_set, --valid_set, --test" in done.stderr
+    )
     assert "data/test was made with set '/a/test', now it is '/b/test'" in done.stderr
 
 
