@@ -73,27 +73,34 @@ class BatchChecks:
         self.asked: list[_Question] = []
         self._not_finite: list[str] = []
 
-    def check_finite(self, batch: Batch, loss: torch.Tensor):
+    def check_finite(self, batch: Batch, loss: torch.Tensor, training: bool = True):
         """Warn of non-finite features or loss, naming the utterances.
 
         Args:
             batch: B utterances.
             loss: () loss of the batch.
+            training: Whether an update was to be made.
         """
         if not self.on:
             return
         features = batch.xs.detach().flatten(1).isfinite().all(dim=1)  # (B,)
         good = torch.cat([features, loss.isfinite().view(1)])
+        # Questions wait for their answers: the batch itself must not be kept.
+        utterances = batch.utterances
 
         def tell(answers):
             *features, _ = answers
-            bad = _names(batch.utterances, features)
+            bad = _names(utterances, features)
             what = "features" if bad else "the loss"
-            names = bad or _names(batch.utterances, [False] * len(features))
-            self._not_finite += names
+            names = bad or _names(utterances, [False] * len(features))
+            if training:
+                self._not_finite += names
+                then = "no update is made of this batch"
+            else:
+                then = "the validation leaves this batch out"
             logging.warning(
-                f"not finite: {what} of {shown(names)}; no update is made of this "
-                "batch" + (", look at this audio (check_data --full)" if bad else "")
+                f"not finite: {what} of {shown(names)}; {then}"
+                + (", look at this audio (check_data --full)" if bad else "")
             )
 
         self._ask(good, tell)
@@ -117,8 +124,10 @@ class BatchChecks:
                     self._check_rate(batch, view, lengths)
 
     def _check_range(self, batch: Batch, view: View, labels: torch.Tensor, size: int):
+        utterances = batch.utterances
+
         def tell(answers):
-            names = shown(_names(batch.utterances, answers))
+            names = shown(_names(utterances, answers))
             raise DataError(
                 f"labels '{view.name}' of {size} and more in {names}, but codebook_size "
                 f"is {size}: give the number of codes that they were made with"
@@ -127,19 +136,21 @@ class BatchChecks:
         self._ask((labels < size).all(dim=1), tell)
 
     def _check_rate(self, batch: Batch, view: View, lengths: torch.Tensor):
+        utterances, frames = batch.utterances, batch.frames
+
         def tell(answers):
-            names = shown(_names(batch.utterances, answers))
+            names = shown(_names(utterances, answers))
             first = answers.index(False)
-            number, frames = int(lengths[first]), int(batch.frames[first])
+            number, wanted = int(lengths[first]), int(frames[first])
             raise DataError(
-                f"labels '{view.name}' of {names}: {number} labels for {frames} encoder "
-                "frames" + other_rate(number, frames, view)
+                f"labels '{view.name}' of {names}: {number} labels for {wanted} encoder "
+                "frames" + other_rate(number, wanted, view)
             )
 
         chosen = (lengths - view.every // 2 + view.every - 1) // view.every
         # No labels at all: audio that could not be read, see SpeechCollateFn.
         none = (batch.given[view.name] < 0).all(dim=1)
-        self._ask(((chosen - batch.frames).abs() <= SLACK) | none, tell)
+        self._ask(((chosen - frames).abs() <= SLACK) | none, tell)
 
     def take_not_finite(self) -> list[str]:
         """Return the utterances that were not finite since the last call."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from espnet2_birq.errors import ConfigError, UserError
 from espnet2_birq.pretraining.objective import Objective
 
 EVERY = 50  # steps between two reads, the only synchronisations with a GPU
@@ -13,7 +14,7 @@ EVERY = 50  # steps between two reads, the only synchronisations with a GPU
 FEWEST = 4.0
 
 
-class CollapseError(RuntimeError):
+class CollapseError(UserError):
     """The labels of an objective have collapsed to a few codes."""
 
 
@@ -25,9 +26,20 @@ class StartWatch:
 
     Args:
         objectives: All objectives of the model.
+
+    Raises:
+        ConfigError: A condition that can never be met.
     """
 
     def __init__(self, objectives: Iterable[Objective]):
+        codes = {one.name: one.labeller.codebook_size for one in objectives}
+        for one in objectives:
+            for name, wanted in (one.when.once or {}).items():
+                if not wanted <= codes[name]:
+                    raise ConfigError(
+                        f"objective '{one.name}': when: once waits for a perplexity of "
+                        f"{wanted:g}, but '{name}' has {codes[name]} codes"
+                    )
         # (objective, statistic, threshold)
         self.waiting = [
             (one, f"pred_ppl_{name}", wanted)
@@ -46,7 +58,7 @@ class StartWatch:
             seen.append(stats[key])
             if len(seen) < EVERY:
                 continue
-            mean = float(torch.stack(seen).mean())
+            mean = float(torch.stack(seen).nanmean())  # NaN: no frame had a label
             seen.clear()
             if mean >= wanted:
                 one.begin(update + 1)
@@ -69,17 +81,15 @@ class Guard(NamedTuple):
 
     key: str  # of the statistics, without the objective's name
     least: float
-    message: str  # with the objective's name and the mean
+    message: str  # with the objective's name, the mean and the labeller's remedy
 
 
 GUARDS = (
     Guard(
-        "label_ppl",
+        "window_ppl",  # of a step, it cannot exceed the number of frames
         FEWEST,
         "objective '{name}' has collapsed: codebook perplexity of its labels {mean:.1f} "
-        "over the last {steps} steps; raise its usage entropy (diversity: 0.3), whiten its "
-        "labels (labeller_conf: {{projection: whitened}}), give it a head of its own, or "
-        "stop its gradient (gradient: 0)",
+        "over the last {steps} steps; {remedy}",
     ),
     # The two checks of data2vec, with its thresholds.
     Guard(
@@ -109,25 +119,20 @@ class CollapseWatch:
     alike since they share the statistics.
 
     Args:
-        sizes: V, codes of a codebook, by the name of the objective to watch; of no
-            importance for vectors.
+        objectives: All objectives of the model.
         stop: Raise instead of warning.
     """
 
-    def __init__(self, sizes: dict[str, int], stop: bool = False):
+    def __init__(self, objectives: Iterable[Objective], stop: bool = False):
         self.stop = stop
-        few = {name: min(FEWEST, size / 2) for name, size in sizes.items()}
         self.watched = {
-            f"{x.key}_{name}": (
-                x._replace(least=few[name]) if x.key == "label_ppl" else x,
-                name,
-            )
-            for name in sizes
-            for x in GUARDS
+            f"{guard.key}_{one.name}": (guard, one.name, one.labeller)
+            for one in objectives
+            for guard in GUARDS
         }
         self.seen = 0
-        # by statistic: sum over steps, and their number
-        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
+        # by statistic: sum over steps in which a frame had a label, and their number
+        self.sums: dict[str, torch.Tensor] = {}
 
     def watch(self, stats: dict[str, torch.Tensor]):
         """Add the statistics of a training step.
@@ -137,8 +142,9 @@ class CollapseWatch:
         """
         for key in self.watched:
             if key in stats:  # labelled in this step
-                total, number = self.sums.get(key, (0.0, 0))
-                self.sums[key] = total + stats[key], number + 1
+                value = stats[key].float()
+                new = torch.stack([value.nan_to_num(0.0), (~value.isnan()).float()])
+                self.sums[key] = self.sums.get(key, 0.0) + new
         self.seen += 1
         if self.seen < EVERY or not self.sums:
             return
@@ -146,18 +152,24 @@ class CollapseWatch:
         means = torch.stack([total / n for total, n in self.sums.values()]).tolist()
         self.seen, self.sums = 0, {}
         for key, mean in zip(keys, means):
-            guard, name = self.watched[key]
-            if not mean >= guard.least:  # also true for NaN
-                message = guard.message.format(name=name, mean=mean, steps=EVERY)
+            guard, name, labeller = self.watched[key]
+            least = guard.least
+            if labeller.discrete:
+                least = min(least, labeller.codebook_size / 2)
+            if not mean >= least:  # also true for NaN
+                message = guard.message.format(
+                    name=name, mean=mean, steps=EVERY, remedy=labeller.remedy
+                )
                 if self.stop:
                     raise CollapseError(message)
                 logging.warning(message)
 
-    def state(self) -> tuple[int, dict[str, tuple[torch.Tensor, int]]]:
+    def state(self) -> tuple[int, dict[str, torch.Tensor]]:
         """Return the number of steps since the last check, and the sums over them."""
         return self.seen, self.sums
 
-    def restore(self, state: tuple[int, dict[str, tuple[torch.Tensor, int]]]):
+    def restore(self, state: tuple[int, dict[str, torch.Tensor]]):
         """Set the state to a return value of state()."""
-        seen, sums = state
-        self.seen, self.sums = seen, {name: (x, n) for name, (x, n) in sums.items()}
+        self.seen, sums = state
+        # Older versions kept other sums, as pairs.
+        self.sums = {x: y for x, y in sums.items() if isinstance(y, torch.Tensor)}

@@ -9,7 +9,6 @@ import torch
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.containers import DictOf, ListOf
 from espnet2_birq.pretraining.labellers import Labeller
-from espnet2_birq.pretraining.labellers.latent import LatentLabeller
 from espnet2_birq.pretraining.labels import (
     Labels,
     SoftLabels,
@@ -20,6 +19,7 @@ from espnet2_birq.pretraining.losses.cross_entropy import masked_cross_entropy
 from espnet2_birq.pretraining.losses.regression import masked_regression
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
+from espnet2_birq.pretraining.settings import check_whole
 from espnet2_birq.pretraining.statistics import BookTally, VectorBook
 
 
@@ -93,11 +93,11 @@ class VectorHead(torch.nn.Sequential):
 
     Args:
         input_size: E, size of the hidden states.
-        labeller: Labeller of the vectors.
+        width: Hidden units between the two layers; 0: one layer.
+        size: D, size of the vectors.
     """
 
-    def __init__(self, input_size: int, labeller: LatentLabeller):
-        width, size = labeller.predictor, labeller.input_size
+    def __init__(self, input_size: int, width: int, size: int):
         if width:
             first = torch.nn.Linear(input_size, width)
             super().__init__(first, torch.nn.GELU(), torch.nn.Linear(width, size))
@@ -129,9 +129,16 @@ class VectorHead(torch.nn.Sequential):
 
 
 def build_head(input_size: int, labeller: Labeller) -> CodeHead | VectorHead:
-    """Build the head for a labeller's labels."""
-    if isinstance(labeller, LatentLabeller):
-        return VectorHead(input_size, labeller)
+    """Build the head for a labeller's labels.
+
+    Raises:
+        ConfigError: The labeller, one of the user's own, does not say how large they are.
+    """
+    kind = type(labeller).__name__
+    if not labeller.discrete:
+        check_whole(f"vector_size of {kind}", labeller.vector_size, 1)
+        return VectorHead(input_size, labeller.predictor, labeller.vector_size)
+    check_whole(f"codebook_size of {kind}", labeller.codebook_size, 2)
     return CodeHead(input_size, labeller.num_codebooks, labeller.codebook_size)
 
 

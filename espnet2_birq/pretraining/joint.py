@@ -28,7 +28,8 @@ from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
-from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.schedule import Schedule, weight_schedule
+from espnet2_birq.pretraining.settings import check_number
 from espnet2_birq.pretraining.when import rest
 
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
@@ -78,13 +79,13 @@ class JointModel(ESPnetASRModel):
                     f"objective '{one.name}': loss_{one.name} is another loss of a joint "
                     "training; give it another name"
                 )
-        if barrier is not None and not 0 <= barrier < float("inf"):
-            raise ConfigError(f"barrier is 0 or more, or left out, got {barrier}")
+        if barrier is not None:
+            check_number("barrier", barrier)
         self.barrier = barrier
         self.encoder = pretraining.encoder  # perhaps accelerated
         self.pretraining = pretraining
-        self.supervised_weight = Schedule(supervised_weight)
-        self.penalty = Schedule(penalty)
+        self.supervised_weight = weight_schedule("supervised_weight", supervised_weight)
+        self.penalty = weight_schedule("penalty", penalty)
         self.register_state_dict_post_hook(_drop_shared)
         self.register_load_state_dict_pre_hook(_share)
         self._ddp_params_and_buffers_to_ignore = [

@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.settings import check_number, check_one_of
 
 REPLACEMENTS = ("noise", "zero", "learned")
 
@@ -38,7 +38,7 @@ class SpanMasking(torch.nn.Module):
         subsampling: r, input frames per encoder frame.
 
     Raises:
-        ConfigError: Unknown replacement, or a probability outside [0, 1].
+        ConfigError: Unknown replacement, or a number out of range.
     """
 
     def __init__(
@@ -52,12 +52,10 @@ class SpanMasking(torch.nn.Module):
         subsampling: int = 4,
     ):
         super().__init__()
-        if replacement not in REPLACEMENTS:
-            raise ConfigError(
-                f"unknown replacement {replacement!r}, use one of {list(REPLACEMENTS)}"
-            )
-        if not 0 <= mask_prob <= 1:
-            raise ConfigError(f"mask_prob is a probability, got {mask_prob}")
+        check_one_of("replacement", replacement, REPLACEMENTS)
+        check_number("mask_prob", mask_prob, most=1.0)
+        check_number("mask_length_ms", mask_length_ms, 1.0)
+        check_number("noise_std", noise_std)
         shift = frame_shift_ms * subsampling
         # A span starts at an encoder frame if it starts at one of its input frames.
         self.start_prob = 1.0 - (1.0 - mask_prob) ** (shift / 10.0)
@@ -92,7 +90,7 @@ class SpanMasking(torch.nn.Module):
         return (count > before) & valid
 
     def capacity(self, utterances: int, frames: int) -> int:
-        """Compute a number of rows that suffices for all but 1 in 10^9 batches.
+        """Compute a number of rows that suffices for all but about 1 in 10^6 batches.
 
         Args:
             utterances: B, utterances in the batch.

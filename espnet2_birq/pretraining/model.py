@@ -169,18 +169,17 @@ class BiRQModel(AbsESPnetModel):
         )
         check_always_on(self.whens)
         self.heads = Heads(encoder.output_size(), list(self.objectives))
-        branch_conf = target_branch_conf or {}
-        self.branch = TargetBranch(encoder, **branch_conf)
-        self.branches = {LAYER: self.branch}
         learned = [one.view for one in self.objectives]
         if self.tokenizer is not None:
             learned.append(self.tokenizer.target)
+        conf = dict(target_branch_conf or {}, used=any(x.layers for x in learned))
+        self.branch = TargetBranch(encoder, **conf)
+        self.branches = {LAYER: self.branch}
         taught = any(view.kind == TEACHER for view in learned)
         self.teacher = build_teacher(encoder, teacher_conf or {}, taught)
         if self.teacher is not None:
-            self.branches[TEACHER] = TargetBranch(self.teacher.network, **branch_conf)
-        sizes = {one.name: one.labeller.codebook_size for one in self.objectives}
-        self.collapse = CollapseWatch(sizes, stop=stop_at_collapse)
+            self.branches[TEACHER] = TargetBranch(self.teacher.network, **conf)
+        self.collapse = CollapseWatch(self.objectives, stop=stop_at_collapse)
         self.starts = StartWatch(self.objectives)
         self.checks = BatchChecks()
         self.label_sizes = label_sizes(self.objectives)
@@ -253,7 +252,7 @@ class BiRQModel(AbsESPnetModel):
             state = one.labeller.statistics()
             stats.update({f"{key}_{one.name}": x for key, x in state.items()})
         stats["loss"] = total.detach()
-        self.checks.check_finite(batch, stats["loss"])
+        self.checks.check_finite(batch, stats["loss"], self.training)
         if self.training:
             self.collapse.watch(stats)
             self.starts.watch(stats, update)
@@ -445,9 +444,10 @@ class BiRQModel(AbsESPnetModel):
         xs, lengths = self._extract_feats(speech, speech_lengths)  # (B, T, D)
         frames = encoder_lengths(self.encoder, lengths)  # (B,)
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
-        if padded < 1:
+        if padded * len(xs) < 1 + self.training:  # BatchNorm has no variance of one
+            needed = ("one encoder frame", "two encoder frames in all")[padded]
             raise DataError(
-                f"utterances too short for one encoder frame: {', '.join(utt_id)} "
+                f"utterances too short for {needed}: {', '.join(utt_id)} "
                 f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
             )
         return Batch(xs, lengths, frames, padded, utt_id, given)

@@ -25,7 +25,7 @@ from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_cla
 from espnet2_birq.pretraining.labellers.base import numbers_as_text, text_as_numbers
 from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
 from espnet2_birq.pretraining.ranks import sum_over_ranks
-from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.schedule import Schedule, weight_schedule
 from espnet2_birq.pretraining.views import (
     LABELS,
     LAYER,
@@ -189,7 +189,7 @@ class Objective(torch.nn.Module):
         # A tokenizer's codebooks move when it learns, not when it is predicted.
         if observe and self.training and self.view.kind != TOKENIZER:
             self.labeller.observe(vectors.detach(), valid)
-        labels = self.labeller.label(vectors, update)
+        labels = self.labeller.label(vectors, self.age(update) or 0)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
 
     def predicted(self, labels: list[Labels]) -> list[Labels]:
@@ -299,9 +299,7 @@ def _parse_row(row: dict[str, Any], num_blocks: int) -> Row:
     try:
         labeller_class(row["labeller"])
         view = parse_view(row["view"], num_blocks)
-        weight = Schedule(row["weight"])
-        if min(value for _, value in weight.points) < 0:
-            raise ConfigError(f"weight is at least 0, got {weight}")
+        weight = weight_schedule("weight", row["weight"])
         when = parse_when(row.get("when") or {})
     except ConfigError as error:
         raise ConfigError(f"objective '{name}': {error}") from None

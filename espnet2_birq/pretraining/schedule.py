@@ -52,7 +52,24 @@ class Schedule:
         """The value once the schedule has ended."""
         return self.points[-1][1]
 
+    @property
+    def least(self) -> float:
+        """The smallest value."""
+        return min(value for _, value in self.points)
+
     def __repr__(self):
         if len(self.points) == 1:
             return str(self.points[0][1])
         return str([list(point) for point in self.points])
+
+
+def weight_schedule(name: str, points: float | list) -> Schedule:
+    """Make the schedule of a weight, which is nowhere negative.
+
+    Raises:
+        ConfigError: It is, or see Schedule.
+    """
+    schedule = Schedule(points)
+    if schedule.least < 0:
+        raise ConfigError(f"{name} is at least 0, got {schedule}")
+    return schedule

@@ -74,7 +74,8 @@ def objective_statistics(
     """Compute statistics of every objective at the masked frames of a step.
 
     Perplexity and coverage are per step: M frames cannot use more than M
-    codes, so compare them only at equal batch sizes.
+    codes, so compare them only at equal batch sizes. An objective that labelled no frame
+    of the step, on any rank, has NaN (but for the window), which ESPnet's averages leave out.
 
     Args:
         books: Sums over frames; codebooks of one objective are averaged.
@@ -111,6 +112,8 @@ def objective_statistics(
 
     for book, tally in zip(code_books, sum_tallies([x.tally for x in code_books])):
         means = tally.sums / tally.frames.clamp(min=1.0)[:, None]
+        none = tally.frames == 0
+        means = means.masked_fill(none[:, None], torch.nan)
         for row, name in enumerate(book.names):
             sums = dict(zip(SUMS, tally.sums[row]))
             squares[name] = squares.get(name, 0.0) + sums["grad_square"]
@@ -121,7 +124,7 @@ def objective_statistics(
             if row > 0:
                 add("agree", name, mean["agree"])
             use = perplexity(tally.label_counts[row])
-            add("label_ppl", name, use)
+            add("label_ppl", name, use.masked_fill(none[row], torch.nan))
             seen = len(values[f"label_ppl_{name}"]) - 1
             number = seen % (total_books[name] // copies) + 1
             if windows is not None:
@@ -131,15 +134,22 @@ def objective_statistics(
             if name in by_level:
                 add(f"level{number}_acc", name, mean["acc"])
                 add(f"level{number}_ppl", name, use)
-            add("label_cov", name, coverage(tally.label_counts[row]))
-            add("pred_ppl", name, perplexity(tally.predicted_counts[row]))
-            add("pred_cov", name, coverage(tally.predicted_counts[row]))
+            for key, measure, counts in (
+                ("label_cov", coverage, tally.label_counts),
+                ("pred_ppl", perplexity, tally.predicted_counts),
+                ("pred_cov", coverage, tally.predicted_counts),
+            ):
+                add(key, name, measure(counts[row]).masked_fill(none[row], torch.nan))
     joint = sum_tallies([x.tally for x in vector_books])  # in double precision
     for (name, own), whole in zip(vector_books, joint):
         squares[name] = squares.get(name, 0.0) + whole.grad_square.to(own.loss)
-        add("loss", name, (whole.loss / whole.frames.clamp(min=1.0)).to(own.loss))
-        add("target_std", name, spread(whole.frames, whole.targets).to(own.loss))
-        add("pred_std", name, spread(whole.frames, whole.predictions).to(own.loss))
+        none = whole.frames == 0
+        for key, value in (
+            ("loss", whole.loss / whole.frames.clamp(min=1.0)),
+            ("target_std", spread(whole.frames, whole.targets)),
+            ("pred_std", spread(whole.frames, whole.predictions)),
+        ):
+            add(key, name, value.masked_fill(none, torch.nan).to(own.loss))
     stats = {key: torch.stack(several).mean() for key, several in values.items()}
     if gradients and len(squares) > 1:
         norms = {name: square.sqrt() for name, square in squares.items()}

@@ -8,6 +8,7 @@ import torch
 from espnet2_birq.encoders.taps import RunningStatistics, encode_up_to, evaluating
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.settings import check_flag, check_whole
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -32,8 +33,10 @@ class TargetBranch:
         copies: M differently masked copies of a batch share its labels; the loss is
             averaged over them. A step costs M + k / K steps of BEST-RQ.
 
+        used: Whether there is a view of a layer; without one, only ``copies`` matters.
+
     Raises:
-        ConfigError: ``utterances`` or ``copies`` is less than 1.
+        ConfigError: An option is out of range, or has no effect.
     """
 
     def __init__(
@@ -42,12 +45,16 @@ class TargetBranch:
         checkpoint: bool = False,
         utterances: int = 1,
         copies: int = 1,
+        used: bool = True,
     ):
-        for name, value in {"utterances": utterances, "copies": copies}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(
-                    f"target_branch_conf: {name} is 1 or more, got {value!r}"
-                )
+        check_whole("target_branch_conf: utterances", utterances, 1)
+        check_whole("target_branch_conf: copies", copies, 1)
+        check_flag("target_branch_conf: checkpoint", checkpoint)
+        if not used and (checkpoint or utterances > 1):
+            raise ConfigError(
+                "target_branch_conf: no objective has a view of a layer; leave out "
+                "checkpoint and utterances"
+            )
         # In a tuple, so that the encoder is not registered as a submodule twice.
         self._encoder = (encoder,)
         self.checkpoint = checkpoint
@@ -148,11 +155,9 @@ class Teacher(torch.nn.Module):
         self.network = copy.deepcopy(encoder).requires_grad_(False)
         self.decay = Schedule(decay)
         self.every = every
-        if every < 1 or not all(0 <= value <= 1 for _, value in self.decay.points):
-            raise ConfigError(
-                "teacher_conf: decay is between 0 and 1, every is 1 or more, got "
-                f"{decay!r} and {every!r}"
-            )
+        check_whole("teacher_conf: every", every, 1)
+        if not all(0 <= value <= 1 for _, value in self.decay.points):
+            raise ConfigError(f"teacher_conf: decay is between 0 and 1, got {decay!r}")
 
     def copy(self, encoder: torch.nn.Module):
         """Copy an encoder's parameters and buffers."""

@@ -22,7 +22,8 @@ from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 from espnet2_birq.pretraining.labellers.kmeans import nearest
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
-from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.schedule import weight_schedule
+from espnet2_birq.pretraining.settings import check_number
 from espnet2_birq.pretraining.views import TOKENIZER, View, Views, all_rows, parse_view
 from espnet2_birq.pretraining.when import parse_when
 
@@ -132,8 +133,9 @@ class Tokenizer(torch.nn.Module):
         # In a tuple, so that its buffers are not registered twice.
         self._labeller = (labeller,)
         self.target = target
+        check_number("tokenizer_conf: commitment", commitment)
         self.commitment = commitment
-        self.weight = Schedule(weight)
+        self.weight = weight_schedule("tokenizer_conf: weight", weight)
         self.when = parse_when(TURNS if when is None else when)
         if self.when.once is not None:
             raise ConfigError(

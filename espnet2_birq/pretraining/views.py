@@ -99,10 +99,10 @@ def parse_view(text: str, num_blocks: int) -> View:
     kind = TEACHER if match[1] else LAYER
     if match[2] is None:
         return View(kind, layer_at(DEFAULT_DEPTH, num_blocks))
-    if match[3]:
+    if match[3] and int(match[2]) <= 100:
         return View(kind, layer_at(int(match[2]) / 100, num_blocks))
     layer = int(match[2])
-    if not 1 <= layer <= num_blocks:
+    if match[3] or not 1 <= layer <= num_blocks:
         raise ConfigError(
             f"view '{text}' is not among the encoder's layers 1 to {num_blocks}; "
             "change it, or encoder_conf's num_blocks"

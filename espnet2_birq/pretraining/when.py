@@ -64,10 +64,12 @@ def parse_when(conf: dict[str, Any]) -> When:
     if (
         not all(type(x) is int and x >= 0 for x in numbers)
         or not 1 <= when.length <= when.every
+        or when.stop is not None
+        and when.stop <= when.start
     ):
         raise ConfigError(
             "when is {start, stop, every, length, once}, the first four in updates, "
-            f"length from 1 to every, got {conf}"
+            f"stop above start, length from 1 to every, got {conf}"
         )
     return when
 

@@ -6,15 +6,26 @@ import pytest
 import torch
 
 from espnet2_birq.pretraining.collapse import CollapseError, CollapseWatch
+from espnet2_birq.pretraining.objective import build_objective, parse_objectives
+
+
+def watch_of(*names, codes=256, **options):
+    rows = [
+        {"name": x, "view": "input", "labeller": "random_projection"} for x in names
+    ]
+    for row in rows:
+        row["labeller_conf"] = {"codebook_size": codes}
+    objectives = [build_objective(row, 8) for row in parse_objectives(rows, 4)]
+    return CollapseWatch(objectives, **options)
 
 
 def watch_for(steps, perplexity, **options):
-    watch = CollapseWatch({"anchor": 256, "enhanced": 256}, **options)
+    watch = watch_of("anchor", "enhanced", **options)
     for _ in range(steps):
         watch.watch(
             {
-                "label_ppl_anchor": torch.tensor(100.0),
-                "label_ppl_enhanced": torch.tensor(perplexity),
+                "window_ppl_anchor": torch.tensor(100.0),
+                "window_ppl_enhanced": torch.tensor(perplexity),
             }
         )
 
@@ -37,24 +48,58 @@ def test_or_an_error():
 
 @pytest.mark.parametrize("size, least", [(2, 1), (4, 2), (7, 3.5), (8, 4), (8192, 4)])
 def test_a_small_codebook_need_not_have_four_codes_in_use(size, least):
-    watch = CollapseWatch({"states": size}, stop=True)
+    watch = watch_of("states", codes=size, stop=True)
     for _ in range(50):
-        watch.watch({"label_ppl_states": torch.tensor(float(least))})
+        watch.watch({"window_ppl_states": torch.tensor(float(least))})
     with pytest.raises(CollapseError, match="'states' has collapsed"):
         for _ in range(50):
-            watch.watch({"label_ppl_states": torch.tensor(0.99 * least)})
+            watch.watch({"window_ppl_states": torch.tensor(0.99 * least)})
 
 
 def test_labels_that_are_made_in_some_steps_only(caplog):
-    watch = CollapseWatch({"anchor": 256, "enhanced": 256})
+    watch = watch_of("anchor", "enhanced")
     with caplog.at_level(logging.WARNING):
         for step in range(100):
-            stats = {"label_ppl_anchor": torch.tensor(100.0)}
+            stats = {"window_ppl_anchor": torch.tensor(100.0)}
             if step % 4 == 0:
-                stats["label_ppl_enhanced"] = torch.tensor(1.2)
+                stats["window_ppl_enhanced"] = torch.tensor(1.2)
             watch.watch(stats)
     assert len(caplog.messages) == 2
     assert "labels 1.2 over" in caplog.messages[0]
+
+
+def test_each_remedy_is_one_that_the_labeller_takes():
+    layer = {"view": "teacher layer", "labeller_conf": {"codebook_size": 8}}
+    for labeller, words in (
+        ("random_projection", "projection: whitened"),
+        ("gumbel_softmax", "projection: whitened"),
+        ("residual", "raise reseed"),
+        ("given", "look at the labels on disk"),
+    ):
+        row = {**layer, "name": "x", "labeller": labeller}
+        if labeller == "given":
+            row["view"] = "labels"
+        (row,) = parse_objectives([row], 4)
+        watch = CollapseWatch([build_objective(row, 8)], stop=True)
+        with pytest.raises(CollapseError, match=words):
+            for _ in range(50):
+                watch.watch({"window_ppl_x": torch.tensor(1.0)})
+
+
+def test_the_state_of_an_older_version_is_left_out():
+    watch = watch_of("anchor", stop=True)
+    watch.restore((49, {"label_ppl_anchor": (torch.tensor(49.0), 49)}))
+    watch.watch({"window_ppl_anchor": torch.tensor(30.0)})
+    assert watch.state() == (0, {})
+
+
+def test_steps_without_a_labelled_frame_do_not_count():
+    row = {"name": "latent", "view": "teacher layer", "labeller": "latent"}
+    (row,) = parse_objectives([row], 4)
+    watch = CollapseWatch([build_objective(row, 8)], stop=True)
+    for step in range(100):
+        value = float("nan") if step % 2 else 0.11
+        watch.watch({"target_std_latent": torch.tensor(value)})
 
 
 def test_a_perplexity_that_is_no_number_is_no_health(caplog):
@@ -76,7 +121,9 @@ def test_a_perplexity_that_is_no_number_is_no_health(caplog):
     ],
 )
 def test_vectors_that_hardly_differ(key, bad, good, words):
-    watch = CollapseWatch({"latent": 0}, stop=True)
+    row = {"name": "latent", "view": "teacher layer", "labeller": "latent"}
+    (row,) = parse_objectives([row], 4)
+    watch = CollapseWatch([build_objective(row, 8)], stop=True)
     for _ in range(50):
         watch.watch({f"{key}_latent": torch.tensor(good)})
     with pytest.raises(CollapseError, match=f"'latent' has collapsed: {words}"):

@@ -161,8 +161,10 @@ def test_what_has_no_codes_is_not_asked_for_any():
     late = {**ANCHOR, "when": {"once": {"latent": 4}}}
     with pytest.raises(ConfigError, match="'latent' has no codes"):
         make_model([LATENT, late])
-    with pytest.raises(ConfigError, match="beta and predictor are 0 or more, got -1"):
+    with pytest.raises(ConfigError, match="beta is a number of 0 or more, got -1"):
         make_model([{**LATENT, "labeller_conf": {"beta": -1}}])
+    with pytest.raises(ConfigError, match="beta is a number of 0 or more, got inf"):
+        make_model([{**LATENT, "labeller_conf": {"beta": float("inf")}}])
     with pytest.raises(
         ConfigError, match="has vectors of 16 values by 0 hidden .* 1 x 32 codes"
     ):

@@ -123,5 +123,7 @@ def test_replacements():
     assert torch.equal(masking.embedding.grad, torch.full((5,), 8.0))
     with pytest.raises(ConfigError, match="unknown replacement 'nosie', use one of"):
         SpanMasking(5, replacement="nosie")
-    with pytest.raises(ConfigError, match="mask_prob is a probability"):
+    with pytest.raises(ConfigError, match="mask_prob is a number from 0 to 1, got 1.5"):
         SpanMasking(5, mask_prob=1.5)
+    with pytest.raises(ConfigError, match="mask_length_ms is a number of 1 or more"):
+        SpanMasking(5, mask_length_ms=-100)

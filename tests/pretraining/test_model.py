@@ -457,6 +457,12 @@ def test_utterances_too_short_for_the_encoder_are_named():
     speech, lengths = torch.randn(2, 600), torch.tensor([600, 400])
     with pytest.raises(DataError, match="too short for one encoder frame: a, b"):
         model(speech, lengths, utt_id=["a", "b"])
+    # BatchNorm has no variance of one frame in all.
+    batch = torch.randn(1, 1280), torch.tensor([1280])
+    with pytest.raises(DataError, match="too short for two encoder frames in all: c"):
+        model(*batch, utt_id=["c"])
+    model.eval()(*batch)
+    model.train()(*(x.repeat_interleave(2, dim=0) for x in batch))
     # Next to a longer utterance, they merely have no labels.
     speech, lengths = make_batch((1.0, 0.03))
     loss, _, _ = model(speech, lengths, utt_id=["long", "short"])
@@ -472,7 +478,26 @@ def test_utterances_too_short_for_the_encoder_are_named():
             {},
             "none is on in update 9",
         ),
-        ([ANCHOR], dict(target_branch_conf=dict(utterances=0)), "utterances is 1"),
+        (
+            [ANCHOR],
+            dict(target_branch_conf=dict(utterances=0)),
+            "utterances is a whole number of 1 or more, got 0",
+        ),
+        (
+            [ENHANCED],
+            dict(target_branch_conf=dict(checkpoint="false")),
+            "checkpoint is true or false, got 'false'",
+        ),
+        (
+            [ANCHOR],
+            dict(target_branch_conf=dict(checkpoint=True)),
+            "no objective has a view of a layer; leave out",
+        ),
+        (
+            [ANCHOR, {**ENHANCED, "when": {"once": {"anchor": 33}}}],
+            {},
+            "'enhanced': when: once waits for a perplexity of 33, but 'anchor' has 32 c",
+        ),
     ],
 )
 def test_wrong_numbers(objectives, conf, words):

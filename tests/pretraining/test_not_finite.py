@@ -1,10 +1,14 @@
 """One bad sample or one overflow costs one update and leaves nothing behind."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
 from test_model import ANCHOR, ENHANCED, SMALL, make_batch, make_model
+
+from espnet2_birq.pretraining.checks import _Question
 
 WHITENED = {**ENHANCED, "labeller_conf": {**SMALL, "projection": "whitened"}}
 NAMES = ["good-1", "bad", "good-2"]
@@ -52,6 +56,39 @@ def test_an_overflow_inside_the_encoder(objectives):
         if "running_" in name or "whitening" in name:
             assert torch.equal(buffer, before[name]), name
     assert step(model, make_batch())
+
+
+def test_a_bad_sample_of_validation_is_not_blamed_for_a_skipped_update(caplog):
+    model = make_model([ANCHOR]).eval()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        model(*bad_batch(torch.nan), utt_id=NAMES)
+    assert "bad; the validation leaves this batch out" in caplog.text
+    assert model.checks.take_not_finite() == []
+    model.train()
+    step(model, bad_batch(torch.nan))
+    assert model.checks.take_not_finite() == ["bad"]
+
+
+def test_checks_whose_results_are_read_later_do_not_keep_their_batches(monkeypatch):
+    """As on a GPU, where 50 of them wait."""
+    model = make_model([ANCHOR]).train()
+    checks = model.checks
+    monkeypatch.setattr(
+        checks, "_ask", lambda *question: checks.asked.append(_Question(*question))
+    )
+    kept = []
+    features = model._extract_feats
+
+    def spy(*batch):
+        xs, lengths = features(*batch)
+        kept.append(weakref.ref(xs))
+        return xs, lengths
+
+    monkeypatch.setattr(model, "_extract_feats", spy)
+    for _ in range(3):
+        step(model, make_batch())
+    gc.collect()
+    assert len(checks.asked) == 3 and not any(ref() is not None for ref in kept)
 
 
 def test_evaluation_of_a_bad_sample_changes_nothing(caplog):

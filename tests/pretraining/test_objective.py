@@ -73,7 +73,10 @@ def test_layers(view, layer):
         ([dict(name="enhanced", view="layer 9")], "'layer 9' is not among the encoder"),
         ([dict(name="enhanced", view="layer 0")], "'layer 0' is not among the encoder"),
         ([dict(name="enhanced", when={"until": 3})], "unknown key of 'when' 'until'"),
+        ([dict(name="enhanced", view="layer 700%")], "'layer 700%' is not among the"),
         ([dict(name="enhanced", when={"every": 0})], "length from 1 to every"),
+        ([dict(name="enhanced", when={"stop": 0})], "stop above start"),
+        ([dict(name="enhanced", when={"start": 9, "stop": 9})], "stop above start"),
         ([dict(name="anchor"), dict(name="anchor")], "a name of its own"),
     ],
 )
@@ -97,6 +100,14 @@ def test_errors(rows, words):
         (
             dict(name="enhanced", labeller_conf={"projection": "pca"}),
             "'enhanced': projection 'pca' is for the input",
+        ),
+        (
+            dict(name="enhanced", labeller_conf={"score_scale": -1}),
+            "'enhanced': score_scale is a number of 1e-06 or more, got -1",
+        ),
+        (
+            dict(name="enhanced", labeller_conf={"straight_through": "false"}),
+            "'enhanced': straight_through is true or false, got 'false'",
         ),
     ],
 )

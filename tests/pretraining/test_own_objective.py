@@ -58,6 +58,45 @@ def test_it_learns_reports_and_resumes(rows):
     assert codes.shape == (1, 3, 39) and frames.tolist() == [39, 27, 17]
 
 
+VECTORS = """
+from espnet2_birq.pretraining.labellers import Labeller
+from espnet2_birq.pretraining.labels import HardLabels, VectorLabels
+
+
+class Vectors(Labeller):
+    discrete = False
+
+    def __init__(self, input_size, running, predictor=0):
+        super().__init__()
+        self.vector_size, self.predictor = input_size // 2, predictor
+
+    def label(self, vectors, update=0):
+        return [VectorLabels(vectors.detach()[:, : self.vector_size])]
+
+
+class Unsized(Labeller):
+    def __init__(self, input_size, running):
+        super().__init__()
+
+    def label(self, vectors, update=0):
+        return [HardLabels(vectors[:, 0].long())]
+"""
+
+
+def test_labels_that_are_vectors(rows, tmp_path):
+    (tmp_path / "local" / "kmeans.py").write_text(VECTORS)
+    for conf in ({}, {"predictor": 4}):
+        rows[1].update(labeller="local.kmeans:Vectors", labeller_conf=conf, when={})
+        model = make_model(rows).train()
+        loss, stats, _ = model(*make_batch())
+        loss.backward()
+        assert stats["loss_clusters"] > 0
+        assert stats["target_std_clusters"].isfinite()
+    rows[1].update(labeller="local.kmeans:Unsized", labeller_conf={})
+    with pytest.raises(ConfigError, match="codebook_size of Unsized is a whole number"):
+        make_model(rows)
+
+
 @pytest.mark.parametrize(
     "name, words",
     [

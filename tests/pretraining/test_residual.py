@@ -230,19 +230,31 @@ def test_new_codes_are_different_vectors_of_the_last_batch():
     batches = [(torch.randn(60, 6), torch.ones(60)), (torch.randn(9, 6), torch.ones(9))]
     of_update(labeller, batches)
     new = labeller.codebooks()[0, 1:]
-    new = new[new.any(dim=1)]
+    new = new[new.abs().max(dim=1).values < 100]
     assert len(new) == 3  # of 9 frames
     assert torch.cdist(new, batches[1][0]).argmin(dim=1).unique().numel() == 3
     of_update(labeller, [batches[0], (torch.randn(9, 6), torch.zeros(9))])
     assert not (labeller.usage == 0.1 / 8).any()  # none is new
 
 
+def test_a_code_without_frames_stays_where_it_is():
+    books = make_codebooks()
+    books[:, 3] += 1000.0  # far from all vectors
+    labeller = make_labeller(codebooks=books, decay=0.9, reseed=0)
+    far = labeller.codebooks()[:, 3]
+    for _ in range(500):  # its usage decays below the smallest number
+        of_update(labeller, [(torch.randn(50, 6), torch.ones(50))])
+    assert labeller.usage[0, 3] < 1e-20
+    torch.testing.assert_close(labeller.codebooks()[:, 3], far, rtol=0.02, atol=0)
+
+
 def test_wrong_options():
     for conf, words in (
-        (dict(num_codebooks=0), "num_codebooks is 1 or more, got 0"),
-        (dict(codebook_size=1), "codebook_size is 2 or more"),
-        (dict(decay=1.5), "decay is between 0 and 1, got 1.5"),
-        (dict(reseed=0.5), "reseed is from 0 to below 0.1, got 0.5"),
+        (dict(num_codebooks=0), "num_codebooks is a whole number of 1 or more, got 0"),
+        (dict(codebook_size=1), "codebook_size is a whole number of 2 or more"),
+        (dict(decay=1.5), "decay is a number from 0 to 1, got 1.5"),
+        (dict(reseed=0.5), "reseed is below 0.1, the share .* got 0.5"),
+        (dict(seed="a"), "seed is a whole number of 0 or more, got 'a'"),
     ):
         with pytest.raises(ConfigError, match=words):
             make_labeller(**conf)

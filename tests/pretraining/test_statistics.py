@@ -41,6 +41,21 @@ def test_levels_of_several_masked_copies():
     assert math.isclose(stats["acc_rvq"], 0.25, rel_tol=1e-6)
 
 
+def test_an_objective_without_a_labelled_frame_has_no_figures():
+    """NaN, which ESPnet's averages over steps leave out, and not a loss of 0."""
+    sums, counts = torch.ones(2, len(SUMS)), torch.ones(2, 4)
+    sums[1], counts[1] = 0.0, 0.0
+    tally = Tally(torch.tensor([4.0, 0.0]), sums, counts, counts)
+    windows = Windows()
+    windows.add("labels", 1, torch.ones(4))
+    stats = objective_statistics(
+        [BookTally(["anchor", "labels"], [False, False], tally)], windows=windows
+    )
+    for key in ("loss", "acc", "label_ppl", "label_cov", "pred_ppl", "pred_cov"):
+        assert stats[f"{key}_labels"].isnan() and stats[f"{key}_anchor"].isfinite(), key
+    assert math.isclose(stats["window_ppl_labels"], 4.0, rel_tol=1e-6)
+
+
 def test_objectives_of_several_books_are_averaged():
     def tally(loss, agree, codes):
         sums = torch.zeros(2, len(SUMS))

@@ -66,6 +66,10 @@ def test_only_objectives_of_a_teacher_have_one():
     assert make_model([ANCHOR, ENHANCED]).teacher is None
     with pytest.raises(ConfigError, match="teacher_conf: decay is between 0 and 1"):
         make_model([TAUGHT], teacher_conf=dict(decay=1.5))
+    with pytest.raises(
+        ConfigError, match="every is a whole number of 1 or more, got 2"
+    ):
+        make_model([TAUGHT], teacher_conf=dict(every=2.5))
     with pytest.raises(ConfigError, match="no objective has a view 'teacher ...'"):
         make_model([ANCHOR], teacher_conf=dict(decay=0.9))
     with pytest.raises(ConfigError, match="'teacher layer 9' is not among"):

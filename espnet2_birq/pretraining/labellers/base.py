@@ -13,7 +13,8 @@ IDENTITY = 512  # characters of an identity, filled up with zeros
 class Labeller(torch.nn.Module):
     """Maps vectors to labels; not trained by the objective's loss.
 
-    Subclasses set ``num_codebooks`` and ``codebook_size`` and define ``label``. State
+    Subclasses set ``num_codebooks`` and ``codebook_size``, or ``vector_size`` if labels
+    are vectors, and define ``label``. State
     (running moments, centroids, counts) belongs in persistent buffers,
     so that a checkpoint contains everything labels depend on, and changes only in
     ``observe`` and ``step``, with observations summed over ranks so that all ranks
@@ -27,6 +28,9 @@ class Labeller(torch.nn.Module):
         differentiable: Whether gradients of the loss can flow into the vectors.
         discrete: Whether labels are codes; else they are vectors, ``codes`` is not
             defined, and the head performs regression.
+        vector_size: Size of labels that are vectors.
+        predictor: Hidden units of their head; 0: it is a linear layer.
+        remedy: What to try if only few codes are in use, for messages.
         levels: Whether codebooks have an order, and are logged one by one.
         ready: Whether ``label`` can be called; if False, ``observe`` and ``start``
             must run before the first update. Restored from the buffer ``started``, if
@@ -37,6 +41,9 @@ class Labeller(torch.nn.Module):
 
     num_codebooks = 1
     codebook_size = 0
+    vector_size = 0
+    predictor = 0
+    remedy = "look at the data (check_data), or take another labeller"
     differentiable = False
     discrete = True
     levels = False

@@ -26,9 +26,11 @@ from espnet2_birq.pretraining.labellers.kmeans import (
 )
 from espnet2_birq.pretraining.labels import HardLabels, Labels
 from espnet2_birq.pretraining.ranks import RowPicker, sum_over_ranks
+from espnet2_birq.pretraining.settings import check_number, check_whole
 
 # Laplace smoothing of the usage: the usual 1e-5 on counts of some 1,000 frames.
 SMOOTHING = 1e-8
+RARE = 100 * SMOOTHING  # usage below which smoothing has moved a code by 1 %
 # Usage with which a new code starts, as a share of uniform usage: it moves to its frames
 # within some updates, and has 1 / (1 - decay) x ln 10 updates before it is unused again.
 RESTART = 0.1
@@ -86,6 +88,10 @@ class MovingCodebooks(Labeller):
     """
 
     levels = True
+    remedy = (
+        "raise reseed (labeller_conf) or the teacher's decay, lower the learning rate, "
+        "or add an anchor"
+    )
     usage: torch.Tensor  # (N, V) share of the frames, summing to about 1
     sums: torch.Tensor  # (N, V, width)
     errors: torch.Tensor  # (N,) mean squared error of each codebook
@@ -102,10 +108,16 @@ class MovingCodebooks(Labeller):
         seed: int,
     ):
         super().__init__()
-        _check("num_codebooks is 1 or more", num_codebooks, num_codebooks >= 1)
-        _check("codebook_size is 2 or more", codebook_size, codebook_size >= 2)
-        _check("decay is between 0 and 1", decay, 0 <= decay <= 1)
-        _check(f"reseed is from 0 to below {RESTART}", reseed, 0 <= reseed < RESTART)
+        check_whole("num_codebooks", num_codebooks, 1)
+        check_whole("codebook_size", codebook_size, 2)
+        check_number("decay", decay, most=1.0)
+        check_number("reseed", reseed)
+        if reseed >= RESTART:
+            raise ConfigError(
+                f"reseed is below {RESTART}, the share with which a new code starts, got "
+                f"{reseed!r}"
+            )
+        check_whole("seed", seed)
         self.input_size = input_size
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.decay, self.reseed, self.seed = decay, reseed, seed
@@ -150,9 +162,13 @@ class MovingCodebooks(Labeller):
 
     def codebooks(self) -> torch.Tensor:
         """Return the codes (N, V, width)."""
+        return self.sums / self._smoothed_usage()
+
+    def _smoothed_usage(self) -> torch.Tensor:
+        """Return the usage (N, V, 1), nowhere 0."""
         total = self.usage.sum(dim=1, keepdim=True)
         share = (self.usage + SMOOTHING) / (total + self.codebook_size * SMOOTHING)
-        return self.sums / (total * share)[:, :, None]
+        return (total * share)[:, :, None]
 
     def set_codebooks(self, codebooks: torch.Tensor):
         """Start from given codes (N, V, width), all equally used."""
@@ -253,6 +269,7 @@ class MovingCodebooks(Labeller):
         frames = frames.clamp(min=1.0)
         means = seen.sums.sum(dim=1) / frames  # (N, width)
         variances = seen.squares / frames - means.square().sum(dim=1)
+        before = self.codebooks()
         for kept, new in (
             (self.usage, seen.counts / frames),
             (self.sums, seen.sums / frames),
@@ -261,6 +278,9 @@ class MovingCodebooks(Labeller):
         ):
             moved = kept.lerp(new.to(kept), 1.0 - self.decay)
             kept.copy_(torch.where(some, moved, kept))
+        # Smoothing would draw a code that is long unused to the origin: it stays instead.
+        rare = (some & (seen.counts == 0) & (self.usage < RARE))[:, :, None]
+        self.sums.copy_(torch.where(rare, before * self._smoothed_usage(), self.sums))
         if self.reseed:
             self._replace_unused(seen.fresh, seen.last)
 
@@ -332,8 +352,3 @@ class MovingCodebooks(Labeller):
                 torch.distributed.broadcast(buffer, 0)
         self.sample = FrameSample(self.sample.size)
         self._begin()
-
-
-def _check(rule: str, value: float, holds: bool):
-    if not holds:
-        raise ConfigError(f"{rule}, got {value!r}")

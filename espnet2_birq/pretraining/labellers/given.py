@@ -2,9 +2,9 @@
 
 import torch
 
-from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.base import Labeller
 from espnet2_birq.pretraining.labels import HardLabels, Labels
+from espnet2_birq.pretraining.settings import check_whole
 
 
 class GivenLabels(Labeller):
@@ -16,10 +16,11 @@ class GivenLabels(Labeller):
         codebook_size: V, number of distinct labels.
     """
 
+    remedy = "look at the labels on disk, or make them with more codes (birq units)"
+
     def __init__(self, input_size: int, running: bool, codebook_size: int):
         super().__init__()
-        if codebook_size < 2:
-            raise ConfigError(f"codebook_size is 2 or more, got {codebook_size}")
+        check_whole("codebook_size", codebook_size, 2)
         self.codebook_size = codebook_size
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:

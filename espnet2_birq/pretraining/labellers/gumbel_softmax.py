@@ -8,6 +8,9 @@ from espnet2_birq.pretraining.labellers.random_projection import (
 )
 from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.pretraining.settings import check_flag, check_number
+
+LEAST_SCALE = 1e-6  # of scores; below, and at 0, a label is noise alone
 
 
 class GumbelSoftmaxLabeller(RandomProjectionLabeller):
@@ -21,7 +24,8 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
         input_size: D, size of the vectors.
         running: See RandomProjectionLabeller.
         temperature: Number or schedule; 0.5 in the paper. Labels become one-hot as it
-            approaches 0.
+            approaches 0. In evaluation mode, it is the last of the schedule, so that
+            validation losses are comparable between epochs.
         score_scale: Factor on the squared distance. Gumbel noise has a standard
             deviation of 1.28, so this controls how often the nearest code wins
             (reported as ``hit``).
@@ -31,6 +35,11 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
     """
 
     differentiable = True
+    remedy = (
+        "whiten its labels (labeller_conf: {projection: whitened}), give it a head of its "
+        "own, or, if its labels are of a layer, raise their usage entropy (diversity: 0.3) "
+        "or stop their gradient (gradient: 0)"
+    )
 
     def __init__(
         self,
@@ -44,16 +53,18 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
     ):
         super().__init__(input_size, running, layer_norm=layer_norm, **projection)
         self.temperature = Schedule(temperature)
-        if not all(value > 0 for _, value in self.temperature.points):
+        if not self.temperature.least > 0:
             raise ConfigError(f"temperature is above 0, got {self.temperature}")
-        if not isinstance(score_scale, (int, float)):
-            raise ConfigError(f"score_scale is a number, got {score_scale!r}")
+        check_number("score_scale", score_scale, LEAST_SCALE)
+        check_flag("straight_through", straight_through)
         self.score_scale = score_scale
         self.straight_through = straight_through
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Prepare soft labels of M vectors; the loss samples them."""
         labels: list[Labels] = []
+        schedule = self.temperature
+        temperature = schedule.at(update) if self.training else schedule.last
         for book, points in enumerate(self.points(vectors)):
             weight, bias = self.code_layer(book, self.score_scale)
             labels.append(
@@ -61,7 +72,7 @@ class GumbelSoftmaxLabeller(RandomProjectionLabeller):
                     points=points,
                     code_weight=weight,
                     code_bias=bias,
-                    temperature=self.temperature.at(update),
+                    temperature=temperature,
                     straight_through=self.straight_through,
                 )
             )

@@ -2,9 +2,9 @@
 
 import torch
 
-from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.base import Labeller
 from espnet2_birq.pretraining.labels import Labels, VectorLabels
+from espnet2_birq.pretraining.settings import check_number, check_whole
 
 
 class LatentLabeller(Labeller):
@@ -19,7 +19,7 @@ class LatentLabeller(Labeller):
             linear layer, as in data2vec.
 
     Raises:
-        ConfigError: An option is negative.
+        ConfigError: An option is out of range.
     """
 
     discrete = False
@@ -28,11 +28,9 @@ class LatentLabeller(Labeller):
         self, input_size: int, running: bool, beta: float = 0.0, predictor: int = 0
     ):
         super().__init__()
-        if beta < 0 or predictor < 0:
-            raise ConfigError(
-                f"beta and predictor are 0 or more, got {beta!r} and {predictor!r}"
-            )
-        self.input_size, self.beta, self.predictor = input_size, beta, predictor
+        check_number("beta", beta)
+        check_whole("predictor", predictor)
+        self.vector_size, self.beta, self.predictor = input_size, beta, predictor
 
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Pass M vectors through, detached and in single precision."""

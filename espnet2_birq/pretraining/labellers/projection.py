@@ -94,10 +94,6 @@ class MomentSums:
         sums = torch.cat(parts)
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def count(self) -> int:
-        """Return the number of vectors so far on all ranks."""
-        return int(self._total()[0])
-
     def moments(self) -> Moments:
         """Compute mean and covariance over all ranks.
 

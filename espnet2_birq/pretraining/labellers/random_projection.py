@@ -13,6 +13,7 @@ from espnet2_birq.pretraining.labellers.base import Labeller
 from espnet2_birq.pretraining.labellers.projection import Moments, MomentSums
 from espnet2_birq.pretraining.labellers.whitening import RunningWhitening
 from espnet2_birq.pretraining.labels import CHUNK_NUMBERS, HardLabels, Labels
+from espnet2_birq.pretraining.settings import check_flag, check_one_of, check_whole
 
 PROJECTIONS = ("xavier", "whitened", "pca", "pca_whitened")
 SCORES = ("distance", "cosine")
@@ -71,12 +72,13 @@ class RandomProjectionLabeller(Labeller):
         seed: int = 0,
     ):
         super().__init__()
-        _check("projection", projection, PROJECTIONS)
-        _check("score", score, SCORES)
-        _check_size("num_codebooks", num_codebooks, 1)
-        _check_size("codebook_size", codebook_size, 2)
-        _check_size("codebook_dim", codebook_dim, 1)
-        _check_size("seed", seed, 0)
+        check_one_of("projection", projection, PROJECTIONS)
+        check_one_of("score", score, SCORES)
+        check_whole("num_codebooks", num_codebooks, 1)
+        check_whole("codebook_size", codebook_size, 2)
+        check_whole("codebook_dim", codebook_dim, 1)
+        check_whole("seed", seed)
+        check_flag("layer_norm", layer_norm)
         if running and projection.startswith("pca"):
             raise ConfigError(
                 f"projection {projection!r} is for the input; of a layer, whose "
@@ -122,6 +124,11 @@ class RandomProjectionLabeller(Labeller):
                 seed=seed,
             )
         )
+
+    remedy = (
+        "whiten its labels (labeller_conf: {projection: whitened}), or look at the data "
+        "(check_data)"
+    )
 
     @torch.no_grad()
     def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
@@ -218,13 +225,3 @@ class RandomProjectionLabeller(Labeller):
     def label(self, vectors: torch.Tensor, update: int = 0) -> list[Labels]:
         """Label M vectors by their nearest codes."""
         return [HardLabels(codes) for codes in self.codes(vectors)]
-
-
-def _check_size(name: str, value: int, least: int):
-    if type(value) is not int or not least <= value < 2**63:
-        raise ConfigError(f"{name} is {least} or more, got {value!r}")
-
-
-def _check(name, value, known):
-    if value not in known:
-        raise ConfigError(f"unknown {name} {value!r}, use one of {list(known)}")
