@@ -18,6 +18,7 @@ from espnet2_birq.pretraining.settings import (
     check_one_of,
     check_whole,
 )
+from espnet2_birq.tasks.criteria import read_criteria
 
 CHECKPOINT = "checkpoint.pth"  # ESPnet resumes from it
 # Smallest values of whole numbers
@@ -59,6 +60,7 @@ def check_training(
     for action in parser._actions:
         _check_value(action, getattr(args, action.dest, action.default))
     check_trainer(args)
+    read_criteria(args)
     models = args.keep_nbest_models
     for number in models if isinstance(models, list) else [models]:
         check_whole("keep_nbest_models", number, 1)

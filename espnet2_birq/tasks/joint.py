@@ -20,7 +20,7 @@ from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.bad_audio import BadAudio
-from espnet2_birq.tasks.checks import check_training
+from espnet2_birq.tasks.checks import BINS, check_training
 from espnet2_birq.tasks.collate import TranscribedCollateFn
 from espnet2_birq.tasks.given import SPEECH, check_files, check_transcripts
 from espnet2_birq.tasks.lists import check_set
@@ -118,6 +118,11 @@ class JointTask(ASRTask):
             raise ConfigError(
                 "joint training: every split would begin the unlabelled speech anew; leave "
                 "out multiple_iterator (asr.sh's --num_splits_asr)"
+            )
+        if args.unlabelled_batch_bins and args.batch_type not in BINS:
+            raise ConfigError(
+                f"unlabelled_batch_bins: batch_type {args.batch_type} does not count bins; "
+                "use numel, or leave it out"
             )
         varying = args.iterator_type == "category"
         if varying and args.unlabelled_data_path_and_name_and_type:

@@ -40,7 +40,7 @@ from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
-from espnet2_birq.tasks.checks import check_training
+from espnet2_birq.tasks.checks import BINS, check_training
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
@@ -348,7 +348,7 @@ class SSLTask(AbsTask):
             BadAudio(
                 Path(args.output_dir),
                 shortest=shortest,
-                longest=bins if kind in ("length", "numel", "catpow") else None,
+                longest=bins if kind in BINS else None,
                 most=args.max_bad_audio,
                 size=size,
             )

@@ -27,6 +27,7 @@ from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import rank
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.checks import CHECKPOINT
+from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criteria
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.provenance import record_run
@@ -46,11 +47,19 @@ from espnet2_birq.tasks.tensorboard import grouping
 
 @dataclasses.dataclass
 class Options(TrainerOptions):
-    """ESPnet's trainer options, the saver of the state, and hours of training speech."""
+    """ESPnet's trainer options, and our own.
+
+    Attributes:
+        saver: Saver of the state.
+        hours: Hours of training speech; None: unknown.
+        max_skipped_updates: See the option.
+        criteria: Statistics that must be there.
+    """
 
     saver: Saver
     hours: float | None
     max_skipped_updates: int
+    criteria: list[Criterion]
 
 
 class Trainer(ESPnetTrainer):
@@ -105,6 +114,7 @@ class Trainer(ESPnetTrainer):
             saver=saver,
             hours=speech_hours(args),
             max_skipped_updates=args.max_skipped_updates,
+            criteria=read_criteria(args),
         )
 
     @classmethod
@@ -167,7 +177,8 @@ class Trainer(ESPnetTrainer):
             False, which tells ESPnet that not all updates were invalid.
 
         Raises:
-            ConfigError: No update was made. The epoch is not saved.
+            ConfigError: No update was made, and the epoch is not saved; or a statistic
+                of a criterion is missing, and it is saved.
         """
         options, reporter = arguments["options"], arguments["reporter"]
         names = ("model", "optimizers", "schedulers", "scaler")
@@ -199,6 +210,7 @@ class Trainer(ESPnetTrainer):
                 "lower the learning rate or accum_grad"
             )
         options.saver.save(parts, reporter, finished=True)
+        check_statistics(options.criteria, "train", reporter.stats)
         return False
 
     @classmethod
@@ -209,11 +221,14 @@ class Trainer(ESPnetTrainer):
             **arguments: ESPnet's arguments.
 
         Raises:
-            ConfigError: The loss of most batches is not finite.
+            ConfigError: The loss of most batches is not finite, or a statistic of a
+                criterion is missing.
         """
         batches = Batches(arguments["iterator"], lambda _: stop_if_asked())
         super().validate_one_epoch(**{**arguments, "iterator": batches})
         check_validation(arguments["reporter"])
+        criteria = arguments["options"].criteria
+        check_statistics(criteria, "valid", arguments["reporter"].stats)
 
     @classmethod
     def plot_attention(cls, model: AbsESPnetModel, **arguments) -> None:

@@ -129,6 +129,13 @@ def test_splits_would_repeat_the_unlabelled_speech(data):
         main([*options(data), "--multiple_iterator", "true"])
 
 
+def test_bins_that_have_no_effect(data):
+    with pytest.raises(SystemExit, match="unlabelled_batch_bins: batch_type unsorted"):
+        main([*options(data), "--unlabelled_batch_bins", "40000"])
+    counted = options(data, batch_type="numel", batch_bins=40000, max_epoch=1)
+    main([*counted, "--unlabelled_batch_bins", "20000"])
+
+
 def test_epochs_of_varying_length_cannot_be_paired(data):
     with pytest.raises(SystemExit, match="iterator_type category, epochs differ"):
         main([*options(data), "--iterator_type", "category"])

@@ -117,6 +117,15 @@ WRONG = [
     ({"use_adapter": True}, "use_adapter: .* without adapters; leave it out"),
     ({"no_forward_run": True}, "no_forward_run: .*; leave it out"),
     (
+        {"best_model_criterion": [["test", "loss", "min"]]},
+        "best_model_criterion .'test', 'loss', 'min'.: give train or valid, the name",
+    ),
+    ({"best_model_criterion": ["loss"]}, "best_model_criterion loss: give train or"),
+    (
+        {"patience": 2, "early_stopping_criterion": ["valid", "loss", "least"]},
+        "early_stopping_criterion .'valid', 'loss', 'least'.: give train or valid",
+    ),
+    (
         {"freeze_param": ["nosuch"]},
         "freeze_param: the model has no parameters nosuch; ",
     ),
@@ -172,3 +181,26 @@ def test_our_configurations_pass(config):
     args = task.get_parser().parse_args(["--config", str(config), "--dry_run", "true"])
     args.distributed = False  # added by ESPnet
     check_training(task.get_parser(), args, ["speech"])
+
+
+PLATEAU = {"scheduler": "reducelronplateau", "scheduler_conf": {}}
+
+
+@pytest.mark.parametrize("phase", ["train", "valid"])
+@pytest.mark.parametrize(
+    "option, words, more",
+    [
+        ("best_model_criterion", [["losss", "min"]], {}),
+        ("early_stopping_criterion", ["losss", "min"], {"patience": 2}),
+        ("val_scheduler_criterion", ["losss"], PLATEAU),
+    ],
+)
+def test_statistics_that_there_are_not(tmp_path, train, phase, option, words, more):
+    """Nothing is lost: corrected, the training goes on."""
+    triple = [[phase, *words[0]]] if option[0] == "b" else [phase, *words]
+    said = f"error: {option}: {phase} has no statistic losss, but e.g. loss, "
+    with pytest.raises(SystemExit, match=said):
+        train(**{option: triple, **more})
+    train(**more)
+    state = torch.load(tmp_path / "exp" / "1epoch.pth", weights_only=True)
+    assert state["updates"] == 2
