@@ -70,3 +70,17 @@ def test_an_average_is_not_the_result_of_more_epochs(recipe):
     resolved.write_text(before)
     assert done.returncode == 1 and "run stage 7 first (--stage 7)" in done.stdout
     assert (exp / "averages_before" / model.name).read_text() == "of 3 epochs"
+
+
+def test_a_start_that_fails_is_no_stop_by_a_signal(recipe):
+    """Whatever the log of an earlier start says."""
+    (recipe / "exp/ssl_stop").mkdir()
+    log = "echo '# Ended (code 85)' > exp/ssl_stop/train.log; exit 1"
+    for script, code, words in (
+        (log, 85, "Stopped by a signal"),
+        ("echo no such GPU; exit 1", 1, "not started: the message is above"),
+        (log.replace("85", "1"), 1, "see exp/ssl_stop/train.log"),
+    ):
+        (recipe / "ended.sh").write_text(script)
+        done = stages(recipe, "--ssl_tag", "stop", "--stage", "7", check=False)
+        assert done.returncode == code and words in done.stdout, done.stdout

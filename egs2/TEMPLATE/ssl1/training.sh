@@ -175,6 +175,8 @@ train() {
     set_averages_aside "${ssl_exp}" "${max_epoch}"
     trap '' USR1  # only the training reacts: it saves its state and exits with 85
     "${train_command[@]}" || {
+        [ "${ssl_exp}/train.log" -nt "${ssl_exp}/run.sh" ] ||  # it is of an earlier start
+            fail "the training was not started: the message is above"
         # the last line of a log of run.pl, or of slurm.pl, queue.pl and pbs.pl
         grep -qE "^# (Ended \(code 85\)|Finished at .* with status 85$)" \
             "${ssl_exp}/train.log" || fail "see ${ssl_exp}/train.log"
