@@ -175,7 +175,9 @@ class JointTask(ASRTask):
                 "--input_size), then fine-tune"
             )
         check_one_process_per_gpu(args)
-        model = super().build_model(argparse.Namespace(**vars(args) | {"model": JOINT}))
+        with refusing_options("the configuration", "ESPnet's ASR model"):
+            own = argparse.Namespace(**vars(args) | {"model": JOINT})
+            model = super().build_model(own)
         assert isinstance(model, JointModel)
         pretraining = build_objectives(
             args,

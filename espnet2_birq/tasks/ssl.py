@@ -96,10 +96,8 @@ def _build(choices: ClassChoices, name: str, **conf):
         raise ConfigError(
             f"unknown {choices.name} {name!r}, use one of {sorted(choices.classes)}"
         )
-    try:
+    with refusing_options(f"{choices.name}_conf", name):
         return choices.classes[name](**conf)
-    except (TypeError, TypeCheckError) as error:
-        raise ConfigError(f"{choices.name}_conf for {name!r}: {error}") from error
 
 
 def _feature_input(args: argparse.Namespace) -> FeatureInput:

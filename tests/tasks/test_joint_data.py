@@ -129,6 +129,12 @@ def test_splits_would_repeat_the_unlabelled_speech(data):
         main([*options(data), "--multiple_iterator", "true"])
 
 
+def test_options_of_the_asr_model(data):
+    words = "the configuration: not options of ESPnet's ASR model .*width_r"
+    with pytest.raises(SystemExit, match=words):
+        main(options(data, specaug="specaug", specaug_conf={}))
+
+
 def test_bins_that_have_no_effect(data):
     with pytest.raises(SystemExit, match="unlabelled_batch_bins: batch_type unsorted"):
         main([*options(data), "--unlabelled_batch_bins", "40000"])

@@ -107,6 +107,11 @@ WRONG = [
     ({"num_workers": -1}, "num_workers is a whole number of 0"),
     ({"seed": -1}, "seed is a whole number of 0"),
     ({"seed": 2**32}, "seed is a number from 0 to"),
+    (
+        {"specaug": "specaug", "specaug_conf": {}},
+        "specaug_conf: not options of specaug .E",
+    ),
+    ({"encoder_conf": {"size": 1}}, "encoder_conf: not options of conformer .*'size'"),
     ({"max_epoch": 0}, "max_epoch is a whole number of 1"),
     ({"keep_nbest_models": 0}, "keep_nbest_models is a whole number of 1"),
     ({"keep_nbest_models": [2, 0]}, "keep_nbest_models is a whole number of 1"),
