@@ -77,6 +77,16 @@ set_name() {  # set_name OPTION DIR: prints the name of a set given by its path,
     echo "${name}"
 }
 
+need_gpus() {  # fails unless there are --ngpu GPUs here, or a batch system runs the jobs
+    local found
+    [ "${ngpu}" -gt 0 ] || return 0
+    . ./cmd.sh
+    [ "${cuda_cmd%% *}" = run.pl ] || return 0
+    found=$(python3 -c "import torch; print(torch.cuda.device_count())")
+    [ "${found}" -ge "${ngpu}" ] || fail "--ngpu ${ngpu}: PyTorch finds ${found} GPUs here:" \
+        "give --ngpu ${found}$([ "${found}" -gt 0 ] || echo ", which trains on the CPU")"
+}
+
 check_speed_factors() {  # check_speed_factors FACTORS: ESPnet takes what is no number for 1.0
     local factor
     for factor in $1; do

@@ -97,7 +97,16 @@ def trained(tmp_path, monkeypatch):
 def train(folder, *options):
     """Run stage 11."""
     command = [FINETUNE, "--asr_tag", "x", "--asr_config", "asr.yaml", "--stage", "11"]
-    command += ["--stop_stage", "11", "--train_set", "train", "--valid_set", "valid"]
+    command += [
+        "--ngpu",
+        "0",
+        "--stop_stage",
+        "11",
+        "--train_set",
+        "train",
+        "--valid_set",
+        "valid",
+    ]
     command += ["--asr_stats_dir", "exp/stats", "--inference_asr_model", "m.pth"]
     return subprocess.run(
         [*command, *options],
@@ -323,6 +332,8 @@ printf '%s\\n' "$asr_stats_dir" "$inference_tag"
 def test_names_are_those_of_asr_sh(tmp_path, options, an4_tarball):
     """The checks before decoding and scoring are of the files that it will use."""
     script = an4_tarball.parents[2] / "TEMPLATE/asr1/asr.sh"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/d.yaml").touch()
     given = passed_on(tmp_path, "encoder: conformer\n", options.split())
     ours = [given[given.index(x) + 1] for x in ("--asr_stats_dir", "--inference_tag")]
     header = script.read_text().partition("help_message=")[0]
@@ -354,3 +365,16 @@ def test_what_is_not_decoded_is_not_scored(trained, option):
     done = train(trained, *scored, option, "x.yaml")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "/org/valid/text: run stage 12 first (--stage 12)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["inference_config", "decode_lm", "lm_words", "lm_interpolate"]
+)
+def test_files_of_later_stages_are_looked_for_first(trained, option):
+    (trained / "asr.sh").write_text("#!/bin/sh\necho called\n")
+    lm = ["--decode_lm", "train"] * option.startswith("lm_")
+    given = ["--stage", "2", "--stop_stage", "13", *lm, f"--{option}", "no.file"]
+    done = train(trained, *given)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert f"--{option}" in done.stderr and "no.file" in done.stderr
+    assert "called" not in done.stdout

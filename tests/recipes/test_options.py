@@ -111,6 +111,28 @@ def test_wrong_values(egs2, folder, command, words):
     assert words in refused(egs2 / folder, *command.split())
 
 
+@pytest.mark.parametrize("corpus", ["mini_librispeech", "ami", "yodas"])
+def test_a_method_that_does_not_exist(egs2, corpus):
+    """It is found before hours of data preparation."""
+    way = "--train_config conf/x.yaml" if corpus == "yodas" else "--method best_qr"
+    said = refused(egs2 / corpus / "ssl1", "./run.sh", *way.split())
+    assert "--train_config 'conf/" in said and ": no such file; see conf/" in said
+    assert not (egs2 / corpus / "ssl1/dump").exists()
+
+
+@pytest.mark.parametrize("task", ["ssl1", "asr1"])
+def test_no_gpu_here(egs2, task, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    command = f"./birq.sh {SETS} --train_config conf/train_birq.yaml"
+    if task == "asr1":
+        command = f"{ASR} {SETS} --test_sets c"
+    said = refused(egs2 / "mini_an4" / task, *command.split(), "--ngpu", "1")
+    assert "--ngpu 1: PyTorch finds 0 GPUs here: give --ngpu 0, which trains" in said
+    monkeypatch.setenv("CMD_BACKEND", "slurm")
+    done = run([*command.split(), "--ngpu", "1"], egs2 / "own" / task, check=False)
+    assert "GPUs here" not in done.stdout
+
+
 def test_no_number_at_all(egs2):
     """Every stage would be later than an empty last one."""
     said = refused(

@@ -96,6 +96,10 @@ runs() {  # runs STAGE: whether the stage is requested and not skipped by asr.sh
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] &&
         [[ " ${skip_stages} " != *" $1 "* ]]
 }
+if runs 12 && [ -n "${inference_config}" ] && [ ! -f "${inference_config}" ]; then
+    fail "--inference_config '${inference_config}': no such file"
+fi
+if runs 11; then need_gpus; fi
 feats_normalize=utterance_mvn  # with this value, asr.sh does not change asr_config's setting
 run_asr() {  # run_asr FIRST LAST: runs the requested stages from FIRST to LAST
     local first=$(($1 > stage ? $1 : stage)) last=$(($2 < stop_stage ? $2 : stop_stage))
@@ -216,6 +220,13 @@ if runs 1; then
     record_data write
 else
     record_data check
+fi
+# Stage 1 may have made some of them.
+if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ]; then
+    _files="${decode_lm} ${lm_interpolate} ${lm_words}"
+    for _file in ${_files#train }; do
+        [ -e "${_file}" ] || fail "--decode_lm, --lm_interpolate, --lm_words: no ${_file}"
+    done
 fi
 run_asr 2 2
 if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi

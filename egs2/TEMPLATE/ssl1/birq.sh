@@ -109,6 +109,8 @@ check_iterations
         "some encoders have no output frame"
 
 run_stage() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
+trains() { ! "${skip_train}" && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge "$1" ]; }
+if trains 6; then need_train_config; fi  # before hours of data preparation
 need() {  # need FILE STAGE: fails if the file, made by that stage, is missing
     [ -s "$1" ] || fail "no $1: run stage $2 first (--stage $2)"
 }
@@ -172,6 +174,7 @@ unformatted() {  # unformatted DIR KALDI_DIR: prints where format_wav_scp.sh's j
 rate() { ${python} -c "import humanfriendly as h; print(h.parse_size('${fs}'))"; }
 
 if "${dry_run}"; then show_stages; exit 0; fi
+if trains 7; then need_gpus; fi
 
 # Records what outputs were made from (write, after a stage) and compares it (check, before a
 # later stage uses them), since the data may have changed in between.

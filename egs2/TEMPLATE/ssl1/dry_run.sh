@@ -57,10 +57,6 @@ show_training() {
         if [ -n "${labels_dir}" ] && due 5; then
             shown 5 "labels of ${labels_source}, iteration ${iter}" "${labels_dir}"
         fi
-        if due 6 || due 7; then
-            [ -f "${train_config}" ] ||
-                fail "--train_config '${train_config}': no such file; see conf/"
-        fi
         if due 6; then
             shown 6 "${feats_normalize:-lengths} of both sets" "${ssl_stats_dir}"
         fi

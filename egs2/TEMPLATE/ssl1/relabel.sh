@@ -127,8 +127,6 @@ yaml.safe_dump({key: conf[key] for key in keys}, sys.stdout)
 write_config() {
     local size=${labels_dir}/${train_set}/codebook_size
     [ "${config}" = "${labels_dir}/train.yaml" ] && [ -f "${size}" ] || return 0
-    [ -f "${train_config}" ] ||
-        fail "--train_config '${train_config}': no such file; see conf/"
     ${python} -c "
 import sys, yaml
 conf = yaml.safe_load(open(sys.argv[1]))

@@ -8,10 +8,13 @@ audio_type() {  # audio_type DIR: prints ESPnet's data type for its wav.scp
         *) echo sound ;;
     esac
 }
-check_config() {  # check_config [OUT]: also sets max_epoch, and frontend, which statistics need
-    local x _dir _source _stage _settings
+need_train_config() {
     [ -f "${train_config}" ] ||
         fail "--train_config '${train_config}': no such file; see conf/"
+}
+check_config() {  # check_config [OUT]: also sets max_epoch, and frontend, which statistics need
+    local x _dir _source _stage _settings
+    need_train_config
     [ -f "${config}" ] ||
         fail "no ${config}: run stage 5 first (--stage 5 --train_start_iter ${iter})"
     for x in train valid; do

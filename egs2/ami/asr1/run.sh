@@ -23,7 +23,8 @@ if [ -z "${ssl_model}" ]; then
 fi
 protocol_options "${protocol}" 100 paper strong
 ./finetune.sh --asr_tag "${asr_tag:-${method}${suffix}}" --ssl_model "${ssl_model}" \
-    --ngpu 1 --expdir "exp/${mic}" --lang en --use_lm false --max_wav_duration 20 \
+    --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
+    --expdir "exp/${mic}" --lang en --use_lm false --max_wav_duration 20 \
     --train_set "${mic}_train" --valid_set "${mic}_dev" \
     --test_sets "${mic}_dev ${mic}_eval" \
     "${protocol_opts[@]}" --local_data_opts "${data_opts[*]}" "${opts[@]}"

@@ -12,6 +12,7 @@ method=birq mic=ihm resample=false
 sort_options "method mic resample" \
     "mic ami annotations partition beamformed resample" ./birq.sh "$@"
 ./birq.sh --train_set "${mic}_train" --valid_set "${mic}_dev" --ngpu 1 \
+    --nj "$(../../../local/cores)" \
     --train_config "conf/train_${method}.yaml" --ssl_tag "${method}" \
     --expdir "exp/${mic}" --resample "${resample}" \
     --local_data_opts "${data_opts[*]}" "${opts[@]}"

@@ -17,8 +17,8 @@ set -o pipefail
 . ../../../local/run_options.sh
 . ../../../local/data_record.sh
 method=birq size=small fs=16k train_set= valid_set= test_sets= ssl_model= asr_tag=
-sort_options "method size fs train_set valid_set test_sets ssl_model asr_tag" "resample fs set" \
-    ./finetune.sh "$@"
+sort_options "method size fs train_set valid_set test_sets ssl_model asr_tag" \
+    "resample fs set" ./finetune.sh "$@"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
 [ -n "${train_set}" ] && [ -n "${valid_set}" ] && [ -n "${test_sets}" ] ||
     fail "--train_set, --valid_set and --test_sets are required; see --help"

@@ -44,27 +44,30 @@ if [ -n "${manifest}" ]; then
 fi
 if [ -z "${set_name}" ]; then set_name=${lang// /_}_${hours}h set_name=${set_name//\//-}; fi
 set=dump/raw/${set_name}
+pretrain() {  # pretrain DRY_RUN
+    # Once the set is made, it tells whether it has several languages.
+    local config=conf/train_birq.yaml
+    if [ -e "${set}/wav.scp" ]; then
+        if [ -e "${set}/category2utt" ]; then config=conf/train_birq_multilingual.yaml; fi
+    elif [[ ${lang} == *" "* ]]; then
+        config=conf/train_birq_multilingual.yaml
+    fi
+    # The output of stages 2 to 4 is made by local/data.sh.
+    ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
+        --dry_run "$1" --train_set "${set_name}" --valid_set "${set_name}_valid" \
+        --audio_format flac.ark --expdir "exp/${set_name}" --nj "${nj}" \
+        --train_config "${config}" "${opts[@]}"
+}
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     prepare=(local/data.sh --set_name "${set_name}" "${data_opts[@]}")
     if "${dry_run}"; then
         echo "stage 1: ${prepare[*]}"
     else
+        pretrain true > /dev/null  # checks the options
         "${prepare[@]}"
         (. ./path.sh && data_record write "${set}/manifest.jsonl" "" "${data_opts[@]}")
     fi
 else
     (. ./path.sh && data_record check "${set}/manifest.jsonl" "" "${data_opts[@]}")
 fi
-# Once the set is made, it tells whether it has several languages.
-several=false
-if [ -e "${set}/wav.scp" ]; then
-    if [ -e "${set}/category2utt" ]; then several=true; fi
-elif [[ ${lang} == *" "* ]]; then
-    several=true
-fi
-config=conf/train_birq.yaml
-if "${several}"; then config=conf/train_birq_multilingual.yaml; fi
-# The output of stages 2 to 4 has already been made by local/data.sh.
-./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
-    --dry_run "${dry_run}" --train_set "${set_name}" --valid_set "${set_name}_valid" \
-    --audio_format flac.ark --expdir "exp/${set_name}" --nj "${nj}" --train_config "${config}" "${opts[@]}"
+pretrain "${dry_run}"
