@@ -285,7 +285,7 @@ def test_the_barrier_in_each_phase():
 
 @pytest.mark.parametrize("barrier", [-0.1, float("inf")])
 def test_a_barrier_that_cannot_be(barrier):
-    with pytest.raises(ConfigError, match="barrier is 0 or more"):
+    with pytest.raises(ConfigError, match="barrier is a number of 0 or more"):
         build(barrier=barrier)
 
 

@@ -40,7 +40,10 @@ def test_frame_shift_comes_from_the_frontend():
         (["--model_conf", "bf16=true"], "bf16"),
         (["--model_conf", "label_every=2"], "label_every"),
         (["--target_branch_conf", "utterance=2"], "utterance"),
-        (["--target_branch_conf", "utterances=0"], "utterances is 1 or more"),
+        (
+            ["--target_branch_conf", "utterances=0"],
+            "utterances is a whole number of 1 or more",
+        ),
         (["--model_conf", "attention_window=0"], "attention_window must be positive"),
     ],
 )
