@@ -20,6 +20,7 @@ sort_options() {
         case "$1" in
             --help|-h)
                 sed -n '2,/^[^#]/{/^# shellcheck/d; s/^# \{0,1\}//p}' "$0"
+                cd "$(dirname "$0")" || exit
                 [ -z "${script}" ] || exec "${script}" --help
                 exit 0 ;;
             --*=*) echo "$0: error: $1: give '${1%%=*} ${1#*=}', without =" >&2; exit 1 ;;
@@ -46,6 +47,8 @@ sort_options() {
         "${taken}" || opts+=("$1" "$2")
         shift 2
     done
+    [ -z "${script}" ] || [ -e "${script}" ] ||
+        { echo "$0: error: run it in its folder: cd $(dirname "$0")" >&2; exit 1; }
 }
 
 # Sets protocol_opts to finetune.sh's options for a protocol, and suffix to the suffix of its
@@ -74,6 +77,6 @@ sized_config() {  # sized_config NAME SIZE, e.g. train_birq base
     config=conf/$1.yaml
     if [ "$2" != small ]; then config=conf/$1_$2.yaml; fi
     [ -f "${config}" ] && [[ " small base large " == *" $2 "* ]] ||
-        { echo "$0: error: --size $2: no ${config}; there are small, base and large of" \
-            "birq and best_rq" >&2; exit 1; }
+        { echo "$0: error: --method ${1#train_} --size $2: no ${config}; there are small," \
+            "base and large of birq and best_rq" >&2; exit 1; }
 }

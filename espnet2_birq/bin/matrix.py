@@ -65,7 +65,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--data_options",
         default="",
-        help="data options of both run.sh, in one string",
+        help="data options of both run.sh, in one string; folders in it are relative to "
+        "the recipe's ssl1 and asr1, so give absolute ones",
     )
     add(
         "--run_options",
@@ -77,7 +78,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--phones",
         default="",
         metavar="OPTIONS",
-        help="also run phone_probe, with these options in one string, e.g. "
+        help="also run phone_probe, with these options in one string, in which folders are "
+        "relative to where this command runs, e.g. "
         '"--data /corpora/LibriSpeech/dev-clean --alignment dev-clean.ctm"',
     )
     add(

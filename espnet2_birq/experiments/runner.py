@@ -35,6 +35,7 @@ IN_YAML = {
     **dict.fromkeys(("asr_config", "asr_args"), "finetune"),
     **dict.fromkeys(("feats_normalize", "speech_fold_length"), "pretrain"),
 }
+STAGES = ("stage", "stop_stage", "skip_")  # names of options that select stages
 
 
 class Runner:
@@ -75,6 +76,11 @@ class Runner:
         ngpu, given = ["--ngpu", str(int(bool(gpus)))], shlex.split(run_options)
         for word in given:
             option = word.removeprefix("--").replace("-", "_")
+            if word.startswith("--") and option.startswith(STAGES):
+                raise ConfigError(
+                    f"--run_options: {word}: the matrix runs all stages that are due; "
+                    "leave it out"
+                )
             if word.startswith("--") and option in IN_YAML:
                 raise ConfigError(
                     f"--run_options: {word} changes results, which are compared by the "

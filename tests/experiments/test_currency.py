@@ -358,6 +358,9 @@ def test_options_that_would_not_be_noticed_or_used_are_refused(quick):
             ConfigError, match=f"--run_options: --{option} changes .*YAML"
         ):
             start(run_options=f"--nj 2 --{option} '--max_epoch 3'")
+    for option in ("stage", "stop-stage", "skip_train"):
+        with pytest.raises(ConfigError, match=f"--{option}: .*leave it out"):
+            start(run_options=f"--nj 2 --{option} 7")
     line = ["matrix.yaml", "--out", "out", "--gpus", "0", "--jobs", "2"]
     with pytest.raises(SystemExit, match="^error: --jobs: .*leave out --jobs$"):
         command.main(line)

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from checkout import copy_checkout, run
+from checkout import ROOT, copy_checkout, run
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,16 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
             "./run.sh --dry_run True",
             "--dry_run 'True': give true or false",
         ),
+        (
+            "own/ssl1",
+            "./run.sh --method bestrq",
+            "--method bestrq --size small: no conf/train_bestrq.yaml",
+        ),
+        (
+            "mini_synth/asr1",
+            "./run.sh --method scratch --dry_run true",
+            "--dry_run: only ssl1/run.sh has it; leave it out",
+        ),
         ("own/ssl1", "./run.sh --method=best_rq", "give '--method best_rq', without ="),
         ("mini_an4/ssl1", f"./birq.sh {SETS} --stage x", "--stage 'x': give a whole"),
         (
@@ -131,6 +141,16 @@ def test_no_gpu_here(egs2, task, monkeypatch):
     monkeypatch.setenv("CMD_BACKEND", "slurm")
     done = run([*command.split(), "--ngpu", "1"], egs2 / "own" / task, check=False)
     assert "GPUs here" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "script", sorted(ROOT.glob("egs2/*/*/run.sh")), ids=lambda x: "-".join(x.parts[-3:])
+)
+def test_from_another_folder(script, tmp_path):
+    done = run([script, "--help"], tmp_path)
+    assert "--stage" in done.stdout and "No such" not in done.stdout
+    said = refused(tmp_path, script, "--ngpu", "0")
+    assert said == f"{script}: error: run it in its folder: cd {script.parent}"
 
 
 def test_no_number_at_all(egs2):

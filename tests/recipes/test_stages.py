@@ -84,3 +84,10 @@ def test_a_start_that_fails_is_no_stop_by_a_signal(recipe):
         (recipe / "ended.sh").write_text(script)
         done = stages(recipe, "--ssl_tag", "stop", "--stage", "7", check=False)
         assert done.returncode == code and words in done.stdout, done.stdout
+
+
+def test_labels_that_are_missing(recipe):
+    iteration = "--train_start_iter 1 --train_stop_iter 1 --relabel_config c.yaml"
+    done = stages(recipe, *iteration.split(), "--stage", "7", check=False)
+    assert done.returncode == 1
+    assert "labels.scp: run stage 5 --train_start_iter 1 first" in done.stdout

@@ -36,7 +36,7 @@ ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1 nj=32
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
-greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
+dry_run=false greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
 local_data_opts= bpe_train_text= bpemode=unigram
@@ -46,7 +46,7 @@ eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
 cleaner=none g2p=none asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1
 own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
-own+=" asr_stats_dir greedy_ctc decode_lm lm_interpolate lm_words"
+own+=" asr_stats_dir dry_run greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
 shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
@@ -57,6 +57,7 @@ shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring cleaner 
 shared+=" asr_speech_fold_length asr_text_fold_length num_splits_asr"
 sort_options "${own} ${shared}" "${shared}" "" "$@"
 opts=("${data_opts[@]}" "${opts[@]}")
+! "${dry_run}" || fail "--dry_run: only ssl1/run.sh has it; leave it out"
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
 whole_numbers 0 stage stop_stage ngpu

@@ -135,7 +135,7 @@ train() {
         made_from check stats "${x}"
         if [ -n "${labels_dir}" ]; then
             _set=${x}_set
-            need "${labels_dir}/${!_set}/labels.scp" 5
+            need "${labels_dir}/${!_set}/labels.scp" "5 --train_start_iter ${iter}"
             made_from check labels "${x}"
         fi
     done

@@ -11,7 +11,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq protocol=paper mic=ihm ssl_model= asr_tag=
 sort_options "method protocol mic ssl_model asr_tag" \
     "mic ami annotations partition beamformed resample" ./finetune.sh "$@"

@@ -7,7 +7,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq mic=ihm resample=false
 sort_options "method mic resample" \
     "mic ami annotations partition beamformed resample" ./birq.sh "$@"

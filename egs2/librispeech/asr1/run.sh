@@ -19,7 +19,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq protocol=paper train_set=train_clean_100 train_hours= valid_set=dev
 dry_run=false self_train=0 asr_args= test_sets="test_clean test_other dev_clean dev_other"
 sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train

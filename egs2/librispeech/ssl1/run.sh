@@ -16,7 +16,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq train_set=train_960 valid_set=dev resample=false dry_run=false
 sort_options "method train_set valid_set resample dry_run" \
     "librispeech parts lm need subset skip_bad resample dry_run list" ./birq.sh "$@"

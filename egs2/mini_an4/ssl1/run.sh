@@ -3,5 +3,7 @@
 set -e
 set -u
 set -o pipefail
-exec ./birq.sh --train_set train_nodev --valid_set train_dev --ngpu 0 --nj 2 \
-    --train_config conf/train_birq.yaml "$@"
+. "$(dirname "$0")/../../../local/run_options.sh"
+sort_options "" "" ./birq.sh "$@"
+./birq.sh --train_set train_nodev --valid_set train_dev --ngpu 0 --nj 2 \
+    --train_config conf/train_birq.yaml "${opts[@]}"

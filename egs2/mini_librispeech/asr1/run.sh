@@ -15,7 +15,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq protocol=paper test_other= self_train=0
 sort_options "method protocol test_other self_train" \
     "librispeech train dev held_out test_other resample" ./finetune.sh "$@"

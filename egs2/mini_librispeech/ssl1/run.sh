@@ -10,7 +10,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq resample=false
 sort_options "method resample" "librispeech train dev held_out test_other resample" \
     ./birq.sh "$@"

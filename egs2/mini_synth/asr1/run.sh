@@ -8,7 +8,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq self_train=0
 sort_options "method self_train" "" ./finetune.sh "$@"
 ssl_model=none

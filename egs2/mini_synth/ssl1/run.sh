@@ -4,7 +4,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq
 sort_options method "" ./birq.sh "$@"
 ./birq.sh --train_set pretrain --valid_set valid --ngpu 0 --nj "$(../../../local/cores)" \

@@ -14,8 +14,8 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
-. ../../../local/data_record.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
+. "$(dirname "$0")/../../../local/data_record.sh"
 method=birq size=small fs=16k train_set= valid_set= test_sets= ssl_model= asr_tag=
 sort_options "method size fs train_set valid_set test_sets ssl_model asr_tag" \
     "resample fs set" ./finetune.sh "$@"

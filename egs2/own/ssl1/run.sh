@@ -13,7 +13,7 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
 method=birq size=small
 sort_options "method size" "" ./birq.sh "$@"
 sized_config "train_${method}" "${size}"

@@ -18,11 +18,11 @@
 set -e
 set -u
 set -o pipefail
-. ../../../local/run_options.sh
-. ../../../local/data_record.sh
+. "$(dirname "$0")/../../../local/run_options.sh"
+. "$(dirname "$0")/../../../local/data_record.sh"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
-lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 nj=$(../../../local/cores)
-dry_run=false
+lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 dry_run=false
+nj=$("$(dirname "$0")/../../../local/cores")
 sort_options "lang hours set_name manifest stage stop_stage nj dry_run" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
 whole_numbers 0 stage stop_stage
