@@ -47,8 +47,8 @@ set_averages_aside() {  # set_averages_aside EXP MAX_EPOCH
     [ "${last%epoch.pth}" -lt "$2" ] && [ ${#old[@]} -gt 0 ] || return 0
     mkdir -p "$1/averages_before"
     mv "${old[@]}" "$1/averages_before"
-    echo "$1: goes on after epoch ${last%epoch.pth}; until epoch $2, its averaged models are" \
-        "in $1/averages_before"
+    echo "$1: goes on after epoch ${last%epoch.pth}; until epoch $2," \
+        "its averaged models are in $1/averages_before"
 }
 
 no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would split
