@@ -30,6 +30,13 @@ def read_checkpoint(path: Path, model: torch.nn.Module) -> dict[str, Any]:
     return saved
 
 
+def statistics(saved: dict[str, Any]) -> Reporter:
+    """Return the statistics of a checkpoint's epochs."""
+    reporter = Reporter()
+    reporter.load_state_dict(saved["reporter"])
+    return reporter
+
+
 def complete_epoch(
     folder: Path, saved: dict[str, Any], criteria: Sequence[Sequence[str]]
 ) -> None:
@@ -40,8 +47,7 @@ def complete_epoch(
         saved: Content of its checkpoint.
         criteria: ``best_model_criterion``: phase, name and mode of each.
     """
-    reporter = Reporter()
-    reporter.load_state_dict(saved["reporter"])
+    reporter = statistics(saved)
     file = folder / f"{reporter.get_epoch()}epoch.pth"
     if not file.exists():
         torch.save(saved["model"], file)

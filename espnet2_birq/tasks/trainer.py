@@ -31,7 +31,7 @@ from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criter
 from espnet2_birq.tasks.given import SPEECH, check_labels
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.provenance import record_run
-from espnet2_birq.tasks.resuming import complete_epoch, read_checkpoint
+from espnet2_birq.tasks.resuming import complete_epoch, read_checkpoint, statistics
 from espnet2_birq.tasks.saving import (
     KEPT_CONFIG,
     Batches,
@@ -138,17 +138,9 @@ class Trainer(ESPnetTrainer):
             warning = size_warning(model.encoder, options.hours)
             if warning:
                 logging.warning(warning)
-        folder = Path(options.output_dir)
-        options.saver.check_model(model)
-        saved = None
-        if options.resume and (folder / CHECKPOINT).exists():
-            saved = read_checkpoint(folder / CHECKPOINT, model)
-            if rank() == 0:
-                with whole_saves():
-                    complete_epoch(folder, saved, options.best_model_criterion)
+        resumed = _is_resumed(model, options)
         # The new config.yaml suits the model, and replaces the kept one.
-        (folder / KEPT_CONFIG).unlink(missing_ok=True)
-        resumed = saved is not None or options.saver.is_in_first_epoch
+        Path(options.output_dir, KEPT_CONFIG).unlink(missing_ok=True)
         if not resumed:
             options.saver.forget()
             model.begin()
@@ -244,6 +236,27 @@ class Trainer(ESPnetTrainer):
             super().plot_attention(model=model, **arguments)
         finally:
             inner.cpu_bfloat16 = before
+
+
+def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:
+    """Check what is saved, and complete it; return whether training goes on from there.
+
+    Raises:
+        ConfigError: The saved model has another configuration, or its epochs lack the
+            statistic of a criterion.
+    """
+    options.saver.check_model(model)
+    folder = Path(options.output_dir)
+    if not options.resume or not (folder / CHECKPOINT).exists():
+        return options.saver.is_in_first_epoch
+    saved = read_checkpoint(folder / CHECKPOINT, model)
+    reporter = statistics(saved)
+    for phase, found in reporter.stats[reporter.get_epoch()].items():
+        check_statistics(options.criteria, phase, found)
+    if rank() == 0:
+        with whole_saves():
+            complete_epoch(folder, saved, options.best_model_criterion)
+    return True
 
 
 def _batches(

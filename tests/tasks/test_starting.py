@@ -209,3 +209,5 @@ def test_statistics_that_there_are_not(tmp_path, train, phase, option, words, mo
     train(**more)
     state = torch.load(tmp_path / "exp" / "1epoch.pth", weights_only=True)
     assert state["updates"] == 2
+    with pytest.raises(SystemExit, match=said):
+        train(**{option: triple, **more})
