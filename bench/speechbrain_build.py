@@ -30,9 +30,10 @@ try:
     from speechbrain.nnet.quantisers import RandomProjectionQuantizer
     from speechbrain.processing.features import InputNormalization
 except ImportError as error:
-    raise ConfigError(
-        f"--build speechbrain needs its package: pip install speechbrain ({error})"
-    ) from error
+    if __name__ != "__main__":
+        raise ConfigError(
+            f"--build speechbrain needs its package: pip install speechbrain ({error})"
+        ) from error
 
 STACK = 4  # input frames per encoder frame, and per label
 
@@ -147,3 +148,7 @@ def batches(
         for _ in range(count)
     ]
     return [tuple(part.to(speech.device) for part in batch) for batch in collated]
+
+
+if __name__ == "__main__":  # no command of its own
+    print(__doc__)
