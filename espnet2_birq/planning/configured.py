@@ -2,15 +2,17 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.gpus import GPUS
-from espnet2_birq.planning.plan import Data, as_dict, make_plan
+from espnet2_birq.planning.plan import Data, Machine, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
 from espnet2_birq.reading import read_yaml
+from espnet2_birq.tasks.checks import check_training
 from espnet2_birq.tasks.joint import JointTask
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -47,10 +49,8 @@ def plan_run(
         DataError: The training set has no lengths.
     """
     args = parse_config(config, options)
-    if args.input_size is not None:
-        raise ConfigError(
-            f"{config}: input_size: only trainings on waveforms can be planned"
-        )
+    if speed.machine is not None:
+        check_precision(args, speed.machine)
     data = configured_data(args, folder, hours, utterance_seconds, longest_seconds)
     plan = make_plan(
         args,
@@ -100,7 +100,7 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
         options: More options of ssl_train or asr_train.
 
     Raises:
-        ConfigError: The configuration is unreadable.
+        ConfigError: The configuration is unreadable, or cannot be planned or trained.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file, give the YAML file of ssl_train")
@@ -108,6 +108,50 @@ def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
     if not isinstance(content, dict) or not all(isinstance(x, str) for x in content):
         raise ConfigError(f"{path}: not a YAML file of options and values")
     task = JointTask if "decoder" in content else SSLTask
-    return task.get_parser().parse_args(
-        ["--config", str(path), "--output_dir", "-", *options]
-    )
+    parser = task.get_parser()
+    args = parser.parse_args(["--config", str(path), "--output_dir", "-", *options])
+    if args.input_size is not None:
+        raise ConfigError(
+            f"{path}: input_size: only trainings on waveforms can be planned"
+        )
+    # ESPnet sets `distributed` later; a dry run needs no data.
+    checked = argparse.Namespace(**vars(args) | dict(distributed=False, dry_run=True))
+    check_training(parser, checked, ())
+    return args
+
+
+def check_precision(args: argparse.Namespace, machine: Machine) -> None:
+    """Refuse a machine whose rates are of another precision than the training's.
+
+    Args:
+        args: Arguments of SSLTask.
+        machine: Measured rates.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    key, used = "use_amp", args.use_amp
+    if not machine.on_gpu:
+        conf = getattr(args, "pretraining_conf", args.model_conf)
+        key, used = "cpu_bfloat16", conf.get("cpu_bfloat16", "auto")
+    if isinstance(used, bool) and used != machine.half:  # auto: as the machine has it
+        raise ConfigError(
+            f"--machine: {machine.name} was measured with {key} {not used}, and the "
+            f"configuration has {key} {used}; run birq bench with this, too"
+        )
+
+
+def check_finite(args: argparse.Namespace, names: str) -> None:
+    """Check that options are no infinite numbers.
+
+    Args:
+        args: Parsed options.
+        names: Names without the dashes before, separated by spaces.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for option in names.split():
+        value = getattr(args, option.replace("-", "_"))
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"--{option} {value}: give a finite number")

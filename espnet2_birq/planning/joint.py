@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.batches import IN_BINS
 from espnet2_birq.planning.cost import FakeModel
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.schedule import Schedule
@@ -44,9 +45,9 @@ class FakeJoint(FakeModel):
                 f"decoder {args.decoder}: only joint training with CTC alone can be "
                 "planned; give --decoder none"
             )
-        self.unlabelled = (args.unlabelled_batch_bins or args.batch_bins) / (
-            args.batch_bins
-        )
+        self.unlabelled = 1.0
+        if args.batch_type in IN_BINS and args.unlabelled_batch_bins:
+            self.unlabelled = args.unlabelled_batch_bins / args.batch_bins
         super().__init__(args, gpu)
 
     def _build(self, args: argparse.Namespace) -> tuple[torch.nn.Module, BiRQModel]:

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
-from espnet2_birq.errors import ConfigError, DataError
+from espnet2_birq.errors import DataError
+from espnet2_birq.planning.batches import (
+    Batch,
+    configured_epoch,
+    most_utterances,
+    setting_of,
+)
+from espnet2_birq.planning.batches import (
+    configured_batch as configured_batch,  # for espnet2_birq.experiments.configs
+)
 from espnet2_birq.planning.cost import (
     FakeModel,
     Parameters,
@@ -102,32 +111,49 @@ class Machine(NamedTuple):
         return self.device == "cuda"
 
 
+# What a machine's values may be, widely; less or more was not measured.
+POSSIBLE = dict(
+    memory=(1e6, 1e15),
+    products=(1e6, 1e17),
+    bandwidth=(1e5, 1e17),
+    validation=(1e-4, 1e2),
+    reading=(1e-3, 1e9),
+    exchange=(1e2, 1e15),
+)
+
+
 def read_machine(path: Path) -> Machine:
     """Read a file of ``birq bench --out``.
 
     Raises:
-        DataError: The file is missing or of another kind.
+        DataError: The file is missing, of another kind, or of an impossible machine.
     """
     try:
         machine = Machine(**json.loads(path.read_text(encoding="utf-8"))["machine"])
-        rates = [machine.memory, machine.products, machine.bandwidth]
-        rates += [machine.validation, machine.reading or 1.0, machine.exchange or 1.0]
-        good = all(isinstance(x, int | float) and x > 0 for x in rates)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; birq bench --out writes it") from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}; give a file that birq bench --out wrote"
+        ) from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"{path}: not a file of birq bench --out") from error
-    if not good:
-        raise DataError(f"{path}: a rate is no positive number; run birq bench again")
+    if machine.device not in ("cpu", "cuda") or type(machine.half) is not bool:
+        raise DataError(f"{path}: not a file of birq bench --out")
+    for key, (least, most) in POSSIBLE.items():
+        value = getattr(machine, key)
+        if value is None and key in Machine._field_defaults:
+            continue  # not measured
+        if type(value) not in (int, float) or not value > 0:
+            raise DataError(
+                f"{path}: {key}: a rate is no positive number; run birq bench again"
+            )
+        if not least <= value <= most:
+            raise DataError(
+                f"{path}: {key} {value:g} is of no machine; run birq bench again, with "
+                "a larger configuration or batch"
+            )
     return machine
-
-
-class Batch(NamedTuple):
-    """The configured batch."""
-
-    seconds: float  # of speech in a step, on all GPUs
-    share: float  # ... on each
-    accum_grad: int  # steps per update
 
 
 class Memory(NamedTuple):
@@ -160,6 +186,7 @@ class Plan(NamedTuple):
     epochs: int
     gpus: int
     around: Around = Around()
+    setting: str = ""  # options for the batch that fits
 
     @property
     def epoch_seconds(self) -> float:
@@ -177,33 +204,6 @@ class Plan(NamedTuple):
     def rate(self) -> float:
         """Average FLOP/s of a GPU over a step."""
         return self.cost.flops / self.step_seconds
-
-
-def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> Batch:
-    """Compute the amount of speech per step.
-
-    Args:
-        args: Arguments of SSLTask.
-        utterance: Utterance length in seconds.
-        gpus: Number of GPUs that share a batch.
-
-    Raises:
-        ConfigError: A batch has less than one utterance per GPU, or an update no batch.
-    """
-    if args.batch_type in ("numel", "length"):
-        seconds = args.batch_bins / sampling_rate(args.frontend_conf)
-        key, least = "batch_bins", gpus * utterance * sampling_rate(args.frontend_conf)
-    else:
-        seconds, key, least = args.batch_size * utterance, "batch_size", gpus
-    if seconds / gpus < utterance:
-        raise ConfigError(
-            f"{key} {getattr(args, key)} is the batch of all {gpus} GPUs and holds "
-            f"less than one utterance of {utterance:.1f} s for each; give at least "
-            f"--{key} {least:.0f}"
-        )
-    if args.accum_grad < 1:
-        raise ConfigError(f"accum_grad {args.accum_grad}: give at least 1")
-    return Batch(seconds, seconds / gpus, args.accum_grad)
 
 
 def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **kwargs):
@@ -245,7 +245,7 @@ def plan_memory(args, model, batch, longest, gpus, memory) -> tuple[Memory, floa
         samples = round(longest * sampling_rate(args.frontend_conf))
         return kept + model.count_step(utterances, samples, accumulate).peak
 
-    configured = used(max(1, int(batch.share / longest))) - kept
+    configured = used(most_utterances(args, longest, gpus)) - kept
     fits = _largest(used, limit) if used(1) <= limit else 0
     return Memory(kept, configured, limit), fits * longest
 
@@ -335,7 +335,7 @@ def make_plan(
     Raises:
         ConfigError: Inconsistent configuration.
     """
-    batch = configured_batch(args, data.utterance, gpus)
+    batch, steps = configured_epoch(args, data.total, data.utterance, gpus)
     machine = gpu if isinstance(gpu, Machine) else None
     model = fake_model(args, machine is None or machine.on_gpu)
     cost = count_batch(
@@ -348,7 +348,6 @@ def make_plan(
     usage, fits = plan_memory(
         args, model, batch, data.longest, gpus, memory or gpu.memory
     )
-    steps = args.num_iters_per_epoch or data.total / batch.seconds
     plan = Plan(
         model.parameters,
         batch,
@@ -360,16 +359,14 @@ def make_plan(
         steps,
         args.max_epoch,
         gpus,
+        setting=setting_of(args, round(fits / data.longest), data.longest, gpus),
     )
     if machine is not None:
         plan = plan._replace(around=time_around(args, machine, plan, valid_hours))
     return plan
 
 
-Number = int | float | None
-
-
-def as_dict(plan: Plan) -> dict[str, Number]:
+def as_dict(plan: Plan) -> dict[str, int | float | str | None]:
     """Return all numbers with units in their names, for --json."""
     memory = plan.memory
     return dict(
@@ -385,6 +382,7 @@ def as_dict(plan: Plan) -> dict[str, Number]:
         memory_step_bytes=memory.step,
         memory_limit_bytes=memory.limit,
         fits_seconds_per_gpu=plan.fits,
+        fits_options=plan.setting if plan.fits else None,
         step_seconds=plan.step_seconds,
         products_seconds=plan.products_seconds,
         steps_per_epoch=plan.steps,

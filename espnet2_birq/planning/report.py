@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from espnet2_birq.config import sampling_rate
 from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import (
     CONTEXT,
@@ -48,7 +47,7 @@ def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> st
     peak = GPUS[speed.gpu].half if half else GPUS[speed.gpu].single
     if speed.machine:  # rate of products within a step
         peak = speed.machine.products
-    rows = [*_size_rows(plan, speed, args), *_time_rows(plan, speed, peak)]
+    rows = [*_size_rows(plan), *_time_rows(plan, speed, peak)]
     precision = "bfloat16" if half else "single precision"
     if not speed.machine:
         precision += " (use_amp)" if half else " (no use_amp)"
@@ -107,7 +106,7 @@ def _speed(speed, peak):
     )
 
 
-def _size_rows(plan, speed, args):
+def _size_rows(plan):
     parameters, memory, batch = plan.parameters, plan.memory, plan.batch
     yield (
         "parameters",
@@ -139,11 +138,10 @@ def _size_rows(plan, speed, args):
             f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
         ),
     )
-    bins = int(plan.fits * sampling_rate(args.frontend_conf) * speed.gpus)
     yield (
         "batch that fits",
         (
-            f"{plan.fits:.0f} s of speech a GPU: --batch_bins {bins}"
+            f"{plan.fits:.0f} s of speech a GPU: {plan.setting}"
             if plan.fits
             else "none: not one of the longest utterances"
         ),

@@ -62,15 +62,28 @@ def test_days_follow_from_a_measured_step(capsys):
 
 def test_the_batch_that_fits_fits_and_no_more(capsys):
     options = ("--hours", 1, "--memory", 3, "--longest-seconds", 12.3)
-    seconds = plan(capsys, *options)["fits_seconds_per_gpu"]
+    numbers = plan(capsys, *options)
+    seconds = numbers["fits_seconds_per_gpu"]
+    key, bins = numbers["fits_options"].split()
+    assert key == "--batch_bins"
 
-    def used(seconds):
-        numbers = plan(capsys, *options, "--batch_bins", round(16000 * seconds))
+    def used(bins):
+        numbers = plan(capsys, *options, "--batch_bins", bins)
         assert numbers["fits_seconds_per_gpu"] == pytest.approx(seconds, rel=0.1)
         used = numbers["memory_kept_bytes"] + numbers["memory_step_bytes"]
         return used / numbers["memory_limit_bytes"]
 
-    assert 0.95 < used(seconds + 1e-3) <= 1 < used(1.02 * seconds + 12.4)
+    most = round(16000 * (1.02 * seconds + 12.4))
+    assert 0.95 < used(int(bins)) <= 1 < used(most)
+
+
+def test_several_languages_are_drawn_up_to_bins(capsys):
+    config = CONF / "yodas/train_birq_multilingual.yaml"
+    numbers = plan(capsys, "--hours", 100, config=config)
+    assert numbers["batch_seconds"] == 400
+    assert numbers["steps_per_epoch"] == pytest.approx(1.2 * 100 * 3600 / 400)
+    numbers = plan(capsys, "--hours", 1, "--batch_type", "unsorted")
+    assert numbers["fits_options"].startswith("--batch_size ")
 
 
 def test_too_small_a_gpu(capsys):
@@ -97,7 +110,14 @@ def test_lengths_of_the_data(tmp_path, capsys):
         ([], "give --hours or --data"),
         (["--hours", "9", "--data", "x"], "give --hours or --data"),
         (["--hours", "9", "--gpus", "0"], "--gpus 0: must be more than 0"),
-        (["--hours", "9", "--accum_grad", "0"], "accum_grad 0: give at least 1"),
+        (["--hours", "9", "--accum_grad", "0"], "accum_grad is a whole number of 1 or"),
+        (["--hours", "9", "--max_epoch", "0"], "max_epoch is a whole number of 1 or"),
+        (["--hours", "inf"], "--hours inf: give a finite number"),
+        (["--hours", "9", "--valid-hours", "inf"], "--valid-hours inf: give a finite"),
+        (["--hours", "9", "--tflops", "inf"], "--tflops inf: give a finite number"),
+        (["--hours", "9", "--iterator_type", "chunk"], "iterator_type chunk: "),
+        (["--hours", "9", "--optim_conf", "lr=1e-3"], "lr is the text '1e-3'"),
+        (["--hours", "9", "--machine", "/"], "/: Is a directory; give a file that"),
         (["--hours", "-1"], "--hours -1.0: must be more than 0"),
         (["--data", "nowhere"], "nowhere/utt2num_samples: no such file"),
         (["--hours", "9", "--gpus", "64"], "give at least --batch_bins 12595200"),
@@ -112,11 +132,14 @@ def test_errors_are_one_line(options, words):
 def test_unreadable_configurations(tmp_path):
     broken, text = tmp_path / "broken.yaml", tmp_path / "text.yaml"
     broken.write_text("a: [1\nb")
+    unknown = tmp_path / "unknown.yaml"
+    unknown.write_text("batch_type: nunel")
     text.write_text("hello")
     for path, words in (
         (tmp_path / "none.yaml", "no such file"),
         (broken, "no YAML"),
         (text, "not a YAML file of options"),
+        (unknown, "unknown batch_type 'nunel', use one of"),
     ):
         with pytest.raises(SystemExit, match=words) as stop:
             main(["--config", str(path), "--hours", "9"])
