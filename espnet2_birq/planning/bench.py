@@ -1,6 +1,7 @@
 """Measure a machine's steps, reading and memory, and plan a training run from them."""
 
 import argparse
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.kernels.products import takes_bfloat16
 from espnet2_birq.planning import measured
+from espnet2_birq.planning.batches import configured_epoch, setting_of
 from espnet2_birq.planning.configured import configured_data, parse_config
 from espnet2_birq.planning.cost import FakeModel, StepCost
 from espnet2_birq.planning.exchange import exchange_rate
@@ -56,31 +58,58 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
     data = configured_data(
         conf, args.data, args.hours, args.utterance_seconds, args.longest_seconds
     )
+    configured_epoch(conf, data.total, data.utterance, args.processes)  # or an error
     description = describe(device)
     name = description.get("gpu") or description["processor"]
     yield table([("machine", _machine_words(name, description, device))])
-    half = bool(conf.use_amp)
-    if device == "cpu":
-        half = takes_bfloat16(conf.model_conf.get("cpu_bfloat16", "auto"))
-    yield table([("products", _product_words(device, half))])
+    half, fastest = yield from _product_rate(conf, device)
     most = args.most_seconds or MOST_SECONDS[device]
     steps = yield from _time_steps(conf, data, most, args.rounds, device)
-    per_flop, per_byte = measured.fit_rates(steps.costs, steps.seconds)
+    per_flop, per_byte = measured.fit_rates(steps.costs, steps.seconds, fastest)
     machine = Machine(
         device,
         name,
         half,
         memory_of(device),
-        # Work whose rate the fit drops takes no time.
-        1 / per_flop if per_flop else 1e30,
-        1 / per_byte if per_byte else 1e30,
+        1 / per_flop,
+        1 / per_byte if per_byte else math.inf,
         steps.validation,
     )
-    fs = sampling_rate(conf.frontend_conf)
+    if per_flop == 1 / fastest:
+        words = "products as fast as large ones: steps too small to tell both rates"
+        yield table([("rates", words)])
+    machine = yield from _measure_around(conf, args, machine, steps.speech_per_second)
+    if args.out and per_byte:
+        measured.write_machine(args.out, machine, description)
+    yield from _outlook(conf, data, machine, args)
+    if args.out and not per_byte:
+        raise ConfigError(
+            f"--out {args.out}: not written, as these steps are too small to tell the "
+            "time of products from that of all else; give a larger --config or "
+            "--most-seconds, or more --rounds"
+        )
+
+
+def _product_rate(conf, device: str):
+    half = bool(conf.use_amp)
+    if device == "cpu":
+        half = takes_bfloat16(conf.model_conf.get("cpu_bfloat16", "auto"))
+    rates = {
+        "float32": matrix_rate(device, torch.float32),
+        "bfloat16": matrix_rate(device, torch.bfloat16),
+    }
+    used = "bfloat16" if half else "float32"
+    words = ", ".join(f"{rate / 1e9:.4g} in {name}" for name, rate in rates.items())
+    yield table([("products", f"{words} GFLOP/s; the training uses {used}")])
+    return half, rates[used]
+
+
+def _measure_around(conf, args, machine: Machine, speech_per_second: float):
     if args.data:
+        fs = sampling_rate(conf.frontend_conf)
         reading = measured.reading_rate(args.data, fs)
         machine = machine._replace(reading=reading)
-        needed = steps.speech_per_second / reading
+        needed = speech_per_second / reading
         words = (
             f"{reading:.4g} s of speech a second and process; steps want {needed:.1f} "
             f"processes, num_workers is {conf.num_workers}"
@@ -89,14 +118,12 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
         yield table([("reading", words + few)])
     if args.processes > 1:
         numbers = FakeModel(conf).parameters.all
-        rate = exchange_rate(numbers, args.processes, device)
+        rate = exchange_rate(numbers, args.processes, machine.device)
         machine = machine._replace(exchange=rate)
         yield table(
             [("gradients", f"{4 * numbers / rate:.3g} s for {numbers} of them")]
         )
-    if args.out:
-        measured.write_machine(args.out, machine, description)
-    yield from _outlook(conf, data, machine, args)
+    return machine
 
 
 def _time_steps(conf, data: Data, most: float, rounds: int, device: str):
@@ -131,25 +158,17 @@ def _machine_words(name: str, description: dict, device: str) -> str:
     )
 
 
-def _product_words(device: str, half: bool) -> str:
-    rates = {
-        "float32": matrix_rate(device, torch.float32),
-        "bfloat16": matrix_rate(device, torch.bfloat16),
-    }
-    used = "bfloat16" if half else "float32"
-    words = ", ".join(f"{rate / 1e9:.4g} in {name}" for name, rate in rates.items())
-    return f"{words} GFLOP/s; the training uses {used}"
-
-
 def _outlook(conf, data: Data, machine: Machine, args) -> Iterator[str]:
     plan = make_plan(conf, data, args.processes, machine, valid_hours=args.valid_hours)
-    fits = plan.fits
+    utterances = round(plan.fits / data.longest)
     if machine.on_gpu:
         samples = round(data.longest * sampling_rate(conf.frontend_conf))
-        utterances = round(fits / data.longest)
-        fits = data.longest * measured.largest_on_gpu(conf, utterances, samples)
-    bins = int(fits * sampling_rate(conf.frontend_conf) * args.processes)
-    yield table([("batch that fits", f"{fits:.0f} s of speech: --batch_bins {bins}")])
+        utterances = measured.largest_on_gpu(conf, utterances, samples)
+    words = "none: not one of the longest utterances"
+    if utterances:
+        setting = setting_of(conf, utterances, data.longest, args.processes)
+        words = f"{utterances * data.longest:.0f} s of speech: {setting}"
+    yield table([("batch that fits", words)])
     words = (
         f"{plan.epoch_seconds / 3600:.2f} h an epoch, {plan.days:.2f} days for the "
         f"{plan.epochs} epochs of the configuration"

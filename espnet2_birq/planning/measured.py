@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import DataError
+from espnet2_birq.planning.batches import configured_batch
 from espnet2_birq.planning.cost import FakeModel, StepCost, blank_labels, late_updates
-from espnet2_birq.planning.plan import Machine, configured_batch
+from espnet2_birq.planning.plan import Machine
+from espnet2_birq.reading import read_text
 from espnet2_birq.tasks.ssl import SSLTask
 
 LEAST_SECONDS = 2.0  # of reading, enough for a rate accurate to a few per cent
@@ -169,28 +172,35 @@ def time_cases(
         yield case, cost, Timed(steps, [step.validate() for _ in range(rounds)])
 
 
-def fit_rates(costs: Sequence[StepCost], seconds: Sequence[float]) -> np.ndarray:
+def fit_rates(
+    costs: Sequence[StepCost], seconds: Sequence[float], fastest: float = math.inf
+) -> np.ndarray:
     """Fit seconds per FLOP and seconds per moved byte to the times of steps.
 
-    The fit minimises relative errors; a negative rate is dropped.
+    The fit minimises relative errors. If it makes one of the two impossible, products are
+    taken as fast as they can be; without a limit, the one that explains less is dropped.
 
     Args:
         costs: Counted costs of some steps.
         seconds: Their times.
+        fastest: FLOP/s that products of a step cannot exceed.
 
     Returns:
-        Two numbers, at least one of them positive.
+        Two numbers, at least 1 / fastest and 0, and one of them positive.
     """
-    target = np.ones(len(seconds))
+    least = np.array([1 / fastest, 0.0])
     rows = np.array([[c.flops, c.moved] for c in costs]) / np.array(seconds)[:, None]
-    both, *_ = np.linalg.lstsq(rows, target, rcond=None)
-    if both.min() >= 0:
+    both, *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
+    if (both >= least).all():
         return both
-    alone = [np.linalg.lstsq(rows[:, [i]], target, rcond=None) for i in (0, 1)]
-    best = min((0, 1), key=lambda i: alone[i][1].sum())
-    rates = np.zeros(2)
-    rates[best] = alone[best][0][0]
-    return rates
+    found = []
+    # Nothing limits the other rate so surely: small tensors stay in caches.
+    for bound in (0,) if fastest < math.inf else (0, 1):
+        rates, x = least.copy(), rows[:, 1 - bound]
+        rest = 1 - least[bound] * rows[:, bound]
+        rates[1 - bound] = max(least[1 - bound], x @ rest / (x @ x))
+        found.append(rates)
+    return min(found, key=lambda rates: np.square(rows @ rates - 1).sum())
 
 
 def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) -> float:
@@ -214,7 +224,7 @@ def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) ->
             f"{folder}/wav.scp: no such file; give --data a set of dump/raw"
         )
     form = folder / "audio_format"
-    in_ark = form.is_file() and form.read_text().strip().endswith("ark")
+    in_ark = form.is_file() and read_text(form).strip().endswith("ark")
     kind = "kaldi_ark" if in_ark else "sound"
     dataset = ESPnetDataset([(str(folder / "wav.scp"), "speech", kind)])
     names = list(read_scp(folder / "wav.scp"))

@@ -69,6 +69,24 @@ def test_a_negative_rate_is_dropped_for_the_better_of_the_two():
     assert measured.fit_rates(swapped, seconds) == pytest.approx([per_byte, 0])
 
 
+def test_products_are_at_most_as_fast_as_large_ones():
+    costs = [StepCost(10**9 * a, 10**9 * b, 0) for a, b in ((1, 5), (3, 4), (9, 1))]
+    seconds = [cost.flops / 2e11 + cost.moved / 1e10 for cost in costs]
+    rates = measured.fit_rates(costs, seconds, 3e11)
+    assert rates == pytest.approx([1 / 2e11, 1e-10])
+    per_flop, per_byte = measured.fit_rates(costs, seconds, 1e11)
+    assert per_flop == 1e-11 and 0 < per_byte < 1e-10
+    # Without a bound, products would cost nothing.
+    seconds = [cost.moved / 1e10 - 0.1 * cost.flops / 1e11 for cost in costs]
+    per_flop, per_byte = measured.fit_rates(costs, seconds, 1e12)
+    assert per_flop == 1e-12 and per_byte > 0
+    # Moved bytes cost something, unless products alone take longer than the steps.
+    swapped = [StepCost(cost.moved, cost.flops, 0) for cost in costs]
+    per_flop, per_byte = measured.fit_rates(swapped, seconds, 1e12)
+    assert per_flop == 1e-12 and per_byte > 0
+    assert measured.fit_rates(costs, seconds, 1e9) == pytest.approx([1e-9, 0])
+
+
 def test_steps_of_a_plan_are_at_the_measured_rates(tmp_path, capsys):
     numbers = planned(capsys, "--machine", write_machine(tmp_path))
     by_hand = numbers["step_flops_per_gpu"] / 4e11
@@ -131,6 +149,54 @@ def test_a_rate_that_is_none(tmp_path, rate):
     file = write_machine(tmp_path, MACHINE._replace(products=rate))
     with pytest.raises(DataError, match="a rate is no positive number"):
         read_machine(tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(products=1e30),
+        dict(bandwidth=math.inf),
+        dict(memory=1.0),
+        dict(validation=1e9),
+        dict(reading=1e-30),
+        dict(exchange=1e30),
+    ],
+)
+def test_an_impossible_machine(tmp_path, change):
+    file = write_machine(tmp_path, MACHINE._replace(**change))
+    (key,) = change
+    with pytest.raises(DataError, match=f"machine.json: {key} .* is of no machine"):
+        read_machine(tmp_path / file)
+
+
+@pytest.mark.parametrize("change", [dict(reading=0), dict(products=True)])
+def test_numbers_that_are_none(tmp_path, change):
+    file = write_machine(tmp_path, MACHINE._replace(**change))
+    with pytest.raises(DataError, match="a rate is no positive number"):
+        read_machine(tmp_path / file)
+
+
+@pytest.mark.parametrize("change", [dict(device="tpu"), dict(half="no")])
+def test_a_machine_of_another_kind(tmp_path, change):
+    file = write_machine(tmp_path, MACHINE._replace(**change))
+    with pytest.raises(DataError, match="not a file of birq bench"):
+        read_machine(tmp_path / file)
+
+
+def test_a_folder_is_no_machine(tmp_path):
+    with pytest.raises(DataError, match="Is a directory; give a file that birq bench"):
+        read_machine(tmp_path)
+
+
+def test_a_machine_of_another_precision(tmp_path):
+    gpu = write_machine(tmp_path, MACHINE._replace(device="cuda", half=True))
+    options = ("--config", str(SMALL), "--hours", "1", "--machine", gpu)
+    with pytest.raises(SystemExit, match="measured with use_amp True, and .* False"):
+        plan([*options, "--use_amp", "false"])
+    cpu = write_machine(tmp_path)
+    options = ("--config", str(SMALL), "--hours", "1", "--machine", cpu)
+    with pytest.raises(SystemExit, match="measured with cpu_bfloat16 False"):
+        plan([*options, "--model_conf", "cpu_bfloat16=true"])
 
 
 def test_methods_and_lengths_are_measured():
@@ -231,6 +297,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     options += ("--utterance-seconds", "1", "--longest-seconds", "2", "--out", str(out))
     bench(["--config", str(SMALL), *options, *TINY, "--max_epoch", "3"])
     lines = capsys.readouterr().out.splitlines()
+    # So small steps need not tell both rates.
+    lines = [line for line in lines if not line.startswith("rates ")]
     names = ["machine", "products"]
     names += 2 * ["input labels"] + 2 * ["as configured"]
     names += ["validation", "batch that fits", "10 h"]
@@ -244,10 +312,28 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert numbers["validation_seconds_per_epoch"] > 0
 
 
+def test_a_machine_whose_moved_bytes_cost_nothing_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(machine.SIZES, "cpu", 128)
+    cost = StepCost(10**12, 10**6, 0)
+    case = measured.Case("as configured", Namespace(), 1, 1.0)
+    timed = measured.Timed([1e-3], [1e-3])
+    monkeypatch.setattr(measured, "list_cases", lambda *args: [case])
+    monkeypatch.setattr(
+        measured, "time_cases", lambda *args: iter([(case, cost, timed)] * 2)
+    )
+    out = tmp_path / "machine.json"
+    options = ("--config", str(SMALL), "--hours", "1", "--device", "cpu", *TINY)
+    monkeypatch.setattr("espnet2_birq.planning.bench.memory_of", lambda device: 2e9)
+    with pytest.raises(SystemExit, match="not written, as these steps are too small"):
+        bench([*options, "--out", str(out)])
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ((), "give --hours or --data"),
+        (("--hours", "inf"), "--hours inf: give a finite number"),
         (("--hours", "0"), "--hours 0.0: must be more than 0"),
         (("--hours", "1", "--rounds", "0"), "--rounds 0: must be more than 0"),
         (("--data", "nowhere"), "utt2num_samples: no such file"),
