@@ -168,7 +168,7 @@ def test_labels_of_another_rate(labels, tmp_path):
     said = fails(labels, tmp_path, [given(view="labels fast")], file)
     assert f"{tmp_path}/labels.1.scp: u00: 48 labels (50.0 a second) for 24" in said
     assert "(25.0 a second): these are 2 for each; view 'labels fast every 2'" in said
-    train(labels, tmp_path, [given(view="labels fast every 2")], file)
+    train(labels, tmp_path / "fits", [given(view="labels fast every 2")], file)
     said = fails(labels, tmp_path, [given(view="labels fast every 4")], file)
     assert "for 24 encoder frames" in said
 
