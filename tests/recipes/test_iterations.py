@@ -11,7 +11,8 @@ opt() {{ echo "$args" | grep -oP -- "$1 \\K\\S+" | tail -1; }}
 case "$args" in
     *bin.stamp*|-c*) exec {sys.executable} "$@" ;;
     *--dry_run*) mkdir -p "$(opt --output_dir)"
-        echo '{{frontend: x, frontend_conf: {{}}, max_epoch: 40}}' > "$(opt --output_dir)/config.yaml" ;;
+        echo '{{frontend: x, frontend_conf: {{}}, max_epoch: 40}}' \\
+            > "$(opt --output_dir)/config.yaml" ;;
     *fit_kmeans*) echo "$args" | grep -oP -- '--view .* --clusters \\S+' > "$(opt --out)" ;;
     *dump_labels*) out=$(opt --out) kmeans=$(opt --kmeans) model=$(opt --model)
         data=$(opt --data)
