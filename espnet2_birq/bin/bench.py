@@ -67,10 +67,8 @@ def get_parser() -> argparse.ArgumentParser:
 def bench(args: argparse.Namespace) -> None:
     """Run the command."""
     from espnet2_birq.planning.bench import bench_machine
-    from espnet2_birq.planning.configured import check_finite
 
     check_speech_options(args, POSITIVE)
-    check_finite(args, POSITIVE)
     with warnings_off():
         for line in bench_machine(args, args.rest):
             print(line, flush=True)

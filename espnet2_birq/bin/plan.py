@@ -6,7 +6,6 @@ from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
 from espnet2_birq.bin.options.speech import (
-    NUMBERS,
     add_speech_options,
     check_speech_options,
 )
@@ -74,12 +73,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def plan(args: argparse.Namespace) -> None:
     """Run the command."""
-    from espnet2_birq.planning.configured import check_finite, plan_run
+    from espnet2_birq.planning.configured import plan_run
     from espnet2_birq.planning.plan import read_machine
     from espnet2_birq.planning.report import Speed
 
     check_speech_options(args, POSITIVE)
-    check_finite(args, f"{NUMBERS} {POSITIVE}")
     machine = read_machine(args.machine) if args.machine else None
     with warnings_off():
         text = plan_run(

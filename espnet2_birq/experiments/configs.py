@@ -172,8 +172,8 @@ def update_flops(config: Path) -> float:
     Raises:
         ConfigError: Invalid configuration.
     """
+    from espnet2_birq.planning.batches import configured_batch
     from espnet2_birq.planning.cost import FakeModel
-    from espnet2_birq.planning.plan import configured_batch
     from espnet2_birq.tasks.ssl import SSLTask
 
     arguments = ["--config", str(config), "--output_dir", "-"]

@@ -6,12 +6,7 @@ from typing import NamedTuple
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.tasks.checks import BINS
-
-# Values of batch_type that draw utterances anew for every epoch.
-DRAWN = frozenset({"catpow", "catpow_balance_dataset"})
-# ... that fill a batch up to batch_bins samples; the others count batch_size utterances.
-IN_BINS = DRAWN.union(BINS)
+from espnet2_birq.tasks.checks import BINS, DRAWN
 
 
 class Batch(NamedTuple):
@@ -34,7 +29,7 @@ def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> B
         ConfigError: A batch has less than one utterance per GPU, or an update no batch.
     """
     fs = sampling_rate(args.frontend_conf)
-    if args.batch_type in IN_BINS:
+    if args.batch_type in BINS:
         key, least, seconds = "batch_bins", gpus * utterance * fs, args.batch_bins / fs
     else:
         parts = _folded(args, utterance * fs)
@@ -86,7 +81,7 @@ def most_utterances(args: argparse.Namespace, longest: float, gpus: int) -> int:
         gpus: Number of GPUs that share a batch.
     """
     samples = longest * sampling_rate(args.frontend_conf)
-    if args.batch_type in IN_BINS:
+    if args.batch_type in BINS:
         number = int(args.batch_bins / samples) + _exceeds(args)
     else:
         number = args.batch_size // _folded(args, samples)
@@ -105,7 +100,7 @@ def setting_of(
         gpus: Number of GPUs that share a batch.
     """
     samples = longest * sampling_rate(args.frontend_conf)
-    if args.batch_type not in IN_BINS:
+    if args.batch_type not in BINS:
         return f"--batch_size {utterances * gpus * _folded(args, samples)}"
     bins = int(utterances * gpus * samples) - _exceeds(args)
     options = f"--batch_bins {bins}"
@@ -120,7 +115,7 @@ def _exceeds(args: argparse.Namespace) -> bool:
 
     Those of catpow are ours (espnet2_birq/tasks/like_lengths.py) and end before.
     """
-    return args.batch_type in IN_BINS - {"catpow"}
+    return args.batch_type in BINS and args.batch_type != "catpow"
 
 
 def _folded(args: argparse.Namespace, samples: float) -> int:

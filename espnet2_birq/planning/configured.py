@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -139,19 +138,3 @@ def check_precision(args: argparse.Namespace, machine: Machine) -> None:
             f"--machine: {machine.name} was measured with {key} {not used}, and the "
             f"configuration has {key} {used}; run birq bench with this, too"
         )
-
-
-def check_finite(args: argparse.Namespace, names: str) -> None:
-    """Check that options are no infinite numbers.
-
-    Args:
-        args: Parsed options.
-        names: Names without the dashes before, separated by spaces.
-
-    Raises:
-        ConfigError: One is.
-    """
-    for option in names.split():
-        value = getattr(args, option.replace("-", "_"))
-        if value is not None and not math.isfinite(value):
-            raise ConfigError(f"--{option} {value}: give a finite number")

@@ -5,10 +5,10 @@ import argparse
 import torch
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.planning.batches import IN_BINS
 from espnet2_birq.planning.cost import FakeModel
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.schedule import Schedule
+from espnet2_birq.tasks.checks import BINS
 from espnet2_birq.tasks.joint import JointTask
 
 CHARACTERS = 32  # tokens of the CTC head, if the configuration does not list them
@@ -46,7 +46,7 @@ class FakeJoint(FakeModel):
                 "planned; give --decoder none"
             )
         self.unlabelled = 1.0
-        if args.batch_type in IN_BINS and args.unlabelled_batch_bins:
+        if args.batch_type in BINS and args.unlabelled_batch_bins:
             self.unlabelled = args.unlabelled_batch_bins / args.batch_bins
         super().__init__(args, gpu)
 

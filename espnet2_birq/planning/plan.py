@@ -19,9 +19,6 @@ from espnet2_birq.planning.batches import (
     most_utterances,
     setting_of,
 )
-from espnet2_birq.planning.batches import (
-    configured_batch as configured_batch,  # for espnet2_birq.experiments.configs
-)
 from espnet2_birq.planning.cost import (
     FakeModel,
     Parameters,

@@ -41,7 +41,10 @@ UNSUPPORTED = {
     "reading)",
 }
 LARGEST_SEED = 2**31  # NumPy's, and the epoch is added
-BINS = ("length", "numel", "catpow")  # batch types that count batch_bins
+# Values of batch_type that draw utterances anew for every epoch
+DRAWN = ("catpow", "catpow_balance_dataset")
+# ... that fill a batch up to batch_bins samples; the others count batch_size utterances.
+BINS = ("length", "numel", *DRAWN)
 
 
 def check_training(

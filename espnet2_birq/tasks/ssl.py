@@ -340,7 +340,7 @@ class SSLTask(AbsTask):
         size, shortest = args.input_size, 1
         if size is None:
             shortest = round(SHORTEST * sampling_rate(args.frontend_conf))
-        elif kind in ("numel", "catpow"):
+        elif kind in BINS and kind != "length":
             bins = bins // size
         return SpeechCollateFn(
             BadAudio(

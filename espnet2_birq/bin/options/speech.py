@@ -1,6 +1,7 @@
 """Options that specify a training and its amount of speech."""
 
 import argparse
+import math
 from pathlib import Path
 
 from espnet2_birq.errors import ConfigError
@@ -45,7 +46,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_speech_options(args: argparse.Namespace, names: str) -> None:
-    """Check that these options, and others of a command, are more than 0.
+    """Check that these options, and others of a command, are more than 0 and finite.
 
     Args:
         args: Parsed options.
@@ -58,5 +59,5 @@ def check_speech_options(args: argparse.Namespace, names: str) -> None:
         raise ConfigError("give --hours or --data: how much speech is there?")
     for option in f"{NUMBERS} {names}".split():
         value = getattr(args, option.replace("-", "_"))
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{option} {value}: must be more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{option} {value}: must be more than 0, and finite")
