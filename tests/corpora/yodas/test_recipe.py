@@ -59,7 +59,11 @@ def test_options_without_an_effect(recipe, options, words):
 
 
 def test_a_set_that_is_not_there_is_made_by_stage_1(recipe):
-    done = run(["./run.sh", "--yodas", "/nowhere", "--stage", "6"], recipe, check=False)
+    done = run(
+        ["./run.sh", "--yodas", "/nowhere", "--stage", "6", "--ngpu", "0"],
+        recipe,
+        check=False,
+    )
     assert done.returncode == 1 and "run stage 1 first (--stage 1)" in done.stdout
 
 
