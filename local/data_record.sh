@@ -59,12 +59,12 @@ no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would 
     done
 }
 
-whole_numbers() {  # whole_numbers LEAST NAME...: refuses options that are none, or below LEAST
+whole_numbers() {  # whole_numbers LEAST NAME...: refuses other values, and those below LEAST
     local least=$1 name
     shift
     for name; do
         [[ ${!name} =~ ^(0|[1-9][0-9]{0,8})$ ]] && [ "${!name}" -ge "${least}" ] ||
-            fail "--${name} '${!name}': give a whole number from ${least} on"
+            fail "--${name} '${!name}': give a whole number of ${least} or more"
     done
 }
 

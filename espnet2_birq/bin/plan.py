@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
-from espnet2_birq.bin.options.speech import (
-    add_speech_options,
-    check_speech_options,
-)
+from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
 from espnet2_birq.planning.gpus import GPUS
 
 DESCRIPTION = """\

@@ -379,7 +379,7 @@ class Runner:
         if reason is not None:
             say(f"{name}: {reason}; made again")
             record.remove()
-        elif missing is not None:  # e.g. texts of a test set that was added
+        elif missing is not None:  # e.g. a decoding that was removed
             say(f"{name}: {missing} is missing; made from what there is")
             record.reopen()
         record.start()

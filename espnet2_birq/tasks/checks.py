@@ -58,7 +58,7 @@ def check_training(
         names: Names of the required data.
 
     Raises:
-        ConfigError: An option has no sense, or is missing.
+        ConfigError: An option makes no sense, or is missing.
     """
     for action in parser._actions:
         _check_value(action, getattr(args, action.dest, action.default))

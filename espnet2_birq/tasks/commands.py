@@ -24,7 +24,7 @@ def parse(
         argv: Arguments; None: those of this process.
 
     Raises:
-        ConfigError: The file of ``--config``, or an option, is no YAML.
+        ConfigError: The file of ``--config``, or an option, is not valid YAML.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -32,7 +32,7 @@ def parse(
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"--config, or an option: no YAML: {why}; correct it"
+            f"--config, or an option: not valid YAML: {why}; correct it"
         ) from error
 
 

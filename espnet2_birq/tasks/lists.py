@@ -70,7 +70,7 @@ def describe_lists(args: argparse.Namespace, kind: str) -> dict[str, Any]:
     for path, _, form in entries:
         paths.append(path)
         stamp = Path(path).with_name(STAMP)
-        # The lines of new labels differ from those of the old in nothing.
+        # The lists of old and new labels may be the same to the byte.
         if form == "kaldi_ark" and stamp.is_file():
             paths.append(str(stamp))
     iterator = getattr(args, f"{kind}_iterator_type", None) or args.iterator_type

@@ -71,7 +71,7 @@ def check_model(
 
 
 def _check_init(spec: str, model: torch.nn.Module, ignore_mismatch: bool) -> None:
-    """Load the parameters as ESPnet will, and it reports nothing that is not there."""
+    """Load the parameters as ESPnet will, which is silent about those that are missing."""
     path, part, *_ = [*spec.split(":"), ""]
     state = safe_torch_load(path, map_location="cpu")
     where, remedy = f"init_param {spec}", "correct FILE:FROM:TO, or the configuration"

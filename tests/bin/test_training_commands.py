@@ -25,12 +25,16 @@ def said(command, *options):
 def test_a_configuration_that_is_no_yaml(command, tmp_path, content):
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
-    assert "no YAML: " in said(command, "--config", path, "--output_dir", tmp_path)
+    assert "not valid YAML: " in said(
+        command, "--config", path, "--output_dir", tmp_path
+    )
 
 
 @command
 def test_an_option_that_is_no_yaml(command, tmp_path):
-    assert "no YAML: " in said(command, "--optim_conf", "lr=[", "--output_dir", "x")
+    assert "not valid YAML: " in said(
+        command, "--optim_conf", "lr=[", "--output_dir", "x"
+    )
 
 
 def test_a_model_that_could_run_code(tmp_path):

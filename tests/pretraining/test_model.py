@@ -469,42 +469,6 @@ def test_utterances_too_short_for_the_encoder_are_named():
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize(
-    "objectives, conf, words",
-    [
-        ([{**ENHANCED, "when": {"every": 2}}], {}, "none is on in update 1"),
-        (
-            [{**ANCHOR, "when": {"stop": 9}}, {**ENHANCED, "when": {"start": 10}}],
-            {},
-            "none is on in update 9",
-        ),
-        (
-            [ANCHOR],
-            dict(target_branch_conf=dict(utterances=0)),
-            "utterances is a whole number of 1 or more, got 0",
-        ),
-        (
-            [ENHANCED],
-            dict(target_branch_conf=dict(checkpoint="false")),
-            "checkpoint is true or false, got 'false'",
-        ),
-        (
-            [ANCHOR],
-            dict(target_branch_conf=dict(checkpoint=True)),
-            "no objective has a view of a layer; leave out",
-        ),
-        (
-            [ANCHOR, {**ENHANCED, "when": {"once": {"anchor": 33}}}],
-            {},
-            "'enhanced': when: once waits for a perplexity of 33, but 'anchor' has 32 c",
-        ),
-    ],
-)
-def test_wrong_numbers(objectives, conf, words):
-    with pytest.raises(ConfigError, match=words):
-        make_model(objectives, **conf)
-
-
 @pytest.mark.parametrize("objectives", [BEST_RQ, [ANCHOR, ENHANCED]])
 def test_loss_starts_at_the_logarithm_of_the_codebook_and_falls(objectives):
     model = make_model([{**one, "labeller_conf": SMALL} for one in objectives])

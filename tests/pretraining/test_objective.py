@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from test_model import make_model
+from test_model import ANCHOR, ENHANCED, make_model
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.objective import (
@@ -145,3 +145,39 @@ def test_names_that_heads_cannot_have(name):
 def test_weights_that_cannot_be(weight):
     with pytest.raises(ConfigError, match="objective 'anchor': .*(finite|at least 0)"):
         parse_objectives([{"name": "anchor", "weight": weight}], num_blocks=3)
+
+
+@pytest.mark.parametrize(
+    "objectives, conf, words",
+    [
+        ([{**ENHANCED, "when": {"every": 2}}], {}, "none is on in update 1"),
+        (
+            [{**ANCHOR, "when": {"stop": 9}}, {**ENHANCED, "when": {"start": 10}}],
+            {},
+            "none is on in update 9",
+        ),
+        (
+            [ANCHOR],
+            dict(target_branch_conf=dict(utterances=0)),
+            "utterances is a whole number of 1 or more, got 0",
+        ),
+        (
+            [ENHANCED],
+            dict(target_branch_conf=dict(checkpoint="false")),
+            "checkpoint is true or false, got 'false'",
+        ),
+        (
+            [ANCHOR],
+            dict(target_branch_conf=dict(checkpoint=True)),
+            "no objective has a view of a layer; leave out",
+        ),
+        (
+            [ANCHOR, {**ENHANCED, "when": {"once": {"anchor": 33}}}],
+            {},
+            "'enhanced': when: once waits for a perplexity of 33, but 'anchor' has 32 c",
+        ),
+    ],
+)
+def test_wrong_numbers(objectives, conf, words):
+    with pytest.raises(ConfigError, match=words):
+        make_model(objectives, **conf)

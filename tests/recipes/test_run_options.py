@@ -95,7 +95,7 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
         (
             "mini_an4/ssl1",
             f"./birq.sh {SETS} --nj 0",
-            "--nj '0': give a whole number fr",
+            "--nj '0': give a whole number of",
         ),
         (
             "mini_an4/ssl1",
@@ -103,7 +103,11 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
             "--nj '08': give a whole number",
         ),
         ("mini_an4/asr1", f"{ASR} --stage 4-6", "--stage '4-6': give a whole number"),
-        ("mini_an4/asr1", f"{ASR} --nj x", "--nj 'x': give a whole number from 1 on"),
+        (
+            "mini_an4/asr1",
+            f"{ASR} --nj x",
+            "--nj 'x': give a whole number of 1 or more",
+        ),
         (
             "mini_synth/asr1",
             "./run.sh --self_train x",
