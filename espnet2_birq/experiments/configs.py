@@ -17,6 +17,7 @@ from espnet2_birq.experiments.spec import (
     updates_per_epoch,
     with_updates,
 )
+from espnet2_birq.experiments.steps import locked
 from espnet2_birq.reading import read_json, read_yaml
 
 UTTERANCE = 5.0  # seconds per utterance when compute is counted
@@ -101,16 +102,16 @@ class Configs:
         Raises:
             ConfigError: Updates are not whole epochs, or a reference is invalid.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._flops.keep = True
-        for system in self.spec.systems:
-            self.flops(system)
-            if system.finetune is not None:
-                path = self.finetune_file(system)
-                assert path is not None
-                write_if_new(path, self.finetune_text(system))
-            for seed in seeds:
-                write_if_new(self.file(system, seed), self.text(system, seed))
+        with locked(self.folder / ".lock"):  # other matrices may have the same folder
+            self._flops.keep_counts()
+            for system in self.spec.systems:
+                self.flops(system)
+                if system.finetune is not None:
+                    path = self.finetune_file(system)
+                    assert path is not None
+                    write_if_new(path, self.finetune_text(system))
+                for seed in seeds:
+                    write_if_new(self.file(system, seed), self.text(system, seed))
 
     def _with_own_updates(self, system: System) -> dict:
         conf = merge(self._base(), system.pretrain or {})
@@ -126,22 +127,27 @@ class Flops:
         folder: Folder of the configurations.
 
     Attributes:
-        keep: Whether to write new counts and their configurations to the folder.
+        of: FLOPs by name.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.path = folder / "flops.json"
-        self.keep = False
-        self.of = read_json(self.path) if self.path.is_file() else {}
+        self._keep = False
         self._counted: dict[str, float] = {}  # by text
+        self._read()
+
+    def keep_counts(self) -> None:
+        """Write new counts and their configurations to the folder from now on."""
+        self._keep = True
+        self._read()
 
     def count(self, name: str, text: str) -> float:
-        """Count a configuration's FLOPs, unless already done; write both if `keep`."""
+        """Count a configuration's FLOPs, unless already done."""
         file = self.folder / f"{name}.yaml"
         if name in self.of and file.is_file() and file.read_text("utf-8") == text:
             return self.of[name]
-        if self.keep:
+        if self._keep:
             self.of.pop(name, None)
             self._save()  # first, so that an interruption leaves no outdated count
             file.write_text(text, encoding="utf-8")
@@ -154,6 +160,9 @@ class Flops:
                 copy.write_text(text, encoding="utf-8")
                 self._counted[text] = update_flops(copy)
         return self._counted[text]
+
+    def _read(self):
+        self.of = read_json(self.path) if self.path.is_file() else {}
 
     def _save(self):
         write_whole(self.path, json.dumps(self.of, indent=1))
@@ -189,4 +198,4 @@ def update_flops(config: Path) -> float:
 def write_if_new(path: Path, text: str) -> None:
     """Write a file unless its content is unchanged."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)

@@ -8,6 +8,7 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.report import write_report
 from espnet2_birq.experiments.runner import Runner, say
 from espnet2_birq.experiments.spec import System, read_spec, with_trunks
+from espnet2_birq.experiments.steps import locked
 
 
 def run_matrix(
@@ -52,7 +53,8 @@ def run_matrix(
         runner.configs.write(list(seeds))
         runner.prepare()
         failures = _run_all(runner, systems, seeds, len(gpus or []) or jobs or 1)
-    report = write_report(runner, list(seeds))
+    with locked(runner.out / "report.lock"):  # other matrices may have the same folder
+        report = write_report(runner, list(seeds))
     say(f"report: {report}")
     if failures:
         raise DataError(f"{len(failures)} failed, the first: {failures[0]}")

@@ -207,7 +207,7 @@ class Record:
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[int]:
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Lock a file against other processes, of this machine or, on most NFS, of others.
 
     Args:
@@ -219,7 +219,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[int]:
         what a killed matrix has started is not started again beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
+    with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

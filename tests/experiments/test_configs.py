@@ -1,0 +1,31 @@
+"""Configurations and FLOPs of a folder that two matrices share."""
+
+import json
+import threading
+from pathlib import Path
+
+from espnet2_birq.experiments import configs
+from espnet2_birq.experiments.spec import read_spec
+from espnet2_birq.experiments.steps import locked
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_two_matrices_write_one_folder_in_turn(tmp_path, monkeypatch):
+    """The second waits, and keeps the counts of the first."""
+    monkeypatch.setattr(configs, "update_flops", lambda path: len(path.name))
+    spec = read_spec(ROOT / "bench" / "matrix.yaml")
+    mine = configs.Configs(spec, tmp_path)
+    writing = threading.Thread(target=mine.write, args=([0],))
+    with locked(tmp_path / "config" / ".lock"):
+        writing.start()
+        writing.join(1)
+        assert writing.is_alive()
+        assert [x.name for x in (tmp_path / "config").iterdir()] == [".lock"]
+        counts = tmp_path / "config" / "flops.json"
+        counts.write_text(json.dumps({"of another matrix": 1.0}))
+    writing.join()
+    kept = json.loads(counts.read_text())
+    assert kept.pop("of another matrix") == 1.0
+    assert set(kept) == {x.name for x in spec.systems}
+    assert not list(tmp_path.rglob("*.part"))
