@@ -130,6 +130,16 @@ def test_resuming_with_the_same_options(trained):
     assert train(trained).returncode == 0
 
 
+def test_a_folder_of_its_own(trained):
+    """The checks are for the folder that asr.sh trains in."""
+    mine = ["--asr_exp", "exp/mine", "--asr_args"]
+    done = train(trained, *mine, "--seed 2")
+    assert done.returncode == 0, done.stderr
+    assert (trained / "exp/mine/m.pth").read_text().split() == ["--seed", "2"]
+    done = train(trained, *mine, "--seed 3")
+    assert done.returncode == 1 and "exp/mine" in done.stderr
+
+
 @pytest.mark.parametrize(
     "option, value",
     [

@@ -76,6 +76,7 @@ def test_what_has_changed_is_an_error(recipe, what):
 
 
 SETTINGS = ["--ssl_model", "ssl.pth", "--test_sets", "a b", "--asr_args", "--seed 1"]
+SETTINGS += ["--g2p", "pyopenjtalk", "--local_data_opts", "--a b"]
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ def finished(recipe):
     tuned = (recipe / "tuned").read_text()
     assert "--ssl_model ssl.pth" in tuned and "--test_sets a b" in tuned
     assert "--asr_args --seed 1" in tuned
+    assert "--g2p pyopenjtalk" in tuned and "--local_data_opts --a b" in tuned
     return recipe
 
 
@@ -113,6 +115,11 @@ def finished(recipe):
             "ssl_model ssl.pth, now there is ssl_model other",
         ),
         (["--test_sets", "a b c"], "test_sets a b, now there is test_sets a b c"),
+        (["--cleaner", "tacotron"], "was made with no cleaner, now there is cleaner"),
+        (
+            ["--token_type", "char"],
+            "was made with no token_type, now there is token_type",
+        ),
         (["--asr_args", ""], "--seed 1, now there is no --seed"),
         (["conf.yaml"], "max_epoch 3, now there is max_epoch 4"),
     ],
@@ -135,6 +142,14 @@ def test_a_round_has_its_own_stages(recipe, option):
     found = run(recipe, option, "1")
     assert found.returncode == 1 and "leave them out" in found.stderr
     assert "--stage, --stop_stage: " in found.stderr
+
+
+def test_a_round_has_its_own_folder(recipe):
+    found = run(recipe, "--asr_exp", "exp/mine")
+    assert (
+        found.returncode == 1
+        and "--asr_exp: rounds have EXPDIR/asr_TAG_stN" in found.stderr
+    )
 
 
 def test_nothing_to_start_from(recipe):

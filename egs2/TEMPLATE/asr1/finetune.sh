@@ -32,7 +32,7 @@ _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/run_options.sh"
 . "${_local}/data_record.sh"
 . "${_local}/asr_names.sh"
-ssl_model=none asr_tag= asr_config= asr_args= python= stage=1 stop_stage=10000
+ssl_model=none asr_tag= asr_exp= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1 nj=32
 lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
@@ -45,8 +45,8 @@ inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use
 eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss.ave.pth
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
 cleaner=none g2p=none asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1
-own="ssl_model asr_tag asr_config asr_args python stage stop_stage expdir ngpu num_threads"
-own+=" asr_stats_dir dry_run greedy_ctc decode_lm lm_interpolate lm_words"
+own="ssl_model asr_tag asr_exp asr_config asr_args python stage stop_stage expdir ngpu"
+own+=" num_threads asr_stats_dir dry_run greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
 shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
@@ -63,7 +63,7 @@ opts=("${data_opts[@]}" "${opts[@]}")
 whole_numbers 0 stage stop_stage ngpu
 whole_numbers 1 num_nodes nj inference_nj num_threads nbpe
 check_speed_factors "${speed_perturb_factors}"
-no_spaces dumpdir expdir asr_tag asr_config ssl_model asr_stats_dir
+no_spaces dumpdir expdir asr_tag asr_exp asr_config ssl_model asr_stats_dir
 [ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
     fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
 
@@ -82,7 +82,7 @@ if [ -z "${inference_asr_model}" ]; then
     inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
     opts+=(--inference_asr_model "${inference_asr_model}")
 fi
-asr_exp=${expdir}/asr_${asr_tag} given_args=${asr_args}
+asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}} given_args=${asr_args}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi

@@ -22,16 +22,24 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
 inference_nj=32 ngpu=1 fs=16k stage= stop_stage= speed_perturb_factors=
-ssl_model=none asr_args= test_sets=
+ssl_model=none asr_args= test_sets= asr_exp=
+# Options that a round's result depends on, too, with the defaults of finetune.sh.
+_more="token_type=bpe nbpe=30 bpemode=unigram lang=noinfo cleaner=none g2p=none"
+_more+=" asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1"
+for _name in ${_more}; do printf -v "${_name%=*}" %s "${_name#*=}"; done
+_names=$(sed -E 's/=[^ ]*//g' <<< "${_more}")
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
-    ssl_model asr_args test_sets" "" "${_here}/finetune.sh" "$@"
+    ssl_model asr_args test_sets asr_exp ${_names}" "${_names} local_data_opts" \
+    "${_here}/finetune.sh" "$@"
+opts+=("${data_opts[@]}")
 whole_numbers 0 ngpu
 whole_numbers 1 self_train inference_nj
 [ -z "${stage}${stop_stage}" ] ||
     fail "--stage, --stop_stage: a round has its own stages, and resumes; leave them out"
 [ -z "${speed_perturb_factors}" ] ||
     fail "--speed_perturb_factors: not supported here; leave them out"
+[ -z "${asr_exp}" ] || fail "--asr_exp: rounds have EXPDIR/asr_TAG_stN; give --expdir"
 for _name in asr_tag asr_config train_set unlabelled_set; do
     [ -n "${!_name}" ] || fail "--${_name} is required"
 done
@@ -53,6 +61,10 @@ for _round in $(seq "${self_train}"); do
         --setting "ssl_model=${ssl_model}" --setting "test_sets=${test_sets}"
         --config "${asr_config}" --args="${asr_args}"
         --free "num_workers log_interval log_level")
+    for _name in ${_more}; do
+        _value=${_name%=*}
+        [ "${!_value}" = "${_name#*=}" ] || _stamp+=(--setting "${_value}=${!_value}")
+    done
     if [ -f "${_exp}/self_train.done" ]; then
         python3 -m espnet2_birq.bin.stamp check "${_stamp[@]}" --required \
             --remedy "remove ${_exp} to repeat round ${_round}"
