@@ -99,6 +99,7 @@ class Objective(torch.nn.Module):
     """
 
     called: torch.Tensor  # name as numbers
+    seen: torch.Tensor  # view as numbers; only of labellers that are fitted to speech
     begun: torch.Tensor  # () update at which `once` was met; -1: not yet
 
     def __init__(self, row: Row, labeller: Labeller):
@@ -115,6 +116,8 @@ class Objective(torch.nn.Module):
         self.labeller = labeller
         # Rows are stored by position; this tells whose state it is.
         self.register_buffer("called", text_as_numbers(row.name, NAME))
+        if not labeller.ready:
+            self.register_buffer("seen", text_as_numbers(str(row.view), NAME))
         if row.when.once is not None:
             # Floating point: ESPnet sums integers when averaging checkpoints.
             self.register_buffer("begun", torch.full((), -1.0))
@@ -129,6 +132,15 @@ class Objective(torch.nn.Module):
                 f"'{numbers_as_text(other)}' in the checkpoint: give the same objectives in "
                 "the same order, or load the encoder alone (FILE:encoder:encoder)"
             )
+        if "seen" in self._buffers:
+            other = state_dict.setdefault(f"{prefix}seen", self.seen)  # older: none
+            if not self.seen.is_meta and numbers_as_text(other) != str(self.view):
+                raise ConfigError(
+                    f"{prefix.rstrip('.')}: '{self.name}' is fitted to the view "
+                    f"'{numbers_as_text(other)}' in the checkpoint, now it has "
+                    f"'{self.view}': give the same, or load the encoder alone "
+                    "(FILE:encoder:encoder)"
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def begin(self, update: int):

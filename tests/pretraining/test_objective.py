@@ -129,6 +129,21 @@ def test_state_goes_to_the_objective_of_that_name():
     make_model([low, high]).load_state_dict(older)
 
 
+def test_codebooks_belong_to_a_view():
+    """Those of another layer would be loaded, and be wrong, without a word."""
+    row = dict(name="refit", view="layer 1", labeller="residual", labeller_conf=LEVELS)
+    state = make_model([row]).state_dict()
+    words = "'refit' is fitted to the view 'layer 1' in the checkpoint, now .* 'layer 2'"
+    with pytest.raises(ConfigError, match=words):
+        make_model([{**row, "view": "layer 2"}]).load_state_dict(state)
+    older = {key: x for key, x in state.items() if not key.endswith(".seen")}
+    make_model([row]).load_state_dict(older)
+    # Running moments adapt to any layer.
+    running = dict(name="enhanced", view="layer 1")
+    state = make_model([running]).state_dict()
+    make_model([{**running, "view": "layer 2"}]).load_state_dict(state)
+
+
 @pytest.mark.parametrize("name", ["student", "loss", "update", "type", "training"])
 def test_names_that_heads_cannot_have(name):
     row = dict(name=name, view="input", labeller="residual", labeller_conf=LEVELS)
