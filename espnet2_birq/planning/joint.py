@@ -19,6 +19,18 @@ def is_joint(args: argparse.Namespace) -> bool:
     return hasattr(args, "pretraining_conf")
 
 
+def batches_of_a_step(args: argparse.Namespace) -> list[float]:
+    """Return the sizes of the batches that a step reads, in units of the configured one.
+
+    Each has reading processes of its own.
+    """
+    if not is_joint(args):
+        return [1.0]
+    if args.batch_type in BINS and args.unlabelled_batch_bins:
+        return [1.0, args.unlabelled_batch_bins / args.batch_bins]
+    return [1.0, 1.0]
+
+
 def fake_model(args: argparse.Namespace, gpu: bool = True) -> FakeModel:
     """Make the model of fake tensors for pretraining or for joint training."""
     return (FakeJoint if is_joint(args) else FakeModel)(args, gpu)
@@ -45,9 +57,7 @@ class FakeJoint(FakeModel):
                 f"decoder {args.decoder}: only joint training with CTC alone can be "
                 "planned; give --decoder none"
             )
-        self.unlabelled = 1.0
-        if args.batch_type in BINS and args.unlabelled_batch_bins:
-            self.unlabelled = args.unlabelled_batch_bins / args.batch_bins
+        _, self.unlabelled = batches_of_a_step(args)
         super().__init__(args, gpu)
 
     def _build(self, args: argparse.Namespace) -> tuple[torch.nn.Module, BiRQModel]:

@@ -26,7 +26,7 @@ from espnet2_birq.planning.cost import (
     optimizer_numbers,
 )
 from espnet2_birq.planning.gpus import GPU
-from espnet2_birq.planning.joint import fake_model
+from espnet2_birq.planning.joint import batches_of_a_step, fake_model
 
 SINGLE = 4  # bytes of a number in single precision
 
@@ -294,9 +294,12 @@ def time_around(args, machine: Machine, plan: "Plan", valid_hours: float) -> Aro
     """
     reading = exchange = None
     if machine.reading is not None:  # each GPU has its own processes
-        share = plan.batch.share / max(1, args.num_workers)
-        reading = share / machine.reading
-        if not args.num_workers:  # then reading precedes a step
+        batches = batches_of_a_step(args)
+        if args.num_workers:
+            share = plan.batch.share * max(batches) / args.num_workers
+            reading = share / machine.reading
+        else:  # then reading precedes a step
+            reading = plan.batch.share * sum(batches) / machine.reading
             reading += plan.step_seconds
     if machine.exchange is not None and plan.gpus > 1:
         # It overlaps with the backward pass, about two thirds of a step.

@@ -94,9 +94,9 @@ def test_steps_of_a_plan_are_at_the_measured_rates(tmp_path, capsys):
     assert numbers["step_seconds"] == pytest.approx(by_hand)
 
 
-def plan_of(workers, gpus, machine):
+def plan_of(workers, gpus, machine, **joint):
     """Plan 1,000 steps of half a second on 64 s of speech, with times beside steps."""
-    args = Namespace(num_workers=workers)
+    args = Namespace(num_workers=workers, **joint)
     plan = Plan(
         Parameters(10**6, 0, 0),
         Batch(64.0, 64.0 / gpus, 1),
@@ -130,6 +130,17 @@ def test_what_is_beside_steps_takes_time():
 
 def test_reading_without_workers_is_before_a_step():
     assert plan_of(0, 1, MACHINE).around.reading == pytest.approx(0.5 + 64 / 50)
+
+
+def test_joint_training_reads_two_batches():
+    """Each has its own processes; without any, one is read after the other."""
+    bins = dict(batch_type="numel", batch_bins=10, unlabelled_batch_bins=30)
+    joint = dict(pretraining_conf={}, **bins)
+    assert plan_of(4, 1, MACHINE, **joint).around.reading == pytest.approx(3 * 64 / 200)
+    reading = plan_of(0, 1, MACHINE, **joint).around.reading
+    assert reading == pytest.approx(0.5 + 4 * 64 / 50)
+    joint["unlabelled_batch_bins"] = None
+    assert plan_of(4, 1, MACHINE, **joint).around.reading == pytest.approx(64 / 200)
 
 
 @pytest.mark.parametrize(
