@@ -147,6 +147,13 @@ def test_no_gpu_here(egs2, task, monkeypatch):
     assert "GPUs here" not in done.stdout
 
 
+def test_no_gpu_for_yodas(egs2, monkeypatch):
+    """Its preparation takes days."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = refused(egs2 / "yodas/ssl1", "./run.sh", "--hub", "yodas")
+    assert "--ngpu 1: PyTorch finds 0 GPUs here: give --ngpu 0, which trains" in said
+
+
 @pytest.mark.parametrize(
     "script", sorted(ROOT.glob("egs2/*/*/run.sh")), ids=lambda x: "-".join(x.parts[-3:])
 )

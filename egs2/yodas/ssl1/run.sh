@@ -21,11 +21,11 @@ set -o pipefail
 . "$(dirname "$0")/../../../local/run_options.sh"
 . "$(dirname "$0")/../../../local/data_record.sh"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
-lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 dry_run=false
+lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 dry_run=false ngpu=1
 nj=$("$(dirname "$0")/../../../local/cores")
-sort_options "lang hours set_name manifest stage stop_stage nj dry_run" \
+sort_options "lang hours set_name manifest stage stop_stage nj dry_run ngpu" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
-whole_numbers 0 stage stop_stage
+whole_numbers 0 stage stop_stage ngpu
 whole_numbers 1 nj
 for ((i = 0; i < ${#opts[@]}; i += 2)); do
     case "${opts[i]//-/_}" in
@@ -55,7 +55,7 @@ pretrain() {  # pretrain DRY_RUN
     # The output of stages 2 to 4 is made by local/data.sh.
     ./birq.sh --skip_data_prep true --stage "${stage}" --stop_stage "${stop_stage}" \
         --dry_run "$1" --train_set "${set_name}" --valid_set "${set_name}_valid" \
-        --audio_format flac.ark --expdir "exp/${set_name}" --nj "${nj}" \
+        --audio_format flac.ark --expdir "exp/${set_name}" --nj "${nj}" --ngpu "${ngpu}" \
         --train_config "${config}" "${opts[@]}"
 }
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
@@ -63,7 +63,11 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     if "${dry_run}"; then
         echo "stage 1: ${prepare[*]}"
     else
-        pretrain true > /dev/null  # checks the options
+        # Options and GPUs are checked before days of preparation.
+        pretrain true > /dev/null
+        if [ "${stop_stage}" -ge 7 ] && [[ " ${opts[*]} " != *" --skip_train true "* ]]; then
+            (. ./path.sh && need_gpus)
+        fi
         "${prepare[@]}"
         (. ./path.sh && data_record write "${set}/manifest.jsonl" "" "${data_opts[@]}")
     fi
