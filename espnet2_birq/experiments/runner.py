@@ -140,9 +140,9 @@ class Runner:
         return [*(folder / "speech_shape" for folder in stats), *made_from]
 
     def asr_lists(self, name: str) -> list[Path]:
-        """Return the lists used in fine-tuning on a set, and those of the test sets."""
+        """Return the lists used in fine-tuning on a set."""
         made_from = sources(self.out / "asr" / f"stats_{name}")
-        lists = self.lists(self.train_set(name), *self.spec.tests)
+        lists = self.lists(self.train_set(name))
         return [*lists, *(self.spec.recipe / "asr1" / x for x in made_from)]
 
     # ------------------------------------------------------------------- steps
@@ -314,6 +314,7 @@ class Runner:
             named=lambda: files_in_config(yaml.safe_load(text), asr),
             folder=folder,
             before=self._before(system, seed),
+            tests=lambda: self.lists(*self.spec.tests),
         )
 
     def _outdate_after(self, step: Step, seed: int) -> None:

@@ -40,6 +40,9 @@ class Step:
         folder: Output folder, removed before the step is redone.
         prepares: Whether the lists are the step's own output.
         before: Step whose model this one starts from.
+        tests: Function that returns the lists of test sets, which only the last commands
+            read. If sets are added, a finished step goes on; if some are left out, it
+            stays as it is.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Step:
     folder: Path | None = None
     prepares: bool = False
     before: "Step | None" = None
+    tests: Callable[[], list[Path]] = list
 
     def lock(self, out: Path) -> Path:
         """Return the file that is locked while the step runs.
@@ -99,10 +103,13 @@ class Record:
     def start(self) -> None:
         """Record the settings and inputs of a step that starts or goes on."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        tests = self.step.tests()
         if not (self.step.prepares or (self.folder / STAMP).is_file()):
             if named := self._named_files():
                 write_stamp(self._named, named)
-            write_stamp(self.folder, self.step.lists())
+            write_stamp(self.folder, [*self.step.lists(), *tests])
+        elif not set(map(str, tests)) <= set(sources(self.folder)):  # sets were added
+            write_stamp(self.folder, [*self.step.lists(), *tests])
         write_whole(self._key, json.dumps(self.step.key))
 
     def finish(self, seconds: int) -> None:
@@ -171,6 +178,8 @@ class Record:
             noted, inputs = sources(self.folder), list(map(str, self.step.lists()))
             if not strict and self._is_elsewhere(inputs, noted):
                 inputs = noted
+            if self.step.tests():  # those noted in addition are of test sets
+                inputs += [x for x in noted if x not in inputs]
             check_stamp(self.folder, inputs)
             named = sources(self._named)
             if strict and named:

@@ -232,6 +232,30 @@ def test_a_branch_of_a_changed_trunk_is_left_out(quick, edit):
     assert words in text
 
 
+def test_other_test_sets_need_no_other_training(quick, edit):
+    """Models that are there decode another set; one that is left out is only that."""
+    folder, start = quick
+    first = start("birq")
+    before = calls(folder)
+    edit(lambda conf: conf.update(tests=["test", "more"]))
+    (folder / "recipe" / "tests").write_text("test more")
+    text = start("birq")
+    assert "| birq | 1 | 20.0" in text and text.count("| birq |") > first.count(
+        "| birq |"
+    )
+    since = calls(folder)[len(before) :]
+    assert [x for x in since if "birq" in x] == [
+        "asr1 11 birq_seed0_1h",
+        "asr1 11 birq_seed0_rest",
+    ]
+    edit(lambda conf: conf.update(tests=["more"]))
+    assert "| birq | 1 | 20.0" in start("birq")
+    assert start("birq", report_only=True) == start("birq")
+    assert not [x for x in calls(folder)[len(before + since) :] if "birq" in x]
+    tuned = (folder / "recipe" / "tuned").read_text().split()
+    assert tuned == ["birq_seed0_1h", "birq_seed0_rest"]
+
+
 def test_keys_are_those_of_earlier_versions(quick):
     """With other content, all results that exist would be made again."""
     folder, start = quick

@@ -133,7 +133,9 @@ def test_codebooks_belong_to_a_view():
     """Those of another layer would be loaded, and be wrong, without a word."""
     row = dict(name="refit", view="layer 1", labeller="residual", labeller_conf=LEVELS)
     state = make_model([row]).state_dict()
-    words = "'refit' is fitted to the view 'layer 1' in the checkpoint, now .* 'layer 2'"
+    words = (
+        "'refit' is fitted to the view 'layer 1' in the checkpoint, now .* 'layer 2'"
+    )
     with pytest.raises(ConfigError, match=words):
         make_model([{**row, "view": "layer 2"}]).load_state_dict(state)
     older = {key: x for key, x in state.items() if not key.endswith(".seen")}
