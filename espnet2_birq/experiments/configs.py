@@ -9,6 +9,7 @@ import yaml
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.experiments.spec import (
     Spec,
     System,
@@ -17,7 +18,6 @@ from espnet2_birq.experiments.spec import (
     updates_per_epoch,
     with_updates,
 )
-from espnet2_birq.experiments.steps import locked
 from espnet2_birq.reading import read_json, read_yaml
 
 UTTERANCE = 5.0  # seconds per utterance when compute is counted

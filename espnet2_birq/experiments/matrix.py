@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.report import write_report
 from espnet2_birq.experiments.runner import Runner, say
 from espnet2_birq.experiments.spec import System, read_spec, with_trunks
-from espnet2_birq.experiments.steps import locked
 
 
 def run_matrix(

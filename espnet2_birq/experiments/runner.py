@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import STAMP, sources
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.configs import Configs
@@ -25,7 +26,6 @@ from espnet2_birq.experiments.steps import (
     files_in_options,
     lacking,
     last_setting,
-    locked,
 )
 
 TRAIN_VALID = ("train", "valid")

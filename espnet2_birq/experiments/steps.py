@@ -1,14 +1,11 @@
 """Steps of a matrix, and what is on disk about them: whether they are finished and current."""
 
-import errno
-import fcntl
 import glob
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,32 +210,6 @@ class Record:
                 pattern = f"{first}(?P<out>[^\n]*?){'(?P=out)'.join(rest)}"
             return re.fullmatch(pattern, noted) is not None
         return value is ANY or noted == value
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """Lock a file against other processes, of this machine or, on most NFS, of others.
-
-    Args:
-        path: File to lock; made if missing.
-        waiting: Called if it must be waited for.
-
-    Yields:
-        Its descriptor. Commands that inherit it keep the lock until they end, so that
-        what a killed matrix has started is not started again beside it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            # A file system without locks: as before, nobody else may be at work.
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-        yield stream.fileno()
 
 
 def last_setting(out: Path, steps: str, place: int) -> Any:

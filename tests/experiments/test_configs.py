@@ -4,9 +4,9 @@ import json
 import threading
 from pathlib import Path
 
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.experiments import configs
 from espnet2_birq.experiments.spec import read_spec
-from espnet2_birq.experiments.steps import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
