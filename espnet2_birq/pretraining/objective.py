@@ -198,10 +198,13 @@ class Objective(torch.nn.Module):
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
             vectors = vectors.detach()
-        # A tokenizer's codebooks move when it learns, not when it is predicted.
-        if observe and self.training and self.view.kind != TOKENIZER:
-            self.labeller.observe(vectors.detach(), valid)
-        labels = self.labeller.label(vectors, self.age(update) or 0)
+        # In half precision, sums would stall, and labels depend on whether there is autocast.
+        vectors = vectors.float() if vectors.element_size() < 4 else vectors
+        with torch.autocast(vectors.device.type, enabled=False):
+            # A tokenizer's codebooks move when it learns, not when it is predicted.
+            if observe and self.training and self.view.kind != TOKENIZER:
+                self.labeller.observe(vectors.detach(), valid)
+            labels = self.labeller.label(vectors, self.age(update) or 0)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
 
     def predicted(self, labels: list[Labels]) -> list[Labels]:

@@ -10,6 +10,8 @@ from checkout import ROOT
 from test_model import SMALL, make_batch, make_model
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.configured import parse_config
+from espnet2_birq.planning.joint import fake_model
 
 PAGE = (ROOT / "docs" / "own_objective.md").read_text(encoding="utf-8")
 
@@ -21,20 +23,18 @@ def block(language):
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
     """Write the page's module where Python finds it; return its configuration."""
-    folder = tmp_path / "local"
-    folder.mkdir()
-    (folder / "kmeans.py").write_text(block("python"))
+    (tmp_path / "planes.py").write_text(block("python"))
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("local", "local.kmeans"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, "planes", raising=False)
     rows = yaml.safe_load(block("yaml"))["objectives"]
     rows[0]["labeller_conf"] = SMALL
-    rows[1].update(labeller_conf={"codebook_size": 8}, when={"start": 1})
+    rows[1].update(labeller_conf={"bits": 3}, when={"start": 1})
     return rows
 
 
-def test_it_learns_reports_and_resumes(rows):
-    model = make_model(rows).train()
+@pytest.mark.parametrize("half", [False, True])
+def test_it_learns_reports_and_resumes(rows, half):
+    model = make_model(rows, cpu_bfloat16=half).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.count_updates_of(optimizer)
     # Into how many clusters noise is put depends on the masks drawn.
@@ -42,20 +42,33 @@ def test_it_learns_reports_and_resumes(rows):
     history = []
     for update in range(40):
         loss, stats, _ = model(*make_batch())
-        assert ("loss_clusters" in stats) == (update > 0)
+        assert ("loss_sides" in stats) == (update > 0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         history.append(stats)
-    assert history[-1]["label_ppl_clusters"] > 1.5
-    assert history[-1]["loss_clusters"] < history[1]["loss_clusters"]
+    assert history[-1]["label_ppl_sides"] > 1.5
+    assert history[-1]["loss_sides"] < history[1]["loss_sides"]
     state = model.state_dict()
-    assert "objectives.1.labeller.sums" in state
-    resumed = make_model(rows)
+    assert "objectives.1.labeller.mean" in state
+    resumed = make_model(rows, cpu_bfloat16=half)
     resumed.load_state_dict(state)
-    codes, frames = resumed.eval().label(*make_batch(), "clusters")
-    assert torch.equal(codes, model.eval().label(*make_batch(), "clusters")[0])
+    codes, frames = resumed.eval().label(*make_batch(), "sides")
+    assert torch.equal(codes, model.eval().label(*make_batch(), "sides")[0])
     assert codes.shape == (1, 3, 39) and frames.tolist() == [39, 27, 17]
+
+
+def test_its_cost_is_planned(rows, tmp_path):
+    """By tensors without values."""
+    conf = yaml.safe_load((ROOT / "conf/mini_an4/train_birq.yaml").read_text())
+    costs = []
+    for objectives in (rows[:1], rows):
+        (tmp_path / "c.yaml").write_text(
+            yaml.safe_dump({**conf, "objectives": objectives})
+        )
+        args = parse_config(tmp_path / "c.yaml", [])
+        costs.append(fake_model(args).count_step(2, 48000).flops)
+    assert 0 < costs[0] < costs[1]
 
 
 VECTORS = """
@@ -84,15 +97,15 @@ class Unsized(Labeller):
 
 
 def test_labels_that_are_vectors(rows, tmp_path):
-    (tmp_path / "local" / "kmeans.py").write_text(VECTORS)
+    (tmp_path / "planes.py").write_text(VECTORS)
     for conf in ({}, {"predictor": 4}):
-        rows[1].update(labeller="local.kmeans:Vectors", labeller_conf=conf, when={})
+        rows[1].update(labeller="planes:Vectors", labeller_conf=conf, when={})
         model = make_model(rows).train()
         loss, stats, _ = model(*make_batch())
         loss.backward()
-        assert stats["loss_clusters"] > 0
-        assert stats["target_std_clusters"].isfinite()
-    rows[1].update(labeller="local.kmeans:Unsized", labeller_conf={})
+        assert stats["loss_sides"] > 0
+        assert stats["target_std_sides"].isfinite()
+    rows[1].update(labeller="planes:Unsized", labeller_conf={})
     with pytest.raises(ConfigError, match="codebook_size of Unsized is a whole number"):
         make_model(rows)
 
@@ -100,10 +113,13 @@ def test_labels_that_are_vectors(rows, tmp_path):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("local.kmeans:KMeans", "no attribute 'KMeans'"),
-        ("local.nothing:KMeans", "No module named 'local.nothing'"),
+        ("planes:KMeans", "no attribute 'KMeans'"),
+        (
+            "nothing.kmeans:KMeans",
+            "No module named 'nothing'; put its folder on PYTHONPATH",
+        ),
         ("subprocess:Popen", "is not a Labeller"),
-        ("kmeans", "unknown labeller 'kmeans', use one of .* or module:Class"),
+        ("planes", "unknown labeller 'planes', use one of .* or module:Class"),
     ],
 )
 def test_wrong_names(rows, name, words):

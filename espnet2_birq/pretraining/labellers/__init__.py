@@ -41,7 +41,11 @@ def labeller_class(name: str) -> type[Labeller]:
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f"labeller {name!r}: {error}; put its folder on PYTHONPATH"
+        ) from error
+    except AttributeError as error:
         raise ConfigError(f"labeller {name!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Labeller)):
         raise ConfigError(f"labeller {name!r} is not a Labeller of espnet2_birq")
