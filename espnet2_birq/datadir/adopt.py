@@ -97,6 +97,7 @@ def adopt(
     part.mkdir(parents=True)
     if transcripts:
         adopted = _adopt_kaldi(source, part)
+        _refuse_open_segments(source)
         _copy_transcripts(source, part)
     elif is_formatted(source):
         adopted = _adopt_formatted(source, part, limits)
@@ -150,6 +151,21 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
             speakers.write(utt_id)
             adopted.utterances += 1
     return adopted
+
+
+def _refuse_open_segments(source: Path) -> None:
+    """Refuse segments that end at -1: Kaldi's checks of a set for recognition would.
+
+    Raises:
+        DataError: There is one.
+    """
+    if (source / "segments").exists():
+        for utt_id, entry in iter_scp(source / "segments"):
+            if entry.split()[-1] == "-1":
+                raise DataError(
+                    f"{source}/segments: {utt_id} ends at -1, which Kaldi's scripts refuse "
+                    "with transcripts: write its end in seconds"
+                )
 
 
 def _copy_transcripts(source: Path, part: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,8 +150,8 @@ def check_data_dir(
     Audio is checked as in datadir/audio.py; commands in wav.scp are run.
 
     Args:
-        folder: Directory with wav.scp and utt2spk, and optionally segments, text,
-            spk2utt, utt2num_samples.
+        folder: Directory with wav.scp, and optionally utt2spk, segments, text, spk2utt,
+            utt2num_samples.
         fs: Required sample rate in Hz; None accepts any.
         full: Whether to open all audio instead of a random sample of 200 files.
         nj: Number of threads.
@@ -222,7 +223,7 @@ class _Check:
 
     def _utterances(self, name: str) -> Iterator[tuple[str, str, str | None]]:
         """Compare all lists by utterance; yield one list along with utt2num_samples."""
-        tables = {"utt2spk": self._read("utt2spk"), name: self._read(name)}
+        tables = {"utt2spk": self._speakers(name), name: self._read(name)}
         for other in ("text", "utt2num_samples"):
             if (self.folder / other).exists():
                 tables[other] = self._read(other, may_be_empty=other == "text")
@@ -256,6 +257,16 @@ class _Check:
             if name in row:
                 yield utt_id, row[name], samples
         self.report.speakers = speakers if sorted_by_speaker else None
+
+    def _speakers(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yield utterances and speakers; without lists of them, each is its own."""
+        if any((self.folder / x).exists() for x in ("utt2spk", "spk2utt")):
+            yield from self._read("utt2spk")
+            return
+        kind = "no utt2spk, which pretraining does not need: each utterance is its own speaker"
+        self.report.warn(kind, str(self.folder))
+        with suppress(DataError):  # it is reported where the list itself is read
+            yield from ((utt_id, utt_id) for utt_id, _ in iter_scp(self.folder / name))
 
     def _report_missing(self, utt_id: str, row: dict, tables: dict) -> None:
         for name in tables:

@@ -231,6 +231,15 @@ def test_unusable_transcripts(recipe, tmp_path, name, content, words):
     assert not dest.exists()
 
 
+def test_segments_without_an_end_have_no_transcripts(recipe, tmp_path):
+    """Kaldi's scripts, which format sets for fine-tuning, refuse them."""
+    source, dest = transcribed(recipe), tmp_path / "data" / "train"
+    (source / "segments").write_text("u1 u1 0 1.5\nu2 u2 0.5 -1\n")
+    with pytest.raises(DataError, match="segments: u2 ends at -1, .* end in seconds"):
+        adopt(source, dest, FS, transcripts=True)
+    assert adopt(source, dest, FS).utterances == 2
+
+
 def test_a_folder_of_sets_is_not_replaced(recipe, tmp_path):
     adopt(recipe / "data/train", tmp_path / "data", FS)
     (tmp_path / "data/valid").mkdir()

@@ -66,6 +66,18 @@ def test_text_and_spk2utt_are_optional(folder):
     assert not check_data_dir(folder, FS).problems
 
 
+def test_a_set_for_pretraining_has_no_speakers(folder, capsys):
+    for name in ("text", "spk2utt", "utt2spk"):
+        (folder / name).unlink()
+    main(["--fs", str(FS), str(folder)])
+    first, last = capsys.readouterr().out.splitlines()
+    assert "warning: " in first and "no utt2spk" in first
+    assert last.startswith(f"{folder}: ok: 4 utterances, 4 speakers; opened 4 audio")
+    (folder / "wav.scp").unlink()
+    report = check_data_dir(folder, FS)
+    assert [x for x in report.problems if x.startswith("no such file")]
+
+
 def test_command_reports_and_fails(folder, tmp_path, capsys):
     (tmp_path / "0.flac").write_bytes(b"")
     (tmp_path / "2.flac").write_bytes(b"")
