@@ -7,7 +7,7 @@ end of every utterance is reflected for the STFT as if the utterance were alone.
 import logging
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +24,13 @@ from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.encoders.frontend import mirrored_feats
-from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.evaluation.decode.store import Block, LogProbs, file_hash
+from espnet2_birq.errors import ConfigError, DamagedAudioError, DataError
+from espnet2_birq.evaluation.decode.store import (
+    Block,
+    LogProbs,
+    file_hash,
+    reserved,
+)
 from espnet2_birq.tasks.asr import ASRTask
 
 READERS = 4  # threads that read audio ahead
@@ -207,43 +212,74 @@ def compute_log_probs(
     utterances, skipped = find_utterances(folder, recogniser.sample_rate)
     key = {**recogniser.key, "wav.scp": file_hash(folder / "wav.scp")}
     audio_now = {one.name: audio_of(one) for one in utterances}
-    store = LogProbs(store_folder, key, audio_now)
-    done = store.done()
-    todo = [one for one in utterances if one.name not in done]
-    if done:
-        logging.info(f"{folder}: {len(done)} utterances are done, {len(todo)} are left")
-    batches = list(make_batches(todo, batch_seconds))
-    waves = map_parallel(
-        lambda one: read_wave(one.entry),
-        (one for batch in batches for one in batch),
-        READERS,
-    )
-    bar = tqdm(total=len(todo), desc=f"network {folder.name}", unit="utt", disable=None)
-    for batch in batches:
-        audio = [next(waves) for _ in batch]
-        start = time.monotonic()
-        try:
-            log_probs = recogniser.log_probs(audio)
-        except TooShortUttError as error:
-            skipped.update({one.name: f"too short: {error}" for one in batch})
-        else:
-            spent = time.monotonic() - start
-            seconds = sum(one.seconds for one in batch)
-            # The audio is finite (see find_utterances()), so NaN comes from the model.
-            good = {
-                one.name: matrix
-                for one, matrix in zip(batch, log_probs)
-                if not np.isnan(matrix).any()
-            }
-            skipped.update({x.name: NAN_OUTPUT for x in batch if x.name not in good})
-            if good:
-                found = [audio_now[name] for name in good]
-                store.add(Block(list(good), list(good.values()), seconds, spent, found))
-        bar.update(len(batch))
-    bar.close()
+    with reserved(store_folder):
+        store = LogProbs(store_folder, key, audio_now)
+        done = store.done()
+        todo = [one for one in utterances if one.name not in done]
+        if done:
+            logging.info(
+                f"{folder}: {len(done)} utterances are done, {len(todo)} are left"
+            )
+        bar = tqdm(
+            total=len(todo), desc=f"network {folder.name}", unit="utt", disable=None
+        )
+        with bar:
+            for batch, read in _read_batches(list(make_batches(todo, batch_seconds))):
+                block, bad = _compute_block(recogniser, batch, read, audio_now)
+                skipped.update(bad)
+                if block is not None:
+                    store.add(block)
+                bar.update(len(batch))
     if not store.blocks():
         name, reason = next(iter(skipped.items()))
         raise DataError(
             f"{folder}: no utterance can be recognised; the first, {name}: {reason}"
         )
     return store, skipped
+
+
+def _read_batches(
+    batches: Sequence[list[Utterance]],
+) -> Iterator[tuple[list[Utterance], list[np.ndarray | str]]]:
+    """Yield batches with their waveforms, or why one cannot be decoded."""
+    waves = map_parallel(_read, (one for batch in batches for one in batch), READERS)
+    for batch in batches:
+        yield batch, [next(waves) for _ in batch]
+
+
+def _read(one: Utterance) -> np.ndarray | str:
+    try:
+        return read_wave(one.entry)
+    except DamagedAudioError as error:  # in its middle: its ends were probed
+        return str(error)
+
+
+def _compute_block(
+    recogniser: Recogniser,
+    batch: Sequence[Utterance],
+    read: Sequence[np.ndarray | str],
+    audio_now: Mapping[str, str],
+) -> tuple[Block | None, dict[str, str]]:
+    """Compute a block, None if it is empty, and the reasons for its other utterances."""
+    bad = {one.name: x for one, x in zip(batch, read) if isinstance(x, str)}
+    batch = [one for one in batch if one.name not in bad]
+    if not batch:
+        return None, bad
+    start = time.monotonic()
+    try:
+        log_probs = recogniser.log_probs([x for x in read if not isinstance(x, str)])
+    except TooShortUttError as error:
+        return None, bad | {one.name: f"too short: {error}" for one in batch}
+    spent = time.monotonic() - start
+    # The audio is finite (see find_utterances()), so NaN comes from the model.
+    good = {
+        one.name: matrix
+        for one, matrix in zip(batch, log_probs)
+        if not np.isnan(matrix).any()
+    }
+    bad |= {one.name: NAN_OUTPUT for one in batch if one.name not in good}
+    if not good:
+        return None, bad
+    seconds = sum(one.seconds for one in batch)
+    found = [audio_now[name] for name in good]
+    return Block(list(good), list(good.values()), seconds, spent, found), bad

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ def _search_blocks(paths: Sequence[Path], nj: int) -> Iterator[dict[str, dict]]:
         try:
             for future in as_completed(waiting):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process of the search was killed, for lack of memory? Give a lower "
+                "--nj; finished work is kept"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -66,6 +72,9 @@ def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> 
         store: Log-probabilities.
         results: Results, to which new ones are added block by block.
         nj: Number of processes.
+
+    Raises:
+        DataError: A process was killed.
     """
     global _search, _done
     left = len(store.done() - results.found.keys())
@@ -115,13 +124,21 @@ def write_output(
 
     Returns:
         Text by name.
+
+    Raises:
+        DataError: An utterance is neither skipped nor has a result.
     """
     lines: dict[str, list[str]] = {x: [] for x in ("token", "token_int", "score")}
     texts = {}
     for name in names:
         found: dict = dict(tokens=[], score=0.0)
         if name not in skipped:  # an older store may contain it
-            found = results.found.get(name, found)
+            if name not in results.found:
+                raise DataError(
+                    f"{results.path}: lacks {name}; were its log-probabilities removed "
+                    "meanwhile? Run the command again"
+                )
+            found = results.found[name]
         texts[name], tokens = to_text(found["tokens"])
         lines["token"].append(f"{name} {' '.join(tokens)}")
         lines["token_int"].append(f"{name} {' '.join(map(str, found['tokens']))}")
@@ -148,6 +165,9 @@ def finish_set(
 
     Returns:
         The figures.
+
+    Raises:
+        DataError: As in write_output().
     """
     names = list(read_scp(data / "wav.scp"))
     texts = write_output(folder, names, results, skipped, to_text)
@@ -163,7 +183,7 @@ def finish_set(
         search_rtf_per_core=round(search / seconds, 5),
     )
     if (data / "text").exists():
-        refs = read_scp(data / "text", allow_empty_values=True)
+        refs = _references(data / "text", texts)
         if any(refs.values()):  # otherwise the rate is undefined
             figures["wer"] = round(word_error_rate(refs, texts), 2)
     write_whole(folder / "decode.json", json.dumps(figures, indent=1) + "\n")
@@ -174,3 +194,15 @@ def finish_set(
             + " ".join(next(iter(sorted(skipped.items()))))
         )
     return figures
+
+
+def _references(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the references of decoded utterances, telling how many are of others."""
+    refs = read_scp(path, allow_empty_values=True)
+    others = [name for name in refs if name not in texts]
+    if others:
+        logging.warning(
+            f"{path}: {len(others)} utterances are not in wav.scp, so they are not "
+            f"scored; the first: {others[0]}"
+        )
+    return {name: ref for name, ref in refs.items() if name in texts}

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import logging
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,12 @@ from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.network import Recogniser, compute_log_probs
 from espnet2_birq.evaluation.decode.pipeline import Search, finish_set, search_store
 from espnet2_birq.evaluation.decode.search import Weights, arpa_words, best_path, greedy
-from espnet2_birq.evaluation.decode.store import LogProbs, Results, file_hash
+from espnet2_birq.evaluation.decode.store import (
+    LogProbs,
+    Results,
+    file_hash,
+    reserved,
+)
 from espnet2_birq.reading import read_json, read_text, read_yaml
 
 
@@ -58,9 +65,10 @@ def decode_sets(
     run, key, name = choose_search(recogniser, chosen, search)
     for data, (store, skipped) in stores.items():
         folder = model.parent / (tag or f"ctc_{name}_{model.stem}") / set_name(data)
-        results = Results(folder / "results.jsonl", {**store_key(store), **key})
-        search_store(run, store, results, nj)
-        finish_set(data, folder, store, results, skipped, recogniser.text)
+        with reserved(folder):
+            results = Results(folder / "results.jsonl", {**store_key(store), **key})
+            search_store(run, store, results, nj)
+            finish_set(data, folder, store, results, skipped, recogniser.text)
 
 
 def choose_search(
@@ -117,6 +125,7 @@ def store_key(store: LogProbs) -> dict[str, Any]:
 
 def set_name(data: Path) -> Path:
     """Name a set as asr.sh does: org/<name> before the length filter."""
+    data = Path(os.path.abspath(data))  # "." and ".." are no names
     return Path("org", data.name) if data.parent.name == "org" else Path(data.name)
 
 
@@ -166,7 +175,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises:
         DataError: The file is missing.
-        ConfigError: It lacks `lm` or has unknown keys.
+        ConfigError: It lacks `lm`, has unknown keys, or a weight is no number.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run tune_lm first")
@@ -174,4 +183,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     known = {*Weights._fields, "lm", "words", "dev", "dev_wer"}
     if not isinstance(values, dict) or "lm" not in values or values.keys() - known:
         raise ConfigError(f"{path}: needs lm and only {', '.join(sorted(known))}")
+    for name in values.keys() & set(Weights._fields):
+        kinds = int if name == "beam_size" else int | float
+        if not isinstance(values[name], kinds) or not math.isfinite(values[name]):
+            raise ConfigError(
+                f"{path}: {name} {values[name]!r} is no such number; run tune_lm again"
+            )
     return values

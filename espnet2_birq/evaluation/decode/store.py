@@ -1,31 +1,44 @@
 """Stores on disk that let a killed command resume.
 
 Both have a key, which lists the dependencies of the results. If a stored key differs,
-the store starts over.
+the store starts over. While a command is at a store, it holds the lock of its folder.
 """
 
 import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_arrays, read_json, refusing
 
 Key = Mapping[str, str | int | float | None]
+LOCK = ".lock"
 
 
 def file_hash(path: Path) -> str:
     """Compute the SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder, waiting until those at work have ended."""
+
+    def waiting():
+        logging.info(f"{folder}: another command is at work on it, waiting")
+
+    with locked(folder / LOCK, waiting):
+        yield
 
 
 class Block(NamedTuple):
@@ -49,29 +62,53 @@ class Block(NamedTuple):
 class LogProbs:
     """Log-probabilities of a data set, in a folder with one file per block.
 
+    The folder must be reserved() while blocks are added.
+
     Args:
         folder: Folder, created if missing.
         key: Key of the model and the list of utterances.
         audio: Fingerprint of the audio of each utterance; stored results of
             other audio are discarded.
+
+    Raises:
+        DataError: The folder has other content.
     """
 
     def __init__(self, folder: Path, key: Key, audio: Mapping[str, str]):
         self.folder = folder
-        if folder.exists() and not self._is_of(key, audio):
-            logging.info(f"{folder}: of another model or other audio, starting afresh")
-            shutil.rmtree(folder)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            # The start time tells results of these log-probabilities from older ones.
-            began = {**key, "began": time.time_ns()}
-            write_whole(self._key, json.dumps(began, sort_keys=True, indent=1) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._key.exists():
+            self._refuse_others()
         for part in folder.glob("*.part"):
             part.unlink()
+        if not self._is_of(key, audio):
+            self._start_afresh(key)
 
     @property
     def _key(self) -> Path:
         return self.folder / "key.json"
+
+    def _refuse_others(self) -> None:
+        own = {LOCK, *(path.name for path in self.blocks())}
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in own and path.suffix != ".part":
+                raise DataError(
+                    f"{path}: is not of stored log-probabilities, which are to be in "
+                    "this folder; move it away"
+                )
+
+    def _start_afresh(self, key: Key) -> None:
+        blocks = self.blocks()
+        if blocks or self._key.exists():
+            logging.info(
+                f"{self.folder}: of another model or other audio, starting afresh"
+            )
+        self._key.unlink(missing_ok=True)
+        for path in blocks:
+            path.unlink()
+        # The start time tells results of these log-probabilities from older ones.
+        began = {**key, "began": time.time_ns()}
+        write_whole(self._key, json.dumps(began, sort_keys=True, indent=1) + "\n")
 
     def _is_of(self, key: Key, audio: Mapping[str, str]) -> bool:
         if not self._key.exists():
@@ -81,15 +118,10 @@ class LogProbs:
             stored.pop("began", None)
             if stored != json.loads(json.dumps(key)):
                 return False
-            blocks = [read_block(path) for path in self.blocks()]
+            return all(_is_block_of(path, audio) for path in self.blocks())
         except DataError as error:
             logging.warning(f"{error}: it is computed again")
             return False
-        return all(
-            audio.get(name) == own
-            for block in blocks
-            for name, own in zip(block.names, block.audio)
-        )
 
     def blocks(self) -> list[Path]:
         """Return the files of finished blocks, in order."""
@@ -141,6 +173,12 @@ def read_block(path: Path) -> Block:
         )
 
 
+def _is_block_of(path: Path, audio: Mapping[str, str]) -> bool:
+    """Whether a block is whole and of this audio; all at once may exceed the memory."""
+    block = read_block(path)
+    return all(audio.get(name) == own for name, own in zip(block.names, block.audio))
+
+
 def block_seconds(paths: Iterable[Path]) -> tuple[float, float]:
     """Sum seconds of audio and of computation over blocks."""
     total = np.zeros(2)
@@ -164,7 +202,7 @@ class Results:
     """Results per utterance, in a file of JSON lines that starts with the key.
 
     An incomplete last line, left by a killed process, is dropped, as are a damaged line
-    and everything after it.
+    and everything after it. The folder must be reserved().
 
     Args:
         path: File; its folder is created.

@@ -18,7 +18,7 @@ from espnet2_birq.evaluation.decode.sets import (
     log_probs_of,
     store_key,
 )
-from espnet2_birq.evaluation.decode.store import Results
+from espnet2_birq.evaluation.decode.store import Results, reserved
 from espnet2_birq.evaluation.markdown import markdown_table
 
 # Step sizes of lm_weight and word_score, used in this order.
@@ -140,10 +140,11 @@ def tune_on_set(
         raise DataError(f"{dev}: no utterance has both text and audio")
     logging.info(f"{dev}: {len(refs)} utterances with text and audio")
 
+    work = out.with_name(out.name + ".work")
+
     def error_rate(weights: Weights) -> float:
         search.weights = weights
         name = f"{weights.lm_weight}_{weights.word_score}.jsonl"
-        work = out.with_name(out.name + ".work")
         results = Results(work / name, {**key, **weights._asdict()})
         search_store(search, store, results, nj)
         hyps = {x: recogniser.text(y["tokens"])[0] for x, y in results.found.items()}
@@ -154,10 +155,11 @@ def tune_on_set(
         )
         return rate
 
-    best, tried = tune(error_rate, start)
-    values = {"lm": str(lm), **best._asdict()}
-    if words:
-        values["words"] = str(words)
-    values.update(dev=str(dev), dev_wer=round(tried[best], 2))
-    write_whole(out, yaml.safe_dump(values, sort_keys=False))
+    with reserved(work):
+        best, tried = tune(error_rate, start)
+        values = {"lm": str(lm), **best._asdict()}
+        if words:
+            values["words"] = str(words)
+        values.update(dev=str(dev), dev_wer=round(tried[best], 2))
+        write_whole(out, yaml.safe_dump(values, sort_keys=False))
     return f"WER % on {dev}, the best one bold:\n\n{table(tried, best)}"

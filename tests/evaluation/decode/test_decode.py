@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +25,13 @@ from espnet2_birq.evaluation.decode.network import (
     make_batches,
 )
 from espnet2_birq.evaluation.decode.search import Weights
-from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results, read_block
+from espnet2_birq.evaluation.decode.store import (
+    Block,
+    LogProbs,
+    Results,
+    read_block,
+    reserved,
+)
 from espnet2_birq.evaluation.decode.tuning import table, tune
 from espnet2_birq.tasks.asr import ASRTask
 
@@ -210,6 +218,74 @@ def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):
     assert list(read_texts(out / "skipped")) == ["utt7"]
 
 
+def test_audio_damaged_in_its_middle_is_skipped(model, tmp_path):
+    """Its header and end, which are probed, are whole."""
+    data = make_data(tmp_path / "test", [9000, 128_000, 16000])
+    for number in range(3):
+        wave, rate = soundfile.read(data / f"{number}.wav")
+        soundfile.write(data / f"{number}.flac", wave, rate)
+    content = bytearray((data / "1.flac").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    (data / "1.flac").write_bytes(content)
+    scp = (data / "wav.scp").read_text()
+    (data / "wav.scp").write_text(scp.replace(".wav", ".flac"))
+    model = copy_model(model, tmp_path / "asr")
+    for seconds in ("200", "1"):  # all in a batch; then those that are left
+        decode(model, data, options=["--batch_seconds", seconds])
+        out = tmp_path / "asr/ctc_greedy_model/test"
+        texts = read_texts(out / "text")
+        assert texts["utt0"] and texts["utt2"] and not texts["utt1"]
+        (line,) = (out / "skipped").read_text().splitlines()
+        assert line.startswith(f"utt1 {data}/1.flac: not readable as audio")
+
+
+@pytest.mark.parametrize("place", ["ctc_log_probs_model", "ctc_greedy_model"])
+def test_two_commands_take_turns(model, tmp_path, caplog, place):
+    caplog.set_level("INFO")
+    data = make_data(tmp_path / "test", [9000, 16000])
+    model = copy_model(model, tmp_path / "asr")
+    other = threading.Thread(target=decode, args=(model, data))
+    folder = tmp_path / "asr" / place / "test"
+    with reserved(folder):
+        other.start()
+        while "another command is at work on it, waiting" not in caplog.text:
+            assert other.is_alive(), "it has not waited"
+            time.sleep(0.01)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    other.join()
+    assert len(read_texts(tmp_path / "asr/ctc_greedy_model/test/text")) == 2
+
+
+def test_a_set_given_by_its_place(model, tmp_path, monkeypatch):
+    """Neither the experiment nor the log-probabilities of other sets are touched."""
+    first = make_data(tmp_path / "first", [9000])
+    second = make_data(tmp_path / "second", [9000, 16000])
+    model = copy_model(model, tmp_path / "asr")
+    decode(model, first)
+    kept = [path for path in (tmp_path / "asr").rglob("*") if path.is_file()]
+    (second / "sub").mkdir()
+    for folder, given in ((second, "."), (second / "sub", "..")):
+        monkeypatch.chdir(folder)
+        decode(model, given)
+        assert all(path.is_file() for path in kept)
+        assert (tmp_path / "asr/ctc_greedy_model/second/text").is_file()
+
+
+def test_transcripts_of_other_utterances_are_told(model, tmp_path, caplog):
+    data = make_data(tmp_path / "test", [9000, 16000])
+    model = copy_model(model, tmp_path / "asr")
+    decode(model, data)
+    figures = tmp_path / "asr/ctc_greedy_model/test/decode.json"
+    before = json.loads(figures.read_text())["wer"]
+    with (data / "text").open("a") as stream:
+        stream.write("utt8 SEAT\nutt9 A TEA\n")
+    decode(model, data)
+    words = "test/text: 2 utterances are not in wav.scp, .*; the first: utt8"
+    assert re.search(words, caplog.text)
+    assert json.loads(figures.read_text())["wer"] == before
+
+
 def test_a_model_that_gives_nan_writes_none(model, tmp_path, caplog, monkeypatch):
     data = make_data(tmp_path / "test", [9000, 9100, 9200])
     model = copy_model(model, tmp_path / "asr")
@@ -386,6 +462,8 @@ def test_pattern_search_finds_the_lowest_point_and_asks_once():
         (["--weights", "none.yaml"], "none.yaml: no such file"),
         (["--batch_seconds", "nan"], "2"),
         (["--lm_weight", "nan"], "2"),
+        (["--beam_size", "0"], "2"),
+        (["--beam_size", "-3"], "2"),
     ],
 )
 def test_users_errors_are_one_line(model, tmp_path, options, words):
