@@ -60,7 +60,7 @@ def tune(args: argparse.Namespace) -> None:
         args.dev,
         args.lm,
         args.out,
-        Weights(**{name: value for name, value in beam.items() if value}),
+        Weights(**{name: value for name, value in beam.items() if value is not None}),
         words=args.words,
         gpu=args.ngpu,
         batch_seconds=args.batch_seconds,

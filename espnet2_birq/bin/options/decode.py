@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from espnet2_birq.evaluation.decode.search import Weights
-from espnet2_birq.options import positive
+from espnet2_birq.options import count, positive
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
         "do not contain them",
     )
     for name, kind, text in (
-        ("beam_size", int, "hypotheses kept after each frame"),
+        ("beam_size", count, "hypotheses kept after each frame"),
         ("beam_threshold", positive, "drop hypotheses this far below the best"),
     ):
         default = Weights._field_defaults[name]

@@ -36,11 +36,13 @@ class NgramSearch:
     Args:
         lm: ARPA file, optionally gzipped, or KenLM binary.
         tokens: Tokens of the model; index 0 is the blank.
-        words: Vocabulary; words with letters outside the tokens are dropped.
+        words: Vocabulary; repetitions, and words with letters outside the tokens, are
+            dropped.
         weights: See Weights; assign `search.weights` to change them.
 
     Raises:
-        ConfigError: The tokens lack <space>, or no word can be spelled.
+        ConfigError: The tokens lack <space>, no word can be spelled, or no hypothesis
+            would be kept.
         DataError: The n-gram is unreadable.
     """
 
@@ -59,7 +61,7 @@ class NgramSearch:
         numbers = {token: number for number, token in enumerate(tokens)}
         self._space = numbers[SPACE]
         self.words, self._spelling, self.unspelled = [], [], 0
-        for word in words:
+        for word in dict.fromkeys(words):
             spelling = [numbers.get(letter) for letter in word]
             if None in spelling or word in NOT_WORDS:
                 self.unspelled += word not in NOT_WORDS
@@ -94,6 +96,11 @@ class NgramSearch:
 
     @weights.setter
     def weights(self, weights: Weights) -> None:
+        if weights.beam_size < 1 or not weights.beam_threshold > 0:
+            raise ConfigError(
+                f"beam_size {weights.beam_size}, beam_threshold "
+                f"{weights.beam_threshold}: keep no hypothesis; give positive ones"
+            )
         self._weights = weights
         options = LexiconDecoderOptions(
             weights.beam_size,

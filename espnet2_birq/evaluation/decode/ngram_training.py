@@ -3,7 +3,8 @@
 import logging
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import kenlm
@@ -12,6 +13,9 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.ngram import (
+    BEGIN,
+    END,
+    UNKNOWN,
     Model,
     arpa_lines,
     estimate,
@@ -21,6 +25,9 @@ from espnet2_birq.evaluation.decode.ngram import (
     tune_weights,
 )
 from espnet2_birq.reading import read_lines
+
+# lmplz refuses the same words.
+SPECIAL = {BEGIN, END, UNKNOWN, UNKNOWN.upper()}
 
 
 def train_ngram(
@@ -83,14 +90,27 @@ def read_sentences(path: Path) -> list[list[str]]:
     """Read sentences of a data directory, or of an optionally gzipped file.
 
     Raises:
-        DataError: The file is missing or not UTF-8.
+        DataError: The file is missing or not UTF-8, or has a word that an n-gram has
+            for the beginning or end of a sentence or for unknown words.
     """
     if path.is_dir():
-        texts = read_scp(path / "text", allow_empty_values=True).values()
-        return [text.split() for text in texts]
+        texts = read_scp(path / "text", allow_empty_values=True)
+        return list(_sentences(path / "text", texts.items()))
     if not path.is_file():
         raise DataError(f"{path}: no such file or data directory")
-    return [line.split() for line in read_lines(path, "convert it with iconv")]
+    lines = enumerate(read_lines(path, "convert it with iconv"), 1)
+    return list(_sentences(path, ((f"line {number}", line) for number, line in lines)))
+
+
+def _sentences(path: Path, texts: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
+    for place, text in texts:
+        words = text.split()
+        if special := next((word for word in words if word in SPECIAL), None):
+            raise DataError(
+                f"{path}: {place} has the word {special}, which n-grams have for "
+                "themselves; remove it there and elsewhere"
+            )
+        yield words
 
 
 def run_lmplz(
@@ -103,12 +123,14 @@ def run_lmplz(
     """
     command = [program, "-o", str(order), "--discount_fallback"]
     command += ["--prune", *map(str, prune[:order]), "--arpa", str(arpa)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdin is not None
-        for path in texts:
-            for words in read_sentences(path):
-                print(*words, file=process.stdin)
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # it has failed, and its status tells
+            for path in texts:
+                for words in read_sentences(path):
+                    print(*words, file=process.stdin)
+        with suppress(BrokenPipeError):
+            process.stdin.close()
         if process.wait():
             raise DataError(f"{program} ended with status {process.returncode}")
 

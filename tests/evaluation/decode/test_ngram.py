@@ -19,6 +19,7 @@ from espnet2_birq.evaluation.decode.ngram import (
     read_arpa,
     tune_weights,
 )
+from espnet2_birq.evaluation.decode.ngram_training import read_sentences
 
 # From KenLM's lm/common/test_data: output of its lmplz, made by generate.sh there.
 TOY_TEXT = ["a a b a", "b a a b"]
@@ -239,6 +240,26 @@ def test_lmplz_is_used_where_it_is(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\ncat > /dev/null; exit 3\n")
     with pytest.raises(SystemExit, match="ended with status 3"):
         main(["--text", str(tmp_path / "text"), "--out", str(out)])
+    # Ends before it has read more than a pipe holds.
+    program.write_text("#!/bin/sh\nexit 4\n")
+    (tmp_path / "text").write_text("a b\n" * 300_000)
+    with pytest.raises(SystemExit, match="ended with status 4"):
+        main(["--text", str(tmp_path / "text"), "--out", str(out)])
+
+
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "<UNK>"])
+def test_words_that_ngrams_have_for_themselves(tmp_path, word):
+    """KenLM refuses them, too: probabilities would not sum to one."""
+    text = tmp_path / "text"
+    text.write_text(f"a b\nb {word} a\n")
+    words = f"{text}: line 2 has the word {word}, .*; remove it"
+    with pytest.raises(SystemExit, match=words):
+        main(["--text", str(text), "--out", str(tmp_path / "x.arpa")])
+    text.write_text(f"utt1 a b\nutt2 b {word}\n")
+    with pytest.raises(DataError, match=f"{text}: utt2 has the word {word}, "):
+        read_sentences(tmp_path)
+    text.write_text("utt1 a<unk> b\n")
+    assert read_sentences(tmp_path) == [["a<unk>", "b"]]
 
 
 def test_broken_input_is_an_error():

@@ -13,6 +13,7 @@ from espnet2.legacy.nets.scorers.ctc import CTCPrefixScorer
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.decode.ngram_search import NgramSearch
 from espnet2_birq.evaluation.decode.search import Weights, arpa_words, best_path, greedy
+from espnet2_birq.evaluation.decode.sets import read_weights
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "<sos/eos>"]
 ARPA = r"""
@@ -165,3 +166,31 @@ def test_what_cannot_be_searched_is_said(arpa, tmp_path):
         list(arpa_words(binary))
     with pytest.raises(DataError, match="KenLM cannot read it"):
         NgramSearch(tmp_path / "none.arpa", TOKENS, ["A"])
+
+
+@pytest.mark.parametrize("beam", [{"beam_size": 0}, {"beam_threshold": -1.0}])
+def test_a_beam_without_hypothesis_is_refused(arpa, beam):
+    with pytest.raises(ConfigError, match="keep no hypothesis; give positive ones"):
+        NgramSearch(arpa, TOKENS, ["A"], Weights(**beam))
+
+
+def test_a_word_listed_twice_is_one_word(arpa):
+    log_probs = draw(0, 8, len(TOKENS))
+    once = NgramSearch(arpa, TOKENS, ["A", "B"])
+    twice = NgramSearch(arpa, TOKENS, ["A", "B", "A"])
+    assert twice(log_probs) == once(log_probs)
+    assert twice.words == once.words == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    "line", ["beam_size: 7.5", "beam_size: many", "lm_weight: [1]", "word_score: .nan"]
+)
+def test_weights_that_are_no_numbers(tmp_path, line):
+    path = tmp_path / "weights.yaml"
+    path.write_text(f"lm: x.arpa\n{line}\n")
+    with pytest.raises(
+        ConfigError, match=f"yaml: {line.split(':')[0]} .*tune_lm again"
+    ):
+        read_weights(path)
+    path.write_text("lm: x.arpa\nbeam_size: 7\nlm_weight: 2\nword_score: -0.5\n")
+    assert read_weights(path)["beam_size"] == 7
