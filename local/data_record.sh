@@ -68,6 +68,13 @@ whole_numbers() {  # whole_numbers LEAST NAME...: refuses other values, and thos
     done
 }
 
+check_stages() {  # check_stages LAST: refuses --stage and --stop_stage that run nothing
+    whole_numbers 0 stage stop_stage
+    [ "${stage}" -le "$1" ] || fail "--stage ${stage}: there are stages 1 to $1"
+    [ "${stage}" -le "${stop_stage}" ] ||
+        fail "--stage ${stage} --stop_stage ${stop_stage}: no stage is between them"
+}
+
 set_name() {  # set_name OPTION DIR: prints the name of a set given by its path, the last part
     local name
     # Without realpath, the name of DIR/. would be a folder of all sets.

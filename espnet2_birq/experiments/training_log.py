@@ -119,7 +119,10 @@ def log_files(folder: Path) -> list[Path]:
     # ESPnet's launcher renames the log of the previous run to train.1.log, and so on.
     files = sorted(folder.glob("train*.log"), key=lambda path: path.stat().st_mtime)
     if not files:
-        raise DataError(f"{folder}/train.log: no such file; run the training stage")
+        raise DataError(
+            f"{folder}/train.log: no such file; run the training stage, "
+            "or redirect the output of ssl_train to it"
+        )
     return files
 
 

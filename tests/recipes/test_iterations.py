@@ -60,13 +60,14 @@ def test_a_configuration_for_no_iteration(ssl):
     config = str(ssl.parents[2] / "train.yaml")
     status, said = pretrain(ssl, "--relabel_config", config, check=False)
     assert status == 1 and "give --train_stop_iter, too" in said
-    pretrain(ssl, "--relabel_config", config, "--stop_stage", "4", *LAST)
+    pretrain(ssl, "--relabel_config", config, "--stage", "4", "--stop_stage", "4", *LAST)
 
 
 @pytest.mark.parametrize("stage, last", [("7", True), ("8", False)])
 def test_stages_after_training_train_nothing(ssl, stage, last):
     """--stage up to 7 applies only to the first iteration, later ones to all."""
     options = ["--train_stop_iter", "1", "--dry_run", "true", "--stage", stage]
+    options += ["--skip_packing", "false"]
     said = pretrain(ssl, *LAYER, *options)[1]
     assert ("stage 7: training, iteration 1" in said) == last
 

@@ -119,6 +119,28 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
             "--inference_nj 'x': gi",
         ),
         ("yodas/ssl1", "./run.sh --stage x", "--stage 'x': give a whole number"),
+        ("yodas/ssl1", "./run.sh --stage 10", "--stage 10: there are stages 1 to 9"),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --stage 7 --stop_stage 6",
+            "--stage 7 --stop_stage 6: no stage is between them",
+        ),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --stage 8",
+            "--stage 8: packs only with --skip_packing false",
+        ),
+        (
+            "mini_an4/ssl1",
+            f"./birq.sh {SETS} --stage 9 --skip_packing false",
+            "--stage 9: uploads only with --skip_upload_hf false",
+        ),
+        ("mini_an4/asr1", f"{ASR} --stage 14", "--stage 14: there are stages 1 to 13"),
+        (
+            "mini_an4/asr1",
+            f"{ASR} --stage 12 --stop_stage 11",
+            "--stage 12 --stop_stage 11: no stage is between them",
+        ),
     ],
 )
 def test_wrong_values(egs2, folder, command, words):

@@ -60,7 +60,8 @@ opts=("${data_opts[@]}" "${opts[@]}")
 ! "${dry_run}" || fail "--dry_run: only ssl1/run.sh has it; leave it out"
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
-whole_numbers 0 stage stop_stage ngpu
+whole_numbers 0 ngpu
+check_stages 13
 whole_numbers 1 num_nodes nj inference_nj num_threads nbpe
 check_speed_factors "${speed_perturb_factors}"
 no_spaces dumpdir expdir asr_tag asr_exp asr_config ssl_model asr_stats_dir

@@ -94,7 +94,15 @@ here=$(dirname "$(readlink -f "$0")")  # recipes link to this script
 [[ ${feats_normalize} =~ ^(global_mvn)?$ ]] || fail "--feats_normalize" \
     "${feats_normalize}: give global_mvn, or nothing and normalize: ... in the configuration"
 
-whole_numbers 0 stage stop_stage ngpu
+whole_numbers 0 ngpu
+check_stages 9
+# By default, both are skipped.
+uploads() { [ "${stop_stage}" -ge 9 ] && ! "${skip_upload_hf}"; }
+if [ "${stage}" = 8 ] && "${skip_packing}" && ! uploads; then
+    fail "--stage 8: packs only with --skip_packing false"
+elif [ "${stage}" = 9 ] && ! uploads; then
+    fail "--stage 9: uploads only with --skip_upload_hf false"
+fi
 whole_numbers 1 num_nodes nj speech_fold_length num_splits_ssl ${num_threads:+num_threads}
 check_speed_factors "${speed_perturb_factors}"
 no_spaces dumpdir expdir ssl_tag train_config

@@ -5,7 +5,11 @@
 shown() {  # shown NUMBER WHAT OUTPUT: prints a stage, and whether its OUTPUT exists already
     local state=
     if [ -e "$3" ]; then state=" (exists; would be made again)"; fi
-    if [[ $1 == 7* ]] && [ -e "$3" ]; then state=" (exists; would be resumed)"; fi
+    if [ "$1" = 7 ]; then  # stage 6 has made its folder, too
+        state=
+        [ ! -e "$3/checkpoint.pth" ] && [ ! -e "$3/progress.pth" ] ||
+            state=" (exists; would be resumed)"
+    fi
     echo "stage $1: $2 -> ${3%/made_from.json}${state}"
 }
 

@@ -48,7 +48,7 @@ fi
 if "${dry_run}"; then
     [ "${self_train}" = 0 ] ||
         { echo "$0: error: --dry_run checks the data: leave out --self_train" >&2; exit 1; }
-    opts+=(--stop_stage 1) ssl_model=none
+    opts+=(--stage 1 --stop_stage 1) ssl_model=none
 fi
 script=(./finetune.sh)
 [ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")

@@ -24,7 +24,7 @@ case "${method}" in
     *_c[12]) train_config=conf/tuning/train_${method}.yaml ;;
     *) train_config=conf/train_${method}.yaml ;;
 esac
-if "${dry_run}"; then opts+=(--stop_stage 1); fi
+if "${dry_run}"; then opts+=(--stage 1 --stop_stage 1); fi
 ./birq.sh --train_set "${train_set}" --valid_set "${valid_set}" --ngpu 4 \
     --nj "$(../../../local/cores)" --train_config "${train_config}" \
     --resample "${resample}" \

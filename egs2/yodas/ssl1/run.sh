@@ -25,7 +25,8 @@ lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 dry_run=false ng
 nj=$("$(dirname "$0")/../../../local/cores")
 sort_options "lang hours set_name manifest stage stop_stage nj dry_run ngpu" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
-whole_numbers 0 stage stop_stage ngpu
+whole_numbers 0 ngpu
+check_stages 9
 whole_numbers 1 nj
 for ((i = 0; i < ${#opts[@]}; i += 2)); do
     case "${opts[i]//-/_}" in

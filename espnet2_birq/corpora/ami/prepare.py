@@ -125,7 +125,8 @@ def _demand_utterances(
             example = microphone.path(audio, one.meetings[0], 0)
             raise DataError(
                 f"{audio}: no recording with an utterance of {one.name}, for instance "
-                f"{example}; correct --audio and --mic, or leave it out with --sets"
+                f"{example}; correct --audio (--ami of the recipe) and --mic, or leave the "
+                "set out (--sets), or its meetings (--partition)"
             )
 
 

@@ -208,6 +208,4 @@ def _print_summary(
         )
     train = next(iter(sizes))
     digest = hashlib.sha256((train / MANIFEST).read_bytes()).hexdigest()
-    print(
-        f"{train}: of {len(chosen.shards)} shards; {MANIFEST} has SHA-256 {digest[:16]}"
-    )
+    print(f"{train}: of {len(chosen.shards)} shards; {MANIFEST} has SHA-256 {digest}")
