@@ -2,11 +2,9 @@
 
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.workers import worker_pool
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.decode.search import Hypothesis
 from espnet2_birq.evaluation.decode.store import (
@@ -49,19 +48,10 @@ def _search_blocks(paths: Sequence[Path], nj: int) -> Iterator[dict[str, dict]]:
         yield from map(_search_block, paths)
         return
     # Forked, not spawned: see above. The workers never touch a GPU.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(nj, mp_context=context) as pool:
+    with worker_pool(nj, "fork") as pool:
         waiting = [pool.submit(_search_block, path) for path in paths]
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a process of the search was killed, for lack of memory? Give a lower "
-                "--nj; finished work is kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for future in as_completed(waiting):
+            yield future.result()
 
 
 def search_store(search: Search, store: LogProbs, results: Results, nj: int) -> None:

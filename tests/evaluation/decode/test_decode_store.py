@@ -107,7 +107,7 @@ def test_a_killed_process_of_the_search(tmp_path):
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(DataError, match="killed, for lack of memory.* lower --nj"):
+    with pytest.raises(DataError, match="was killed, for lack of memory.* lower --nj"):
         search_store(killed, store, results, 2)
     results = Results(path, {})
     assert results.found.keys() >= {"u0"}
