@@ -2,11 +2,9 @@
 
 import hashlib
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,10 @@ from espnet2_birq.api import load
 from espnet2_birq.config import config_of
 from espnet2_birq.datadir.audio import ARK_ENTRY, read_wave
 from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import check_stamp, write_stamp
 from espnet2_birq.datadir.stream import map_parallel
+from espnet2_birq.datadir.workers import worker_pool
 from espnet2_birq.errors import ConfigError, DamagedAudioError, DataError
 from espnet2_birq.extraction.sources import Recording, find_recordings
 from espnet2_birq.extraction.writers import Folder, deduplicate
@@ -128,7 +128,8 @@ def extract(job: Job, source: Path) -> dict[str, str]:
     Raises:
         ConfigError: There is no such layer or objective, or the model cannot be loaded;
             or an archive cannot be in the folder.
-        DataError: The list is bad, or the folder has results of other settings.
+        DataError: The list is bad, the folder has results of other settings, another
+            command is writing to it, or a process was killed.
     """
     if job.kind == "ark" and "," in str(job.out):
         raise ConfigError(
@@ -147,13 +148,36 @@ def extract(job: Job, source: Path) -> dict[str, str]:
         )
     if job.kind == "npy":
         _check_names(source, [one.name for one in enough])
-    _claim(job, source, recordings)
+    with locked(job.out / ".lock", lambda: _refuse(job.out)):
+        _claim(job, source, recordings)
+        return _extract(job, source, worker, enough, skipped)
+
+
+def _refuse(out: Path) -> None:
+    raise DataError(
+        f"{out}: another command is writing to it; wait until it has ended, or give "
+        "another --out"
+    )
+
+
+def _extract(
+    job: Job,
+    source: Path,
+    worker: "_Worker",
+    enough: list[Recording],
+    skipped: dict[str, str],
+) -> dict[str, str]:
+    """Process recordings that are long enough; return the skipped ones of all."""
     blocks = dict(_blocks(enough, worker.model))
     todo = {x: block for x, block in blocks.items() if not worker.has(x, block)}
     if len(todo) < len(blocks):
         logging.info(
             f"{job.out}: {len(blocks) - len(todo)} of {len(blocks)} blocks done"
         )
+    if todo:  # lists of an earlier command may name archives that are written again
+        (job.out / "skipped").unlink(missing_ok=True)
+        for folder in worker.folders:
+            folder.list.unlink(missing_ok=True)
     _run(job, worker, todo)
     damaged = _read_damaged(job.out, blocks)
     skipped.update(damaged)
@@ -262,16 +286,10 @@ def _run(job: Job, worker: "_Worker", todo: dict[str, list[Recording]]) -> None:
             for seconds in worker.process(name, block):
                 progress.add(seconds)
         return
-    context = multiprocessing.get_context("spawn")  # a GPU does not survive a fork
-    with ProcessPoolExecutor(
-        job.nj, mp_context=context, initializer=_begin, initargs=(job,)
-    ) as pool:
+    with worker_pool(job.nj, "spawn", _begin, job) as pool:  # no GPU survives a fork
         futures = [pool.submit(_process, name, block) for name, block in todo.items()]
-        try:
-            for future in futures:
-                progress.add(future.result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            progress.add(future.result())
 
 
 _worker: "_Worker"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet2_birq.datadir.audio import probe_apart
-from espnet2_birq.datadir.kaldi import iter_scp
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import parse_json, read_lines
@@ -58,7 +58,7 @@ def find_recordings(
     """
     entries: dict[str, str] = {}
     stated: dict[str, float] = {}
-    for name, entry, seconds in _list(source):
+    for name, entry, seconds in _list(source, rate):
         name = "_".join(name.split())
         # The output has this name, in the output folder.
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -95,8 +95,8 @@ def find_recordings(
     return sorted(found, key=lambda one: (one.samples, one.name)), skipped
 
 
-def _list(source: Path) -> Iterable[Listed]:
-    """Return the entries of a source."""
+def _list(source: Path, rate: int) -> Iterable[Listed]:
+    """Return the entries of a source; numbers of samples are of this rate in Hz."""
     if (source / "wav.scp").is_file():
         return _scp(source / "wav.scp")
     if source.is_dir():
@@ -112,7 +112,7 @@ def _list(source: Path) -> Iterable[Listed]:
     if source.suffix in (".json", ".jsonl"):
         return _json_lines(source)
     if source.suffix == ".tsv":
-        return _tsv(source)
+        return _tsv(source, rate)
     return _scp(source)
 
 
@@ -166,7 +166,7 @@ def _json_lines(path: Path) -> Iterator[Listed]:
         yield Listed(file.stem, str(path.parent / file), seconds)
 
 
-def _tsv(path: Path) -> Iterator[Listed]:
+def _tsv(path: Path, rate: int) -> Iterator[Listed]:
     """Read a fairseq manifest: the root in the first line, then file and samples."""
     root, *lines = [line.rstrip("\r\n") for line in read_lines(path)] or [""]
     if "\t" in root or not lines:
@@ -174,7 +174,12 @@ def _tsv(path: Path) -> Iterator[Listed]:
             f"{path}: the first line is to be the root folder of the others"
         )
     for number, line in enumerate(lines, 2):
-        file = line.split("\t")[0]
+        file, _, length = line.partition("\t")
+        samples = parse_samples(length) if length else None
+        if length and samples is None:
+            raise DataError(
+                f"{path}: line {number}: {length!r} is no number of samples; correct it"
+            )
         if not Path(file).name:
             raise DataError(f"{path}: line {number}: names no file; remove it")
         # The output has the file's name, in the output folder.
@@ -184,4 +189,5 @@ def _tsv(path: Path) -> Iterator[Listed]:
                 "first line; correct the root"
             )
         name = str(Path(file).with_suffix(""))
-        yield Listed(name, str(path.parent / root / file))
+        seconds = None if samples is None else samples / rate
+        yield Listed(name, str(path.parent / root / file), seconds)

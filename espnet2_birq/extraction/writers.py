@@ -22,16 +22,19 @@ class Folder:
     Each block leaves its own list, which tells a resumed command what is done. The
     final list is written when all blocks are complete.
 
+    Attributes:
+        list: Path of the final list.
+
     Args:
-        path: The folder; created if missing.
+        path: The folder; created with its first block.
         kind: npy, ark or text.
         name: Name of the final list without its suffix: feats or units.
     """
 
     def __init__(self, path: Path, kind: str, name: str):
-        self.path, self.kind, self.name = path, kind, name
+        self.path, self.kind = path, kind
+        self.list = path / (name + ("" if kind == "text" else ".scp"))
         self._blocks = path / "blocks"
-        self._blocks.mkdir(parents=True, exist_ok=True)
 
     def has(self, block: str) -> bool:
         """Whether a block is complete: its list, and the files that this names."""
@@ -46,6 +49,7 @@ class Folder:
     @contextmanager
     def writing(self, block: str) -> Iterator[Callable[[str, np.ndarray | Path], None]]:
         """Yield a function that adds arrays, or files of them, to a block."""
+        self._blocks.mkdir(parents=True, exist_ok=True)
         with whole_file(self._blocks / block) as part:
             if self.kind == "ark":
                 ark = self.path / f"{block}.ark"
@@ -84,10 +88,9 @@ class Folder:
             for line in (self._blocks / block).read_text("utf-8").splitlines()
         ]
         lines.sort(key=lambda line: line.split(maxsplit=1)[0])
-        whole = self.path / (self.name + ("" if self.kind == "text" else ".scp"))
-        with whole_file(whole) as part, part.open("w", encoding="utf-8") as stream:
+        with whole_file(self.list) as part, part.open("w", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in lines)
-        return whole
+        return self.list
 
 
 def deduplicate(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 
 import kaldiio
 import numpy as np
@@ -13,6 +15,7 @@ from planted import OBJECTIVES, RATE, write_experiment
 from espnet2_birq.api import load
 from espnet2_birq.bin import features, units
 from espnet2_birq.datadir.audio import read_wave
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.extraction import run
 from espnet2_birq.extraction.sources import find_recordings
@@ -108,6 +111,57 @@ def test_a_killed_command_resumes(top, tmp_path, monkeypatch):
     features.main([*command[:3], f"{tmp_path}/other"])
     for name, array in read(tmp_path / "other/output/feats.scp").items():
         assert np.array_equal(array, whole[name])
+
+
+def test_lists_of_an_earlier_run_do_not_outlive_its_files(top, tmp_path, monkeypatch):
+    """An ark that is written again has other places; the list is of the old ones."""
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    noise = np.random.default_rng(0).normal(0.0, 0.1, RATE)
+    for name in ("a", "b"):
+        soundfile.write(audio / f"{name}.wav", noise, RATE)
+    command = [f"{top}/exp", str(audio), "--out", str(out)]
+    for own in (["--format", "ark"], ["--deduplicate"]):
+        shutil.rmtree(out, ignore_errors=True)
+        main = features.main if own == ["--format", "ark"] else units.main
+        main([*command, *own])
+        lists = [out / "skipped", *out.rglob("feats.scp")]
+        lists += [x for name in ("units", "durations") for x in out.rglob(name)]
+        assert len(lists) > 1
+        soundfile.write(audio / "b.wav", noise[::-1], RATE)
+        with monkeypatch.context() as patched:
+            patched.setattr(run._Worker, "_compute", None)
+            with pytest.raises(TypeError):
+                main([*command, *own])
+        assert not any(path.exists() for path in lists)
+        main([*command, *own])
+        assert all(path.is_file() for path in lists)
+
+
+def test_one_command_writes_to_a_folder(top, tmp_path):
+    out = tmp_path / "out"
+    command = [f"{top}/exp", f"{top}/audio/a", "--out", str(out)]
+    with locked(out / ".lock"):
+        for main in (features.main, units.main):
+            with pytest.raises(SystemExit, match="another command is writing to it; "):
+                main(command)
+    assert not list(out.rglob("feats.scp")) and not list(out.rglob("block*"))
+    features.main(command)
+    read(out / "output/feats.scp", ["u1", "u2"])
+
+
+class Deadly(run.Job):
+    """A job that kills the worker process to which it is given."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_killed_process(top, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "BLOCK_SECONDS", 2.0)
+    job = Deadly(f"{top}/exp", tmp_path / "out", nj=2)
+    with pytest.raises(DataError, match="was killed, for lack of memory.* lower --nj"):
+        run.extract(job, top / "audio/a")
 
 
 def test_units(top, model, tmp_path):
@@ -228,6 +282,19 @@ def test_durations_in_a_manifest(top, tmp_path):
         manifest.write_text(json.dumps({**row, "duration": duration}))
         with pytest.raises(DataError, match=words):
             find_recordings(manifest, RATE)
+
+
+def test_samples_in_fairseqs_manifest(top, tmp_path):
+    manifest = tmp_path / "x.tsv"
+    for samples, words in (
+        (24000, "u2 has a duration of 1.5 s and .*cut"),
+        ("?", "no n"),
+    ):
+        manifest.write_text(f"{top}/audio\na/u1.wav\t16000\na/u2.wav\t{samples}\n")
+        with pytest.raises(DataError, match=words):
+            find_recordings(manifest, RATE)
+    manifest.write_text(f"{top}/audio\na/u1.wav\na/u2.wav\t40000\n")
+    assert names(manifest) == ["a/u1", "a/u2"]
 
 
 def test_folders_without_use(tmp_path):
