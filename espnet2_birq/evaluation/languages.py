@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from espnet2.fileio.read_text import read_2columns_text
 
-from espnet2_birq.datadir.audio import read_wave
+from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import format_scp, iter_scp, read_scp
-from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import draw
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.audio_list import read_audio_list
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.phones.units import entropy
 from espnet2_birq.evaluation.probe import Settings, find_utterances, probe
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import makers
+from espnet2_birq.reading import refusing
 
 CATEGORIES = "category2utt"  # read by ESPnet's category sampler
 
@@ -52,8 +53,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
         folder: Data directory with wav.scp and category2utt.
 
     Raises:
-        DataError: category2utt is missing or has fewer than two languages, or a
-            language has no audio.
+        DataError: category2utt is missing or invalid, or has fewer than two languages;
+            or a language has no audio.
     """
     path = folder / CATEGORIES
     if not path.is_file():
@@ -61,7 +62,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
             f"{path}: no such file; write a line `LANGUAGE UTTERANCE ...` for each "
             "language (prepare_yodas does for several)"
         )
-    lines = read_2columns_text(path)  # accepts unsorted files, as ESPnet does
+    with refusing(path, "no lines `LANGUAGE UTTERANCE ...`", "correct it"):
+        lines = read_2columns_text(path)  # accepts unsorted files, as ESPnet does
     languages = {name: line.split() for name, line in lines.items()}
     if len(languages) < 2:
         raise DataError(
@@ -94,22 +96,26 @@ def count_codes(
         Counts by objective, (L, N, V) for L languages, N codebooks and V codes.
 
     Raises:
-        DataError: No objective makes codes, or audio is bad or too short.
+        DataError: No objective makes codes, or audio is bad (see also read_audio_list()),
+            of another sample rate or too short.
     """
     objectives = makers(model.objectives)
     if not objectives:
         raise DataError("no objective of this model makes codes")
-    resolve, files = PathResolver(folder), read_scp(folder / "wav.scp")
+    files = read_audio_list(folder)
+    chosen = {language: draw(some, most) for language, some in languages.items()}
+    names = [name for some in chosen.values() for name in some]
+    probe_many([files[name] for name in names], model.sample_rate)
     books = [one.labeller for one in objectives]
     shape = [(len(languages), x.num_codebooks, x.codebook_size) for x in books]
     counts = {
         one.name: np.zeros(size, np.int64) for one, size in zip(objectives, shape)
     }
     for number, (language, utterances) in enumerate(languages.items()):
-        chosen = draw(utterances, most)
-        logging.info(f"{language}: {len(chosen)} of {len(utterances)} utterances")
-        for utterance in chosen:
-            wave = torch.from_numpy(read_wave(resolve(files[utterance])))
+        some = chosen[language]
+        logging.info(f"{language}: {len(some)} of {len(utterances)} utterances")
+        for utterance in some:
+            wave = torch.from_numpy(read_wave(files[utterance]))
             samples = torch.tensor([len(wave)])
             for one in objectives:
                 try:
@@ -230,10 +236,9 @@ def _subset(folder: Path, language: str, dest: Path) -> bool:
     chosen = sorted(x for x in utterances if texts.get(x, "").strip())
     if not chosen:
         return False
-    resolve, files = PathResolver(folder), read_scp(folder / "wav.scp")
+    files = read_audio_list(folder)
     dest.mkdir(parents=True, exist_ok=True)
-    entries = ((x, resolve(files[x])) for x in chosen)
-    write_whole(dest / "wav.scp", format_scp(entries))
+    write_whole(dest / "wav.scp", format_scp((x, files[x]) for x in chosen))
     write_whole(dest / "text", format_scp((x, texts[x]) for x in chosen))
     return True
 

@@ -8,6 +8,7 @@ version of SUPERB's ASR task, arXiv 2105.01051).
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.audio_list import read_audio_list
 from espnet2_birq.evaluation.decode.search import best_path
 from espnet2_birq.evaluation.wer.experiments import score_set
 from espnet2_birq.pretraining.model import BiRQModel
@@ -125,13 +127,11 @@ def find_utterances(
             transcript has audio.
 
     Raises:
-        DataError: Bad or missing audio, an utterance without an encoder frame, or no
-            transcript with a word.
+        DataError: Bad or missing audio (see also read_audio_list()), an utterance without
+            an encoder frame, or no transcript with a word.
     """
     texts = read_scp(folder / "text", allow_empty_values=True)
-    # Paths in dump/raw/<set> are relative to the recipe's folder.
-    recipe = (folder.resolve() / "../../..").resolve()  # of a shallow folder, /
-    files = {name: recipe / x for name, x in read_scp(folder / "wav.scp").items()}
+    files = {name: Path(entry) for name, entry in read_audio_list(folder).items()}
     lost = [name for name in texts if name not in files]
     if lost and max_seconds is None:
         raise DataError(
@@ -334,6 +334,8 @@ def probe(
         DataError: A test set is missing, two have the same name, a set is bad (see
             find_utterances()), or NaN loss.
     """
+    # Results have the name of the set, which "." and ".." are not.
+    test_sets = [Path(os.path.abspath(folder)) for folder in test_sets]
     for number, folder in enumerate(test_sets):
         for name in ("wav.scp", "text"):
             if not (folder / name).is_file():

@@ -67,6 +67,10 @@ def places(tmp_path_factory):
 def sets(places, tmp_path):
     for name in ("train", "test"):
         shutil.copytree(places / "dump" / name, tmp_path / name)
+    # Of the test set, one file can be changed.
+    scp, file = tmp_path / "test" / "wav.scp", places / "dump" / "test" / "high2.wav"
+    scp.write_text(scp.read_text().replace(str(file), str(tmp_path / "high2.wav")))
+    shutil.copy(file, tmp_path)
     return tmp_path
 
 
@@ -170,6 +174,28 @@ def test_a_page_with_probes(places, sets, capsys):
         (
             lambda x: (x / "train" / "text").write_text("low0 a\n"),
             "train/text: nothing of language 'high', which the other set has",
+        ),
+        (
+            lambda x: (x / "test" / "category2utt").write_text("low low0\nlow low1\n"),
+            "test/category2utt: no lines .*low is duplicated.*; correct it",
+        ),
+        (
+            lambda x: (x / "test" / "category2utt").write_text(
+                "low low0\n\nhigh high0\n"
+            ),
+            "test/category2utt: no lines `LANGUAGE UTTERANCE ...`.*; correct it",
+        ),
+        (
+            lambda x: soundfile.write(x / "high2.wav", np.zeros(8000), 8000),
+            "high2.wav: sample rate is 8000 Hz, wanted 16000 Hz",
+        ),
+        (
+            lambda x: soundfile.write(x / "high2.wav", np.zeros((RATE, 2)), RATE),
+            "high2.wav: has 2 channels",
+        ),
+        (
+            lambda x: (x / "test" / "segments").write_text("a b 0 1\n"),
+            "test/segments: audio must be cut into utterances; .* dump/raw/test",
         ),
     ],
 )

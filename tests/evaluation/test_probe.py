@@ -9,6 +9,7 @@ import soundfile
 import torch
 from planted import OBJECTIVES, RATE, write_experiment
 
+from espnet2_birq.api import load
 from espnet2_birq.bin import probe as command
 from espnet2_birq.evaluation import probe as module
 from espnet2_birq.evaluation.probe import Probe, Utterance, decode, pad
@@ -60,6 +61,28 @@ def test_intervals_are_over_speakers(places):
     assert start(places)["wer"]["test"]["resampled"] == "12 utterances"
 
 
+def test_a_set_given_by_its_place(places, monkeypatch):
+    (places / "raw" / "test" / "sub").mkdir()
+    monkeypatch.chdir(places / "raw" / "test" / "sub")
+    command.main(
+        ["--model", f"{places}/exp", "--train", "../../train", "--test", ".."]
+        + ["--out", "../../../out", "--updates", "1"]
+    )
+    found = json.loads((places / "out" / "probe.json").read_text())
+    assert list(found["wer"]) == ["test"]
+    assert (places / "out" / "test" / "score_wer" / "ref.trn").is_file()
+
+
+@pytest.mark.parametrize("place", ["dump/raw/org/set", "data/set", "set"])
+def test_relative_paths_are_found(places, place):
+    """They start at a folder above the set, which need not be three above."""
+    folder = write_set(places / "recipe" / place, {"s1-u1": (0.5, "a")})
+    scp = folder / "wav.scp"
+    scp.write_text(scp.read_text().replace(f"{places}/recipe/", ""))
+    (found,) = module.find_utterances(load(places / "exp").model, folder)
+    assert found.file == folder / "s1-u1.wav"
+
+
 @pytest.mark.parametrize("updates", [1, 9, 10, 11])
 def test_any_number_of_updates(places, updates):
     found = start(places, "--updates", str(updates), "--finetune_updates", "1")
@@ -100,6 +123,11 @@ def test_a_transcript_does_not_depend_on_its_batch():
             {"s1-u1": (0.5, "a"), "s1-u2": (0.5, "a"), "s2-u1": (0.5, "a")},
             lambda x: (x / "wav.scp").write_text(f"s1-u1 {x}/s1-u1.wav\n"),
             "bad/wav.scp: lacks 2 of 3 utterances of text, s1-u2 the first",
+        ),
+        (
+            {"s1-u1": (0.5, "a")},
+            lambda x: (x / "segments").write_text("s1-u1 r 0 1\n"),
+            "bad/segments: audio must be cut into utterances; .* dump/raw/bad",
         ),
     ],
 )

@@ -11,9 +11,9 @@ import numpy as np
 from espnet2_birq.corpora.librispeech import find_corpus, find_parts, scan_part
 from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.kaldi import read_scp, voice_of
-from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation.audio_list import read_audio_list
 from espnet2_birq.evaluation.decode.network import Utterance, make_batches
 
 READERS = 4  # threads that read audio ahead
@@ -76,24 +76,13 @@ def find_speech(folder: Path) -> list[Spoken]:
 
 
 def _of_kaldi(folder: Path) -> list[Spoken]:
-    if (folder / "segments").exists():
-        raise DataError(
-            f"{folder}/segments: audio must be cut into utterances; give what stage 3 "
-            f"of the recipe has written, as dump/raw/{folder.name}"
-        )
-    entries = read_scp(folder / "wav.scp")
+    entries = read_audio_list(folder)
     speakers = read_scp(folder / "utt2spk")
-    resolve = PathResolver(folder)
     found = []
     for name, entry in entries.items():
-        if entry.endswith("|"):
-            raise DataError(
-                f"{folder}/wav.scp: {name} is a command; give what stage 3 of the "
-                f"recipe has written, as dump/raw/{folder.name}"
-            )
         if name not in speakers:
             raise DataError(f"{folder}/utt2spk: lacks {name}; utils/fix_data_dir.sh")
-        found.append(Spoken(name, voice_of(speakers[name]), resolve(entry)))
+        found.append(Spoken(name, voice_of(speakers[name]), entry))
     return found
 
 
