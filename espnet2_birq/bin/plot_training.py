@@ -39,7 +39,10 @@ def plot_training(args: argparse.Namespace) -> None:
 
     logs = []
     for experiment in args.experiments:
-        name, _, folder = experiment.rpartition("=")
+        # Names of folders have "=" more often than names in a legend.
+        name, named, folder = experiment.partition("=")
+        if not named:
+            name, folder = Path(experiment).name, experiment
         logs.append((name, read_training_log(Path(folder))))
     plot_logs(logs, args.out, args.keys, args.log_scale)
 

@@ -49,8 +49,12 @@ def _figure(
 
 def line_style(number: int) -> dict[str, Any]:
     """Return a line's colour and dashes, distinct to the colour-blind and in grey."""
-    index = number % len(COLOURS)
-    return {"color": COLOURS[index], "linestyle": DASHES[index]}
+    turn, index = divmod(number, len(COLOURS))
+    # Once the colours repeat, with other dashes than before
+    return {
+        "color": COLOURS[index],
+        "linestyle": DASHES[(index + turn) % len(DASHES)],
+    }
 
 
 def learning_curves(log: TrainingLog) -> bytes:

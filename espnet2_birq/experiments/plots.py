@@ -13,6 +13,9 @@ from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
 
 Results = dict[str, dict[int, Result]]
+TURN = 10  # colours of matplotlib; then they repeat, with other dashes and markers
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "os^vDxP*"
 
 COLUMNS = 3  # of panels
 # Plots over updates for each objective: file, title, keys of the training
@@ -88,31 +91,48 @@ def plot_logs(
     )
     for axis in axes.flat[len(keys) :]:
         axis.remove()
+    lines: dict[int, Any] = {}
     for axis, key in zip(axes.flat, keys):
-        for number, (name, log) in enumerate(logs):
-            _plot_values(axis, log, key, label=name, **line_style(number))
+        for number, (_, log) in enumerate(logs):
+            if line := _plot_values(axis, log, key, **line_style(number)):
+                lines[number] = line
         axis.set_xlabel("updates")
         axis.set_title(key)
         axis.grid(alpha=0.3)
         if log_scale:
             axis.set_yscale("log")
-    lines, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside upper left", ncols=len(logs))
+    shown = sorted(lines)
+    figure.legend(
+        [lines[number] for number in shown],
+        [logs[number][0] for number in shown],
+        loc="outside upper left",
+        ncols=len(logs),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> bool:
-    """Plot a key over updates; return whether the log contains it."""
+def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> Any:
+    """Plot a key over updates; return the line, or None if the log lacks the key."""
     points = [
         (update, values[key])
         for update, values in zip(log.updates, log.intervals)
         if key in values
     ]
-    if points:
-        axis.plot(*zip(*points), **style)
-    return bool(points)
+    return axis.plot(*zip(*points), **style)[0] if points else None
+
+
+def _marks(number: int) -> dict[str, Any]:
+    """Return the colour and marker of a system."""
+    turn, colour = divmod(number, TURN)
+    return {"color": f"C{colour}", "marker": MARKERS[turn % len(MARKERS)]}
+
+
+def _legend(axis: Any, runner: Runner, lines: dict[int, Any]) -> None:
+    """Name the systems, by number, of a figure's panels; one may lack some of them."""
+    labels = [runner.spec.systems[number].label for number in sorted(lines)]
+    axis.legend([lines[number] for number in sorted(lines)], labels, fontsize=8)
 
 
 def _axes(rows: int, columns: int):
@@ -134,29 +154,28 @@ def _save(figure, runner: Runner, name: str) -> None:
 def _curves(runner, results, name, title, keys):
     """Plot one panel per key, with one colour per system."""
     logs = [
-        (number, system.label, result.pretraining.log)
+        (number, result.pretraining.log)
         for number, system in enumerate(runner.spec.systems)
         for result in results[system.name].values()
         if result.pretraining
     ]
     # Objectives of all systems, in order of appearance.
-    names = dict.fromkeys(x for *_, log in logs for x in objectives_of(log.train[-1]))
+    names = dict.fromkeys(x for _, log in logs for x in objectives_of(log.train[-1]))
     keys = [f"{key}_{name}" for name in names for key in keys]
-    keys = [key for key in keys if any(key in log.train[-1] for *_, log in logs)]
+    keys = [key for key in keys if any(key in log.train[-1] for _, log in logs)]
     if not keys:
         return []
     figure, axes = _axes(1, len(keys))
+    lines = {}
     for axis, key in zip(axes[0], keys):
-        labelled = set()
-        for number, label, log in logs:
-            own = None if label in labelled else label
-            if _plot_values(
-                axis, log, key, color=f"C{number}", label=own, linewidth=0.8
-            ):
-                labelled.add(label)
+        for number, log in logs:
+            turn, colour = divmod(number, TURN)
+            style = dict(color=f"C{colour}", linestyle=DASHES[turn % len(DASHES)])
+            if line := _plot_values(axis, log, key, linewidth=0.8, **style):
+                lines[number] = line
         axis.set(xlabel="updates", title=key)
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    _legend(axes[0][0], runner, lines)
     _save(figure, runner, name)
     return [(title, name)]
 
@@ -173,26 +192,20 @@ def _error_rates(runner, results):
     if not points:
         return []
     figure, axes = _axes(2, len(points))
+    lines = {}
     for column, (key, found) in enumerate(points.items()):
         for row, unit in enumerate(("updates", "TFLOP of pretraining")):
             axis = axes[row][column]
-            for number, label, xs, score in found:
+            for number, _, xs, score in found:
                 middle, low, high = (score[name] for name in ("percent", "low", "high"))
                 bars = None
                 if low is not None:
                     bars = [[max(0, middle - low)], [max(0, high - middle)]]
-                axis.errorbar(
-                    xs[row],
-                    middle,
-                    bars,
-                    fmt="o",
-                    color=f"C{number}",
-                    capsize=3,
-                    label=label,
-                )
+                style = dict(linestyle="none", capsize=3, **_marks(number))
+                lines[number] = axis.errorbar(xs[row], middle, bars, **style)
             axis.set(xlabel=unit, ylabel="WER %", title=f"{key[0]}, {key[1]}")
             axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    _legend(axes[0][0], runner, lines)
     _save(figure, runner, "wer.png")
     return [("WER against updates and against compute of pretraining", "wer.png")]
 
@@ -218,7 +231,7 @@ def _layer_weights(runner, results):
         if weights:
             means = [sum(column) / len(weights) for column in zip(*weights)]
             layers = range(1, len(means) + 1)
-            axes[0][0].plot(layers, means, f"C{number}o-", label=system.label)
+            axes[0][0].plot(layers, means, label=system.label, **_marks(number))
     if not axes[0][0].lines:
         return []
     axes[0][0].set(xlabel="encoder layer", ylabel="weight in the probe")
@@ -232,7 +245,8 @@ def _phones(runner, results):
     """Plot phone probe accuracy by layer, one line per seed, one style per system."""
     figure, axes = _axes(1, 1)
     for number, system in enumerate(runner.spec.systems):
-        style = f"C{number}{'os^vDxP*'[number % 8]}{['-', '--', '-.', ':'][number % 4]}"
+        marker = MARKERS[number % len(MARKERS)]
+        style = f"C{number}{marker}{DASHES[number % len(DASHES)]}"
         label = system.label
         for result in results[system.name].values():
             if result.phones is not None:

@@ -6,6 +6,7 @@ import pytest
 
 from espnet2_birq.bin import plot_training
 from espnet2_birq.errors import DataError
+from espnet2_birq.experiments import plots
 from espnet2_birq.experiments.training_log import read_training_log
 
 FIRST = """\
@@ -84,6 +85,18 @@ def test_plot(experiment, tmp_path):
         [f"run={experiment}", "--keys", "loss_anchor", "--out", str(out)]
     )
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    "given, name", [("a={}/b=c", "a"), ("{}/x", "x"), ("a b (.3)={}/x", "a b (.3)")]
+)
+def test_names_in_the_legend(experiment, tmp_path, monkeypatch, given, name):
+    for folder in ("b=c", "x"):
+        (tmp_path / folder).symlink_to(experiment)
+    seen = []
+    monkeypatch.setattr(plots, "plot_logs", lambda logs, *rest: seen.extend(logs))
+    plot_training.main([given.format(tmp_path), "--out", str(tmp_path / "x.png")])
+    assert [one[0] for one in seen] == [name]
 
 
 @pytest.mark.parametrize(
