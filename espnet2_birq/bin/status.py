@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError, one_line
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,8 +42,9 @@ def status(args: argparse.Namespace) -> None:
     for folder in args.folders:
         try:
             text = brief(folder) if args.brief else describe(folder)
-        except DataError as error:  # the other experiments are shown nevertheless
-            print(f"status: error: {error}", file=sys.stderr)
+        except (ConfigError, DataError, OSError) as error:
+            # The other experiments are shown nevertheless.
+            print(f"status: error: {one_line(error)}", file=sys.stderr)
             failed = True
             continue
         if text is not None:

@@ -166,6 +166,7 @@ def describe(folder: Path, now: float | None = None) -> str:
         now: Time in seconds since 1970; None: the present.
 
     Raises:
+        ConfigError: Its config.yaml is no configuration.
         DataError: The folder has no training log.
     """
     state = read_state(folder, now)
@@ -192,22 +193,36 @@ def describe(folder: Path, now: float | None = None) -> str:
 
 
 def brief(folder: Path) -> str | None:
-    """Describe an experiment in a line; None before its first update."""
+    """Describe an experiment in a line; None before its first update.
+
+    Raises:
+        ConfigError: Its config.yaml is no configuration.
+    """
     try:
-        progress = progress_of(read_training_log(folder), folder)
+        progress = _progress(read_training_log(folder), folder)
     except DataError:
         return None
     return f"{folder.name}: {progress}"
 
 
+def _progress(log: TrainingLog, folder: Path) -> Progress:
+    if (folder / "config.yaml").is_file():
+        return progress_of(log, folder)
+    # Of a folder that was copied in part: by the log alone.
+    loss = log.intervals[-1].get("loss", math.nan)
+    return Progress(log.last_update, None, loss, None)
+
+
 def _training(folder: Path, log: TrainingLog) -> list[str]:
-    progress = progress_of(log, folder)
+    progress = _progress(log, folder)
     first, last = log.intervals[0], log.intervals[-1]
     losses = [values.get("loss", math.nan) for values in (last, first)]
     loss = f"{losses[0]:.3f} (first {losses[1]:.3f}"
     if log.valid and "loss" in log.valid[-1]:
         loss += f"; validation {log.valid[-1]['loss']:.3f}, epoch {len(log.valid)}"
     lines = [f"  updates     {_updates(progress)}", f"  loss        {loss})"]
+    if not (folder / "config.yaml").is_file():
+        lines.append("  config.yaml missing; copy it here to see the updates to come")
     names = [name for name in objectives_of(last) if f"acc_{name}" in last]
     if names:
         titles = list(STATISTICS.values())

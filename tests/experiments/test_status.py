@@ -1,6 +1,7 @@
 """`birq status` of experiments: running, interrupted, failed, done."""
 
 import os
+import shutil
 import time
 
 import pytest
@@ -160,3 +161,26 @@ def test_what_is_no_experiment(tmp_path, experiment, capsys):
     (experiment / "train.log").write_text("ssl_train: error: no such file\n")
     said = describe(experiment)
     assert "updates     none yet" in said and "last error  ssl_train: error: no" in said
+
+
+@pytest.mark.parametrize("options", [[], ["--brief"]])
+def test_a_configuration_that_is_missing_or_none(tmp_path, experiment, capsys, options):
+    """The others are shown nevertheless, and without it what the log tells."""
+    other = tmp_path / "exp" / "other"
+    shutil.copytree(experiment, other)
+    (other / "config.yaml").unlink()
+    status.main([*options, str(other), str(experiment)])
+    said = capsys.readouterr().out
+    assert said.index("other") < said.index("ssl_train_birq_raw")
+    if options:
+        assert "other: update 20, loss 9.50\n" in said
+    else:
+        assert "  updates     20\n" in said and "config.yaml missing; copy it" in said
+    (other / "config.yaml").write_text("- no options\n")
+    with pytest.raises(SystemExit) as stopped:
+        status.main([*options, str(other), str(experiment)])
+    said = capsys.readouterr()
+    assert stopped.value.code == 1 and "ssl_train_birq_raw" in said.out
+    assert said.err == (
+        f"status: error: {other}/config.yaml: has no training options; copy it again\n"
+    )
