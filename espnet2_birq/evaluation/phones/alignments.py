@@ -27,7 +27,7 @@ SILENCE = "SIL"
 # Names of silence: MFA (empty, sil, sp), Kaldi (SIL, <eps>), TIMIT (h#, pau).
 _SILENCES = {"", "sil", "sp", "<eps>", "h#", "pau"}
 _POSITION = re.compile(r"_[BIES]$")  # Kaldi's position in the word
-_STRESSED = re.compile(r"([A-Z]{2})[012]$")  # vowels of ARPAbet
+_STRESSED = re.compile(r"^([A-Z]{2})[012]$")  # vowels of ARPAbet
 _FRAMES = re.compile(r"(\S+):(\d{1,9})$")
 FRAME = 10_000  # microseconds per frame of `PHONE:frames`
 # Largest overlap of adjacent phones that rounding to 10 ms can cause.
@@ -202,13 +202,29 @@ def _from_lines(
     first = next(lines, None)
     if first is None:
         raise DataError(f"{path}: empty; give {FORMATS}")
-    reader = _from_frames if "\t" in first[1] and ":" in first[1] else _from_ctm
+    # A CTM may have tabs, too, and phones as `a:`.
+    second = first[1].partition("\t")[2].split()[:1]
 
     def all_lines():
         yield first
         yield from lines
 
-    yield from reader(all_lines(), names)
+    if second and _FRAMES.match(second[0]):
+        yield from _from_frames(all_lines(), names)
+    else:
+        yield from _refuse_numbers(path, _from_ctm(all_lines(), names))
+
+
+def _refuse_numbers(path: Path, utterances: Iterable[tuple[str, Alignment]]):
+    phones: set[str] = set()
+    for name, alignment in utterances:
+        phones.update(alignment.phones)
+        yield name, alignment
+    if phones and all(map(str.isdecimal, phones)):
+        raise DataError(
+            f"{path}: its phones are numbers, whose silence and stress are not known; "
+            "convert them with Kaldi's utils/int2sym.pl -f 5 phones.txt"
+        )
 
 
 def _from_frames(lines: Iterable[tuple[str, str]], names: Collection[str] | None):

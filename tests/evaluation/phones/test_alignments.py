@@ -169,6 +169,22 @@ def test_gaps_have_no_label(tmp_path):
     assert labels.tolist() == [-1, -1, 0, 0, -1, 1, 1, -1]
 
 
+def test_a_ctm_with_tabs_and_colons(tmp_path):
+    """It is not taken for lines of `PHONE:frames`."""
+    path = tmp_path / "long.ctm"
+    path.write_text("u1\t1\t0.00\t0.10\ta:\nu1\t1\t0.10\t0.10\tb:3\n")
+    assert read_alignments(path)["u1"].phones == ("a:", "b:3")
+
+
+def test_only_vowels_of_arpabet_lose_a_digit(tmp_path):
+    """IAO1 to IAO3 may be phones of their own."""
+    path = tmp_path / "tones.ctm"
+    names = ("IAO1", "IAO2", "AO1", "ao1", "34")
+    lines = [f"u1 1 {n} 1 {name}\n" for n, name in enumerate(names)]
+    path.write_text("".join(lines))
+    assert read_alignments(path)["u1"].phones == ("IAO1", "IAO2", "AO", "ao1", "34")
+
+
 def test_rounded_times_may_overlap_by_a_frame(tmp_path):
     path = tmp_path / "round.ctm"
     path.write_text("a 1 0.00 0.03 AA\na 1 0.02 0.02 B\n")
@@ -191,6 +207,7 @@ def test_rounded_times_may_overlap_by_a_frame(tmp_path):
         ("a\tAA:3\nb AA:3\n", "line 2 is not `utterance, tab"),
         ("a\tAA:3\na\tAA:3\n", r"line 2: utterance a .*line 1"),
         (b"a\tAA:3\nb\t\xff:3\n", "not readable as UTF-8"),
+        ("a 1 0 0.1 1\na 1 0.1 0.1 34\n", "phones are numbers, .*utils/int2sym.pl"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path, content, message):
