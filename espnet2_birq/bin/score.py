@@ -109,8 +109,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--ref: needs --hyp or --compare")
     if not (args.compare or args.experiments or args.hyp):
         raise ConfigError("nothing to score; give ASR_EXP_DIR, --ref and --hyp, or -h")
-    if args.results_md and (args.compare or args.meeting or args.by or args.json):
-        raise ConfigError("--results_md: not with --compare, --meeting, --by or --json")
+    for name in ("compare", "meeting", "by", "json", "cluster", "data"):
+        if args.results_md and getattr(args, name):
+            raise ConfigError(f"--results_md: not with --{name}")
     if args.meeting and (args.by or args.cluster):
         raise ConfigError("--meeting: resamples meetings; not with --by or --cluster")
 

@@ -24,6 +24,7 @@ from espnet2_birq.reading import read_lines
 
 COLLAR = 5.0  # seconds
 MEASURES = ("cpwer", "tcpwer")
+MOST_SPEAKERS = 20  # of a meeting, whom meeteval assigns
 # Suffix of AMI's recording names, after the meeting.
 _RECORDING = re.compile(r"(\.(Headset-\d|Array1-\d+|Mix-Headset)|_MDM8)$")
 
@@ -52,7 +53,8 @@ def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
         low and high are None except for "all".
 
     Raises:
-        DataError: A file is wrong, or a meeting is missing in reference or hypothesis.
+        DataError: A file is wrong, or a meeting is missing in reference or hypothesis,
+            or has too many speakers there.
         ConfigError: The meeting of an utterance is unknown, meeteval is not installed,
             or the normalisation has optional words.
     """
@@ -79,6 +81,8 @@ def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
                 f"{path}: lacks meeting {min(odd)}, which its counterpart has; give "
                 "both the same meetings"
             )
+    for path, side in zip(one.pairs["wer"], (ref, hyp), strict=True):
+        _check_speakers(path, side)
     both = SegLST(ref), SegLST(hyp)
     scored = {"cpwer": cpwer(*both), "tcpwer": tcpwer(*both, collar=COLLAR)}
     speakers = {name: _speakers(ref, name) for name in sorted(_names(ref))}
@@ -97,6 +101,16 @@ def score_meetings(one: DecodedSet, options: Options = Options()) -> list[dict]:
 
 def _names(segments: Segments) -> set[str]:
     return {segment["session_id"] for segment in segments}
+
+
+def _check_speakers(path: Path, segments: Segments) -> None:
+    for meeting in sorted(_names(segments)):
+        number = _speakers(segments, meeting)
+        if number > MOST_SPEAKERS:
+            raise DataError(
+                f"{path}: meeting {meeting} has {number} speakers, and more than "
+                f"{MOST_SPEAKERS} cannot be assigned; merge them, or leave it out"
+            )
 
 
 def _speakers(segments: Segments, meeting: str) -> int:

@@ -221,6 +221,8 @@ def test_normalised_on_both_sides(tmp_path, monkeypatch, capsys):
         (("--ref", "x"), "--ref: needs --hyp or --compare"),
         (("--compare", "x", "y", "--meeting"), "--compare: only"),
         (("x", "--results_md", "--json"), "--results_md: not with"),
+        (("x", "--results_md", "--cluster", "speaker"), "--results_md: not with"),
+        (("x", "--results_md", "--data", "x"), "--results_md: not with --data"),
         (("x", "--meeting", "--cluster", "speaker"), "--meeting: resamples meetings"),
     ],
 )

@@ -6,6 +6,7 @@ import random
 import sys
 import tarfile
 from collections import defaultdict
+from pathlib import Path
 
 import editdistance
 import pytest
@@ -189,6 +190,24 @@ def test_errors(folder, ref, hyp, more, message):
         command.main(
             ["--meeting", "--ref", f"{folder}/{ref}", "--hyp", f"{folder}/{hyp}", *more]
         )
+
+
+@pytest.mark.parametrize("number, side", [(20, None), (21, "hyp"), (21, "ref")])
+def test_many_speakers(tmp_path, capsys, number, side):
+    """As by a diarisation that gives each segment a speaker of its own."""
+    files = [f"{tmp_path}/ref.stm", f"{tmp_path}/hyp.stm"]
+    for path in files:
+        few = side is not None and side not in path.rpartition("/")[2]
+        lines = [f"M1 A s{n} {n} {n + 1} word\n" for n in range(2 if few else number)]
+        Path(path).write_text("".join(lines))
+    given = ["--meeting", "--ref", files[0], "--hyp", files[1]]
+    if side is None:
+        command.main(given)
+        assert "| all | 20 |" in capsys.readouterr().out
+        return
+    words = f"error: {tmp_path}/{side}.stm: meeting M1 has 21 speakers, .*; merge them"
+    with pytest.raises(SystemExit, match=words):
+        command.main(given)
 
 
 def test_meeteval_is_missing(folder, monkeypatch):
