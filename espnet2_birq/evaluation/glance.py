@@ -1,11 +1,13 @@
 """Mask, labels and predictions of one utterance, for inspection."""
 
+import logging
 from typing import NamedTuple
 
 import torch
 
 from espnet2_birq.encoders.taps import encode, encoder_lengths, listening_to
 from espnet2_birq.errors import DataError
+from espnet2_birq.pretrained import WINDOW
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import makers
 
@@ -33,12 +35,16 @@ def glance(model: BiRQModel, speech: torch.Tensor, seed: int = 0) -> Glance:
 
     Args:
         model: Model in evaluation mode.
-        speech: (N,) samples.
+        speech: (N,) samples; of a long recording, the beginning is used.
         seed: Random seed of mask and noise.
 
     Raises:
         DataError: The utterance is too short.
     """
+    most = int(WINDOW * model.sample_rate)
+    if len(speech) > most:  # memory grows with its square
+        logging.warning(f"only the first {WINDOW:g} s of the recording are looked at")
+        speech = speech[:most]
     xs, lengths = model._extract_feats(speech[None], torch.tensor([len(speech)]))
     xs = xs[:, : int(lengths)]
     frames = encoder_lengths(model.encoder, lengths)

@@ -14,6 +14,7 @@ from planted import OBJECTIVES, RATE, write_experiment, write_speech
 from espnet2_birq.api import load
 from espnet2_birq.bin import report
 from espnet2_birq.errors import DataError
+from espnet2_birq.evaluation import glance as glances
 from espnet2_birq.evaluation.glance import glance
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -156,3 +157,13 @@ def test_glance_is_what_training_sees(experiment):
     assert not torch.equal(other.mask, look.mask)
     with pytest.raises(DataError, match="too short for an encoder frame"):
         glance(model.model, speech[:400])
+
+
+def test_glance_at_the_beginning_of_a_long_recording(experiment, monkeypatch, caplog):
+    """In one pass, its memory would grow with the square of the length."""
+    monkeypatch.setattr(glances, "WINDOW", 2.0)
+    model = load(experiment).model
+    speech = torch.randn(3 * RATE, generator=torch.Generator().manual_seed(0))
+    look, begin = glance(model, speech), glance(model, speech[: 2 * RATE])
+    assert torch.equal(look.features, begin.features) and len(look.features) == 201
+    assert caplog.messages == ["only the first 2 s of the recording are looked at"]
