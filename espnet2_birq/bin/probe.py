@@ -10,6 +10,9 @@ continues with the encoder unfrozen: the trained head avoids CTC's slow start.
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
   python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
 
+A probe must not be trained on speech that encoders were pretrained on: those that have
+seen it more often would seem worse. Give --halves then, instead of --train.
+
 Data directories need wav.scp and text; with utt2spk, intervals are over speakers. Writes
 OUT/<set>/score_{cer,wer}/{ref,hyp}.trn and OUT/probe.json: error rates with 95 %
 intervals, loss, weights of the layers.
@@ -22,6 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.options import count, output_folder, positive, whole_number
 
 
@@ -37,8 +41,13 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="configuration whose encoder is probed untrained",
     )
-    parser.add_argument(
-        "--train", type=Path, required=True, help="data directory to train on"
+    speech = parser.add_mutually_exclusive_group(required=True)
+    speech.add_argument("--train", type=Path, help="data directory to train on")
+    speech.add_argument(
+        "--halves",
+        action="store_true",
+        help="train on half of the speakers of a test set, decode the other half, and the "
+        "other way round: for encoders that were pretrained on the training set",
     )
     parser.add_argument(
         "--test",
@@ -86,6 +95,11 @@ def probe_model(args: argparse.Namespace) -> None:
     from espnet2_birq.evaluation.probe import Settings, probe
 
     own = {one.name: getattr(args, one.name) for one in fields(Settings)}
+    if args.halves and args.finetune_updates:
+        raise ConfigError(
+            "--finetune_updates: changes the encoder, so the halves would not be alike; "
+            "give --train instead of --halves"
+        )
     model = load(args.model).model if args.model else untrained(args.config, args.seed)
     probe(model, args.train, args.test, args.out, Settings(**own))
 

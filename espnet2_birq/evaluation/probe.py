@@ -269,14 +269,14 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
 
 
 @torch.no_grad()
-def decode(probe: Probe, utterances: list[Utterance], letters: str) -> dict[str, str]:
+def decode(probe: "Fit", utterances: list[Utterance]) -> dict[str, str]:
     """Decode greedily: arg-max letters without repeats and blanks."""
     texts = {}
     for batch in make_batches(utterances, 4000):
         feats, frames = pad(batch)
-        for one, scores, length in zip(batch, probe(feats, frames), frames):
+        for one, scores, length in zip(batch, probe.top(feats, frames), frames):
             tokens = best_path(scores[:length].numpy()).tokens
-            texts[one.name] = "".join(letters[token - 1] for token in tokens)
+            texts[one.name] = "".join(probe.letters[token - 1] for token in tokens)
     return texts
 
 
@@ -312,7 +312,7 @@ def trn_ids(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def probe(
     model: BiRQModel,
-    train_set: Path,
+    train_set: Path | None,
     test_sets: list[Path],
     out: Path,
     settings: Settings = Settings(),
@@ -322,7 +322,7 @@ def probe(
     Args:
         model: Model in evaluation mode.
         train_set: Data directory with wav.scp, text and, if speakers are known, utt2spk, as
-            in dump/raw.
+            in dump/raw. None: each test set is its own, in halves; see decode_halves().
         test_sets: Test sets of the same format.
         out: Folder for <set>/score_{cer,wer}/{ref,hyp}.trn and probe.json.
         settings: Training settings.
@@ -334,6 +334,38 @@ def probe(
         DataError: A test set is missing, two have the same name, a set is bad (see
             find_utterances()), or NaN loss.
     """
+    test_sets = _checked(test_sets, out)
+    start = time.monotonic()
+    torch.manual_seed(settings.seed)
+    # Check all sets now, not after the training.
+    tests = [(folder, find_utterances(model, folder)) for folder in test_sets]
+    fits: list[Fit] = []
+    if train_set is not None:
+        listed = find_utterances(model, train_set, settings.max_seconds)
+        utterances = extract(model, listed)
+        logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
+        fits.append(fit(model, utterances, settings))
+    else:
+        short = [trainable(model, *test, settings.max_seconds) for test in tests]
+    result: dict = dict(train_loss=0.0, cer={}, wer={})
+    for number, (folder, listed) in enumerate(tests):
+        utterances = extract(model, listed)
+        if train_set is not None:
+            texts = decode(fits[0], utterances)
+        else:
+            pair = decode_halves(model, folder, utterances, short[number], settings)
+            fits += pair[0]
+            texts = pair[1]
+        _score(out / folder.name, folder, utterances, texts, result)
+    shares = torch.stack([x.top.weights.softmax(dim=0) for x in fits]).mean(dim=0)
+    result["train_loss"] = round(sum(x.loss for x in fits) / len(fits), 4)
+    result["layer_weights"] = [round(share, 3) for share in shares.tolist()]
+    result["seconds"] = round(time.monotonic() - start)
+    write_whole(out / "probe.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _checked(test_sets: list[Path], out: Path) -> list[Path]:
     # Results have the name of the set, which "." and ".." are not.
     test_sets = [Path(os.path.abspath(folder)) for folder in test_sets]
     for number, folder in enumerate(test_sets):
@@ -345,13 +377,19 @@ def probe(
                 f"{folder}: results of two test sets would be in {out / folder.name}; give "
                 "one by a link of another name"
             )
-    start = time.monotonic()
-    torch.manual_seed(settings.seed)
-    # Check all sets now, not after the training.
-    listed = find_utterances(model, train_set, settings.max_seconds)
-    tests = [(folder, find_utterances(model, folder)) for folder in test_sets]
-    utterances = extract(model, listed)
-    logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
+    return test_sets
+
+
+class Fit(NamedTuple):
+    """A trained probe."""
+
+    top: Probe
+    letters: str
+    loss: float
+
+
+def fit(model: BiRQModel, utterances: list[Utterance], settings: Settings) -> Fit:
+    """Train a probe, and then perhaps the encoder, too."""
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
     tokens = {letter: number for number, letter in enumerate(letters, start=1)}
     torch.manual_seed(settings.seed)
@@ -373,22 +411,80 @@ def probe(
             every,
             *budget,
         )
-    result: dict = dict(train_loss=round(loss, 4), cer={}, wer={})
-    for folder, listed in tests:
-        utterances = extract(model, listed)
-        texts = decode(top.eval(), utterances, letters)
-        refs = {one.name: one.text for one in utterances}
-        ids = trn_ids(folder, refs)
-        for kind in ("cer", "wer"):
-            scores = out / folder.name / f"score_{kind}"
-            write_trn(scores / "ref.trn", refs, ids, kind)
-            write_trn(scores / "hyp.trn", texts, ids, kind)
-            result[kind][folder.name] = score_set(scores.parent, kind, False)
-        logging.info(
-            f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %"
+    return Fit(top.eval(), letters, loss)
+
+
+def halves(folder: Path, names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Divide utterances by their speakers: every other one of the sorted speakers."""
+    speaker = {
+        name: x.removesuffix(f"-{name}") for name, x in trn_ids(folder, names).items()
+    }
+    odd = set(sorted(set(speaker.values()))[1::2])
+    second = {name for name, x in speaker.items() if x in odd}
+    return speaker.keys() - second, second
+
+
+def trainable(
+    model: BiRQModel, folder: Path, listed: list[Spoken], max_seconds: float
+) -> list[set[str]]:
+    """Return the utterances to train on of each half of a set's speakers.
+
+    Raises:
+        DataError: A half has no transcript with a word; or as of find_utterances().
+    """
+    texts = {x.name: x.text for x in find_utterances(model, folder, max_seconds)}
+    both = [half & texts.keys() for half in halves(folder, [x.name for x in listed])]
+    if not all(any(texts[name] for name in half) for half in both):
+        raise DataError(
+            f"{folder}: has no two speakers with transcripts, as --halves needs; give "
+            "another set, or --train"
         )
-    shares = top.weights.softmax(dim=0).tolist()
-    result["layer_weights"] = [round(share, 3) for share in shares]
-    result["seconds"] = round(time.monotonic() - start)
-    write_whole(out / "probe.json", json.dumps(result, indent=1) + "\n")
-    return result
+    return both
+
+
+def decode_halves(
+    model: BiRQModel,
+    folder: Path,
+    utterances: list[Utterance],
+    short: list[set[str]],
+    settings: Settings,
+) -> tuple[list[Fit], dict[str, str]]:
+    """Decode each half of a set's speakers by a probe that was trained on the other half.
+
+    If the encoder was pretrained on the probe's training set, its outputs for that set
+    are not like those for other speech. The more often it has seen the set, the more the
+    probe learns from the difference.
+
+    Args:
+        model: Model in evaluation mode.
+        folder: Data directory of the utterances.
+        utterances: All utterances.
+        short: Utterances to train on, of each half.
+        settings: Training settings.
+
+    Returns:
+        Both probes, and the texts.
+    """
+    fits: list[Fit] = []
+    texts: dict[str, str] = {}
+    for half, others in zip(halves(folder, [x.name for x in utterances]), short[::-1]):
+        fits.append(fit(model, [x for x in utterances if x.name in others], settings))
+        texts |= decode(fits[-1], [one for one in utterances if one.name in half])
+    return fits, texts
+
+
+def _score(
+    out: Path,
+    folder: Path,
+    utterances: list[Utterance],
+    texts: dict[str, str],
+    result: dict,
+) -> None:
+    """Write the texts of a test set, and add their error rates to the result."""
+    refs = {one.name: one.text for one in utterances}
+    ids = trn_ids(folder, refs)
+    for kind in ("cer", "wer"):
+        write_trn(out / f"score_{kind}" / "ref.trn", refs, ids, kind)
+        write_trn(out / f"score_{kind}" / "hyp.trn", texts, ids, kind)
+        result[kind][folder.name] = score_set(out, kind, False)
+    logging.info(f"{folder.name}: CER {result['cer'][folder.name]['percent']:.1f} %")

@@ -270,8 +270,11 @@ class Runner:
     def probe(self, system: System, seed: int) -> Step:
         """Return the step that probes a frozen encoder."""
         asr, out = self.spec.recipe / "asr1", self.probe_dir(system, seed)
-        sets = [self.spec.train_set, *self.spec.tests]
-        speech, *tests = (asr / "dump/raw" / one for one in sets)
+        assert self.spec.probe is not None
+        options = shlex.split(self.spec.probe)
+        sets = [] if "--halves" in options else [self.spec.train_set]
+        speech = [word for one in sets for word in ("--train", asr / "dump/raw" / one)]
+        tests = [asr / "dump/raw" / one for one in self.spec.tests]
         model = self._pretrained(system, seed)
         probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
         probe += (
@@ -279,15 +282,13 @@ class Runner:
             if model
             else ["--config", self.configs.file(system, seed)]
         )
-        probe += ["--train", speech, "--test", *tests, "--out", out]
-        probe += ["--seed", str(seed)]
-        assert self.spec.probe is not None
+        probe += [*speech, "--test", *tests, "--out", out, "--seed", str(seed)]
         return Step(
             f"probe_{system.name}_seed{seed}",
             [*self._key(system, seed), self.spec.probe, self.spec.tests],
-            [(asr, [*probe, *shlex.split(self.spec.probe)])],
+            [(asr, [*probe, *options])],
             makes=[out / "probe.json"],
-            lists=lambda: [*model, *self.lists(*sets)],
+            lists=lambda: [*model, *self.lists(*sets, *self.spec.tests)],
             folder=out,
             before=self._before(system, seed),
         )

@@ -12,7 +12,7 @@ from planted import OBJECTIVES, RATE, write_experiment
 from espnet2_birq.api import load
 from espnet2_birq.bin import probe as command
 from espnet2_birq.evaluation import probe as module
-from espnet2_birq.evaluation.probe import Probe, Utterance, decode, pad
+from espnet2_birq.evaluation.probe import Fit, Probe, Utterance, decode, pad
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -44,8 +44,9 @@ def places(tmp_path):
 
 def start(places, *options, test="test"):
     out = places / "out"
+    train = [] if "--halves" in options else ["--train", f"{places}/raw/train"]
     command.main(
-        ["--model", f"{places}/exp/model.pth", "--train", f"{places}/raw/train"]
+        ["--model", f"{places}/exp/model.pth", *train]
         + ["--test", f"{places}/raw/{test}", "--out", str(out), "--updates", "1"]
         + list(options)
     )
@@ -59,6 +60,39 @@ def test_intervals_are_over_speakers(places):
     assert ref.read_text().startswith("ab ba (s0-s0-u0)\n")
     (places / "raw" / "test" / "utt2spk").unlink()
     assert start(places)["wer"]["test"]["resampled"] == "12 utterances"
+
+
+def test_halves_are_decoded_by_probes_of_the_other_speakers(places, monkeypatch):
+    """Also if the utterances of a speaker are all too long to be trained on."""
+    some = {
+        f"s{i}-u{j}": (1.0 if i == 2 else 0.5, "ab") for i in range(6) for j in range(2)
+    }
+    write_set(places / "raw" / "own", some)
+    trained, decoded = [], []
+    fit, decode = module.fit, module.decode
+
+    def note(function, names):
+        def noted(*args):
+            names.append({x.name.partition("-")[0] for x in args[1]})
+            return function(*args)
+
+        return noted
+
+    monkeypatch.setattr(module, "fit", note(fit, trained))
+    monkeypatch.setattr(module, "decode", note(decode, decoded))
+    found = start(places, "--halves", "--max_seconds", "0.7", test="own")
+    assert found["cer"]["own"]["utterances"] == 12
+    assert decoded == [{"s0", "s2", "s4"}, {"s1", "s3", "s5"}]
+    assert trained == [{"s1", "s3", "s5"}, {"s0", "s4"}]
+    assert sum(found["layer_weights"]) == pytest.approx(1, abs=0.01)
+    one = {f"s1-u{j}": (0.5, "ab") for j in range(3)}
+    write_set(places / "raw" / "one", one)
+    for options, words in (
+        ([], "raw/one: has no two speakers with transcripts, as --halves needs"),
+        (["--finetune_updates", "9"], "--finetune_updates: changes the encoder"),
+    ):
+        with pytest.raises(SystemExit, match=f"probe: error: .*{words}"):
+            start(places, "--halves", *options, test="one")
 
 
 def test_a_set_given_by_its_place(places, monkeypatch):
@@ -101,9 +135,10 @@ def test_a_transcript_does_not_depend_on_its_batch():
         for row, one in zip(together, several):
             alone = probe(*pad([one]))[0]
             torch.testing.assert_close(row[: len(alone)], alone)
-    texts = decode(probe, several, "abc")
+    fit = Fit(probe, "abc", 0.0)
+    texts = decode(fit, several)
     for one in several:
-        assert decode(probe, [one], "abc") == {one.name: texts[one.name]}
+        assert decode(fit, [one]) == {one.name: texts[one.name]}
 
 
 @pytest.mark.parametrize(

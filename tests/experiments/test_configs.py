@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet2_birq.datadir.locking import locked
 from espnet2_birq.experiments import configs
+from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,3 +30,16 @@ def test_two_matrices_write_one_folder_in_turn(tmp_path, monkeypatch):
     assert kept.pop("of another matrix") == 1.0
     assert set(kept) == {x.name for x in spec.systems}
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_probe_of_halves_has_no_training_set(tmp_path):
+    spec = read_spec(ROOT / "bench" / "relatives.yaml")
+    step = Runner(spec, tmp_path).probe(spec.system("untrained"), 0)
+    ((_, words),) = step.commands
+    assert "--halves" in words and "--train" not in words
+    assert {x.parent.name for x in step.lists()} == {"test_other"}
+    other = read_spec(ROOT / "bench" / "matrix.yaml")
+    step = Runner(other, tmp_path).probe(other.systems[0], 0)
+    ((_, words),) = step.commands
+    assert words[words.index("--train") + 1].name == "train"
+    assert {x.parent.name for x in step.lists()} >= {"train", *other.tests}
