@@ -175,14 +175,13 @@ class JointModel(ESPnetASRModel):
             torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)
             for x in (upper, lower)
         )
-        for one, other in zip(f, g):
-            if other is None:
-                continue
+        for parameter, pair in zip(parameters, zip(f, g)):
             # One all-reduce per parameter for both gradients: together, all are large.
-            pair = torch.stack([other if one is None else one, other]).float()
-            pair = sum_over_ranks(pair) / world_size()
-            products[0] += 0.0 if one is None else (pair[0] * pair[1]).sum()
-            products[1] += pair[1].square().sum()
+            # Also without a gradient: with stochastic depth, another rank may have one.
+            pair = [torch.zeros_like(parameter) if x is None else x for x in pair]
+            of_upper, of_lower = sum_over_ranks(torch.stack(pair).float()) / world_size()
+            products[0] += (of_upper * of_lower).sum()
+            products[1] += of_lower.square().sum()
         ratio = products[0] / products[1].clamp(min=torch.finfo(torch.float64).tiny)
         return (barrier - ratio).clamp(min=0.0).to(lower)
 

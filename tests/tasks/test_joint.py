@@ -1,6 +1,7 @@
 """Recognition and pretraining in one training: loss, schedules, files."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from espnet2.tasks.asr import ASRTask as ESPnetASRTask
 from planted import ENCODER
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.joint import JointModel
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.joint import JointTask
 
@@ -318,26 +320,51 @@ def gamma_of(rows):
     return run(model, **batch)[1]["gamma"]
 
 
-def one_rank(rank, port, path, parts):
+def one_rank(rank, port, path, function, parts):
     torch.distributed.init_process_group(
         "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
     )
-    torch.save(gamma_of(parts[rank]), f"{path}{rank}")
+    torch.save(function(parts[rank]), f"{path}{rank}")
     torch.distributed.destroy_process_group()
 
 
-def test_the_barrier_is_that_of_the_joint_batch(tmp_path):
+def on_two_ranks(function, path, parts):
+    """Return a function's values of two parts, each computed by a rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = (port, tmp_path / "rank", ROWS)
+    arguments = (port, path, function, parts)
     torch.multiprocessing.spawn(one_rank, args=arguments, nprocs=2)
-    one, other = (torch.load(tmp_path / f"rank{x}") for x in (0, 1))
+    return [torch.load(f"{path}{rank}") for rank in (0, 1)]
+
+
+def test_the_barrier_is_that_of_the_joint_batch(tmp_path):
+    one, other = on_two_ranks(gamma_of, tmp_path / "rank", ROWS)
     threads = torch.get_num_threads()
     whole = gamma_of(slice(0, 2))
     torch.set_num_threads(threads)
     assert torch.equal(one, other) and whole > 0
     assert float(one) == pytest.approx(float(whole), rel=1e-3)
+
+
+def gamma_of_layers(slopes):
+    """Compute gamma for two layers of one parameter; None: the layer was skipped."""
+    layers = [torch.nn.Linear(1, 1, bias=False) for _ in range(2)]
+    upper, lower = (
+        sum(slope * x.weight.sum() for slope, x in zip(row, layers) if slope is not None)
+        for row in slopes
+    )
+    model = SimpleNamespace(encoder=torch.nn.ModuleList(layers), barrier=2.0)
+    return JointModel._above_barrier(model, upper, lower, 1.0)
+
+
+def test_the_barrier_if_ranks_skip_other_layers(tmp_path):
+    """With stochastic depth; the slopes of F and of G, by rank, are those of the layers."""
+    slopes = [([1.0, 2.0], [None, 5.0]), ([None, 4.0], [6.0, 7.0])]
+    gammas = on_two_ranks(gamma_of_layers, tmp_path / "rank", slopes)
+    f, g = (0.5, 3.0), (3.0, 6.0)  # means over the ranks
+    expected = 2.0 - (f[0] * g[0] + f[1] * g[1]) / (g[0] ** 2 + g[1] ** 2)
+    assert gammas == [pytest.approx(expected)] * 2
 
 
 def test_intermediate_ctc():
