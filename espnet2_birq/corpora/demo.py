@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -30,6 +29,7 @@ from espnet2_birq.corpora.synth import (
 )
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
+from espnet2_birq.datadir.workers import worker_pool
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_json, read_lines
 
@@ -163,8 +163,8 @@ def _mapper(nj: int) -> Iterator[Callable[..., Any]]:
     if nj == 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(nj) as pool:
-        yield pool.imap
+    with worker_pool(nj, "spawn") as pool:
+        yield pool.map
 
 
 def _plan(

@@ -1,15 +1,15 @@
 """Beamformed recordings of all meetings (microphone mdm8)."""
 
-import multiprocessing
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
 from espnet2_birq.corpora.ami.beamform import beamform, run_beamformit
 from espnet2_birq.corpora.ami.corpus import MICROPHONES, find_audio
+from espnet2_birq.datadir.workers import worker_pool
 from espnet2_birq.errors import DataError
 
 METHODS = ("auto", "beamformit", "python")
@@ -87,24 +87,19 @@ def _run_jobs(
     method: str, jobs: Mapping[str, tuple[list[Path], Path]], nj: int
 ) -> None:
     # Not fork: the child would inherit locks held by BLAS threads.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(nj, spawn) as pool:
+    with worker_pool(nj, "spawn") as pool:
         running = [
             pool.submit(_run_job, method, meeting, *job)
             for meeting, job in jobs.items()
         ]
-        try:
-            for done in tqdm(
-                as_completed(running),
-                "beamforming",
-                len(running),
-                unit="meeting",
-                disable=None,
-            ):
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done in tqdm(
+            as_completed(running),
+            "beamforming",
+            len(running),
+            unit="meeting",
+            disable=None,
+        ):
+            done.result()
 
 
 def _run_job(method: str, meeting: str, channels: list[Path], dest: Path) -> None:
