@@ -139,13 +139,16 @@ def refuse_other_model(
     )
 
 
-def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
+def tell_changes(
+    before: Origin, now: Origin, epoch: int, finished: bool = False
+) -> bool:
     """Log what has changed since the state was saved, and what follows from it.
 
     Args:
         before: Origin saved by an earlier run.
         now: Origin of this run.
         epoch: Epoch at which training resumes.
+        finished: Whether this epoch has no batch left.
 
     Returns:
         Whether the batches of the epoch have changed.
@@ -160,12 +163,14 @@ def tell_changes(before: Origin, now: Origin, epoch: int) -> bool:
     others = {key: x for key, x in changed.items() if key not in {*batches, *saved}}
     if before.get("valid", now["valid"]) != now["valid"]:  # none in older states
         others["validation lists"] = OTHER_LISTS
+    effect = (
+        f"epoch {epoch} begins anew, with other batches; what its earlier ones have "
+        "taught stays, and their utterances may come again"
+    )
+    if finished:
+        effect = f"epoch {epoch} is finished, and later ones have other batches"
     for group, what in (
-        (
-            batches,
-            f"epoch {epoch} begins anew, with other batches; what its earlier ones have "
-            "taught stays, and their utterances may come again",
-        ),
+        (batches, effect),
         (saved, "without effect: the saved state of optimizer and scheduler is used"),
         (others, "in effect from here on"),
     ):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -122,6 +122,14 @@ def kept_config(folder: Path, first: bool) -> Iterator[None]:
         before.unlink(missing_ok=True)
 
 
+class Position(NamedTuple):
+    """Where an epoch goes on; not the whole saved state, which is as large as the model."""
+
+    batches: int = 0  # number of batches to skip
+    finished: bool = False  # whether none is left
+    random: State | None = None  # random state of this rank; None: whatever it is
+
+
 class Saver:
     """Saves and restores the state of a training.
 
@@ -188,7 +196,7 @@ class Saver:
         """Remove the saved state, because its training is over or starts anew."""
         self.path.unlink(missing_ok=True)
 
-    def restore(self, parts: "Parts", reporter: SubReporter) -> State | None:
+    def restore(self, parts: "Parts", reporter: SubReporter) -> Position:
         """Restore the state if it belongs to this epoch; only in a run's first epoch.
 
         Args:
@@ -196,7 +204,7 @@ class Saver:
             reporter: Reporter of the epoch.
 
         Returns:
-            The state; None if the epoch starts from its beginning.
+            The position at which the epoch goes on, by default its beginning.
         """
         state, self.state = self.state, None
         epoch = reporter.get_epoch()
@@ -206,20 +214,22 @@ class Saver:
                     f"{self.path} is of epoch {state['epoch']}, {epoch} comes next: it "
                     "is ignored"
                 )
-            return None
-        others = tell_changes(state["origin"], self.origin, epoch)
+            return Position()
+        finished = state["finished"] and state["epoch"] == epoch
+        others = tell_changes(state["origin"], self.origin, epoch, finished)
         if state["epoch"] < epoch:  # and checkpoint.pth has been saved since
             restore_watches(parts.model, state["watches"])
-            return None
+            return Position()
         parts.load(state)
-        if others:
-            return None
+        if others and not finished:
+            return Position()
         logging.info(
             f"Resuming in epoch {epoch} after batch {state['batches']}, as {self.path} "
             "has it"
         )
         restore_reporter(reporter, state["reporter"])
-        return state
+        numbers = None if others else state["random"][rank()]
+        return Position(0 if finished else state["batches"], finished, numbers)
 
     def save(self, parts: "Parts", reporter: SubReporter, finished: bool) -> None:
         """Save the state between two updates; all ranks take part.
@@ -258,7 +268,7 @@ class Saver:
         iterator: Iterable,
         parts: "Parts",
         reporter: SubReporter,
-        state: State | None,
+        position: Position,
         skipped: SkippedUpdates,
     ) -> "Batches":
         """Return the remaining batches of an epoch; the state is saved between them.
@@ -267,7 +277,7 @@ class Saver:
             iterator: ESPnet's iterator of the epoch.
             parts: Model, optimizers, schedulers and scaler.
             reporter: Reporter of the epoch.
-            state: Return value of restore().
+            position: Return value of restore().
             skipped: Watch for skipped updates.
         """
         accum_grad = skipped.accum_grad
@@ -282,24 +292,20 @@ class Saver:
                 utterances.clear()
             wish = self._wish(reporter.count // accum_grad)
             if wish != GO_ON and reporter.count:
-                self.save(parts, reporter, finished=False)
+                self.save(parts, reporter, position.finished)
             if wish == STOP:
                 stop()
 
-        if state is None:
-            return Batches(iterator, before_batch)
-        numbers = state["random"][rank()]
         return Batches(
-            [] if state["finished"] else iterator,
+            [] if position.finished else iterator,
             before_batch,
-            0 if state["finished"] else state["batches"],
-            lambda: set_random_state(numbers),
+            position.batches,
+            lambda: set_random_state(position.random),
         )
 
     def _wish(self, updates: int) -> int:
         due = time.monotonic() - self.saved_at >= self.seconds
-        if self.updates and updates and updates % self.updates == 0:
-            due = True
+        due |= bool(self.updates and updates and updates % self.updates == 0)
         return agree(STOP if stop_request() else SAVE if due else GO_ON)
 
 
@@ -452,8 +458,10 @@ def random_state() -> State:
     }
 
 
-def set_random_state(state: State) -> None:
-    """Set the states of all random number generators of this process."""
+def set_random_state(state: State | None) -> None:
+    """Set the states of all random number generators of this process, if given."""
+    if state is None:
+        return
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -181,12 +181,12 @@ class Trainer(ESPnetTrainer):
             optimizer.zero_grad()
         for one in parts.model.objectives:
             one.labeller.forget()  # likewise
-        state = options.saver.restore(parts, reporter)
+        position = options.saver.restore(parts, reporter)
         arguments["iterator"] = options.saver.batches(
             arguments["iterator"],
             parts,
             reporter,
-            state,
+            position,
             SkippedUpdates(
                 Path(options.output_dir),
                 options.max_skipped_updates,

@@ -3,16 +3,20 @@
 import os
 import random
 import re
+import shutil
 import signal
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from espnet2.train.reporter import Reporter
 from trainings import CONFIG, Training, difference, write_data
 
-from espnet2_birq.tasks.saving import PROGRESS
+from espnet2_birq.tasks.saving import PROGRESS, Saver
 
 BEST = [".".join(criterion[:2]) for criterion in CONFIG["best_model_criterion"]]
 
@@ -117,6 +121,63 @@ def test_a_signal_during_validation(folder):
     assert training.wait() == 85
     assert training.run() == 0
     assert difference(folder / "whole", training.out) is None
+
+
+@pytest.fixture(scope="module")
+def validating(folder):
+    """Folder of a training that was killed during its first validation."""
+    out = folder / "validating"
+    assert Training(folder, out, max_epoch=1).run() == 0
+    shutil.copy(out / "1epoch.pth", folder / "expected.pth")
+    for path in out.glob("*.pth"):
+        if path.name != PROGRESS:
+            path.unlink()
+    assert state_of(out / PROGRESS)["finished"]
+    return out
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"batch_size": 4}, "batch_size (2 -> 4)"),
+        ({"accum_grad": 3}, "accum_grad (2 -> 3)"),
+        ({"seed": 7}, "seed (0 -> 7)"),
+        ({}, "processes (2 -> 1)"),
+    ],
+)
+def test_a_finished_epoch_is_not_trained_again(folder, validating, changes, told):
+    """Whatever has changed; other processes have random states of their own."""
+    out = folder / f"again{told[:5]}"
+    shutil.copytree(validating, out)
+    if not changes:
+        state = state_of(out / PROGRESS)
+        state["origin"]["processes"], state["random"] = 2, []
+        torch.save(state, out / PROGRESS)
+    training = Training(folder, out, max_epoch=1, **changes)
+    assert training.run("--save_updates", "1") == 0, training.text()[-2000:]
+    assert f"{told}: epoch 1 is finished, and later ones" in training.text()
+    model, expected = state_of(out / "1epoch.pth"), state_of(folder / "expected.pth")
+    assert all(torch.equal(model[key], expected[key]) for key in expected)
+    assert state_of(out / PROGRESS)["finished"]
+
+
+def test_a_resumed_epoch_does_not_hold_the_saved_state(tmp_path):
+    """It is as large as model and optimizer together, on each rank."""
+    origin = {"options": {}, "lists": [], "valid": [], "processes": 1}
+    tensor = torch.zeros(5)
+    reports = {"stats": {}, "count": 4, "total_count": 4, "seconds": 1.0}
+    state = {"epoch": 1, "batches": 4, "finished": False, "model": {"x": tensor}}
+    saver = Saver(tmp_path, 0.0, None, origin, resume=False)
+    saver.state = {**state, "random": ["mine"], "reporter": reports, "origin": origin}
+    held = weakref.ref(tensor)
+    del tensor, state
+    reporter = Reporter()
+    reporter.set_epoch(1)
+    with reporter.observe("train") as part:
+        position = saver.restore(SimpleNamespace(load=lambda state: None), part)
+        assert position == (4, False, "mine") and part.count == 4
+        part.finished()
+    assert held() is None
 
 
 def test_a_kill_between_checkpoint_and_model(folder):
