@@ -19,6 +19,7 @@ from espnet2_birq.pretraining.settings import (
     check_whole,
 )
 from espnet2_birq.tasks.criteria import read_criteria
+from espnet2_birq.tasks.saving import PROGRESS
 
 CHECKPOINT = "checkpoint.pth"  # ESPnet resumes from it
 # Smallest values of whole numbers
@@ -157,14 +158,15 @@ def check_folder(args: argparse.Namespace) -> None:
     """Refuse to train anew in the folder of another training.
 
     Its files would be replaced one by one: after an interruption, the same command with
-    ``resume`` would go on with the old training.
+    ``resume`` would go on with the old training. One that is still in its first epoch has
+    no checkpoint yet.
 
     Raises:
         ConfigError: There is another training.
     """
-    checkpoint = Path(args.output_dir, CHECKPOINT)
-    if not args.resume and checkpoint.exists():
-        raise ConfigError(
-            f"{checkpoint}: there is a training already; give another output_dir, or "
-            "--resume true to go on with it"
-        )
+    for state in (Path(args.output_dir, name) for name in (CHECKPOINT, PROGRESS)):
+        if not args.resume and state.exists():
+            raise ConfigError(
+                f"{state}: there is a training already; give another output_dir, or "
+                "--resume true to go on with it"
+            )

@@ -69,6 +69,11 @@ def test_a_folder_with_another_training(tmp_path, train):
             assert path.read_bytes() == content
     train("--resume", "false", "--dry_run", "true")
     (exp / "checkpoint.pth").unlink()
+    # As a training leaves it that was killed in its first epoch.
+    with pytest.raises(SystemExit, match=f"{exp}/progress.pth: there is a training"):
+        train("--resume", "false", seed=7)
+    assert (exp / "progress.pth").read_bytes() == before[exp / "progress.pth"]
+    (exp / "progress.pth").unlink()
     train("--resume", "false", seed=7)
     assert yaml.safe_load((exp / "config.yaml").read_text())["seed"] == 7
 
