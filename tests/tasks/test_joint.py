@@ -351,7 +351,9 @@ def gamma_of_layers(slopes):
     """Compute gamma for two layers of one parameter; None: the layer was skipped."""
     layers = [torch.nn.Linear(1, 1, bias=False) for _ in range(2)]
     upper, lower = (
-        sum(slope * x.weight.sum() for slope, x in zip(row, layers) if slope is not None)
+        sum(
+            slope * x.weight.sum() for slope, x in zip(row, layers) if slope is not None
+        )
         for row in slopes
     )
     model = SimpleNamespace(encoder=torch.nn.ModuleList(layers), barrier=2.0)
