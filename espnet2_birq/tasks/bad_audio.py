@@ -66,8 +66,8 @@ class BadAudio:
 
     Args:
         folder: Folder of the experiment, whose list is extended; None: no list.
-        shortest: Minimum number of samples.
-        longest: Maximum number of samples, the size of a whole batch; None: no limit.
+        shortest: Minimum number of samples, or vectors.
+        longest: Maximum number of them, the size of a whole batch; None: no limit.
         most: Largest share of bad utterances that is tolerated.
         size: Vector size, if utterances are sequences of vectors; None: of samples.
     """
@@ -112,21 +112,21 @@ class BadAudio:
         if isinstance(arrays, Unreadable):
             return arrays.why
         speech = arrays["speech"]
+        unit, remedy = "samples", "raise batch_bins or lower --max_wav_duration"
+        if self.size is not None:
+            unit, remedy = "vectors", "raise batch_bins"
         if self.size is not None and speech.shape[1:] != (self.size,):
             return f"of shape {speech.shape}, not a row of {self.size} values each"
         if self.size is None and speech.ndim != 1:
             return f"has {speech.shape[1]} channels"
         if not len(speech):
-            return "no samples"
+            return f"no {unit}"
         if not are_finite(speech):
-            return NOT_FINITE
+            return NOT_FINITE.replace("samples", unit)
         if len(speech) < self.shortest:
-            return f"{len(speech)} samples, fewer than {self.shortest}"
+            return f"{len(speech)} {unit}, fewer than {self.shortest}"
         if self.longest is not None and len(speech) > self.longest:
-            return (
-                f"{len(speech)} samples, a whole batch has {self.longest} (raise "
-                "batch_bins or lower --max_wav_duration)"
-            )
+            return f"{len(speech)} {unit}, a whole batch has {self.longest} ({remedy})"
         return None
 
     def _list(self, utt_id: str, why: str) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from espnet2.samplers.build_batch_sampler import BATCH_TYPES
+from espnet2.samplers.build_batch_sampler import BATCH_TYPES, CATEGORY_BATCH_TYPES
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet2_birq.config import data_lists
@@ -19,6 +19,7 @@ from espnet2_birq.pretraining.settings import (
     check_whole,
 )
 from espnet2_birq.tasks.criteria import read_criteria
+from espnet2_birq.tasks.lists import DRAWN
 from espnet2_birq.tasks.saving import PROGRESS
 
 CHECKPOINT = "checkpoint.pth"  # ESPnet resumes from it
@@ -30,7 +31,12 @@ LEAST = dict.fromkeys(
     1,
 ) | dict.fromkeys("num_workers seed ngpu num_att_plot patience".split(), 0)
 # Ranges of other numbers
-RANGES = {"save_minutes": (0.0, math.inf), "max_bad_audio": (0.0, 1.0)}
+RANGES = {
+    "save_minutes": (0.0, math.inf),
+    "max_bad_audio": (0.0, 1.0),
+    "dataset_scaling_factor": (1.0, math.inf),
+    "upsampling_factor": (0.0, math.inf),
+}
 # Options of ESPnet's that this trainer does not support, and why
 UNSUPPORTED = {
     "use_deepspeed": "pretraining has a trainer of its own, which ESPnet cannot combine "
@@ -38,13 +44,16 @@ UNSUPPORTED = {
     "sharded_ddp": "each rank has a part of the optimizer's state, of which an "
     "interrupted epoch would save only one",
     "use_adapter": "pretraining trains a whole encoder, without adapters",
+    "allow_multi_rates": "audio of another rate would be trained on as if it had the "
+    "model's (resample it beforehand)",
+    "shuffle_within_batch": "utterances would change batches, which could then exceed "
+    "batch_bins, and differ in number between processes",
     "no_forward_run": "ESPnet's run without a model does not work (birq bench measures "
     "reading)",
 }
 LARGEST_SEED = 2**31  # NumPy's, and the epoch is added
-# Values of batch_type that draw utterances anew for every epoch
-DRAWN = ("catpow", "catpow_balance_dataset")
-# ... that fill a batch up to batch_bins samples; the others count batch_size utterances.
+# Values of batch_type that fill a batch up to batch_bins samples; the others count
+# batch_size utterances.
 BINS = ("length", "numel", *DRAWN)
 
 
@@ -64,6 +73,12 @@ def check_training(
     for action in parser._actions:
         _check_value(action, getattr(args, action.dest, action.default))
     check_trainer(args)
+    least, most = args.min_batch_size, args.max_batch_size
+    if most is not None and most < least:
+        raise ConfigError(
+            f"max_batch_size {most} is below min_batch_size {least}; raise it, or leave "
+            "one of them out"
+        )
     read_criteria(args)
     models = args.keep_nbest_models
     for number in models if isinstance(models, list) else [models]:
@@ -117,7 +132,20 @@ def _check_batches(args: argparse.Namespace, kind: str) -> None:
             f"batch_type {batches} of the {kind} set is for iterator_type category: use "
             f"one of {list(BATCH_TYPES)}"
         )
+    if iterator == "category" and kind == "valid":
+        raise ConfigError(
+            "iterator_type category of the valid set: it would be drawn anew for every "
+            "epoch, and losses could not be compared; give valid_iterator_type sequence, "
+            "and valid_batch_type numel and valid_batch_bins"
+        )
+    if iterator == "category" and batches not in CATEGORY_BATCH_TYPES:
+        raise ConfigError(
+            f"batch_type {batches} of the {kind} set is for iterator_type sequence: use "
+            f"one of {list(CATEGORY_BATCH_TYPES)}"
+        )
     shapes = getattr(args, f"{kind}_shape_file")
+    if batches in DRAWN and len(shapes) > 1:
+        raise ConfigError(f"batch_type {batches}: give one {kind}_shape_file alone")
     lengths = args.fold_length
     if (iterator, batches) == ("sequence", "folded") and len(lengths) != len(shapes):
         raise ConfigError(
@@ -151,6 +179,19 @@ def check_trainer(args: argparse.Namespace) -> None:
         raise ConfigError(
             "grad_noise: ESPnet draws other noise in each process, so that their models "
             "would drift apart; leave it out, or train with one process"
+        )
+
+
+def check_ranks(args: argparse.Namespace, ranks: int) -> None:
+    """Refuse batches with too few utterances for the ranks.
+
+    Raises:
+        ConfigError: ``max_batch_size`` is smaller than the number of ranks.
+    """
+    if args.max_batch_size is not None and args.max_batch_size < ranks:
+        raise ConfigError(
+            f"max_batch_size {args.max_batch_size}: each of the {ranks} processes needs an "
+            "utterance of every batch; raise it, or leave it out"
         )
 
 

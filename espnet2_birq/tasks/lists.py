@@ -12,7 +12,10 @@ from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_lines
 
 CATEGORIES = "category2utt"  # beside the first list of a set
+# Values of batch_type that draw utterances anew for every epoch
+DRAWN = ("catpow", "catpow_balance_dataset")
 SHAPE = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
+LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 def check_set(args: argparse.Namespace, kind: str) -> None:
@@ -28,6 +31,10 @@ def check_set(args: argparse.Namespace, kind: str) -> None:
     # Before there are lengths, ESPnet takes any table of the utterances for them.
     shapes = [] if args.collect_stats else getattr(args, f"{kind}_shape_file")
     check_tables(getattr(args, f"{kind}_data_path_and_name_and_type"), shapes)
+    if kind == "train" and args.batch_type in DRAWN:
+        remedy = f"batch_type {args.batch_type} wants lengths alone (cut -d, -f1)"
+        for file in files_of(shapes):
+            _check_table(file, LENGTH, remedy)
 
 
 def check_tables(lists: Collection[Sequence[str]], shapes: Collection[str]) -> None:
@@ -97,8 +104,9 @@ def _check_table(path: Path, form: re.Pattern | None, remedy: str) -> None:
             raise DataError(f"{path}: line {number}: {key[:80]} occurs twice; {remedy}")
         keys.add(key)
         if form and not form.fullmatch("".join(value).rstrip()):
+            alone = " alone" if form is LENGTH else ""
             raise DataError(
-                f"{path}: line {number}: {key[:80]} has no length; {remedy}"
+                f"{path}: line {number}: {key[:80]} has no length{alone}; {remedy}"
             )
     if not keys:
         raise DataError(f"{path}: is empty; {remedy}")

@@ -40,7 +40,7 @@ from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
 from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
-from espnet2_birq.tasks.checks import BINS, check_training
+from espnet2_birq.tasks.checks import BINS, check_ranks, check_training
 from espnet2_birq.tasks.collate import SpeechCollateFn
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
@@ -340,7 +340,7 @@ class SSLTask(AbsTask):
         size, shortest = args.input_size, 1
         if size is None:
             shortest = round(SHORTEST * sampling_rate(args.frontend_conf))
-        elif kind in BINS and kind != "length":
+        elif kind == "numel":  # others count vectors, not their values
             bins = bins // size
         return SpeechCollateFn(
             BadAudio(
@@ -373,8 +373,13 @@ class SSLTask(AbsTask):
         """Batch the samples of ``batch_type: catpow`` by length.
 
         Raises:
+            ConfigError: See check_ranks().
             DataError: See check_languages().
         """
+        if mode == "plot_att":  # a few utterances, of whatever language
+            return cls.build_sequence_iter_factory(args, iter_options, mode)
+        if iter_options.distributed:
+            check_ranks(args, torch.distributed.get_world_size())
         first = Path(iter_options.data_path_and_name_and_type[0][0])
         check_languages(first.with_name(CATEGORIES), iter_options.shape_files)
         factory = super().build_category_iter_factory(args, iter_options, mode)

@@ -85,6 +85,8 @@ def test_attention_is_plotted_in_bfloat16(tmp_path, train):
     assert torch.load(tmp_path / "exp" / "1epoch.pth", weights_only=True)
 
 
+CATEGORY = {"iterator_type": "category", "valid_iterator_type": "sequence"}
+CATEGORY["valid_batch_type"] = "unsorted"
 WRONG = [
     ({"optim": "nosuch"}, "unknown optim 'nosuch', use one of "),
     ({"optim_conf": {"lr": 0.1, "foo": 1}}, "optim_conf: not options of adamw .*'foo'"),
@@ -102,6 +104,27 @@ WRONG = [
         {"batch_type": "folded"},
         "batch_type folded: give a fold_length for each --train_",
     ),
+    (
+        {"iterator_type": "category", "batch_type": "catpow"},
+        "iterator_type category of the valid set: .*; give valid_iterator_type sequence",
+    ),
+    *(
+        (
+            {**CATEGORY, "batch_type": kind},
+            f"batch_type {kind} of the train set is for iterator_type sequence: use one of",
+        )
+        for kind in ("numel", "folded", "unsorted")
+    ),
+    (
+        {**CATEGORY, "batch_type": "catpow", "dataset_scaling_factor": 0.5},
+        "dataset_scaling_factor is a number of 1 or more, got 0.5",
+    ),
+    (
+        {"max_batch_size": 2, "min_batch_size": 3},
+        "max_batch_size 2 is below min_batch_",
+    ),
+    ({"allow_multi_rates": True}, "allow_multi_rates: .* the model's .*; leave it out"),
+    ({"shuffle_within_batch": True}, "shuffle_within_batch: .*; leave it out"),
     ({"iterator_type": "nosuch"}, "unknown iterator_type 'nosuch'"),
     ({"iterator_type": "none"}, "iterator_type none of the train set: use sequence or"),
     ({"iterator_type": "task"}, "iterator_type task of the train set: use sequence or"),

@@ -143,14 +143,11 @@ def test_utterances_without_audio(tmp_path, train):
 @pytest.mark.parametrize("distributed", [False, True])
 def test_noise_that_differs_between_processes_is_refused(distributed):
     args = argparse.Namespace(
-        use_deepspeed=False,
-        sharded_ddp=False,
-        use_adapter=False,
-        no_forward_run=False,
         grad_noise=True,
         distributed=distributed,
         optim_conf={},
         iterator_type="sequence",
+        **dict.fromkeys(UNSUPPORTED, False),
     )
     refused = pytest.raises(
         ConfigError, match="^grad_noise: .* drift apart; leave it out"

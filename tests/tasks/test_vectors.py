@@ -93,6 +93,46 @@ def test_a_training_ends_with_a_model_that_labels_vectors(trained):
     assert hidden.shape == (2, 15, 16)
 
 
+@pytest.mark.parametrize(
+    "kind, longest", [("numel", 25), ("length", 100), ("catpow", 100), ("sorted", None)]
+)
+def test_a_whole_batch_in_vectors(kind, longest, tmp_path):
+    """Only numel counts their values."""
+    found = ["--batch_type", kind, "--batch_bins", "100", "--input_size", str(SIZE)]
+    args = SSLTask.get_parser().parse_args([*found, "--output_dir", str(tmp_path)])
+    bad_audio = SSLTask.build_collate_fn(args, train=True).bad_audio
+    assert bad_audio.longest == longest
+    whys = [bad_audio.fault({"speech": np.full((x, SIZE), np.nan)}) for x in (0, 3)]
+    assert whys[0] == "no vectors" and whys[1].startswith("vectors that are NaN")
+    if longest:
+        why = bad_audio.fault({"speech": np.zeros((longest + 1, SIZE))})
+        whole = f"{longest + 1} vectors, a whole batch has {longest} (raise batch_bins)"
+        assert why == whole
+
+
+def test_vectors_of_several_languages(tmp_path):
+    found = {"iterator_type": "category", "batch_type": "catpow", "batch_bins": 100}
+    valid = {"valid_iterator_type": "sequence", "valid_batch_type": "numel"}
+    conf = {**CONFIG, **found, **valid, "valid_batch_bins": 400, "max_epoch": 1}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(conf))
+    options = write_data(tmp_path)
+    names = [line.split()[0] for line in (tmp_path / "shape").open()]
+    lines = f"a {' '.join(names[:8])}\nb {' '.join(names[8:])}\n"
+    (tmp_path / "category2utt").write_text(lines)
+    words = (
+        f"^ssl_train: error: {tmp_path}/shape: line 1: u00 has no length alone; batch_type "
+        "catpow wants lengths alone"
+    )
+    with pytest.raises(SystemExit, match=words):
+        ssl_train.main(options)
+    assert not (tmp_path / "out" / "config.yaml").exists()
+    lines = [line.split(",")[0] + "\n" for line in (tmp_path / "shape").open()]
+    (tmp_path / "lengths").write_text("".join(lines))
+    options[options.index("--train_shape_file") + 1] = str(tmp_path / "lengths")
+    ssl_train.main(options)
+    assert [x.split()[0] for x in (tmp_path / "out" / "bad_audio").open()] == ["u07"]
+
+
 def test_espnets_asr_takes_the_encoder_with_its_own_input_size(trained, capsys):
     """Stock ESPnet has no frontend with input_size, either."""
     model = trained / "valid.total_count.ave.pth"
