@@ -16,7 +16,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.views import LABELS, SLACK, View, other_rate
-from espnet2_birq.reading import read_lines
+from espnet2_birq.reading import read_lines, refusing
 from espnet2_birq.tasks.bad_audio import ReadOrReason
 
 INTEGERS = re.compile(r"-?[0-9]+( -?[0-9]+)*")
@@ -102,8 +102,9 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
         shape_files: Shape files of the training set.
 
     Raises:
-        DataError: The file is missing, a language has no utterance of the training set,
-            or some of its utterances are not in the set.
+        DataError: The file is missing or malformed, a language has no utterance of the
+            training set, or some of its utterances are not in the set; or an utterance of
+            the set is in no language, or in two.
     """
     if not path.is_file():
         raise DataError(
@@ -111,7 +112,11 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
             "write a line `LANGUAGE UTTERANCE ...` for each, or leave iterator_type out"
         )
     there = {name for file in shape_files for name in read_2columns_text(file)}
-    for language, line in read_2columns_text(path).items():
+    with refusing(path, "no lines `LANGUAGE UTTERANCE ...`", "correct it"):
+        languages = read_2columns_text(path)
+    seen: set[str] = set()
+    twice: list[str] = []
+    for language, line in languages.items():
         utterances = line.split()
         lacking = [one for one in utterances if one not in there]
         if len(lacking) == len(utterances):
@@ -125,6 +130,24 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
                 f"{shape_files[0]}, the first: {min(lacking)}; take them out, or make the "
                 "shape file again (birq.sh --stage 6)"
             )
+        if line.split(" ") != utterances:  # ESPnet's reading
+            raise DataError(
+                f"{path}: language '{language}': utterances are not separated by single "
+                "spaces; correct it"
+            )
+        twice += [one for one in utterances if one in seen]
+        seen.update(utterances)
+    if twice:
+        raise DataError(
+            f"{path}: {len(twice)} utterances are in more than one language, the first: "
+            f"{min(twice)}: they would be drawn for each; leave them in one"
+        )
+    if there - seen:
+        raise DataError(
+            f"{path}: {len(there - seen)} utterances of {shape_files[0]} are in no "
+            f"language, the first: {min(there - seen)}: they would never be drawn; add "
+            "them, or take them out of the shape file"
+        )
 
 
 def check_labels(model: BiRQModel, factory: AbsIterFactory, mode: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from espnet2.samplers.category_power_sampler import CategoryPowerSampler
 from espnet2.train.distributed_utils import DistributedOption
 
-from espnet2_birq.errors import DataError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.like_lengths import POOL, make_pools, sort_into_batches
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -37,7 +37,7 @@ def corpus(tmp_path, monkeypatch):
     return tmp_path, sizes
 
 
-def make_factory(folder, *options, distributed=False):
+def make_factory(folder, *options, distributed=False, mode="train"):
     command = [
         *("--iterator_type", "category", "--batch_type", "catpow"),
         *("--batch_bins", str(BINS), "--upsampling_factor", "0.5"),
@@ -48,7 +48,7 @@ def make_factory(folder, *options, distributed=False):
     args = SSLTask.get_parser().parse_args(command)
     where = DistributedOption()
     where.distributed = distributed
-    return SSLTask.build_iter_factory(args, where, mode="train")
+    return SSLTask.build_iter_factory(args, where, mode=mode)
 
 
 def espnets(folder, epoch, least=1):
@@ -117,7 +117,7 @@ def test_iterations_of_an_epoch(corpus):
     assert len(first) == len(second) == 7 and first != second
 
 
-@pytest.mark.parametrize("least, most", [(1, None), (4, None), (1, 3), (3, 5)])
+@pytest.mark.parametrize("least, most", [(1, None), (4, None), (1, 3), (3, 5), (8, 4)])
 def test_counts(least, most):
     draw = np.random.RandomState(least)
     sizes = {f"u{i}": int(size) for i, size in enumerate(draw.randint(1, 90, 500))}
@@ -144,6 +144,19 @@ def test_counts(least, most):
             "en en001 en999 en998\nsw sw001\n",
             "language 'en': 2 utterances are not in .*speech_shape, the first: en998",
         ),
+        (
+            "en en001\nen en002\n",
+            "no lines `LANGUAGE UTTERANCE ...` .*duplicated.*; corr",
+        ),
+        ("en en001  en002\n", "language 'en': utterances are not separated by single"),
+        (
+            "en en003 en002 en001\nsw en002 en001 sw001\n",
+            "category2utt: 2 utterances are in more than one language, the first: en001",
+        ),
+        (
+            "en en001 en002\nsw sw001\n",
+            "657 utterances of .*speech_shape are in no language, the first: en000",
+        ),
     ],
 )
 def test_languages_without_data(corpus, lines, words):
@@ -153,6 +166,23 @@ def test_languages_without_data(corpus, lines, words):
         (folder / "category2utt").write_text(lines)
     with pytest.raises(DataError, match=words):
         make_factory(folder)
+
+
+def test_a_batch_has_an_utterance_for_each_rank(corpus, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    words = (
+        "max_batch_size 2: each of the 3 processes needs an utterance of every batch"
+    )
+    with pytest.raises(ConfigError, match=words):
+        make_factory(corpus[0], "--max_batch_size", "2", distributed=True)
+
+
+def test_plots_need_no_languages(corpus):
+    folder, _ = corpus
+    (folder / "category2utt").unlink()
+    more = ["--valid_data_path_and_name_and_type", f"{folder}/wav.scp,speech,sound"]
+    more += ["--valid_shape_file", f"{folder}/speech_shape", "--num_att_plot", "2"]
+    assert len(make_factory(folder, *more, mode="plot_att").build_iter(1)) == 2
 
 
 def test_pools():
