@@ -114,34 +114,7 @@ class JointTask(ASRTask):
             lists = getattr(args, f"{kind}_data_path_and_name_and_type")
             check_transcripts(lists)
             check_files([one for one in lists if one[2] != "text"])
-        if args.multiple_iterator and args.unlabelled_data_path_and_name_and_type:
-            raise ConfigError(
-                "joint training: every split would begin the unlabelled speech anew; leave "
-                "out multiple_iterator (asr.sh's --num_splits_asr)"
-            )
-        if args.unlabelled_batch_bins and args.batch_type not in BINS:
-            raise ConfigError(
-                f"unlabelled_batch_bins: batch_type {args.batch_type} does not count bins; "
-                "use numel, or leave it out"
-            )
-        varying = args.iterator_type == "category"
-        if varying and args.unlabelled_data_path_and_name_and_type:
-            raise ConfigError(
-                f"joint training: with iterator_type {args.iterator_type}, epochs differ in "
-                "their number of batches, and unlabelled ones could not be paired with "
-                "them; use sequence"
-            )
-        for path, name, form in args.unlabelled_data_path_and_name_and_type:
-            if name != SPEECH:
-                raise ConfigError(
-                    f"unlabelled_data_path_and_name_and_type {path},{name},{form}: "
-                    f"unlabelled data is speech alone; leave the {name} out"
-                )
-            if not args.dry_run and not Path(path).exists():
-                raise DataError(
-                    f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
-                    "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
-                )
+        check_unlabelled(args)
         for kind in ("train", "valid", "unlabelled"):
             check_set(args, kind)
         with (
@@ -255,6 +228,49 @@ class JointTask(ASRTask):
         own.num_iters_per_epoch = args.num_iters_per_epoch or len(factory.build_iter(1))
         unlabelled = SSLTask.build_iter_factory(own, distributed_option, mode)
         return PairedIterFactory(factory, unlabelled)
+
+
+def check_unlabelled(args: argparse.Namespace) -> None:
+    """Check the options of the unlabelled speech.
+
+    Raises:
+        ConfigError: They do not fit each other, or the labelled batches.
+        DataError: A list is missing.
+    """
+    lists = args.unlabelled_data_path_and_name_and_type
+    for name in ("unlabelled_shape_file", "unlabelled_batch_bins"):
+        if getattr(args, name) and not lists:
+            raise ConfigError(
+                f"{name}: without unlabelled_data_path_and_name_and_type, there is no "
+                f"unlabelled speech; give it, or leave {name} out"
+            )
+    if args.multiple_iterator and lists:
+        raise ConfigError(
+            "joint training: every split would begin the unlabelled speech anew; leave "
+            "out multiple_iterator (asr.sh's --num_splits_asr)"
+        )
+    if args.unlabelled_batch_bins and args.batch_type not in BINS:
+        raise ConfigError(
+            f"unlabelled_batch_bins: batch_type {args.batch_type} does not count bins; "
+            "use numel, or leave it out"
+        )
+    if args.iterator_type == "category" and lists:
+        raise ConfigError(
+            f"joint training: with iterator_type {args.iterator_type}, epochs differ in "
+            "their number of batches, and unlabelled ones could not be paired with "
+            "them; use sequence"
+        )
+    for path, name, form in lists:
+        if name != SPEECH:
+            raise ConfigError(
+                f"unlabelled_data_path_and_name_and_type {path},{name},{form}: "
+                f"unlabelled data is speech alone; leave the {name} out"
+            )
+        if not args.dry_run and not Path(path).exists():
+            raise DataError(
+                f"{path}: no such file, the unlabelled {name}: prepare it (ssl1/run.sh "
+                "--stop_stage 6), or correct unlabelled_data_path_and_name_and_type"
+            )
 
 
 class PairedIterFactory(AbsIterFactory):

@@ -143,8 +143,10 @@ def test_bins_that_have_no_effect(data):
 
 
 def test_epochs_of_varying_length_cannot_be_paired(data):
+    drawn = ["--iterator_type", "category", "--batch_type", "catpow"]
+    drawn += ["--valid_iterator_type", "sequence", "--valid_batch_type", "unsorted"]
     with pytest.raises(SystemExit, match="iterator_type category, epochs differ"):
-        main([*options(data), "--iterator_type", "category"])
+        main([*options(data), *drawn])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,21 @@ def test_unlabelled_speech_without_its_lengths(data):
     position = given.index("--unlabelled_shape_file")
     with pytest.raises(SystemExit, match="unlabelled_shape_file"):
         main(given[:position] + given[position + 2 :])
+
+
+@pytest.mark.parametrize(
+    "name, value", [("unlabelled_shape_file", None), ("unlabelled_batch_bins", "9")]
+)
+def test_options_of_unlabelled_speech_without_any(data, name, value):
+    given = options(data, batch_type="numel")
+    for option in ("data_path_and_name_and_type", "shape_file"):
+        position = given.index(f"--unlabelled_{option}")
+        del given[position : position + 2]
+    given += [f"--{name}", value or f"{data}/other_shape"]
+    with pytest.raises(
+        SystemExit, match=f"error: {name}: without unlabelled_data_path"
+    ):
+        main(given)
 
 
 def test_attention_of_a_joint_training_is_plotted(data):
