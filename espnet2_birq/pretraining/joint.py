@@ -28,7 +28,7 @@ from espnet2_birq.pretraining.checks import BatchChecks
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
-from espnet2_birq.pretraining.schedule import Schedule, weight_schedule
+from espnet2_birq.pretraining.schedule import Schedule, first_zero, weight_schedule
 from espnet2_birq.pretraining.settings import check_number
 from espnet2_birq.pretraining.when import rest
 
@@ -71,7 +71,8 @@ class JointModel(ESPnetASRModel):
             The model.
 
         Raises:
-            ConfigError: An option is out of range, or an objective's name is taken.
+            ConfigError: An option is out of range, an objective's name is taken, or both
+                weights are 0 in some update.
         """
         for one in pretraining.objectives:
             if one.name in LOSSES:
@@ -86,6 +87,12 @@ class JointModel(ESPnetASRModel):
         self.pretraining = pretraining
         self.supervised_weight = weight_schedule("supervised_weight", supervised_weight)
         self.penalty = weight_schedule("penalty", penalty)
+        idle_update = first_zero(self.supervised_weight, self.penalty)
+        if idle_update is not None:
+            raise ConfigError(
+                f"supervised_weight and penalty are both 0 in update {idle_update}: "
+                "nothing would be learned; let one of them be above 0"
+            )
         self.register_state_dict_post_hook(_drop_shared)
         self.register_load_state_dict_pre_hook(_share)
         self._ddp_params_and_buffers_to_ignore = [
@@ -131,10 +138,6 @@ class JointModel(ESPnetASRModel):
                 self.supervised_weight.at(update),
                 self.penalty.at(update),
             )
-            if supervised == penalty == 0:
-                raise ConfigError(
-                    f"update {update}: supervised_weight and penalty are both 0"
-                )
         batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
         loss, lower = speech.new_zeros(()), None
@@ -175,11 +178,13 @@ class JointModel(ESPnetASRModel):
             torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)
             for x in (upper, lower)
         )
-        for parameter, pair in zip(parameters, zip(f, g)):
+        for parameter, found in zip(parameters, zip(f, g)):
             # One all-reduce per parameter for both gradients: together, all are large.
             # Also without a gradient: with stochastic depth, another rank may have one.
-            pair = [torch.zeros_like(parameter) if x is None else x for x in pair]
-            of_upper, of_lower = sum_over_ranks(torch.stack(pair).float()) / world_size()
+            pair = [torch.zeros_like(parameter) if x is None else x for x in found]
+            of_upper, of_lower = (
+                sum_over_ranks(torch.stack(pair).float()) / world_size()
+            )
             products[0] += (of_upper * of_lower).sum()
             products[1] += of_lower.square().sum()
         ratio = products[0] / products[1].clamp(min=torch.finfo(torch.float64).tiny)

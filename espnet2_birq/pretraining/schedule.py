@@ -7,6 +7,8 @@ import numpy as np
 
 from espnet2_birq.errors import ConfigError
 
+MOST_UPDATES = 2**53  # beyond it, floating-point numbers skip some
+
 
 class Schedule:
     """A constant or piecewise linear function of the update.
@@ -28,12 +30,13 @@ class Schedule:
         if isinstance(points, (int, float)) and not isinstance(points, bool):
             pairs = [[0, points]]
         try:
-            self.points = [(int(update), float(value)) for update, value in pairs]
-        except (TypeError, ValueError):
+            self.points = [_point(*pair) for pair in pairs]
+        except (TypeError, ValueError, OverflowError):
             self.points = []
         updates = [update for update, _ in self.points]
         if (
             not updates
+            or max(map(abs, updates)) > MOST_UPDATES
             or any(b <= a for a, b in zip(updates, updates[1:]))
             or not all(math.isfinite(value) for _, value in self.points)
         ):
@@ -63,6 +66,12 @@ class Schedule:
         return str([list(point) for point in self.points])
 
 
+def _point(update: Any, value: Any) -> tuple[int, float]:
+    if isinstance(update, bool) or isinstance(value, bool):
+        raise TypeError("true and false are no numbers")
+    return int(update), float(value)
+
+
 def weight_schedule(name: str, points: float | list) -> Schedule:
     """Make the schedule of a weight, which is nowhere negative.
 
@@ -73,3 +82,12 @@ def weight_schedule(name: str, points: float | list) -> Schedule:
     if schedule.least < 0:
         raise ConfigError(f"{name} is at least 0, got {schedule}")
     return schedule
+
+
+def first_zero(one: Schedule, other: Schedule) -> int | None:
+    """Return the first update in which two weights are both 0; None if there is none."""
+    edges = {max(0, update) for update, _ in (*one.points, *other.points)} | {0}
+    # Weights are straight between edges and nowhere negative: if they are 0 inside, they
+    # are throughout.
+    updates = sorted(edges | {edge + 1 for edge in edges})
+    return next((x for x in updates if one.at(x) == other.at(x) == 0), None)

@@ -380,9 +380,12 @@ def test_intermediate_ctc():
 
 
 def test_both_weights_zero():
-    model = build(supervised_weight=0.0, penalty=0.0)
-    with pytest.raises(ConfigError, match="update 0: .* both 0"):
-        run(model, **BATCH)
+    """At some time, which a training may reach only after days."""
+    falling = [[7, 1.0], [8, 0.0]]
+    for supervised, update in ((0.0, 8), ([[8, 0.0], [9, 1.0]], 8)):
+        with pytest.raises(ConfigError, match=f"are both 0 in update {update}: noth"):
+            build(supervised_weight=supervised, penalty=falling)
+    build(supervised_weight=[[7, 0.0], [8, 1.0]], penalty=falling)
 
 
 @pytest.mark.parametrize(
