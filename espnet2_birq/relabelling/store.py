@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet2_birq.datadir.files import whole_file
+from espnet2_birq.datadir.files import sync, whole_file
 
 SCP = "labels.scp"
 MOST_16_BIT = 2**15  # codes that fit into 16 bits, besides -1 for no label
@@ -37,15 +37,13 @@ def write_labels(
     dtype = np.int16 if size <= MOST_16_BIT else np.int32
     scp = ark.with_suffix(".scp")
     scp.unlink(missing_ok=True)  # it points into the archive, which changes
-    with (
-        whole_file(scp) as partial,
-        partial.open("w", encoding="utf-8") as index,
-        ark.open("wb") as archive,
-    ):
-        for name, codes in labels:
-            archive.write(f"{name} ".encode())
-            index.write(f"{name} {ark}:{archive.tell()}\n")
-            archive.write(_wav(codes.astype(dtype), max(1, round(rate))))
+    with whole_file(scp) as partial:
+        with partial.open("w", encoding="utf-8") as index, ark.open("wb") as archive:
+            for name, codes in labels:
+                archive.write(f"{name} ".encode())
+                index.write(f"{name} {ark}:{archive.tell()}\n")
+                archive.write(_wav(codes.astype(dtype), max(1, round(rate))))
+        sync(ark)  # the list, which appears next, points into it
 
 
 def _wav(samples: np.ndarray, rate: int) -> bytes:

@@ -1,5 +1,8 @@
 """Label files are read by ESPnet's own types, and are complete or absent."""
 
+import os
+from pathlib import Path
+
 import kaldiio
 import numpy as np
 import pytest
@@ -32,6 +35,22 @@ def test_two_bytes_a_frame(tmp_path):
     labels = [(f"u{n:03}", np.full(400, n)) for n in range(100)]
     write_labels(tmp_path / "labels.1.ark", labels, 100, 25.0)
     assert (tmp_path / "labels.1.ark").stat().st_size == 100 * (800 + 44 + 5)
+
+
+def test_the_archive_is_on_disk_before_its_list(tmp_path, monkeypatch):
+    """After a power cut, a list that is there points to labels that are there."""
+    synced = []
+    sync = os.fsync
+
+    def record(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.name, path.stat().st_size, scp.exists()))
+        sync(descriptor)
+
+    ark, scp = tmp_path / "labels.1.ark", tmp_path / "labels.1.scp"
+    monkeypatch.setattr(os, "fsync", record)
+    write_labels(ark, [("a", np.ones(3, int))], 9, 25.0)
+    assert (ark.name, ark.stat().st_size, False) in synced
 
 
 def test_a_list_appears_when_all_labels_are_there(tmp_path):
