@@ -10,6 +10,7 @@ import torch
 
 from espnet2_birq.pretraining.labels import Labels, SoftLabels
 from espnet2_birq.pretraining.objective import Objective
+from espnet2_birq.pretraining.settings import check_whole
 
 WINDOW = 10_000  # frames
 
@@ -67,9 +68,13 @@ class GradientPaths:
 
     Args:
         every: Updates between two measurements; 0: never.
+
+    Raises:
+        ConfigError: ``every`` is negative.
     """
 
     def __init__(self, every: int):
+        check_whole("diagnose_every", every)
         self.every = every
         self._last = 0  # update of the last measurement
 

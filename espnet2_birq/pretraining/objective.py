@@ -353,7 +353,7 @@ def _factor(
     factor = row.get(key)
     if factor is None:
         return default if flows else 0.0
-    if not isinstance(factor, (int, float)) or not 0 <= factor < float("inf"):
+    if type(factor) not in (int, float) or not 0 <= factor < float("inf"):
         raise ConfigError(
             f"objective '{name}': {key} is a factor of 0 or more, got {factor!r}"
         )

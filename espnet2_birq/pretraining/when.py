@@ -9,6 +9,7 @@ import torch
 
 from espnet2_birq.errors import ConfigError
 
+MOST_UPDATES = 2**53  # largest number of an update, which NumPy's integers hold
 LONGEST = 10_000_000  # updates to check; more than any training makes
 
 
@@ -53,7 +54,7 @@ def parse_when(conf: dict[str, Any]) -> When:
     if once is not None and not (
         isinstance(once, dict)
         and len(once) == 1
-        and all(isinstance(x, (int, float)) and x >= 1 for x in once.values())
+        and all(type(x) in (int, float) and 1 <= x < math.inf for x in once.values())
     ):
         raise ConfigError(
             "when: once is {objective: perplexity of its predictions, 1 or more}, got "
@@ -62,7 +63,7 @@ def parse_when(conf: dict[str, Any]) -> When:
     numbers = [when.start, when.every, when.length]
     numbers.append(0 if when.stop is None else when.stop)
     if (
-        not all(type(x) is int and x >= 0 for x in numbers)
+        not all(type(x) is int and 0 <= x <= MOST_UPDATES for x in numbers)
         or not 1 <= when.length <= when.every
         or when.stop is not None
         and when.stop <= when.start

@@ -118,6 +118,8 @@ def test_a_head_rests_with_its_objectives():
         ({"nobody": 5}, "once names another objective, not 'nobody'"),
         ({"enhanced": 5}, "once names another objective, not 'enhanced'"),
         ({"anchor": 0.5}, "once is {objective: perplexity"),
+        ({"anchor": True}, "once is {objective: perplexity"),
+        ({"anchor": float("inf")}, "once is {objective: perplexity"),
         (["anchor"], "once is {objective: perplexity"),
     ],
 )
@@ -141,7 +143,14 @@ def test_turns_leave_no_update_without_an_objective():
 
 
 @pytest.mark.parametrize(
-    "when", [dict(every=0), dict(length=0), dict(every=2, length=3), dict(start=-1)]
+    "when",
+    [dict(every=0), dict(length=0), dict(every=2, length=3), dict(start=-1)]
+    + [
+        dict(start=10**20),
+        dict(stop=10**20),
+        dict(every=10**20),
+        dict(start=2**63 - 1),
+    ],
 )
 def test_turns_that_cannot_be(when):
     with pytest.raises(ConfigError, match="objective 'anchor': when is {start"):

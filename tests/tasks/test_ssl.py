@@ -44,6 +44,10 @@ def test_frame_shift_comes_from_the_frontend():
             ["--target_branch_conf", "utterances=0"],
             "utterances is a whole number of 1 or more",
         ),
+        (
+            ["--model_conf", "diagnose_every=-1"],
+            "diagnose_every is a whole number of 0 or more, got -1",
+        ),
         (["--model_conf", "attention_window=0"], "attention_window must be positive"),
     ],
 )

@@ -32,10 +32,10 @@ def labeller_class(name: str) -> type[Labeller]:
     Raises:
         ConfigError: No such class, or not a Labeller.
     """
-    if name in LABELLERS:
+    if isinstance(name, str) and name in LABELLERS:
         return LABELLERS[name]
     module, colon, attribute = str(name).partition(":")
-    if not colon:
+    if not colon or not isinstance(name, str):
         raise ConfigError(
             f"unknown labeller {name!r}, use one of {list(LABELLERS)}, or module:Class"
         )
