@@ -49,5 +49,5 @@ def check_one_of(name: str, value: Any, known: Any) -> None:
     Raises:
         ConfigError: It is not.
     """
-    if value not in list(known):  # a set or dictionary takes no list
+    if value not in known:
         raise ConfigError(f"unknown {name} {value!r}, use one of {list(known)}")
