@@ -60,7 +60,9 @@ def test_a_configuration_for_no_iteration(ssl):
     config = str(ssl.parents[2] / "train.yaml")
     status, said = pretrain(ssl, "--relabel_config", config, check=False)
     assert status == 1 and "give --train_stop_iter, too" in said
-    pretrain(ssl, "--relabel_config", config, "--stage", "4", "--stop_stage", "4", *LAST)
+    pretrain(
+        ssl, "--relabel_config", config, "--stage", "4", "--stop_stage", "4", *LAST
+    )
 
 
 @pytest.mark.parametrize("stage, last", [("7", True), ("8", False)])
