@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.tasks.saving import Saver
 
 BOOK = {"codebook_size": 16, "codebook_dim": 4}
 # Everything that has a state: dropout, noise, BatchNorm, Gumbel noise, running moments,
@@ -90,7 +91,21 @@ def options(folder: Path, out: Path, **changes) -> list[str]:
     return found
 
 
-def _train(found: list[str], log: Path, largest_file: int | None) -> None:
+def _pause_after(updates: int) -> None:
+    """Let this process wait to be killed once it has saved the state of an update."""
+    save = Saver.save
+
+    def pausing(self, parts, *args, **options):
+        save(self, parts, *args, **options)
+        if int(parts.model.updates) >= updates:
+            time.sleep(600)
+
+    Saver.save = pausing
+
+
+def _train(
+    found: list[str], log: Path, largest_file: int | None, pause: int | None
+) -> None:
     os.setsid()  # a separate process group, as signalled by a batch system
     with log.open("a") as stream:
         for descriptor in (1, 2):
@@ -100,6 +115,8 @@ def _train(found: list[str], log: Path, largest_file: int | None) -> None:
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY)
         )
+    if pause is not None:
+        _pause_after(pause)
     torch.set_num_threads(1)
     # The start method of data-loading workers in a training from the command line.
     multiprocessing.set_start_method("fork", force=True)
@@ -125,11 +142,10 @@ class Training:
         self.found = options(folder, out, **changes)
         self.process: multiprocessing.process.BaseProcess | None = None
 
-    def start(self, *more: str) -> "Training":
-        """Start or restart it."""
-        self.process = self.context.Process(
-            target=_train, args=([*self.found, *more], self.log, self.largest_file)
-        )
+    def start(self, *more: str, pause: int | None = None) -> "Training":
+        """Start or restart it; it waits after saving the state of the update `pause`."""
+        given = ([*self.found, *more], self.log, self.largest_file, pause)
+        self.process = self.context.Process(target=_train, args=given)
         self.process.start()
         return self
 

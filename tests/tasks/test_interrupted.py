@@ -44,8 +44,11 @@ def test_other_noise_makes_another_model(folder):
 
 
 def kill_at(training, updates, seconds=0.0, saving=("--save_updates", "1")):
-    """Start training, and kill it some seconds after saving the state of an update."""
-    training.start(*saving)
+    """Start training, and kill it some seconds after saving the state of an update.
+
+    Without seconds, it waits for that: trainings are quick, and machines may be busy.
+    """
+    training.start(*saving, pause=None if seconds else updates)
     path = training.out / PROGRESS
     for _ in range(20000):
         if path.exists() and state_of(path)["model"]["updates"] >= updates:
