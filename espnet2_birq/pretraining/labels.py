@@ -52,3 +52,8 @@ def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:
     elif isinstance(labels, VectorLabels):
         valid = valid * labels.vectors.isfinite().all(dim=1)
     return valid
+
+
+def precise(xs: torch.Tensor) -> torch.Tensor:
+    """Convert a tensor to single precision, unless it has better."""
+    return xs.to(torch.promote_types(xs.dtype, torch.float32))

@@ -23,7 +23,7 @@ import torch
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.labellers import LABELLERS, Labeller, labeller_class
 from espnet2_birq.pretraining.labellers.base import numbers_as_text, text_as_numbers
-from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled
+from espnet2_birq.pretraining.labels import Labels, SoftLabels, labelled, precise
 from espnet2_birq.pretraining.ranks import sum_over_ranks
 from espnet2_birq.pretraining.schedule import Schedule, weight_schedule
 from espnet2_birq.pretraining.views import (
@@ -181,6 +181,14 @@ class Objective(torch.nn.Module):
         """Whether gradients flow through the labels."""
         return self.gradient != 0.0 or self.diversity != 0.0
 
+    def observe(self, vectors: torch.Tensor, valid: torch.Tensor):
+        """Let the labeller observe vectors, as precisely as it labels them.
+
+        In half precision, sums would stall, and labels depend on whether there is autocast.
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            self.labeller.observe(precise(vectors.detach()), valid)
+
     def labels(
         self, views: Views, rows: MaskedRows, update: int, observe: bool = True
     ) -> list[Labels]:
@@ -198,13 +206,11 @@ class Objective(torch.nn.Module):
         vectors, valid = views.at(self.view, rows)
         if not self.keeps_gradient:
             vectors = vectors.detach()
-        # In half precision, sums would stall, and labels depend on whether there is autocast.
-        vectors = vectors.float() if vectors.element_size() < 4 else vectors
+        # A tokenizer's codebooks move when it learns, not when it is predicted.
+        if observe and self.training and self.view.kind != TOKENIZER:
+            self.observe(vectors, valid)
         with torch.autocast(vectors.device.type, enabled=False):
-            # A tokenizer's codebooks move when it learns, not when it is predicted.
-            if observe and self.training and self.view.kind != TOKENIZER:
-                self.labeller.observe(vectors.detach(), valid)
-            labels = self.labeller.label(vectors, self.age(update) or 0)
+            labels = self.labeller.label(precise(vectors), self.age(update) or 0)
         return [x._replace(valid=labelled(x, valid)) for x in labels]
 
     def predicted(self, labels: list[Labels]) -> list[Labels]:
@@ -444,7 +450,7 @@ def start_labellers(
     seen = 0.0
     for views, rows in batches:
         for one in waiting:
-            one.labeller.observe(*views.at(one.view, rows))
+            one.observe(*views.at(one.view, rows))
         seen += float(sum_over_ranks(rows.valid.double().sum()))
         if seen >= START_FRAMES:
             break

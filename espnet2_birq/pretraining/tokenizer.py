@@ -20,6 +20,7 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 from espnet2_birq.pretraining.labellers.kmeans import nearest
+from espnet2_birq.pretraining.labels import precise
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
 from espnet2_birq.pretraining.schedule import weight_schedule
@@ -213,11 +214,6 @@ class Tokenizer(torch.nn.Module):
         stats = {"distillation": means[0], "commitment": means[1]}
         weight = self.weight.at(update) if self.training else self.weight.last
         return weight * (error + self.commitment * distance), stats
-
-
-def precise(xs: torch.Tensor) -> torch.Tensor:
-    """Convert a tensor to single precision, unless it has better."""
-    return xs.to(torch.promote_types(xs.dtype, torch.float32))
 
 
 def straight_through(

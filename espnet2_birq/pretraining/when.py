@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.schedule import MOST_UPDATES
 
-MOST_UPDATES = 2**53  # largest number of an update, which NumPy's integers hold
 LONGEST = 10_000_000  # updates to check; more than any training makes
 
 
