@@ -55,5 +55,7 @@ def labelled(labels: Labels, valid: torch.Tensor) -> torch.Tensor:
 
 
 def precise(xs: torch.Tensor) -> torch.Tensor:
-    """Convert a tensor to single precision, unless it has better."""
+    """Convert vectors to single precision, unless they have better; codes stay."""
+    if not xs.is_floating_point():
+        return xs  # labels from disk
     return xs.to(torch.promote_types(xs.dtype, torch.float32))
