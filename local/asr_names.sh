@@ -1,6 +1,22 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # the variables are those of finetune.sh
-# Sourced by finetune.sh, to check what asr.sh has made and is about to use.
+# Sourced by finetune.sh and self_train.sh, to check what asr.sh has made and is about to use.
+
+# Defaults of options on which a fine-tuned model depends; some are not those of asr.sh.
+asr_defaults="token_type=bpe nbpe=30 bpemode=unigram lang=noinfo cleaner=none g2p=none"
+asr_defaults+=" asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1"
+for _name in ${asr_defaults}; do printf -v "${_name%%=*}" %s "${_name#*=}"; done
+
+# Sets changed: arguments of espnet2_birq.bin.stamp for those of the given options that differ
+# from their defaults. Records from before an option was recorded then remain valid.
+changed_options() {
+    local name
+    changed=()
+    for name in "$@"; do
+        [[ " ${asr_defaults} " = *" ${name}=${!name} "* ]] ||
+            changed+=(--setting "${name}=${!name}")
+    done
+}
 
 # Sets stats (the folder with the lengths of all utterances), tokens (the one with the units)
 # and inference_tag as asr.sh does from the same options, unless they are given.

@@ -34,17 +34,16 @@ _local=$(dirname "$(readlink -f "$0")")/../../../local
 . "${_local}/asr_names.sh"
 ssl_model=none asr_tag= asr_exp= asr_config= asr_args= python= stage=1 stop_stage=10000
 expdir=exp ngpu=1 num_nodes=1 nj=32
-lang=noinfo token_type=bpe nbpe=30 speed_perturb_factors= asr_stats_dir=
+speed_perturb_factors= asr_stats_dir=
 num_threads=$("${_local}/cores")
 dry_run=false greedy_ctc=false decode_lm=none lm_interpolate= lm_words=
 dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
-local_data_opts= bpe_train_text= bpemode=unigram
+local_data_opts= bpe_train_text=
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss.ave.pth
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
-cleaner=none g2p=none asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1
 own="ssl_model asr_tag asr_exp asr_config asr_args python stage stop_stage expdir ngpu"
 own+=" num_threads asr_stats_dir dry_run greedy_ctc decode_lm lm_interpolate lm_words"
 # Options that are also passed to asr.sh.
@@ -123,7 +122,7 @@ if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 # before a later stage uses them), since the data may have changed in between.
 made_from() {  # made_from write|check perturbed|tokens|stats|training
     #            made_from write|check org|set|test|decoded SET
-    local made stage args=() remedy='' x name
+    local made stage args=() remedy='' changed
     local texts=(--setting "cleaner=${cleaner}" --setting "g2p=${g2p}")
     local audio=(--option "fs=${fs}" --option "audio_format=${audio_format}")
     case "$2" in
@@ -162,12 +161,9 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
                 "${raw}"/{"${trained}","${valid_set}"}/text "${tokens}/tokens.txt"
                 --config "${asr_config}" --args="${given_args}"
                 --free "max_epoch num_workers log_interval log_level")
-            # Older records have none of these, which were the defaults then.
-            for x in cleaner=none g2p=none asr_speech_fold_length=800 \
-                asr_text_fold_length=150 num_splits_asr=1; do
-                name=${x%=*}
-                [ "${!name}" = "${x#*=}" ] || args+=(--setting "${name}=${!name}")
-            done
+            changed_options cleaner g2p asr_speech_fold_length asr_text_fold_length \
+                num_splits_asr
+            args+=("${changed[@]}")
             if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
         decoded)
             made=${asr_exp}/${inference_tag}/$3 stage=12

@@ -17,17 +17,15 @@ set -o pipefail
 _here=$(dirname "$(readlink -f "$0")")
 . "${_here}/../../../local/run_options.sh"
 . "${_here}/../../../local/data_record.sh"
+. "${_here}/../../../local/asr_names.sh"
 fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
 inference_nj=32 ngpu=1 fs=16k stage= stop_stage= speed_perturb_factors=
 ssl_model=none asr_args= test_sets= asr_exp=
-# Options that a round's result depends on, too, with the defaults of finetune.sh.
-_more="token_type=bpe nbpe=30 bpemode=unigram lang=noinfo cleaner=none g2p=none"
-_more+=" asr_speech_fold_length=800 asr_text_fold_length=150 num_splits_asr=1"
-for _name in ${_more}; do printf -v "${_name%=*}" %s "${_name#*=}"; done
-_names=$(sed -E 's/=[^ ]*//g' <<< "${_more}")
+# Options that a round's result depends on, too.
+_names=$(sed -E 's/=[^ ]*//g' <<< "${asr_defaults}")
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
     ssl_model asr_args test_sets asr_exp ${_names}" "${_names} local_data_opts" \
@@ -61,10 +59,9 @@ for _round in $(seq "${self_train}"); do
         --setting "ssl_model=${ssl_model}" --setting "test_sets=${test_sets}"
         --config "${asr_config}" --args="${asr_args}"
         --free "num_workers log_interval log_level")
-    for _name in ${_more}; do
-        _value=${_name%=*}
-        [ "${!_value}" = "${_name#*=}" ] || _stamp+=(--setting "${_value}=${!_value}")
-    done
+    # shellcheck disable=SC2086
+    changed_options ${_names}
+    _stamp+=("${changed[@]}")
     if [ -f "${_exp}/self_train.done" ]; then
         python3 -m espnet2_birq.bin.stamp check "${_stamp[@]}" --required \
             --remedy "remove ${_exp} to repeat round ${_round}"
