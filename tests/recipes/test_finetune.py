@@ -153,7 +153,8 @@ def test_a_folder_of_its_own(trained):
 def test_texts_and_batches_of_a_training(trained, option, value):
     """They are no options of the training itself; defaults may be given."""
     given = ["--asr_args", "--seed 1", f"--{option}"]
-    default = dict(re.findall(r"(\w+)=([^\s;]*)", FINETUNE.read_text()))[option]
+    names = (ROOT / "local/asr_names.sh").read_text()
+    default = dict(re.findall(r"(\w+)=([^\s;\"]+)", names))[option]
     assert train(trained, *given, default).returncode == 0
     done = train(trained, *given, value)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
