@@ -231,12 +231,17 @@ class JointTask(ASRTask):
 
 
 def check_unlabelled(args: argparse.Namespace) -> None:
-    """Check the options of the unlabelled speech.
+    """Check the options of the batches, above all of the unlabelled ones.
 
     Raises:
-        ConfigError: They do not fit each other, or the labelled batches.
+        ConfigError: They do not fit each other.
         DataError: A list is missing.
     """
+    if args.iterator_type == "category":
+        raise ConfigError(
+            "joint training: with iterator_type category, epochs differ in their number "
+            "of batches, with which no unlabelled ones can be paired; use sequence"
+        )
     lists = args.unlabelled_data_path_and_name_and_type
     for name in ("unlabelled_shape_file", "unlabelled_batch_bins"):
         if getattr(args, name) and not lists:
@@ -253,12 +258,6 @@ def check_unlabelled(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"unlabelled_batch_bins: batch_type {args.batch_type} does not count bins; "
             "use numel, or leave it out"
-        )
-    if args.iterator_type == "category" and lists:
-        raise ConfigError(
-            f"joint training: with iterator_type {args.iterator_type}, epochs differ in "
-            "their number of batches, and unlabelled ones could not be paired with "
-            "them; use sequence"
         )
     for path, name, form in lists:
         if name != SPEECH:
