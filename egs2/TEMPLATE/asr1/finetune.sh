@@ -10,8 +10,8 @@
 #                  resumed only with the options that it began with, except max_epoch,
 #                  num_workers, log_interval and log_level
 #   --python       Python for ESPnet's commands (default: python3; or, if --asr_config or
-#                  --asr_args use shaw_conformer, encoder_lr_decay,
-#                  freeze_encoder_updates, accelerate or objectives, which ESPnet alone lacks:
+#                  --asr_args have what ESPnet alone lacks (encoder shaw_conformer, frontend
+#                  birq, encoder_lr_decay, freeze_encoder_updates, accelerate or objectives),
 #                  "python3 -m espnet2_birq.bin.with_encoders")
 #   --greedy_ctc   true: stage 12 decodes all test sets with espnet2_birq.bin.ctc_decode; for
 #                  a CTC model, this gives the same texts as asr_inference, many times faster
@@ -69,10 +69,10 @@ no_spaces dumpdir expdir asr_tag asr_exp asr_config ssl_model asr_stats_dir
 
 if [ -z "${python}" ]; then
     python=python3
-    _ours="^(encoder: *[\"']?shaw_conformer|encoder_lr_decay:|freeze_encoder_updates:"
-    _ours+="|objectives:|accelerate:)"
-    if grep -Eq "${_ours}" "${asr_config}" || [[ " ${asr_args}" =~ \
-        \ --(encoder[\ =]shaw_conformer|encoder_lr_decay|freeze_encoder_updates|accelerate) ]]; then
+    _ours="encoder_lr_decay|freeze_encoder_updates|accelerate|objectives"
+    _config="^(encoder: *[\"']?shaw_conformer|frontend: *[\"']?birq|(${_ours}):)"
+    _args=" --(encoder[ =]shaw_conformer|frontend[ =]birq|${_ours})"
+    if grep -Eq "${_config}" "${asr_config}" || [[ " ${asr_args}" =~ ${_args} ]]; then
         python="python3 -m espnet2_birq.bin.with_encoders"
     fi
 fi
