@@ -98,7 +98,8 @@ def five_commands(places, prepared):
     assert len(given) == 5
     # Small configurations take seconds on a CPU; stage 13 would need sclite.
     given[2] += " --ngpu 0 --nj 2 --train_config ../../../conf/mini_an4/train_birq.yaml"
-    given[3] = given[3].replace("/conf/own/", "/conf/mini_an4/")
+    given[3] = given[3].replace("own/train_asr_quick", "mini_an4/train_asr")
+    given[3] = given[3].replace("own/decode_asr", "mini_an4/decode_asr")
     given[3] += " --ngpu 0 --stop_stage 12 --test_sets test"
     printed, hashes = run_commands(places, given[2:])
     return prepared[0] + printed, prepared[1] + hashes
