@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_the_frames_one_by_one():
         (target,), _ = model.vectors(*alone, View("layer", 3))
         inputs, number = inputs[:, : int(frames)], int(frames)
         (z,) = tokenizer(inputs, frames)
-        made = labeller.reconstruct(z)
+        made = labeller._quantize(z)[1]
         estimate = tokenizer.output(tokenizer.estimator(made[None], frames))[0]
         books = labeller.codebooks()
         for row in range(number):

@@ -103,11 +103,6 @@ def utterance_id(shard: Shard, segment: SegmentName) -> str:
     return f"{shard.key}-{segment.video}+{segment.rest}"
 
 
-def publisher_id(utt_id: str) -> str:
-    """Return the YODAS id of an utterance id."""
-    return utt_id.split("-", 2)[2].replace("+", "-")
-
-
 def find_root(folder: str | Path) -> Path:
     """Find the folder data/ of a release.
 

@@ -170,25 +170,10 @@ class MovingCodebooks(Labeller):
         share = (self.usage + SMOOTHING) / (total + self.codebook_size * SMOOTHING)
         return (total * share)[:, :, None]
 
-    def set_codebooks(self, codebooks: torch.Tensor):
-        """Start from given codes (N, V, width), all equally used."""
-        self.usage.fill_(1.0 / self.codebook_size)
-        self.sums.copy_(codebooks / self.codebook_size)
-        self._begin()
-
-    def _begin(self):
-        self.started.fill_(1.0)
-        self.ready = True
-
     @torch.no_grad()
     def codes(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the codes (N, M) int64 of M vectors."""
         return self._quantize(vectors)[0]
-
-    @torch.no_grad()
-    def reconstruct(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return M vectors (M, D) as reconstructed from their codes."""
-        return self._quantize(vectors)[1]
 
     def check_ready(self):
         """Check that the codebooks have been made.
@@ -351,4 +336,5 @@ class MovingCodebooks(Labeller):
             for buffer in (self.usage, self.sums, self.errors, self.variances):
                 torch.distributed.broadcast(buffer, 0)
         self.sample = FrameSample(self.sample.size)
-        self._begin()
+        self.started.fill_(1.0)
+        self.ready = True

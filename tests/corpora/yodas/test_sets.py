@@ -11,7 +11,6 @@ import soxr
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet2_birq.bin.prepare_yodas import main
-from espnet2_birq.corpora.yodas.layout import publisher_id
 from espnet2_birq.corpora.yodas.selection import HeldOut
 from espnet2_birq.datadir.check import check_data_dir
 from espnet2_birq.datadir.kaldi import read_scp
@@ -45,8 +44,8 @@ def test_espnet_reads_what_is_written(release, prepare):
     assert len(lengths) == 12 and (out / "feats_type").read_text() == "raw\n"
     audio = ESPnetDataset([(str(out / "wav.scp"), "speech", "kaldi_ark")])
     for utt_id in lengths:
-        name = publisher_id(utt_id)
-        video, _, start, end = name.rsplit("-", 3)
+        video, segment = utt_id.split("-", 2)[2].split("+")
+        _, start, end = segment.split("-")
         whole = noise(video, 3.0)
         part = whole[int(start) * 240 : int(end) * 240]
         wanted = soxr.resample(part.astype(np.float32), 24000, 16000)
