@@ -6,7 +6,7 @@
 #                             mixed by temperature (conf/train_birq_multilingual.yaml)
 #   ./run.sh --yodas DIR --train_config ../../../conf/tuning/train_birq_c3.yaml
 #                                       the paper's encoder and objectives, whose labels
-#                                       may collapse (docs/evidence.md); or conf/
+#                                       may collapse (docs/methods.md); or conf/
 #                                       train_birq_stop_gradient.yaml: without BiRQ's
 #                                       gradient through the labels
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
