@@ -14,10 +14,11 @@ annotation 1.6.2 and the distributed audio.
 
 Utterances, ids, words and set names are those of Kaldi's and ESPnet's recipes:
 DATA_DIR/{ihm,sdm1,mdm8}_{train,dev,eval} with wav.scp, segments, text, utt2spk and
-spk2utt, and stm and glm for scoring. Missing recordings, and utterances that
-end after their recording, are skipped and counted. In each set, words.tsv accounts
-for all annotated words, statistics.tsv lists speech and overlapped speech per meeting,
-skipped lists what was skipped and why.
+spk2utt, and stm and glm for scoring. A recording that is missing, bad, or ends more
+than 15 s before its last utterance is an error; with --skip-bad, utterances that it
+does not hold are skipped and counted, so that an excerpt of the corpus can be used. In
+each set, words.tsv accounts for all annotated words, statistics.tsv lists speech and
+overlapped speech per meeting, skipped lists what was skipped and why.
 
 Microphones: ihm (each participant's headset), sdm1 (first of the array), mdm8 (eight
 of the array, beamformed by beamform_ami), mix (sum of the

@@ -251,7 +251,8 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     options = ("--sets", "dev", "--nj", "2", "--audio", audio)
     assert f"{audio}: no such folder" in error_of(small, dest, *options)
     audio.mkdir()
-    assert "no recording with an utterance of dev" in error_of(small, dest, *options)
+    message = error_of(small, dest, *options, "--skip-bad")
+    assert "no recording with an utterance of dev" in message
     one = audio / "ES2011a" / "audio" / "ES2011a.Headset-0.wav"
     two = one.with_name("ES2011a.Headset-1.wav")
     write_wav(one, rate=8000)
@@ -266,13 +267,40 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     assert not dest.exists()
     prepare(small, dest, *options, "--skip-bad")
     assert f"{one}: truncated" in (dest / "ihm_dev" / "skipped").read_text()
-    # A missing recording is skipped and listed.
+    # A missing recording, too, is skipped and listed, or an error.
     one.unlink()
-    prepare(small, dest, *options)
+    message = error_of(small, tmp_path / "new", *options)
+    assert message.startswith(f"error: {one}: no such recording, 1 of 2 are ")
+    assert "--skip-bad (--skip_bad true of the recipe)" in message
+    assert not (tmp_path / "new").exists()
+    prepare(small, dest, *options, "--skip-bad")
     assert (dest / "ihm_dev" / "missing_recordings").read_text() == f"{one}\t2\n"
     assert "1 recordings are missing" in capsys.readouterr().out
     two.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "git-LFS pointer" in error_of(small, dest, *options, "--skip-bad")
+
+
+def test_a_recording_of_the_beginning_only(small, tmp_path):
+    """It ends long before its annotation, as excerpts and interrupted copies do."""
+    words = small / "words" / "ES2011a.B.words.xml"
+    late = words.read_bytes().replace(b'"3.5"', b'"18.5"').replace(b'"4.5"', b'"19.5"')
+    words.write_bytes(late)
+    audio = tmp_path / "amicorpus" / "ES2011a" / "audio"
+    write_wav(audio / "ES2011a.Headset-1.wav")
+    write_wav(short := audio / "ES2011a.Headset-0.wav", 4.4)
+    options = ("--sets", "dev", "--audio", tmp_path)
+    message = error_of(small, tmp_path / "data", *options)
+    assert f"{short}: ends at 4.4 s, its annotation at 19.5 s; 1 of 2 " in message
+    assert "download them again" in message and "--skip_bad true" in message
+    assert not (tmp_path / "data").exists()
+    # What it has of the annotation can be used.
+    prepare(small, tmp_path / "data", *options, "--skip-bad")
+    dest = tmp_path / "data" / "ihm_dev"
+    assert "AMI_ES2011a_H00_MEE073_0000120_0000220" in read_scp(dest / "segments")
+    assert "\tit ends after its recording\n" in (dest / "skipped").read_text()
+    # The published TS3007c.Mix-Headset.wav ends 10.19 s before its annotation.
+    write_wav(short, 4.6)
+    prepare(small, tmp_path / "data", *options)
 
 
 def test_bad_annotation_is_named(small, tmp_path):

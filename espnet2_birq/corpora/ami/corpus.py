@@ -1,5 +1,6 @@
 """Sets of AMI's utterances, with ids and speakers as in Kaldi's recipe."""
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from espnet2_birq.errors import DataError, LfsPointerError
 # An utterance that ends at most this long after its recording is shortened, otherwise
 # skipped. The limit is Kaldi's.
 MAX_OVERSHOOT = 50  # hundredths of a second
+# A recording that ends longer than this before its last utterance is not the published
+# one. Of the 170 files Mix-Headset, only TS3007c's ends before its last utterance, by
+# 10.19 s.
+MAX_SHORTFALL = 1500  # hundredths of a second
 # Meetings whose array recordings are lost, according to AMI's page "data problems".
 WITHOUT_ARRAY = ("IS1003b", "IS1007d")
 # Reasons why a word is in no utterance, besides those in splitting.py.
@@ -33,6 +38,9 @@ NO_RECORDING = "there is no recording"
 LOST = "its array's recording is lost"
 TOO_LATE = "it ends after its recording"
 INSIDE = "it lies inside another utterance of its speaker"
+
+
+SKIP_BAD = "give --skip-bad (--skip_bad true of the recipe) to do without"
 
 
 @dataclass(frozen=True)
@@ -315,14 +323,15 @@ def match_audio(
         audio: Audio folder, from find_audio().
         fs: Required sample rate in Hz; None accepts any.
         nj: Number of threads.
-        skip_bad: Whether to skip utterances of a bad recording instead of raising an
-            error.
+        skip_bad: Whether to skip utterances of bad and missing recordings, and those
+            after a recording's early end, instead of raising an error.
 
     Returns:
         Mapping from the path of each good recording to its header.
 
     Raises:
-        DataError: A recording is bad and `skip_bad` is false.
+        DataError: A recording is missing, bad, or ends more than MAX_SHORTFALL before
+            its last utterance, and `skip_bad` is false.
         LfsPointerError: A recording is a git-LFS pointer.
     """
     path_of = {
@@ -330,9 +339,18 @@ def match_audio(
         for one in sets.values()
         for turn in one.turns
     }
-    there = sorted({str(path) for path in path_of.values() if path.is_file()})
+    wanted = sorted({str(path) for path in path_of.values()})
+    there = [path for path in wanted if os.path.isfile(path)]
+    if not skip_bad:
+        _demand_recordings(wanted, there)
     fatal = (LfsPointerError,) if skip_bad else (DataError,)
     infos, bad = probe_apart(there, fs, nj, fatal)
+    if not skip_bad:
+        last: dict[str, int] = {}
+        for turn in (turn for one in sets.values() for turn in one.turns):
+            path = str(path_of[turn.meeting, turn.headset])
+            last[path] = max(turn.end, last.get(path, 0))
+        _demand_ends(infos, last)
     for one in sets.values():
         kept = []
         for turn in one.turns:
@@ -345,6 +363,32 @@ def match_audio(
                 kept.append(fitting)
         one.turns = kept
     return infos
+
+
+def _demand_recordings(wanted: Sequence[str], there: Collection[str]) -> None:
+    if missing := sorted(set(wanted) - set(there)):
+        raise DataError(
+            f"{missing[0]}: no such recording, {len(missing)} of {len(wanted)} are "
+            "missing; download them, or correct --audio (--ami of the recipe) and "
+            f"--mic, or {SKIP_BAD}"
+        )
+
+
+def _demand_ends(infos: Mapping[str, AudioInfo], last: Mapping[str, int]) -> None:
+    """Refuse recordings that end long before their last utterance."""
+    short = [p for p in infos if last[p] > _length(infos[p]) + MAX_SHORTFALL]
+    if short:
+        path = short[0]
+        raise DataError(
+            f"{path}: ends at {infos[path].seconds:.1f} s, its annotation at "
+            f"{last[path] / 100:.1f} s; {len(short)} of {len(infos)} recordings end so "
+            f"early; download them again, or {SKIP_BAD}"
+        )
+
+
+def _length(info: AudioInfo) -> int:
+    """Return a recording's length in whole hundredths of a second."""
+    return info.frames * 100 // info.sample_rate  # seconds are not exact
 
 
 def _is_lost(microphone: Microphone, meeting: str) -> bool:
@@ -406,7 +450,7 @@ def _separate(one: MeetingSet) -> None:
 
 
 def _fit(turn: Turn, info: AudioInfo, one: MeetingSet) -> Turn | None:
-    limit = info.frames * 100 // info.sample_rate  # seconds are not exact
+    limit = _length(info)
     if turn.end <= limit:
         return turn
     if turn.end > limit + MAX_OVERSHOOT or turn.start >= limit:

@@ -84,8 +84,8 @@ def prepare_ami(
         annotations_only: Whether to skip all checks of audio; wav.scp then has the
             expected paths.
         fs: Required sample rate in Hz; None accepts any.
-        skip_bad: Whether to skip utterances of bad recordings instead of raising an
-            error.
+        skip_bad: Whether to skip what is not in bad, missing or short recordings
+            instead of raising an error, as in match_audio().
         nj: Number of threads that open audio.
         dry_run: Whether to check and report only, without writing.
 
@@ -125,8 +125,8 @@ def _demand_utterances(
             example = microphone.path(audio, one.meetings[0], 0)
             raise DataError(
                 f"{audio}: no recording with an utterance of {one.name}, for instance "
-                f"{example}; correct --audio (--ami of the recipe) and --mic, or leave the "
-                "set out (--sets), or its meetings (--partition)"
+                f"{example}; correct --audio (--ami of the recipe) and --mic, or give "
+                "other meetings (--partition), or prepare_ami fewer --sets"
             )
 
 
