@@ -38,12 +38,12 @@ def load(
     return PretrainedModel(load_model(path, device), window)
 
 
-def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
+def untrained(config: str | Path, seed: int | None = None) -> BiRQModel:
     """Build the untrained model of a configuration.
 
     Args:
         config: Pretraining configuration (YAML), or a model file next to one.
-        seed: Random seed for the parameters.
+        seed: Random seed for the parameters; None: the configuration's.
 
     Returns:
         The model in evaluation mode; its labellers may need ``prepare`` first.
@@ -52,7 +52,7 @@ def untrained(config: str | Path, seed: int = 0) -> BiRQModel:
         ConfigError: No model can be built of it.
     """
     args = with_defaults(read_config(Path(config)))
-    torch.manual_seed(seed)
     # Options are unchecked, and ESPnet's classes may raise any error for them.
     with refusing(config, "no model can be built of it", kind=ConfigError):
+        torch.manual_seed(args.seed if seed is None else seed)
         return SSLTask.build_model(args).eval()

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.command import make_parser, model_help, run
 from espnet2_birq.options import count, output_folder
 
 
@@ -35,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         required=True,
-        help="pretrained model, next to its config.yaml",
+        help=f"{model_help()}; with --kmeans, the one given to fit_kmeans",
     )
     by = parser.add_mutually_exclusive_group()
     by.add_argument("--objective", default="enhanced", help="objective of the model")

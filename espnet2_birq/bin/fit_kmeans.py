@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.command import make_parser, model_help, run
 from espnet2_birq.options import count, output_file, whole_number
 from espnet2_birq.relabelling.settings import DEFAULT, Fit
 
@@ -31,8 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         required=True,
-        help="pretrained model, next to its config.yaml; a configuration (.yaml) is enough "
-        "for mfcc and input",
+        help=f"{model_help(untrained=True)}, which is enough for mfcc and input",
     )
     parser.add_argument(
         "--view",

@@ -13,18 +13,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.command import make_parser, model_help, run
 from espnet2_birq.options import count, output_folder, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("languages", __doc__)
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="pretrained model: file, folder or name on the hub",
-    )
+    parser.add_argument("--model", required=True, help=model_help())
     parser.add_argument(
         "--train", type=Path, required=True, help="data directory to train probes on"
     )

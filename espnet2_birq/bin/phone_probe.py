@@ -3,13 +3,14 @@
 Linear frame probes, PNMI of k-means units and of the objectives' labels, and effective
 rank, side by side for several models, with paired differences from the first:
 
-  python -m espnet2_birq.bin.phone_probe --untrained \\
+  python -m espnet2_birq.bin.phone_probe \\
       --model exp/ssl_train_best_rq_raw/valid.total_count.ave.pth \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth \\
+      --model exp/ssl_train_birq_raw/config.yaml \\
       --data dump/raw/dev_clean --alignment dev-clean.ctm --out exp/phones.json
 
-A model may also be a fine-tuned ASR model, or a configuration (.yaml), which stands for
-an untrained model. See docs/measures.md for the measures.
+A configuration (.yaml) stands for an untrained model, here the third. A model may also
+be a fine-tuned ASR model. See docs/measures.md for the measures.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.command import make_parser, model_help, run
 from espnet2_birq.options import count, output_file
 
 
@@ -30,12 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         required=True,
-        help="pretrained model: file, folder or name on the hub; may be repeated",
-    )
-    parser.add_argument(
-        "--untrained",
-        action="store_true",
-        help="also measure the first model untrained",
+        help=f"{model_help(packed=False, untrained=True)}; may be repeated",
     )
     parser.add_argument(
         "--data",
@@ -97,7 +93,7 @@ def phone_probe(args: argparse.Namespace) -> None:
     given = {x.name: getattr(args, x.name, None) for x in fields(Settings)}
     given["silence"] = not args.drop_silence
     settings = Settings(**{k: v for k, v in given.items() if v is not None})
-    sources = name_models(args.model, args.untrained)
+    sources = name_models(args.model)
     print(make_tables(measure(sources, args.data, args.alignment, settings, args.out)))
 
 

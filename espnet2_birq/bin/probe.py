@@ -3,12 +3,11 @@
 Hidden states of a few hours of transcribed speech are computed once. A learned weighted
 sum of layers and a small bidirectional LSTM are trained on them with CTC on characters,
 and decode the test sets greedily (a small version of SUPERB's ASR task, arXiv
-2105.01051). Compare with an untrained encoder. With --finetune_updates, training
-continues with the encoder unfrozen: the trained head avoids CTC's slow start.
+2105.01051). Compare with an untrained encoder, given by a configuration.
 
   python -m espnet2_birq.bin.probe --train dump/raw/train --test dump/raw/test \\
       --model exp/ssl_train_birq_raw/valid.total_count.ave.pth --out exp/probe_birq
-  python -m espnet2_birq.bin.probe --config exp/ssl_train_birq_raw/config.yaml ...
+  python -m espnet2_birq.bin.probe --model exp/ssl_train_birq_raw/config.yaml ...
 
 A probe must not be trained on speech that encoders were pretrained on: those that have
 seen it more often would seem worse. Give --halves then, instead of --train.
@@ -24,22 +23,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, run
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.bin.command import make_parser, model_help, run
 from espnet2_birq.options import count, output_folder, positive, whole_number
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     parser = make_parser("probe", __doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model", type=Path, help="pretrained model, next to its config.yaml"
-    )
-    source.add_argument(
-        "--config",
-        type=Path,
-        help="configuration whose encoder is probed untrained",
+    parser.add_argument(
+        "--model", type=Path, required=True, help=model_help(untrained=True)
     )
     speech = parser.add_mutually_exclusive_group(required=True)
     speech.add_argument("--train", type=Path, help="data directory to train on")
@@ -77,30 +69,20 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lr", type=positive, default=5e-3, help="peak learning rate")
     parser.add_argument(
-        "--finetune_updates",
-        type=whole_number,
-        default=0,
-        help="updates with the encoder unfrozen",
+        "--seed", type=whole_number, default=0, help="random seed of the probe"
     )
-    parser.add_argument(
-        "--finetune_lr", type=positive, default=1e-3, help="peak learning rate of these"
-    )
-    parser.add_argument("--seed", type=whole_number, default=0, help="random seed")
     return parser
 
 
 def probe_model(args: argparse.Namespace) -> None:
     """Run the command."""
     from espnet2_birq.api import load, untrained
+    from espnet2_birq.config import config_of
     from espnet2_birq.evaluation.probe import Settings, probe
 
     own = {one.name: getattr(args, one.name) for one in fields(Settings)}
-    if args.halves and args.finetune_updates:
-        raise ConfigError(
-            "--finetune_updates: changes the encoder, so the halves would not be alike; "
-            "give --train instead of --halves"
-        )
-    model = load(args.model).model if args.model else untrained(args.config, args.seed)
+    is_config = config_of(args.model) == args.model
+    model = untrained(args.model) if is_config else load(args.model).model
     probe(model, args.train, args.test, args.out, Settings(**own))
 
 

@@ -38,8 +38,6 @@ class Settings:
         batch_frames: Encoder frames per update, including padding.
         hidden: LSTM units in each direction; 0: no LSTM.
         lr: Peak learning rate.
-        finetune_updates: Further updates of all parameters; 0: none.
-        finetune_lr: Peak learning rate of the further updates.
         seed: Seed of initial weights and batch order.
     """
 
@@ -48,8 +46,6 @@ class Settings:
     batch_frames: int = 800
     hidden: int = 64
     lr: float = 5e-3
-    finetune_updates: int = 0
-    finetune_lr: float = 1e-3
     seed: int = 0
 
 
@@ -221,32 +217,42 @@ def pad(batch: list[Utterance]) -> tuple[torch.Tensor, torch.Tensor]:
     return padded.transpose(1, 2).float(), torch.tensor([len(row) for row in rows])
 
 
-def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
-    """Train with CTC; return the mean loss of the last 100 updates.
+def train(
+    utterances: list[Utterance],
+    tokens: dict[str, int],
+    probe: Probe,
+    settings: Settings,
+) -> float:
+    """Train a probe with CTC by a one-cycle schedule of the learning rate.
 
     Args:
         utterances: Training utterances.
         tokens: Output class of each letter.
         probe: Layers on top of the encoder.
-        feats_of: Function from utterances to features (B, K, T', E) and lengths (B,).
-        parameters: Parameters to train.
-        updates: Number of updates.
-        lr: Peak learning rate of a one-cycle schedule.
-        frames: Encoder frames per batch, including padding.
+        settings: Updates, peak learning rate, and frames per batch.
+
+    Returns:
+        Mean loss of the last 100 updates.
+
+    Raises:
+        DataError: The loss became NaN or infinite.
     """
-    parameters = list(parameters)
-    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    updates = settings.updates
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=settings.lr)
     # Of ten updates, a tenth is one, which OneCycleLR cannot rise in: it divides by 0.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=updates, pct_start=0.1 if updates > 10 else 0.0
+        optimizer,
+        settings.lr,
+        total_steps=updates,
+        pct_start=0.1 if updates > 10 else 0.0,
     )
-    batches = make_batches(utterances, frames)
+    batches = make_batches(utterances, settings.batch_frames)
     order: list[int] = []
     last: list[float] = []
     for update in range(1, updates + 1):
         order = order or torch.randperm(len(batches)).tolist()
         batch = batches[order.pop()]
-        feats, lengths = feats_of(batch)
+        feats, lengths = pad(batch)
         targets = [torch.tensor([tokens[c] for c in one.text]) for one in batch]
         loss = torch.nn.functional.ctc_loss(
             probe(feats, lengths).transpose(0, 1),
@@ -257,7 +263,7 @@ def train(utterances, tokens, probe, feats_of, parameters, updates, lr, frames):
         )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        torch.nn.utils.clip_grad_norm_(probe.parameters(), 5.0)
         optimizer.step()
         schedule.step()
         last = [*last[-99:], loss.item()]
@@ -344,7 +350,7 @@ def probe(
         listed = find_utterances(model, train_set, settings.max_seconds)
         utterances = extract(model, listed)
         logging.info(f"{len(utterances)} utterances, {time.monotonic() - start:.0f} s")
-        fits.append(fit(model, utterances, settings))
+        fits.append(fit(utterances, settings))
     else:
         short = [trainable(model, *test, settings.max_seconds) for test in tests]
     result: dict = dict(train_loss=0.0, cer={}, wer={})
@@ -353,7 +359,7 @@ def probe(
         if train_set is not None:
             texts = decode(fits[0], utterances)
         else:
-            pair = decode_halves(model, folder, utterances, short[number], settings)
+            pair = decode_halves(folder, utterances, short[number], settings)
             fits += pair[0]
             texts = pair[1]
         _score(out / folder.name, folder, utterances, texts, result)
@@ -388,29 +394,14 @@ class Fit(NamedTuple):
     loss: float
 
 
-def fit(model: BiRQModel, utterances: list[Utterance], settings: Settings) -> Fit:
-    """Train a probe, and then perhaps the encoder, too."""
+def fit(utterances: list[Utterance], settings: Settings) -> Fit:
+    """Train a probe on what the frozen encoder made; errors are those of train()."""
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
     tokens = {letter: number for number, letter in enumerate(letters, start=1)}
     torch.manual_seed(settings.seed)
     layers, _, size = utterances[0].feats.shape
     top = Probe(layers, size, settings.hidden, len(tokens) + 1)
-    common = (utterances, tokens, top)
-    budget = (settings.updates, settings.lr, settings.batch_frames)
-    loss = train(*common, pad, top.parameters(), *budget)
-    if settings.finetune_updates:
-        every = [*top.parameters(), *model.encoder.parameters()]
-        budget = (
-            settings.finetune_updates,
-            settings.finetune_lr,
-            settings.batch_frames,
-        )
-        loss = train(
-            *common,
-            lambda batch: encode(model, [x.file for x in batch]),
-            every,
-            *budget,
-        )
+    loss = train(utterances, tokens, top, settings)
     return Fit(top.eval(), letters, loss)
 
 
@@ -443,7 +434,6 @@ def trainable(
 
 
 def decode_halves(
-    model: BiRQModel,
     folder: Path,
     utterances: list[Utterance],
     short: list[set[str]],
@@ -456,7 +446,6 @@ def decode_halves(
     probe learns from the difference.
 
     Args:
-        model: Model in evaluation mode.
         folder: Data directory of the utterances.
         utterances: All utterances.
         short: Utterances to train on, of each half.
@@ -468,7 +457,7 @@ def decode_halves(
     fits: list[Fit] = []
     texts: dict[str, str] = {}
     for half, others in zip(halves(folder, [x.name for x in utterances]), short[::-1]):
-        fits.append(fit(model, [x for x in utterances if x.name in others], settings))
+        fits.append(fit([x for x in utterances if x.name in others], settings))
         texts |= decode(fits[-1], [one for one in utterances if one.name in half])
     return fits, texts
 

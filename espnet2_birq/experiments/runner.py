@@ -255,8 +255,8 @@ class Runner:
         out = self.phones_file(system, seed)
         model = self._pretrained(system, seed)
         measure: list[str | Path] = [sys.executable, "-m"]
-        measure += ["espnet2_birq.bin.phone_probe", "--model"]
-        measure += [*(model or [self.configs.file(system, seed)]), "--out", out]
+        measure += ["espnet2_birq.bin.phone_probe", "--out", out, "--model"]
+        measure += model or [self.configs.file(system, seed)]
         return Step(
             f"phones_{system.name}_seed{seed}",
             [*self._key(system, seed), self._phones_key],
@@ -277,11 +277,7 @@ class Runner:
         tests = [asr / "dump/raw" / one for one in self.spec.tests]
         model = self._pretrained(system, seed)
         probe: list[str | Path] = [sys.executable, "-m", "espnet2_birq.bin.probe"]
-        probe += (
-            ["--model", *model]
-            if model
-            else ["--config", self.configs.file(system, seed)]
-        )
+        probe += ["--model", *(model or [self.configs.file(system, seed)])]
         probe += [*speech, "--test", *tests, "--out", out, "--seed", str(seed)]
         return Step(
             f"probe_{system.name}_seed{seed}",

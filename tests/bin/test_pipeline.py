@@ -220,7 +220,7 @@ def test_probe(folder):
         [
             (["--model", str(model)], 20),
             (["--model", str(model)], 100),
-            (["--config", str(folder / "ssl" / "config.yaml")], 20),
+            (["--model", str(folder / "ssl" / "config.yaml")], 20),
         ]
     ):
         out = folder / f"probe{number}"

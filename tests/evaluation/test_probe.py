@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from planted import OBJECTIVES, RATE, write_experiment
 
-from espnet2_birq.api import load
+from espnet2_birq.api import load, untrained
 from espnet2_birq.bin import probe as command
 from espnet2_birq.evaluation import probe as module
 from espnet2_birq.evaluation.probe import Fit, Probe, Utterance, decode, pad
@@ -73,7 +74,8 @@ def test_halves_are_decoded_by_probes_of_the_other_speakers(places, monkeypatch)
 
     def note(function, names):
         def noted(*args):
-            names.append({x.name.partition("-")[0] for x in args[1]})
+            utterances = next(x for x in args if isinstance(x, list))
+            names.append({x.name.partition("-")[0] for x in utterances})
             return function(*args)
 
         return noted
@@ -87,12 +89,23 @@ def test_halves_are_decoded_by_probes_of_the_other_speakers(places, monkeypatch)
     assert sum(found["layer_weights"]) == pytest.approx(1, abs=0.01)
     one = {f"s1-u{j}": (0.5, "ab") for j in range(3)}
     write_set(places / "raw" / "one", one)
-    for options, words in (
-        ([], "raw/one: has no two speakers with transcripts, as --halves needs"),
-        (["--finetune_updates", "9"], "--finetune_updates: changes the encoder"),
-    ):
-        with pytest.raises(SystemExit, match=f"probe: error: .*{words}"):
-            start(places, "--halves", *options, test="one")
+    words = "raw/one: has no two speakers with transcripts, as --halves needs"
+    with pytest.raises(SystemExit, match=f"probe: error: .*{words}"):
+        start(places, "--halves", test="one")
+
+
+def test_a_configuration_is_an_untrained_model_of_its_seed(places, monkeypatch):
+    config = places / "exp" / "config.yaml"
+    conf = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**conf, "seed": 5}))
+    models = []
+    monkeypatch.setattr(module, "probe", lambda model, *_: models.append(model))
+    sets = ["--train", "a", "--test", "b", "--out", str(places / "out")]
+    command.main(["--model", str(config), *sets, "--seed", "1"])
+    ours, theirs = models[0].state_dict(), untrained(config, 5).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    name = "encoder.encoders.0.feed_forward.w_1.weight"
+    assert not torch.equal(ours[name], untrained(config, 1).state_dict()[name])
 
 
 def test_a_set_given_by_its_place(places, monkeypatch):
@@ -119,7 +132,7 @@ def test_relative_paths_are_found(places, place):
 
 @pytest.mark.parametrize("updates", [1, 9, 10, 11])
 def test_any_number_of_updates(places, updates):
-    found = start(places, "--updates", str(updates), "--finetune_updates", "1")
+    found = start(places, "--updates", str(updates))
     assert np.isfinite(found["train_loss"])
 
 

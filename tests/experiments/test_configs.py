@@ -34,8 +34,11 @@ def test_two_matrices_write_one_folder_in_turn(tmp_path, monkeypatch):
 
 def test_a_probe_of_halves_has_no_training_set(tmp_path):
     spec = read_spec(ROOT / "bench" / "relatives.yaml")
-    step = Runner(spec, tmp_path).probe(spec.system("untrained"), 0)
+    runner = Runner(spec, tmp_path)
+    step = runner.probe(spec.system("untrained"), 0)
     ((_, words),) = step.commands
+    config = runner.configs.file(spec.system("untrained"), 0)
+    assert words[words.index("--model") + 1] == config
     assert "--halves" in words and "--train" not in words
     assert {x.parent.name for x in step.lists()} == {"test_other"}
     other = read_spec(ROOT / "bench" / "matrix.yaml")

@@ -4,18 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from espnet2_birq.bin.command import model_help
 from espnet2_birq.options import output_folder, positive
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of model, data and execution."""
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="pretrained model: its file, its experiment's folder, a packed zip, or "
-        "user/name on the Hugging Face hub",
-    )
+    add("model", metavar="MODEL", help=model_help())
     add(
         "source",
         type=Path,

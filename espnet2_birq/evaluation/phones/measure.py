@@ -73,26 +73,23 @@ class Settings:
     device: str = "cpu"
 
 
-def name_models(paths: Sequence[Path], untrained: bool) -> list[Source]:
+def name_models(paths: Sequence[Path]) -> list[Source]:
     """Name models by their folders if these differ, otherwise by their full paths.
 
     Args:
-        paths: Model files, their folders, or names on the hub.
-        untrained: Whether to add an untrained model with the first one's configuration.
+        paths: Model files, their folders, or names on the hub; or configurations, whose
+            models are "untrained" instead.
 
     Raises:
         ConfigError: A folder has no model, or several; or there is none on the hub.
     """
     paths = [resolve(path) for path in paths]
-    folders = [path.absolute().parent.name for path in paths]
-    whole = len(set(folders)) < len(folders)
-    sources = [
-        Source(str(path) if whole else folder, path)
-        for path, folder in zip(paths, folders)
+    names = [
+        "untrained" if config_of(path) == path else path.absolute().parent.name
+        for path in paths
     ]
-    if untrained:
-        sources.append(Source("untrained", config_of(paths[0])))
-    return sources
+    whole = len(set(names)) < len(names)
+    return [Source(str(x) if whole else name, x) for x, name in zip(paths, names)]
 
 
 def measure(

@@ -151,7 +151,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
         model = _load_asr(path, config, device)
     elif config == path:
         with torch.random.fork_rng(devices=[]):
-            model = api.untrained(path, _seed(conf))
+            model = api.untrained(path)
     else:
         model = api.load(path, device).model
         objectives = makers(model.objectives)
@@ -167,16 +167,11 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
     return SpeechModel(model, rate, objectives, device)
 
 
-def _seed(conf: dict) -> int:
-    """Return the seed of an untrained model; ESPnet's default is 0."""
-    return conf.get("seed", 0)
-
-
 def _load_asr(path: Path, config: Path, device: str) -> AbsESPnetModel:
     if path == config:
         with torch.random.fork_rng(devices=[]):
             args = read_config(config)
-            torch.manual_seed(_seed(vars(args)))
+            torch.manual_seed(getattr(args, "seed", 0))  # ESPnet's default
             return ASRTask.build_model(args)
     check_model_file(path)
     try:

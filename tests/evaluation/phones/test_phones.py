@@ -159,8 +159,8 @@ def test_silence_left_out(folder):
 
 
 def test_command(folder, capsys):
-    command = options(folder, "one/model.pth", "two/model.pth")
-    phone_probe.main([*command, "--untrained"])
+    models = ("one/model.pth", "two/model.pth", "one/config.yaml")
+    phone_probe.main(options(folder, *models))
     printed = capsys.readouterr().out
     result = json.loads((folder / "out.json").read_text())
     assert [model["name"] for model in result["models"]] == ["one", "two", "untrained"]
@@ -215,7 +215,7 @@ def test_command_again_gives_the_same(folder):
 
 
 def test_a_model_may_be_given_by_its_folder(folder):
-    assert name_models([folder / "one"], True) == [
+    assert name_models([folder / "one", folder / "one" / "config.yaml"]) == [
         ("one", folder / "one" / "model.pth"),
         ("untrained", folder / "one" / "config.yaml"),
     ]
@@ -223,9 +223,7 @@ def test_a_model_may_be_given_by_its_folder(folder):
 
 def test_models_of_one_folder_are_told_apart(folder):
     paths = [folder / "one" / "model.pth", folder / "one" / "other.pth"]
-    assert [x.name for x in name_models(paths, False)] == [*map(str, paths)]
-    names = [x.name for x in name_models(paths[:1], True)]
-    assert names == ["one", "untrained"]
+    assert [x.name for x in name_models(paths)] == [*map(str, paths)]
 
 
 def test_differences_are_of_layers_that_both_have():
