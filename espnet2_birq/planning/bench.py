@@ -20,7 +20,7 @@ from espnet2_birq.planning.exchange import exchange_rate
 from espnet2_birq.planning.joint import is_joint
 from espnet2_birq.planning.machine import describe, matrix_rate, memory_of
 from espnet2_birq.planning.plan import Data, Machine, make_plan
-from espnet2_birq.planning.report import table
+from espnet2_birq.planning.report import fitting_row, table
 
 MOST_SECONDS = {"cpu": 40.0, "cuda": 640.0}  # of speech in a timed batch
 
@@ -164,11 +164,10 @@ def _outlook(conf, data: Data, machine: Machine, args) -> Iterator[str]:
     if machine.on_gpu:
         samples = round(data.longest * sampling_rate(conf.frontend_conf))
         utterances = measured.largest_on_gpu(conf, utterances, samples)
-    words = "none: not one of the longest utterances"
+    setting = ""
     if utterances:
         setting = setting_of(conf, utterances, data.longest, args.processes)
-        words = f"{utterances * data.longest:.0f} s of speech: {setting}"
-    yield table([("batch that fits", words)])
+    yield table([fitting_row(utterances * data.longest, setting)])
     words = (
         f"{plan.epoch_seconds / 3600:.2f} h an epoch, {plan.days:.2f} days for the "
         f"{plan.epochs} epochs of the configuration"

@@ -62,6 +62,20 @@ Assumed:
   between blocks of PyTorch's allocator, {CONTEXT / 1e9:.1f} GB of CUDA's own"""
 
 
+def fitting_row(seconds: float, setting: str, each: str = "") -> tuple[str, str]:
+    """Return the row of the largest batch of the longest utterances that fits.
+
+    Args:
+        seconds: Speech in the batch, in seconds; 0: not even one utterance fits.
+        setting: Options of ssl_train that make such batches.
+        each: What has a batch of its own, if there may be several: " a GPU".
+    """
+    words = "none: not one of the longest utterances"
+    if seconds:
+        words = f"{seconds:.0f} s of speech{each}: {setting}"
+    return "batch that fits", words
+
+
 def table(rows: Iterable[tuple[str, str]]) -> str:
     """Align names and values in two columns."""
     return "\n".join(f"{name:<16} {value}" for name, value in rows)
@@ -138,14 +152,7 @@ def _size_rows(plan):
             f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
         ),
     )
-    yield (
-        "batch that fits",
-        (
-            f"{plan.fits:.0f} s of speech a GPU: {plan.setting}"
-            if plan.fits
-            else "none: not one of the longest utterances"
-        ),
-    )
+    yield fitting_row(plan.fits, plan.setting, each=" a GPU")
 
 
 def _time_rows(plan, speed, peak):
