@@ -1,9 +1,10 @@
-"""What the training commands share: parsing, and errors in one line."""
+"""What the training commands share: parsing, errors in one line, the frame of a rank."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 from espnet2.torch_utils.safe_torch_load import UnsafeLoadRefusedError
@@ -11,7 +12,9 @@ from torch.multiprocessing import ProcessExitedException
 
 from espnet2_birq.errors import ConfigError, UserError, one_line
 from espnet2_birq.options import known_names
-from espnet2_birq.tasks.stopping import exit_of_rank
+from espnet2_birq.pretraining.ranks import telling_of_others
+from espnet2_birq.tasks.saving import is_first, kept_config
+from espnet2_birq.tasks.stopping import exit_of_rank, listening
 
 
 def parse(
@@ -58,3 +61,24 @@ def one_line_errors(command: str) -> Iterator[None]:
         sys.exit(f"{command}: error: {error.filename or 'a file'}: {why}")
     except UserError as error:
         sys.exit(f"{command}: error: {one_line(error)}")
+
+
+@contextmanager
+def training_context(args: argparse.Namespace) -> Iterator[None]:
+    """Surround one process of a training, as ESPnet's ``main_worker`` runs it.
+
+    Signals are noted until the next update ends, config.yaml is kept until the new one is
+    complete, and the end of another rank is reported.
+
+    Args:
+        args: Options of the training.
+
+    Raises:
+        RankError: Another rank has ended.
+    """
+    with (
+        telling_of_others(),
+        listening(),
+        kept_config(Path(args.output_dir), is_first(args)),
+    ):
+        yield

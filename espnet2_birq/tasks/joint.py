@@ -17,15 +17,14 @@ from typeguard import typechecked
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
-from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.bad_audio import BadAudio
 from espnet2_birq.tasks.checks import BINS, check_training
 from espnet2_birq.tasks.collate import TranscribedCollateFn
+from espnet2_birq.tasks.commands import training_context
 from espnet2_birq.tasks.given import SPEECH, check_files, check_transcripts
 from espnet2_birq.tasks.lists import check_set
 from espnet2_birq.tasks.prepared import check_model, refusing_options
-from espnet2_birq.tasks.saving import is_first, kept_config
 from espnet2_birq.tasks.ssl import (
     SHORTEST,
     SSLTask,
@@ -34,7 +33,6 @@ from espnet2_birq.tasks.ssl import (
     check_one_process_per_gpu,
     tolerate_bad_audio,
 )
-from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches
 
 # Name by which ESPnet builds the class. Saved configurations name ESPnet's own class, so
@@ -117,11 +115,7 @@ class JointTask(ASRTask):
         check_unlabelled(args)
         for kind in ("train", "valid", "unlabelled"):
             check_set(args, kind)
-        with (
-            telling_of_others(),
-            listening(),
-            kept_config(Path(args.output_dir), is_first(args)),
-        ):
+        with training_context(args):
             super().main_worker(args)
 
     @classmethod

@@ -37,17 +37,15 @@ from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import BIRQ, KEYS, parse_objectives
-from espnet2_birq.pretraining.ranks import telling_of_others
 from espnet2_birq.pretraining.views import LABELS
 from espnet2_birq.tasks.bad_audio import BadAudio, read_or_reason
 from espnet2_birq.tasks.checks import BINS, check_ranks, check_training
 from espnet2_birq.tasks.collate import SpeechCollateFn
+from espnet2_birq.tasks.commands import training_context
 from espnet2_birq.tasks.given import check_files, check_languages
 from espnet2_birq.tasks.like_lengths import LikeLengthsIterFactory
 from espnet2_birq.tasks.lists import CATEGORIES, check_set
 from espnet2_birq.tasks.prepared import check_model, refusing_options
-from espnet2_birq.tasks.saving import is_first, kept_config
-from espnet2_birq.tasks.stopping import listening
 from espnet2_birq.tasks.trainer import Trainer, check_batches
 
 # Seconds; from less, some encoders produce no frame (birq.sh: --min_wav_duration).
@@ -319,11 +317,7 @@ class SSLTask(AbsTask):
         for kind in ("train", "valid"):
             check_files(getattr(args, f"{kind}_data_path_and_name_and_type"))
             check_set(args, kind)
-        with (
-            telling_of_others(),
-            listening(),
-            kept_config(Path(args.output_dir), is_first(args)),
-        ):
+        with training_context(args):
             super().main_worker(args)
 
     @classmethod
