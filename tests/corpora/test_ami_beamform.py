@@ -117,6 +117,22 @@ def test_errors_name_the_file(tmp_path):
     assert not list((tmp_path / "out").rglob("*.wav"))
 
 
+def test_a_short_channel_does_not_cut_the_others(tmp_path):
+    write_array(tmp_path, "ES2011a", seconds=3.0)
+    short = tmp_path / "ES2011a" / "audio" / "ES2011a.Array1-06.wav"
+    samples, _ = soundfile.read(short)
+    out = ("--audio", tmp_path, "--dest", tmp_path / "out", "--method", "python")
+    soundfile.write(short, samples[: int(1.9 * RATE)], RATE)
+    message = error_of(*out)
+    assert f"{short}: has 1.9 s, another recording of its array 3.0 s" in message
+    assert not list((tmp_path / "out").rglob("*.wav*"))
+    # By less than a second, all are cut to the same length.
+    soundfile.write(short, samples[: int(2.1 * RATE)], RATE)
+    main(list(map(str, out)))
+    made = tmp_path / "out" / "ES2011a" / "ES2011a_MDM8.wav"
+    assert soundfile.info(made).frames == int(2.1 * RATE)
+
+
 # A stand-in that shows how the program is called: it copies the first channel.
 BEAMFORMIT = """\
 #!/bin/sh

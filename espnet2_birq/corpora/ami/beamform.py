@@ -18,6 +18,7 @@ import soundfile
 from numpy.lib.stride_tricks import sliding_window_view
 
 from espnet2_birq.datadir.audio import AudioInfo, probe
+from espnet2_birq.datadir.files import whole_file
 from espnet2_birq.errors import DataError
 
 WINDOW = 0.5  # seconds; windows overlap by half
@@ -26,6 +27,8 @@ NOISY_PERCENT = 10  # share of windows that keep the previous delay
 WEIGHT_CHANGE = 0.05  # how fast channel weights adapt, per window
 BLOCK_WINDOWS = 64  # windows in memory at a time: 16 s
 REFERENCE_BLOCKS = 8  # blocks used to choose the reference channel
+# Recordings of an array are of one device; a shorter one would cut all the others.
+MAX_DIFFERENCE = 1.0  # seconds
 
 # Settings of Kaldi's and ESPnet's AMI recipes that differ from BeamformIt's defaults.
 BEAMFORMIT_CONFIG = {
@@ -73,13 +76,21 @@ def probe_array(channels: Sequence[Path]) -> list[AudioInfo]:
     """Probe the recordings of an array.
 
     Raises:
-        DataError: A recording is bad, sample rates differ, or there is only one
-            recording.
+        DataError: A recording is bad, sample rates differ, one is shorter than another
+            by more than MAX_DIFFERENCE, or there is only one recording.
     """
     if len(channels) < 2:
         raise DataError(f"{channels[0]}: beamforming needs at least two recordings")
     first = probe(channels[0])
-    return [first, *(probe(channel, first.sample_rate) for channel in channels[1:])]
+    infos = [first, *(probe(channel, first.sample_rate) for channel in channels[1:])]
+    seconds = [info.seconds for info in infos]
+    if max(seconds) - min(seconds) > MAX_DIFFERENCE:
+        raise DataError(
+            f"{channels[seconds.index(min(seconds))]}: has {min(seconds):.1f} s, another "
+            f"recording of its array {max(seconds):.1f} s; download it again, or move it "
+            "away, and the meeting is skipped"
+        )
+    return infos
 
 
 def beamform(channels: Sequence[Path], dest: Path) -> None:
@@ -87,7 +98,7 @@ def beamform(channels: Sequence[Path], dest: Path) -> None:
 
     Args:
         channels: Single-channel recordings of one array. Longer ones are cut to the
-            length of the shortest.
+            length of the shortest, by at most MAX_DIFFERENCE.
         dest: 16-bit WAV file to write, complete or not at all.
 
     Raises:
@@ -100,13 +111,12 @@ def beamform(channels: Sequence[Path], dest: Path) -> None:
     files = [soundfile.SoundFile(channel) for channel in channels]
     try:
         delays, weights = _estimate(files, windows, frames)
-        part = dest.with_name(f".{dest.name}.part")
         dest.parent.mkdir(parents=True, exist_ok=True)
-        _write_sum(files, windows, frames, delays, weights, part)
+        with whole_file(dest) as part:
+            _write_sum(files, windows, frames, delays, weights, part)
     finally:
         for file in files:
             file.close()
-    part.rename(dest)
 
 
 def run_beamformit(meeting: str, channels: Sequence[Path], dest: Path) -> None:
