@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sorts command-line options; sourced by the recipes' run.sh, finetune.sh and decode_ctc.sh.
+# Sorts command-line options, and sets variables that follow from them; sourced by the recipes'
+# run.sh, finetune.sh, self_train.sh and decode_ctc.sh.
 
 # A batch system sends SIGUSR1 to all processes of a job. Only the training reacts to it: it
 # saves its state and exits with 85 (docs/faults.md).
@@ -79,4 +80,35 @@ sized_config() {  # sized_config NAME SIZE, e.g. train_birq base
     [ -f "${config}" ] && [[ " small base large " == *" $2 "* ]] ||
         { echo "$0: error: --method ${1#train_} --size $2: no ${config}; there are small," \
             "base and large of birq and best_rq" >&2; exit 1; }
+}
+
+# Sets ssl_model to the model of an experiment in ../ssl1/exp, or to none for scratch.
+pretrained_model() {  # pretrained_model METHOD EXPERIMENT
+    ssl_model=none
+    # shellcheck disable=SC2034  # for the caller
+    if [ "$1" != scratch ]; then ssl_model=../ssl1/exp/$2/valid.total_count.ave.pth; fi
+}
+
+# Sets script to finetune.sh, or to self_train.sh unless ROUNDS is 0.
+finetuning_script() {  # finetuning_script ROUNDS
+    script=(./finetune.sh)
+    if [ "$1" != 0 ]; then script=(./self_train.sh --self_train "$1"); fi
+}
+
+# Sets inference_asr_model, unless it is given, to the average that training leaves.
+model_to_decode_with() {  # model_to_decode_with CONFIG
+    if [ -z "${inference_asr_model}" ]; then
+        inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "$1")
+    fi
+}
+
+# Sets scored to the sets in dump/raw that asr.sh decodes and scores: the validation set
+# without the length filter, from org/.
+scored_sets() {
+    local name
+    scored=()
+    for name in ${test_sets}; do
+        if [ "${name}" = "${valid_set}" ]; then eval_valid_set=true; else scored+=("${name}"); fi
+    done
+    if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
 }

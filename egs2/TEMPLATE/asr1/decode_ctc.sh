@@ -42,11 +42,7 @@ whole_numbers 1 inference_nj
     fail "--valid_set and --test_sets are required"
 
 . ./path.sh
-if [ -z "${inference_asr_model}" ]; then
-    inference_asr_model=$(
-        python3 -m espnet2_birq.bin.finetune_options model "${asr_exp}/config.yaml"
-    )
-fi
+model_to_decode_with "${asr_exp}/config.yaml"
 [ -f "${asr_exp}/${inference_asr_model}" ] ||
     fail "no ${asr_exp}/${inference_asr_model}: run stage 11 first"
 raw=${dumpdir}/raw
@@ -84,13 +80,8 @@ if [ ! -f "${weights}" ] || ! is_fresh "${weights}" "${made_from[@]}"; then
         --lm "${lm}" ${lm_words:+--words "${lm_words}"} --out "${weights}"
     stamp write "${weights}" "${made_from[@]}"
 fi
-# asr.sh scores the validation set without the length filter, as org/SET.
-data=()
-for set in ${test_sets}; do
-    if [ "${set}" = "${valid_set}" ]; then eval_valid_set=true; else data+=("${raw}/${set}"); fi
-done
-if "${eval_valid_set}"; then data=("${raw}/org/${valid_set}" "${data[@]}"); fi
-python3 -m espnet2_birq.bin.ctc_decode "${common[@]}" --data "${data[@]}" \
+scored_sets
+python3 -m espnet2_birq.bin.ctc_decode "${common[@]}" --data "${scored[@]/#/${raw}/}" \
     --weights "${weights}" --tag "${tag}"
 ./asr.sh --stage 13 --stop_stage 13 --ngpu "${ngpu}" --expdir "${expdir}" \
     --dumpdir "${dumpdir}" --asr_exp "${asr_exp}" --inference_tag "${tag}" \

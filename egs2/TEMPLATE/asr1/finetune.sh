@@ -46,11 +46,12 @@ eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
 own="ssl_model asr_tag asr_exp asr_config asr_args python stage stop_stage expdir ngpu"
 own+=" num_threads asr_stats_dir dry_run greedy_ctc decode_lm lm_interpolate lm_words"
+own+=" inference_asr_model"
 # Options that are also passed to asr.sh.
 shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
 shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
-shared+=" inference_nj inference_asr_model inference_tag inference_config inference_args"
+shared+=" inference_nj inference_tag inference_config inference_args"
 shared+=" eval_valid_set local_data_opts lm_tag lm_exp lm_config lm_args inference_lm"
 shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring cleaner g2p"
 shared+=" asr_speech_fold_length asr_text_fold_length num_splits_asr"
@@ -78,17 +79,14 @@ if [ -z "${python}" ]; then
 fi
 
 . ./path.sh
-if [ -z "${inference_asr_model}" ]; then
-    inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
-    opts+=(--inference_asr_model "${inference_asr_model}")
-fi
+model_to_decode_with "${asr_config}"
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}} given_args=${asr_args}
 if [ "${ssl_model}" != none ] && [ ! -f "${ssl_model}" ]; then
     fail "--ssl_model '${ssl_model}': no such file, run ssl1 first"
 fi
 raw=${dumpdir}/raw trained=${train_set}${speed_perturb_factors:+_sp}
 asr_names
-opts+=(--inference_tag "${inference_tag}")
+opts+=(--inference_asr_model "${inference_asr_model}" --inference_tag "${inference_tag}")
 
 if "${skip_data_prep}"; then skip_stages+=" 1 2 3 4 5"; fi
 if "${skip_train}"; then skip_stages+=" 2 4 5 6 7 8 9 10 11"; fi
@@ -111,12 +109,7 @@ run_asr() {  # run_asr FIRST LAST: runs the requested stages from FIRST to LAST
         --python "${python}" --feats_normalize "${feats_normalize}" "${opts[@]}"
 }
 
-# asr.sh decodes the validation set without the length filter, from dump/raw/org.
-scored=()
-for dset in ${test_sets}; do
-    if [ "${dset}" = "${valid_set}" ]; then eval_valid_set=true; else scored+=("${dset}"); fi
-done
-if "${eval_valid_set}"; then scored=("org/${valid_set}" "${scored[@]}"); fi
+scored_sets
 
 # Records what asr.sh's outputs were made from (write, after a stage) and compares it (check,
 # before a later stage uses them), since the data may have changed in between.

@@ -45,9 +45,7 @@ done
     fail "--unlabelled_set '${unlabelled_set}': no ${dumpdir}/raw/${unlabelled_set}/wav.scp"
 . ./path.sh
 
-if [ -z "${inference_asr_model}" ]; then
-    inference_asr_model=$(python3 -m espnet2_birq.bin.finetune_options model "${asr_config}")
-fi
+model_to_decode_with "${asr_config}"
 _previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
 [ -f "${_previous}" ] || fail "${_previous}: no such file; fine-tune first"
 for _round in $(seq "${self_train}"); do

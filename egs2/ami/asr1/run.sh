@@ -15,12 +15,7 @@ set -o pipefail
 method=birq protocol=paper mic=ihm ssl_model= asr_tag=
 sort_options "method protocol mic ssl_model asr_tag" \
     "mic ami annotations partition beamformed resample" ./finetune.sh "$@"
-if [ -z "${ssl_model}" ]; then
-    ssl_model=none
-    if [ "${method}" != scratch ]; then
-        ssl_model=../ssl1/exp/${mic}/ssl_${method}/valid.total_count.ave.pth
-    fi
-fi
+[ -n "${ssl_model}" ] || pretrained_model "${method}" "${mic}/ssl_${method}"
 protocol_options "${protocol}" 100 paper strong
 ./finetune.sh --asr_tag "${asr_tag:-${method}${suffix}}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \

@@ -25,10 +25,7 @@ dry_run=false self_train=0 asr_args= test_sets="test_clean test_other dev_clean 
 sort_options "method protocol train_set train_hours valid_set test_sets dry_run self_train
     asr_args" \
     "librispeech parts lm need subset skip_bad resample dry_run list" ./finetune.sh "$@"
-ssl_model=none
-if [[ ${method} != scratch* ]]; then
-    ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
-fi
+pretrained_model "${method%_c[12]}" "ssl_train_${method}_raw"
 protocol_options "${protocol}" 5000 paper strong
 if [[ ${method} == *_c[12] ]]; then
     [ "${protocol}" = paper ] ||
@@ -50,8 +47,7 @@ if "${dry_run}"; then
         { echo "$0: error: --dry_run checks the data: leave out --self_train" >&2; exit 1; }
     opts+=(--stage 1 --stop_stage 1) ssl_model=none
 fi
-script=(./finetune.sh)
-[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
+finetuning_script "${self_train}"
 "${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 1 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \

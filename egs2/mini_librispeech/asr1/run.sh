@@ -19,13 +19,9 @@ set -o pipefail
 method=birq protocol=paper test_other= self_train=0
 sort_options "method protocol test_other self_train" \
     "librispeech train dev held_out test_other resample" ./finetune.sh "$@"
-ssl_model=none
-if [ "${method}" != scratch ]; then
-    ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
-fi
+pretrained_model "${method}" "ssl_train_${method}_raw"
 protocol_options "${protocol}" 300 paper quick strong joint
-script=(./finetune.sh)
-[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
+finetuning_script "${self_train}"
 "${script[@]}" --asr_tag "${method}${suffix}" --ssl_model "${ssl_model}" \
     --ngpu 0 --nj "$(../../../local/cores)" --inference_nj "$(../../../local/cores)" \
     --lang en --use_lm false --max_wav_duration 30 \

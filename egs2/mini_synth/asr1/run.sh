@@ -11,12 +11,8 @@ set -o pipefail
 . "$(dirname "$0")/../../../local/run_options.sh"
 method=birq self_train=0
 sort_options "method self_train" "" ./finetune.sh "$@"
-ssl_model=none
-if [ "${method}" != scratch ]; then
-    ssl_model=../ssl1/exp/ssl_train_${method}_raw/valid.total_count.ave.pth
-fi
-script=(./finetune.sh)
-[ "${self_train}" = 0 ] || script=(./self_train.sh --self_train "${self_train}")
+pretrained_model "${method}" "ssl_train_${method}_raw"
+finetuning_script "${self_train}"
 "${script[@]}" --asr_tag "${method}" --asr_config conf/train_asr.yaml \
     --ssl_model "${ssl_model}" --ngpu 0 --nj "$(../../../local/cores)" \
     --inference_nj "$(../../../local/cores)" --lang en --token_type char --use_lm false \

@@ -24,12 +24,7 @@ fail() { echo "run.sh: error: $*" >&2; exit 1; }
     fail "--train_set, --valid_set and --test_sets are required; see --help"
 tag=${method}
 if [ "${size}" != small ]; then tag+=_${size}; fi
-if [ -z "${ssl_model}" ]; then
-    ssl_model=none
-    if [ "${method}" != scratch ]; then
-        ssl_model=../ssl1/exp/ssl_train_${tag}_raw/valid.total_count.ave.pth
-    fi
-fi
+[ -n "${ssl_model}" ] || pretrained_model "${method}" "ssl_train_${tag}_raw"
 config=conf/train_asr_${size}.yaml
 [ -f "${config}" ] || fail "--size ${size}: give small, base or large"
 names=()
