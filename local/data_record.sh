@@ -22,7 +22,7 @@ data_record() {
             if [[ ${value} =~ ^--[^\ ]*$ ]]; then value=; else i=$((i + 1)); fi
             case "${name}" in
                 # These do not change the data, or the name of the set tells them.
-                need|dry_run|lm|list|nj|resample|fs|subset) ;;
+                need|sets|dry_run|lm|list|nj|resample|fs|subset) ;;
                 set) if [ "$(basename "${value}")" = "$(basename "${one}")" ]; then
                          args+=(--option "${name}=${value}")
                          remedy="give the path as in stage 1 (--train_set, --valid_set,"

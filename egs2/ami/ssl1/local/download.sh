@@ -9,6 +9,7 @@
 set -e
 set -u
 set -o pipefail
+fail() { echo "download.sh: error: $*" >&2; exit 1; }
 case "${1:-}" in
     --help|-h|"") sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
@@ -23,7 +24,8 @@ echo "- http://groups.inf.ed.ac.uk/ami/AMICorpusAnnotations/${name} ${name}" \
 if [ ! -d "${dest}/annotations" ]; then
     # Unpack to a temporary folder, so that annotations/ is always complete.
     rm -rf "${dest}/annotations.part"
-    python3 -m zipfile -e "${dest}/${name}" "${dest}/annotations.part"
+    python3 -m zipfile -e "${dest}/${name}" "${dest}/annotations.part" 2> /dev/null ||
+        fail "${dest}/${name}: cannot be unpacked; free some space or delete it, and repeat"
     mv "${dest}/annotations.part" "${dest}/annotations"
 fi
 python3 -m espnet2_birq.bin.list_ami --annotations "${dest}/annotations" \
