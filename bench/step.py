@@ -6,7 +6,7 @@
         --config conf/tuning/train_birq_c2.yaml --options "--optim_conf fused=true"
 
 Methods keep objectives of the configuration: best_rq those of the input (weight 1), birq
-all, and birq_detached all with the gradient stopped at the labels. Builds:
+all, and birq_stop_gradient all with the gradient stopped at the labels. Builds:
 
     ours               as trained by ssl_train
     plain              ESPnet's unchanged encoder and a plain loss: bench/plain.py
@@ -45,7 +45,7 @@ from espnet2_birq.planning.machine import describe, matrix_rate, peak_memory_mib
 from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
-METHODS = ("best_rq", "birq", "birq_detached")
+METHODS = ("best_rq", "birq", "birq_stop_gradient")
 BUILDS = ("ours", "plain", "speechbrain", "speechbrain_equal")
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 PHASES = ("forward", "backward", "optimizer")

@@ -118,7 +118,7 @@ def test_birq_is_the_same_on_average_plainly_written(config, device, exact_produ
 def test_detached_is_the_same_loss_with_another_gradient(config, name):
     attached, detached = (
         step.make_build(options(config, "--method", method, "--build", name))
-        for method in ("birq", "birq_detached")
+        for method in ("birq", "birq_stop_gradient")
     )
     one, other = outcome(attached, 0), outcome(detached, 0)
     assert one[0] == pytest.approx(other[0], rel=1e-5)
