@@ -1,6 +1,6 @@
 """Run commands alternately in several rounds, and print medians and ratios.
 
-    python bench/compare.py bench/steps.yaml --rounds 3 --out docs/benchmarks.json
+    python bench/compare.py bench/steps.yaml --rounds 3 --out exp/steps.json
     python bench/compare.py --rounds 3 -- python bench/step.py --method best_rq --json \
         -- KEPT python bench/step.py --method best_rq --json
 
