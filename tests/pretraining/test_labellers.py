@@ -1,5 +1,6 @@
 """Labels against a plain nearest neighbour and against the definition of Gumbel."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -287,6 +288,40 @@ def test_whitening_of_points_whose_spread_is_small_beside_their_mean(ratio):
         whitening.observe(part, torch.ones(500))
     whitened = whitening(points)
     assert torch.allclose(whitened.std(dim=1), torch.ones(3), atol=0.05)
+
+
+def observed(number):
+    """Observe batches, whose means differ; return their 40 of 50 rows that are valid."""
+    torch.manual_seed(0)
+    whitening, valid = RunningWhitening(2, 3), (torch.arange(50) < 40).float()
+    batches = 3.0 * torch.randn(number, 2, 1, 3) + torch.randn(number, 2, 50, 3)
+    for points in batches:
+        whitening.observe(points, valid)
+    return whitening, batches[:, :, :40].double().numpy()
+
+
+def test_the_first_batches_have_equal_weights():
+    """Else the spread between batches would be left out of, or inflate, the covariance."""
+    whitening, batches = observed(5)
+    for book in range(2):
+        union = np.concatenate(batches[:, book])
+        assert np.allclose(whitening.mean[book], np.mean(union, axis=0), atol=1e-5)
+        covariance = np.cov(union.T, ddof=0)
+        assert np.allclose(whitening.covariance[book], covariance, atol=1e-4)
+
+
+def test_a_later_batch_has_the_weight_of_a_hundredth():
+    """With more, labels would drift with every batch; with less, lag behind the layer."""
+    whitening, batches = observed(300)
+    for book in range(2):
+        mean, square = np.zeros(3), np.zeros((3, 3))
+        for number, points in enumerate(batches[:, book], start=1):
+            rate = max(1 / number, 0.01)
+            mean = (1 - rate) * mean + rate * points.mean(axis=0)
+            square = (1 - rate) * square + rate * points.T @ points / len(points)
+        assert np.allclose(whitening.mean[book], mean, atol=1e-5)
+        covariance = square - np.outer(mean, mean)
+        assert np.allclose(whitening.covariance[book], covariance, atol=1e-4)
 
 
 def test_whitening_of_constant_points_and_of_batches_without_a_frame():
