@@ -14,9 +14,9 @@ spk2gender, where <set> is the part's name with "_" for "-". As in ESPnet, train
 combines the three training parts and dev the two dev parts, if all are present. As
 in Kaldi, a "speaker" is a reader in a chapter.
 
-Every audio file is opened: a missing, empty, truncated file or a wrong rate is
-an error that names it. Skipped utterances are listed in DEST/<set>/skipped, with
-reasons. The summary describes each set, and the unused rest of the corpus."""
+Every audio file is opened: an empty or truncated file or a wrong rate is an error that
+names it. Skipped utterances (without audio or transcript) are in DEST/<set>/skipped,
+with reasons. The summary describes each set, and the unused rest of the corpus."""
 
 EPILOG = """\
 examples:
@@ -73,8 +73,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="SET",
-        help="fail, before anything is written, if one of these sets would not be made; "
-        "sets in DEST that are not LibriSpeech's are your own",
+        help="fail, before anything is written, if one of these sets would not be made, "
+        "or, without --skip_bad, be partial; other sets in DEST are your own",
     )
     add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
     return parser

@@ -13,27 +13,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from espnet2_birq.corpora.librispeech_parts import (
+    JOINT_SETS,
+    absent_lines,
+    check_needed,
+    check_whole,
+    find_parts,
+    numbered,
+    official_size,
+    refuse_leftovers,
+    set_name,
+)
 from espnet2_birq.datadir.audio import AudioInfo, probe_apart
 from espnet2_birq.datadir.kaldi import Utterance, check_utterances, write_data_dir
 from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError, LfsPointerError
 from espnet2_birq.reading import read_lines
-
-# Parts of the whole corpus (OpenSLR 12), with their numbers of utterances.
-UTTERANCES_OF_PART = {
-    "train-clean-100": 28539,
-    "train-clean-360": 104014,
-    "train-other-500": 148688,
-    "dev-clean": 2703,
-    "dev-other": 2864,
-    "test-clean": 2620,
-    "test-other": 2939,
-}
-# ESPnet's names of sets that combine others.
-JOINT_SETS: dict[str, Sequence[str]] = {
-    "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
-    "dev": ("dev_clean", "dev_other"),
-}
 
 
 @dataclass
@@ -56,7 +51,7 @@ def prepare_librispeech(
     splits: Iterable[tuple[str, int]] = (),
     combinations: Iterable[tuple[str, Sequence[str]]] = (),
     *,
-    need: Iterable[str] = (),
+    need: Sequence[str] = (),
     fs: int | None = 16000,
     skip_bad: bool = False,
     nj: int = 4,
@@ -73,7 +68,8 @@ def prepare_librispeech(
         combinations: Pairs of a new set's name and the names of the sets to combine.
         need: Names of sets that must be made, or be the user's own in `dest`.
         fs: Required sample rate in Hz; None accepts any.
-        skip_bad: Whether to skip bad audio instead of raising an error.
+        skip_bad: Whether to accept bad audio, which is skipped, and partial sets of
+            `need`.
         nj: Number of threads that open audio.
         dry_run: Whether to check and report only, without writing.
 
@@ -88,9 +84,12 @@ def prepare_librispeech(
         _unique("--split", splits),
         _unique("--combine", combinations),
     )
-    _check_needed(need, corpus, dest, sets)
+    sizes = {name: len(one.utterances) for name, one in sets.items()}
+    check_needed(need, corpus, dest, sizes)
+    if not skip_bad:
+        check_whole(need, corpus, sizes)
     if not parts:
-        _refuse_leftovers(dest, sets)
+        refuse_leftovers(dest, sets)
     sets, infos = probe_sets(sets, fs, nj, skip_bad)
     for name, one in sets.items():
         check_utterances(dest / name, one.utterances)
@@ -102,7 +101,7 @@ def prepare_librispeech(
             write_set(dest / name, one, genders)
         print("\n".join(_summary(dest / name, one, infos, genders)))
     if not parts:
-        for line in _absent(corpus, dest, sets):
+        for line in absent_lines(corpus, dest, sets):
             print(line)
     if dry_run:
         print("dry run: nothing was written")
@@ -131,33 +130,6 @@ def find_corpus(folder: str | Path) -> Path:
     )
 
 
-def find_parts(corpus: Path) -> list[str]:
-    """List the parts (dev-clean, ...): folders that hold readers' folders.
-
-    Args:
-        corpus: The folder LibriSpeech/.
-
-    Returns:
-        Names of the parts, sorted.
-    """
-    return sorted(
-        part.name for part in corpus.iterdir() if part.is_dir() and _numbered(part)
-    )
-
-
-def set_name(part: str) -> str:
-    """Convert a part's name to its set's name: dev-clean to dev_clean."""
-    return part.replace("-", "_")
-
-
-def official_size(name: str) -> int | None:
-    """Return the number of utterances of a set in the whole corpus; None if unknown."""
-    sizes = {set_name(part): size for part, size in UTTERANCES_OF_PART.items()}
-    if name in JOINT_SETS:
-        return sum(sizes[member] for member in JOINT_SETS[name])
-    return sizes.get(name)
-
-
 def reader_of(utt_id: str) -> str:
     """Extract the reader's number from an utterance id or a speaker name."""
     return utt_id.split("-", 1)[0]
@@ -180,9 +152,9 @@ def scan_part(corpus: Path, part: str) -> SpeechSet:
     if part not in (there := find_parts(corpus)):
         raise DataError(f"{corpus}: no part {part} there, only {', '.join(there)}")
     found = SpeechSet()
-    readers = _numbered(corpus / part)
+    readers = numbered(corpus / part)
     for reader in tqdm(readers, part, unit="reader", leave=False, disable=None):
-        for chapter in _numbered(reader):
+        for chapter in numbered(reader):
             _scan_chapter(chapter, f"{reader.name}-{chapter.name}", found)
     return found
 
@@ -365,13 +337,6 @@ def write_set(dest: Path, one: SpeechSet, genders: Mapping[str, str]) -> None:
     write_data_dir(dest, one.utterances, extra)
 
 
-def _numbered(folder: Path) -> list[Path]:
-    return sorted(
-        (sub for sub in folder.iterdir() if sub.name.isdecimal() and sub.is_dir()),
-        key=lambda sub: int(sub.name),
-    )
-
-
 def _scan_chapter(chapter: Path, speaker: str, found: SpeechSet) -> None:
     audio = {path.stem: path for path in chapter.glob("*.flac")}
     texts = _read_transcripts(chapter / f"{speaker}.trans.txt")
@@ -438,8 +403,8 @@ def _summary(
         sum(infos[u.path].seconds for u in one.utterances),
         skipped,
     )
-    found, size = len(one.utterances) + len(one.skipped), official_size(dest.name)
-    if size is not None and found != size:
+    found, size = len(one.utterances), official_size(dest.name)
+    if size and found != size:
         what = "partial" if found < size else "too many"
         lines.append(f"{dest}: {what}: {found} of the {size} utterances of the corpus")
     if genders and (unknown := sorted(readers - genders.keys(), key=int)):
@@ -447,43 +412,4 @@ def _summary(
             f"{dest}: no spk2gender: SPEAKERS.TXT has no gender of {len(unknown)} "
             f"readers; first: {unknown[0]}"
         )
-    return lines
-
-
-def _check_needed(
-    need: Iterable[str], corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]
-) -> None:
-    for name in need:
-        # LibriSpeech's sets in `dest` may be of an earlier preparation, of another corpus.
-        own = official_size(name) is None and (dest / name / "wav.scp").is_file()
-        if name in sets or own:
-            continue
-        lacking = [x for x in JOINT_SETS.get(name, (name,)) if x not in sets]
-        raise DataError(
-            f"{dest / name}: would not be made: no {' '.join(lacking)} in {corpus} or "
-            "--parts; add parts, or name other sets (--train_set, --valid_set, "
-            f"--test_sets): {' '.join(sets)}"
-        )
-
-
-def _refuse_leftovers(dest: Path, sets: Mapping[str, SpeechSet]) -> None:
-    for name, members in JOINT_SETS.items():
-        if name not in sets and (dest / name).exists():
-            raise DataError(
-                f"{dest / name}: exists from an earlier preparation, but not all of "
-                f"{' '.join(members)} are now; remove it or add the parts"
-            )
-
-
-def _absent(corpus: Path, dest: Path, sets: Mapping[str, SpeechSet]) -> list[str]:
-    lines = []
-    there = find_parts(corpus)
-    absent = [part for part in UTTERANCES_OF_PART if part not in there]
-    # Mini LibriSpeech has none of these parts; nothing is missing then.
-    if 0 < len(absent) < len(UTTERANCES_OF_PART):
-        lines.append(f"{corpus}: missing parts: {' '.join(absent)}")
-    for name, members in JOINT_SETS.items():
-        missing = [member for member in members if member not in sets]
-        if name not in sets and len(missing) < len(members):
-            lines.append(f"{dest / name}: not made, lacks {' '.join(missing)}")
     return lines

@@ -271,7 +271,7 @@ def test_bad_input_is_named(small, tmp_path, capsys):
     one.unlink()
     message = error_of(small, tmp_path / "new", *options)
     assert message.startswith(f"error: {one}: no such recording, 1 of 2 are ")
-    assert "--skip-bad (--skip_bad true of the recipe)" in message
+    assert "--skip_bad (in a recipe, --skip_bad true)" in message
     assert not (tmp_path / "new").exists()
     prepare(small, dest, *options, "--skip-bad")
     assert (dest / "ihm_dev" / "missing_recordings").read_text() == f"{one}\t2\n"

@@ -12,13 +12,12 @@ import soundfile
 
 from espnet2_birq.bin.prepare_librispeech import main
 from espnet2_birq.corpora.librispeech import (
-    UTTERANCES_OF_PART,
     find_corpus,
     make_sets,
-    official_size,
     probe_sets,
     reader_of,
 )
+from espnet2_birq.corpora.librispeech_parts import UTTERANCES_OF_PART, official_size
 from espnet2_birq.datadir.kaldi import read_scp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,12 +204,35 @@ def test_joint_set_of_an_earlier_fuller_corpus(corpus, tmp_path):
 def test_whole_corpus_has_nothing_to_say(corpus, tmp_path, capsys, monkeypatch):
     for part in UTTERANCES_OF_PART:
         monkeypatch.setitem(UTTERANCES_OF_PART, part, 8)
-    # A skipped utterance does not make its set partial.
-    (corpus / "dev-clean" / "16" / "7" / "16-7-0000.flac").unlink()
-    main(["--librispeech", str(corpus), "--dest", str(tmp_path / "data")])
+    command = ["--librispeech", str(corpus), "--dest", str(tmp_path / "data")]
+    main([*command, "--need", "train_960", "dev", "test_clean"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 + 2 + 2  # parts, combined sets, reasons
+    assert len(lines) == 7 + 2  # parts, combined sets
+    # A skipped utterance makes its set partial.
+    (corpus / "dev-clean" / "16" / "7" / "16-7-0000.flac").unlink()
+    main(command)
+    lines = capsys.readouterr().out.splitlines()
     assert sum("skipped 1 x in the chapter's trans.txt" in line for line in lines) == 2
+    assert sum("partial: 7 of the 8 utterances" in line for line in lines) == 1
+    assert sum("partial: 15 of the 16 utterances" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("lost", ["16", "16/7/16-7-0000.flac", "16/7/16-7.trans.txt"])
+def test_sets_that_are_needed_are_whole(corpus, tmp_path, monkeypatch, lost):
+    """A part may be half unpacked, or have lost some files."""
+    for part in UTTERANCES_OF_PART:
+        monkeypatch.setitem(UTTERANCES_OF_PART, part, 8)
+    path = corpus / "dev-clean" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    dest = tmp_path / "data"
+    command = ["--librispeech", str(corpus), "--dest", str(dest), "--need"]
+    words = r"dev-clean: has [4-7] of the 8 utterances .*in a recipe, --skip_bad true"
+    for name in ("dev_clean", "dev"):
+        with pytest.raises(SystemExit, match=f"^error: {corpus}/{words}"):
+            main([*command, "dev_other", name])
+        assert not dest.exists()
+    main([*command, "dev_other", "train_960"])
+    main([*command, "dev_clean", "--skip-bad"])
 
 
 def test_joint_set_of_ones_own(corpus, tmp_path):

@@ -45,6 +45,7 @@ def test_from_audio_to_scores(corpus, an4_tarball, tmp_path):
     top = copy_checkout(tmp_path / "checkout", an4_tarball.parents[3])
     egs = top / "egs2" / "librispeech"
     common = ["--librispeech", str(corpus), *SETS, "--ngpu", "0", "--num_threads", "1"]
+    common += ["--skip_bad", "true"]  # the sets are partial
     command = ["./run.sh", "--method", "birq", *common, "--ssl_args", SMALL]
     run(command, egs / "ssl1")
     ssl = epochs_of(egs / "ssl1" / "exp" / "ssl_train_birq_raw", "total_count")

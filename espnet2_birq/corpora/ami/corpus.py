@@ -40,7 +40,7 @@ TOO_LATE = "it ends after its recording"
 INSIDE = "it lies inside another utterance of its speaker"
 
 
-SKIP_BAD = "give --skip-bad (--skip_bad true of the recipe) to do without"
+SKIP_BAD = "give --skip_bad (in a recipe, --skip_bad true) to do without"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Prepares LibriSpeech as data/<set>, with ESPnet's names: train_clean_100, train_clean_360,
-# train_other_500, train_960, dev_clean, dev_other, dev, test_clean, test_other. Sets whose
-# parts are incomplete are not made; the summary lists them.
+# train_other_500, train_960, dev_clean, dev_other, dev, test_clean, test_other. train_960 and
+# dev are made if the parts for them are there. The summary lists parts that are missing, and
+# sets that are partial.
 #   --librispeech DIR   folder of the corpus (default: download it to ../ssl1/downloads,
 #                       60 GB, and as much again when unpacked)
 #   --parts PART,PART   use (and download) only these: train-clean-100,dev-clean,...
 #                       (default: all existing parts, or all seven for a download)
 #   --lm true           also download the official 4-gram to ../ssl1/downloads/
 #                       4-gram.arpa.gz, for asr1/run.sh --decode_lm
-#   --need SET,SET      fail if one of these would not be made; set by run.sh
+#   --need SET,SET      fail if one of these would not be made, or be partial; set by run.sh
 #   --subset SET:H      also make SET_Hh, H hours of the set, balanced over readers
 #   --resample true     accept audio at other sampling rates than 16 kHz (default: false)
-#   --skip_bad true     skip bad audio files and list them (default: false)
+#   --skip_bad true     skip bad audio files and list them, and accept sets that are
+#                       partial, as of an excerpt of the corpus (default: false)
 #   --dry_run true      show what would be downloaded, check everything, write nothing
 #   --list FILE         URLs and checksums, see local/download.sh
 set -e
