@@ -1,9 +1,17 @@
 """Online clusters of a teacher's layers: each layer has its codebook and its head."""
 
+import numpy as np
 import pytest
 import torch
 from test_model import make_batch, make_model
-from test_residual import make_optimizer, of_update, set_codebooks, train
+from test_residual import (
+    make_codebooks,
+    make_optimizer,
+    of_update,
+    plain,
+    set_codebooks,
+    train,
+)
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.clusters import ClusterLabeller
@@ -43,6 +51,36 @@ def test_parts_are_quantized_one_by_one():
         assert torch.allclose(together.codebooks()[book], one.codebooks()[0], atol=1e-5)
     error = (vectors[0] - together._quantize(vectors[0])[1]).square().mean()
     assert error < vectors[0].var()
+
+
+def test_errors_are_shares_of_the_variance_of_each_part():
+    """Around the mean: beside a large mean, any codebook's error would look small."""
+    vectors, books = torch.randn(150, 6) + 5.0, make_codebooks(size=2) + 5.0
+    labeller = ClusterLabeller(6, True, 3, 8, decay=0.0)
+    set_codebooks(labeller, books)
+    filler = torch.full((9, 6), 1e3)
+    valid = (torch.arange(159) < 150).float()
+    of_update(labeller, [(torch.cat([vectors, filler]), valid)])
+    stats = labeller.statistics()
+    for book in range(3):
+        x = vectors[:, 2 * book : 2 * book + 2].double().numpy()
+        _, made = plain(x, books[book : book + 1])
+        share = np.sum((x - made) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
+        assert stats[f"level{book + 1}_error"].item() == pytest.approx(share, rel=1e-4)
+
+
+def test_errors_of_levels_are_shares_of_the_variance_of_the_vectors():
+    """Not of the level's residuals, whose share would not fall from level to level."""
+    vectors, books = torch.randn(150, 6) + 5.0, make_codebooks()
+    books[0] += 5.0
+    labeller = ResidualLabeller(6, True, 3, 8, decay=0.0)
+    set_codebooks(labeller, books)
+    of_update(labeller, [(vectors, torch.ones(150))])
+    stats, x = labeller.statistics(), vectors.double().numpy()
+    for level in (1, 2, 3):
+        _, made = plain(x, books[:level])
+        share = np.sum((x - made) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
+        assert stats[f"level{level}_error"].item() == pytest.approx(share, rel=1e-4)
 
 
 def test_each_layer_has_its_codes_and_its_head():

@@ -200,6 +200,19 @@ def test_new_codes_are_different_vectors_of_the_last_batch():
     assert not (labeller.usage == 0.1 / 8).any()  # none is new
 
 
+def test_new_codes_of_two_levels_are_of_different_frames():
+    """Else the levels would code the same few frames when both are out of use."""
+    books = make_codebooks(levels=2)
+    books[:, 1:] += 1000.0  # 7 of 8 codes are far from all vectors
+    labeller = make_labeller(codebooks=books, num_codebooks=2, decay=0.0, reseed=0.01)
+    vectors = torch.randn(60, 6)
+    of_update(labeller, [(vectors, torch.ones(60))])
+    first, second = labeller.codebooks()[:, 1:]
+    rows = torch.cdist(first, vectors).argmin(dim=1).tolist()
+    rows += torch.cdist(second, vectors - books[0, 0]).argmin(dim=1).tolist()
+    assert len(set(rows)) == 14
+
+
 def test_a_code_without_frames_stays_where_it_is():
     books = make_codebooks()
     books[:, 3] += 1000.0  # far from all vectors
