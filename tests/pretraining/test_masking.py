@@ -43,6 +43,10 @@ def test_span_and_probability_follow_the_frame_rate():
         mask = masking.draw(torch.full((200,), 600), 600)
         # 1 - 0.99 ** 40 = 0.331 of the frames, at every rate
         assert abs(mask.float().mean() - 0.331) < 0.02
+    # An encoder frame of 40 ms, whatever it is made of, has four chances of a start.
+    one, other = SpanMasking(5), SpanMasking(5, frame_shift_ms=20, subsampling=2)
+    assert one.start_prob == other.start_prob == pytest.approx(1 - 0.99**4)
+    assert one.span == other.span == 10
 
 
 def test_utterances_have_masks_of_their_own():
@@ -90,7 +94,8 @@ def test_masked_frames_are_gathered_in_order_without_asking_how_many(mask_prob):
 
 def test_capacity_is_enough_and_not_much_more():
     torch.manual_seed(0)
-    for utterances, frames in ((16, 300), (2, 40)):
+    # In long utterances, only the standard deviations are left as a margin.
+    for utterances, frames in ((16, 300), (2, 40), (2, 4000), (4, 3000)):
         masking = SpanMasking(5)
         lengths = torch.full((utterances,), frames)
         counts = torch.tensor(
