@@ -49,10 +49,14 @@ def test_an_objective_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    "view, layer", [("layer", 8), ("layer 50%", 6), ("layer 12", 12), ("layer 1%", 1)]
+    "view, blocks, layer",
+    [("layer", 12, 8), ("layer", 10, 7), ("layer", 17, 12)]
+    + [("layer 50%", 12, 6), ("layer 65%", 12, 8), ("layer 1%", 12, 1)]
+    + [("layer 12", 12, 12)],
 )
-def test_layers(view, layer):
-    (row,) = parse_objectives([dict(name="enhanced", view=view)], num_blocks=12)
+def test_layers(view, blocks, layer):
+    """A share is that of the nearest layer: 11.9 is 12, not 11."""
+    (row,) = parse_objectives([dict(name="enhanced", view=view)], num_blocks=blocks)
     assert row.view.layer == layer
 
 
