@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from test_model import ANCHOR, ENHANCED, make_batch, make_model
+from test_model import ANCHOR, ENHANCED, SMALL, make_batch, make_model
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.views import all_rows
 
 LAST = dict(name="last", head="last", labeller="random_projection")
 
@@ -28,6 +29,7 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     caplog.set_level("INFO")
     late = {**ENHANCED, "head": "own", "weight": [[0, 0.0], [4, 0.4]]}
     late["when"] = dict(once={"anchor": 5.0}, every=2)
+    late["labeller_conf"] = {**SMALL, "temperature": [[0, 2.0], [4, 1.0]]}
     model = make_model([ANCHOR, late]).train()
     enhanced = model.objectives[1]
     values = {"pred_ppl_anchor": torch.tensor(4.0)}
@@ -40,6 +42,13 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     assert on == [100, 102, 104, 106]
     weights = [enhanced.weight_at(update) for update in (0, 100, 102, 104, 999)]
     assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+    batch = model._clean_batch(*make_batch())
+    views = model._views(batch, [enhanced], 100)
+    temperatures = [
+        enhanced.labels(views, all_rows(batch), update, observe=False)[0].temperature
+        for update in (100, 102, 104, 999)
+    ]
+    assert temperatures == pytest.approx([2.0, 1.5, 1.0, 1.0])
     # A resumed training remembers the start, even if the condition no longer holds.
     other = make_model([ANCHOR, late]).train()
     assert other.objectives[1].age(104) is None
@@ -51,6 +60,16 @@ def test_an_objective_begins_once_another_predicts_many_codes(caplog):
     assert "loss_enhanced" not in model(*make_batch())[1]
     model._update = 102
     assert "loss_enhanced" in model(*make_batch())[1]
+
+
+def test_steps_without_a_perplexity_do_not_delay_the_beginning():
+    """NaN, as no frame had a label: as 0, it would halve the mean."""
+    late = {**ENHANCED, "head": "own", "when": {"once": {"anchor": 5.0}}}
+    model = make_model([ANCHOR, late]).train()
+    for update in range(50):
+        value = 6.0 if update % 2 else float("nan")
+        model.starts.watch({"pred_ppl_anchor": torch.tensor(value)}, update)
+    assert model.objectives[1].age(50) == 0
 
 
 def test_validation_losses_can_be_compared_while_a_weight_rises():
