@@ -115,8 +115,22 @@ def test_copies_are_the_mean_over_steps_with_the_same_labels(monkeypatch):
     assert weight == sum(x[2] for x in results)
     for one, *others in zip(ours, *(x[0] for x in results)):
         assert torch.allclose(one, sum(others) / 3, rtol=0, atol=2e-6)
-    mean = sum(x[1]["loss_enhanced"] for x in results) / 3
-    assert torch.allclose(stats["loss_enhanced"], mean, atol=1e-5)
+    for key in ("loss_enhanced", "mask_share", "use_ppl_enhanced"):
+        mean = sum(x[1][key] for x in results) / 3
+        assert torch.allclose(stats[key], mean, atol=1e-5), key
+
+
+def test_in_evaluation_all_utterances_have_labels():
+    """Else dumped labels of every second utterance would be those of zeros."""
+    results = []
+    for utterances in (1, 2):
+        conf = dict(utterances=utterances)
+        model = make_model([ANCHOR, ENHANCED], target_branch_conf=conf).eval()
+        codes, _ = model.label(*make_batch(), "enhanced")
+        loss, stats, _ = model(*make_batch())
+        results.append((codes, loss, stats["loss_enhanced"]))
+    for one, other in zip(*results):
+        assert torch.equal(one, other)
 
 
 def test_an_encoder_with_outputs_for_intermediate_ctc():
