@@ -41,8 +41,8 @@ from espnet2_birq.pretraining.collapse import CollapseWatch, StartWatch
 from espnet2_birq.pretraining.containers import ListOf
 from espnet2_birq.pretraining.diagnostics import GradientPaths, Windows
 from espnet2_birq.pretraining.heads import Heads, Hidden
-from espnet2_birq.pretraining.labels import Labels, SoftLabels
-from espnet2_birq.pretraining.losses.usage import usage_entropy
+from espnet2_birq.pretraining.labels import Labels
+from espnet2_birq.pretraining.losses.usage import usage_entropies
 from espnet2_birq.pretraining.masking import SpanMasking
 from espnet2_birq.pretraining.objective import (
     Objective,
@@ -52,11 +52,7 @@ from espnet2_birq.pretraining.objective import (
     start_labellers,
 )
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks
-from espnet2_birq.pretraining.statistics import (
-    BookTally,
-    VectorBook,
-    objective_statistics,
-)
+from espnet2_birq.pretraining.statistics import StepStatistics
 from espnet2_birq.pretraining.target_branch import TargetBranch, build_teacher
 from espnet2_birq.pretraining.tokenizer import SIZE, build_tokenizer
 from espnet2_birq.pretraining.views import (
@@ -262,50 +258,35 @@ class BiRQModel(AbsESPnetModel):
         self, batch: Batch, active: list[Objective], views: Views, update: int
     ):
         """Compute the objectives' loss, its statistics and the number of masked frames."""
+        found = StepStatistics(self.branch.copies)
+        weights = {x.name: x.weight_at(update) for x in active}
+        spread = {x.name: x.diversity for x in active if x.diversity}
         total = masked = torch.zeros((), device=batch.xs.device)
-        tallies: list[BookTally | VectorBook] = []
-        stats: dict[str, torch.Tensor] = {}
-        paths: dict[str, torch.Tensor] = {}
-        copies = self.branch.copies
-        for copy in range(copies):
+        for copy in range(found.copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
             with autocast(batch.xs.device, self.cpu_bfloat16):
                 # Clean side: y(x) and y^(k)(theta; x)
-                made = {
+                labels = {
                     x.name: x.labels(views, rows, update, copy == 0) for x in active
                 }
                 # Masked side: theta(x~)
                 hidden = self._encode_masked(batch, mask, rows)
                 # w1 F(theta) + w2 G(theta)
-                weights = {x.name: x.weight_at(update) for x in active}
-                loss, found, frames = self.heads.loss(
-                    hidden, rows.valid, active, made, weights
+                loss, books, frames = self.heads.loss(
+                    hidden, rows.valid, active, labels, weights
                 )
-                if copy == 0 and self.training and self.paths.due(active, update):
-                    paths = self._gradient_paths(hidden, rows, active, made)
                 # - lambda H(q): keeps codes in use if labels have a gradient
-                for one in (x for x in active if x.diversity):
-                    soft = [x for x in made[one.name] if isinstance(x, SoftLabels)]
-                    entropy = usage_entropy(soft)
-                    loss = loss - one.diversity * entropy
-                    key = f"use_ppl_{one.name}"
-                    stats[key] = stats.get(key, 0.0) + entropy.detach().exp()
-            total, masked = total + loss / copies, masked + frames
-            tallies += found
-            share = mask.sum() / batch.frames.sum()
-            stats["mask_share"] = stats.get("mask_share", 0.0) + share
-        stats = {key: value / copies for key, value in stats.items()} | paths
-        stats.update(
-            objective_statistics(
-                tallies,
-                gradients=torch.is_grad_enabled(),
-                windows=self.windows if self.training else None,
-                by_level={x.name for x in active if x.labeller.levels},
-                copies=copies,
-            )
-        )
-        return total, stats, masked
+                entropies = usage_entropies({name: labels[name] for name in spread})
+                for name, entropy in entropies.items():
+                    loss = loss - spread[name] * entropy
+                if copy == 0 and self.training and self.paths.due(active, update):
+                    found.paths = self._gradient_paths(hidden, rows, active, labels)
+                found.add(books, entropies, mask.sum() / batch.frames.sum())
+            total, masked = total + loss / found.copies, masked + frames
+        windows = self.windows if self.training else None
+        levels = {x.name for x in active if x.labeller.levels}
+        return total, found.means(windows, levels), masked
 
     def _active(self, update: int) -> list[Objective]:
         """Return the objectives active in an update; in evaluation, all of them."""

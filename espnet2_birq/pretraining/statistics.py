@@ -101,59 +101,135 @@ def objective_statistics(
         labels) and ``agree`` (share of frames whose label is the same as that of the
         first objective of the head).
     """
-    code_books = [book for book in books if isinstance(book, BookTally)]
-    vector_books = [book for book in books if isinstance(book, VectorBook)]
-    values: dict[str, list[torch.Tensor]] = {}
-    squares: dict[str, torch.Tensor] = {}
-    total_books = Counter(name for book in code_books for name in book.names)
+    found = _Found()
+    codes = [book for book in books if isinstance(book, BookTally)]
+    _add_codes(found, codes, windows, by_level, copies)
+    _add_vectors(found, [book for book in books if isinstance(book, VectorBook)])
+    stats = {key: torch.stack(each).mean() for key, each in found.values.items()}
+    if gradients and len(found.squares) > 1:
+        stats.update(_gradient_shares(found.squares))
+    return stats
 
-    def add(key, name, value):
-        values.setdefault(f"{key}_{name}", []).append(value)
 
-    for book, tally in zip(code_books, sum_tallies([x.tally for x in code_books])):
+class _Found:
+    """Values of each statistic, one per codebook, and squared gradient norms by name."""
+
+    def __init__(self):
+        self.values: dict[str, list[torch.Tensor]] = {}
+        self.squares: dict[str, torch.Tensor] = {}
+
+    def add(self, key: str, name: str, value: torch.Tensor) -> None:
+        self.values.setdefault(f"{key}_{name}", []).append(value)
+
+    def add_square(self, name: str, square: torch.Tensor) -> None:
+        self.squares[name] = self.squares.get(name, 0.0) + square
+
+    def count(self, key: str, name: str) -> int:
+        return len(self.values.get(f"{key}_{name}", ()))
+
+
+def _add_codes(
+    found: _Found,
+    books: list[BookTally],
+    windows: Windows | None,
+    by_level: Collection[str],
+    copies: int,
+) -> None:
+    """Add statistics of objectives with codes; see objective_statistics()."""
+    all_books = Counter(name for book in books for name in book.names)
+    for book, tally in zip(books, sum_tallies([x.tally for x in books])):
         means = tally.sums / tally.frames.clamp(min=1.0)[:, None]
         none = tally.frames == 0
         means = means.masked_fill(none[:, None], torch.nan)
         for row, name in enumerate(book.names):
-            sums = dict(zip(SUMS, tally.sums[row]))
-            squares[name] = squares.get(name, 0.0) + sums["grad_square"]
             mean = dict(zip(SUMS, means[row]))
+            # Books of the first copy, of the second, ...: in each, level 1, level 2, ...
+            number = found.count("loss", name) % (all_books[name] // copies) + 1
             keys = ("loss", "acc", "hit", "label_entropy", "score_std")
             for key in keys if book.soft[row] else keys[:2]:
-                add(key, name, mean[key])
+                found.add(key, name, mean[key])
             if row > 0:
-                add("agree", name, mean["agree"])
-            use = perplexity(tally.label_counts[row])
-            add("label_ppl", name, use.masked_fill(none[row], torch.nan))
-            seen = len(values[f"label_ppl_{name}"]) - 1
-            number = seen % (total_books[name] // copies) + 1
+                found.add("agree", name, mean["agree"])
+            found.add_square(name, tally.sums[row, SUMS.index("grad_square")])
+            labels, predicted = tally.label_counts[row], tally.predicted_counts[row]
+            use = perplexity(labels)
+            found.add("label_ppl", name, use.masked_fill(none[row], torch.nan))
             if windows is not None:
-                window = windows.add(name, number, tally.label_counts[row])
-                use = perplexity(window)
-                add("window_ppl", name, use)
+                use = perplexity(windows.add(name, number, labels))
+                found.add("window_ppl", name, use)
             if name in by_level:
-                add(f"level{number}_acc", name, mean["acc"])
-                add(f"level{number}_ppl", name, use)
-            for key, measure, counts in (
-                ("label_cov", coverage, tally.label_counts),
-                ("pred_ppl", perplexity, tally.predicted_counts),
-                ("pred_cov", coverage, tally.predicted_counts),
+                found.add(f"level{number}_acc", name, mean["acc"])
+                found.add(f"level{number}_ppl", name, use)
+            for key, value in (
+                ("label_cov", coverage(labels)),
+                ("pred_ppl", perplexity(predicted)),
+                ("pred_cov", coverage(predicted)),
             ):
-                add(key, name, measure(counts[row]).masked_fill(none[row], torch.nan))
-    joint = sum_tallies([x.tally for x in vector_books])  # in double precision
-    for (name, own), whole in zip(vector_books, joint):
-        squares[name] = squares.get(name, 0.0) + whole.grad_square.to(own.loss)
+                found.add(key, name, value.masked_fill(none[row], torch.nan))
+
+
+def _add_vectors(found: _Found, books: list[VectorBook]) -> None:
+    """Add statistics of objectives with vectors; see objective_statistics()."""
+    joint = sum_tallies([x.tally for x in books])  # in double precision
+    for (name, own), whole in zip(books, joint):
+        found.add_square(name, whole.grad_square.to(own.loss))
         none = whole.frames == 0
         for key, value in (
             ("loss", whole.loss / whole.frames.clamp(min=1.0)),
             ("target_std", spread(whole.frames, whole.targets)),
             ("pred_std", spread(whole.frames, whole.predictions)),
         ):
-            add(key, name, value.masked_fill(none, torch.nan).to(own.loss))
-    stats = {key: torch.stack(several).mean() for key, several in values.items()}
-    if gradients and len(squares) > 1:
-        norms = {name: square.sqrt() for name, square in squares.items()}
-        total = reduce(torch.add, norms.values())
-        total = total.clamp(min=torch.finfo(torch.float32).tiny)
-        stats.update({f"grad_share_{name}": x / total for name, x in norms.items()})
-    return stats
+            found.add(key, name, value.masked_fill(none, torch.nan).to(own.loss))
+
+
+def _gradient_shares(squares: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return each objective's gradient norm as a share of the sum of all."""
+    norms = {name: square.sqrt() for name, square in squares.items()}
+    total = reduce(torch.add, norms.values())
+    total = total.clamp(min=torch.finfo(torch.float32).tiny)
+    return {f"grad_share_{name}": norm / total for name, norm in norms.items()}
+
+
+class StepStatistics:
+    """Statistics of a step's predictions, collected from its masked copies.
+
+    Args:
+        copies: Number of masked copies.
+
+    Attributes:
+        paths: Gradient norms of one copy; see diagnostics.GradientPaths.
+    """
+
+    def __init__(self, copies: int):
+        self.copies = copies
+        self.paths: dict[str, torch.Tensor] = {}
+        self._books: list[BookTally | VectorBook] = []
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(
+        self,
+        books: list[BookTally | VectorBook],
+        entropies: dict[str, torch.Tensor],
+        mask_share: torch.Tensor,
+    ) -> None:
+        """Add what one copy has.
+
+        Args:
+            books: Sums over its frames.
+            entropies: () usage entropy by the objective's name; see usage_entropies().
+            mask_share: () share of masked frames.
+        """
+        self._books += books
+        usage = {f"use_ppl_{x}": y.detach().exp() for x, y in entropies.items()}
+        for key, value in {**usage, "mask_share": mask_share}.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+
+    def means(
+        self, windows: Windows | None, by_level: Collection[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return all statistics, averaged over copies; see objective_statistics()."""
+        means = {key: value / self.copies for key, value in self._sums.items()}
+        of_books = objective_statistics(
+            self._books, torch.is_grad_enabled(), windows, by_level, self.copies
+        )
+        return means | self.paths | of_books

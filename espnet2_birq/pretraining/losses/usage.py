@@ -12,10 +12,12 @@ weight depends neither on the batch size nor on the number of masked frames. Noi
 excluded: at high temperatures it would make any usage look uniform.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch.autograd.function import once_differentiable
 
-from espnet2_birq.pretraining.labels import CHUNK_NUMBERS, SoftLabels
+from espnet2_birq.pretraining.labels import CHUNK_NUMBERS, Labels, SoftLabels
 from espnet2_birq.pretraining.ranks import sum_over_ranks, world_size
 
 
@@ -45,6 +47,14 @@ def usage_entropy(
         for x in labels
     ]
     return torch.stack(entropies).mean()
+
+
+def usage_entropies(labels: Mapping[str, list[Labels]]) -> dict[str, torch.Tensor]:
+    """Compute the code usage entropy of objectives with soft labels, by name."""
+    return {
+        name: usage_entropy([x for x in made if isinstance(x, SoftLabels)])
+        for name, made in labels.items()
+    }
 
 
 class _UsageEntropy(torch.autograd.Function):
