@@ -5,6 +5,7 @@ import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet2_birq.encoders.taps import encoder_lengths
@@ -245,6 +246,15 @@ def test_bfloat16_changes_the_loss_little_and_labels_of_the_input_not_at_all():
     assert torch.equal(stats["label_ppl_anchor"], low_stats["label_ppl_anchor"])
 
 
+def test_features_and_labels_of_the_input_do_not_depend_on_autocast():
+    """In bfloat16, which use_amp may choose, features would be of three digits."""
+    model, batch = make_model([ANCHOR]).eval(), make_batch()
+    outside = model._extract_feats(*batch)[0], model.label(*batch, "anchor")[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = model._extract_feats(*batch)[0], model.label(*batch, "anchor")[0]
+    assert all(torch.equal(one, other) for one, other in zip(inside, outside))
+
+
 def loss_with(setting):
     loss, *_ = make_model([ANCHOR], cpu_bfloat16=setting).eval()(*make_batch())
     return loss
@@ -389,8 +399,6 @@ def test_labels_of_some_utterances_are_those_of_a_smaller_batch(monkeypatch):
 
 
 def test_specaug_may_mask_but_not_shift_the_input_against_its_labels():
-    from espnet2.asr.specaug.specaug import SpecAug
-
     with pytest.raises(ConfigError, match="apply_time_warp: false"):
         make_model([ANCHOR], specaug=SpecAug(apply_time_mask=False))
     make_model([ANCHOR], specaug=SpecAug(apply_time_warp=False, apply_time_mask=False))
@@ -406,15 +414,15 @@ def spy(label, seen):
     return wrapped
 
 
+SPECAUG = dict(apply_time_warp=False, apply_freq_mask=True, apply_time_mask=True)
+SPECAUG |= dict(freq_mask_width_range=[10, 15], time_mask_width_range=[20, 30])
+
+
 @pytest.mark.parametrize("copies", [1, 2])
 def test_specaug_leaves_the_labels_clean(copies, monkeypatch):
     """ESPnet's masks in place, which would reach the labels and break their gradient."""
-    from espnet2.asr.specaug.specaug import SpecAug
-
-    mask = dict(apply_time_warp=False, apply_freq_mask=True, apply_time_mask=True)
-    mask |= dict(freq_mask_width_range=[10, 15], time_mask_width_range=[20, 30])
     seen = []
-    for specaug in (None, SpecAug(**mask)):
+    for specaug in (None, SpecAug(**SPECAUG)):
         conf = dict(specaug=specaug, target_branch_conf=dict(copies=copies))
         model = make_model([ANCHOR, {**ENHANCED, "gradient": 1.0}], **conf).train()
         labeller = model.objectives[0].labeller
@@ -422,6 +430,12 @@ def test_specaug_leaves_the_labels_clean(copies, monkeypatch):
         model.masking.draw = lambda frames, padded: torch.ones(3, 39) > 0
         model(*make_batch())[0].backward()
     assert torch.allclose(*torch.stack(seen).view(2, copies))
+
+
+def test_evaluation_is_without_specaug():
+    """Else validation losses would be those of another task than without it."""
+    models = [make_model([ANCHOR], specaug=x) for x in (None, SpecAug(**SPECAUG))]
+    assert torch.equal(*(model.eval()(*make_batch())[0] for model in models))
 
 
 @pytest.mark.parametrize("utterances, every", [(2, 1), (2, 2), (4, 2), (3, 3), (2, 4)])
