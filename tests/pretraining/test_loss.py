@@ -1,5 +1,7 @@
 """The chunked loss against autograd, also with autocast, checkpointing, compilation."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from scipy import stats
@@ -309,9 +311,15 @@ def test_statistics_equal_plain_ones():
     hs, weight, bias = torch.randn(frames, 8), torch.randn(codes, 8), torch.randn(codes)
     present = (torch.rand(frames) < 0.7).float()
     book = torch.randn(codes, dim), torch.randn(codes)
-    hard = torch.randint(codes, (frames,))
     soft = SoftLabels(torch.randn(frames, dim), *book, temperature=0.5)
     hs.requires_grad_()
+    _, noise = draw_noises(1, [None, soft], frames, codes, 70 // codes)
+    logits = hs @ weight.T + bias
+    scores = soft.points @ book[0].T + book[1]
+    y = ((scores + noise) / 0.5).softmax(dim=1)
+    hard = torch.randint(codes, (frames,))
+    hard[:30] = y.argmax(dim=1)[:30]  # else no two would be equal by more than chance
+    hard[30:50] = logits.argmax(dim=1)[30:50]
     torch.manual_seed(1)
     total, tally = masked_cross_entropy(
         hs, weight, bias, present, [HardLabels(hard), soft], [2.4, 0.1], None, 70
@@ -319,11 +327,7 @@ def test_statistics_equal_plain_ones():
     stats = objective_statistics(
         [BookTally(["anchor", "enhanced"], [False, True], tally)]
     )
-    _, noise = draw_noises(1, [HardLabels(hard), soft], frames, codes, 70 // codes)
     rows = present.bool()
-    logits = hs @ weight.T + bias
-    scores = soft.points @ book[0].T + book[1]
-    y = ((scores + noise) / 0.5).softmax(dim=1)
     drawn, predicted = y.argmax(dim=1)[rows], logits.argmax(dim=1)[rows]
 
     def ppl(labels):
@@ -357,6 +361,8 @@ def test_statistics_equal_plain_ones():
     }
     for key, value in expected.items():
         assert torch.allclose(stats[key], value, atol=1e-5), key
+    values = sorted(x.item() for x in expected.values())
+    assert min(y - x for x, y in pairwise(values)) > 1e-3  # none passes for another
     assert torch.allclose(total, 2.4 * losses[0] + 0.1 * losses[1], atol=1e-5)
 
 
