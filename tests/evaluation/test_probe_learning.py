@@ -18,9 +18,10 @@ from espnet2_birq.evaluation.probe import (
     Fit,
     Probe,
     Settings,
+    Spoken,
     Utterance,
     decode,
-    encode,
+    extract,
     fit,
     pad,
     train,
@@ -195,20 +196,20 @@ def write_spoken(folder, utterances, seed):
 @torch.no_grad()
 def test_all_layers_are_probed(model, tmp_path):
     """From the first to the top, as the encoder itself returns them."""
-    write_spoken(tmp_path / "raw", 4, seed=0)
-    files = sorted((tmp_path / "raw").glob("*.wav"))
-    found, frames = encode(model, files)
-    assert found.size(1) == len(model.encoder.encoders) == 2
-    for file, layers, length in zip(files, found, frames.tolist()):
+    write_spoken(tmp_path / "raw", 10, seed=0)
+    files = sorted((tmp_path / "raw").glob("*.wav"), key=lambda x: x.stat().st_size)
+    spoken = [Spoken(file.stem, file, "a") for file in files]
+    assert len(spoken) == 10  # several batches of several lengths
+    depth = len(model.encoder.encoders)
+    for file, one in zip(files, extract(model, spoken), strict=True):
         wave, _ = soundfile.read(file, dtype="float32")
         speech, samples = torch.from_numpy(wave)[None], torch.tensor([len(wave)])
         xs, lengths = model._extract_feats(speech, samples)
         (_, every), _, _ = model.encoder(xs, lengths, return_all_hs=True)
-        assert len(every) == 2 and every[0].size(1) == length
-        for values, expected in zip(layers, every):
-            torch.testing.assert_close(
-                values[:length], expected[0], atol=1e-4, rtol=1e-4
-            )
+        assert one.name == file.stem and len(every) == depth == 2
+        expected = torch.cat(every)
+        assert one.feats.shape == expected.shape and one.feats.dtype == torch.half
+        torch.testing.assert_close(one.feats.float(), expected, atol=2e-3, rtol=2e-3)
 
 
 def test_letters_of_the_top_layer_are_found(model, tmp_path, monkeypatch):
