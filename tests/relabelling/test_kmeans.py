@@ -9,11 +9,14 @@ import soundfile
 import torch
 import torchaudio
 from espnet2.train.dataset import ESPnetDataset
+from scipy.signal import savgol_filter
 from sklearn.cluster import KMeans as Lloyd
+from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
 from espnet2_birq import api
 from espnet2_birq.bin import dump_labels, fit_kmeans
+from espnet2_birq.relabelling import kmeans as kmeans_module
 from espnet2_birq.relabelling import labelling
 from espnet2_birq.relabelling.kmeans import KMeans
 from espnet2_birq.relabelling.sources import mfcc, source_vectors
@@ -98,6 +101,39 @@ def test_the_sample_is_seeded_and_spread(folder, tmp_path, caplog):
     assert (tmp_path / "0.npz").stat().st_mtime_ns > before
 
 
+def test_the_sample_is_of_whole_utterances(folder, tmp_path, monkeypatch):
+    """The first frames of an utterance are mostly silence."""
+
+    def places(model, view, speech, lengths):
+        """Return each frame's number, and that of its utterance's frames."""
+        vectors, frames = source_vectors(model, "input", speech, lengths)
+        numbers = torch.arange(float(vectors.size(1))).expand(vectors.shape[:2])
+        return torch.stack([numbers, frames[:, None].expand_as(numbers)], dim=2), frames
+
+    class Recording(MiniBatchKMeans):
+        def fit(self, sample):
+            samples.append(sample)
+            return super().fit(sample)
+
+    samples = []
+    monkeypatch.setattr(kmeans_module, "source_vectors", places)
+    monkeypatch.setattr(kmeans_module, "MiniBatchKMeans", Recording)
+    monkeypatch.setattr(kmeans_module, "FROM_EACH", 10)
+    fit(folder, tmp_path / "km.npz", "input", clusters=2, frames=120)
+    (sample,) = samples
+    utterances = np.unique(sample[:, 1])
+    assert len(sample) == 120 and len(utterances) == 12
+    for length in utterances:
+        frames = sample[sample[:, 1] == length, 0]
+        assert len(set(frames)) == 10 and frames.max() < length
+        assert sorted(frames) != list(range(10))
+    assert abs(((sample[:, 0] + 0.5) / sample[:, 1]).mean() - 0.5) < 0.1
+    # Of fewer utterances than there are, not only the first: later ones are longer.
+    fit(folder, tmp_path / "half.npz", "input", clusters=2, frames=60)
+    assert len(chosen := set(samples[1][:, 1])) == 6
+    assert chosen != set(utterances[:6]) and chosen < set(utterances)
+
+
 def test_the_file_says_what_it_depends_on(folder, tmp_path):
     about = fit(folder, tmp_path / "km.npz").about
     assert about["view"] == "layer 2" and about["labels_per_second"] == 25.0
@@ -110,17 +146,38 @@ def test_mfcc_are_those_of_hubert():
     """As in fairseq: torchaudio's Kaldi features, and deltas of deltas."""
     wave = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
     found = mfcc(wave, 16000, 10.0)
+    # Frames have their centres at 5, 15, ... ms: that of 15 ms begins at sample 40.
     reference = torchaudio.compliance.kaldi.mfcc(
-        wave[None], sample_frequency=16000, use_energy=False
+        wave[None, 40:], sample_frequency=16000, use_energy=False
     )
-    # Without frames beyond the ends, it begins 7.5 ms later: similar, but not equal.
     assert found.shape == (100, 39) and reference.shape == (98, 13)
-    first = found[:, :13]
-    assert torch.corrcoef(torch.stack([first[1:99, 1], reference[:, 1]]))[0, 1] > 0.5
-    assert (first.mean(dim=0) - reference.mean(dim=0)).abs().max() < 3.0
-    # Regression over two frames to each side
-    slope = sum(n * (first[10 + n] - first[10 - n]) for n in (1, 2)) / 10
-    assert torch.allclose(found[10, 13:26], slope, atol=1e-3)
+    first, slopes, bends = found.split(13, dim=1)
+    torch.testing.assert_close(first[1:99], reference, atol=1e-3, rtol=1e-4)
+
+    def regression(rows):
+        """Fit a line to two frames on each side; the first and last are repeated."""
+        return torch.from_numpy(
+            savgol_filter(rows.numpy(), 5, 1, deriv=1, axis=0, mode="nearest")
+        )
+
+    torch.testing.assert_close(slopes, regression(first), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(bends, regression(slopes), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frame", [0, 7, 23])
+@pytest.mark.parametrize("milliseconds", [16, 34])
+def test_a_click_is_in_its_frame(folder, frame, milliseconds):
+    """Labels would otherwise be of speech before or after the encoder's frame."""
+    model = api.load(folder / MODEL).model
+    wave = 0.001 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    click = wave.clone()
+    # Of the encoder's frame of 40 ms, 12.5 to 37.5 ms are seen.
+    click[(40 * frame + milliseconds) * 16] = 0.5
+    both, lengths = torch.stack([wave, click]), torch.tensor([len(wave)] * 2)
+    vectors, frames = source_vectors(model, "mfcc", both, lengths)
+    assert frames.tolist() == [24, 24]
+    change = (vectors[1] - vectors[0])[:, :13].abs().amax(dim=1)
+    assert change.nonzero().flatten().tolist() == [frame]
 
 
 def test_mfcc_and_input_need_no_training(folder, tmp_path):
