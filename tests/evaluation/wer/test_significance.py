@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 from nist import SC_STATS, needs_nist, random_set, run_sclite
+from scipy.stats import norm, ttest_1samp
 
 from espnet2_birq.evaluation.wer.alignment import align_all
 from espnet2_birq.evaluation.wer.significance import (
@@ -144,6 +145,37 @@ def test_mapsswe_without_spread():
     right, wrong = np.zeros(1, np.uint8), np.ones(1, np.uint8)
     assert mapsswe([right], [right]).segments == 0
     assert np.isnan(mapsswe([wrong] * 3, [right] * 3).z)
+
+
+def test_mapsswe_is_a_two_sided_z_test():
+    """Of the segments' differences, with the unbiased variance of Gillick and Cox."""
+    kinds = {
+        "both": [0, 0],
+        "a": [2, 0],
+        "a twice": [3, 1],
+        "b": [0, 1],
+        "equal": [1, 1],
+    }
+    drawn = ["a"] * 4 + ["a twice"] * 2 + ["b"] * 3 + ["equal", "both"]
+
+    def steps(system):
+        """Return an alignment: errors of a segment, then two correct words."""
+        rows = []
+        for kind in drawn:
+            wrong = np.arange(3) < kinds[kind][system]
+            rows.append(np.append(wrong, [False, False]).astype(np.uint8))
+        return rows
+
+    difference = [kinds[kind][0] - kinds[kind][1] for kind in drawn if kind != "both"]
+    found = mapsswe(steps(0), steps(1))
+    assert found.segments == len(difference) == 10
+    assert found.mean == pytest.approx(np.mean(difference))
+    error = np.std(difference, ddof=1) / np.sqrt(len(difference))
+    assert found.z == pytest.approx(np.mean(difference) / error)
+    assert found.z == pytest.approx(ttest_1samp(difference, 0).statistic)
+    assert found.p == pytest.approx(2 * norm.sf(found.z)) and 0.01 < found.p < 0.2
+    back = mapsswe(steps(1), steps(0))
+    assert (back.z, back.p) == pytest.approx((-found.z, found.p))
 
 
 @needs_nist
