@@ -202,6 +202,26 @@ def test_command(folder, capsys):
     assert re.search(r"^\| one \| anchor \| 2 \| ", printed, re.MULTILINE)
 
 
+def test_the_majority_is_that_of_training(folder, tmp_path):
+    """Guessing from the tested frames would make the baseline too good."""
+    rows = {
+        "s0": "AA:60 IY:40",
+        "s1": "AA:20 IY:80",
+        "s2": "AA:60",
+        "s3": "SIL:60 AA:40",
+    }
+    alignment = tmp_path / "phones.tsv"
+    alignment.write_text("".join(f"{x}-u0\t{row}\n" for x, row in rows.items()))
+    out = tmp_path / "out.json"
+    changed = {"alignment": alignment, "out": out, "layers": 0}
+    phone_probe.main(options(folder, "one/model.pth", **changed))
+    (model,) = json.loads(out.read_text())["models"]
+    # 25 frames of 40 ms of each speaker; of the tested ones, 30 of 50 are IY or SIL
+    assert model["majority"]["speakers"] == pytest.approx({"s1": 0.2, "s3": 0.4})
+    assert model["majority"]["mean"] == pytest.approx(0.3)
+    assert model["majority"]["pooled"] == pytest.approx(0.3)
+
+
 def test_command_again_gives_the_same(folder):
     found = []
     for name in ("a", "b"):
