@@ -36,6 +36,7 @@ ARK_MARKER = b"AUDIO"
 HEADER_BYTES = 1024
 # Frames decoded at the end of a file, to detect truncation.
 TAIL_FRAMES = 1600
+WAV_MAGIC = (b"RIFF", b"RF64")  # first bytes of WAV files
 # Programs that write WAV to a pipe do not know its length, so the header has 0xFFFFFFFF
 # (ffmpeg) or about 0x7FFFFFFF (sox). Such sizes are ignored.
 UNKNOWN_WAV_SIZE = 0x7FFFF000
@@ -299,6 +300,21 @@ def read_wave(entry: str) -> np.ndarray:
         return soundfile.read(io.BytesIO(data), dtype="float32")[0]
 
 
+def wav_is_cut_short(stream: BinaryIO) -> bool:
+    """Return whether a WAV file ends before the samples that its header promises.
+
+    Args:
+        stream: Content of a file; left at its start.
+
+    Returns:
+        False for other formats, and if the header does not know the length.
+    """
+    stream.seek(0)
+    cut = stream.read(4) in WAV_MAGIC and _data_is_cut_short(stream)
+    stream.seek(0)
+    return cut
+
+
 def _probe_stream(
     name: str,
     source: Path | BinaryIO,
@@ -375,8 +391,8 @@ def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
 def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> bool:
     # For truncated WAV and SPHERE files, libsndfile silently reports the actual length,
     # so compare it with the header here.
-    if head.startswith((b"RIFF", b"RF64")):
-        return _wav_is_cut_short(stream)
+    if head.startswith(WAV_MAGIC):
+        return wav_is_cut_short(stream)
     if head.startswith(b"NIST_1A"):
         return _sphere_sample_count(head) > audio.frames
     tail = min(audio.frames, TAIL_FRAMES)
@@ -387,7 +403,7 @@ def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> 
         return True
 
 
-def _wav_is_cut_short(stream: BinaryIO) -> bool:
+def _data_is_cut_short(stream: BinaryIO) -> bool:
     file_size = stream.seek(0, io.SEEK_END)
     stream.seek(len(b"RIFFsizeWAVE"))
     large = 0  # number of bytes of data in RF64, whose data chunk has 0xFFFFFFFF

@@ -53,7 +53,7 @@ def candidates(source: Source, request: Request) -> list[Shard]:
         Shards, language by language; within a language in the seed's random order.
 
     Raises:
-        DataError: A requested part does not exist.
+        DataError: A requested part does not exist, or has no shard.
     """
     if request.lines:
         return [_shard_of(line) for line in request.lines if line["used"]]
@@ -66,10 +66,13 @@ def candidates(source: Source, request: Request) -> list[Shard]:
                 "or download the shard"
             )
         shards += [s for s in there if not numbers or s.number in numbers]
-    if not shards:
-        raise DataError(
-            f"{source}: none of --parts has a shard with audio; download it"
-        )
+    for part in request.parts:
+        name = part.partition("/")[0]
+        if not any(name in (shard.subset, shard.language) for shard in shards):
+            raise DataError(
+                f"--parts {part}: no shard with audio in {source}; download one, or leave "
+                "the part out"
+            )
     return sorted(seeded_order(shards, request.seed), key=lambda s: s.language)
 
 
@@ -99,7 +102,8 @@ def make_sets(
         The selection, and the size of each set by folder.
 
     Raises:
-        DataError: A shard differs from the manifest, or a set would be empty.
+        DataError: A shard differs from the manifest, or a set would be empty, or the
+            training set have no utterance of a requested language.
     """
     hour = 3600 * store.options.fs
     held_out = HeldOut(math.ceil(request.valid_hours * hour), request.seed)
@@ -123,7 +127,9 @@ def make_sets(
         for line in request.lines:
             if not line["used"]:
                 chosen.add_unusable(_shard_of(line), line["reason"])
-        return chosen, write_sets(store, chosen, owners, manifest, train, valid)
+        languages = {shard.language for shard in shards}
+        sizes = write_sets(store, chosen, languages, owners, manifest, train, valid)
+        return chosen, sizes
 
 
 def _shard_of(line: dict) -> Shard:

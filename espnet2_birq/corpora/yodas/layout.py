@@ -77,6 +77,11 @@ class SegmentName:
     start: float
     end: float
 
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds; 0 if it ends before it starts."""
+        return max(self.end - self.start, 0.0)
+
 
 def parse_segment(name: str) -> SegmentName | None:
     """Parse a YODAS id <video>-<index>-<start>-<end>; return None if it is invalid."""

@@ -7,6 +7,7 @@ languages. Everything is streamed, so memory does not grow with the number of ut
 """
 
 import shutil
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class SetSize:
 def write_sets(
     store: ShardStore,
     chosen: Selection,
+    languages: Collection[str],
     owners: VideoOwners,
     manifest: Path,
     train: Path,
@@ -53,6 +55,7 @@ def write_sets(
     Args:
         store: Store of prepared shards.
         chosen: Selection of shards and videos.
+        languages: Languages that must be in the training set.
         owners: Mapping from video to shard.
         manifest: Manifest file; it is moved into the training set.
         train: Folder of the training set; an existing set is replaced.
@@ -62,13 +65,13 @@ def write_sets(
         Size of each set by folder.
 
     Raises:
-        DataError: A set would be empty.
+        DataError: A set would be empty, or the training set lack a language.
     """
-    languages = {shard.language for shard in chosen.shards}
+    several = len({shard.language for shard in chosen.shards}) > 1
     with ExitStack() as stack:
         writers = {
             path: stack.enter_context(
-                _SetWriter(store.work / path.name, store, len(languages) > 1)
+                _SetWriter(store.work / path.name, store, several)
             )
             for path in (train, valid)
             if path is not None
@@ -87,11 +90,19 @@ def write_sets(
                 f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
                 "other --parts, filters or --valid-hours"
             )
-    languages = {code for code, samples in chosen.samples.items() if samples}
-    if missing := sorted(languages - training.languages):
+    for code in sorted(set(languages) - training.languages):
+        if chosen.samples.get(code):
+            raise DataError(
+                f"{train}: all videos of {code} would be held out for validation; give a "
+                "smaller --valid-hours, or leave it out of --parts"
+            )
+        why = f"{_most_skipped(chosen)};"
+        for shard, reason in chosen.unusable.items():
+            if shard.language == code:
+                why = f", {shard}: {reason}, or"
         raise DataError(
-            f"{train}: all videos of {missing[0]} would be held out for validation; "
-            "give a smaller --valid-hours, or leave it out of --parts"
+            f"{train}: no utterance of {code} would be in it{why} leave {code} out of "
+            "--parts"
         )
     manifest.rename(training.folder / MANIFEST)
     for path, writer in writers.items():

@@ -16,6 +16,7 @@ from espnet2_birq.corpora.yodas import layout
 from espnet2_birq.corpora.yodas.audio import quiet_pieces, read_mono
 from espnet2_birq.corpora.yodas.layout import Captions, SegmentName, Shard
 from espnet2_birq.corpora.yodas.writer import ShardOptions, ShardWriter
+from espnet2_birq.datadir.audio import wav_is_cut_short
 from espnet2_birq.datadir.stamp import describe
 from espnet2_birq.errors import LFS_MAGIC, DataError
 
@@ -165,6 +166,11 @@ def use_recording(
     """
     stem = name.rpartition(".")[0] or name
     segment = layout.parse_segment(stem)
+    known = segment.seconds if segment else 0.0
+    release = "yodas" if segment else "yodas2"
+    if wav_is_cut_short(stream):
+        writer.skip(stem, "truncated", known)
+        return release
     try:
         with soundfile.SoundFile(stream) as audio:
             if segment:
@@ -174,9 +180,9 @@ def use_recording(
             else:
                 writer.skip(name, "its name is no id of YODAS")
     except soundfile.LibsndfileError:
-        writer.skip(stem, "not readable as audio")
+        writer.skip(stem, "not readable as audio", known)
         return None
-    return "yodas" if segment else "yodas2"
+    return release
 
 
 def _use_segment(
@@ -204,11 +210,13 @@ def _use_video(
         for name in sorted(spoken):
             segment = layout.parse_segment(name)
             if segment is None or segment.video != video:
-                writer.skip(name, "caption's id is not of its video")
+                known = segment.seconds if segment else 0.0
+                writer.skip(name, "caption's id is not of its video", known)
             elif segment.end > seconds + TIME_TOLERANCE or (
                 round(segment.start * rate) >= audio.frames
             ):
-                writer.skip(name, "caption reaches beyond the end of its video")
+                why = "caption reaches beyond the end of its video"
+                writer.skip(name, why, segment.seconds)
             elif writer.has_good_length(name, segment.end - segment.start):
                 start = round(segment.start * rate)
                 audio.seek(start)

@@ -20,7 +20,13 @@ import kaldiio
 import numpy as np
 
 from espnet2_birq.corpora.yodas.audio import level, to_int16
-from espnet2_birq.corpora.yodas.layout import Captions, SegmentName, Shard, utterance_id
+from espnet2_birq.corpora.yodas.layout import (
+    Captions,
+    SegmentName,
+    Shard,
+    parse_segment,
+    utterance_id,
+)
 from espnet2_birq.datadir.audio import NOT_FINITE, are_finite
 
 AUDIO, UTTERANCES, VIDEOS = "audio.ark", "utterances.tsv", "videos.tsv"
@@ -111,7 +117,9 @@ class ShardWriter:
         for of_video in captions.values():
             for name in of_video:
                 if name not in self._met:
-                    self.skip(name, "caption without audio")
+                    segment = parse_segment(name)
+                    seconds = segment.seconds if segment else 0.0
+                    self.skip(name, "caption without audio", seconds)
 
     def has_good_length(self, name: str, seconds: float) -> bool:
         """Return whether an utterance's length is allowed; if not, record it as skipped.
