@@ -21,9 +21,9 @@ set -o pipefail
 . "$(dirname "$0")/../../../local/run_options.sh"
 . "$(dirname "$0")/../../../local/data_record.sh"
 fail() { echo "run.sh: error: $*" >&2; exit 1; }
-lang=en hours=5000 set_name= manifest= stage=1 stop_stage=10000 dry_run=false ngpu=1
+lang=en hours=5000 valid_hours=1 set_name= manifest= stage=1 stop_stage=10000 dry_run=false ngpu=1
 nj=$("$(dirname "$0")/../../../local/cores")
-sort_options "lang hours set_name manifest stage stop_stage nj dry_run ngpu" \
+sort_options "lang hours valid_hours set_name manifest stage stop_stage nj dry_run ngpu" \
     "yodas hub lang hours valid_hours seed manifest prepare_opts nj" ./birq.sh "$@"
 whole_numbers 0 ngpu
 check_stages 9
@@ -38,6 +38,13 @@ for ((i = 0; i < ${#opts[@]}; i += 2)); do
             fail "${opts[i]}: has no effect here; leave it out" ;;
     esac
 done
+if [ "${stage}" -le 1 ] && [ "${stop_stage}" -gt 1 ]; then
+    awk -v hours="${valid_hours}" 'BEGIN { exit !(hours + 0 > 0) }' || fail "--valid_hours" \
+        "'${valid_hours}': give more than 0, training needs a validation set"
+    ! head -n 1 "${manifest:-/dev/null}" 2> /dev/null |
+        grep -qE '"valid_hours": 0(\.0*)?[,}]' || fail "--manifest ${manifest}: its set was" \
+        "made with valid_hours 0, training needs a validation set: give another"
+fi
 if [ -n "${manifest}" ]; then
     [ -n "${set_name}" ] || fail "--manifest needs --set_name, the name of the set"
     [[ " ${data_opts[*]} " != *" --lang "* && " ${data_opts[*]} " != *" --hours "* ]] ||

@@ -46,6 +46,8 @@ def test_a_dry_run(recipe):
         ("--speed_perturb_factors 0.9", "--speed_perturb_factors: has no effect here"),
         ("--dumpdir /d", "--dumpdir: has no effect here"),
         ("--audio_format wav", "give --prepare_opts '--audio-format wav.ark'"),
+        ("--valid_hours 0", "--valid_hours '0': give more than 0, training needs"),
+        ("--valid_hours 0.0", "training needs a validation set"),
         ("--manifest m.jsonl", "--manifest needs --set_name"),
         ("--manifest m --set_name x --lang fr", "leave out --lang and --hours"),
         ("--manifest m --set_name x --hours 9", "leave out --lang and --hours"),
@@ -56,6 +58,14 @@ def test_options_without_an_effect(recipe, options, words):
     done = run(command, recipe, check=False)
     assert done.returncode == 1 and words in done.stdout
     assert len(done.stdout.splitlines()) == 1, done.stdout
+
+
+def test_a_manifest_without_a_validation_set(recipe, tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"corpus": "YODAS", "valid_hours": 0.0}\n')
+    options = ["--set_name", "x", "--manifest", f"{tmp_path}/m.jsonl"]
+    said = run_recipe(recipe, "--yodas", "/nowhere", *options, check=False)
+    assert "m.jsonl: its set was made with valid_hours 0" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_set_that_is_not_there_is_made_by_stage_1(recipe):
