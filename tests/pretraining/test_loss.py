@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from espnet2_birq.pretraining.labels import HardLabels, SoftLabels
 from espnet2_birq.pretraining.losses.cross_entropy import (
+    SUMS,
     masked_cross_entropy,
     score_std,
 )
@@ -364,6 +365,23 @@ def test_statistics_equal_plain_ones():
     values = sorted(x.item() for x in expected.values())
     assert min(y - x for x, y in pairwise(values)) > 1e-3  # none passes for another
     assert torch.allclose(total, 2.4 * losses[0] + 0.1 * losses[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_agreement_is_that_of_frames_with_both_labels(share):
+    """A frame without a label in the first objective does not agree with code 0."""
+    torch.manual_seed(0)
+    leaves, present, _, _ = make_case(0, frames=200, codes=3)
+    labels = [torch.randint(3, (200,)) for _ in range(2)]
+    labels[0][torch.rand(200) >= share] = -1
+    labels[1][torch.rand(200) >= 0.8] = -1
+    both = present.bool() & (labels[0] >= 0) & (labels[1] >= 0)
+    same = both & (labels[0] == labels[1])
+    _, tally = masked_cross_entropy(
+        *head(leaves), present, [HardLabels(x) for x in labels], [1.0, 1.0], None, 70
+    )
+    counts = [tally.sums[1, SUMS.index(key)].item() for key in ("both", "agree")]
+    assert counts == [both.sum().item(), same.sum().item()]
 
 
 def test_nothing_of_size_frames_by_codes_is_kept():

@@ -34,7 +34,16 @@ from espnet2_birq.pretraining.labels import (
 from espnet2_birq.pretraining.losses.gumbel import gumbel_like
 
 # Quantities summed over frames for each label, in the order of Tally.sums.
-SUMS = ("loss", "acc", "hit", "label_entropy", "score_std", "grad_square", "agree")
+SUMS = (
+    "loss",
+    "acc",
+    "hit",
+    "label_entropy",
+    "score_std",
+    "grad_square",
+    "both",  # whether the first label of the head is there, too
+    "agree",  # ... and is the same
+)
 
 
 class Tally(NamedTuple):
@@ -237,7 +246,7 @@ class _Sums:
             # Starts as p summed over labels; each label's y (or one-hot) is subtracted
             # below.
             grad_logits = p.mul_(sum(factor[rows] for factor in self.factor)[:, None])
-        first_codes = None
+        first_codes, first_valid = None, self.valid[0, rows]
         for index, label in enumerate(self.labels):
             y = None
             if isinstance(label, SoftLabels):
@@ -260,9 +269,8 @@ class _Sums:
                     index, rows, codes, y, p_head, grad_logits
                 )
             first_codes = codes if first_codes is None else first_codes
-            columns.update(
-                loss=loss, acc=predicted == codes, agree=codes == first_codes
-            )
+            columns.update(loss=loss, acc=predicted == codes, both=first_valid)
+            columns.update(agree=first_valid * (codes == first_codes))
             self._count(index, rows, codes, predicted, columns)
         if grad_logits is not None:
             self.grad_bias += grad_logits.sum(dim=0)
