@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from espnet2_birq.corpora.synth import (
     check_available,
     synthesize,
 )
-from espnet2_birq.datadir.files import write_whole
+from espnet2_birq.datadir.files import whole_folder, write_whole
 from espnet2_birq.datadir.kaldi import Utterance, write_data_dir
 from espnet2_birq.datadir.workers import worker_pool
 from espnet2_birq.errors import DataError
@@ -109,24 +108,17 @@ def _make_audio(
 ) -> tuple[dict[str, list[Utterance]], dict[str, float]]:
     """Write the audio of all sets; return their utterances and lengths in seconds."""
     _check_replaceable(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
-    # The marker shows later runs that they may replace this folder.
-    (part / MARKER).write_text("{}\n")
     corpus: dict[str, list[Utterance]] = {}
     seconds: dict[str, float] = {}
     seen: set[str] = set()
-    with _mapper(nj) as run:
+    with whole_folder(folder) as part, _mapper(nj) as run:
+        # The marker shows later runs that they may replace this folder.
+        (part / MARKER).write_text("{}\n")
         for number, name in enumerate(VOICES_OF):
             jobs = _plan(name, (seed, number), seen)
             corpus[name], seconds[name] = _make_set(
                 name, minutes[name] * 60, jobs, run, part, shown
             )
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.rename(folder)
     return corpus, seconds
 
 

@@ -11,7 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from espnet2_birq.datadir.audio import ARK_ENTRY
-from espnet2_birq.datadir.kaldi import iter_scp, parse_samples, replace_folder
+from espnet2_birq.datadir.files import whole_folder
+from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import merge
 from espnet2_birq.errors import DataError
@@ -92,24 +93,21 @@ def adopt(
             _refuse_outside(source, limits, fs)
         return Adopted(sum(1 for _ in iter_scp(source / "wav.scp")))
     _check_dest(dest, source)
-    part = dest.with_name(f"{dest.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if transcripts:
-        adopted = _adopt_kaldi(source, part)
-        _refuse_open_segments(source)
-        _copy_transcripts(source, part)
-    elif is_formatted(source):
-        adopted = _adopt_formatted(source, part, limits)
-        if not adopted.utterances:
-            raise DataError(
-                f"{source}: no utterance is left that is longer than {min_seconds:g} s "
-                f"and shorter than {max_seconds:g} s; give wider limits"
-            )
-    else:
-        adopted = _adopt_kaldi(source, part)
-    (part / SOURCE).write_text(f"{os.path.realpath(source)}\n", encoding="utf-8")
-    replace_folder(part, dest)
+    with whole_folder(dest) as part:
+        if transcripts:
+            adopted = _adopt_kaldi(source, part)
+            _refuse_open_segments(source)
+            _copy_transcripts(source, part)
+        elif is_formatted(source):
+            adopted = _adopt_formatted(source, part, limits)
+            if not adopted.utterances:
+                raise DataError(
+                    f"{source}: no utterance is left that is longer than {min_seconds:g} "
+                    f"s and shorter than {max_seconds:g} s; give wider limits"
+                )
+        else:
+            adopted = _adopt_kaldi(source, part)
+        (part / SOURCE).write_text(f"{os.path.realpath(source)}\n", encoding="utf-8")
     return adopted
 
 

@@ -1,6 +1,7 @@
-"""Atomic writing of files: complete or not at all."""
+"""Atomic writing of files and folders: complete or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,37 @@ def write_whole(path: Path, content: str) -> None:
     """Write a text file, complete or not at all."""
     with whole_file(path) as part:
         part.write_text(content, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder, which then replaces `path`.
+
+    A symbolic link stays, and its target is replaced. If anything fails, only the old
+    folder remains. A killed process leaves .NAME.part or .NAME.old at worst, which the
+    next call removes.
+    """
+    path = Path(os.path.realpath(path))
+    part, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            if old.exists():
+                shutil.rmtree(old)
+            path.rename(old)
+        try:
+            part.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def sync(path: Path) -> None:

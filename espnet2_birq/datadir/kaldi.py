@@ -3,12 +3,12 @@
 import math
 import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet2_birq.datadir.files import whole_folder
 from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
@@ -110,37 +110,9 @@ def replace_data_dir(dest: str | Path, files: Mapping[str, str]) -> None:
             f"{dest}: exists and is not a Kaldi data directory; "
             "move it away or choose another one to write"
         )
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    new = dest.with_name(f".{dest.name}.new{os.getpid()}")
-    new.mkdir()
-    try:
+    with whole_folder(dest) as part:
         for name, content in files.items():
-            (new / name).write_text(content, encoding="utf-8", newline="\n")
-        replace_folder(new, dest)
-    except BaseException:
-        shutil.rmtree(new)
-        raise
-
-
-def replace_folder(new: Path, dest: Path) -> None:
-    """Rename a folder to `dest`, replacing any folder there.
-
-    A killed process leaves the old folder as `.NAME.old` at worst; the next call takes
-    its place, or puts it back if it fails.
-    """
-    old = dest.with_name(f".{dest.name}.old")
-    if dest.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        dest.rename(old)
-    try:
-        new.rename(dest)
-    except BaseException:
-        if old.exists():
-            old.rename(dest)
-        raise
-    if old.exists():
-        shutil.rmtree(old)
+            (part / name).write_text(content, encoding="utf-8", newline="\n")
 
 
 def read_scp(path: str | Path, allow_empty_values: bool = False) -> dict[str, str]:

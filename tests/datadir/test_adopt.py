@@ -123,7 +123,7 @@ def test_a_set_is_always_there(recipe, tmp_path, monkeypatch):
     rename = Path.rename
 
     def stop(path, target):
-        if path.name == "dest.part":
+        if path.name == ".dest.part":
             raise KeyboardInterrupt
         return rename(path, target)
 
@@ -167,8 +167,8 @@ def test_unusable_sets(recipe, tmp_path, name, content, words):
     else:
         (source / name).write_text(content)
     with pytest.raises(DataError, match=words):
-        adopt(source, tmp_path / "dest", FS)
-    assert not (tmp_path / "dest").exists()
+        adopt(source, tmp_path / "here" / "dest", FS)
+    assert not list(tmp_path.glob("here/*"))
 
 
 def test_kaldi_directory_with_arks(recipe, tmp_path):

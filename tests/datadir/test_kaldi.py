@@ -84,7 +84,7 @@ def test_a_failure_at_the_last_step_puts_the_old_directory_back(tmp_path, monkey
     rename = Path.rename
 
     def rename_unless_new(path, target):
-        if ".new" in path.name:
+        if ".part" in path.name:
             raise OSError("disk trouble")
         return rename(path, target)
 

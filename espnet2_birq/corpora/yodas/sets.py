@@ -21,6 +21,7 @@ from espnet2_birq.corpora.yodas.selection import (
 )
 from espnet2_birq.corpora.yodas.store import ShardStore
 from espnet2_birq.corpora.yodas.writer import AUDIO, SKIPPED, UTTERANCES
+from espnet2_birq.datadir.files import whole_folder
 from espnet2_birq.errors import DataError
 
 MANIFEST = "manifest.jsonl"
@@ -68,45 +69,36 @@ def write_sets(
         DataError: A set would be empty, or the training set lack a language.
     """
     several = len({shard.language for shard in chosen.shards}) > 1
-    with ExitStack() as stack:
+    with ExitStack() as folders:
         writers = {
-            path: stack.enter_context(
-                _SetWriter(store.work / path.name, store, several)
-            )
+            path: _SetWriter(folders.enter_context(whole_folder(path)), store, several)
             for path in (train, valid)
             if path is not None
         }
         training = writers[train]
         validation = training if valid is None else writers[valid]
-        skipped = stack.enter_context(_create(training.folder / "skipped"))
-        for shard in sorted([*chosen.shards, *chosen.unusable], key=lambda s: s.key):
-            if shard in chosen.unusable:
-                skipped.write(f"{shard}\t{chosen.unusable[shard]}\n")
-            else:
-                _add_shard(shard, store, chosen, owners, training, validation, skipped)
-    for path, writer in writers.items():
-        if not writer.size.utterances:
-            raise DataError(
-                f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
-                "other --parts, filters or --valid-hours"
-            )
-    for code in sorted(set(languages) - training.languages):
-        if chosen.samples.get(code):
-            raise DataError(
-                f"{train}: all videos of {code} would be held out for validation; give a "
-                "smaller --valid-hours, or leave it out of --parts"
-            )
-        why = f"{_most_skipped(chosen)};"
-        for shard, reason in chosen.unusable.items():
-            if shard.language == code:
-                why = f", {shard}: {reason}, or"
-        raise DataError(
-            f"{train}: no utterance of {code} would be in it{why} leave {code} out of "
-            "--parts"
-        )
-    manifest.rename(training.folder / MANIFEST)
-    for path, writer in writers.items():
-        _replace(path, writer.folder)
+        with ExitStack() as stack:
+            for writer in writers.values():
+                stack.enter_context(writer)
+            skipped = stack.enter_context(_create(training.folder / "skipped"))
+            for shard in sorted(
+                [*chosen.shards, *chosen.unusable], key=lambda s: s.key
+            ):
+                if shard in chosen.unusable:
+                    skipped.write(f"{shard}\t{chosen.unusable[shard]}\n")
+                else:
+                    _add_shard(
+                        shard, store, chosen, owners, training, validation, skipped
+                    )
+        for path, writer in writers.items():
+            if not writer.size.utterances:
+                raise DataError(
+                    f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
+                    "other --parts, filters or --valid-hours"
+                )
+        for code in sorted(set(languages) - training.languages):
+            raise DataError(f"{train}: {_why_not(code, chosen)} out of --parts")
+        shutil.move(manifest, training.folder / MANIFEST)
     return {path: writer.size for path, writer in writers.items()}
 
 
@@ -134,9 +126,6 @@ class _SetWriter:
         self._files = ExitStack()
 
     def __enter__(self) -> "_SetWriter":
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir()
         names = ["wav.scp", "utt2num_samples", "utt2spk", "spk2utt"]
         names += ["text"] if self._store.options.text else []
         names += ["category2utt"] if self._categories else []
@@ -205,6 +194,19 @@ def _add_shard(
         skipped.write(f"{shard.key}-{name}\t{reason}\n")
 
 
+def _why_not(language: str, chosen: Selection) -> str:
+    if chosen.samples.get(language):
+        return (
+            f"all videos of {language} would be held out for validation; give a smaller "
+            "--valid-hours, or leave it"
+        )
+    why = f"{_most_skipped(chosen)};"
+    for shard, reason in chosen.unusable.items():
+        if shard.language == language:
+            why = f", {shard}: {reason}, or"
+    return f"no utterance of {language} would be in it{why} leave {language}"
+
+
 def _most_skipped(chosen: Selection) -> str:
     counts = {reason: sums["count"] for reason, sums in chosen.skipped.items()}
     if not counts:
@@ -215,10 +217,3 @@ def _most_skipped(chosen: Selection) -> str:
 
 def _create(path: Path):
     return path.open("w", encoding="utf-8", newline="\n")
-
-
-def _replace(path: Path, new: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        path.rename(new.with_name(f"{new.name}.old"))  # removed with the work folder
-    new.rename(path)
