@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from planted import OBJECTIVES, write_experiment, write_speech
+from scipy.stats import entropy
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import homogeneity_score
 
 from espnet2_birq.bin import phone_probe
 from espnet2_birq.evaluation.phones import measure
@@ -70,6 +73,27 @@ def test_features_that_are_phones():
     variance = np.var(np.eye(5)[frames.phones], axis=0).mean()
     assert found["variance"] == pytest.approx(variance, rel=1e-4)
     assert found["size"] == 5
+
+
+def test_units_are_those_of_several_seeds():
+    """The mean over runs of k-means, each of another seed; one may be lucky."""
+
+    def features_of(labels, generator):
+        return np.eye(5)[labels] + generator.standard_normal((len(labels), 5))
+
+    features, frames = planted_frames(features_of)
+    found = measure_layer(features, frames, sides(frames), Settings(units=12))
+    pnmi, perplexity = [], []
+    for seed in range(3):
+        kmeans = MiniBatchKMeans(
+            12, batch_size=4096, max_iter=10, n_init=1, random_state=seed
+        )
+        units = kmeans.fit_predict(features.numpy())
+        pnmi.append(homogeneity_score(frames.phones, units))
+        perplexity.append(np.exp(entropy(np.bincount(units))))
+    assert len(set(pnmi)) == 3 and found["pnmi_of_seeds"] == pytest.approx(pnmi)
+    assert found["pnmi"] == pytest.approx(np.mean(pnmi))
+    assert found["unit_perplexity"] == pytest.approx(np.mean(perplexity))
 
 
 def test_features_without_a_relation_give_the_majority():

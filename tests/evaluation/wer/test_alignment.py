@@ -16,8 +16,8 @@ from espnet2_birq.evaluation.wer.alignment import (
 from espnet2_birq.evaluation.wer.transcripts import fold_case
 
 
-def slow_counts(ref, hyp):
-    """Count by recursion from the end, with sclite's costs and tie-breaking."""
+def slow_steps(ref, hyp):
+    """Align by recursion from the end, with sclite's costs and tie-breaking."""
     cost, step = {(0, 0): 0}, {}
     for i in range(len(ref) + 1):
         for j in range(len(hyp) + 1):
@@ -31,19 +31,22 @@ def slow_counts(ref, hyp):
                 options.append((cost[i - 1, j] + 3, 2, 2))
             if options:
                 cost[i, j], _, step[i, j] = min(options)
-    counts, i, j = [0, 0, 0, 0], len(ref), len(hyp)
+    steps, i, j = [], len(ref), len(hyp)
     while i or j:
         kind = step[i, j]
-        counts[kind] += 1
+        steps.insert(0, kind)
         i, j = i - (kind != 3), j - (kind != 2)
-    return counts
+    return steps
 
 
-def test_counts_are_those_of_a_plain_programme():
-    refs, hyps = random_set(300, 0)
-    counts = count_errors(list(refs.values()), list(hyps.values()))
-    for ref, hyp, count in zip(refs.values(), hyps.values(), counts, strict=True):
-        assert count.tolist() == slow_counts(ref.split(), hyp.split())
+def test_steps_are_those_of_a_plain_programme():
+    """Also their order, which decides on the segments of the matched-pairs test."""
+    sides = [list(side.values()) for side in random_set(300, 0)]
+    counts, steps = count_errors(*sides), align_all(*sides)
+    for ref, hyp, count, found in zip(*sides, counts, steps, strict=True):
+        expected = slow_steps(ref.split(), hyp.split())
+        assert found.tolist() == expected
+        assert count.tolist() == [expected.count(kind) for kind in range(4)]
 
 
 def test_more_errors_than_least_are_few():
