@@ -118,15 +118,15 @@ class FastDropout(torch.nn.Dropout):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See torch.nn.Dropout. The rate is rounded to 1/65536."""
-        if not self.training or self.p in (0.0, 1.0) or x.device.type != "cpu":
+        dropped = round(self.p * 65536)
+        if not self.training or dropped in (0, 65536) or x.device.type != "cpu":
             return super().forward(x)
-        return _Dropout.apply(x, self.p)
+        return _Dropout.apply(x, dropped)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, p):
-        dropped = round(p * 65536)
+    def forward(ctx, x, dropped):
         bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
         bits.random_(-(2**63), None)
         # int16 is uniform on [-32768, 32768): drop its `dropped` lowest values.

@@ -91,3 +91,9 @@ def test_dropout():
     torch.manual_seed(3)
     assert torch.equal(layer(x), y)
     assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.99999, 0.9999999])
+def test_dropout_of_almost_none_or_all(rate):
+    y = FastDropout(rate)(torch.ones(1000))
+    assert y.isfinite().all() and (y == 0).all() == (rate > 0.5)
