@@ -1,6 +1,6 @@
 """Dependence of labels on the frames from which the input's moments are computed.
 
-    python bench/start_frames.py --librispeech DIR [--parts train-clean-100 test-other]
+    python bench/start_frames.py --librispeech DIR [--train PART] [--test PART]
 
 ssl_train computes the moments from the first 100,000 encoder frames, before the first
 update. Here two projections are computed from that many frames of different readers. Both
