@@ -23,6 +23,7 @@ from espnet2_birq.evaluation.probe import (
     decode,
     extract,
     fit,
+    make_batches,
     pad,
     train,
 )
@@ -147,6 +148,36 @@ def test_the_learning_rate_rises_and_falls(monkeypatch, updates):
     assert rates == pytest.approx(expected)
     last = [x.item() for x in losses][-100:]
     assert loss == pytest.approx(sum(last) / len(last))
+
+
+def test_batches_are_as_large_as_the_limit():
+    """Including padding; a single utterance may be longer."""
+    lengths = np.random.default_rng(0).integers(1, 60, 50).tolist() + [150, 130]
+    utterances = draw_utterances(lengths, layers=1)
+    batches = make_batches(utterances, 120)
+    in_order = [x.feats.size(1) for batch in batches for x in batch]
+    assert in_order == sorted(lengths)
+    assert {x.name for batch in batches for x in batch} == {x.name for x in utterances}
+    for batch, following in zip(batches, [*batches[1:], None]):
+        assert len(batch) == 1 or len(batch) * batch[-1].feats.size(1) <= 120
+        if following is not None:
+            assert (len(batch) + 1) * following[0].feats.size(1) > 120
+
+
+def test_every_batch_is_taken_before_one_is_repeated(monkeypatch):
+    """Drawn independently, some utterances would hardly be trained on."""
+    taken = []
+
+    def noted(batch):
+        taken.append(batch[0].name)
+        return pad(batch)
+
+    monkeypatch.setattr(module, "pad", noted)
+    utterances = draw_utterances((10, 11, 12, 13, 14))
+    fit(utterances, Settings(updates=20, batch_frames=1, hidden=0))
+    rounds = [tuple(taken[start : start + 5]) for start in range(0, 20, 5)]
+    assert all(len(set(one)) == 5 for one in rounds)
+    assert len(set(rounds)) > 1  # in another order
 
 
 def test_the_seed_decides():
