@@ -170,10 +170,10 @@ def test_a_batch_that_does_not_fit_is_halved(model, tmp_path, monkeypatch):
 
 
 def test_batches_have_like_durations_and_a_limit():
-    durations = [9.0, 1.0, 3.0, 0.1, 2.9, 0.15, 20.0]
+    durations = [9.0, 1.0, 3.0, 0.1, 2.9, 3.3, 0.15, 20.0]  # 4 * 3.3 > 10
     utterances = [Utterance(f"u{n}", "x", s) for n, s in enumerate(durations)]
     batches = [[x.seconds for x in batch] for batch in make_batches(utterances, 10)]
-    assert batches == [[0.1], [0.15], [1.0, 2.9, 3.0], [9.0], [20.0]]
+    assert batches == [[0.1], [0.15], [1.0, 2.9, 3.0], [3.3], [9.0], [20.0]]
 
 
 def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):
