@@ -148,62 +148,82 @@ class Runner:
     # ------------------------------------------------------------------- steps
     def prepare(self) -> None:
         """Prepare data and statistics, once for all systems."""
-        ssl, asr = self.spec.recipe / "ssl1", self.spec.recipe / "asr1"
-        key = [self.data_options, self._run_key, str(self.spec.recipe)]
+        self._prepare_ssl()
+        sets = self.spec.finetune_sets
+        if not sets and self.spec.probe is None:
+            return
+        self._prepare_asr()
+        hours: dict[str, float] = {}  # of the sets drawn so far, and of their rests
+        for one in sets:
+            if one.hours is not None:
+                self._draw_subset(one, one.hours, hours)
+        for one in sets:
+            self._prepare_statistics(one, hours)
+
+    def _prepare_ssl(self) -> None:
         conf = self.spec.pretrain
         run_ssl = self._run_sh("ssl", "--train_config", conf, "--stop_stage", 6)
         self._prepare(
             "data_ssl",
-            [*key, conf.read_text()],
-            [(ssl, run_ssl)],
+            [*self._settings_of_data(), conf.read_text()],
+            [(self.spec.recipe / "ssl1", run_ssl)],
             makes=[f"{self.out}/ssl/ssl_stats_raw/{x}/{STAMP}" for x in TRAIN_VALID],
             lists=self.ssl_lists,
         )
-        if not self.spec.finetune_sets and self.spec.probe is None:
-            return
-        config = self._asr_config()
-        run_asr = self._run_sh("asr", *config, "--ssl_model", "none")
-        sets = [self.spec.train_set, *self.spec.tests]
+
+    def _prepare_asr(self) -> None:
+        lists = partial(self.lists, self.spec.train_set, *self.spec.tests)
         self._prepare(
             "data_asr",
-            key,
-            [(asr, [*run_asr, "--stop_stage", 5])],
-            makes=self.lists(*sets),
-            lists=lambda: self.lists(*sets),
+            self._settings_of_data(),
+            [(self.spec.recipe / "asr1", [*self._run_asr(), "--stop_stage", 5])],
+            makes=lists(),
+            lists=lists,
         )
-        seen = {}
-        for one in self.spec.finetune_sets:
-            if one.hours is not None:
-                seen[one.name] = one.hours
-                subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
-                subset += ["--hours", str(one.hours)]
-                for other in self.spec.finetune_sets:
-                    if other.rest_of == one.name:
-                        seen[other.name] = one.hours
-                        rest = f"dump/raw/{self.train_set(other.name)}"
-                        subset += ["--rest", rest]
-                subset.append(f"dump/raw/{self.spec.train_set}")
-                subset.append(f"dump/raw/{self.train_set(one.name)}")
-                rests = [x for x in self.spec.finetune_sets if one.name == x.rest_of]
-                drawn = [self.train_set(x.name) for x in (one, *rests)]
-                lists = partial(self.lists, self.spec.train_set, *drawn)
-                self._prepare(
-                    f"data_{one.name}",
-                    [*key, dict(seen)],
-                    [(asr, subset)],
-                    makes=lists(),
-                    lists=lists,
-                )
-        for one in self.spec.finetune_sets:
-            stats = [*run_asr, "--stage", 10, "--stop_stage", 10]
-            stats += self._asr_data(one.name)
-            self._prepare(
-                f"stats_{one.name}",
-                [*key, dict(seen)],
-                [(asr, stats)],
-                makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
-                lists=partial(self.asr_lists, one.name),
-            )
+
+    def _draw_subset(
+        self, one: FinetuneSet, number: float, hours: dict[str, float]
+    ) -> None:
+        """Draw a set from the training set, and write its rest if that is a set, too.
+
+        Args:
+            one: The set.
+            number: Its hours.
+            hours: Hours by set, to which those of the sets made here are added.
+        """
+        rests = (x for x in self.spec.finetune_sets if x.rest_of == one.name)
+        rest = next(rests, None)  # at most one, see read_spec()
+        made = [one] if rest is None else [one, rest]
+        hours.update((x.name, number) for x in made)
+        subset = [sys.executable, "-m", "espnet2_birq.bin.subset_data"]
+        subset += ["--hours", str(number)]
+        if rest is not None:
+            subset += ["--rest", f"dump/raw/{self.train_set(rest.name)}"]
+        subset.append(f"dump/raw/{self.spec.train_set}")
+        subset.append(f"dump/raw/{self.train_set(one.name)}")
+        names = [self.train_set(x.name) for x in made]
+        lists = partial(self.lists, self.spec.train_set, *names)
+        self._prepare(
+            f"data_{one.name}",
+            [*self._settings_of_data(), dict(hours)],
+            [(self.spec.recipe / "asr1", subset)],
+            makes=lists(),
+            lists=lists,
+        )
+
+    def _prepare_statistics(self, one: FinetuneSet, hours: dict[str, float]) -> None:
+        stats = [*self._run_asr(), "--stage", 10, "--stop_stage", 10]
+        stats += self._asr_data(one.name)
+        self._prepare(
+            f"stats_{one.name}",
+            [*self._settings_of_data(), dict(hours)],
+            [(self.spec.recipe / "asr1", stats)],
+            makes=[self.out / "asr" / f"stats_{one.name}" / STAMP],
+            lists=partial(self.asr_lists, one.name),
+        )
+
+    def _settings_of_data(self) -> list:
+        return [self.data_options, self._run_key, str(self.spec.recipe)]
 
     def _prepare(
         self, name: str, key: list, commands: list, makes: list, lists
@@ -331,10 +351,11 @@ class Runner:
     def _pretrained(self, system: System, seed: int) -> list[Path]:
         return [self.model(system.name, seed)] if system.pretrain is not None else []
 
-    def _asr_config(self) -> list:
-        if self.spec.finetune_config is None:
-            return []
-        return ["--asr_config", self.spec.finetune_config]
+    def _run_asr(self) -> list:
+        """Return the command of asr1's run.sh that prepares data."""
+        conf = self.spec.finetune_config
+        config = [] if conf is None else ["--asr_config", conf]
+        return self._run_sh("asr", *config, "--ssl_model", "none")
 
     def _asr_data(self, name: str) -> list:
         stats = self.out / "asr" / f"stats_{name}"
