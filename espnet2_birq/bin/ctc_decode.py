@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
+from espnet2_birq.bin.options.decode import (
+    add_lm_options,
+    add_network_options,
+    wants_gpu,
+)
 from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.options import finite
 
@@ -88,7 +92,7 @@ def decode(args: argparse.Namespace) -> None:
         weights_file=args.weights,
         search=args.search,
         tag=args.tag,
-        gpu=args.ngpu,
+        gpu=wants_gpu(args),
         batch_seconds=args.batch_seconds,
         nj=args.nj,
     )

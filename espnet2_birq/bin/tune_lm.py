@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import add_shared_options, make_parser, run
-from espnet2_birq.bin.options.decode import add_lm_options, add_network_options
+from espnet2_birq.bin.options.decode import (
+    add_lm_options,
+    add_network_options,
+    wants_gpu,
+)
 from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.options import output_file
 
@@ -62,7 +66,7 @@ def tune(args: argparse.Namespace) -> None:
         args.out,
         Weights(**{name: value for name, value in beam.items() if value is not None}),
         words=args.words,
-        gpu=args.ngpu,
+        gpu=wants_gpu(args),
         batch_seconds=args.batch_seconds,
         nj=args.nj,
     )

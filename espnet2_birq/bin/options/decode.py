@@ -32,6 +32,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def wants_gpu(args: argparse.Namespace) -> bool | None:
+    """Return whether the network is to run on a GPU; None: if there is one."""
+    return None if args.ngpu is None else args.ngpu > 0
+
+
 def add_lm_options(parser: argparse.ArgumentParser, required: bool) -> None:
     """Add the options of the n-gram."""
     parser.add_argument(

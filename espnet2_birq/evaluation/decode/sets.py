@@ -32,7 +32,7 @@ def decode_sets(
     weights_file: Path | None = None,
     search: str = "greedy",
     tag: str | None = None,
-    gpu: int | None = 0,
+    gpu: bool | None = False,
     batch_seconds: float = 200.0,
     nj: int = 4,
 ) -> None:
@@ -101,7 +101,7 @@ def choose_search(
     return ngram, {"search": "ngram", **key, **weights._asdict()}, lm_name(lm)
 
 
-def load_recogniser(model: Path, gpu: int | None) -> Recogniser:
+def load_recogniser(model: Path, gpu: bool | None) -> Recogniser:
     """Load a model; raise ConfigError if a GPU is requested but unavailable."""
     there = torch.cuda.is_available()
     gpu = there if gpu is None else gpu

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -18,7 +18,7 @@ from espnet2_birq.evaluation.decode.sets import (
     log_probs_of,
     store_key,
 )
-from espnet2_birq.evaluation.decode.store import Results, reserved
+from espnet2_birq.evaluation.decode.store import LogProbs, Results, reserved
 from espnet2_birq.evaluation.markdown import markdown_table
 
 # Step sizes of lm_weight and word_score, used in this order.
@@ -92,7 +92,7 @@ def tune_on_set(
     start: Weights = Weights(),
     *,
     words: Path | None = None,
-    gpu: int | None = 0,
+    gpu: bool | None = False,
     batch_seconds: float = 200.0,
     nj: int = 4,
 ) -> str:
@@ -118,28 +118,15 @@ def tune_on_set(
         ConfigError: The set looks like a test set; or see load_search().
         DataError: A file is missing or invalid, or no utterance has text and audio.
     """
-    if {"test", "eval"} & set(re.split("[-_.]", dev.resolve().name.lower())):
-        raise ConfigError(
-            f"--dev {dev}: looks like a test set; tune on a development set"
-        )
+    _refuse_test_set(dev)
     texts = read_scp(dev / "text", allow_empty_values=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     recogniser = load_recogniser(model, gpu)
     store, skipped = log_probs_of(model, recogniser, dev, batch_seconds)
-    if skipped:
-        name, reason = min(skipped.items())
-        logging.warning(
-            f"{dev}: {len(skipped)} utterances are left out; the first, {name}: "
-            f"{reason}"
-        )
+    _warn_of(skipped, dev)
     search, key = load_search(lm, words, recogniser.tokens, start)
     key = {**store_key(store), **key}
-    names = store.done()
-    refs = {name: text for name, text in texts.items() if name in names}
-    if not refs:
-        raise DataError(f"{dev}: no utterance has both text and audio")
-    logging.info(f"{dev}: {len(refs)} utterances with text and audio")
-
+    refs = _references(dev, texts, store)
     work = out.with_name(out.name + ".work")
 
     def error_rate(weights: Weights) -> float:
@@ -160,6 +147,37 @@ def tune_on_set(
         values = {"lm": str(lm), **best._asdict()}
         if words:
             values["words"] = str(words)
-        values.update(dev=str(dev), dev_wer=round(tried[best], 2))
+        values |= {"dev": str(dev), "dev_wer": round(tried[best], 2)}
         write_whole(out, yaml.safe_dump(values, sort_keys=False))
     return f"WER % on {dev}, the best one bold:\n\n{table(tried, best)}"
+
+
+def _refuse_test_set(dev: Path) -> None:
+    if {"test", "eval"} & set(re.split("[-_.]", dev.resolve().name.lower())):
+        raise ConfigError(
+            f"--dev {dev}: looks like a test set; tune on a development set"
+        )
+
+
+def _warn_of(skipped: Mapping[str, str], dev: Path) -> None:
+    """Warn of utterances that are left out, given with the reasons."""
+    if skipped:
+        name, reason = min(skipped.items())
+        logging.warning(
+            f"{dev}: {len(skipped)} utterances are left out; the first, {name}: "
+            f"{reason}"
+        )
+
+
+def _references(dev: Path, texts: Mapping[str, str], store: LogProbs) -> dict[str, str]:
+    """Return the texts of utterances that have log-probabilities.
+
+    Raises:
+        DataError: There is none.
+    """
+    names = store.done()
+    refs = {name: text for name, text in texts.items() if name in names}
+    if not refs:
+        raise DataError(f"{dev}: no utterance has both text and audio")
+    logging.info(f"{dev}: {len(refs)} utterances with text and audio")
+    return refs
