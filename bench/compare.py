@@ -40,6 +40,7 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import forked  # noqa: E402
 
 from espnet2_birq.kernels.allocator import variables  # noqa: E402
+from espnet2_birq.options import Parser  # noqa: E402
 
 COLUMNS = [  # key of a command's JSON, heading, factor, format
     ("peak_rss_mib", "peak MiB", 1, ".0f"),
@@ -268,7 +269,7 @@ def main():
     own, commands = sys.argv[1:], []
     if "--" in own:
         own, commands = own[: own.index("--")], own[own.index("--") :]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("plan", nargs="?", help="YAML file; or commands, each after --")
@@ -277,7 +278,7 @@ def main():
     parser.add_argument("--seconds", type=float, help="begin nothing later (no limit)")
     parser.add_argument("--forked", action="store_true", help="see above; for a GPU")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the commands, run none"
+        "--dry_run", action="store_true", help="print the commands, run none"
     )
     args = parser.parse_args(own)
     if args.plan and commands:

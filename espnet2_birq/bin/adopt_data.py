@@ -19,7 +19,7 @@ it was made from SOURCE."""
 
 EPILOG = """\
 example:
-  python -m espnet2_birq.bin.adopt_data --max-seconds 30 \\
+  python -m espnet2_birq.bin.adopt_data --max_seconds 30 \\
       /espnet/egs2/x/asr1/dump/raw/train dump/raw/train"""
 
 
@@ -33,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_shared_options(parser, "--fs")
     for limit, default in (("min", 0.0), ("max", float("inf"))):
         parser.add_argument(
-            f"--{limit}-seconds",
+            f"--{limit}_seconds",
             type=float,
             default=default,
             metavar="S",

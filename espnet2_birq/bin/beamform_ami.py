@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: BeamformIt if it is on PATH, else python",
     )
-    add_shared_options(parser, "--nj", "--dry-run")
+    add_shared_options(parser, "--nj", "--dry_run")
     return parser
 
 

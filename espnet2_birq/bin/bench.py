@@ -24,7 +24,7 @@ examples:
   python -m espnet2_birq.bin.bench --config conf/tuning/train_birq_c2.yaml \\
       --data dump/raw/train --device cuda --processes 8 --out machine.json"""
 POSITIVE = (
-    "hours valid-hours utterance-seconds longest-seconds rounds most-seconds threads "
+    "hours valid_hours utterance_seconds longest_seconds rounds most_seconds threads "
     "processes"
 )
 
@@ -42,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     add("--rounds", type=int, default=3, help="timed steps of each kind")
     add(
-        "--most-seconds",
+        "--most_seconds",
         type=float,
         metavar="S",
         help="limit on the seconds of speech in a timed batch (default: 40 on a CPU, 640 on a "

@@ -36,7 +36,7 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "accept other rates than --fs, to be converted by a later stage of the "
         "recipe",
     },
-    "--skip-bad": {
+    "--skip_bad": {
         "action": "store_true",
         "help": "skip and list bad audio files instead of stopping at the first",
     },
@@ -47,7 +47,7 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "number of parallel jobs, 1 to 128",
     },
-    "--dry-run": {"action": "store_true", "help": "check and count all, write nothing"},
+    "--dry_run": {"action": "store_true", "help": "check and count all, write nothing"},
 }
 
 
@@ -73,7 +73,7 @@ def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
     Args:
         parser: Parser of the command.
-        names: Some of --dest, --fs, --resample, --skip-bad, --nj, --dry-run.
+        names: Some of --dest, --fs, --resample, --skip_bad, --nj, --dry_run.
     """
     for name in names:
         parser.add_argument(name, **_SHARED_OPTIONS[name])

@@ -13,7 +13,7 @@ Print the cost of a pretraining run: parameters, FLOPs per step, GPU memory, the
 batch that fits, days. A step of the configured model is run on fake tensors and
 counted operation by operation, as on a GPU: this takes seconds, no
 GPU and no memory. The speed of a GPU is assumed; pass --machine with what `birq bench`
-measured on yours, or --step-seconds once you have measured a step.
+measured on yours, or --step_seconds once you have measured a step.
 
 All other options are those of ssl_train: --batch_bins 51200000, --accum_grad 1,
 --encoder_conf num_blocks=12, ... change the configuration."""
@@ -22,9 +22,9 @@ examples:
   python -m espnet2_birq.bin.plan --config conf/tuning/train_birq_c2.yaml \\
       --hours 960 --gpus 8 --gpu h100 --batch_bins 51200000 --accum_grad 1
   python -m espnet2_birq.bin.plan --config conf/train_birq.yaml \\
-      --data dump/raw/train --gpus 1 --gpu a100 --step-seconds 0.31"""
+      --data dump/raw/train --gpus 1 --gpu a100 --step_seconds 0.31"""
 
-POSITIVE = "gpus memory tflops step-seconds"
+POSITIVE = "gpus memory tflops step_seconds"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="effective TFLOP/s of a GPU over a whole step, instead of the assumptions",
     )
     speed.add_argument(
-        "--step-seconds",
+        "--step_seconds",
         type=float,
         metavar="S",
         help="measured step of exactly this configuration and number of GPUs: "

@@ -15,7 +15,7 @@ annotation 1.6.2 and the distributed audio.
 Utterances, ids, words and set names are those of Kaldi's and ESPnet's recipes:
 DATA_DIR/{ihm,sdm1,mdm8}_{train,dev,eval} with wav.scp, segments, text, utt2spk and
 spk2utt, and stm and glm for scoring. A recording that is missing, bad, or ends more
-than 15 s before its last utterance is an error; with --skip-bad, utterances that it
+than 15 s before its last utterance is an error; with --skip_bad, utterances that it
 does not hold are skipped and counted, so that an excerpt of the corpus can be used. In
 each set, words.tsv accounts for all annotated words, statistics.tsv lists speech and
 overlapped speech per meeting, skipped lists what was skipped and why.
@@ -28,7 +28,7 @@ EPILOG = """\
 examples:
   # Segmentation by the annotation alone, without audio.
   python -m espnet2_birq.bin.prepare_ami --annotations downloads/annotations \\
-      --annotations-only --mic ihm data
+      --annotations_only --mic ihm data
 
   # Headsets, two sets.
   python -m espnet2_birq.bin.prepare_ami --annotations downloads/annotations \\
@@ -53,11 +53,11 @@ def get_parser() -> argparse.ArgumentParser:
         "amicorpus; for mdm8 the output of beamform_ami",
     )
     parser.add_argument(
-        "--annotations-only",
+        "--annotations_only",
         action="store_true",
         help="do not look for audio; wav.scp has the expected paths",
     )
-    add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
+    add_shared_options(parser, "--fs", "--resample", "--skip_bad", "--nj", "--dry_run")
     return parser
 
 

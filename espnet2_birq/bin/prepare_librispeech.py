@@ -25,7 +25,7 @@ examples:
 
   # Check what is available (a minute for the 960 hours)
   python -m espnet2_birq.bin.prepare_librispeech --librispeech /corpora --dest data \\
-      --skip-bad --dry-run
+      --skip_bad --dry_run
 
   # Two parts. The last 4 readers of dev-clean are held out: 2 of them are
   # data/dev_clean_valid, 2 are data/dev_clean_test, the other readers are
@@ -76,7 +76,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="fail, before anything is written, if one of these sets would not be made, "
         "or, without --skip_bad, be partial; other sets in DEST are your own",
     )
-    add_shared_options(parser, "--fs", "--resample", "--skip-bad", "--nj", "--dry-run")
+    add_shared_options(parser, "--fs", "--resample", "--skip_bad", "--nj", "--dry_run")
     return parser
 
 

@@ -22,7 +22,7 @@ resumes, with the same result.
 
 Audio with captions is used, whose times segment the videos of yodas2; the captions
 are written only with --text. With --uncaptioned other audio is used as well:
-videos without captions are cut at quiet places, at most --max-duration apart."""
+videos without captions are cut at quiet places, at most --max_duration apart."""
 
 EPILOG = """\
 examples:
@@ -59,11 +59,11 @@ def get_parser() -> argparse.ArgumentParser:
     add_selection(parser)
     add_filters(parser)
     parser.add_argument(
-        "--keep-downloads",
+        "--keep_downloads",
         action="store_true",
         help="do not remove a shard's downloads of --hub after preparation",
     )
-    add_shared_options(parser, "--nj", "--dry-run")
+    add_shared_options(parser, "--nj", "--dry_run")
     return parser
 
 

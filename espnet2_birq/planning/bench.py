@@ -86,7 +86,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
         raise ConfigError(
             f"--out {args.out}: not written, as these steps are too small to tell the "
             "time of products from that of all else; give a larger --config or "
-            "--most-seconds, or more --rounds"
+            "--most_seconds, or more --rounds"
         )
 
 

@@ -105,7 +105,7 @@ def _around(plan: Plan, machine: Machine | None) -> str:
 def _speed(speed, peak):
     gpu = GPUS[speed.gpu]
     if speed.step_seconds:
-        return "a step as measured (--step-seconds)"
+        return "a step as measured (--step_seconds)"
     if speed.tflops:
         return f"{speed.tflops:g} TFLOP/s over a whole step (--tflops)"
     if speed.machine:
@@ -116,7 +116,7 @@ def _speed(speed, peak):
     return (
         f"{speed.gpu}: products at {OF_PEAK_FLOPS:.0%} of {peak / 1e12:.4g} TFLOP/s, all "
         f"else\n  at {OF_PEAK_BANDWIDTH:.0%} of {gpu.bandwidth / 1e12:.2g} TB/s "
-        "(--step-seconds or --tflops replaces this)"
+        "(--step_seconds or --tflops replaces this)"
     )
 
 

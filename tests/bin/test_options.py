@@ -11,7 +11,7 @@ from espnet2_birq.options import count, output_file, output_folder, whole_number
 @pytest.mark.parametrize("given", [["--skip-bad"], ["--skip_bad"]])
 def test_hyphens_are_underscores(given):
     parser = make_parser("x", "", "")
-    add_shared_options(parser, "--skip-bad")
+    add_shared_options(parser, "--skip_bad")
     parser.add_argument("--min_level", type=float)
     parser.add_argument("rest", nargs="*")
     args = parser.parse_args([*given, "--min-level=-3.5", "--", "--skip-bad", "a-b"])

@@ -48,7 +48,7 @@ def test_a_teacher_is_kept_beside_the_encoder(tmp_path, capsys):
 
 
 def test_days_follow_from_a_measured_step(capsys):
-    options = ("--hours", 64, "--step-seconds", 0.5, "--max_epoch", 3)
+    options = ("--hours", 64, "--step_seconds", 0.5, "--max_epoch", 3)
     numbers = plan(capsys, *options)
     steps = 64 * 3600 / 64  # 64 s of speech per step
     assert numbers["days"] == pytest.approx(3 * steps * 0.5 / 86400)
@@ -61,7 +61,7 @@ def test_days_follow_from_a_measured_step(capsys):
 
 
 def test_the_batch_that_fits_fits_and_no_more(capsys):
-    options = ("--hours", 1, "--memory", 3, "--longest-seconds", 12.3)
+    options = ("--hours", 1, "--memory", 3, "--longest_seconds", 12.3)
     numbers = plan(capsys, *options)
     seconds = numbers["fits_seconds_per_gpu"]
     key, bins = numbers["fits_options"].split()
@@ -113,7 +113,7 @@ def test_lengths_of_the_data(tmp_path, capsys):
         (["--hours", "9", "--accum_grad", "0"], "accum_grad is a whole number of 1 or"),
         (["--hours", "9", "--max_epoch", "0"], "max_epoch is a whole number of 1 or"),
         (["--hours", "inf"], "--hours inf: must be more than 0, and finite"),
-        (["--hours", "9", "--valid-hours", "inf"], "--valid-hours inf: must be more"),
+        (["--hours", "9", "--valid_hours", "inf"], "--valid_hours inf: must be more"),
         (
             ["--hours", "9", "--tflops", "inf"],
             "--tflops inf: must be more than 0, and finite",

@@ -300,12 +300,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         "10",
         "--rounds",
         "1",
-        "--most-seconds",
+        "--most_seconds",
         "2",
         "--threads",
         "1",
     )
-    options += ("--utterance-seconds", "1", "--longest-seconds", "2", "--out", str(out))
+    options += ("--utterance_seconds", "1", "--longest_seconds", "2", "--out", str(out))
     bench(["--config", str(SMALL), *options, *TINY, "--max_epoch", "3"])
     lines = capsys.readouterr().out.splitlines()
     # So small steps need not tell both rates.

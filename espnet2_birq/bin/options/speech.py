@@ -7,7 +7,7 @@ from pathlib import Path
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.recipes import configuration
 
-NUMBERS = "hours valid-hours utterance-seconds longest-seconds"
+NUMBERS = "hours valid_hours utterance_seconds longest_seconds"
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +22,21 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
         help="set with utt2num_samples, e.g. dump/raw/train, for hours and lengths",
     )
     add(
-        "--valid-hours",
+        "--valid_hours",
         type=float,
         default=5.4,
         metavar="HOURS",
         help="hours of validation speech (default: LibriSpeech dev-clean's %(default)s)",
     )
     add(
-        "--utterance-seconds",
+        "--utterance_seconds",
         type=float,
         default=12.3,
         metavar="S",
         help="length of utterances without --data (default: LibriSpeech's %(default)s)",
     )
     add(
-        "--longest-seconds",
+        "--longest_seconds",
         type=float,
         default=24.5,
         metavar="S",
@@ -58,6 +58,6 @@ def check_speech_options(args: argparse.Namespace, names: str) -> None:
     if (args.hours is None) == (args.data is None):
         raise ConfigError("give --hours or --data: how much speech is there?")
     for option in f"{NUMBERS} {names}".split():
-        value = getattr(args, option.replace("-", "_"))
+        value = getattr(args, option)
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{option} {value}: must be more than 0, and finite")

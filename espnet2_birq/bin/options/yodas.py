@@ -30,7 +30,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         help="hours of each language (default: all)",
     )
     parser.add_argument(
-        "--valid-hours",
+        "--valid_hours",
         type=not_negative,
         metavar="N",
         help=_help(
@@ -77,17 +77,17 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )
     for option, kind, text in (
-        ("--min-duration", positive, "leave out shorter utterances (seconds)"),
-        ("--max-duration", positive, "leave out longer utterances (seconds)"),
-        ("--min-level", finite, "leave out quieter utterances (dB below full scale)"),
+        ("--min_duration", positive, "leave out shorter utterances (seconds)"),
+        ("--max_duration", positive, "leave out longer utterances (seconds)"),
+        ("--min_level", finite, "leave out quieter utterances (dB below full scale)"),
     ):
-        setting = option.removeprefix("--").replace("-", "_")
+        setting = option.removeprefix("--")
         parser.add_argument(option, type=kind, metavar="N", help=_help(text, setting))
     parser.add_argument(
         "--fs", type=sample_rate, metavar="HZ", help=_help("sample rate to write", "fs")
     )
     parser.add_argument(
-        "--audio-format",
+        "--audio_format",
         choices=("flac.ark", "wav.ark"),
         help=_help("of the archives; FLAC is about half as large", "audio_format"),
     )

@@ -142,10 +142,10 @@ def _settle(options: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, An
     if settings["characters"] and not settings["text"]:
         raise DataError("--characters needs --text: captions are not used without it")
     if not settings["min_duration"] < settings["max_duration"]:
-        raise DataError("--min-duration is not below --max-duration; correct one")
+        raise DataError("--min_duration is not below --max_duration; correct one")
     if settings["uncaptioned"] and settings["max_duration"] < SHORTEST_LIMIT:
         raise DataError(
-            f"--max-duration: --uncaptioned cannot cut pieces below {SHORTEST_LIMIT} s; "
+            f"--max_duration: --uncaptioned cannot cut pieces below {SHORTEST_LIMIT} s; "
             "give a larger one"
         )
     return settings

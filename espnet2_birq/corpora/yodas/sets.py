@@ -94,7 +94,7 @@ def write_sets(
             if not writer.size.utterances:
                 raise DataError(
                     f"{path}: no utterance would be in it{_most_skipped(chosen)}; give "
-                    "other --parts, filters or --valid-hours"
+                    "other --parts, filters or --valid_hours"
                 )
         for code in sorted(set(languages) - training.languages):
             raise DataError(f"{train}: {_why_not(code, chosen)} out of --parts")
@@ -198,7 +198,7 @@ def _why_not(language: str, chosen: Selection) -> str:
     if chosen.samples.get(language):
         return (
             f"all videos of {language} would be held out for validation; give a smaller "
-            "--valid-hours, or leave it"
+            "--valid_hours, or leave it"
         )
     why = f"{_most_skipped(chosen)};"
     for shard, reason in chosen.unusable.items():

@@ -94,14 +94,14 @@ def hub(make_release, monkeypatch):
 
 
 def download(folder, *options):
-    main(["--hub", "yodas2", "--dest", str(folder), "--valid-hours", "0", *options])
+    main(["--hub", "yodas2", "--dest", str(folder), "--valid_hours", "0", *options])
 
 
 def test_downloaded_shards_are_those_of_a_copy(hub, prepare, tmp_path):
     release, server = hub
     release.path("en000/00000002", "text").unlink()
     download(tmp_path / "hub", "--parts", "en")
-    copy = prepare(release, "--parts", "en", "--valid-hours", 0)
+    copy = prepare(release, "--parts", "en", "--valid_hours", 0)
     for name in ("utt2num_samples", "skipped"):
         content = (tmp_path / "hub" / "yodas" / name).read_bytes()
         assert content == (copy / "yodas" / name).read_bytes()
@@ -128,7 +128,7 @@ def test_shards_of_another_commit_are_not_reused(hub, tmp_path):
 
 def test_manifest_names_the_revision(hub, tmp_path):
     _, server = hub
-    download(tmp_path / "one", "--parts", "en", "--hours", "0.0005", "--keep-downloads")
+    download(tmp_path / "one", "--parts", "en", "--hours", "0.0005", "--keep_downloads")
     assert list(
         (tmp_path / "one/shards/downloads_yodas2").glob("data/en000/audio/*.gz")
     )

@@ -17,7 +17,7 @@ def test_shares_of_languages(make_release, prepare, factor):
         release.add(
             f"{subset}/00000000", {f"{subset}video{n}": segments for n in range(videos)}
         )
-    out = prepare(release, "--parts", "en", "sw", "--valid-hours", 0) / "yodas"
+    out = prepare(release, "--parts", "en", "sw", "--valid_hours", 0) / "yodas"
     drawn = collections.Counter()
     for epoch in range(1, 21):
         sampler, _ = build_category_batch_sampler(

@@ -122,7 +122,7 @@ def test_preparation_by_manifest(recipe, make_release):
     assert "fr_allh/manifest.jsonl was made with seed '7', now it is '8'" in said
     assert (recipe / "dump/raw/again/manifest.jsonl").read_bytes() == first.read_bytes()
     out = run_recipe(recipe, *data, "--lang", "fr", "--valid_hours", "9", check=False)
-    assert "other --parts, filters or --valid-hours" in out and "Traceback" not in out
+    assert "other --parts, filters or --valid_hours" in out and "Traceback" not in out
 
 
 def test_the_set_tells_whether_it_has_several_languages(recipe, make_release):

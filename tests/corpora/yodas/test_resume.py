@@ -41,7 +41,7 @@ def test_kill_and_repeat(release, tmp_path):
         release.add(f"en000/{number:08d}", videos)
     out = tmp_path / "out"
     arguments = ["--yodas", str(release.root), "--dest", str(out), "--parts", "en"]
-    arguments += ["--hours", "0.15", "--valid-hours", "0.02", "--nj", "3", "--text"]
+    arguments += ["--hours", "0.15", "--valid_hours", "0.02", "--nj", "3", "--text"]
     begin = time.monotonic()
     assert os.waitpid(start(arguments), 0)[1] == 0
     duration = time.monotonic() - begin
@@ -67,7 +67,7 @@ def test_kill_again_and_again(make_release, tmp_path):
         release.add(f"en000/{number:08d}", {f"video{number}": [(0, 20, "x")] * 5})
     out = tmp_path / "out"
     arguments = ["--yodas", str(release.root), "--dest", str(out), "--parts", "en"]
-    arguments += ["--valid-hours", "0", "--nj", "2"]
+    arguments += ["--valid_hours", "0", "--nj", "2"]
     for wait in (0.05, 0.1, 0.15, 0.2, 0.25):
         pid = start(arguments)
         time.sleep(wait)
@@ -104,7 +104,7 @@ def test_a_full_disk_is_an_error(make_release, prepare, monkeypatch, tmp_path):
 def test_two_at_once(make_release, prepare, monkeypatch, tmp_path):
     release = make_release()
     release.add("en000/00000000", {"abcdefghijk": [(0, 1, "x")]})
-    prepare(release, "--parts", "en", "--valid-hours", 0)
+    prepare(release, "--parts", "en", "--valid_hours", 0)
     import fcntl
 
     monkeypatch.setattr("espnet2_birq.corpora.yodas.store._LOCK_WAIT", 0)
@@ -121,7 +121,7 @@ def test_speculative_shards_are_not_kept(make_release, prepare, parts):
         for number in range(5):
             name = f"{part}video{number}"
             release.add(f"{part}000/{number:08d}", {name: [(0, 20, "x")]})
-    options = ["--parts", *parts, "--hours", 0.005, "--valid-hours", 0, "--nj", 8]
+    options = ["--parts", *parts, "--hours", 0.005, "--valid_hours", 0, "--nj", 8]
     out = prepare(release, *options)
     assert len(list(out.glob("shards/*/0*"))) == len(parts)
     assert not (out / "shards" / ".work").exists()

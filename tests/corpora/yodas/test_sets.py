@@ -39,7 +39,7 @@ def error_of(call, *args):
 def test_espnet_reads_what_is_written(release, prepare):
     release.add("en000/00000000", dict.fromkeys(TRICKY, ONE))
     release.add("en100/00000003", {"zyxwvutsrqp": ONE})
-    out = prepare(release, "--parts", "en", "--valid-hours", 0) / "yodas"
+    out = prepare(release, "--parts", "en", "--valid_hours", 0) / "yodas"
     lengths = read_scp(out / "utt2num_samples")
     assert len(lengths) == 12 and (out / "feats_type").read_text() == "raw\n"
     audio = ESPnetDataset([(str(out / "wav.scp"), "speech", "kaldi_ark")])
@@ -63,7 +63,7 @@ def test_espnet_reads_what_is_written(release, prepare):
 
 def test_order_with_ids_of_any_length(release, prepare):
     release.add("en000/00000000", {"ab": ONE, "ab-00000": ONE, "ab-": ONE, "a": ONE})
-    out = prepare(release, "--parts", "en", "--valid-hours", 0) / "yodas"
+    out = prepare(release, "--parts", "en", "--valid_hours", 0) / "yodas"
     speakers = list(read_scp(out / "utt2spk").values())
     assert speakers == sorted(speakers) and len(set(speakers)) == 4
     assert not check_data_dir(out).problems
@@ -73,7 +73,7 @@ def test_real_layout(shared_data, tmp_path, capsys):
     sets = {}
     for name in ("yodas", "yodas2"):
         folder = tmp_path / name
-        options = ["--parts", "en", "--valid-hours", "0", "--text"]
+        options = ["--parts", "en", "--valid_hours", "0", "--text"]
         main(
             ["--yodas", f"{shared_data}/yodas/{name}", "--dest", str(folder), *options]
         )
@@ -95,7 +95,7 @@ def test_captions_and_their_characters(release, prepare):
     segments = [(0, 1, "Plain  text"), (1, 2, "naïve"), (2, 3, ""), (3, 4, "ok\tno")]
     release.add("en000/00000000", {"abcdefghijk": segments})
     release.add("fr000/00000000", {"bbcdefghijk": [(0, 1, "naïve")]})
-    options = ["--parts", "en", "fr", "--valid-hours", 0, "--text"]
+    options = ["--parts", "en", "fr", "--valid_hours", 0, "--text"]
     out = prepare(release, *options, "--characters", "en=a-zA-Z")
     assert list(read_scp(out / "yodas" / "text").values()) == [
         "Plain text",
@@ -129,7 +129,7 @@ def test_filters(release, prepare, capsys):
         files["a-00001-00000100-00000110.wav"] = encode(loud[:2400])
     write_tar(release.path("en000/00000000", "audio"), files)
     release.write_text("en000/00000000", captions)
-    options = ["--parts", "en", "--valid-hours", 0, "--max-duration", 3]
+    options = ["--parts", "en", "--valid_hours", 0, "--max_duration", 3]
     out = prepare(release, *options)
     assert skipped(out) == {
         "en000-00000000-a-00001-00000100-00000110": "shorter than 0.5 s",
@@ -150,7 +150,7 @@ def test_hours_take_whole_shards_in_a_seeded_order(release, prepare):
     used = {}
     for seed, hours in ((0, 0.015), (0, 0.03), (1, 0.03)):
         options = ["--parts", "en", "--hours", hours, "--seed", seed]
-        options += ["--valid-hours", 0]
+        options += ["--valid_hours", 0]
         out = prepare(release, *options, dest=f"{seed}{hours}") / "yodas"
         lines = [json.loads(line) for line in (out / "manifest.jsonl").open()]
         used[seed, hours] = [line["shard"] for line in lines[1:]]
@@ -167,7 +167,7 @@ def test_hours_of_each_language(release, prepare, capsys):
         for number in range(3):
             video = {f"{subset}video{number}": [(0, 10, "x")]}
             release.add(f"{subset}/{number:08d}", video)
-    options = ["--parts", "en", "de000", "--hours", 0.01, "--valid-hours", 0]
+    options = ["--parts", "en", "de000", "--hours", 0.01, "--valid_hours", 0]
     out = prepare(release, *options) / "yodas"
     assert "de: there are only 0.01 hours" in capsys.readouterr().out
     categories = read_scp(out / "category2utt")
@@ -180,13 +180,13 @@ def test_valid_set_is_of_other_videos(release, prepare):
     for number in range(3):
         videos = {f"video{number}{index}": ONE for index in range(5)}
         release.add(f"en000/{number:08d}", videos)
-    out = prepare(release, "--parts", "en", "--valid-hours", 0.002)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0.002)
     train, valid = (
         {speaker.split("-")[2] for speaker in read_scp(out / name / "utt2spk").values()}
         for name in ("yodas", "yodas_valid")
     )
     assert len(train) == 12 and len(valid) == 3 and not train & valid
-    assert "other --parts, filters or --valid-hours" in error_of(
+    assert "other --parts, filters or --valid_hours" in error_of(
         prepare, release, "--parts", "en", "--name", "b"
     )
     assert not (out / "b").exists()
@@ -195,7 +195,7 @@ def test_valid_set_is_of_other_videos(release, prepare):
 def test_no_language_is_held_out_as_a_whole(release, prepare):
     release.add("de000/00000000", {"onlyonlyonl": ONE})
     release.add("en000/00000000", {f"video{number}": ONE for number in range(4)})
-    options = ["--parts", "en", "de", "--seed", 3, "--valid-hours"]
+    options = ["--parts", "en", "de", "--seed", 3, "--valid_hours"]
     refused = used = 0
     for seconds in (2, 4, 6, 8):
         try:
@@ -225,7 +225,7 @@ def test_held_out_videos_do_not_depend_on_the_order():
 def test_a_video_is_used_once(release, prepare, capsys):
     release.add("en000/00000000", {"samesamesam": ONE, "otherothero": ONE})
     release.add("en100/00000000", {"samesamesam": ONE})
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert len(read_scp(out / "yodas" / "wav.scp")) == 4
     assert list(skipped(out).values()) == ["video is in another shard, too"]
     assert "skipped 2 x video is in another shard, too" in capsys.readouterr().out
@@ -236,8 +236,8 @@ def test_manifest_repeats_and_complains(release, prepare):
         release.add(f"en000/{number:08d}", {f"video{number}": [(0, 10, "x")]})
     bad = release.path("en000/00000001", "audio")
     bad.write_bytes(bad.read_bytes()[:-40])
-    options = ["--parts", "en", "--hours", 0.005, "--valid-hours", 0.002]
-    first = prepare(release, *options, "--seed", 5, "--min-level", -50)
+    options = ["--parts", "en", "--hours", 0.005, "--valid_hours", 0.002]
+    first = prepare(release, *options, "--seed", 5, "--min_level", -50)
     manifest = first / "yodas" / "manifest.jsonl"
     again = prepare(release, "--manifest", manifest, dest="again")
     for name in ("manifest.jsonl", "utt2num_samples", "utt2spk", "skipped"):
@@ -256,13 +256,13 @@ def test_manifest_repeats_and_complains(release, prepare):
     assert not (again.parent / "other" / "yodas").exists()
     # Changes of shards that are already prepared are noticed, too.
     release.add(shard, {"another": [(0, 20, "x")]})
-    message = error_of(prepare, release, *options, "--seed", 5, "--min-level", -50)
+    message = error_of(prepare, release, *options, "--seed", 5, "--min_level", -50)
     assert "a different size than when it was prepared" in message
 
 
 def test_changed_captions_of_a_prepared_shard(release, prepare):
     release.add("en000/00000000", {"abcdefghijk": ONE})
-    options = ["--parts", "en", "--valid-hours", 0, "--text"]
+    options = ["--parts", "en", "--valid_hours", 0, "--text"]
     out = prepare(release, *options)
     path = release.path("en000/00000000", "text")
     path.write_text(path.read_text().replace("one two", "one too"))
@@ -284,9 +284,9 @@ def test_changed_captions_of_a_prepared_shard(release, prepare):
         (["--parts", "en000/00000009"], "no such shard"),
         (["--parts", "en", "--text", "--uncaptioned"], "exclude each other"),
         (["--parts", "en", "--characters", "en=a"], "needs --text"),
-        (["--parts", "en", "--min-duration", "40"], "not below --max-duration"),
+        (["--parts", "en", "--min_duration", "40"], "not below --max_duration"),
         (
-            [*"--parts en --uncaptioned --min-duration 0.1 --max-duration 0.2".split()],
+            [*"--parts en --uncaptioned --min_duration 0.1 --max_duration 0.2".split()],
             "--uncaptioned cannot cut pieces below 0.3 s",
         ),
         (["--manifest", "none.jsonl"], "none.jsonl: no such manifest"),
@@ -309,14 +309,14 @@ def test_other_folders_are_not_replaced(make_release, prepare, tmp_path):
 
 def test_dry_run(release, prepare, capsys, tmp_path):
     release.add("en000/00000000", {"abcdefghijk": [(0, 36, "x")]})
-    prepare(release, "--parts", "en", "--dry-run")
+    prepare(release, "--parts", "en", "--dry_run")
     assert "en: 0.01 hours before filters" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
 def test_wav_archives_at_another_rate(release, prepare):
     release.add("en000/00000000", {"abcdefghijk": ONE}, rate=44100)
-    options = ["--audio-format", "wav.ark", "--fs", 8000, "--valid-hours", 0]
+    options = ["--audio_format", "wav.ark", "--fs", 8000, "--valid_hours", 0]
     out = prepare(release, "--parts", "en", *options) / "yodas"
     for rate, samples in kaldiio.load_scp(str(out / "wav.scp")).values():
         assert rate == 8000 and len(samples) in (8000, 11200)
@@ -328,9 +328,9 @@ def test_validation_speech_is_not_trained_on_later(release, prepare):
     for number in range(4):
         release.add(f"en000/{number:08d}", {f"video{number}": [(0, 10, "x")]})
     options = ["--parts", "en", "--name", "x"]
-    out = prepare(release, *options, "--valid-hours", 0.002)
+    out = prepare(release, *options, "--valid_hours", 0.002)
     valid = (out / "x_valid" / "utt2spk").read_bytes()
-    message = error_of(prepare, release, *options, "--valid-hours", 0)
+    message = error_of(prepare, release, *options, "--valid_hours", 0)
     assert "x_valid: is from an earlier preparation" in message
     assert (out / "x_valid" / "utt2spk").read_bytes() == valid
-    prepare(release, *options[:-1], "y", "--valid-hours", 0)
+    prepare(release, *options[:-1], "y", "--valid_hours", 0)

@@ -58,7 +58,7 @@ def cut(path, size):
 )
 def test_a_bad_shard_is_reported_and_skipped(two, prepare, damage, reason, capsys):
     damage(two)
-    out = prepare(two, "--parts", "en", "--valid-hours", 0)
+    out = prepare(two, "--parts", "en", "--valid_hours", 0)
     assert skipped(out)[BAD].startswith(reason)
     assert len(read_scp(out / "yodas" / "wav.scp")) == 2
     assert f"skipped 1 x shard: {reason}" in (said := capsys.readouterr().out)
@@ -68,7 +68,7 @@ def test_a_bad_shard_is_reported_and_skipped(two, prepare, damage, reason, capsy
     assert not (out / "shards" / BAD).exists()
     # Once repaired, it is used by the same command.
     two.add(BAD, {"badbadbadba": ONE})
-    prepare(two, "--parts", "en", "--valid-hours", 0)
+    prepare(two, "--parts", "en", "--valid_hours", 0)
     assert len(read_scp(out / "yodas" / "wav.scp")) == 4
 
 
@@ -78,14 +78,14 @@ def test_a_tar_that_ends_inside_a_member(two, prepare):
     plain = gzip.decompress(path.read_bytes())
     member = tarfile.open(fileobj=io.BytesIO(plain)).getmembers()[0]
     path.write_bytes(gzip.compress(plain[: member.offset_data + 1000]))
-    out = prepare(two, "--parts", "en", "--valid-hours", 0)
+    out = prepare(two, "--parts", "en", "--valid_hours", 0)
     assert skipped(out)[BAD].startswith(TAR + "is truncated")
 
 
 def test_nothing_usable_is_an_error(two, prepare, tmp_path):
     for name in (GOOD, BAD):
         two.path(name, "text").unlink()
-    call = ("--parts", "en", "--valid-hours", 0)
+    call = ("--parts", "en", "--valid_hours", 0)
     message = error_of(prepare, two, *call)
     assert "no utterance would be in it, skipped 2 x shard: its text file" in message
     assert not (tmp_path / "out" / "yodas").exists()
@@ -96,7 +96,7 @@ def test_a_video_without_captions(make_release, prepare, capsys):
     release.add(GOOD, {"goodgoodgoo": ONE, "silentabout": []})
     captions = {"goodgoodgoo": {"goodgoodgoo-00000-00000050-00000150": "x"}}
     release.write_text(GOOD, captions)
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert skipped(out) == {"en000-00000000-silentabout": "video without captions"}
     said = capsys.readouterr().out
     assert "skipped 1 x video without captions (0.00 hours); first: silentabout" in said
@@ -108,15 +108,15 @@ def test_a_segment_without_caption(make_release, prepare):
     release.write_text(
         GOOD, {"goodgoodgoo": {"goodgoodgoo-00000-00000050-00000150": "x"}}
     )
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert len(skipped(out)) == 3 and set(skipped(out).values()) == {"no caption"}
 
 
 def test_without_captions_all_audio_is_used(release, prepare):
     release.add(GOOD, {"goodgoodgoo": ONE})
     release.path(GOOD, "text").unlink()
-    options = ["--parts", "en", "--valid-hours", 0, "--uncaptioned"]
-    out = prepare(release, *options, "--max-duration", 1.45) / "yodas"
+    options = ["--parts", "en", "--valid_hours", 0, "--uncaptioned"]
+    out = prepare(release, *options, "--max_duration", 1.45) / "yodas"
     lengths = {k: int(v) for k, v in read_scp(out / "utt2num_samples").items()}
     if release.name == "yodas":
         assert sum(lengths.values()) == round(2.4 * 16000)
@@ -142,7 +142,7 @@ def test_captions_that_do_not_fit_their_video(make_release, prepare, segments, r
     release.add(GOOD, {"goodgoodgoo": ONE, "v": ONE})
     captions = {"v": {"v-00001-00000100-00000200": "fine"} | segments}
     release.write_text(GOOD, captions | {"goodgoodgoo": {}})
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     reasons = list(skipped(out).values())
     assert len(reasons) == 2 and "video without captions" in reasons
     assert any(r.startswith(reason) for r in reasons)
@@ -165,7 +165,7 @@ def test_bad_members(release, prepare):
         "lostlostlos": {"lostlostlos-00000-00000000-00000100": "x"},
     }
     release.write_text(GOOD, captions)
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     found = {k.removeprefix("en000-00000000-"): v for k, v in skipped(out).items()}
     assert found["README"] == found["zero-------"] == "not readable as audio"
     assert found["bad name!.wav"] == "its name is no id of YODAS"
@@ -184,7 +184,7 @@ def test_names_that_lists_cannot_have(release, prepare):
         captions[0]["text"]["d\te\ud800"] = "x"
         release.path(GOOD, "text").write_text(json.dumps(captions))
         wanted.append(r"'d\te\ud800'")
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert sorted(skipped(out)) == [f"en000-00000000-{name}" for name in wanted]
     assert len(read_scp(out / "yodas" / "wav.scp")) == 2
 
@@ -194,16 +194,16 @@ def test_a_member_twice_is_used_once(make_release, prepare):
     release.add(GOOD, {"goodgoodgoo": ONE[:1]})
     name = "goodgoodgoo-00000-00000050-00000150.wav"
     release.add(GOOD, {"goodgoodgoo": ONE[:1]}, extra={name: encode(noise("y", 1))})
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert list(skipped(out).values()) == ["twice in its shard"]
     assert len(read_scp(out / "yodas" / "wav.scp")) == 1
 
 
 def test_large_members_go_through_a_file(release, prepare, monkeypatch):
     release.add(GOOD, {"goodgoodgoo": ONE})
-    small = prepare(release, "--parts", "en", "--valid-hours", 0, dest="small")
+    small = prepare(release, "--parts", "en", "--valid_hours", 0, dest="small")
     monkeypatch.setattr(module, "MEMORY_BYTES", 1000)
-    large = prepare(release, "--parts", "en", "--valid-hours", 0, dest="large")
+    large = prepare(release, "--parts", "en", "--valid_hours", 0, dest="large")
     ark = f"shards/{GOOD}/audio.ark"
     assert (small / ark).read_bytes() == (large / ark).read_bytes()
     assert sorted(p.name for p in (large / "shards" / GOOD).iterdir()) == [
@@ -234,7 +234,7 @@ def test_stereo_and_floats_that_are_not_numbers(make_release, prepare):
     release.write_text(
         GOOD, {n[:-4]: {f"{n[:-4]}-00000-00000000-00000200": "x"} for n in files}
     )
-    out = prepare(release, "--parts", "en", "--valid-hours", 0)
+    out = prepare(release, "--parts", "en", "--valid_hours", 0)
     assert list(skipped(out).values()) == [NOT_FINITE]
     import kaldiio
 
