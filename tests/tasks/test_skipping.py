@@ -1,5 +1,6 @@
 """Updates that cannot be made are named, counted and limited; NaN is never saved."""
 
+import copy
 import logging
 import math
 
@@ -8,6 +9,7 @@ import torch
 from trainings import options, write_data
 
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 from espnet2_birq.pretraining.model import BiRQModel
 
 
@@ -59,6 +61,55 @@ def test_the_utterance_is_named_and_counted(folder, spoil, caplog):
     assert all(x.isfinite().all() for x in model.values() if x.is_floating_point())
     said = [x for x in caplog.messages if "the update is skipped (1 in a row)" in x]
     assert len(said) == 2 and all("u3" in x for x in said)
+
+
+CODES = {"labeller_conf": {"num_codebooks": 2, "codebook_size": 8}}
+LAYERS = "teacher layers top 2 each"
+FOLLOWING = [
+    {"name": "rvq", "view": "input", "labeller": "residual", **CODES},
+    {"name": "dinosr", "view": LAYERS, "labeller": "clusters", **CODES},
+]
+
+
+def test_codebooks_do_not_follow_what_no_update_was_made_of(folder, spoil, monkeypatch):
+    """Neither a skipped update's batches nor an epoch's leftover one (accum_grad)."""
+    spoil("u1")
+    batches, first = [], []  # of each: its utterances, and what labellers observe
+    forward, observe = BiRQModel._step, MovingCodebooks.observe
+
+    def note_batch(self, speech, speech_lengths, utt_id, **given):
+        if self.training:
+            if not first:
+                first.append(copy.deepcopy([x.labeller for x in self.objectives]))
+            batches.append((utt_id, []))
+        return forward(self, speech, speech_lengths, utt_id=utt_id, **given)
+
+    def note(self, vectors, valid):
+        if self.ready:
+            batches[-1][1].append((vectors, valid))
+        observe(self, vectors, valid)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BiRQModel, "_step", note_batch)
+        patch.setattr(MovingCodebooks, "observe", note)
+        conf = dict(accum_grad=2, num_iters_per_epoch=7, max_epoch=2)
+        train(folder, objectives=FOLLOWING, **conf)
+    starts = [*range(0, 6, 2), *range(7, 13, 2)]
+    updates = [batches[start : start + 2] for start in starts]
+    bad = [any("u1" in names for names, _ in update) for update in updates]
+    # A skipped update, and a leftover batch, with an update after it that is made.
+    assert len(batches) == 14 and bad[1:4] == [True, False, False]
+    good = [update for update, spoiled in zip(updates, bad) if not spoiled]
+    model = state_of(folder / "exp" / "2epoch.pth")
+    assert model["updates"] == len(good)
+    for number, labeller in enumerate(first[0]):
+        for update in good:
+            for _, seen in update:
+                labeller.observe(*seen[number])
+            labeller.step()
+        for name in ("usage", "sums", "errors", "variances"):
+            expected = model[f"objectives.{number}.labeller.{name}"]
+            assert torch.equal(getattr(labeller, name), expected), name
 
 
 def test_too_many_in_a_row(folder, spoil):
