@@ -66,11 +66,13 @@ def adopt_data(args: argparse.Namespace) -> None:
         args.max_seconds,
         args.transcripts,
     )
-    print(
-        f"{args.dest}: {adopted.utterances} utterances of {args.source}, "
-        f"{adopted.left_out} left out that are not between {args.min_seconds:g} and "
-        f"{args.max_seconds:g} s"
-    )
+    line = f"{args.dest}: {adopted.utterances} utterances of {args.source}"
+    if adopted.left_out is not None:
+        line += (
+            f", {adopted.left_out} left out that are not between {args.min_seconds:g} and "
+            f"{args.max_seconds:g} s"
+        )
+    print(line)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

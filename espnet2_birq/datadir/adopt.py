@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from espnet2_birq.datadir.audio import ARK_ENTRY
+from espnet2_birq.datadir.audio import ARK_ENTRY, ark_command
 from espnet2_birq.datadir.files import whole_folder
 from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
@@ -27,11 +27,12 @@ class Adopted:
 
     Attributes:
         utterances: Number of utterances in the new directory.
-        left_out: Number of utterances that were too short or too long.
+        left_out: Number of utterances that were too short or too long; None if lengths
+            are not looked at.
     """
 
     utterances: int = 0
-    left_out: int = 0
+    left_out: int | None = None
 
 
 def is_formatted(source: str | Path) -> bool:
@@ -63,7 +64,7 @@ def adopt(
 
     A set formatted by ESPnet (it has the file feats_type) is filtered by length, as in
     ESPnet's stage 4. A Kaldi data directory is not filtered here, since it has to be
-    formatted later.
+    formatted later; for this, audio in arks becomes commands, which ESPnet can read.
 
     With `transcripts`, for fine-tuning and scoring, `text` and any `utt2spk` are copied
     as well, and a formatted set becomes a Kaldi data directory.
@@ -138,12 +139,10 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
         shutil.copyfile(source / "segments", part / "segments")
     with (part / "wav.scp").open("w", encoding="utf-8") as scp:
         for key, entry in iter_scp(source / "wav.scp"):
+            entry = resolver(entry)
             if ARK_ENTRY.match(entry):
-                raise DataError(
-                    f"{source}/wav.scp: {key} is in an ark, which ESPnet's formatting "
-                    "cannot read; give a set that ESPnet has formatted"
-                )
-            scp.write(f"{key} {resolver(entry)}\n")
+                entry = ark_command(entry)
+            scp.write(f"{key} {entry}\n")
     with _speaker_files(part) as speakers:
         for utt_id, _ in iter_scp(source / utterances):
             speakers.write(utt_id)
@@ -216,7 +215,7 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
             f"{source}: feats_type is {feats_type}, pretraining needs audio; give a "
             "set made with --feats_type raw"
         )
-    adopted = Adopted()
+    adopted, left_out = Adopted(), 0
     audio_format = None
     with (
         (part / "wav.scp").open("w", encoding="utf-8") as scp,
@@ -225,13 +224,14 @@ def _adopt_formatted(source: Path, part: Path, limits: tuple[float, float]) -> A
     ):
         for utt_id, entry, samples in _formatted(source):
             if not limits[0] < samples < limits[1]:
-                adopted.left_out += 1
+                left_out += 1
                 continue
             audio_format = audio_format or _audio_format(source, entry)
             scp.write(f"{utt_id} {entry}\n")
             lengths.write(f"{utt_id} {samples}\n")
             speakers.write(utt_id)
             adopted.utterances += 1
+    adopted.left_out = left_out
     (part / "feats_type").write_text("raw\n")
     (part / "audio_format").write_text(f"{audio_format}\n")
     return adopted

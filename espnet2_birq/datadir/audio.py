@@ -9,6 +9,7 @@ the preparation of YODAS averages them. docs/own_data.md lists the checks of eac
 import io
 import os
 import re
+import shlex
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -143,9 +144,7 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
     match = ARK_ENTRY.match(entry)
     if not match:
         return probe(entry, fs)
-    if not os.path.isfile(match[1]):
-        raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
-    with open(match[1], "rb") as stream:
+    with _open_ark(entry, match[1]) as stream:
         data = _read_ark(entry, stream, int(match[2]))
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
 
@@ -173,6 +172,24 @@ def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
         )
     data = done.stdout
     return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
+
+
+def ark_command(entry: str) -> str:
+    """Return a command, as in wav.scp, that prints an audio file of an ark.
+
+    ESPnet's formatting of Kaldi data directories reads commands, but no arks.
+
+    Args:
+        entry: Path, colon and byte offset, as in probe_entry().
+
+    Raises:
+        DataError: The ark is missing, or has no audio at the offset.
+    """
+    path, offset = entry.rsplit(":", 1)
+    with _open_ark(entry, path) as stream:
+        start, length = _place_in_ark(entry, stream, int(offset))
+    command = f"tail -c +{start + 1} {shlex.quote(path)} |"
+    return command if length is None else f"{command} head -c {length} |"
 
 
 def probe_many(
@@ -359,33 +376,45 @@ def _all_finite(audio: soundfile.SoundFile) -> bool:
     )
 
 
+def _open_ark(entry: str, path: str) -> BinaryIO:
+    if not os.path.isfile(path):
+        raise DataError(f"{entry}: no such ark file; correct wav.scp or write it again")
+    return open(path, "rb")
+
+
 def _read_ark(entry: str, stream: BinaryIO, offset: int) -> bytes:
-    stream.seek(offset)
-    head = stream.read(len(ARK_MARKER))
-    if head == ARK_MARKER:
-        # Format: number of bytes of the length, the length, the file.
-        width = int.from_bytes(stream.read(1))
-        length = int.from_bytes(stream.read(width), "little")
-        before = b""
-    elif head.startswith(b"RIFF"):
-        before = head + stream.read(8 - len(head))
-        length = struct.unpack("<I", before[4:8])[0] if len(before) == 8 else 1
-        # A WAV file that was written to a pipe is assumed to extend to the end.
-        if length >= UNKNOWN_WAV_SIZE:
-            return before + stream.read()
-    else:
-        raise DataError(
-            f"{entry}: no audio at this place of the ark; correct wav.scp or write the "
-            "ark again"
-        )
+    start, length = _place_in_ark(entry, stream, offset)
     # Not read(length) at once, which would allocate whatever a damaged length says.
-    there = os.fstat(stream.fileno()).st_size - stream.tell()
-    data = stream.read(min(length, max(there, 0)))
-    if len(data) < length:
+    there = max(os.fstat(stream.fileno()).st_size - start, 0)
+    stream.seek(start)
+    data = stream.read(there if length is None else min(length, there))
+    if length is not None and len(data) < length:
         raise DataError(
             f"{entry}: truncated, the ark ends inside of this audio; copy it again"
         )
-    return before + data
+    return data
+
+
+def _place_in_ark(entry: str, stream: BinaryIO, offset: int) -> tuple[int, int | None]:
+    """Return the first byte and the number of bytes of a file in an ark.
+
+    The number is None, up to the ark's end, for a WAV file that was written to a pipe.
+    """
+    stream.seek(offset)
+    head = stream.read(8)
+    if head.startswith(ARK_MARKER):
+        # Format: number of bytes of the length, the length, the file.
+        start = offset + len(ARK_MARKER) + 1
+        stream.seek(start)
+        width = int.from_bytes(head[5:6])
+        return start + width, int.from_bytes(stream.read(width), "little")
+    if head.startswith(b"RIFF"):
+        size = int.from_bytes(head[4:], "little")
+        return offset, None if size >= UNKNOWN_WAV_SIZE else len(b"RIFFsize") + size
+    raise DataError(
+        f"{entry}: no audio at this place of the ark; correct wav.scp or write the ark "
+        "again"
+    )
 
 
 def _is_cut_short(stream: BinaryIO, head: bytes, audio: soundfile.SoundFile) -> bool:

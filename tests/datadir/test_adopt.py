@@ -1,14 +1,17 @@
 """Import of other recipes' directories: results, and unchanged sources."""
 
+import io
 import subprocess
 from pathlib import Path
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
 
 from espnet2_birq.bin.adopt_data import main
 from espnet2_birq.datadir.adopt import adopt
+from espnet2_birq.datadir.check import check_data_dir
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.errors import DataError
@@ -41,7 +44,10 @@ def test_formatted_set(recipe, tmp_path, capsys):
     source = recipe / "dump" / "raw" / "train"
     limits = ["--min-seconds", "1", "--max-seconds", "3"]
     main([str(source), str(dest), *limits])
-    assert "1 utterances" in capsys.readouterr().out  # both limits are exclusive
+    said = capsys.readouterr().out  # both limits are exclusive
+    assert said.endswith(
+        f"1 utterances of {source}, 2 left out that are not between 1 and 3 s\n"
+    )
     assert read_scp(dest / "wav.scp") == {"u2": f"{recipe}/2.flac"}
     assert read_scp(dest / "utt2num_samples") == {"u2": str(2 * FS)}
     assert read_scp(dest / "utt2spk") == read_scp(dest / "spk2utt") == {"u2": "u2"}
@@ -171,9 +177,44 @@ def test_unusable_sets(recipe, tmp_path, name, content, words):
     assert not list(tmp_path.glob("here/*"))
 
 
-def test_kaldi_directory_with_arks(recipe, tmp_path):
-    (recipe / "data" / "train" / "wav.scp").write_text("u1 /x/a.ark:3\n")
-    with pytest.raises(DataError, match="u1 is in an ark"):
+@pytest.mark.parametrize("name", ["flac", "wav", "kaldi"])
+@pytest.mark.parametrize("formatted", [True, False])
+def test_arks_become_commands(recipe, tmp_path, name, formatted):
+    """ESPnet's scripts read the audio of a Kaldi directory from files and commands."""
+    source = recipe / ("dump/raw" if formatted else "data") / "train"
+    audio, generator = {}, np.random.default_rng(0)
+    for number, utt_id in enumerate(["u1", "u2"], 1):
+        samples = generator.integers(-9999, 9999, number * 8000).astype(np.int16)
+        audio[utt_id] = (FS, samples)
+    more = {}
+    if name != "kaldi":
+        more = {"write_function": "soundfile", "write_kwargs": {"format": name}}
+    kaldiio.save_ark(f"{recipe}/a.ark", audio, f"{tmp_path}/wav.scp", **more)
+    lists = (tmp_path / "wav.scp").read_text()
+    (source / "wav.scp").write_text(lists.replace(f"{recipe}/", ""))
+    (source / "text").write_text("u1 a\nu2 b\n")
+    adopt(source, tmp_path / "data", FS, transcripts=True)
+    for utt_id, entry in read_scp(tmp_path / "data" / "wav.scp").items():
+        done = subprocess.run(
+            entry.removesuffix("|"), shell=True, capture_output=True, check=True
+        )
+        found, rate = soundfile.read(io.BytesIO(done.stdout), dtype="int16")
+        assert rate == FS and (found == audio[utt_id][1]).all() and not done.stderr
+    report = check_data_dir(tmp_path / "data", FS, full=True)
+    assert not report.problems and report.opened == 2
+
+
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("none.ark:3", "none.ark:3: no such ark file"),
+        ("a.ark:3", "a.ark:3: no audio at this place of the ark"),
+    ],
+)
+def test_arks_without_the_audio(recipe, tmp_path, place, words):
+    (recipe / "a.ark").write_text("text, not audio")
+    (recipe / "data" / "train" / "wav.scp").write_text(f"u1 {recipe}/{place}\n")
+    with pytest.raises(DataError, match=words):
         adopt(recipe / "data" / "train", tmp_path / "dest", FS)
 
 
@@ -195,6 +236,8 @@ def transcribed(recipe):
 def test_transcripts_and_speakers(recipe, tmp_path, capsys):
     source, dest = transcribed(recipe), tmp_path / "data" / "train"
     main([str(source), str(dest), "--transcripts"])
+    # Nothing is said of limits, to which nothing is compared.
+    assert capsys.readouterr().out == f"{dest}: 2 utterances of {source}\n"
     assert (dest / "text").read_text() == "u1 one two\nu2\n"
     assert (dest / "utt2spk").read_text() == "u1 s\nu2 t\n"
     assert (dest / "spk2utt").read_text() == "s u1\nt u2\n"

@@ -46,6 +46,7 @@ PREPARATIONS = [
     ("librispeech/asr1/local/data.sh", "--librispeech . --subset train:1", 2),
     ("mini_librispeech/ssl1/local/data.sh", "--librispeech .", 1),
     ("mini_synth/ssl1/local/data.sh", "", 1),
+    ("own/asr1/local/data.sh", "--set a --set a --set b", 1),
     ("ami/ssl1/local/data.sh", "--ami .", 1),
     ("ami/ssl1/local/data.sh", "--ami . --mic mdm8", 2),
 ]

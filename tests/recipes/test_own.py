@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
@@ -102,6 +103,53 @@ def test_sets_of_one_name(places, tmp_path):
     done = run(["local/data.sh", *sets], data, check=False)
     assert done.returncode == 1
     assert "give the new set by a link of another name" in done.stdout
+
+
+def test_a_set_that_is_given_twice(places, tmp_path):
+    """Its audio is opened once."""
+    own, kaldi = places
+    shutil.copytree(own / "asr1", tmp_path / "egs2/own/asr1", symlinks=True)
+    for name in ("local", "espnet2_birq", "tools", "egs2/TEMPLATE"):
+        (tmp_path / name).symlink_to(own.parents[1] / name)
+    sets = ["--set", f"{kaldi}/valid", "--set", f"{kaldi}/test"]
+    done = run(["local/data.sh", *sets, *sets[:2]], tmp_path / "egs2/own/asr1")
+    said = done.stdout.splitlines()
+    assert [" ".join(line.split()[:2]) for line in said] == [
+        "data/valid: 1",
+        "data/test: 2",
+        "data/valid: ok:",
+        "data/test: ok:",
+    ], done.stdout
+
+
+def test_sets_in_archives(places, tmp_path):
+    """As the recipe yodas makes them: ESPnet's scripts read their audio by commands."""
+    own, kaldi = places
+    asr = Path(shutil.copytree(own / "asr1", own / "asr3", symlinks=True))
+    formatted = tmp_path / "train"
+    shutil.copytree(kaldi / "train", formatted)
+    audio = {u: soundfile.read(p) for u, p in read_scp(formatted / "wav.scp").items()}
+    kaldiio.save_ark(
+        f"{tmp_path}/audio.ark",
+        {utt_id: (rate, samples) for utt_id, (samples, rate) in audio.items()},
+        f"{formatted}/wav.scp",
+        write_function="soundfile",
+        write_kwargs={"format": "flac"},
+    )
+    lengths = "".join(f"{u} {len(samples)}\n" for u, (samples, _) in audio.items())
+    (formatted / "utt2num_samples").write_text(lengths)
+    (formatted / "feats_type").write_text("raw\n")
+    run(["local/data.sh", "--set", str(formatted)], asr)
+    command = (
+        "scripts/audio/format_wav_scp.sh --nj 2 --audio-format flac data/train out"
+    )
+    run(
+        ["bash", "-c", f". ./path.sh; {command.replace('train', 'train/wav.scp', 1)}"],
+        asr,
+    )
+    for utt_id, path in read_scp(asr / "out" / "wav.scp").items():
+        samples, rate = soundfile.read(asr / path)
+        assert rate == audio[utt_id][1] and (samples == audio[utt_id][0]).all()
 
 
 def test_another_sampling_rate(places, tmp_path):
