@@ -105,6 +105,31 @@ def test_sets_of_one_name(places, tmp_path):
     assert "give the new set by a link of another name" in done.stdout
 
 
+def test_sets_in_data(places):
+    """Without local/data.sh, the user has put them there; speakers need not be known."""
+    own, kaldi = places
+    ssl = Path(shutil.copytree(own / "ssl1", own / "ssl2", symlinks=True))
+    for name in ("train", "valid"):
+        (ssl / "data" / name).mkdir(parents=True)
+        shutil.copy(kaldi / name / "wav.scp", ssl / "data" / name)
+    audio = next(iter(read_scp(kaldi / "valid" / "wav.scp").values()))
+    (ssl / "data/valid/wav.scp").write_text(f"r {audio}\n")
+    (ssl / "data/valid/segments").write_text("s1 r 0 0.6\ns2 r 0.2 -1\n")
+    tiny = ["--train_config", "../../../conf/mini_an4/train_birq.yaml"]
+    command = ["./run.sh", *SMALL, *tiny, "--train_set", "train", "--valid_set"]
+    run([*command, "valid", "--stop_stage", "4"], ssl)
+    speakers = read_scp(ssl / "dump/raw/train/utt2spk")
+    assert speakers.keys() == read_scp(kaldi / "train" / "wav.scp").keys()
+    assert all(utt_id == speaker for utt_id, speaker in speakers.items())
+    assert read_scp(ssl / "dump/raw/valid/spk2utt") == {"s1": "s1", "s2": "s2"}
+    done = run([*command, "none", "--stop_stage", "1"], ssl, check=False)
+    assert done.returncode == 1
+    assert "--valid_set none: no data/none, nor a local/data.sh to" in done.stdout
+    factors = ["--speed_perturb_factors", "0.9 1.0", "--stage", "2"]
+    done = run([*command, "valid", *factors], ssl, check=False)
+    assert done.returncode == 1 and "data/train: no utt2spk, which" in done.stdout
+
+
 def test_a_set_that_is_given_twice(places, tmp_path):
     """Its audio is opened once."""
     own, kaldi = places

@@ -142,6 +142,17 @@ fi
 unperturbed=${train_set}  # input of stage 2
 frontend= max_epoch=      # of the configuration, see check_config
 formatted() { [ -n "$1" ] && [ -e "$1/feats_type" ]; }  # formatted SOURCE
+makes_data() {  # whether stage 1 runs local/data.sh; without one, sets are in data/ already
+    local x set source
+    for x in train valid; do
+        set=${x}_set source=${x}_source
+        [ -z "${!source}" ] || continue
+        [ ! -e local/data.sh ] || return 0
+        [ -e "data/${!set}/wav.scp" ] || fail "--${set} ${!set}: no data/${!set}, nor a" \
+            "local/data.sh to make it: give the path of a set"
+    done
+    return 1
+}
 adopt() {  # adopt SOURCE DEST
     # shellcheck disable=SC2086
     ${python} -m espnet2_birq.bin.adopt_data --fs "${fs}" \
@@ -273,9 +284,7 @@ if "${skip_data_prep}" || ! run_stage 1; then record_data check; fi
 if ! "${skip_data_prep}"; then
     if run_stage 1; then
         log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
-        if [ -z "${train_source}" ] || [ -z "${valid_source}" ]; then
-            [ -e local/data.sh ] || fail "no local/data.sh to make data/<name>: give both" \
-                "sets by their paths"
+        if makes_data; then
             # shellcheck disable=SC2086
             local/data.sh ${local_data_opts}
             record_data write
@@ -306,6 +315,8 @@ if ! "${skip_data_prep}"; then
             [ -z "${_open}" ] || fail "data/${train_set}/segments: ${_open} ends at -1," \
                 "and ESPnet's script would skip it: write its end in seconds"
         fi
+        [ -e "data/${train_set}/utt2spk" ] || fail "data/${train_set}: no utt2spk, which" \
+            "ESPnet's script needs: write one, or give the set by its path"
         check_kaldi "data/${train_set}"
         command -v sox >/dev/null ||
             fail "--speed_perturb_factors needs the program sox (Debian's package sox)"
@@ -343,9 +354,14 @@ if ! "${skip_data_prep}"; then
             for _file in "data/${dset}"/{utt2spk,text}; do
                 [ ! -e "${_file}" ] || cp "${_file}" "${_dir}"
             done
+            _opts= _utterances=data/${dset}/wav.scp
+            if [ -e "data/${dset}/segments" ]; then
+                _utterances=data/${dset}/segments _opts="--segments ${_utterances}"
+            fi
+            # Without utt2spk, each utterance is its own speaker.
+            [ -e "${_dir}/utt2spk" ] ||
+                awk '{ print $1, $1 }' "${_utterances}" > "${_dir}/utt2spk"
             utils/utt2spk_to_spk2utt.pl "${_dir}/utt2spk" > "${_dir}/spk2utt"
-            _opts=
-            [ ! -e "data/${dset}/segments" ] || _opts="--segments data/${dset}/segments"
             # shellcheck disable=SC2086
             scripts/audio/format_wav_scp.sh --nj "${nj}" --cmd "${train_cmd}" \
                 --audio-format "${audio_format}" --fs "${fs}" ${_opts} \

@@ -16,11 +16,7 @@ shown() {  # shown NUMBER WHAT OUTPUT: prints a stage, and whether its OUTPUT ex
 show_data() {
     local x set source
     if run_stage 1; then
-        if [ -z "${train_source}" ] || [ -z "${valid_source}" ]; then
-            [ -e local/data.sh ] || fail "no local/data.sh to make data/<name>: give both" \
-                "sets by their paths"
-            shown 1 "local/data.sh ${local_data_opts}" data
-        fi
+        if makes_data; then shown 1 "local/data.sh ${local_data_opts}" data; fi
         for x in train valid; do
             set=${x}_set source=${x}_source
             if formatted "${!source}"; then
