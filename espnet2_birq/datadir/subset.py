@@ -27,7 +27,7 @@ from espnet2_birq.reading import read_text
 # Files that are not tables of sorted keys, written by formatting and our preparations.
 NO_TABLES = ("feats_type", "audio_format", "skipped", "glm")
 # Files that describe the whole directory, so a subset must not have them.
-OF_THE_WHOLE = {SOURCE, STAMP, "manifest.jsonl", "statistics.tsv", "stm"} | {
+OF_THE_WHOLE = {SOURCE, "manifest.jsonl", "statistics.tsv", "stm"} | {
     "unused_words",
     "words.tsv",
     "missing_recordings",
@@ -137,8 +137,9 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
         )
     files: dict[str, dict[str, str] | str] = {}
     for path in sorted(folder.iterdir()):
-        of_the_whole = path.name[0] == "." or path.name in OF_THE_WHOLE
-        if path.is_file() and not of_the_whole:
+        # Stamps are of the set or of one of its files: manifest.jsonl.made_from.json.
+        of_the_whole = path.name.endswith(STAMP) or path.name in OF_THE_WHOLE
+        if path.is_file() and path.name[0] != "." and not of_the_whole:
             try:
                 files[path.name] = _read_file(path, speakers, recordings)
             except DataError as error:

@@ -159,8 +159,9 @@ def test_recordings_may_have_the_names_of_utterances(tmp_path):
         }
 
 
-def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path):
+def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path, capsys):
     """What the preparations of YODAS and AMI write beside the usual tables."""
+    write_stamp(formatted / "manifest.jsonl", [], {"seed": "1"})
     for name in ("manifest.jsonl", "statistics.tsv", "stm", "words.tsv"):
         (formatted / name).write_text("z of the whole\na set\nz of the whole\n")
     (formatted / "glm").write_text(";; a comment\n;; another\na => b\n")
@@ -171,6 +172,7 @@ def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path):
     )
     dest = tmp_path / "part"
     main([str(formatted), str(dest), "--hours", "0.4"])
+    assert "left out" not in capsys.readouterr().out
     with (formatted / "category2utt").open("a") as stream:
         stream.write("fr nobody\n")
     with pytest.raises(DataError, match="category2utt: nobody is not in utt2spk"):
@@ -180,9 +182,9 @@ def test_files_of_the_whole_set_and_of_languages(formatted, tmp_path):
     wanted = {k: [u for u in v if u in kept] for k, v in groups.items()}
     assert found == {k: v for k, v in wanted.items() if v} and "en" in found
     assert (dest / "glm").read_text() == (formatted / "glm").read_text()
-    assert not {"manifest.jsonl", "statistics.tsv", "stm"} & {
-        path.name for path in dest.iterdir()
-    }
+    names = {path.name for path in dest.iterdir()}
+    assert not {"manifest.jsonl", "statistics.tsv", "stm"} & names
+    assert not any(name.endswith(STAMP) for name in names)
 
 
 def test_relative_paths_and_headers(tmp_path):
