@@ -98,6 +98,8 @@ def test_overlap():
         "overlap below 50 %": [0],
         "overlap from 50 %": [1, 2],
     }
+    half = [Labels("a", "m", None, 0.0, 2.0), Labels("b", "m", None, 1.0, 3.0)]
+    assert list(make_groups(["u", "v"], half, "overlap")) == ["overlap from 50 %"]
 
 
 def test_overlap_is_that_of_a_sampled_time_axis():
