@@ -58,6 +58,15 @@ def test_interval_is_over_seeds_and_speakers():
     assert ends[1][1] - ends[1][0] == pytest.approx(2 * 1.96 * error, rel=0.3)
 
 
+def test_interval_covers_speakers_that_differ_alike_in_all_seeds():
+    """Of seeds alone, the interval would have no width."""
+    own = dict.fromkeys(range(4), probed([[0.0] * 3, [0.1, 0.2, 0.3]]))
+    other = dict.fromkeys(range(4), probed([[0.0] * 3] * 2))
+    means, ends, _ = difference(own, other)
+    # One speaker is drawn three times in 1 of 27 draws, which is more than 2.5 %.
+    assert means[1] == pytest.approx(0.2) and ends[1] == pytest.approx([0.1, 0.3])
+
+
 def test_tables():
     systems = [System(name, name.upper(), {}) for name in ("one", "two", "none")]
     spec = Spec(None, None, systems, [], compare=[("one", "two"), ("one", "none")])
