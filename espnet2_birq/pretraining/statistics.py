@@ -98,8 +98,8 @@ def objective_statistics(
         (standard deviation over frames of targets and predictions, averaged over their
         values); and with several objectives ``grad_share`` (gradient norm at the
         encoder's output as a share of the objectives' sum, without the path through
-        labels) and ``agree`` (share of frames whose label is the same as that of the
-        first objective of the head).
+        labels) and ``agree`` (share of the frames with both labels whose label is the
+        same as that of the first objective of the head).
     """
     found = _Found()
     codes = [book for book in books if isinstance(book, BookTally)]
@@ -149,7 +149,7 @@ def _add_codes(
             for key in keys if book.soft[row] else keys[:2]:
                 found.add(key, name, mean[key])
             if row > 0:
-                found.add("agree", name, mean["agree"])
+                found.add("agree", name, mean["agree"] / mean["both"])
             found.add_square(name, tally.sums[row, SUMS.index("grad_square")])
             labels, predicted = tally.label_counts[row], tally.predicted_counts[row]
             use = perplexity(labels)

@@ -179,8 +179,6 @@ class Trainer(ESPnetTrainer):
             # ESPnet would add the gradient of leftover batches (accum_grad) to the next
             # epoch's first update.
             optimizer.zero_grad()
-        for one in parts.model.objectives:
-            one.labeller.forget()  # likewise
         position = options.saver.restore(parts, reporter)
         arguments["iterator"] = options.saver.batches(
             arguments["iterator"],

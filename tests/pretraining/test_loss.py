@@ -382,6 +382,9 @@ def test_agreement_is_that_of_frames_with_both_labels(share):
     )
     counts = [tally.sums[1, SUMS.index(key)].item() for key in ("both", "agree")]
     assert counts == [both.sum().item(), same.sum().item()]
+    stats = objective_statistics([BookTally(["one", "other"], 2 * [False], tally)])
+    expected = same.sum().double() / both.sum()  # NaN, not 1, if no frame has both
+    assert torch.allclose(stats["agree_other"], expected, equal_nan=True)
 
 
 def test_nothing_of_size_frames_by_codes_is_kept():

@@ -61,6 +61,7 @@ def test_objectives_of_several_books_are_averaged():
         sums = torch.zeros(2, len(SUMS))
         sums[:, SUMS.index("loss")] = torch.tensor([loss, 2 * loss])
         sums[:, SUMS.index("grad_square")] = torch.tensor([9.0, 1.0])
+        sums[1, SUMS.index("both")] = 2.0
         sums[1, SUMS.index("agree")] = agree
         counts = torch.zeros(2, 4)
         counts[:, :codes] = 2.0
