@@ -32,20 +32,20 @@ def test_pretraining_needs_no_evaluation_set(ssl1):
 @pytest.mark.parametrize(
     "options, wanted, unwanted",
     [
-        ("", ["--sets train,dev,eval"], ["--skip-bad", "--dry-run"]),
+        ("", ["--sets train,dev,eval"], ["--skip_bad", "--dry_run"]),
         ("--sets train,dev", ["--sets train,dev "], ["eval"]),
-        ("--skip_bad true", ["--skip-bad"], ["--dry-run"]),
-        ("--dry_run true", ["--dry-run"], ["--annotations-only"]),
+        ("--skip_bad true", ["--skip_bad"], ["--dry_run"]),
+        ("--dry_run true", ["--dry_run"], ["--annotations_only"]),
         # Nothing has been beamformed yet.
-        ("--dry_run true --mic mdm8", ["--dry-run", "--annotations-only"], []),
-        ("--skip_bad true --mic mdm8", ["--skip-bad"], ["--annotations-only"]),
+        ("--dry_run true --mic mdm8", ["--dry_run", "--annotations_only"], []),
+        ("--skip_bad true --mic mdm8", ["--skip_bad"], ["--annotations_only"]),
     ],
 )
 def test_options_of_the_preparation(ssl1, options, wanted, unwanted):
     said = run(["local/data.sh", "--ami", "/c", *options.split()], ssl1).stdout
     *beamforming, preparing = said.splitlines()
     assert ("mdm8" in options) == bool(beamforming)
-    assert all("--dry-run" in line for line in beamforming) or "dry" not in options
+    assert all("--dry_run" in line for line in beamforming) or "dry" not in options
     assert all(word in preparing for word in wanted), preparing
     assert not any(word in preparing for word in unwanted), preparing
 

@@ -12,7 +12,7 @@
 # --yodas, --hub, --lang, --hours, --valid_hours, --seed, --manifest, --prepare_opts go to
 # local/data.sh, which is stage 1 and does the whole data preparation. --set_name names the
 # set (default: from language and hours; required with --manifest); its experiments are in
-# exp/<set name>. Limits of duration are --prepare_opts "--min-duration 1 --max-duration 20".
+# exp/<set name>. Limits of duration are --prepare_opts "--min_duration 1 --max_duration 20".
 # All other options (--stage, ...) go to birq.sh. With a single language, --num_splits_ssl 8
 # reduces the trainer's memory.
 set -e
@@ -31,9 +31,9 @@ whole_numbers 1 nj
 for ((i = 0; i < ${#opts[@]}; i += 2)); do
     case "${opts[i]//-/_}" in
         __min_wav_duration|__max_wav_duration) fail "${opts[i]}: stage 1 filters by" \
-            "duration; give --prepare_opts '--min-duration N --max-duration N' (seconds)" ;;
+            "duration; give --prepare_opts '--min_duration N --max_duration N' (seconds)" ;;
         __audio_format) fail "${opts[i]}: stage 1 writes the audio; give --prepare_opts" \
-            "'--audio-format wav.ark'" ;;
+            "'--audio_format wav.ark'" ;;
         __resample|__speed_perturb_factors|__dumpdir|__fs)
             fail "${opts[i]}: has no effect here; leave it out" ;;
     esac

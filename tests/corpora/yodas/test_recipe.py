@@ -40,12 +40,12 @@ def test_a_dry_run(recipe):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ("--max_wav_duration 20", "--prepare_opts '--min-duration N --max-duration N'"),
-        ("--min-wav-duration 2", "--prepare_opts '--min-duration N --max-duration N'"),
+        ("--max_wav_duration 20", "--prepare_opts '--min_duration N --max_duration N'"),
+        ("--min-wav-duration 2", "--prepare_opts '--min_duration N --max_duration N'"),
         ("--resample true", "--resample: has no effect here"),
         ("--speed_perturb_factors 0.9", "--speed_perturb_factors: has no effect here"),
         ("--dumpdir /d", "--dumpdir: has no effect here"),
-        ("--audio_format wav", "give --prepare_opts '--audio-format wav.ark'"),
+        ("--audio_format wav", "give --prepare_opts '--audio_format wav.ark'"),
         ("--valid_hours 0", "--valid_hours '0': give more than 0, training needs"),
         ("--valid_hours 0.0", "training needs a validation set"),
         ("--manifest m.jsonl", "--manifest needs --set_name"),

@@ -26,13 +26,13 @@ help_message=$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")
     "names: give a link without" >&2; exit 1; }
 
 audio=${ami} _opts=() _dry_run=()
-if "${skip_bad}"; then _opts+=(--skip-bad); fi
-if "${dry_run}"; then _dry_run+=(--dry-run); fi
+if "${skip_bad}"; then _opts+=(--skip_bad); fi
+if "${dry_run}"; then _dry_run+=(--dry_run); fi
 if [ "${mic}" = mdm8 ]; then
     python3 -m espnet2_birq.bin.beamform_ami --audio "${ami}" --dest "${beamformed}" \
         --nj "$(../../../local/cores)" "${_dry_run[@]}"
     audio=${beamformed}
-    if "${dry_run}"; then _opts+=(--annotations-only); fi  # nothing is beamformed yet
+    if "${dry_run}"; then _opts+=(--annotations_only); fi  # nothing is beamformed yet
 fi
 python3 -m espnet2_birq.bin.prepare_ami --annotations "${annotations:-${ami}/annotations}" \
     --audio "${audio}" --mic "${mic}" --partition "${partition}" --sets "${sets}" \

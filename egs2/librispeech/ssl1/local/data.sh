@@ -50,7 +50,7 @@ fi
 _opts=
 if [ -n "${parts}" ]; then _opts+="--parts ${parts//,/ } "; fi
 if [ -n "${need}" ]; then _opts+="--need ${need//,/ } "; fi
-if "${skip_bad}"; then _opts+="--skip-bad "; fi
+if "${skip_bad}"; then _opts+="--skip_bad "; fi
 # shellcheck disable=SC2086
 python3 -m espnet2_birq.bin.prepare_librispeech --librispeech "${librispeech}" \
     --dest data --nj "$(../../../local/cores)" --resample "${resample}" ${_opts} ${_dry_run}
