@@ -51,6 +51,7 @@ UNSUPPORTED = {
     "no_forward_run": "ESPnet's run without a model does not work (birq bench measures "
     "reading)",
 }
+TRAIN_DTYPE = "float32"  # others would convert the model, but not its features
 LARGEST_SEED = 2**31  # NumPy's, and the epoch is added
 # Values of batch_type that fill a batch up to batch_bins samples; the others count
 # batch_size utterances.
@@ -159,8 +160,14 @@ def check_trainer(args: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: One of UNSUPPORTED is set, or ``grad_noise`` with several processes,
-            or chunks; or an option of the optimizer is a text.
+            or chunks; or an option of the optimizer is a text; or ``train_dtype`` is
+            another than float32.
     """
+    if args.train_dtype != TRAIN_DTYPE:
+        raise ConfigError(
+            f"train_dtype {args.train_dtype}: parameters are trained in {TRAIN_DTYPE}; "
+            "leave it out (for half precision: use_amp on a GPU, cpu_bfloat16 on a CPU)"
+        )
     for key, value in args.optim_conf.items():
         if isinstance(value, str):
             raise ConfigError(
