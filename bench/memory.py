@@ -42,7 +42,7 @@ with forked.no_gpu():
     from step import DTYPES, METHODS, SAMPLING_RATE, autocast, read_config
 
     from espnet2_birq.planning.cost import FakeModel
-    from espnet2_birq.planning.plan import Batch, plan_memory
+    from espnet2_birq.planning.plan import plan_memory
     from espnet2_birq.tasks.ssl import SSLTask
 
 BUILDS = dict(
@@ -214,9 +214,8 @@ def largest(fits: Callable[[int], bool], guess: int = 1) -> int:
 def planned(args, build: str) -> int:
     """Return the number of utterances that fit, by the planner's estimate."""
     conf = configure(args, build)
-    batch = Batch(UTTERANCE, UTTERANCE, 1)
-    model = FakeModel(conf)
-    _, fits = plan_memory(conf, model, batch, UTTERANCE, 1, 1e9 * args.memory)
+    conf.accum_grad = 1
+    _, fits = plan_memory(conf, FakeModel(conf), UTTERANCE, 1, 1e9 * args.memory)
     return round(fits / UTTERANCE)
 
 

@@ -2,8 +2,8 @@
 
 FLOPs and memory are counted on fake tensors; time follows from the planner's rates for an
 H100 (docs/plan.md). The batch is four utterances of 12.3 s, one GPU's share of C2's batch on
-eight GPUs. Memory includes parameters, gradients, AdamW, teacher, codebooks and the peak of
-a step.
+eight GPUs. Memory is that of `birq plan` for this batch on one GPU: parameters, accumulated
+gradients, AdamW, teacher, codebooks and the peak of a step.
 
     python bench/methods.py conf/tuning/train_{best_rq,birq,rvq,bridle}_c2.yaml
 
@@ -18,10 +18,9 @@ from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.planning.configured import parse_config
 from espnet2_birq.planning.cost import FakeModel
 from espnet2_birq.planning.gpus import GPUS
-from espnet2_birq.planning.plan import SINGLE, step_seconds
+from espnet2_birq.planning.plan import memory_of_step, step_seconds
 
 UTTERANCES, SECONDS = 4, 12.3
-COPIES = 4  # of a parameter: itself, gradient, two moments
 
 
 def cost_of(config: Path) -> tuple[float, float, float]:
@@ -31,10 +30,9 @@ def cost_of(config: Path) -> tuple[float, float, float]:
     samples = round(SECONDS * sampling_rate(args.frontend_conf))
     cost = model.count_step(UTTERANCES, samples)
     seconds, _ = step_seconds(cost, GPUS["h100"], True, None)
-    frozen = (x for x in model.model.parameters() if not x.requires_grad)
-    kept = sum(x.nbytes for x in (*frozen, *model.model.buffers()))
-    kept += COPIES * SINGLE * model.parameters.all
-    return cost.flops, seconds, kept + cost.peak
+    late = model.updates  # all three columns are those of the last phase
+    memory = sum(memory_of_step(args, model, UTTERANCES, samples, updates=late))
+    return cost.flops, seconds, memory
 
 
 def main(argv=None) -> None:

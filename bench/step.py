@@ -42,6 +42,7 @@ from plain import PlainModel  # noqa: E402
 from espnet2_birq.errors import ConfigError  # noqa: E402
 from espnet2_birq.planning.cost import FakeModel, counted  # noqa: E402
 from espnet2_birq.planning.machine import describe, matrix_rate, peak_memory_mib  # noqa: E402
+from espnet2_birq.planning.measured import with_objectives  # noqa: E402
 from espnet2_birq.pretraining.masking import SpanMasking  # noqa: E402
 from espnet2_birq.tasks.ssl import SSLTask  # noqa: E402
 
@@ -68,10 +69,9 @@ def read_config(path: str, method: str, options: str = "") -> argparse.Namespace
     args = SSLTask.get_parser().parse_args(command)
     rows = copy.deepcopy(args.objectives)
     if method == "best_rq":
-        rows = [row for row in rows if row["name"] == "anchor"]
-        for row in rows:
-            row["weight"] = 1.0
-    elif len(rows) < 2:
+        rows = [dict(row, weight=1.0) for row in rows if row["name"] == "anchor"]
+        return with_objectives(args, rows)
+    if len(rows) < 2:
         raise ConfigError(
             f"{path}: --method {method} needs an objective 'enhanced', too"
         )

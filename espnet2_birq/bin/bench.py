@@ -4,7 +4,11 @@ import argparse
 from collections.abc import Sequence
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
-from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
+from espnet2_birq.bin.options.speech import (
+    VALID_HOURS,
+    add_speech_options,
+    check_speech_options,
+)
 from espnet2_birq.options import output_file
 
 DESCRIPTION = """\
@@ -69,6 +73,7 @@ def bench(args: argparse.Namespace) -> None:
     from espnet2_birq.planning.bench import bench_machine
 
     check_speech_options(args, POSITIVE)
+    args.valid_hours = args.valid_hours or VALID_HOURS
     with warnings_off():
         for line in bench_machine(args, args.rest):
             print(line, flush=True)

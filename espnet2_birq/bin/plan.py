@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run, warnings_off
-from espnet2_birq.bin.options.speech import add_speech_options, check_speech_options
+from espnet2_birq.bin.options.speech import (
+    VALID_HOURS,
+    add_speech_options,
+    check_speech_options,
+)
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.planning.gpus import GPUS
 
 DESCRIPTION = """\
@@ -24,6 +29,7 @@ examples:
   python -m espnet2_birq.bin.plan --config conf/train_birq.yaml \\
       --data dump/raw/train --gpus 1 --gpu a100 --step_seconds 0.31"""
 
+DEFAULT_GPU = "a100"
 POSITIVE = "gpus memory tflops step_seconds"
 
 
@@ -36,8 +42,8 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--gpu",
         choices=sorted(GPUS),
-        default="a100",
-        help="GPU model, whose data sheet gives memory, FLOP/s and bytes/s",
+        help="GPU model, whose data sheet gives memory, FLOP/s and bytes/s (default: "
+        f"{DEFAULT_GPU})",
     )
     add(
         "--memory",
@@ -75,17 +81,25 @@ def plan(args: argparse.Namespace) -> None:
     from espnet2_birq.planning.report import Speed
 
     check_speech_options(args, POSITIVE)
+    if args.machine and args.gpu:
+        raise ConfigError("--gpu: --machine has its own rates; leave one of them out")
+    if args.valid_hours and not args.machine:
+        raise ConfigError(
+            f"--valid_hours {args.valid_hours:g}: validation is planned at measured rates "
+            "alone; give --machine, too, or leave it out"
+        )
     machine = read_machine(args.machine) if args.machine else None
+    gpu = args.gpu or DEFAULT_GPU
     with warnings_off():
         text = plan_run(
             Path(args.config),
             args.rest,
-            Speed(args.gpu, args.gpus, args.step_seconds, args.tflops, machine),
+            Speed(gpu, args.gpus, args.step_seconds, args.tflops, machine),
             folder=args.data,
             hours=args.hours,
             utterance_seconds=args.utterance_seconds,
             longest_seconds=args.longest_seconds,
-            valid_hours=args.valid_hours,
+            valid_hours=args.valid_hours or VALID_HOURS,
             memory=args.memory and 1e9 * args.memory,
             as_json=args.json,
         )

@@ -17,59 +17,73 @@ class Batch(NamedTuple):
     accum_grad: int  # steps per update
 
 
-def configured_batch(args: argparse.Namespace, utterance: float, gpus: int) -> Batch:
-    """Compute the amount of speech per step.
+def configured_batch(args: argparse.Namespace, mean: float, gpus: int) -> Batch:
+    """Compute the mean amount of speech per step.
 
     Args:
         args: Arguments of SSLTask.
-        utterance: Utterance length in seconds.
+        mean: Mean length of an utterance in seconds.
         gpus: Number of GPUs that share a batch.
 
     Raises:
-        ConfigError: A batch has less than one utterance per GPU, or an update no batch.
+        ConfigError: A batch has fewer utterances than GPUs, or an update no batch.
     """
-    fs = sampling_rate(args.frontend_conf)
-    if args.batch_type in BINS:
-        key, least, seconds = "batch_bins", gpus * utterance * fs, args.batch_bins / fs
-    else:
-        parts = _folded(args, utterance * fs)
-        key, least = "batch_size", gpus * parts
-        seconds = args.batch_size // parts * utterance
-    if seconds / gpus < utterance:
-        raise ConfigError(
-            f"{key} {getattr(args, key)} is the batch of all {gpus} GPUs and holds "
-            f"less than one utterance of {utterance:.1f} s for each; give at least "
-            f"--{key} {math.ceil(least)}"
-        )
     if args.accum_grad < 1:
         raise ConfigError(f"accum_grad {args.accum_grad}: give at least 1")
+    if args.batch_type in BINS:
+        seconds = args.batch_bins / sampling_rate(args.frontend_conf)
+    else:
+        samples = mean * sampling_rate(args.frontend_conf)
+        seconds = args.batch_size // _folded(args, samples) * mean
+    least, most = _limits(args, gpus)
+    seconds = max(min(seconds, most * mean), least * mean)
+    if seconds < gpus * mean:  # ESPnet would stop
+        raise ConfigError(
+            f"batch_size {args.batch_size} is the batch of all {gpus} GPUs, of which each "
+            f"needs an utterance; give at least --batch_size {gpus}"
+        )
     return Batch(seconds, seconds / gpus, args.accum_grad)
 
 
 def configured_epoch(
-    args: argparse.Namespace, total: float, utterance: float, gpus: int
+    args: argparse.Namespace, total: float, mean: float, gpus: int
 ) -> tuple[Batch, float]:
     """Compute the speech per step and the steps per epoch.
 
     Args:
         args: Arguments of SSLTask.
         total: Speech of the training set in seconds.
-        utterance: Utterance length in seconds.
+        mean: Mean length of an utterance in seconds.
         gpus: Number of GPUs that share a batch.
 
     Raises:
         ConfigError: As by configured_batch(), or an epoch has no update.
     """
-    batch = configured_batch(args, utterance, gpus)
+    batch = configured_batch(args, mean, gpus)
     # ESPnet draws so many times the utterances of the set.
     drawn = args.dataset_scaling_factor if args.batch_type in DRAWN else 1
     steps = args.num_iters_per_epoch or drawn * total / batch.seconds
-    if math.ceil(steps) < batch.accum_grad:
+    if whole_steps(steps) < batch.accum_grad:
         raise ConfigError(
-            f"an epoch of {math.ceil(steps)} batches has no update with accum_grad "
+            f"an epoch of {whole_steps(steps)} batches has no update with accum_grad "
             f"{batch.accum_grad}; lower accum_grad, batch_bins or batch_size"
         )
     return batch, steps
+
+
+def number_of_updates(args: argparse.Namespace, steps: float) -> int:
+    """Compute the updates of a training, without each epoch's leftover steps.
+
+    Args:
+        args: Arguments of SSLTask.
+        steps: Steps of an epoch.
+    """
+    return args.max_epoch * (whole_steps(steps) // args.accum_grad)
+
+
+def whole_steps(steps: float) -> int:
+    """Return the number of steps, of which the last may have less speech."""
+    return math.ceil(round(steps, 6))  # not one more for an error of rounding
 
 
 def most_utterances(args: argparse.Namespace, longest: float, gpus: int) -> int:
@@ -85,7 +99,8 @@ def most_utterances(args: argparse.Namespace, longest: float, gpus: int) -> int:
         number = int(args.batch_bins / samples) + _exceeds(args)
     else:
         number = args.batch_size // _folded(args, samples)
-    return max(1, math.ceil(number / gpus))
+    least, most = _limits(args, gpus)
+    return math.ceil(max(min(number, most), least) / gpus)
 
 
 def setting_of(
@@ -100,14 +115,33 @@ def setting_of(
         gpus: Number of GPUs that share a batch.
     """
     samples = longest * sampling_rate(args.frontend_conf)
+    number = utterances * gpus
     if args.batch_type not in BINS:
-        return f"--batch_size {utterances * gpus * _folded(args, samples)}"
-    bins = int(utterances * gpus * samples) - _exceeds(args)
-    options = f"--batch_bins {bins}"
-    if unlabelled := getattr(args, "unlabelled_batch_bins", None):
-        # In joint training, the two batches keep their ratio.
-        options += f" --unlabelled_batch_bins {bins * unlabelled // args.batch_bins}"
+        options = f"--batch_size {number * _folded(args, samples)}"
+    else:
+        bins = int(number * samples) - _exceeds(args)
+        options = f"--batch_bins {bins}"
+        if unlabelled := getattr(args, "unlabelled_batch_bins", None):
+            # In joint training, the two batches keep their ratio.
+            options += (
+                f" --unlabelled_batch_bins {bins * unlabelled // args.batch_bins}"
+            )
+    least, most = _limits(args, gpus)
+    if number < least:
+        options += f" --min_batch_size {number}"
+    if number > most:
+        options += f" --max_batch_size {number}"
     return options
+
+
+def _limits(args: argparse.Namespace, gpus: int) -> tuple[int, float]:
+    """Return between how many utterances ESPnet's sampler keeps a batch, if it does."""
+    least, most = 0, math.inf
+    if args.batch_type in BINS or _folds(args):
+        least = gpus if gpus > 1 else args.min_batch_size
+    if args.batch_type in DRAWN and args.max_batch_size is not None:
+        most = args.max_batch_size
+    return least, most
 
 
 def _exceeds(args: argparse.Namespace) -> bool:
@@ -118,8 +152,13 @@ def _exceeds(args: argparse.Namespace) -> bool:
     return args.batch_type in BINS and args.batch_type != "catpow"
 
 
+def _folds(args: argparse.Namespace) -> bool:
+    """Return whether batch_size is for short utterances, and smaller for longer ones."""
+    # By iterator_type category, ESPnet takes folded for catbel, which does not.
+    return args.batch_type == "folded" and args.iterator_type != "category"
+
+
 def _folded(args: argparse.Namespace, samples: float) -> int:
     """Return by what ESPnet divides batch_size for utterances of this length."""
-    # By iterator_type category, ESPnet takes folded for catbel, which does not.
-    folds = args.batch_type == "folded" and args.iterator_type != "category"
-    return 1 + int(samples / args.fold_length[0]) if folds and args.fold_length else 1
+    folds = _folds(args) and args.fold_length
+    return 1 + int(samples / args.fold_length[0]) if folds else 1

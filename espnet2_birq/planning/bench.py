@@ -16,7 +16,7 @@ from espnet2_birq.planning import measured
 from espnet2_birq.planning.batches import configured_epoch, setting_of
 from espnet2_birq.planning.configured import configured_data, parse_config
 from espnet2_birq.planning.cost import FakeModel, StepCost
-from espnet2_birq.planning.exchange import exchange_rate
+from espnet2_birq.planning.exchange import check_processes, exchange_rate
 from espnet2_birq.planning.joint import is_joint
 from espnet2_birq.planning.machine import describe, matrix_rate, memory_of
 from espnet2_birq.planning.plan import Data, Machine, make_plan
@@ -58,7 +58,12 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
     data = configured_data(
         conf, args.data, args.hours, args.utterance_seconds, args.longest_seconds
     )
-    configured_epoch(conf, data.total, data.utterance, args.processes)  # or an error
+    # What can be an error is before the long part.
+    configured_epoch(conf, data.total, data.mean, args.processes)
+    check_processes(args.processes, device)
+    reading = None
+    if args.data:
+        reading = measured.reading_rate(args.data, sampling_rate(conf.frontend_conf))
     description = describe(device)
     name = description.get("gpu") or description["processor"]
     yield table([("machine", _machine_words(name, description, device))])
@@ -74,6 +79,7 @@ def bench_machine(args: argparse.Namespace, options: Sequence[str]) -> Iterator[
         1 / per_flop,
         1 / per_byte if per_byte else math.inf,
         steps.validation,
+        reading,
     )
     if per_flop == 1 / fastest:
         words = "products as fast as large ones: steps too small to tell both rates"
@@ -105,13 +111,10 @@ def _product_rate(conf, device: str):
 
 
 def _measure_around(conf, args, machine: Machine, speech_per_second: float):
-    if args.data:
-        fs = sampling_rate(conf.frontend_conf)
-        reading = measured.reading_rate(args.data, fs)
-        machine = machine._replace(reading=reading)
-        needed = speech_per_second / reading
+    if machine.reading is not None:
+        needed = speech_per_second / machine.reading
         words = (
-            f"{reading:.4g} s of speech a second and process; steps want {needed:.1f} "
+            f"{machine.reading:.4g} s of speech a second and process; steps want {needed:.1f} "
             f"processes, num_workers is {conf.num_workers}"
         )
         few = ": GIVE MORE" if conf.num_workers < needed else ""
@@ -128,7 +131,7 @@ def _measure_around(conf, args, machine: Machine, speech_per_second: float):
 
 def _time_steps(conf, data: Data, most: float, rounds: int, device: str):
     costs, seconds, of_input, speech, validation = [], [], {}, 0.0, 0.0
-    cases = measured.list_cases(conf, data.utterance, most)
+    cases = measured.list_cases(conf, data, most)
     for case, cost, timed in measured.time_cases(cases, rounds, device):
         fastest = min(timed.steps)
         costs.append(cost)

@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.planning.cost import model_conf
 from espnet2_birq.planning.gpus import GPUS
+from espnet2_birq.planning.joint import is_joint
 from espnet2_birq.planning.plan import Data, Machine, as_dict, make_plan
 from espnet2_birq.planning.report import Speed, report
 from espnet2_birq.reading import read_yaml
-from espnet2_birq.tasks.checks import check_training
+from espnet2_birq.tasks.checks import BINS, check_training
 from espnet2_birq.tasks.joint import JointTask
-from espnet2_birq.tasks.ssl import SSLTask
+from espnet2_birq.tasks.ssl import SHORTEST, SSLTask
 
 
 def plan_run(
@@ -83,12 +86,28 @@ def configured_data(
         longest_seconds: Utterance length for the memory estimate, in seconds.
 
     Raises:
-        DataError: The training set has no lengths.
+        ConfigError: Training leaves out utterances of the given length.
+        DataError: The training set has no lengths, or nothing to train on.
     """
+    fs = sampling_rate(args.frontend_conf)
+    # Training leaves out what is shorter, and pretraining what is longer than a batch.
+    limited = args.batch_type in BINS and not is_joint(args)
+    most = args.batch_bins / fs if limited else math.inf
     if folder is not None:
-        return Data.read(folder, sampling_rate(args.frontend_conf))
-    longest = max(longest_seconds, utterance_seconds)
-    return Data(3600 * hours, utterance_seconds, longest)
+        return Data.read(folder, fs, SHORTEST, most)
+    if utterance_seconds < SHORTEST:
+        raise ConfigError(
+            f"--utterance_seconds {utterance_seconds:g}: training leaves out utterances of "
+            f"less than {SHORTEST} s; give at least this"
+        )
+    if utterance_seconds > most:
+        raise ConfigError(
+            f"batch_bins {args.batch_bins}: training leaves out utterances of "
+            f"{utterance_seconds:g} s, which are longer than a whole batch; give at least "
+            f"--batch_bins {math.ceil(utterance_seconds * fs)}"
+        )
+    longest = min(max(longest_seconds, utterance_seconds), most)
+    return Data(3600 * hours, utterance_seconds, longest, utterance_seconds)
 
 
 def parse_config(path: Path, options: Sequence[str]) -> argparse.Namespace:
@@ -131,8 +150,7 @@ def check_precision(args: argparse.Namespace, machine: Machine) -> None:
     """
     key, used = "use_amp", args.use_amp
     if not machine.on_gpu:
-        conf = getattr(args, "pretraining_conf", args.model_conf)
-        key, used = "cpu_bfloat16", conf.get("cpu_bfloat16", "auto")
+        key, used = "cpu_bfloat16", model_conf(args).get("cpu_bfloat16", "auto")
     if isinstance(used, bool) and used != machine.half:  # auto: as the machine has it
         raise ConfigError(
             f"--machine: {machine.name} was measured with {key} {not used}, and the "

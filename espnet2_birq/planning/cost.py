@@ -16,7 +16,9 @@ import argparse
 import copy
 import math
 import weakref
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
@@ -33,6 +35,8 @@ from espnet2_birq.kernels.acceleration import ON_GPU, accelerate_parts
 from espnet2_birq.pretraining.losses import cross_entropy
 from espnet2_birq.pretraining.losses.gumbel import gumbel_from_exponential
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.pretraining.when import When
+from espnet2_birq.tasks.prepared import check_frozen
 from espnet2_birq.tasks.ssl import SSLTask
 
 aten = torch.ops.aten
@@ -68,7 +72,7 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
         gpu: Whether to disable bfloat16 autocast for CPUs.
     """
     args = copy.deepcopy(args)
-    conf = _model_conf(args)
+    conf = model_conf(args)
     conf["accelerate"] = False
     if gpu:
         conf["cpu_bfloat16"] = False
@@ -77,7 +81,7 @@ def plain_args(args: argparse.Namespace, gpu: bool) -> argparse.Namespace:
     return args
 
 
-def _model_conf(args: argparse.Namespace) -> dict:
+def model_conf(args: argparse.Namespace) -> dict:
     """Return model_conf of ssl_train, or pretraining_conf of joint training."""
     return getattr(args, "pretraining_conf", args.model_conf)
 
@@ -136,6 +140,41 @@ def late_updates(model: BiRQModel) -> range:
     return range(last, last + math.lcm(*(when.every for when in whens)))
 
 
+def active_sets(whens: Sequence[When], updates: range) -> list[tuple[int, int]]:
+    """Group updates by which objectives are active in them.
+
+    Args:
+        whens: When each objective, or tokenizer, is active.
+        updates: Successive updates.
+
+    Returns:
+        For each set of active objectives, the first of its updates and their number.
+    """
+    edges = {updates.start, updates.stop}
+    for when in whens:
+        edges |= {edge for edge in (when.start, when.stop or 0) if edge in updates}
+    period = math.lcm(*(when.every for when in whens))
+    found: dict[tuple[bool, ...], tuple[int, int]] = {}
+    for start, stop in pairwise(sorted(edges)):  # between them, activity is periodic
+        for update in range(start, min(stop, start + period)):
+            on = tuple(when.includes(update) for when in whens)
+            first, number = found.get(on, (update, 0))
+            found[on] = first, number + len(range(update, stop, period))
+    return list(found.values())
+
+
+def freeze(module: torch.nn.Module, names: Iterable[str]) -> None:
+    """Exclude parameters from training, as ESPnet does for ``freeze_param``.
+
+    Args:
+        module: Module of everything that is trained.
+        names: Names of parameters, or of modules with some.
+    """
+    for key, parameter in module.named_parameters():
+        if any(key == name or key.startswith(f"{name}.") for name in names):
+            parameter.requires_grad = False
+
+
 def blank_labels(
     model: BiRQModel, utterances: int, samples: int
 ) -> dict[str, torch.Tensor]:
@@ -161,6 +200,10 @@ class FakeModel:
         gpu: Whether to count a GPU's operations, under bfloat16 autocast if
             ``args.use_amp``; otherwise a CPU's.
 
+    Attributes:
+        updates: Updates whose steps are counted; at first, one period late in training.
+        phases: Updates until then, among which are all sets of active objectives.
+
     Raises:
         ConfigError: Invalid configuration.
     """
@@ -174,12 +217,15 @@ class FakeModel:
         with self.mode, copies, torch.random.fork_rng(devices=[]):
             self.whole, self.model = self._build(plain_args(args, gpu))
             self.whole.train()
+            check_frozen(args, self.whole)
+            freeze(self.whole, args.freeze_param)
         # Fake tensors have no values: skip checks and initialisation from data.
         self.model.checks.on = False
         for objective in self.model.objectives:
             objective.labeller.ready = True
         self.updates = late_updates(self.model)
-        if gpu and _model_conf(args).get("accelerate", True):
+        self.phases = range(self.updates.stop)
+        if gpu and model_conf(args).get("accelerate", True):
             accelerate_parts(self.model.encoder, ON_GPU)
         self.parameters = count_parameters(self.whole, self.model)
 
@@ -202,26 +248,23 @@ class FakeModel:
             samples: Length of each utterance in samples.
             accumulate: Whether gradients exist already and are accumulated.
             updates: Updates to average over, which matters if some objectives are active
-                only in some; default: one period late in training. An objective that
-                waits for a condition (``when: once``) counts as started.
+                only in some; default: those of the attribute. An objective that waits
+                for a condition (``when: once``) counts as started.
 
         Returns:
             FLOPs and bytes moved, averages over updates; peak of live bytes, the largest.
         """
-        whens, updates = self.model.whens, updates or self.updates
-        costs = {}  # by set of active objectives
-        for update in updates:
-            on = tuple(when.includes(update) for when in whens)
-            if on not in costs:
-                cost = self._count_step(update, utterances, samples, accumulate)
-                costs[on] = [cost, 0]
-            costs[on][1] += 1
-        flops = sum(number * cost.flops for cost, number in costs.values())
-        moved = sum(number * cost.moved for cost, number in costs.values())
+        updates = updates or self.updates
+        costs = [
+            (self._count_step(update, utterances, samples, accumulate), number)
+            for update, number in active_sets(self.model.whens, updates)
+        ]
+        flops = sum(number * cost.flops for cost, number in costs)
+        moved = sum(number * cost.moved for cost, number in costs)
         return StepCost(
             round(flops / len(updates)),
             round(moved / len(updates)),
-            max(cost.peak for cost, _ in costs.values()),
+            max(cost.peak for cost, _ in costs),
         )
 
     def _count_step(self, update, utterances, samples, accumulate):

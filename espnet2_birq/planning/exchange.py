@@ -9,6 +9,22 @@ import torch.distributed as dist
 from espnet2_birq.errors import ConfigError
 
 
+def check_processes(processes: int, device: str) -> None:
+    """Check that there is a GPU for each process.
+
+    Args:
+        processes: Number of processes.
+        device: cpu or cuda.
+
+    Raises:
+        ConfigError: Fewer GPUs than processes.
+    """
+    if device == "cuda" and torch.cuda.device_count() < processes:
+        raise ConfigError(
+            f"--processes {processes}: there are {torch.cuda.device_count()} GPUs"
+        )
+
+
 def exchange_rate(numbers: int, processes: int, device: str) -> float:
     """Measure an all-reduce of gradients among processes of this machine.
 
@@ -23,10 +39,7 @@ def exchange_rate(numbers: int, processes: int, device: str) -> float:
     Raises:
         ConfigError: Fewer GPUs than processes.
     """
-    if device == "cuda" and torch.cuda.device_count() < processes:
-        raise ConfigError(
-            f"--processes {processes}: there are {torch.cuda.device_count()} GPUs"
-        )
+    check_processes(processes, device)
     context = torch.multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)

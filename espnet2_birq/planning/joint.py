@@ -1,6 +1,7 @@
 """Cost of a step of joint training: both losses, each on its own batch."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -48,7 +49,8 @@ class FakeJoint(FakeModel):
         gpu: As for FakeModel.
 
     Raises:
-        ConfigError: There is a decoder, whose cost depends on the texts.
+        ConfigError: There is a decoder, whose cost depends on the texts, or a token list
+            is missing.
     """
 
     def __init__(self, args: argparse.Namespace, gpu: bool = True):
@@ -57,11 +59,17 @@ class FakeJoint(FakeModel):
                 f"decoder {args.decoder}: only joint training with CTC alone can be "
                 "planned; give --decoder none"
             )
+        tokens = args.token_list
+        if isinstance(tokens, str) and not Path(tokens).is_file():
+            raise ConfigError(
+                f"token_list {tokens}: no such file; give the recipe's, or --token_list "
+                f"none for {CHARACTERS} tokens"
+            )
         _, self.unlabelled = batches_of_a_step(args)
         super().__init__(args, gpu)
 
     def _build(self, args: argparse.Namespace) -> tuple[torch.nn.Module, BiRQModel]:
-        if not isinstance(args.token_list, list | tuple):
+        if args.token_list is None:
             args.token_list = [str(number) for number in range(CHARACTERS)]
         model = JointTask.build_model(args)
         model.ctc = _ProductsOfCTC(model.ctc.ctc_lo)

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,15 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.errors import DataError
 from espnet2_birq.planning.batches import configured_batch
-from espnet2_birq.planning.cost import FakeModel, StepCost, blank_labels, late_updates
-from espnet2_birq.planning.plan import Machine
+from espnet2_birq.planning.cost import (
+    FakeModel,
+    StepCost,
+    active_sets,
+    blank_labels,
+    freeze,
+    late_updates,
+)
+from espnet2_birq.planning.plan import Data, Machine
 from espnet2_birq.reading import read_text
 from espnet2_birq.tasks.ssl import SSLTask
 
@@ -66,13 +74,19 @@ class Step:
         utterances: B, batch size.
         samples: Length of each utterance.
         device: cpu or cuda.
+
+    Attributes:
+        updates: Updates whose steps are run; at first, one period late in training.
     """
+
+    updates: Sequence[int]
 
     def __init__(
         self, args: argparse.Namespace, utterances: int, samples: int, device="cpu"
     ):
         torch.manual_seed(0)
         model = SSLTask.build_model(args)
+        freeze(model, args.freeze_param)
         speech = 0.1 * torch.randn(utterances, samples)
         lengths = torch.full((utterances,), samples)
         model.prepare([dict(speech=speech, speech_lengths=lengths)])
@@ -95,7 +109,7 @@ class Step:
         self.loss().backward()
 
     def __call__(self) -> float:
-        """Run a period of whole steps; return the mean seconds of one."""
+        """Run whole steps; return the mean seconds of one."""
         start = self._now()
         for update in self.updates:
             self.model._update = update
@@ -121,14 +135,34 @@ class Step:
         return time.perf_counter()
 
 
-def list_cases(
-    args: argparse.Namespace, utterance: float, most_speech: float
-) -> list[Case]:
+def with_objectives(
+    args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]
+) -> argparse.Namespace:
+    """Return arguments of the same training with some of its input objectives alone.
+
+    Options that need other objectives are left out, and so is ``when``: without the
+    others, there could be updates in which nothing is learned.
+
+    Args:
+        args: Arguments of SSLTask.
+        rows: Some of its objectives, all with labels of the input.
+    """
+    args = copy.deepcopy(args)
+    args.objectives = [
+        {key: value for key, value in row.items() if key != "when"} for row in rows
+    ]
+    args.teacher_conf, args.tokenizer_conf = {}, {}
+    kept = args.target_branch_conf.get("copies", 1)
+    args.target_branch_conf = {"copies": kept}
+    return args
+
+
+def list_cases(args: argparse.Namespace, data: Data, most_speech: float) -> list[Case]:
     """List steps that determine a machine's rates: two lengths for each method.
 
     Args:
         args: Arguments of SSLTask.
-        utterance: Typical length of an utterance in seconds.
+        data: Amount of speech.
         most_speech: Most seconds of speech in a batch.
 
     Returns:
@@ -136,14 +170,12 @@ def list_cases(
         alone, which is BEST-RQ, if it has others.
     """
     views = {one.name: one.view for one in FakeModel(args).model.objectives}
-    only_input = copy.deepcopy(args)
-    only_input.objectives = [
-        row for row in args.objectives if views[row["name"]].kind == "input"
-    ]
+    rows = [row for row in args.objectives if views[row["name"]].kind == "input"]
     methods = {"as configured": args}
-    if 0 < len(only_input.objectives) < len(args.objectives):
-        methods = {"input labels": only_input} | methods
-    share = min(configured_batch(args, utterance, 1).share, most_speech)
+    if 0 < len(rows) < len(args.objectives):
+        methods = {"input labels": with_objectives(args, rows)} | methods
+    share = min(configured_batch(args, data.mean, 1).share, most_speech)
+    utterance = data.utterance
     return [
         Case(name, conf, max(1, round(share / seconds)), seconds)
         for name, conf in methods.items()
@@ -209,13 +241,13 @@ def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) ->
     Args:
         folder: A set of dump/raw, with wav.scp and audio_format.
         fs: Sample rate in Hz.
-        least_seconds: CPU seconds to read for.
+        least_seconds: Seconds to read for.
 
     Returns:
-        Seconds of speech per CPU second.
+        Seconds of speech per second.
 
     Raises:
-        DataError: The set has no wav.scp.
+        DataError: The set has no wav.scp, or its audio cannot be read.
     """
     from espnet2.train.dataset import ESPnetDataset
 
@@ -226,19 +258,34 @@ def reading_rate(folder: Path, fs: int, least_seconds: float = LEAST_SECONDS) ->
     form = folder / "audio_format"
     in_ark = form.is_file() and read_text(form).strip().endswith("ark")
     kind = "kaldi_ark" if in_ark else "sound"
-    dataset = ESPnetDataset([(str(folder / "wav.scp"), "speech", kind)])
     names = list(read_scp(folder / "wav.scp"))
-    start, samples, read = time.process_time(), 0, 0
-    while read < len(names) and time.process_time() - start < least_seconds:
+    dataset = ESPnetDataset([(str(folder / "wav.scp"), "speech", kind)])
+    start, samples, read = time.perf_counter(), 0, 0
+    while read < len(names) and time.perf_counter() - start < least_seconds:
         # Golden-ratio steps reach all parts of the set, and no name twice.
         name = names[read * 0x9E3779B1 % len(names)]
-        samples += len(dataset[name][1]["speech"])
+        samples += _samples(dataset, name, folder)
         read += 1
-    return samples / fs / max(time.process_time() - start, 1e-9)
+    return samples / fs / max(time.perf_counter() - start, 1e-9)
+
+
+def _samples(dataset, name: str, folder: Path) -> int:
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # ESPnet would log the error, too
+    try:
+        return len(dataset[name][1]["speech"])
+    except Exception as error:  # of libsndfile, kaldiio, the operating system, ...
+        raise DataError(
+            f"{folder}/wav.scp: {name} cannot be read "
+            f"({' '.join(str(error).split())[:200]}); make it again, or leave it out "
+            "(check_data --full finds all)"
+        ) from error
+    finally:
+        logging.disable(before)
 
 
 def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> int:
-    """Reduce a batch by 5 % at a time until two steps run on the GPU.
+    """Reduce a batch by 5 % at a time until its steps run on the GPU.
 
     Args:
         args: Arguments of SSLTask.
@@ -257,6 +304,8 @@ def largest_on_gpu(args: argparse.Namespace, utterances: int, samples: int) -> i
 def _runs(args: argparse.Namespace, utterances: int, samples: int) -> bool:
     try:
         step = Step(args, utterances, samples, "cuda")
+        phases = range(step.updates[-1] + 1)  # the largest step may be an earlier one
+        step.updates = [first for first, _ in active_sets(step.model.whens, phases)]
         step()  # allocates the optimizer's state
         step()
     except torch.OutOfMemoryError:

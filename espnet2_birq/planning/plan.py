@@ -5,7 +5,9 @@ or that of a step or of a machine is measured (espnet2_birq.planning.measured).
 """
 
 import argparse
+import copy
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +19,14 @@ from espnet2_birq.planning.batches import (
     Batch,
     configured_epoch,
     most_utterances,
+    number_of_updates,
     setting_of,
 )
 from espnet2_birq.planning.cost import (
     FakeModel,
     Parameters,
     StepCost,
+    model_conf,
     optimizer_numbers,
 )
 from espnet2_birq.planning.gpus import GPU
@@ -44,9 +48,12 @@ class Data(NamedTuple):
     total: float
     utterance: float  # length at which the cost of a second of speech is average
     longest: float
+    mean: float  # plain mean of the lengths
 
     @classmethod
-    def read(cls, folder: Path, fs: int) -> "Data":
+    def read(
+        cls, folder: Path, fs: int, least: float = 0.0, most: float = math.inf
+    ) -> "Data":
         """Read lengths from a data directory.
 
         Because of attention, a second of an utterance costs a + b length. The mean over
@@ -55,9 +62,11 @@ class Data(NamedTuple):
         Args:
             folder: Data directory with an ``utt2num_samples``, as in dump/raw.
             fs: Sample rate in Hz.
+            least: Length in seconds below which training leaves an utterance out.
+            most: Length in seconds above which it does.
 
         Raises:
-            DataError: The file is missing or broken.
+            DataError: The file is missing or broken, or has no utterance to train on.
         """
         path = folder / "utt2num_samples"
         if not path.is_file():
@@ -70,11 +79,17 @@ class Data(NamedTuple):
             samples = parse_samples(value)
             if samples is None:
                 raise DataError(f"{path}: {utt_id}: not a number of samples: {value}")
-            seconds.append(samples / fs)
+            if least <= samples / fs <= most:
+                seconds.append(samples / fs)
         total = sum(seconds)
         if total <= 0:
-            raise DataError(f"{path}: no speech in it")
-        return cls(total, sum(x * x for x in seconds) / total, max(seconds))
+            limit = f" to {most:g} s (batch_bins)" if most < math.inf else " or more"
+            raise DataError(
+                f"{path}: no utterance of {least:g} s{limit}, and training leaves out all "
+                "others; raise batch_bins, or make the set again"
+            )
+        squares = sum(x * x for x in seconds)
+        return cls(total, squares / total, max(seconds), total / len(seconds))
 
 
 class Machine(NamedTuple):
@@ -158,7 +173,7 @@ class Memory(NamedTuple):
 
     kept: float  # parameters, optimizer, gradients and their buckets
     step: float  # all else that is alive at the peak of a step
-    limit: float  # usable memory, without the margin and CUDA's own
+    limit: float  # usable memory, without the margin and, on a GPU, CUDA's own
 
 
 class Around(NamedTuple):
@@ -182,14 +197,16 @@ class Plan(NamedTuple):
     steps: float  # per epoch
     epochs: int
     gpus: int
+    workers: int  # processes that read for each GPU; 0: steps wait for reading
     around: Around = Around()
     setting: str = ""  # options for the batch that fits
 
     @property
     def epoch_seconds(self) -> float:
-        """Time of an epoch: batches are read during steps, so the slower counts."""
+        """Time of an epoch; the slower of steps and of workers' reading counts."""
         step = self.step_seconds + (self.around.exchange or 0.0)
-        step = max(step, self.around.reading or 0.0)
+        reading = self.around.reading or 0.0
+        step = max(step, reading) if self.workers else step + reading
         return self.steps * step + (self.around.validation or 0.0)
 
     @property
@@ -215,13 +232,12 @@ def count_batch(model: FakeModel, seconds: float, utterance: float, fs: int, **k
     return StepCost(round(cost.flops * factor), round(cost.moved * factor), cost.peak)
 
 
-def plan_memory(args, model, batch, longest, gpus, memory) -> tuple[Memory, float]:
+def plan_memory(args, model, longest, gpus, memory) -> tuple[Memory, float]:
     """Compute the memory of a batch of longest utterances, and the largest that fits.
 
     Args:
         args: Arguments of SSLTask.
         model: The FakeModel.
-        batch: The configured batch.
         longest: Length of the longest utterances in seconds.
         gpus: Number of GPUs.
         memory: GPU memory in bytes.
@@ -229,22 +245,51 @@ def plan_memory(args, model, batch, longest, gpus, memory) -> tuple[Memory, floa
     Returns:
         Memory, and the seconds of speech per GPU that fit, in whole utterances.
     """
-    accumulate = batch.accum_grad > 1
+    limit = memory * (1 - MARGIN) - (CONTEXT if model.gpu else 0.0)
+    samples = round(longest * sampling_rate(args.frontend_conf))
+
+    @cache
+    def parts(utterances):
+        return memory_of_step(args, model, utterances, samples, gpus)
+
+    def used(utterances):
+        return sum(parts(utterances))
+
+    kept, configured = parts(most_utterances(args, longest, gpus))
+    fits = _largest(used, limit) if used(1) <= limit else 0
+    return Memory(kept, configured, limit), fits * longest
+
+
+def memory_of_step(
+    args: argparse.Namespace,
+    model: FakeModel,
+    utterances: int,
+    samples: int,
+    gpus: int = 1,
+    updates: range | None = None,
+) -> tuple[float, float]:
+    """Count the memory on each GPU in a step on utterances of equal length.
+
+    Args:
+        args: Arguments of SSLTask.
+        model: The FakeModel.
+        utterances: B, batch size.
+        samples: Length of each utterance in samples.
+        gpus: Number of GPUs.
+        updates: Updates whose largest step counts; default: those of all phases.
+
+    Returns:
+        Bytes kept between steps: parameters, optimizer, accumulated gradients, buckets of
+        their exchange; and bytes of all else at the peak of a step.
+    """
+    accumulate = args.accum_grad > 1
     # A step's count includes its own gradients, but not those of earlier steps.
     copies = 1 + optimizer_numbers(args) + (gpus > 1) + accumulate
     kept = SINGLE * model.parameters.all * copies
     frozen = (p for p in model.whole.parameters() if not p.requires_grad)  # a teacher
     kept += sum(tensor.nbytes for tensor in (*frozen, *model.whole.buffers()))
-    limit = memory * (1 - MARGIN) - CONTEXT
-
-    @cache
-    def used(utterances):
-        samples = round(longest * sampling_rate(args.frontend_conf))
-        return kept + model.count_step(utterances, samples, accumulate).peak
-
-    configured = used(most_utterances(args, longest, gpus)) - kept
-    fits = _largest(used, limit) if used(1) <= limit else 0
-    return Memory(kept, configured, limit), fits * longest
+    updates = updates or model.phases
+    return kept, model.count_step(utterances, samples, accumulate, updates).peak
 
 
 def _largest(used, limit) -> int:
@@ -295,12 +340,9 @@ def time_around(args, machine: Machine, plan: "Plan", valid_hours: float) -> Aro
     reading = exchange = None
     if machine.reading is not None:  # each GPU has its own processes
         batches = batches_of_a_step(args)
-        if args.num_workers:
-            share = plan.batch.share * max(batches) / args.num_workers
-            reading = share / machine.reading
-        else:  # then reading precedes a step
-            reading = plan.batch.share * sum(batches) / machine.reading
-            reading += plan.step_seconds
+        # Without processes of their own, one batch is read after the other.
+        share = max(batches) / plan.workers if plan.workers else sum(batches)
+        reading = plan.batch.share * share / machine.reading
     if machine.exchange is not None and plan.gpus > 1:
         # It overlaps with the backward pass, about two thirds of a step.
         whole = SINGLE * plan.parameters.all / machine.exchange
@@ -335,9 +377,14 @@ def make_plan(
     Raises:
         ConfigError: Inconsistent configuration.
     """
-    batch, steps = configured_epoch(args, data.total, data.utterance, gpus)
+    batch, steps = configured_epoch(args, data.total, data.mean, gpus)
     machine = gpu if isinstance(gpu, Machine) else None
-    model = fake_model(args, machine is None or machine.on_gpu)
+    on_gpu = machine is None or machine.on_gpu
+    if machine is not None and not on_gpu:  # "auto" is the machine's, not this one's
+        args = copy.deepcopy(args)
+        model_conf(args)["cpu_bfloat16"] = machine.half
+    model = fake_model(args, on_gpu)
+    model.updates = range(number_of_updates(args, steps))  # as long as phases last
     cost = count_batch(
         model, batch.share, data.utterance, sampling_rate(args.frontend_conf)
     )
@@ -345,9 +392,7 @@ def make_plan(
         seconds, products = measured, None
     else:
         seconds, products = step_seconds(cost, gpu, model.half, tflops)
-    usage, fits = plan_memory(
-        args, model, batch, data.longest, gpus, memory or gpu.memory
-    )
+    usage, fits = plan_memory(args, model, data.longest, gpus, memory or gpu.memory)
     plan = Plan(
         model.parameters,
         batch,
@@ -359,6 +404,7 @@ def make_plan(
         steps,
         args.max_epoch,
         gpus,
+        args.num_workers,
         setting=setting_of(args, round(fits / data.longest), data.longest, gpus),
     )
     if machine is not None:

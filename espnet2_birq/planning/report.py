@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from espnet2_birq.planning.batches import whole_steps
 from espnet2_birq.planning.gpus import GPUS
 from espnet2_birq.planning.plan import (
     CONTEXT,
@@ -47,10 +48,13 @@ def report(plan: Plan, data: Data, args: argparse.Namespace, speed: Speed) -> st
     peak = GPUS[speed.gpu].half if half else GPUS[speed.gpu].single
     if speed.machine:  # rate of products within a step
         peak = speed.machine.products
-    rows = [*_size_rows(plan), *_time_rows(plan, speed, peak)]
+    on_gpu = speed.machine is None or speed.machine.on_gpu
+    each = "a GPU" if on_gpu else "a process"
+    rows = [*_size_rows(plan, each), *_time_rows(plan, speed, peak)]
     precision = "bfloat16" if half else "single precision"
     if not speed.machine:
         precision += " (use_amp)" if half else " (no use_amp)"
+    own = f", {CONTEXT / 1e9:.1f} GB of CUDA's own" if on_gpu else ""
     return f"""{table(rows)}
 
 Assumed:
@@ -59,7 +63,7 @@ Assumed:
 - {_around(plan, speed.machine)}
 - memory of the worst batch, of utterances of {data.longest:.1f} s; not used: \
 {MARGIN:.0%} that get lost
-  between blocks of PyTorch's allocator, {CONTEXT / 1e9:.1f} GB of CUDA's own"""
+  between blocks of PyTorch's allocator{own}"""
 
 
 def fitting_row(seconds: float, setting: str, each: str = "") -> tuple[str, str]:
@@ -92,7 +96,7 @@ def _around(plan: Plan, machine: Machine | None) -> str:
     if plan.gpus == 1:
         del times["exchange"]
     units = dict(reading="a step", exchange="a step", validation="an epoch")
-    known = [f"{name} {x:.2g} s {units[name]}" for name, x in times.items() if x]
+    known = [f"{name} {_seconds(x)} s {units[name]}" for name, x in times.items() if x]
     unknown = [name for name, x in times.items() if x is None]
     parts = []
     if known:
@@ -100,6 +104,10 @@ def _around(plan: Plan, machine: Machine | None) -> str:
     if unknown:
         parts.append(f"no time for {', '.join(unknown)} (birq bench measures it)")
     return "; ".join(parts) or "the exchange of gradients hides in backward passes"
+
+
+def _seconds(x):
+    return f"{x:.3g}" if x < 1000 else f"{x:.0f}"
 
 
 def _speed(speed, peak):
@@ -120,7 +128,7 @@ def _speed(speed, peak):
     )
 
 
-def _size_rows(plan):
+def _size_rows(plan, each):
     parameters, memory, batch = plan.parameters, plan.memory, plan.batch
     yield (
         "parameters",
@@ -132,27 +140,27 @@ def _size_rows(plan):
     yield (
         "batch",
         (
-            f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s a GPU; an update "
+            f"{batch.seconds:.0f} s of speech a step, {batch.share:.0f} s {each}; an update "
             f"is {batch.accum_grad} x {batch.seconds:.0f} s"
         ),
     )
     yield (
         "FLOPs a step",
         (
-            f"{plan.cost.flops / 1e12:.2f} T a GPU, of products and convolutions; "
+            f"{plan.cost.flops / 1e12:.2f} T {each}, of products and convolutions; "
             f"{plan.cost.moved / 1e9:.0f} GB moved by all else"
         ),
     )
     used = memory.kept + memory.step
     yield (
-        "memory a GPU",
+        f"memory {each}",
         (
             f"{used / 1e9:.1f} GB of {memory.limit / 1e9:.1f} usable: "
             f"{'fits' if used <= memory.limit else 'DOES NOT FIT'} "
             f"({memory.kept / 1e9:.1f} kept, {memory.step / 1e9:.1f} in a step)"
         ),
     )
-    yield fitting_row(plan.fits, plan.setting, each=" a GPU")
+    yield fitting_row(plan.fits, plan.setting, each=f" {each}")
 
 
 def _time_rows(plan, speed, peak):
@@ -167,14 +175,15 @@ def _time_rows(plan, speed, peak):
             + ("what its products reach" if speed.machine else "the peak")
         ),
     )
+    steps = whole_steps(plan.steps)
     yield (
         "an epoch",
         (
-            f"{plan.steps:.0f} steps, {plan.steps / plan.batch.accum_grad:.0f} updates, "
+            f"{steps} steps, {steps // plan.batch.accum_grad} updates, "
             f"{plan.epoch_seconds / 3600:.2f} h"
         ),
     )
-    yield (
-        f"{plan.epochs} epochs",
-        (f"{plan.days:.2f} days, {plan.days * 24 * speed.gpus:.0f} GPU hours"),
-    )
+    days = f"{plan.days:.2f} days"
+    if speed.machine is None or speed.machine.on_gpu:
+        days += f", {24 * plan.days * plan.gpus:.0f} GPU hours"
+    yield f"{plan.epochs} epochs", days

@@ -52,13 +52,7 @@ def check_model(
     Raises:
         ConfigError: ``init_param``, ``freeze_param`` or the scheduler cannot be used.
     """
-    for part in args.freeze_param:
-        names = [name for name, _ in model.named_parameters()]
-        if not any(f"{name}.".startswith(f"{part}.") for name in names):
-            parts = ", ".join(name for name, _ in model.named_children())
-            raise ConfigError(
-                f"freeze_param: the model has no parameters {part}; its parts are {parts}"
-            )
+    check_frozen(args, model)
     for spec in args.init_param:
         _check_init(spec, model, args.ignore_init_mismatch)
     if args.scheduler is None:
@@ -68,6 +62,25 @@ def check_model(
             trial = copy.copy(optimizer)  # a scheduler changes the rates at once
             trial.param_groups = [dict(group) for group in optimizer.param_groups]
             scheduler_classes[args.scheduler](trial, **args.scheduler_conf)
+
+
+def check_frozen(args: argparse.Namespace, model: torch.nn.Module) -> None:
+    """Check that the model has what is not to be trained.
+
+    Args:
+        args: Options of training.
+        model: The model.
+
+    Raises:
+        ConfigError: ``freeze_param`` names something else.
+    """
+    for part in args.freeze_param:
+        names = [name for name, _ in model.named_parameters()]
+        if not any(f"{name}.".startswith(f"{part}.") for name in names):
+            parts = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(
+                f"freeze_param: the model has no parameters {part}; its parts are {parts}"
+            )
 
 
 def _check_init(spec: str, model: torch.nn.Module, ignore_mismatch: bool) -> None:

@@ -225,6 +225,15 @@ def test_sizes_of_the_configuration():
     assert model.objectives[1].view.layer == 7
 
 
+def test_best_rq_of_a_configuration_for_layers(config):
+    """Options for other objectives are left out with these."""
+    more = "--target_branch_conf checkpoint=true --target_branch_conf copies=2"
+    conf = step.read_config(config, "best_rq", more)
+    assert step.SSLTask.build_model(conf).branch.copies == 2
+    assert [row["weight"] for row in conf.objectives] == [1.0]
+    assert step.read_config(config, "birq", more).target_branch_conf["checkpoint"]
+
+
 def test_speechbrain(config):
     pytest.importorskip("speechbrain")
     sizes = {}

@@ -1,6 +1,7 @@
 """The planner's arithmetic and its errors."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import yaml
 
 from espnet2_birq.bin.plan import main
 from espnet2_birq.errors import DataError
-from espnet2_birq.planning.plan import Data
+from espnet2_birq.planning.measured import write_machine
+from espnet2_birq.planning.plan import Data, Machine
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMALL = CONF / "mini_librispeech" / "train_birq.yaml"
@@ -96,12 +98,84 @@ def test_lengths_of_the_data(tmp_path, capsys):
     (tmp_path / "utt2num_samples").write_text("a 160000\nb 480000\n")
     data = Data.read(tmp_path, 16000)
     # 10 s and 30 s: 30 of the 40 seconds are in the longer one.
-    assert data == Data(total=40.0, utterance=25.0, longest=30.0)
+    assert data == Data(total=40.0, utterance=25.0, longest=30.0, mean=20.0)
     numbers = plan(capsys, "--data", tmp_path, "--batch_bins", 16000 * 40)
     assert numbers["steps_per_epoch"] == 1
     (tmp_path / "utt2num_samples").write_text("a many\n")
     with pytest.raises(DataError, match="not a number of samples"):
         Data.read(tmp_path, 16000)
+
+
+def test_lengths_that_training_leaves_out(tmp_path, capsys):
+    """What is shorter than 0.15 s, and longer than a whole batch."""
+    lengths = [1600] + 99 * [16000] + [16000 * 3600]
+    lines = [f"u{x:03} {y}\n" for x, y in enumerate(lengths)]
+    (tmp_path / "utt2num_samples").write_text("".join(lines))
+    numbers = plan(capsys, "--data", tmp_path, "--batch_bins", 16000 * 33)
+    assert numbers["steps_per_epoch"] == 3 and numbers["batch_seconds"] == 33
+    with pytest.raises(SystemExit, match="no utterance of 0.15 s to 0.5 s"):
+        plan(capsys, "--data", tmp_path, "--batch_bins", 8000)
+    # A sampler that counts utterances leaves out none for its length.
+    numbers = plan(
+        capsys, "--data", tmp_path, "--batch_type", "unsorted", "--batch_size", 10
+    )
+    assert numbers["steps_per_epoch"] == pytest.approx(10)
+
+
+def test_a_small_batch_of_many_gpus(capsys):
+    """Each GPU has an utterance, as ESPnet's samplers see to."""
+    numbers = plan(capsys, "--hours", 9, "--gpus", 64)
+    assert numbers["batch_seconds"] == pytest.approx(64 * 12.3)
+
+
+def test_all_phases_of_the_training_are_planned(tmp_path, capsys):
+    """The largest step counts for the memory, all for the time."""
+
+    def numbers(when):
+        config = yaml.safe_load(SMALL.read_text())
+        if when is None:
+            del config["objectives"][1:]
+        else:
+            config["objectives"][1]["when"] = when
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        options = ("--hours", 6.4, "--max_epoch", 10)  # 3600 updates
+        return plan(capsys, *options, config=tmp_path / "c.yaml")
+
+    never, always, stops = numbers(None), numbers({}), numbers({"stop": 900})
+    assert stops["memory_step_bytes"] == always["memory_step_bytes"]
+    assert stops["memory_step_bytes"] > 1.2 * never["memory_step_bytes"]
+    key = "step_flops_per_gpu"
+    assert stops[key] == pytest.approx(0.75 * never[key] + 0.25 * always[key])
+    late = numbers({"start": 3600})  # not reached, but more epochs would
+    assert late["memory_step_bytes"] == always["memory_step_bytes"]
+    assert late[key] == never[key]
+
+
+def test_the_screen(tmp_path, capsys):
+    options = ("--config", str(SMALL), "--encoder_conf", "num_blocks=1")
+    options += ("--memory", "2", "--hours", "0.004")
+    main([*options])
+    out = capsys.readouterr().out
+    assert "1 steps, 1 updates" in out and "GPU hours" in out and "CUDA's own" in out
+    machine = Machine("cpu", "x", False, 1, 1e9, 1e10, 0.3, reading=64.0)
+    write_machine(tmp_path / "m.json", machine._replace(memory=2e9), {})
+    main([*options, "--machine", str(tmp_path / "m.json"), "--num_workers", "0"])
+    out = capsys.readouterr().out
+    assert "GPU" not in out and "CUDA" not in out and "of 1.8 usable" in out
+    assert "memory a process" in out and "reading 1 s a step" in out
+    seconds = re.search(r"validation (\S+) s an epoch", out)[1]
+    assert "e" not in seconds and float(seconds) > 100
+
+
+def test_a_cpu_computes_in_the_machines_precision(tmp_path, capsys):
+    """Whatever the processor that plans has instructions for."""
+    moved = []
+    for half in (True, False):
+        machine = Machine("cpu", "x", half, 2e9, 1e11, 1e10, 0.3)
+        write_machine(tmp_path / "m.json", machine, {})
+        numbers = plan(capsys, "--hours", 9, "--machine", tmp_path / "m.json")
+        moved.append(numbers["step_bytes_moved_per_gpu"])
+    assert moved[0] < 0.9 * moved[1]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +197,27 @@ def test_lengths_of_the_data(tmp_path, capsys):
         (["--hours", "9", "--machine", "/"], "/: Is a directory; give a file that"),
         (["--hours", "-1"], "--hours -1.0: must be more than 0"),
         (["--data", "nowhere"], "nowhere/utt2num_samples: no such file"),
-        (["--hours", "9", "--gpus", "64"], "give at least --batch_bins 12595200"),
+        (["--hours", "9", "--batch_bins", "9"], "give at least --batch_bins 196800"),
+        (
+            ["--hours", "9", "--utterance_seconds", "0.05"],
+            "--utterance_seconds 0.05: training leaves out utterances of less than 0.15 s",
+        ),
+        (
+            ["--hours", "9", "--train_dtype", "float64"],
+            "train_dtype float64: parameters",
+        ),
+        (
+            ["--hours", "9", "--train_dtype", "float16"],
+            "train_dtype float16: parameters",
+        ),
+        (
+            ["--hours", "9", "--valid_hours", "5"],
+            "--valid_hours 5: validation is planned at measured rates",
+        ),
+        (
+            ["--hours", "9", "--machine", "x", "--gpu", "a100"],
+            "--gpu: --machine has its own rates",
+        ),
     ],
 )
 def test_errors_are_one_line(options, words):

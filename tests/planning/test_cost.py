@@ -5,15 +5,18 @@ import torch
 from planted import CONFORMER
 from torch.utils.flop_counter import FlopCounterMode
 
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.kernels import products
 from espnet2_birq.planning.cost import (
     FakeModel,
+    active_sets,
     count_parameters,
     counted,
     optimizer_numbers,
     plain_args,
 )
 from espnet2_birq.pretraining.objective import BEST_RQ, BIRQ
+from espnet2_birq.pretraining.when import When
 from espnet2_birq.tasks.ssl import SSLTask
 
 SECOND = 16000
@@ -215,6 +218,35 @@ def test_a_late_start_and_an_early_stop_cost_nothing_in_the_other_updates():
         (3 * off + on) / 4, rel=1e-6
     )
     assert flops({"stop": 30}, range(40)) == pytest.approx((off + 3 * on) / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("updates", [range(1), range(100), range(37, 90)])
+def test_updates_by_what_is_active_in_them(updates):
+    whens = [When(stop=40), When(start=30, every=4, length=3), When(every=6, stop=1000)]
+    found = {}
+    for update in updates:
+        on = tuple(when.includes(update) for when in whens)
+        first, number = found.get(on, (update, 0))
+        found[on] = first, number + 1
+    assert sorted(active_sets(whens, updates)) == sorted(found.values())
+    assert active_sets([When()], range(10**15)) == [(0, 10**15)]
+
+
+def test_frozen_parameters_cost_no_gradient():
+    small = [dict(BEST_RQ[0], labeller_conf=dict(codebook_size=16))]
+    plain = FakeModel(make_args(objectives=small))
+    frozen = FakeModel(make_args(objectives=small, freeze_param=["encoder"]))
+    assert frozen.parameters.encoder == 0 < frozen.parameters.heads
+    cost, less = (model.count_step(2, 3 * SECOND) for model in (plain, frozen))
+    assert less.flops < 0.45 * cost.flops and less.peak < 0.6 * cost.peak
+    names = {name for name, p in plain.whole.named_parameters() if p.requires_grad}
+    part = FakeModel(make_args(objectives=small, freeze_param=["encoder.encoders.1"]))
+    kept = {name for name, p in part.whole.named_parameters() if p.requires_grad}
+    assert kept and names - kept == {
+        name for name in names if name.startswith("encoder.encoders.1.")
+    }
+    with pytest.raises(ConfigError, match="has no parameters nothing; its parts are"):
+        FakeModel(make_args(objectives=small, freeze_param=["nothing"]))
 
 
 def test_half_precision_halves_what_is_kept():

@@ -70,6 +70,22 @@ def test_costs_more_than_its_parts(tmp_path):
     assert 1.9 < joint.flops / alone.flops < 2.1
 
 
+def test_tokens_are_read_from_a_file(tmp_path):
+    """They are the size of CTC's layer."""
+    path, tokens = configuration(tmp_path), tmp_path / "tokens.txt"
+    tokens.write_text("".join(f"t{number}\n" for number in range(500)))
+    (tmp_path / "few.txt").write_text("".join(f"{x}\n" for x in "abcdefghijklmnop"))
+    few, many, unknown = (
+        fake_model(parse_config(path, ["--token_list", given])).parameters.others
+        for given in (str(tmp_path / "few.txt"), str(tokens), "none")
+    )
+    size = CONFORMER["output_size"] + 1
+    assert many - few == (500 - 16) * size
+    assert unknown - few == (32 - 16) * size
+    with pytest.raises(ConfigError, match="token_list nowhere: no such file; give"):
+        fake_model(parse_config(path, ["--token_list", "nowhere"]))
+
+
 def test_plan(tmp_path):
     speed, data = Speed(gpu="a100", gpus=1), dict(hours=1.0, utterance_seconds=3.0)
     assert "a100" in plan_run(configuration(tmp_path), [], speed, **data)

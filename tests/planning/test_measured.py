@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from argparse import Namespace
 
 import numpy as np
@@ -18,12 +19,14 @@ from espnet2_birq.planning.cost import Parameters, StepCost
 from espnet2_birq.planning.exchange import exchange_rate
 from espnet2_birq.planning.plan import (
     Batch,
+    Data,
     Machine,
     Memory,
     Plan,
     read_machine,
     time_around,
 )
+from espnet2_birq.pretraining.when import When
 
 SMALL = ROOT / "conf/mini_librispeech/train_birq.yaml"
 MACHINE = Machine("cpu", "a processor", False, 8e9, 4e11, 2e10, 0.3, reading=50.0)
@@ -96,7 +99,7 @@ def test_steps_of_a_plan_are_at_the_measured_rates(tmp_path, capsys):
 
 def plan_of(workers, gpus, machine, **joint):
     """Plan 1,000 steps of half a second on 64 s of speech, with times beside steps."""
-    args = Namespace(num_workers=workers, **joint)
+    args = Namespace(**joint)
     plan = Plan(
         Parameters(10**6, 0, 0),
         Batch(64.0, 64.0 / gpus, 1),
@@ -108,6 +111,7 @@ def plan_of(workers, gpus, machine, **joint):
         1000,
         3,
         gpus,
+        workers,
     )
     return plan._replace(around=time_around(args, machine, plan, valid_hours=5.4))
 
@@ -129,7 +133,12 @@ def test_what_is_beside_steps_takes_time():
 
 
 def test_reading_without_workers_is_before_a_step():
-    assert plan_of(0, 1, MACHINE).around.reading == pytest.approx(0.5 + 64 / 50)
+    slow = MACHINE._replace(exchange=1e6)
+    plan = plan_of(0, 2, slow)
+    assert plan.around.reading == pytest.approx(32 / 50)
+    assert plan.around.exchange == pytest.approx(4 - 1 / 3)
+    by_hand = 1000 * (0.5 + 4 - 1 / 3 + 32 / 50) + 45.5625
+    assert plan.epoch_seconds == pytest.approx(by_hand)
 
 
 def test_joint_training_reads_two_batches():
@@ -138,7 +147,7 @@ def test_joint_training_reads_two_batches():
     joint = dict(pretraining_conf={}, **bins)
     assert plan_of(4, 1, MACHINE, **joint).around.reading == pytest.approx(3 * 64 / 200)
     reading = plan_of(0, 1, MACHINE, **joint).around.reading
-    assert reading == pytest.approx(0.5 + 4 * 64 / 50)
+    assert reading == pytest.approx(4 * 64 / 50)
     joint["unlabelled_batch_bins"] = None
     assert plan_of(4, 1, MACHINE, **joint).around.reading == pytest.approx(64 / 200)
 
@@ -210,9 +219,12 @@ def test_a_machine_of_another_precision(tmp_path):
         plan([*options, "--model_conf", "cpu_bfloat16=true"])
 
 
+DATA = Data(total=3600.0, utterance=10.0, longest=20.0, mean=10.0)
+
+
 def test_methods_and_lengths_are_measured():
     args = measured_args()
-    cases = measured.list_cases(args, 10.0, 40.0)
+    cases = measured.list_cases(args, DATA, 40.0)
     assert [(x.name, x.utterances, x.seconds) for x in cases] == [
         ("input labels", 10, 4.0),
         ("input labels", 4, 10.0),
@@ -220,14 +232,49 @@ def test_methods_and_lengths_are_measured():
         ("as configured", 4, 10.0),
     ]
     assert [row["name"] for row in cases[0].args.objectives] == ["anchor"]
-    cases = measured.list_cases(cases[0].args, 10.0, 40.0)
+    cases = measured.list_cases(cases[0].args, DATA, 40.0)
     assert {x.name for x in cases} == {"as configured"}
 
 
-def measured_args():
+def measured_args(*options, config=SMALL):
     from espnet2_birq.planning.configured import parse_config
 
-    return parse_config(SMALL, TINY)
+    return parse_config(config, [*TINY, *options])
+
+
+def test_input_objectives_alone_leave_out_what_others_need():
+    copies = ("--target_branch_conf", "checkpoint=true")
+    copies += ("--target_branch_conf", "copies=2")
+    taught = measured_args()
+    taught.objectives[1] = dict(
+        name="latent", view="teacher layers top 2", labeller="latent"
+    )
+    taught.teacher_conf = {"decay": 0.99}
+    taught.objectives[0]["when"] = {"every": 2}  # the other learns in all updates
+    bridle = SMALL.with_name("train_bridle.yaml")
+    branch = measured_args(*copies)
+    for args in (branch, taught, measured_args(config=bridle)):
+        case, *_ = measured.list_cases(args, DATA, 40.0)
+        assert case.name == "input labels"
+        model = measured.SSLTask.build_model(case.args)
+        assert {one.view.kind for one in model.objectives} == {"input"}
+    assert branch.target_branch_conf == {"checkpoint": True, "copies": 2}
+    case, *_ = measured.list_cases(branch, DATA, 40.0)
+    assert case.args.target_branch_conf == {"copies": 2}
+
+
+def test_frozen_parameters_rest_in_measured_steps():
+    args = measured_args("--freeze_param", "encoder.embed")
+    step = measured.Step(args, 1, 16000)
+    before = {name: p.clone() for name, p in step.model.named_parameters()}
+    assert step() > 0
+    moved = {
+        name
+        for name, parameter in step.model.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }
+    assert any(name.startswith("encoder.encoders.") for name in moved)
+    assert not any(name.startswith("encoder.embed.") for name in moved)
 
 
 def test_a_step_is_late_in_training():
@@ -263,6 +310,51 @@ def test_reading(tmp_path):
         measured.reading_rate(tmp_path / "none", 16000)
 
 
+def test_reading_is_timed_by_the_clock(tmp_path, monkeypatch):
+    """Waiting for a disk takes no CPU time."""
+    for number in range(3):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, 0.1 * np.random.randn(16000), 16000)
+        with (tmp_path / "wav.scp").open("a") as file:
+            file.write(f"u{number} {path}\n")
+    count = measured._samples
+
+    def waits(*args):
+        time.sleep(0.5)
+        return count(*args)
+
+    monkeypatch.setattr(measured, "_samples", waits)
+    assert measured.reading_rate(tmp_path, 16000) < 2
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("u1 /nowhere.wav\n", r"wav.scp: u1 cannot be read \(Error opening"),
+        ("", "wav.scp: empty file; run the data preparation"),
+    ],
+)
+def test_what_cannot_be_read_is_told_before_steps(
+    tmp_path, monkeypatch, caplog, line, words
+):
+    (tmp_path / "utt2num_samples").write_text("u1 16000\n")
+    (tmp_path / "wav.scp").write_text(line)
+    monkeypatch.setattr(measured, "list_cases", None)  # never reached
+    options = ("--config", str(SMALL), "--data", str(tmp_path), "--device", "cpu")
+    with pytest.raises(SystemExit, match=words) as error:
+        bench([*options, *TINY])
+    assert "\n" not in str(error.value) and not caplog.records
+
+
+def test_missing_gpus_are_told_before_steps(monkeypatch):
+    monkeypatch.setattr(measured, "list_cases", None)  # never reached
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    options = ("--config", str(SMALL), "--hours", "9", "--processes", "2", *TINY)
+    with pytest.raises(SystemExit, match="--processes 2: there are 1 GPUs"):
+        bench([*options, "--device", "cuda"])
+
+
 def test_exchange_among_two_processes():
     assert 1e5 < exchange_rate(100_000, 2, "cpu") < 1e12
     if not torch.cuda.is_available():
@@ -274,12 +366,16 @@ def test_a_batch_that_does_not_fit_is_lowered(monkeypatch):
     tried = []
 
     class Full:
+        model = Namespace(whens=[When(), When(stop=500), When(start=900, every=2)])
+
         def __init__(self, args, utterances, samples, device):
+            self.updates = range(900, 902)
             tried.append(utterances)
             if utterances > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
         def __call__(self):
+            assert self.updates == [0, 500, 900]  # one with each set of objectives
             return 0.1
 
     monkeypatch.setattr(measured, "Step", Full)
