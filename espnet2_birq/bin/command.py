@@ -38,7 +38,7 @@ _SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--skip_bad": {
         "action": "store_true",
-        "help": "skip and list bad audio files instead of stopping at the first",
+        "help": "skip and list bad audio, and accept what is missing, instead of stopping",
     },
     "--nj": {
         "type": int,
