@@ -183,3 +183,29 @@ def test_share(sets, tmp_path, value, capsys):
     with pytest.raises(SystemExit):
         run(sets, tmp_path / "dest", "--keep", value)
     assert "--keep" in capsys.readouterr().err
+
+
+def test_confidence_is_that_of_a_token(sets, tmp_path):
+    """By the sums of log-probabilities, short texts would always be kept."""
+    texts = read_scp(sets[2] / "text", allow_empty_values=True)
+    texts |= {"1-c": "ABCDE FGH", "2-d": "ABCD FGH"}  # 8 and 7 tokens
+    scores = dict.fromkeys(texts, -90.0) | {"1-c": -0.9, "2-d": -0.8}
+    for name in ("text", "token", "score"):
+        (sets[2] / name).unlink()
+    sets[2].rmdir()
+    write_decoded(sets[2], texts, scores)
+    run(sets, tmp_path / "dest", "--keep", "0.2")  # of four: one
+    chosen = read_scp(tmp_path / "dest" / "text").keys() - {"1-a", "1-b"}
+    assert chosen == {"1-c"}
+
+
+def test_the_most_extreme_rates_of_the_labelled_set_do_not_count(tmp_path):
+    """One wrong transcript would otherwise let through any text of that rate."""
+    texts = {f"1-{n:03}": "ABCDEFGH" for n in range(300)}
+    texts |= {"1-000": "A", "1-001": "A" * 90}
+    labelled = write_set(tmp_path / "labelled", texts)
+    found = {"2-a": "ABCDEFGH", "2-b": "AB", "2-c": "A" * 80}
+    unlabelled = write_set(tmp_path / "unlabelled", found)
+    decoded = write_decoded(tmp_path / "decoded", found, dict.fromkeys(found, -1.0))
+    run((labelled, unlabelled, decoded), tmp_path / "dest", "--keep", "1")
+    assert read_scp(tmp_path / "dest" / "text").keys() - texts.keys() == {"2-a"}
