@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from espnet2_birq.config import sampling_rate
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.planning.configured import parse_config
 from espnet2_birq.planning.cost import FakeModel
@@ -41,7 +42,11 @@ def main(argv=None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configs", type=Path, nargs="+", help="YAML files")
-    costs = {path: cost_of(path) for path in parser.parse_args(argv).configs}
+    configs = parser.parse_args(argv).configs
+    try:
+        costs = {path: cost_of(path) for path in configs}
+    except ConfigError as error:
+        parser.error(str(error))
     first = next(iter(costs.values()))
     rows = [
         [path.stem, *(f"{x / y:.2f}" for x, y in zip(cost, first))]
