@@ -427,9 +427,10 @@ class BiRQModel(AbsESPnetModel):
         padded = int(encoder_lengths(self.encoder, torch.tensor(xs.size(1))))  # T'
         if padded * len(xs) < 1 + self.training:  # BatchNorm has no variance of one
             needed = ("one encoder frame", "two encoder frames in all")[padded]
+            names = f": {', '.join(utt_id)}" if utt_id else ""
             raise DataError(
-                f"utterances too short for {needed}: {', '.join(utt_id)} "
-                f"(up to {speech.size(1)} samples); leave them out (--min_wav_duration)"
+                f"utterances too short for {needed}{names} (up to {speech.size(1)} "
+                "samples); leave them out (--min_wav_duration)"
             )
         return Batch(xs, lengths, frames, padded, utt_id, given)
 

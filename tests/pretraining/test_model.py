@@ -471,6 +471,8 @@ def test_utterances_too_short_for_the_encoder_are_named():
     speech, lengths = torch.randn(2, 600), torch.tensor([600, 400])
     with pytest.raises(DataError, match="too short for one encoder frame: a, b"):
         model(speech, lengths, utt_id=["a", "b"])
+    with pytest.raises(DataError, match=r"one encoder frame \(up to 600 samples\)"):
+        model(speech, lengths)  # nameless
     # BatchNorm has no variance of one frame in all.
     batch = torch.randn(1, 1280), torch.tensor([1280])
     with pytest.raises(DataError, match="too short for two encoder frames in all: c"):
