@@ -79,17 +79,6 @@ def add_shared_options(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(name, **_SHARED_OPTIONS[name])
 
 
-def model_help(packed: bool = True, untrained: bool = False) -> str:
-    """Return the help of an option that takes a pretrained model.
-
-    Args:
-        packed: Whether the model may be a zip.
-        untrained: Whether a configuration may stand for an untrained model.
-    """
-    text = f"pretrained model: file, folder{', zip' * packed} or name on the hub"
-    return text + ", or a configuration (.yaml), for an untrained one" * untrained
-
-
 def wanted_rate(args: argparse.Namespace) -> int | None:
     """Return the required sample rate in Hz; None: any."""
     return None if args.resample == "true" else args.fs

@@ -24,7 +24,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, model_help, run
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.options.model import model_help
 from espnet2_birq.options import count, output_folder
 
 

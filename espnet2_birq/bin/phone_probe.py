@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from espnet2_birq.bin.command import make_parser, model_help, run
+from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.bin.options.model import model_help
 from espnet2_birq.options import count, output_file
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from espnet2_birq.bin.command import model_help
+from espnet2_birq.bin.options.model import model_help
 from espnet2_birq.options import output_folder, positive
 
 
