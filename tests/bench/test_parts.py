@@ -90,9 +90,9 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
         torch.set_num_threads(threads)
     assert torch.distributed.all_reduce is not all_reduce
     assert count.gradients == 4 * sum(p.numel() for p in model.parameters())
-    # Two labels on one head: number of frames, seven sums, counts of labels and of
+    # Two labels on one head: number of frames, eight sums, counts of labels and of
     # predictions; and in double precision the numbers of masked and labelled frames.
-    assert count.others == 4 * 2 * (1 + 7 + 2 * 32) + 8 * (1 + 2)
+    assert count.others == 4 * 2 * (1 + 8 + 2 * 32) + 8 * (1 + 2)
 
 
 def test_lengths_of_a_larger_corpus(tmp_path):
