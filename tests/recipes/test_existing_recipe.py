@@ -208,7 +208,12 @@ def test_arks_and_limits(places, five_commands):
         ("{raw}/nowhere", "{raw}/train_dev", [], "no such directory"),
         ("{raw}/train_dev", "{raw}/org/train_dev", [], "both sets would be called"),
         ("{raw}", "{raw}/train_dev", [], "no wav.scp in it"),
-        ("train", "{raw}/train_dev", [], "give both sets by their paths"),
+        (
+            "train",
+            "{raw}/train_dev",
+            [],
+            "no data/train, nor a local/data.sh to make it",
+        ),
         (
             "{raw}/train_nodev",
             "{raw}/train_dev",
