@@ -31,6 +31,7 @@ from espnet2_birq.reading import read_text
 from espnet2_birq.tasks.ssl import SSLTask
 
 LEAST_SECONDS = 2.0  # of reading, enough for a rate accurate to a few per cent
+START_SECONDS = 40.0  # of noise for codebooks, however small a step's batch is
 
 
 class Case(NamedTuple):
@@ -89,7 +90,11 @@ class Step:
         freeze(model, args.freeze_param)
         speech = 0.1 * torch.randn(utterances, samples)
         lengths = torch.full((utterances,), samples)
-        model.prepare([dict(speech=speech, speech_lengths=lengths)])
+        rate = sampling_rate(args.frontend_conf)
+        model.prepare(
+            dict(speech=0.1 * torch.randn_like(speech), speech_lengths=lengths)
+            for _ in range(math.ceil(START_SECONDS * rate / speech.numel()))
+        )
         labels = blank_labels(model, utterances, samples)
         self.labels = {name: x.to(device) for name, x in labels.items()}
         self.model = model.to(device).train()

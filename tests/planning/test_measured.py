@@ -263,6 +263,13 @@ def test_input_objectives_alone_leave_out_what_others_need():
     assert case.args.target_branch_conf == {"copies": 2}
 
 
+def test_a_small_step_starts_codebooks_of_many_codes():
+    args = measured_args(config=SMALL.with_name("train_rvq.yaml"))
+    size = args.objectives[0]["labeller_conf"]["codebook_size"]
+    step = measured.Step(args, 1, 16000)  # 25 encoder frames
+    assert size > 25 and not step.model.unprepared and step() > 0
+
+
 def test_frozen_parameters_rest_in_measured_steps():
     args = measured_args("--freeze_param", "encoder.embed")
     step = measured.Step(args, 1, 16000)
