@@ -147,6 +147,7 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
         distributed=distributed,
         optim_conf={},
         iterator_type="sequence",
+        train_dtype="float32",
         **dict.fromkeys(UNSUPPORTED, False),
     )
     refused = pytest.raises(
@@ -161,11 +162,17 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
     [
         ({"iterator_type": "chunk"}, "iterator_type chunk: .* without lengths"),
         ({"optim_conf": {"lr": "1e-3"}}, "lr is the text '1e-3' .YAML reads"),
+        ({"train_dtype": "float64"}, "train_dtype float64: parameters are trained in"),
     ],
 )
 def test_options_that_cannot_be(changes, words):
     args = argparse.Namespace(
-        **{"optim_conf": {}, "iterator_type": "sequence", **changes},
+        **{
+            "optim_conf": {},
+            "iterator_type": "sequence",
+            "train_dtype": "float32",
+            **changes,
+        },
         **dict.fromkeys(["grad_noise", *UNSUPPORTED], False),
     )
     with pytest.raises(ConfigError, match=words):
