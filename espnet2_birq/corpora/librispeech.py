@@ -21,6 +21,7 @@ from espnet2_birq.corpora.librispeech_parts import (
     find_parts,
     numbered,
     official_size,
+    partial_lines,
     refuse_leftovers,
     set_name,
 )
@@ -100,9 +101,11 @@ def prepare_librispeech(
         if not dry_run:
             write_set(dest / name, one, genders)
         print("\n".join(_summary(dest / name, one, infos, genders)))
+    lines = partial_lines(corpus, sizes)
     if not parts:
-        for line in absent_lines(corpus, dest, sets):
-            print(line)
+        lines += absent_lines(corpus, dest, sets)
+    for line in lines:
+        print(line)
     if dry_run:
         print("dry run: nothing was written")
 

@@ -15,6 +15,7 @@ UTTERANCES_OF_PART = {
     "test-clean": 2620,
     "test-other": 2939,
 }
+UTTERANCES_OF_MINI = {"train-clean-5": 1519, "dev-clean-2": 1089}  # OpenSLR 31
 # ESPnet's names of sets that combine others.
 JOINT_SETS: dict[str, Sequence[str]] = {
     "train_960": ("train_clean_100", "train_clean_360", "train_other_500"),
@@ -105,6 +106,29 @@ def check_whole(need: Sequence[str], corpus: Path, sizes: Mapping[str, int]) -> 
                 "corpus, with audio and transcript; unpack its tar file again, or give "
                 "--skip_bad (in a recipe, --skip_bad true) to use what is there"
             )
+
+
+def partial_lines(corpus: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Describe parts that do not have all utterances of the published corpus.
+
+    Args:
+        corpus: The folder LibriSpeech/.
+        sizes: As in check_needed().
+
+    Returns:
+        Lines; none if all parts are whole.
+    """
+    lines = []
+    for part, size in {**UTTERANCES_OF_PART, **UTTERANCES_OF_MINI}.items():
+        name = set_name(part)
+        split = [sizes.get(f"{name}_{x}", 0) for x in ("train", "valid", "test")]
+        there = sizes.get(name, sum(split))
+        if there not in (0, size):
+            lines.append(
+                f"{corpus / part}: has {there} of the {size} utterances of the corpus, "
+                "with audio and transcript"
+            )
+    return lines
 
 
 def refuse_leftovers(dest: Path, sets: Collection[str]) -> None:

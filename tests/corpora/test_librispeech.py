@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from espnet2_birq.bin.prepare_librispeech import main
+from espnet2_birq.corpora import librispeech_parts
 from espnet2_birq.corpora.librispeech import scan_part, split_readers
 from espnet2_birq.datadir.kaldi import read_scp
 
@@ -123,6 +124,21 @@ def test_dry_run_writes_nothing(corpus, tmp_path, capsys):
     prepare(corpus, tmp_path / "data", "--dry-run")
     assert not (tmp_path / "data").exists()
     assert "8 utterances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--split=dev-clean-2:2"]])
+def test_parts_that_lack_utterances_are_reported(corpus, tmp_path, capsys, options):
+    prepare(corpus, tmp_path / "data", *options)
+    out = capsys.readouterr().out
+    assert f"{corpus}/dev-clean-2: has 8 of the 1089 utterances of the corpus" in out
+    assert f"{corpus}/train-clean-5: has 2 of the 1519 utterances" in out
+
+
+def test_whole_parts_are_not_reported(corpus, tmp_path, capsys, monkeypatch):
+    sizes = {"dev-clean-2": 8, "train-clean-5": 2}
+    monkeypatch.setattr(librispeech_parts, "UTTERANCES_OF_MINI", sizes)
+    prepare(corpus, tmp_path / "data", "--split=dev-clean-2:2")
+    assert "utterances of the corpus" not in capsys.readouterr().out
 
 
 def test_split_takes_along_what_is_skipped(corpus, tmp_path):
