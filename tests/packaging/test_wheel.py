@@ -148,6 +148,17 @@ def test_recipes_of_a_checkout(tmp_path):
     assert left_behind("x/egs2/own/ssl1", ["exp", "run.sh", "RESULTS.md"]) == {"exp"}
 
 
+def test_failed_copy_of_recipes_leaves_nothing(tmp_path, monkeypatch):
+    def full(source, dest, **options):
+        dest.mkdir()
+        raise OSError(28, "No space left on device", str(dest))
+
+    monkeypatch.setattr("espnet2_birq.recipes.shutil.copytree", full)
+    with pytest.raises(OSError, match="No space left"):
+        copy_recipes(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
     """New environment with the wheel and ESPnet, without this checkout."""
