@@ -140,6 +140,9 @@ class JointModel(ESPnetASRModel):
             )
         batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
+        share = (
+            batch * world_size() / total_batch
+        )  # a mean over ranks then is one over rows
         loss, lower = speech.new_zeros(()), None
         stats: dict[str, torch.Tensor] = {}
         # G first: its labels depend on BatchNorm's running statistics, which F moves.
@@ -154,8 +157,9 @@ class JointModel(ESPnetASRModel):
             upper, found, _ = super().forward(
                 speech, speech_lengths, text, text_lengths, **others
             )
-            stats.update(found, loss_supervised=found["loss"])
-            loss = loss + supervised * (batch * world_size() / total_batch) * upper
+            found["loss_supervised"] = found["loss"]
+            stats.update({k: v if v is None else v * share for k, v in found.items()})
+            loss = loss + supervised * share * upper
         else:
             loss = loss + idle(self, skip=("pretraining.", "encoder."))
         if penalty and lower is not None:

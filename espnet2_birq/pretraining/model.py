@@ -65,7 +65,7 @@ from espnet2_birq.pretraining.views import (
     Views,
     all_rows,
 )
-from espnet2_birq.pretraining.when import When, check_always_on, rest
+from espnet2_birq.pretraining.when import When, check_always_on, is_skipped, rest
 
 
 class BiRQModel(AbsESPnetModel):
@@ -262,6 +262,7 @@ class BiRQModel(AbsESPnetModel):
         weights = {x.name: x.weight_at(update) for x in active}
         spread = {x.name: x.diversity for x in active if x.diversity}
         total = masked = torch.zeros((), device=batch.xs.device)
+        frames_of_all = sum_over_ranks(batch.frames.sum().float())
         for copy in range(found.copies):
             mask = self.masking.draw(batch.frames, batch.padded)  # (B, T')
             rows = MaskedRows(*self.masking.gather_index(mask))
@@ -282,7 +283,7 @@ class BiRQModel(AbsESPnetModel):
                     loss = loss - spread[name] * entropy
                 if copy == 0 and self.training and self.paths.due(active, update):
                     found.paths = self._gradient_paths(hidden, rows, active, labels)
-                found.add(books, entropies, mask.sum() / batch.frames.sum())
+                found.add(books, entropies, frames / frames_of_all)
             total, masked = total + loss / found.copies, masked + frames
         windows = self.windows if self.training else None
         levels = {x.name for x in active if x.labeller.levels}
@@ -349,7 +350,9 @@ class BiRQModel(AbsESPnetModel):
             shared: Whether another loss trains the same encoder.
         """
         optimizer.register_step_pre_hook(lambda *_: rest(self._resting(shared)))
-        optimizer.register_step_post_hook(lambda *_: self._count_update())
+        optimizer.register_step_post_hook(
+            lambda stepped, *_: None if is_skipped(stepped) else self._count_update()
+        )
 
     def _resting(self, shared: bool) -> list[torch.nn.Module]:
         """Return the modules that do not learn in this update."""

@@ -11,16 +11,32 @@ from espnet2_birq.errors import RankError
 GLOO = "/gloo/"
 
 
+_alone = False  # within alone()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Compute as the only rank, for what other ranks take no part in."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def world_size() -> int:
     """Return the number of ranks."""
-    if not torch.distributed.is_initialized():
+    if _alone or not torch.distributed.is_initialized():
         return 1
     return torch.distributed.get_world_size()
 
 
 def rank() -> int:
     """Return the number of this rank, counted from 0."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    if _alone or not torch.distributed.is_initialized():
+        return 0
+    return torch.distributed.get_rank()
 
 
 def gather[T](value: T) -> list[T]:
@@ -53,7 +69,7 @@ def telling_of_others() -> Iterator[None]:
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks in one all-reduce, detached; a single rank's as it is."""
-    if not torch.distributed.is_initialized():
+    if _alone or not torch.distributed.is_initialized():
         return values
     total = values.detach().clone()
     torch.distributed.all_reduce(total)

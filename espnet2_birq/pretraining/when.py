@@ -38,6 +38,16 @@ def rest(modules: Iterable[torch.nn.Module]):
         parameter.grad = None
 
 
+def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step, in progress, leaves the parameters as they are.
+
+    With a loss scale, a fused optimizer is stepped even if a gradient is not finite, and
+    told so: GradScaler.step sets ``found_inf``.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
 def parse_when(conf: dict[str, Any]) -> When:
     """Read ``when`` of the configuration.
 

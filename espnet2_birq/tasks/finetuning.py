@@ -14,6 +14,7 @@ from espnet2.optimizers.optim_groups import add_optimizer_hooks
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.when import is_skipped
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of a parameter group: remaining frozen updates
@@ -149,6 +150,8 @@ def _highest_rate(args: argparse.Namespace) -> float | None:
 
 
 def _drop_gradients(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+    if is_skipped(optimizer):
+        return
     over = False
     for group in optimizer.param_groups:
         # Older checkpoints lack this key.

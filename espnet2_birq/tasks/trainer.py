@@ -17,6 +17,7 @@ from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.category_iter_factory import CategoryIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.torch_utils.device_funcs import to_device
+from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
@@ -24,7 +25,7 @@ from espnet2.train.trainer import TrainerOptions
 
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.ranks import rank
+from espnet2_birq.pretraining.ranks import alone, rank
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criteria
@@ -179,6 +180,10 @@ class Trainer(ESPnetTrainer):
             # ESPnet would add the gradient of leftover batches (accum_grad) to the next
             # epoch's first update.
             optimizer.zero_grad()
+        if rank() > 0:
+            # ESPnet gives all ranks the same random numbers, hence the same masks.
+            seed = options.seed + reporter.get_epoch() + rank() * 1_000_003
+            set_all_random_seed(seed % 2**32)
         position = options.saver.restore(parts, reporter)
         arguments["iterator"] = options.saver.batches(
             arguments["iterator"],
@@ -224,6 +229,8 @@ class Trainer(ESPnetTrainer):
     def plot_attention(cls, model: AbsESPnetModel, **arguments) -> None:
         """Plot attention weights in single precision, as NumPy has no bfloat16.
 
+        Only the first rank does it.
+
         Args:
             model: A BiRQModel or JointModel.
             **arguments: ESPnet's other arguments.
@@ -231,7 +238,8 @@ class Trainer(ESPnetTrainer):
         inner = getattr(model, "pretraining", model)
         before, inner.cpu_bfloat16 = inner.cpu_bfloat16, False
         try:
-            super().plot_attention(model=model, **arguments)
+            with alone():
+                super().plot_attention(model=model, **arguments)
         finally:
             inner.cpu_bfloat16 = before
 

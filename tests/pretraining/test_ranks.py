@@ -18,6 +18,7 @@ from test_model import (
     make_model,
 )
 
+from espnet2_birq.pretraining.labellers.kmeans import FrameSample
 from espnet2_birq.pretraining.losses import cross_entropy
 
 STEPS = 2  # the second uses running moments from the first
@@ -134,8 +135,7 @@ def test_parts_equal_the_joint_batch(parts, tmp_path, monkeypatch):
                 difference = (gradients[name] - gradient).abs().max()
                 assert difference < 1e-10, (number, name, difference)
             for key in expected_stats:
-                # The loss is averaged by ESPnet.
-                if key not in ("loss", "mask_share"):
+                if key != "loss":  # it is averaged by ESPnet
                     close = torch.allclose(
                         stats[key], expected_stats[key], atol=1e-6, equal_nan=True
                     )
@@ -166,6 +166,20 @@ def test_no_parameter_goes_without_gradient(tmp_path):
             assert not {x.data_ptr() for x in objective.buffers()} & set(broadcast)
     finally:
         dist.destroy_process_group()
+
+
+def sample_of(numbers):
+    sample = FrameSample(20)
+    sample.add(numbers, torch.ones(len(numbers)))
+    return sample.gather(numbers)
+
+
+def test_the_sample_is_spread_evenly_over_ranks(tmp_path):
+    """Also if one rank has seen so many frames that it has to thin them out."""
+    parts = torch.arange(16.0)[:, None], 100 + torch.arange(24.0)[:, None]
+    one, other = spawn(sample_of, tmp_path / "rank", parts)
+    expected = [*range(0, 16, 2), *range(100, 124, 2)]
+    assert one.flatten().tolist() == other.flatten().tolist() == expected
 
 
 def prepared(rows):

@@ -243,9 +243,10 @@ def run_updates(rows):
     batches = [make_batch(SECONDS, seed=seed) for seed in range(4)]
     features = [model._extract_feats(*batch) for batch in batches]
     model.double()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    # Not Adam, whose updates hardly depend on the size of a gradient.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.count_updates_of(optimizer)
-    several = torch.distributed.is_initialized()
+    several, found = torch.distributed.is_initialized(), []
     for number, ((feats, frames), batch) in enumerate(zip(features, batches)):
         generator = torch.Generator().manual_seed(number)
         mask = torch.rand(4, 39, generator=generator) < 0.3
@@ -256,7 +257,12 @@ def run_updates(rows):
         model.masking.draw = lambda *_, mask=mask: mask
         model.masking.capacity = lambda *_, mask=mask: int(mask.sum()) + 3
         model.masking.noise_std = 0.0
-        loss, _, _ = model(batch[0][rows], batch[1][rows])
+        loss, stats, weight = model(batch[0][rows], batch[1][rows])
+        found.append({x: float(stats[x]) for x in OF_TOKENIZER if x in stats})
+        if several:  # as in espnet2/train/trainer.py
+            total = weight.clone()
+            torch.distributed.all_reduce(total)
+            loss = loss * weight / total * torch.distributed.get_world_size()
         loss.backward()
         if several:
             for parameter in model.parameters():  # a missing gradient would hang
@@ -264,14 +270,19 @@ def run_updates(rows):
                 parameter.grad /= torch.distributed.get_world_size()
         optimizer.step()
         optimizer.zero_grad()
-    return model.state_dict()
+    return model.state_dict(), found
+
+
+OF_TOKENIZER = ("distillation", "commitment")
 
 
 def test_two_ranks_equal_one(tmp_path):
     threads = torch.get_num_threads()
-    one, other = spawn(run_updates, tmp_path / "rank", HALVES)
-    whole = run_updates(slice(0, 4))
+    (one, seen), (other, _) = spawn(run_updates, tmp_path / "rank", HALVES)
+    whole, expected = run_updates(slice(0, 4))
     torch.set_num_threads(threads)
+    assert [len(x) for x in expected] == [0, 0, 2, 0]  # see TURNS
+    assert seen[2] == pytest.approx(expected[2], rel=1e-4)
     for name, value in whole.items():
         assert torch.equal(one[name], other[name]), name
         assert torch.allclose(value, one[name], atol=2e-5), name

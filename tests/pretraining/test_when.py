@@ -6,6 +6,7 @@ from test_model import ANCHOR, ENHANCED, SMALL, make_batch, make_model
 
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.views import all_rows
+from espnet2_birq.tasks.saving import Parts
 
 LAST = dict(name="last", head="last", labeller="random_projection")
 
@@ -23,6 +24,28 @@ def test_when(when, updates):
     model = make_model([ANCHOR, {**ENHANCED, "when": when}])
     objective = model.objectives[1]
     assert [x for x in range(7) if objective.when.includes(x)] == updates
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_updates_that_the_loss_scale_skips_do_not_count(fused):
+    """GradScaler steps a fused optimizer then, too, and lets it skip."""
+    model = make_model([ANCHOR]).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+    model.count_updates_of(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for scale in (1.0, torch.inf, 1.0, torch.inf):
+        loss = model(*make_batch())[0]
+        scaler.scale(scale * loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert model.update_number() == int(model.updates) == 2
+    # The scale is part of the state of a training.
+    other = torch.amp.GradScaler("cpu")
+    Parts(model, [optimizer], [None], other).load(
+        Parts(model, [optimizer], [None], scaler).state()
+    )
+    assert other.get_scale() == scaler.get_scale() == 2.0
 
 
 def test_an_objective_begins_once_another_predicts_many_codes(caplog):

@@ -232,6 +232,22 @@ def test_the_encoder_rests(tmp_path, caplog):
         assert optimizer.state[parameter]["step"] == steps, name
 
 
+def test_an_update_that_the_loss_scale_skips_does_not_count(tmp_path):
+    conf = {"lr": 0.01, "fused": True}
+    model, optimizer, _ = build(tmp_path, freeze_encoder_updates=2, optim_conf=conf)
+    scaler = torch.amp.GradScaler("cpu")
+    frozen = []
+    for scale in (torch.inf, 1.0):
+        lengths, text = torch.tensor([16000]), torch.tensor([[2, 3, 2]])
+        loss, _, _ = model(torch.randn(1, 16000), lengths, text, torch.tensor([3]))
+        scaler.scale(scale * loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        frozen.append(max(group[FROZEN] for group in optimizer.param_groups))
+    assert frozen == [2, 1]
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_restart_changes_nothing(tmp_path, stop):
     options = {"freeze_encoder_updates": 2, "encoder_lr_decay": 0.7}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from espnet2.tasks.asr import ASRTask as ESPnetASRTask
+from espnet2.torch_utils.recursive_op import recursive_average
 from planted import ENCODER
 
 from espnet2_birq.errors import ConfigError
@@ -345,6 +346,58 @@ def test_the_barrier_is_that_of_the_joint_batch(tmp_path):
     torch.set_num_threads(threads)
     assert torch.equal(one, other) and whole > 0
     assert float(one) == pytest.approx(float(whole), rel=1e-3)
+
+
+UNEVEN = (slice(0, 2), slice(2, 3))  # of three labelled utterances, by rank
+WAVES = 0.1 * torch.randn(3, 16000, generator=torch.Generator().manual_seed(2))
+THREE = dict(
+    speech=WAVES,
+    speech_lengths=torch.tensor([16000, 12000, 16000]),
+    text=torch.tensor([[2, 3, 2], [3, 2, -1], [2, -1, -1]]),
+    text_lengths=torch.tensor([3, 2, 1]),
+)
+
+
+def update_of(rows):
+    """Make a step as ESPnet's trainer does; return gradients and averaged statistics."""
+    torch.set_num_threads(1)
+    encoder = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "linear_units"}
+    model = build(
+        encoder="e_branchformer",
+        encoder_conf=encoder,
+        objectives=OBJECTIVES[:1],
+        normalize=None,
+        supervised_weight=0.7,
+        penalty=0.3,
+    )
+    mask = torch.zeros(3, 24, dtype=torch.bool)
+    mask[0, 3:9], mask[1, 5:8], mask[2, 2:20] = True, True, True
+    model.pretraining.masking.draw = lambda *_: mask[rows]
+    model.pretraining.masking.noise_std = 0.0
+    loss, stats, weight = run(model, **{key: x[rows] for key, x in THREE.items()})
+    stats = {key: x for key, x in stats.items() if x is not None}
+    ranks = torch.distributed.is_initialized()
+    loss = (loss * weight).sum()
+    stats, weight = recursive_average(stats, weight, ranks)
+    (loss / weight * (torch.distributed.get_world_size() if ranks else 1)).backward()
+    if ranks:
+        for parameter in model.parameters():  # as in DistributedDataParallel
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()
+    gradients = {name: x.grad for name, x in model.named_parameters()}
+    return gradients, {key: float(x) for key, x in stats.items()}
+
+
+def test_ranks_of_unequal_shares_equal_one(tmp_path):
+    (one, seen), (other, _) = on_two_ranks(update_of, tmp_path / "rank", UNEVEN)
+    threads = torch.get_num_threads()
+    whole, expected = update_of(slice(0, 3))
+    torch.set_num_threads(threads)
+    assert {"loss_ctc", "loss_supervised", "loss_pretraining"} < expected.keys()
+    assert seen == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    for name, gradient in whole.items():
+        assert torch.equal(one[name], other[name]), name
+        torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def gamma_of_layers(slopes):

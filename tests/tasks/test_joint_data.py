@@ -11,6 +11,7 @@ import yaml
 from test_joint import CONFIG
 
 from espnet2_birq.bin.asr_train import main
+from espnet2_birq.tasks.saving import Saver
 
 
 @pytest.fixture
@@ -76,6 +77,32 @@ def test_train_resume_and_decode_with_espnet(data):
     assert found.returncode == 0, found.stderr
     texts = (data / "dec" / "1best_recog" / "text").read_text().splitlines()
     assert [line.split()[0] for line in texts] == ["x", "y", "z"]
+
+
+class Killed(BaseException):
+    """What ends a training."""
+
+
+def test_it_resumes_inside_an_epoch(data, monkeypatch):
+    """Pairs of batches come from a generator, whose first ones have to be skipped."""
+    given = [*options(data, barrier=0.5), "--save_updates", "1", "--resume", "true"]
+    main(given)
+    whole = torch.load(data / "exp" / "2epoch.pth", weights_only=True)
+    (data / "exp").rename(data / "whole")
+    save = Saver.save
+
+    def end_after_it(self, parts, *rest, **finished):
+        save(self, parts, *rest, **finished)
+        if int(parts.model.updates) == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Saver, "save", end_after_it)
+        main(given)
+    main(given)
+    resumed = torch.load(data / "exp" / "2epoch.pth", weights_only=True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize(

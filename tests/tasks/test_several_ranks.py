@@ -126,6 +126,27 @@ def test_who_is_first(monkeypatch):
     assert is_first(args)
 
 
+PLOT = {"num_att_plot": 1, "use_matplotlib": True}
+
+
+def test_a_training_of_two_ranks(folder):
+    """One batch of rank 1 is spoiled; rank 0 plots attention while rank 1 goes on."""
+    start = [*TORCHRUN, str(Path(__file__).with_name("spoiled_training.py"))]
+    length = dict(max_epoch=2, num_iters_per_epoch=6, accum_grad=1)
+    job = Job(folder, "short", start, GLOO, **length, **PLOT).start()
+    assert job.wait(200) == 0, job.text()[-3000:]
+    lines = (job.out / "skipped_updates").read_text().splitlines()
+    assert {line.split()[0] for line in lines} == {"1", "2"}
+    assert all("u3" in line.split()[2:] for line in lines)
+    model = torch.load(job.out / "2epoch.pth", weights_only=True)
+    assert model["updates"] == 12 - len(lines)
+    assert list((job.out / "att_ws").glob("u*/*"))
+    # Each rank draws masks and noise of its own.
+    state = torch.load(job.out / "progress.pth", weights_only=True)
+    one, other = (x["torch"] for x in state["random"])
+    assert not torch.equal(one, other)
+
+
 @pytest.fixture(scope="module")
 def whole(folder):
     """Experiment of an uninterrupted training by torchrun."""

@@ -151,8 +151,11 @@ class FrameSample:
             (K, D) vectors.
         """
         kept = like.new_zeros(0, like.size(-1))
+        steps = like.new_zeros(world_size(), dtype=torch.float64)
+        steps[rank()] = self.every
+        sparsest = int(sum_over_ranks(steps).max())  # of the rank that has seen most
         if self.kept is not None:
-            kept = self.kept.to(like)
+            kept = self.kept[:: sparsest // self.every].to(like)
         numbers = like.new_zeros(world_size(), dtype=torch.float64)
         numbers[rank()] = len(kept)
         *before, total = sum_over_ranks(numbers).cumsum(0).long().tolist()
