@@ -91,7 +91,8 @@ need_gpus() {  # fails unless there are --ngpu GPUs here, or a batch system runs
     [ "${cuda_cmd%% *}" = run.pl ] || return 0
     found=$(python3 -c "import torch; print(torch.cuda.device_count())")
     [ "${found}" -ge "${ngpu}" ] || fail "--ngpu ${ngpu}: PyTorch finds ${found} GPUs here:" \
-        "give --ngpu ${found}$([ "${found}" -gt 0 ] || echo ", which trains on the CPU")"
+        "give --ngpu ${found}$([ "${found}" -gt 0 ] || echo ", which trains on the CPU")," \
+        "or run this in a job with GPUs, or with CMD_BACKEND=slurm (docs/tutorial_cluster.md)"
 }
 
 check_speed_factors() {  # check_speed_factors FACTORS: ESPnet takes what is no number for 1.0

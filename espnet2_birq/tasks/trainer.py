@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2.train.trainer import Trainer as ESPnetTrainer
 from espnet2.train.trainer import TrainerOptions
 
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import alone, rank
@@ -129,8 +131,14 @@ class Trainer(ESPnetTrainer):
 
         Raises:
             DataError: Too little speech for the labellers, or see check_labels().
-            ConfigError: The saved model has another configuration, or see check_labels().
+            ConfigError: The saved model has another configuration, or another training
+                is at work in the folder, or see check_labels().
         """
+        with _sole_training(Path(arguments["trainer_options"].output_dir)):
+            cls._run(model, **arguments)
+
+    @classmethod
+    def _run(cls, model: AbsESPnetModel, **arguments) -> None:
         for mode in ("train", "valid"):
             if isinstance(model, BiRQModel):  # JointModel: in batches only
                 check_labels(model, arguments[f"{mode}_iter_factory"], mode)
@@ -242,6 +250,25 @@ class Trainer(ESPnetTrainer):
                 super().plot_attention(model=model, **arguments)
         finally:
             inner.cpu_bfloat16 = before
+
+
+@contextmanager
+def _sole_training(folder: Path) -> Iterator[None]:
+    """Keep other trainings from writing to the same experiment.
+
+    Raises:
+        ConfigError: One is at work there.
+    """
+    lock = folder / ".lock"
+
+    def refuse() -> None:
+        raise ConfigError(
+            f"{folder}: another training is at work in this folder; stop it, or give "
+            f"another folder (if there is none, since a machine crashed: remove {lock})"
+        )
+
+    with locked(lock, refuse) if rank() == 0 else nullcontext():
+        yield
 
 
 def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:

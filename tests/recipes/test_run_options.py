@@ -135,7 +135,17 @@ ASR = "./finetune.sh --asr_tag x --asr_config conf/train_asr.yaml"
             f"./birq.sh {SETS} --stage 9 --skip_packing false",
             "--stage 9: uploads only with --skip_upload_hf false",
         ),
-        ("mini_an4/asr1", f"{ASR} --stage 14", "--stage 14: there are stages 1 to 13"),
+        ("mini_an4/asr1", f"{ASR} --stage 16", "--stage 16: there are stages 1 to 15"),
+        (
+            "mini_an4/asr1",
+            f"{ASR} --stage 14",
+            "--stage 14: packs only with --skip_packing false",
+        ),
+        (
+            "mini_an4/asr1",
+            f"{ASR} --stage 15 --skip_packing false",
+            "--stage 15: uploads only with --skip_upload_hf false",
+        ),
         (
             "mini_an4/asr1",
             f"{ASR} --stage 12 --stop_stage 11",

@@ -51,6 +51,21 @@ def cluster(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("cpus", ["", "48"])
+def test_srun_gets_the_cpus_of_the_job(cpus):
+    """Without SRUN_CPUS_PER_TASK, srun in ESPnet's launcher gets one of them."""
+    folder = ROOT / "egs2/mini_an4/ssl1"
+    if not (ROOT / "tools/espnet/egs2").is_dir():
+        pytest.skip("no ESPnet tree")
+    env = {"PATH": os.environ["PATH"], "SLURM_CPUS_PER_TASK": cpus}
+    command = '. ./path.sh && echo "${SRUN_CPUS_PER_TASK:-}"'
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == cpus
+
+
 def test_what_sbatch_is_asked_for(cluster, tmp_path):
     """By slurm.pl with conf/slurm.conf, called as by ESPnet's launcher."""
     script = ROOT / "tools/espnet/egs2/TEMPLATE/asr1/utils/slurm.pl"

@@ -72,6 +72,20 @@ def test_two_kills(folder):
     assert difference(folder / "whole", training.out) is None
 
 
+def test_a_second_training_in_the_same_folder(folder):
+    """They would overwrite each other's states. A killed one does not stay in the way."""
+    one, other = (Training(folder, folder / "twice", max_epoch=1) for _ in range(2))
+    one.start("--save_updates", "1", pause=1)
+    one.until("1/1epoch started")
+    while not (one.out / "progress.pth").exists():
+        time.sleep(0.1)
+    assert other.run() == 1
+    assert "twice: another training is at work in this folder" in other.text()
+    one.process.kill()
+    one.process.join()
+    assert other.run() == 0
+
+
 def test_minutes_between_states(folder):
     """The default interval is longer than this training."""
     training = Training(folder, folder / "rarely").start("--log_interval", "2")

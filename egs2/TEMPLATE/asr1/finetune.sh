@@ -41,6 +41,7 @@ dumpdir=dump test_sets= inference_nj=32 inference_asr_model=
 train_set= valid_set= fs=16k audio_format=flac min_wav_duration=0.1 max_wav_duration=20
 local_data_opts= bpe_train_text=
 skip_stages= skip_data_prep=false skip_train=false skip_eval=false
+skip_packing=true skip_upload_hf=true
 inference_tag= inference_config= inference_args= use_lm=true use_ngram=false use_k2=false
 eval_valid_set=false lm_tag= lm_exp= lm_config= lm_args= inference_lm=valid.loss.ave.pth
 ngram_exp= inference_ngram=3gram.bin k2_ctc_decoding=true use_nbest_rescoring=true
@@ -50,7 +51,8 @@ own+=" inference_asr_model"
 # Options that are also passed to asr.sh.
 shared="num_nodes nj lang token_type nbpe speed_perturb_factors dumpdir train_set valid_set"
 shared+=" test_sets fs audio_format min_wav_duration max_wav_duration bpe_train_text bpemode"
-shared+=" skip_stages skip_data_prep skip_train skip_eval use_lm use_ngram use_k2"
+shared+=" skip_stages skip_data_prep skip_train skip_eval skip_packing skip_upload_hf"
+shared+=" use_lm use_ngram use_k2"
 shared+=" inference_nj inference_tag inference_config inference_args"
 shared+=" eval_valid_set local_data_opts lm_tag lm_exp lm_config lm_args inference_lm"
 shared+=" ngram_exp inference_ngram k2_ctc_decoding use_nbest_rescoring cleaner g2p"
@@ -61,7 +63,12 @@ opts=("${data_opts[@]}" "${opts[@]}")
 [ -n "${asr_tag}" ] || fail "--asr_tag is required"
 [ -f "${asr_config}" ] || fail "--asr_config '${asr_config}': no such file"
 whole_numbers 0 ngpu
-check_stages 13
+check_stages 15
+if [ "${stage}" = 14 ] && "${skip_packing}"; then
+    fail "--stage 14: packs only with --skip_packing false"
+elif [ "${stage}" = 15 ] && "${skip_upload_hf}"; then
+    fail "--stage 15: uploads only with --skip_upload_hf false"
+fi
 whole_numbers 1 num_nodes nj inference_nj num_threads nbpe
 check_speed_factors "${speed_perturb_factors}"
 no_spaces dumpdir expdir asr_tag asr_exp asr_config ssl_model asr_stats_dir

@@ -21,6 +21,8 @@ export PYTHONPATH="${MAIN_ROOT}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8
 export LC_ALL=C
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Since Slurm 22.05, srun (of ESPnet's launcher) gets one CPU instead of those of the job.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK}"
 
 # Exports settings for training on the CPU with $1 threads (explained in
 # espnet2_birq/kernels/allocator.py).
