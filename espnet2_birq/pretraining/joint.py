@@ -140,9 +140,8 @@ class JointModel(ESPnetASRModel):
             )
         batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
-        share = (
-            batch * world_size() / total_batch
-        )  # a mean over ranks then is one over rows
+        # ESPnet's means over ranks then are means over utterances.
+        share = batch * world_size() / total_batch
         loss, lower = speech.new_zeros(()), None
         stats: dict[str, torch.Tensor] = {}
         # G first: its labels depend on BatchNorm's running statistics, which F moves.
