@@ -87,14 +87,14 @@ def configured_data(
 
     Raises:
         ConfigError: Training leaves out utterances of the given length.
-        DataError: The training set has no lengths, or nothing to train on.
+        DataError: The training set has no lengths, or too little to train on.
     """
     fs = sampling_rate(args.frontend_conf)
     # Training leaves out what is shorter, and pretraining what is longer than a batch.
     limited = args.batch_type in BINS and not is_joint(args)
     most = args.batch_bins / fs if limited else math.inf
     if folder is not None:
-        return Data.read(folder, fs, SHORTEST, most)
+        return Data.read(folder, fs, SHORTEST, most, args.max_bad_audio)
     if utterance_seconds < SHORTEST:
         raise ConfigError(
             f"--utterance_seconds {utterance_seconds:g}: training leaves out utterances of "

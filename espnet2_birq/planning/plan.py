@@ -31,6 +31,7 @@ from espnet2_birq.planning.cost import (
 )
 from espnet2_birq.planning.gpus import GPU
 from espnet2_birq.planning.joint import batches_of_a_step, fake_model
+from espnet2_birq.tasks.bad_audio import FEWEST
 
 SINGLE = 4  # bytes of a number in single precision
 
@@ -52,7 +53,12 @@ class Data(NamedTuple):
 
     @classmethod
     def read(
-        cls, folder: Path, fs: int, least: float = 0.0, most: float = math.inf
+        cls,
+        folder: Path,
+        fs: int,
+        least: float = 0.0,
+        most: float = math.inf,
+        max_bad: float = 1.0,
     ) -> "Data":
         """Read lengths from a data directory.
 
@@ -64,9 +70,11 @@ class Data(NamedTuple):
             fs: Sample rate in Hz.
             least: Length in seconds below which training leaves an utterance out.
             most: Length in seconds above which it does.
+            max_bad: Share of such utterances above which training stops.
 
         Raises:
-            DataError: The file is missing or broken, or has no utterance to train on.
+            DataError: The file is missing or broken, or has no utterance to train on, or
+                training would stop.
         """
         path = folder / "utt2num_samples"
         if not path.is_file():
@@ -74,19 +82,27 @@ class Data(NamedTuple):
                 f"{path}: no such file; give --data a folder of dump/raw that stage 3 "
                 "of run.sh has written, or give --hours"
             )
-        seconds = []
+        seconds, bad = [], 0
         for utt_id, value in iter_scp(path):
             samples = parse_samples(value)
             if samples is None:
                 raise DataError(f"{path}: {utt_id}: not a number of samples: {value}")
             if least <= samples / fs <= most:
                 seconds.append(samples / fs)
+            else:
+                bad += 1
         total = sum(seconds)
         if total <= 0:
             limit = f" to {most:g} s (batch_bins)" if most < math.inf else " or more"
             raise DataError(
                 f"{path}: no utterance of {least:g} s{limit}, and training leaves out all "
                 "others; raise batch_bins, or make the set again"
+            )
+        if bad > max_bad * max(bad + len(seconds), FEWEST):
+            raise DataError(
+                f"{path}: {bad} of {bad + len(seconds)} utterances are shorter than {least:g} "
+                f"s or longer than a whole batch ({most:g} s): training would stop; raise "
+                "batch_bins, make the set again, or raise --max_bad_audio"
             )
         squares = sum(x * x for x in seconds)
         return cls(total, squares / total, max(seconds), total / len(seconds))

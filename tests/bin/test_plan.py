@@ -115,6 +115,18 @@ def test_lengths_that_training_leaves_out(tmp_path, capsys):
     assert numbers["steps_per_epoch"] == 3 and numbers["batch_seconds"] == 33
     with pytest.raises(SystemExit, match="no utterance of 0.15 s to 0.5 s"):
         plan(capsys, "--data", tmp_path, "--batch_bins", 8000)
+    # Training stops at more than 5 % of the utterances, or 5.
+    lines = [f"u{x:02} {1600 if x < 6 else 16000}\n" for x in range(60)]
+    (tmp_path / "utt2num_samples").write_text("".join(lines))
+    with pytest.raises(
+        SystemExit, match="6 of 60 utterances are shorter than 0.15 s or"
+    ):
+        plan(capsys, "--data", tmp_path)
+    assert plan(capsys, "--data", tmp_path, "--max_bad_audio", 0.06)
+    (tmp_path / "utt2num_samples").write_text("".join(lines[1:]))
+    assert plan(capsys, "--data", tmp_path)
+    lines = [f"u{x:03} {y}\n" for x, y in enumerate(lengths)]
+    (tmp_path / "utt2num_samples").write_text("".join(lines))
     # A sampler that counts utterances leaves out none for its length.
     numbers = plan(
         capsys, "--data", tmp_path, "--batch_type", "unsorted", "--batch_size", 10
