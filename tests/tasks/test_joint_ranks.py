@@ -131,3 +131,12 @@ def test_the_barrier_if_ranks_skip_other_layers(tmp_path):
     f, g = (0.5, 3.0), (3.0, 6.0)  # means over the ranks
     expected = 2.0 - (f[0] * g[0] + f[1] * g[1]) / (g[0] ** 2 + g[1] ** 2)
     assert gammas == [pytest.approx(expected)] * 2
+
+
+def test_labellers_are_not_broadcast():
+    """They sum over ranks and thus stay equal; rank 0's would overwrite the others'."""
+    model = build()
+    there = {name for name, _ in model.named_buffers()}
+    of_labellers = {x for x in there if x.startswith("pretraining.objectives.")}
+    ignored = set(model._ddp_params_and_buffers_to_ignore)
+    assert of_labellers and of_labellers <= ignored <= there
