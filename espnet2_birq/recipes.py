@@ -10,7 +10,6 @@ import shutil
 from difflib import get_close_matches
 from pathlib import Path
 
-from espnet2_birq.datadir.files import whole_folder
 from espnet2_birq.errors import ConfigError
 
 FOLDERS = ("conf", "egs2", "local")
@@ -80,7 +79,10 @@ def copy_recipes(dest: Path) -> None:
     if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
         raise ConfigError(f"{dest}: is not empty; give a new folder")
     source = home()
-    with whole_folder(dest) as part:
+    part = dest.with_name(f"{dest.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
         for folder in FOLDERS:
             shutil.copytree(
                 source / folder, part / folder, symlinks=True, ignore=left_behind
@@ -90,6 +92,10 @@ def copy_recipes(dest: Path) -> None:
                 path, target = line.split()
                 (part / path).parent.mkdir(parents=True, exist_ok=True)
                 (part / path).symlink_to(target)
+        os.replace(part, dest)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def left_behind(folder: str, names: list[str]) -> set[str]:

@@ -91,8 +91,9 @@ def test_bytes_of_two_processes_are_those_of_the_parameters(tmp_path, monkeypatc
     assert torch.distributed.all_reduce is not all_reduce
     assert count.gradients == 4 * sum(p.numel() for p in model.parameters())
     # Two labels on one head: number of frames, eight sums, counts of labels and of
-    # predictions; and in double precision the numbers of masked and labelled frames.
-    assert count.others == 4 * 2 * (1 + 8 + 2 * 32) + 8 * (1 + 2)
+    # predictions; in double precision the numbers of masked and labelled frames; and
+    # the number of all frames.
+    assert count.others == 4 * 2 * (1 + 8 + 2 * 32) + 8 * (1 + 2) + 4
 
 
 def test_lengths_of_a_larger_corpus(tmp_path):
