@@ -99,9 +99,12 @@ class Data(NamedTuple):
                 "others; raise batch_bins, or make the set again"
             )
         if bad > max_bad * max(bad + len(seconds), FEWEST):
+            limit = (
+                f" or longer than a whole batch ({most:g} s)" if most < math.inf else ""
+            )
             raise DataError(
                 f"{path}: {bad} of {bad + len(seconds)} utterances are shorter than {least:g} "
-                f"s or longer than a whole batch ({most:g} s): training would stop; raise "
+                f"s{limit}: training would stop; raise "
                 "batch_bins, make the set again, or raise --max_bad_audio"
             )
         squares = sum(x * x for x in seconds)

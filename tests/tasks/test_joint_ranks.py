@@ -13,21 +13,27 @@ from espnet2_birq.pretraining.joint import JointModel
 ROWS = (slice(0, 1), slice(1, 2))  # of the labelled batch, by rank
 
 
-def gamma_of(rows):
+def model_of(rows, **changes):
+    """Build a model whose masks are those of some rows of a batch."""
     torch.set_num_threads(1)
     # Without BatchNorm, whose statistics differ between ranks.
     encoder = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "linear_units"}
     model = build(
         encoder="e_branchformer",
         encoder_conf=encoder,
-        barrier=2.0,
         objectives=OBJECTIVES[:1],
         normalize=None,
+        **changes,
     )
-    mask = torch.zeros(2, 24, dtype=torch.bool)
-    mask[0, 3:9], mask[1, 5:8] = True, True
+    mask = torch.zeros(3, 24, dtype=torch.bool)
+    mask[0, 3:9], mask[1, 5:8], mask[2, 2:20] = True, True, True
     model.pretraining.masking.draw = lambda *_: mask[rows]
     model.pretraining.masking.noise_std = 0.0
+    return model
+
+
+def gamma_of(rows):
+    model = model_of(rows, barrier=2.0)
     batch = {key: x[rows] for key, x in BATCH.items()}
     return run(model, **batch)[1]["gamma"]
 
@@ -71,20 +77,7 @@ THREE = dict(
 
 def update_of(rows):
     """Make a step as ESPnet's trainer does; return gradients and averaged statistics."""
-    torch.set_num_threads(1)
-    encoder = {k: v for k, v in CONFIG["encoder_conf"].items() if k != "linear_units"}
-    model = build(
-        encoder="e_branchformer",
-        encoder_conf=encoder,
-        objectives=OBJECTIVES[:1],
-        normalize=None,
-        supervised_weight=0.7,
-        penalty=0.3,
-    )
-    mask = torch.zeros(3, 24, dtype=torch.bool)
-    mask[0, 3:9], mask[1, 5:8], mask[2, 2:20] = True, True, True
-    model.pretraining.masking.draw = lambda *_: mask[rows]
-    model.pretraining.masking.noise_std = 0.0
+    model = model_of(rows, supervised_weight=0.7, penalty=0.3)
     loss, stats, weight = run(model, **{key: x[rows] for key, x in THREE.items()})
     stats = {key: x for key, x in stats.items() if x is not None}
     ranks = torch.distributed.is_initialized()
