@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from espnet2.bin.split_scps import main as split_scps
 from espnet2.train.reporter import Reporter
 from trainings import CONFIG, Training, difference, write_data
 
@@ -70,6 +71,33 @@ def test_two_kills(folder):
     assert "Resuming in epoch 1 after batch" in training.text()
     assert "Resuming in epoch 2 after batch" in training.text()
     assert difference(folder / "whole", training.out) is None
+
+
+def test_a_kill_with_split_lists(folder):
+    """In the second part of an epoch's lists (--num_splits_ssl)."""
+    parts = folder / "parts"
+    scps = ["--scps", str(folder / "wav.scp"), str(folder / "shape")]
+    split_scps([*scps, "--num_splits", "2", "--output_dir", str(parts)])
+    split = {
+        "multiple_iterator": True,
+        "num_iters_per_epoch": None,
+        "batch_size": 1,
+        "train_shape_file": [str(parts / "shape")],
+        "train_data_path_and_name_and_type": [[f"{parts}/wav.scp", "speech", "sound"]],
+    }
+    experiments = []
+    for name in ("whole_split", "killed_split"):
+        training = Training(folder, folder / name, **split)
+        place = training.found.index("--train_shape_file")
+        del training.found[place : place + 4]
+        experiments.append(training)
+    whole, killed = experiments
+    assert whole.run() == 0, whole.text()[-2000:]
+    kill_at(killed, 7)  # of four updates an epoch, two of them in either part
+    assert (killed.out / "1epoch.pth").exists()
+    assert killed.run() == 0, killed.text()[-2000:]
+    assert "Resuming in epoch 2 after batch 6" in killed.text()
+    assert difference(whole.out, killed.out) is None
 
 
 def test_a_second_training_in_the_same_folder(folder):
