@@ -1,4 +1,4 @@
-"""Warning, never an error, if an encoder's size does not suit the amount of speech."""
+"""Warnings, never errors: an encoder or a batch of unusual size for the speech or the GPUs."""
 
 import argparse
 
@@ -15,6 +15,7 @@ FITTING = (
     (120e6, 20.0, 6000.0),
     (float("inf"), 500.0, float("inf")),
 )
+FEW_SECONDS = 100.0  # of speech in a GPU's part of a batch
 
 
 def speech_hours(args: argparse.Namespace) -> float | None:
@@ -54,4 +55,30 @@ def size_warning(encoder: torch.nn.Module, hours: float) -> str | None:
     return (
         f"An encoder of {count / 1e6:.1f} M parameters is {wrong} for {hours:.3g} hours "
         f"of speech; usual are {usual} (docs/methods.md#a-size)"
+    )
+
+
+def share_warning(args: argparse.Namespace, processes: int) -> str | None:
+    """Compare the speech of a process's part of a batch with what several batches allow.
+
+    Args:
+        args: Options of SSLTask.
+        processes: Number of processes (GPUs) that share each batch.
+
+    Returns:
+        One-line warning if each gets little while several batches make an update; else
+        None.
+    """
+    if processes == 1 or args.accum_grad == 1 or args.batch_type != "numel":
+        return None
+    if getattr(args, "input_size", None) is not None:
+        return None
+    seconds = args.batch_bins / sampling_rate(args.frontend_conf) / processes
+    if seconds >= FEW_SECONDS:
+        return None
+    return (
+        f"Each of {processes} GPUs gets {seconds:.0f} s of speech at a time, and "
+        f"{args.accum_grad} batches make an update. Updates remain the same, and take less "
+        f"time, with --batch_bins {args.batch_bins * args.accum_grad} --accum_grad 1, or "
+        "with numbers in between, if that fits into memory (docs/plan.md)"
     )

@@ -27,7 +27,7 @@ from espnet2.train.trainer import TrainerOptions
 from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
-from espnet2_birq.pretraining.ranks import alone, rank
+from espnet2_birq.pretraining.ranks import alone, rank, world_size
 from espnet2_birq.tasks.changes import describe_origin
 from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criteria
@@ -43,7 +43,7 @@ from espnet2_birq.tasks.saving import (
     stop_if_asked,
     whole_saves,
 )
-from espnet2_birq.tasks.size import size_warning, speech_hours
+from espnet2_birq.tasks.size import share_warning, size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 from espnet2_birq.tasks.tensorboard import grouping
 
@@ -104,6 +104,9 @@ class Trainer(ESPnetTrainer):
     def build_options(cls, args: argparse.Namespace) -> Options:
         """Build the options of run(), reading the state of an interrupted run."""
         record_run(args)
+        warning = share_warning(args, world_size())
+        if warning and rank() == 0:
+            logging.warning(warning)
         options = vars(super().build_options(args))
         saver = Saver(
             Path(args.output_dir),

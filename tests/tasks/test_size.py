@@ -8,7 +8,12 @@ import torch
 from trainings import CONFIG, Training, write_data
 
 from espnet2_birq.planning.configured import parse_config
-from espnet2_birq.tasks.size import FITTING, size_warning, speech_hours
+from espnet2_birq.tasks.size import (
+    FITTING,
+    share_warning,
+    size_warning,
+    speech_hours,
+)
 from espnet2_birq.tasks.ssl import SSLTask
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +67,20 @@ def test_hours_of_lists_in_parts(tmp_path):
         assert speech_hours(args) == pytest.approx(3 / 3600)
     args.input_size = 16
     assert speech_hours(args) is None
+
+
+@pytest.mark.parametrize("corpus", ["yodas", "librispeech", "mini_librispeech"])
+@pytest.mark.parametrize("processes", [1, 4, 8])
+def test_small_parts_of_batches(corpus, processes):
+    args = parse_config(ROOT / "conf" / corpus / "train_birq.yaml", ["--ngpu", "0"])
+    warning = share_warning(args, processes)
+    if corpus != "yodas" or processes < 8:
+        assert warning is None
+        return
+    assert "Each of 8 GPUs gets 50 s of speech at a time, and 4 batches" in warning
+    assert "--batch_bins 25600000 --accum_grad 1" in warning
+    args.batch_bins, args.accum_grad = 25600000, 1  # as advised
+    assert share_warning(args, processes) is None
 
 
 def test_training_warns(tmp_path):
