@@ -9,6 +9,7 @@ this record first.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from espnet2_birq.reading import read_json
 
 STAMP = "made_from.json"
 CHUNK = 1 << 20  # bytes read at once
+# Lines of a training's config.yaml that differ from start to start, and what follows from
+# another number of GPUs or of processes, without effect on the model's outputs.
+CONFIG = "config.yaml"
+VOLATILE = re.compile(
+    rb"^(dist_\w+|distributed|multiprocessing_distributed|ngpu|num_workers|log_interval"
+    rb"|log_level|resume|save_minutes|save_updates): .*\n",
+    re.MULTILINE,
+)
 
 Files = Mapping[str, dict | None]
 
@@ -145,9 +154,16 @@ def _describe_all(files: Iterable[str | Path]) -> Files:
 
 
 def describe(file: Path) -> dict | None:
-    """Count the bytes and lines of a file, and hash it; None if it does not exist."""
+    """Count the bytes and lines of a file, and hash it; None if it does not exist.
+
+    Of a training's configuration, lines without effect on the model are left out.
+    """
     if not file.is_file():
         return None
+    if file.name == CONFIG:
+        kept = VOLATILE.sub(b"", file.read_bytes())
+        hashed = hashlib.sha256(kept).hexdigest()
+        return {"bytes": len(kept), "lines": kept.count(b"\n"), "sha256": hashed}
     digest, lines, size = hashlib.sha256(), 0, 0
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):

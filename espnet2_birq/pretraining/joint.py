@@ -24,7 +24,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.pretraining.checks import BatchChecks
+from espnet2_birq.pretraining.checks import BatchChecks, finite_statistics
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import Objective
 from espnet2_birq.pretraining.ranks import idle, sum_over_ranks, world_size
@@ -72,7 +72,7 @@ class JointModel(ESPnetASRModel):
 
         Raises:
             ConfigError: An option is out of range, an objective's name is taken, or both
-                weights are 0 in some update.
+                weights are 0 in some update, or the supervised one and the barrier.
         """
         for one in pretraining.objectives:
             if one.name in LOSSES:
@@ -92,6 +92,12 @@ class JointModel(ESPnetASRModel):
             raise ConfigError(
                 f"supervised_weight and penalty are both 0 in update {idle_update}: "
                 "nothing would be learned; let one of them be above 0"
+            )
+        idle_update = first_zero(self.supervised_weight, self.supervised_weight)
+        if barrier == 0 and idle_update is not None:
+            raise ConfigError(
+                f"barrier is 0, and so is supervised_weight in update {idle_update}: "
+                "nothing would be learned; set barrier above 0"
             )
         self.register_state_dict_post_hook(_drop_shared)
         self.register_load_state_dict_pre_hook(_share)
@@ -138,6 +144,18 @@ class JointModel(ESPnetASRModel):
                 self.supervised_weight.at(update),
                 self.penalty.at(update),
             )
+        with finite_statistics(self.encoder):  # of layers in training mode
+            return self._losses(
+                (speech, speech_lengths, text, text_lengths),
+                {k: v for k, v in kwargs.items() if not k.startswith(UNLABELLED)},
+                unlabelled,
+                supervised,
+                penalty,
+            )
+
+    def _losses(self, labelled, others, unlabelled, supervised: float, penalty: float):
+        """Compute s F + gamma G and their statistics; see forward()."""
+        speech = labelled[0]
         batch = speech.new_full((), len(speech))
         total_batch = sum_over_ranks(batch)
         # ESPnet's means over ranks then are means over utterances.
@@ -152,10 +170,7 @@ class JointModel(ESPnetASRModel):
         else:
             loss = loss + idle(self.pretraining, skip=("encoder.",))
         if supervised:
-            others = {k: v for k, v in kwargs.items() if not k.startswith(UNLABELLED)}
-            upper, found, _ = super().forward(
-                speech, speech_lengths, text, text_lengths, **others
-            )
+            upper, found, _ = super().forward(*labelled, **others)
             found["loss_supervised"] = found["loss"]
             stats.update({k: v if v is None else v * share for k, v in found.items()})
             loss = loss + supervised * share * upper
@@ -176,6 +191,11 @@ class JointModel(ESPnetASRModel):
         if not supervised:
             return barrier
         parameters = [x for x in self.encoder.parameters() if x.requires_grad]
+        if not parameters:
+            raise ConfigError(
+                "barrier compares gradients of the encoder, none of whose parameters is "
+                "trained (freeze_param): leave one of the two out"
+            )
         products = lower.new_zeros(2, dtype=torch.float64)
         f, g = (
             torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)

@@ -277,13 +277,16 @@ def fit_labels(batch: Batch, view: View) -> torch.Tensor:
         )
     chosen = labels[:, view.every // 2 :: view.every]
     if abs(chosen.size(1) - batch.padded) > SLACK:
-        if (labels < 0).all():  # audio that could not be read, see SpeechCollateFn
-            return labels.new_full((len(labels), batch.padded), -1).long()
-        raise DataError(
-            f"{labels.size(1)} labels '{view.name}' for {batch.padded} encoder frames "
-            "in the longest utterance of a batch"
-            + other_rate(labels.size(1), batch.padded, view)
-        )
+        # Utterances without any label, such as audio that could not be read (see
+        # SpeechCollateFn), may be longer than the others.
+        labelled = batch.frames.to(labels.device)[(labels >= 0).any(dim=1)]
+        longest = int(labelled.max()) if len(labelled) else chosen.size(1)
+        if abs(chosen.size(1) - longest) > SLACK:
+            raise DataError(
+                f"{labels.size(1)} labels '{view.name}' for {longest} encoder frames "
+                "in the longest labelled utterance of a batch"
+                + other_rate(labels.size(1), longest, view)
+            )
     missing = max(0, batch.padded - chosen.size(1))
     chosen = torch.nn.functional.pad(chosen, (0, missing), value=-1)
     return chosen[:, : batch.padded].long()

@@ -40,6 +40,11 @@ IGNORED = (
     "valid_data_path_and_name_and_type train_shape_file valid_shape_file "
     "unlabelled_data_path_and_name_and_type unlabelled_shape_file"
 ).split()
+# Options that may differ although no epoch is left to train.
+WITHOUT_TRAINING = (
+    "max_epoch patience early_stopping_criterion best_model_criterion keep_nbest_models "
+    "nbest_averaging_interval multiprocessing_distributed"
+).split()
 OTHER_LISTS = "others, or of other content"
 SHOWN = 8  # maximum number of changes named in a line
 
@@ -100,6 +105,32 @@ def refuse_changes(state: Path, before: Origin, now: Origin) -> None:
             f"{state}: changed since this training stopped: {_show(group)}: the saved "
             "state of optimizer and scheduler does not fit; give another output_dir, or "
             "the options it was trained with"
+        )
+
+
+def refuse_without_training(folder: Path, before: Origin, now: Origin) -> None:
+    """Refuse other options than those of a finished training.
+
+    The new config.yaml would describe a model that was trained with the old ones.
+
+    Args:
+        folder: Folder of the experiment.
+        before: Origin saved by an earlier run.
+        now: Origin of this run.
+
+    Raises:
+        ConfigError: Options have changed that have an effect on what is learned.
+    """
+    changed = {
+        key: how
+        for key, how in changed_options(before, now).items()
+        if key.split(".")[0] not in WITHOUT_TRAINING
+    }
+    if changed:
+        raise ConfigError(
+            f"{folder}: this training is finished, and was made with other options: "
+            f"{_show(changed)}; give another output_dir (birq.sh: --ssl_tag) or a larger "
+            "max_epoch, or the options it was trained with"
         )
 
 

@@ -279,7 +279,7 @@ def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:
 
     Raises:
         ConfigError: The saved model has another configuration, or its epochs lack the
-            statistic of a criterion.
+            statistic of a criterion; or no epoch is left, and options have changed.
     """
     options.saver.check_model(model)
     folder = Path(options.output_dir)
@@ -287,6 +287,8 @@ def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:
         return options.saver.is_in_first_epoch
     saved = read_checkpoint(folder / CHECKPOINT, model)
     reporter = statistics(saved)
+    if reporter.get_epoch() >= options.max_epoch:
+        options.saver.check_finished()
     for phase, found in reporter.stats[reporter.get_epoch()].items():
         check_statistics(options.criteria, phase, found)
     if rank() == 0:

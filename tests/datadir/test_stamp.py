@@ -127,3 +127,14 @@ def test_the_same_files_spelled_differently(made):
     assert "'link/corpus', now it is 'b'" in error_of(
         "check", "set", "--option", "corpus=b"
     )
+
+
+def test_lines_of_a_configuration_that_change_from_start_to_start(made):
+    """As ESPnet's random port of a training on several GPUs."""
+    config = made / "config.yaml"
+    config.write_text("dist_master_port: 41001\nngpu: 8\nencoder: conformer\n")
+    main(["write", "set", "config.yaml"])
+    config.write_text("dist_master_port: 41002\nngpu: 4\nencoder: conformer\n")
+    main(["check", "set", "config.yaml"])
+    config.write_text("dist_master_port: 41001\nngpu: 8\nencoder: branchformer\n")
+    assert "config.yaml has changed" in error_of("check", "set", "config.yaml")

@@ -96,3 +96,19 @@ def test_a_batch_of_bad_audio_alone_is_unlabelled(labels):
     )
     assert loss.isfinite() and stats["loss_anchor"] > 0
     assert stats["loss_given"].isnan()  # left out of averages over steps
+
+
+def test_the_longest_utterance_has_no_labels():
+    """Its one -1 says nothing about the rate of the others' labels."""
+    model = make_model([GIVEN])
+    speech, lengths = make_batch()
+    order = lengths.argsort(descending=True)
+    speech, lengths = speech[order], torch.tensor([lengths.max(), *[6400] * 2])
+    labels = torch.randint(7, (3, 11))
+    labels[0] = -1
+    _, stats, _ = model(speech, lengths, labels=labels)
+    assert 0 < stats["loss_given"]
+    with pytest.raises(DataError, match="22 labels 'labels' for 9 .*'labels every 2'"):
+        longer = torch.randint(7, (3, 22))
+        longer[0] = -1
+        model(speech, lengths, labels=longer)

@@ -392,8 +392,45 @@ def test_what_is_not_decoded_is_not_scored(trained, option):
 def test_files_of_later_stages_are_looked_for_first(trained, option):
     (trained / "asr.sh").write_text("#!/bin/sh\necho called\n")
     lm = ["--decode_lm", "train"] * option.startswith("lm_")
-    given = ["--stage", "2", "--stop_stage", "13", *lm, f"--{option}", "no.file"]
+    given = [
+        "--stage",
+        "2",
+        "--stop_stage",
+        "13",
+        "--token_type",
+        "char",
+        *lm,
+        f"--{option}",
+        "no.file",
+    ]
     done = train(trained, *given)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"--{option}" in done.stderr and "no.file" in done.stderr
     assert "called" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--pretrained_model", "m.pth"], "give the model as --ssl_model"),
+        (
+            ["--ssl_model", "m.pth", "--feats-normalize", "global_mvn"],
+            "set normalize in --asr_config",
+        ),
+        (
+            ["--token_type", "bpe", "--decode_lm", "train"],
+            "--decode_lm needs --token_type char",
+        ),
+        (
+            ["--token_type", "char", "--decode_lm", "asr.yaml"]
+            + ["--lm_interpolate", "asr.yaml"],
+            "--lm_interpolate works only with --decode_lm train",
+        ),
+    ],
+)
+def test_what_would_fail_or_be_ignored_after_training(trained, options, words):
+    (trained / "asr.sh").write_text("#!/bin/sh\necho called\n")
+    (trained / "m.pth").write_text("")
+    done = train(trained, *options)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert words in done.stderr and "called" not in done.stdout

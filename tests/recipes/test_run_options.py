@@ -1,6 +1,7 @@
 """Options of the recipes' scripts that are refused before anything is run."""
 
 import shutil
+import subprocess
 
 import pytest
 from checkout import ROOT, copy_checkout, run
@@ -229,3 +230,18 @@ def test_options_for_the_data_in_one(egs2, tmp_path, folder, script, options):
     ways = (["--local_data_opts", options], options.split())
     one, each = (run([*command, *given], copy).stdout for given in ways)
     assert one == each and options in one
+
+
+def test_a_recipe_that_is_reached_by_a_link(tmp_path):
+    checkout = tmp_path / "checkout"
+    (checkout / "egs2/own/ssl1").mkdir(parents=True)
+    shutil.copy(ROOT / "egs2/TEMPLATE/ssl1/path.sh", checkout / "egs2/own/ssl1")
+    (checkout / "tools/espnet/egs2").mkdir(parents=True)
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/python3").touch()
+    (tmp_path / "link").symlink_to(checkout / "egs2/own/ssl1")
+    command = "set -eu; cd link; . ./path.sh; echo ${MAIN_ROOT}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(checkout)], done.stderr

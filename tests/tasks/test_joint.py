@@ -375,3 +375,24 @@ def test_files_have_espnets_names_once():
     for key, value in other.state_dict().items():
         assert torch.equal(value, state[key]), key
     assert other.pretraining.encoder is other.encoder
+
+
+def test_a_barrier_of_nothing():
+    with pytest.raises(
+        ConfigError, match="barrier is 0, and so is supervised_weight in"
+    ):
+        build(supervised_weight=[[3, 0.0], [4, 1.0]], penalty=1.0, barrier=0.0)
+    model = build(supervised_weight=1.0, penalty=1.0, barrier=0.5)
+    model.encoder.requires_grad_(False)  # freeze_param: [encoder]
+    with pytest.raises(ConfigError, match="barrier compares gradients of the encoder"):
+        run(model, **BATCH)
+
+
+def test_batch_norm_outlives_labelled_speech_that_is_not_finite():
+    model = build(supervised_weight=1.0, penalty=1.0).train()
+    speech = BATCH["speech"].clone()
+    speech[0, 500] = float("inf")
+    loss, _, _ = run(model, **{**BATCH, "speech": speech}, **OTHERS)
+    assert not loss.isfinite()
+    found = [x for name, x in model.named_buffers() if "running_" in name]
+    assert found and all(x.isfinite().all() for x in found)

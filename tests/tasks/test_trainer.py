@@ -183,3 +183,19 @@ def test_deepspeed_is_refused(tmp_path, train):
     with pytest.raises(SystemExit, match="^ssl_train: error: use_deepspeed"):
         train(use_deepspeed=True, deepspeed_config="x.json")
     assert not (tmp_path / "exp").exists()
+
+
+def test_a_finished_training_with_other_options(tmp_path, train):
+    """Nothing is left to train, and config.yaml would describe another model."""
+    train(max_epoch=1)
+    config = (tmp_path / "exp/config.yaml").read_bytes()
+    before = models(tmp_path)
+    other = {**CONFIG["frontend_conf"], "hop_length": 80}
+    words = r"exp: this training is finished.*frontend_conf.hop_length \(160 -> 80\)"
+    with pytest.raises(SystemExit, match=words):
+        train(max_epoch=1, frontend_conf=other)
+    assert (tmp_path / "exp/config.yaml").read_bytes() == config
+    assert models(tmp_path) == before
+    train(max_epoch=1, log_interval=7, keep_nbest_models=2)  # without effect
+    train(max_epoch=2, grad_clip=4.0)  # goes on
+    assert "2epoch.pth" in models(tmp_path)

@@ -28,7 +28,7 @@ set -u
 set -o pipefail
 fail() { echo "finetune.sh: error: $*" >&2; exit 1; }
 
-_local=$(dirname "$(readlink -f "$0")")/../../../local
+_here=$(dirname "$(readlink -f "$0")") _local=${_here}/../../../local
 . "${_local}/run_options.sh"
 . "${_local}/data_record.sh"
 . "${_local}/asr_names.sh"
@@ -71,9 +71,22 @@ elif [ "${stage}" = 15 ] && "${skip_upload_hf}"; then
 fi
 whole_numbers 1 num_nodes nj inference_nj num_threads nbpe
 check_speed_factors "${speed_perturb_factors}"
+for _option in "${opts[@]}"; do
+    case "${_option//-/_}" in
+        __pretrained_model) fail "--pretrained_model: give the model as --ssl_model" ;;
+        __feats_normalize) [ "${ssl_model}" = none ] || fail "--feats_normalize: the" \
+            "encoder needs the pretrained model's: set normalize in --asr_config" ;;
+    esac
+done
 no_spaces dumpdir expdir asr_tag asr_exp asr_config ssl_model asr_stats_dir
 [ "${decode_lm}" != none ] || [ -z "${lm_interpolate}${lm_words}" ] ||
     fail "--lm_interpolate, --lm_words: give --decode_lm, the n-gram that they are for"
+if [ "${decode_lm}" != none ]; then
+    [ "${token_type}" = char ] || fail "--decode_lm needs --token_type char: the search with" \
+        "a word n-gram spells words in characters"
+    [ "${decode_lm}" = train ] || [ -z "${lm_interpolate}" ] ||
+        fail "--lm_interpolate works only with --decode_lm train"
+fi
 
 if [ -z "${python}" ]; then
     python=python3
@@ -167,7 +180,8 @@ made_from() {  # made_from write|check perturbed|tokens|stats|training
             if [ "${ssl_model}" != none ]; then args+=("${ssl_model}"); fi ;;
         decoded)
             made=${asr_exp}/${inference_tag}/$3 stage=12
-            args=("${asr_exp}/${inference_asr_model}" "${raw}/$3/wav.scp") ;;
+            args=("${asr_exp}/${inference_asr_model}" "${raw}/$3/wav.scp")
+            if [ -n "${inference_config}" ]; then args+=("${inference_config}"); fi ;;
     esac
     python3 -m espnet2_birq.bin.stamp "$1" "${made}" "${args[@]}" \
         --remedy "${remedy:-run stage ${stage:-} again (--stage ${stage:-})}"
@@ -270,8 +284,8 @@ if runs 11; then
         rm -rf "${asr_exp}/handoff" && mkdir -p "${asr_exp}/handoff"
         printf '<blank>\n<unk>\n<sos/eos>\n' > "${asr_exp}/handoff/tokens.txt"
         # shellcheck disable=SC2086
-        ${python} -m espnet2.bin.asr_train --config "${asr_config}" ${asr_args} \
-            --init_param "${init}" --dry_run true \
+        ${python} -m espnet2.bin.asr_train --config "${asr_config}" \
+            --frontend_conf "fs=${fs}" ${asr_args} --init_param "${init}" --dry_run true \
             --iterator_type none --token_type char --log_level WARNING \
             --token_list "${asr_exp}/handoff/tokens.txt" \
             --output_dir "${asr_exp}/handoff"
@@ -329,8 +343,8 @@ if [ -e "${asr_exp}/train/feats_stats.npz" ]; then
     stats=${asr_exp} feats_normalize=global_mvn
 fi
 run_asr 14 10000
-if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ]; then
-    ./decode_ctc.sh --lm "${decode_lm}" --lm_interpolate "${lm_interpolate}" \
+if [ "${decode_lm}" != none ] && [ "${stop_stage}" -ge 13 ] && ! "${skip_eval}"; then
+    "${_here}/decode_ctc.sh" --lm "${decode_lm}" --lm_interpolate "${lm_interpolate}" \
         --lm_words "${lm_words}" --asr_exp "${asr_exp}" --expdir "${expdir}" \
         --ngpu "${ngpu}" --python "${python}" --feats_normalize utterance_mvn "${opts[@]}"
 fi

@@ -55,6 +55,7 @@ for _round in $(seq "${self_train}"); do
     _stamp=("${_exp}/self_train.done" "${_previous}" "${_raw}/${train_set}"/{wav.scp,text}
         "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}"
         --setting "ssl_model=${ssl_model}" --setting "test_sets=${test_sets}"
+        --setting "valid_set=${valid_set}"
         --config "${asr_config}" --args="${asr_args}"
         --free "num_workers log_interval log_level")
     # shellcheck disable=SC2086

@@ -211,7 +211,8 @@ made_from() {  # made_from write|check adopted|perturbed|org|set|stats train|val
             if [ "${3}" = train ]; then made=data/${unperturbed}; fi
             if formatted "${source}"; then made=${dump} args+=("${limits[@]}"); fi
             if [ "${source}" -ef "${made}" ]; then return 0; fi
-            args+=("${source}"/{wav.scp,segments,utt2num_samples}) ;;
+            # Without a record, stage 1 failed after it had replaced the set.
+            args+=(--required --setting "fs=${fs}" "${source}"/{wav.scp,segments,utt2num_samples}) ;;
         perturbed)
             made=${kaldi} stage=2
             args+=(--option "speed_perturb_factors=${speed_perturb_factors}")

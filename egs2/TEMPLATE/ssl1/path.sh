@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by every script of a recipe, from the recipe's folder egs2/<corpus>/<task>.
 # Replaces ESPnet's path.sh: sets the same variables, but uses the scripts of tools/espnet.
-MAIN_ROOT=$(cd "${PWD}/../../.." && pwd)
+MAIN_ROOT=$(cd -P . && cd ../../.. && pwd)  # the folder may be reached by a link
 if [ ! -e "${MAIN_ROOT}/tools/espnet/egs2" ]; then
     echo "error: no ESPnet tree in ${MAIN_ROOT}/tools/espnet: run" \
         "${MAIN_ROOT}/local/setup.sh (see --help for an ESPnet of your own)" >&2

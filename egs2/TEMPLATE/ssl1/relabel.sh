@@ -26,6 +26,9 @@ check_iterations() {
         [[ ${source} =~ ^([0-9]+%?|[A-Za-z_][A-Za-z_0-9]*)$ ]] ||
             fail "--features_km '${features_km}': '${source}' is none, mfcc, input, a" \
                 "layer as 6 or 70%, or an objective of the model before"
+        [ "${source}" != input ] || [ -z "${feats_normalize}" ] || fail "--features_km" \
+            "'${features_km}': input cannot be clustered with --feats_normalize: use a" \
+            "configuration with normalize: utterance_mvn, or mfcc"
         if [ "${k}" -eq 0 ]; then
             [[ ${source} =~ ^(none|mfcc|input)$ ]] || fail "--features_km" \
                 "'${features_km}': iteration 0 has no model before: give none, mfcc or input"
@@ -131,6 +134,8 @@ write_config() {
 import sys, yaml
 conf = yaml.safe_load(open(sys.argv[1]))
 size = int(open(sys.argv[2]).read())
+for key in ('teacher_conf', 'tokenizer_conf', 'target_branch_conf'):
+    conf.pop(key, None)  # of objectives that are replaced
 conf['objectives'] = [{'name': 'given', 'labeller_conf': {'codebook_size': size}}]
 yaml.safe_dump(conf, sys.stdout, sort_keys=False)
 " "${train_config}" "${size}" > "${labels_dir}/train.yaml.part"

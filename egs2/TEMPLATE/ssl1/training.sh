@@ -54,7 +54,11 @@ collect_statistics() {
     else
         _logdir=${ssl_stats_dir}/logdir
         mkdir -p "${_logdir}"
-        _nj=$(wc -l < "${_valid_dir}/wav.scp") _nj=$((_nj < nj ? _nj : nj))
+        _nj=${nj}
+        for x in train valid; do
+            _dir=_${x}_dir
+            n=$(wc -l < "${!_dir}/wav.scp") _nj=$((n < _nj ? n : _nj))
+        done
         for x in train valid; do
             _dir=_${x}_dir
             _scps=

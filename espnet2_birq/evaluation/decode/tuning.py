@@ -153,7 +153,8 @@ def tune_on_set(
 
 
 def _refuse_test_set(dev: Path) -> None:
-    if {"test", "eval"} & set(re.split("[-_.]", dev.resolve().name.lower())):
+    words = re.split("[-_.]", dev.resolve().name.lower())
+    if any(re.fullmatch(r"(test|eval)\d*", word) for word in words):
         raise ConfigError(
             f"--dev {dev}: looks like a test set; tune on a development set"
         )

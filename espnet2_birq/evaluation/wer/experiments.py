@@ -1,5 +1,6 @@
 """Error rates of decoded sets: ASR experiments of asr.sh, or plain pairs of files."""
 
+import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,8 @@ def find_sets(experiment: Path) -> list[DecodedSet]:
     """Find the scored sets of an experiment.
 
     Args:
-        experiment: Folder of the experiment, for example exp/asr_train.
+        experiment: Folder of the experiment, for example exp/asr_train, or one of its
+            decodings.
 
     Returns:
         Sets <decoding>/<set>, or .../org/<set>, sorted.
@@ -68,11 +70,14 @@ def find_sets(experiment: Path) -> list[DecodedSet]:
     """
     if not experiment.is_dir():
         raise DataError(f"{experiment}: no such folder; give one as exp/asr_train")
+    # asr.sh writes the decoded validation set below org/.
+    of_decoding = ("*/score_[wc]er", "org/*/score_[wc]er")
+    top, prefix = experiment, "*/"
+    if any(found for pattern in of_decoding for found in experiment.glob(pattern)):
+        experiment = experiment if experiment.name else experiment.resolve()
+        top, prefix = experiment.parent, f"{glob.escape(experiment.name)}/"
     found = {
-        score.parent
-        # asr.sh writes the decoded validation set below org/.
-        for pattern in ("*/*/score_[wc]er", "*/org/*/score_[wc]er")
-        for score in experiment.glob(pattern)
+        score.parent for pattern in of_decoding for score in top.glob(prefix + pattern)
     }
     if not found:
         raise DataError(
@@ -81,8 +86,8 @@ def find_sets(experiment: Path) -> list[DecodedSet]:
         )
     sets = []
     for folder in sorted(found):
-        decoding, _, name = folder.relative_to(experiment).as_posix().partition("/")
-        sets.append(DecodedSet(str(experiment), decoding, name, _trn_pairs(folder)))
+        decoding, _, name = folder.relative_to(top).as_posix().partition("/")
+        sets.append(DecodedSet(str(top), decoding, name, _trn_pairs(folder)))
     return sets
 
 

@@ -19,6 +19,8 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet2_birq.bin import ctc_decode, train_ngram, tune_lm
 from espnet2_birq.datadir.audio import read_wave
+from espnet2_birq.errors import ConfigError
+from espnet2_birq.evaluation.decode import tuning
 from espnet2_birq.evaluation.decode.network import (
     Recogniser,
     Utterance,
@@ -439,6 +441,14 @@ def test_tuning_decodes_and_its_weights_are_taken(
     assert words and words <= {"SEAT", "TEA", "A", "AT", "SEA"}
     with pytest.raises(SystemExit, match="looks like a test set"):
         tune_lm.main([*common, "--dev", str(test), "--out", str(out)])
+
+
+@pytest.mark.parametrize("name", ["eval1", "test_other", "dev-TEST2", "x.eval"])
+def test_names_of_test_sets(name):
+    with pytest.raises(ConfigError, match="looks like a test set"):
+        tuning._refuse_test_set(Path("dump") / name)
+    for other in ("dev", "latest", "valid_evaluated", "contest1"):
+        tuning._refuse_test_set(Path("dump") / other)
 
 
 def test_pattern_search_finds_the_lowest_point_and_asks_once():

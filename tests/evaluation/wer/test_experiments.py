@@ -14,6 +14,7 @@ from espnet2_birq.errors import ConfigError
 from espnet2_birq.evaluation.wer.experiments import (
     Options,
     characters,
+    find_sets,
     plain_set,
     score_set,
     score_sets,
@@ -260,3 +261,14 @@ def test_results_md_is_that_of_espnet(tmp_path, monkeypatch, capsys):
     tables = theirs[theirs.index("## exp") :]
     assert tables.count("|org/valid|") == tables.count("|decode_a/dev|") == 3
     assert show(capsys, "exp/asr", "--results_md").strip() == tables.strip()
+
+
+def test_a_single_decoding(experiment, capsys, monkeypatch):
+    """All of its sets, wherever the command is run."""
+    whole = json.loads(show(capsys, str(experiment), "--json"))
+    write_set(experiment / "decode_b/test", "wer", {"s-1": "HI ME"}, {"s-1": "hi me"})
+    one = json.loads(show(capsys, str(experiment / "decode_a"), "--json"))
+    assert one == whole
+    monkeypatch.chdir(experiment / "decode_b")
+    found = find_sets(Path("."))
+    assert [(x.decoding, x.name) for x in found] == [("decode_b", "test")]
