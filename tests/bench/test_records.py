@@ -130,4 +130,4 @@ def test_every_mark_has_a_table():
     marks = [
         line for page in PAGES for line in re.findall("<!-- records:", page.read_text())
     ]
-    assert len(marks) == len(marked_tables())
+    assert len(marks) == len(marked_tables()) > 0
