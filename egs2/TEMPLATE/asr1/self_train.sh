@@ -23,12 +23,13 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
 inference_nj=32 ngpu=1 fs=16k stage= stop_stage= speed_perturb_factors=
-ssl_model=none asr_args= test_sets= asr_exp=
+ssl_model=none asr_args= test_sets= valid_set= asr_exp=
 # Options that a round's result depends on, too.
 _names=$(sed -E 's/=[^ ]*//g' <<< "${asr_defaults}")
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
-    ssl_model asr_args test_sets asr_exp ${_names}" "${_names} local_data_opts" \
+    ssl_model asr_args test_sets valid_set asr_exp ${_names}" \
+    "${_names} valid_set local_data_opts" \
     "${_here}/finetune.sh" "$@"
 opts+=("${data_opts[@]}")
 whole_numbers 0 ngpu
