@@ -115,6 +115,7 @@ def finished(recipe):
             "ssl_model ssl.pth, now there is ssl_model other",
         ),
         (["--test_sets", "a b c"], "test_sets a b, now there is test_sets a b c"),
+        (["--valid_set", "other"], "now there is valid_set other"),
         (["--cleaner", "tacotron"], "was made with no cleaner, now there is cleaner"),
         (
             ["--token_type", "char"],
