@@ -287,10 +287,10 @@ def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:
         return options.saver.is_in_first_epoch
     saved = read_checkpoint(folder / CHECKPOINT, model)
     reporter = statistics(saved)
-    if reporter.get_epoch() >= options.max_epoch:
-        options.saver.check_finished()
     for phase, found in reporter.stats[reporter.get_epoch()].items():
         check_statistics(options.criteria, phase, found)
+    if reporter.get_epoch() >= options.max_epoch:
+        options.saver.check_finished()
     if rank() == 0:
         with whole_saves():
             complete_epoch(folder, saved, options.best_model_criterion)

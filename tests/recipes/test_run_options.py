@@ -237,6 +237,8 @@ def test_a_recipe_that_is_reached_by_a_link(tmp_path):
     (checkout / "egs2/own/ssl1").mkdir(parents=True)
     shutil.copy(ROOT / "egs2/TEMPLATE/ssl1/path.sh", checkout / "egs2/own/ssl1")
     (checkout / "tools/espnet/egs2").mkdir(parents=True)
+    (checkout / "tools/espnet/tools").mkdir()
+    (checkout / "tools/espnet/tools/extra_path.sh").touch()
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python3").touch()
     (tmp_path / "link").symlink_to(checkout / "egs2/own/ssl1")
