@@ -19,7 +19,7 @@ import torch
 
 from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.files import write_whole
-from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.kaldi import read_scp, voice_of
 from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.audio_list import read_audio_list
@@ -406,9 +406,13 @@ def fit(utterances: list[Utterance], settings: Settings) -> Fit:
 
 
 def halves(folder: Path, names: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Divide utterances by their speakers: every other one of the sorted speakers."""
+    """Divide utterances by their voices: every other one of the sorted voices.
+
+    Those of LibriSpeech are its readers: its speakers are chapters.
+    """
     speaker = {
-        name: x.removesuffix(f"-{name}") for name, x in trn_ids(folder, names).items()
+        name: voice_of(x.removesuffix(f"-{name}"))
+        for name, x in trn_ids(folder, names).items()
     }
     odd = set(sorted(set(speaker.values()))[1::2])
     second = {name for name, x in speaker.items() if x in odd}

@@ -99,8 +99,10 @@ class FastRelPositionAttention(RelPositionMultiHeadedAttention):
             k.flatten(0, 1).transpose(1, 2),
             alpha=self.d_k**-0.5,
         )
-        self.attn = scores.view(bias.shape).softmax(dim=-1)
-        return torch.matmul(self.dropout(self.attn), v)
+        # A local variable, since another thread may use the same model.
+        attention = scores.view(bias.shape).softmax(dim=-1)
+        self.attn = attention
+        return torch.matmul(self.dropout(attention), v)
 
 
 def limit_attention(encoder: torch.nn.Module, window: int) -> torch.nn.Module:

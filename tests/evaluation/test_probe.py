@@ -13,7 +13,7 @@ from planted import OBJECTIVES, RATE, write_experiment
 from espnet2_birq.api import load, untrained
 from espnet2_birq.bin import probe as command
 from espnet2_birq.evaluation import probe as module
-from espnet2_birq.evaluation.probe import Fit, Probe, Utterance, decode, pad
+from espnet2_birq.evaluation.probe import Fit, Probe, Utterance, decode, halves, pad
 from espnet2_birq.tasks.ssl import SSLTask
 
 
@@ -204,3 +204,16 @@ def test_long_utterances_are_counted(places, caplog):
         SystemExit, match="long/text: no transcript with a word of up to 0.1 s"
     ):
         start(places, *train, "--max_seconds", "0.1")
+
+
+def test_halves_of_librispeech_are_of_other_readers(tmp_path):
+    """Its data directories have a speaker for each chapter."""
+    names = [
+        f"{reader}-{chapter}-0000" for reader in (174, 251, 84) for chapter in (1, 2)
+    ]
+    lines = [f"{name} {name.removesuffix('-0000')}\n" for name in names]
+    (tmp_path / "utt2spk").write_text("".join(lines))
+    first, second = halves(tmp_path, names)
+    assert first | second == set(names) and not first & second
+    readers = [{name.split("-")[0] for name in half} for half in (first, second)]
+    assert sorted(map(len, readers)) == [1, 2] and not readers[0] & readers[1]
