@@ -33,7 +33,6 @@ from espnet2_birq.tasks.changes import (
     changed_options,
     refuse_changes,
     refuse_other_model,
-    refuse_without_training,
     tell_changes,
 )
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_parameters
@@ -192,15 +191,6 @@ class Saver:
         refuse_changes(self.path, self.state["origin"], self.origin)
         changed = changed_options(self.state["origin"], self.origin)
         refuse_other_model(self.path, self.state["model"], model, changed)
-
-    def check_finished(self) -> None:
-        """Compare the options with those of a training of which no epoch is left.
-
-        Raises:
-            ConfigError: Options with an effect on training have changed.
-        """
-        if self.state is not None:
-            refuse_without_training(self.path.parent, self.state["origin"], self.origin)
 
     def forget(self) -> None:
         """Remove the saved state, because its training is over or starts anew."""

@@ -28,7 +28,7 @@ from espnet2_birq.datadir.locking import locked
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import alone, rank, world_size
-from espnet2_birq.tasks.changes import describe_origin
+from espnet2_birq.tasks.changes import describe_origin, refuse_without_training
 from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criteria
 from espnet2_birq.tasks.given import SPEECH, check_labels
@@ -289,8 +289,9 @@ def _is_resumed(model: AbsESPnetModel, options: Options) -> bool:
     reporter = statistics(saved)
     for phase, found in reporter.stats[reporter.get_epoch()].items():
         check_statistics(options.criteria, phase, found)
-    if reporter.get_epoch() >= options.max_epoch:
-        options.saver.check_finished()
+    saver = options.saver
+    if reporter.get_epoch() >= options.max_epoch and saver.state is not None:
+        refuse_without_training(folder, saver.state["origin"], saver.origin)
     if rank() == 0:
         with whole_saves():
             complete_epoch(folder, saved, options.best_model_criterion)
