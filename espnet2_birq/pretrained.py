@@ -12,10 +12,21 @@ import numpy as np
 import soundfile
 import torch
 
-from espnet2_birq.datadir.audio import LARGEST_SAMPLE, NOT_FINITE, decoding, probe
-from espnet2_birq.encoders.frontend import FeatureInput
+from espnet2_birq.datadir.audio import (
+    LARGEST_SAMPLE,
+    NOT_FINITE,
+    decoding,
+    probe,
+    read_samples,
+)
+from espnet2_birq.encoders.frontend import FeatureInput, feature_frames
 from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
-from espnet2_birq.encoders.taps import encode, encoder_lengths, evaluating
+from espnet2_birq.encoders.taps import (
+    encode,
+    encoder_lengths,
+    evaluating,
+    layers_that_see_padding,
+)
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.objective import makers
@@ -73,6 +84,7 @@ class PretrainedModel:
         )
         self.depth = len(model.encoder.encoders)
         self.objectives = [one.name for one in makers(model.objectives)]
+        self._sees_padding = bool(layers_that_see_padding(model))
 
     @property
     def device(self) -> torch.device:
@@ -165,16 +177,16 @@ class PretrainedModel:
         """
         if layers is None:
             return tuple(range(1, self.depth + 1))
-        if not layers:
+        if len(layers) == 0:
             raise ConfigError("layers: give at least one, or None for all")
         for layer in layers:
-            if not -self.depth <= layer <= self.depth:
+            if layer not in range(-self.depth, self.depth + 1):
                 raise ConfigError(f"no layer {layer}: there are 0 to {self.depth}")
-        return tuple(x if x >= 0 else self.depth + 1 + x for x in layers)
+        return tuple(int(x if x >= 0 else self.depth + 1 + x) for x in layers)
 
     @torch.no_grad()
     def stream(
-        self, audio: str | Path | torch.Tensor, wanted: Wanted = OUTPUT
+        self, audio: str | Path | torch.Tensor | np.ndarray, wanted: Wanted = OUTPUT
     ) -> Iterator[list[torch.Tensor]]:
         """Process a recording of any length, piece by piece, in little memory.
 
@@ -188,18 +200,22 @@ class PretrainedModel:
 
         Raises:
             DataError: The audio cannot be used.
+            ConfigError: As by compute().
         """
-        if isinstance(audio, torch.Tensor):
-            _check_samples(audio, "the waveform")
-            yield from self._pieces(lambda a, b: audio[a:b], len(audio), wanted)
+        wanted = self._checked(wanted)
+        if isinstance(audio, (torch.Tensor, np.ndarray)):
+            (row,) = _rows([audio], None)
+            self._check_length(len(row), "the waveform")
+            yield from self._pieces(lambda a, b: row[a:b], len(row), wanted)
             return
         samples = probe(audio, self.sample_rate).frames
+        self._check_length(samples, str(audio))
         with soundfile.SoundFile(audio) as file:
 
             def read(start: int, stop: int) -> torch.Tensor:
                 with decoding(str(audio)):
                     file.seek(start)
-                    found = torch.from_numpy(file.read(stop - start, dtype="float32"))
+                found = torch.from_numpy(read_samples(file, stop - start, str(audio)))
                 _check_samples(found, str(audio))
                 return found
 
@@ -236,14 +252,42 @@ class PretrainedModel:
 
         Raises:
             DataError: A waveform is too short for a frame.
+            ConfigError: No such layer, or no such objective that makes labels.
         """
+        wanted = self._checked(wanted)
+        for number, row in enumerate(rows):
+            self._check_length(len(row), f"waveform {number}")
         long = [self.is_long(len(row)) for row in rows]
         short = [row for row, is_long in zip(rows, long) if not is_long]
-        together = iter(self._batch(short, wanted) if short else [])
+        batches = [[row] for row in short] if self._sees_padding else [short]
+        together = iter(
+            [x for rows in batches if rows for x in self._batch(rows, wanted)]
+        )
         return [
             self._windows(row, wanted) if is_long else next(together)
             for row, is_long in zip(rows, long)
         ]
+
+    def _checked(self, wanted: Wanted) -> Wanted:
+        """Return what is wanted with layers counted from the first.
+
+        Raises:
+            ConfigError: No such layer, or no such objective that makes labels.
+        """
+        for name in wanted.labels:
+            if name not in self.objectives:
+                raise ConfigError(
+                    f"no objective '{name}' that makes labels; there are "
+                    f"{', '.join(self.objectives) or 'none'}"
+                )
+        layers = self.layer_numbers(wanted.layers) if len(wanted.layers) else ()
+        return wanted._replace(layers=layers)
+
+    def _check_length(self, samples: int, name: str):
+        if self.frames(samples) <= 0:
+            raise DataError(
+                f"{name}: {samples} samples are too few for one encoder frame"
+            )
 
     def is_long(self, samples: int) -> bool:
         """Whether audio of this many samples is processed in windows."""
@@ -255,12 +299,6 @@ class PretrainedModel:
         """Compute the wanted results for all waveforms in one pass."""
         speech = torch.nn.utils.rnn.pad_sequence(list(rows), True).to(self.device)
         samples = torch.tensor([len(row) for row in rows], device=self.device)
-        shortest = int(samples.argmin())
-        if not self.frames(int(samples[shortest])):
-            raise DataError(
-                f"waveform {shortest}: {len(rows[shortest])} samples are too few for "
-                "one encoder frame"
-            )
         with evaluating(self.model):
             xs, lengths = self.model._extract_feats(speech, samples)
             columns, frames = self._compute(xs, lengths, wanted)
@@ -297,7 +335,7 @@ class PretrainedModel:
 
     def frames(self, samples: int) -> int:
         """Return the number of encoder frames of this many samples."""
-        inputs = torch.tensor(samples // self.model.frontend.hop_length + 1)
+        inputs = torch.tensor(feature_frames(self.model.frontend, samples))
         return int(encoder_lengths(self.model.encoder, inputs))
 
     def _compute(
@@ -307,7 +345,8 @@ class PretrainedModel:
         model = self.model
         frames = encoder_lengths(model.encoder, lengths)
         padded = int(encoder_lengths(model.encoder, torch.tensor(xs.size(1))))
-        objectives = [one for one in model.objectives if one.name in wanted.labels]
+        named = {one.name: one for one in model.objectives}
+        objectives = [named[name] for name in wanted.labels]
         layers = [View(LAYER, x) if x else View("input") for x in wanted.layers]
         wanted_views = [*layers, *(x.view for x in objectives)]
         views = model.views_of(
@@ -326,8 +365,12 @@ class PretrainedModel:
 
 
 def _rows(waveforms: Waveforms, lengths: torch.Tensor | None) -> list[torch.Tensor]:
-    """Check waveforms and return the (N,) samples of each."""
-    rows = [torch.as_tensor(row) for row in waveforms]
+    """Check waveforms and return the (N,) float32 samples of each."""
+    # An array may be a view that torch refuses, such as one in reverse.
+    arrays = (
+        np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x for x in waveforms
+    )
+    rows = [torch.as_tensor(row) for row in arrays]
     if not rows or any(row.dim() != 1 for row in rows):
         raise DataError(
             "waveforms: give (B, N) samples, or a list of (N,) samples; of one "
@@ -346,7 +389,7 @@ def _rows(waveforms: Waveforms, lengths: torch.Tensor | None) -> list[torch.Tens
         rows = [row[:limit] for row, limit in zip(rows, limits)]
     for number, row in enumerate(rows):
         _check_samples(row, f"waveform {number}")
-    return rows
+    return [row.float() for row in rows]
 
 
 def _check_samples(samples: torch.Tensor, name: str) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from checkout import ROOT
 from planted import OBJECTIVES, RATE, write_experiment
 
 from espnet2_birq.api import load
+from espnet2_birq.config import averaged_model
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.loading import find_model
 from espnet2_birq.tasks.ssl import SSLTask
@@ -57,6 +59,20 @@ def test_the_model_of_a_folder(exp, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="has 0 models .*; is it trained"):
         load(tmp_path / "empty")
+
+
+def test_the_model_of_a_folder_with_several_criteria(exp, tmp_path):
+    copy = shutil.copytree(exp, tmp_path / "copy", symlinks=True)
+    criteria = "[[train, loss, min], [valid, loss, min], [valid, total_count, max]]"
+    options = yaml.safe_load((copy / "config.yaml").read_text())
+    options["best_model_criterion"] = yaml.safe_load(criteria)
+    (copy / "config.yaml").write_text(yaml.safe_dump(options))
+    for part in ("train", "valid"):
+        (copy / f"{part}.loss.ave.pth").symlink_to("8epoch.pth")
+    assert find_model(copy).name == averaged_model(copy / "config.yaml")
+    assert find_model(copy).name == "valid.loss.ave.pth"
+    (copy / "valid.loss.ave.pth").unlink()
+    assert find_model(copy).name == AVERAGE
 
 
 def pack(exp, out):

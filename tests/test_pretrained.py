@@ -150,6 +150,7 @@ def test_layers_by_number(model):
             "waveform 1: samples that are NaN",
         ),
         ([noise(1.0), noise(0.05)], None, "waveform 1: 800 samples are too few"),
+        ([noise(70.0), noise(0.05)], None, "waveform 1: 800 samples are too few"),
         (noise(1.0)[None], [RATE + 1], "waveform 0: length 16001 of 16000 samples"),
         (noise(1.0)[None], [9, 9], "2 lengths of 1 waveforms"),
     ],
@@ -335,7 +336,88 @@ def test_on_a_gpu(model, exact_products):
         model.to("cpu")
 
 
+@CONFORMER
 def test_numpy_is_taken(model):
     wave = noise(1.0)
-    one, _ = model(np.stack([wave.numpy()]))
-    assert torch.equal(one, model(wave[None])[0])
+    expected, _ = model(wave[None])
+    assert torch.equal(model(np.stack([wave.numpy()]))[0], expected)
+    assert torch.equal(model([wave.numpy()[::-1][::-1]])[0], expected)
+    (streamed,) = next(model.stream(wave.numpy()))
+    assert torch.equal(streamed, expected[0])
+    assert len(model.extract_features(wave[None], layers=np.array([1, -1]))[0]) == 2
+
+
+@CONFORMER
+def test_precisions_of_one_list(model):
+    """Each waveform is converted by itself, whatever the first one's type."""
+    waves = [noise(1.0).half(), noise(1.5, 1), noise(2.0, 2).double()]
+    together, frames = model(waves)
+    for wave, row, length in zip(waves, together, frames.tolist()):
+        alone, _ = model([wave.float()])
+        assert (row[:length] - alone[0]).abs().max() < 1e-5
+
+
+@CONFORMER
+def test_results_in_the_order_wanted(model):
+    wave = noise(1.0)
+    anchor, enhanced = (model.labels([wave])[0][x][0].T for x in ("anchor", "enhanced"))
+    wanted = Wanted(layers=(-1, 1), labels=("enhanced", "anchor"))
+    ((last, first, *codes),) = model.compute([wave], wanted)
+    assert torch.equal(codes[0], enhanced) and torch.equal(codes[1], anchor)
+    layers, _ = model.extract_features([wave])
+    assert torch.equal(last, layers[1][0]) and torch.equal(first, layers[0][0])
+    for wanted, words in (
+        (Wanted(layers=(3,)), "no layer 3"),
+        (
+            Wanted(labels=("x",)),
+            "no objective 'x' .*; there are anchor, enhanced, slow",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            model.compute([wave], wanted)
+        with pytest.raises(ConfigError, match=words):
+            next(model.stream(wave, wanted))
+
+
+CONFORMER_LAYERS = {
+    "legacy positions": {"rel_pos_type": "legacy"},
+    "convolutions as feed-forward": {"positionwise_layer_type": "conv1d"},
+    "convolution and linear": {"positionwise_layer_type": "conv1d-linear"},
+    "convolutional positions": {
+        "pos_enc_layer_type": "conv",
+        "selfattention_layer_type": "selfattn",
+    },
+}
+
+
+@pytest.mark.parametrize("options", CONFORMER_LAYERS.values(), ids=CONFORMER_LAYERS)
+def test_layers_that_see_padding(options, tmp_path):
+    """ESPnet's layers that depend on padding never see any."""
+    conf = {**MODEL["encoder_conf"], **options}
+    exp = write_experiment(
+        tmp_path / "exp", SSLTask, encoder_conf=conf, objectives=OBJECTIVES
+    )
+    model = load(exp)
+    waves = [noise(1.0), noise(2.0, 1), noise(1.5, 2)]
+    output, frames = model(waves)
+    codes, _ = model.labels(waves)
+    for row, (wave, length) in enumerate(zip(waves, frames.tolist())):
+        assert torch.equal(output[row, :length], model([wave])[0][0])
+        for name, found in model.labels([wave])[0].items():
+            assert torch.equal(codes[name][row, :, :length], found[0])
+
+
+def test_a_frontend_that_is_not_centred(tmp_path):
+    """Frames are counted without the reflection at the ends."""
+    frontend = {**MODEL["frontend_conf"], "center": False}
+    exp = write_experiment(
+        tmp_path / "exp", SSLTask, frontend_conf=frontend, objectives=OBJECTIVES
+    )
+    model = load(exp)
+    for seconds in (1.0, 1.234, 0.11, 0.5):
+        wave = noise(seconds)
+        assert model([wave])[1].item() == model.frames(len(wave))
+    with pytest.raises(DataError, match="waveform 0: 1200 samples are too few"):
+        model([noise(0.075)])
+    with pytest.raises(ConfigError, match="centred"):
+        model([noise(70.0)])

@@ -44,6 +44,20 @@ class FeatureInput(AbsFrontend):
         return input, input_lengths
 
 
+def feature_frames(frontend: torch.nn.Module, samples: int) -> int:
+    """Return T, the number of feature frames of a waveform; 0 or less if it has none.
+
+    Args:
+        frontend: ESPnet frontend with an STFT, or with a hop length.
+        samples: Length of the waveform.
+    """
+    stft: Any = getattr(frontend, "stft", None)
+    if stft is None:
+        return samples // int(frontend.hop_length) + 1  # type: ignore[arg-type]
+    beyond = 2 * (stft.n_fft // 2) if stft.center else 0
+    return (samples + beyond - stft.n_fft) // stft.hop_length + 1
+
+
 def mirror_ends(
     speech: torch.Tensor, lengths: torch.Tensor, frontend: torch.nn.Module
 ) -> torch.Tensor:
@@ -90,9 +104,7 @@ def mirrored_feats(
     extended = mirror_ends(speech, lengths, frontend)
     feats, frames = frontend(extended, lengths)
     if extended is not speech:
-        stft: Any = frontend.stft
-        reach = speech.size(1) + 2 * (stft.n_fft // 2) - stft.n_fft
-        feats = feats[:, : reach // stft.hop_length + 1]
+        feats = feats[:, : feature_frames(frontend, speech.size(1))]
     return feats, frames
 
 

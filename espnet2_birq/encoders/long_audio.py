@@ -19,6 +19,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
+from espnet2_birq.encoders.frontend import feature_frames
 from espnet2_birq.encoders.taps import subsampling_factor, time_convolutions
 from espnet2_birq.errors import ConfigError
 
@@ -58,7 +59,7 @@ class LongAudio:
         self._hop = stft.hop_length
         # Frames at the ends of a piece whose STFT reaches beyond the piece.
         self._spoiled = math.ceil(stft.n_fft / stft.hop_length)
-        self.frames = samples // stft.hop_length + 1  # T
+        self.frames = feature_frames(frontend, samples)  # T
         self._moments: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def features(self, start: int, stop: int) -> torch.Tensor:

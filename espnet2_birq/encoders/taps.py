@@ -11,6 +11,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.legacy.nets.pytorch_backend.transformer.attention import (
+    LegacyRelPositionMultiHeadedAttention,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.embedding import (
+    ConvolutionalPositionalEmbedding,
+)
+from espnet2.legacy.nets.pytorch_backend.transformer.multi_layer_conv import (
+    Conv1dLinear,
+    MultiLayeredConv1d,
+)
 from torch.utils.checkpoint import checkpoint
 
 
@@ -57,6 +67,26 @@ def encoder_lengths(encoder: AbsEncoder, lengths: torch.Tensor) -> torch.Tensor:
     for kernel, stride in time_convolutions(encoder):
         lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
     return lengths.clamp(min=0)
+
+
+# ESPnet's layers whose output for speech depends on the padding behind it: relative
+# positions counted from the end of the padding, and convolutions that see it.
+SEE_PADDING = (
+    LegacyRelPositionMultiHeadedAttention,
+    ConvolutionalPositionalEmbedding,
+    Conv1dLinear,
+    MultiLayeredConv1d,
+)
+
+
+def layers_that_see_padding(module: torch.nn.Module) -> list[str]:
+    """Return the sorted class names of layers whose output depends on padding.
+
+    Args:
+        module: Module, e.g. an encoder.
+    """
+    found = {type(x).__name__ for x in module.modules() if isinstance(x, SEE_PADDING)}
+    return sorted(found)
 
 
 def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:

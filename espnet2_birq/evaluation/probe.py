@@ -5,6 +5,7 @@ LSTM and CTC on characters are trained on them and decode the test sets greedily
 version of SUPERB's ASR task, arXiv 2105.01051).
 """
 
+import itertools
 import json
 import logging
 import math
@@ -134,6 +135,11 @@ def find_utterances(
             f"{folder}/wav.scp: lacks {len(lost)} of {len(texts)} utterances of text, "
             f"{lost[0]} the first; add them, or take them out of text"
         )
+    if lost:
+        logging.warning(
+            f"{folder}/wav.scp: lacks {len(lost)} of {len(texts)} utterances of text, "
+            f"{lost[0]} the first: left out of training"
+        )
     names = [name for name in texts if name in files]
     infos = probe_many([str(files[name]) for name in names], model.sample_rate)
     lengths = {name: info.seconds for name, info in zip(names, infos)}
@@ -208,6 +214,12 @@ def make_batches(utterances: list[Utterance], frames: int) -> list[list[Utteranc
             batch = []
         batch.append(one)
     return batches + [batch]
+
+
+def is_crowded(one: Utterance) -> bool:
+    """Whether CTC cannot align a text: a blank must separate equal neighbours."""
+    blanks = sum(a == b for a, b in itertools.pairwise(one.text))
+    return len(one.text) + blanks > one.feats.size(1)
 
 
 def pad(batch: list[Utterance]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -398,6 +410,11 @@ def fit(utterances: list[Utterance], settings: Settings) -> Fit:
     """Train a probe on what the frozen encoder made; errors are those of train()."""
     letters = "".join(sorted(set("".join(one.text for one in utterances))))
     tokens = {letter: number for number, letter in enumerate(letters, start=1)}
+    if crowded := [one.name for one in utterances if is_crowded(one)]:
+        logging.warning(
+            f"{len(crowded)} of {len(utterances)} utterances, {crowded[0]} the first: more "
+            "letters than CTC can align with the frames; nothing is learned from them"
+        )
     torch.manual_seed(settings.seed)
     layers, _, size = utterances[0].feats.shape
     top = Probe(layers, size, settings.hidden, len(tokens) + 1)

@@ -83,7 +83,8 @@ def find_model(path: Path) -> Path:
     """Find the model in a folder: an experiment, or an unpacked or downloaded model.
 
     In an experiment, this is the averaged model of its ``best_model_criterion``, or else
-    the best.
+    the best; with several criteria that of the first on validation data, as in our
+    recipes.
 
     Args:
         path: Folder; a file is returned unchanged.
@@ -107,12 +108,13 @@ def find_model(path: Path) -> Path:
 def _models_beside(config: Path) -> list[Path]:
     """List the candidate models of an experiment."""
     folder = config.parent
-    criteria = read_criteria(config)
+    # Sorting is stable: those on validation data come first, in their order.
+    criteria = sorted(read_criteria(config), key=lambda one: one[0] != "valid")
     files = {path.name: path for path in folder.glob("*.pth")}
     for kind in ("ave", "best"):
         named = [f"{part}.{key}.{kind}.pth" for part, key in criteria]
         if there := [files[name] for name in named if name in files]:
-            return there
+            return there[:1]
     if (folder / "latest.pth").is_file():
         return [folder / "latest.pth"]
     found = sorted(set(folder.glob("*.pth")) - {folder / "checkpoint.pth"})

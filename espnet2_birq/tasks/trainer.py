@@ -25,6 +25,7 @@ from espnet2.train.trainer import Trainer as ESPnetTrainer
 from espnet2.train.trainer import TrainerOptions
 
 from espnet2_birq.datadir.locking import locked
+from espnet2_birq.encoders.taps import layers_that_see_padding
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import alone, rank, world_size
@@ -150,6 +151,13 @@ class Trainer(ESPnetTrainer):
             warning = size_warning(model.encoder, options.hours)
             if warning:
                 logging.warning(warning)
+        seeing = layers_that_see_padding(model)
+        if seeing and rank() == 0:
+            logging.warning(
+                f"{', '.join(seeing)}: what such layers of ESPnet make of speech depends on "
+                "the padding behind it, hence on the batch; rel_pos_type: latest and "
+                "positionwise_layer_type: linear avoid this"
+            )
         resumed = _is_resumed(model, options)
         # The new config.yaml suits the model, and replaces the kept one.
         Path(options.output_dir, KEPT_CONFIG).unlink(missing_ok=True)

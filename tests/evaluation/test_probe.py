@@ -206,6 +206,25 @@ def test_long_utterances_are_counted(places, caplog):
         start(places, *train, "--max_seconds", "0.1")
 
 
+def test_training_utterances_that_cannot_be_used_are_counted(places, caplog):
+    some = {f"s{i}-u0": (0.5, "ab ba") for i in range(3)}
+    # 0.5 s are 11 frames; equal letters need blanks between them.
+    some |= {
+        "s0-u1": (0.5, "abababababa"),
+        "s1-u1": (0.5, "aaaaaaa"),
+        "s2-u2": (0.5, ""),
+    }
+    folder = write_set(places / "raw" / "some", some)
+    with (folder / "text").open("a") as file:
+        file.write("s9-u9 ab\n")
+    start(places, "--train", str(folder))
+    lost = "some/wav.scp: lacks 1 of 7 utterances of text, s9-u9 the first: left out of"
+    assert lost in caplog.text
+    assert (
+        "1 of 6 utterances, s1-u1 the first: more letters than CTC can" in caplog.text
+    )
+
+
 def test_halves_of_librispeech_are_of_other_readers(tmp_path):
     """Its data directories have a speaker for each chapter."""
     names = [

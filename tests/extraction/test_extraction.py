@@ -315,31 +315,40 @@ def test_names_that_lead_out_of_the_output(top, tmp_path, name):
         find_recordings(tmp_path, RATE)
 
 
-@pytest.mark.parametrize("seconds, kind", [(8, "npy"), (70, "npy"), (70, "ark")])
-def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind):
+@pytest.mark.parametrize(
+    "seconds, kind, form",
+    [
+        (8, "npy", "flac"),
+        (70, "npy", "flac"),
+        (70, "ark", "flac"),
+        (8, "npy", "ogg"),  # decodes to fewer samples than its header promises
+    ],
+)
+def test_audio_damaged_in_its_middle_is_skipped(top, tmp_path, seconds, kind, form):
     """Its header and end are whole; others, and a repeated command, are not disturbed."""
     audio, out = tmp_path / "audio", tmp_path / "out"
     audio.mkdir()
     noise = np.random.default_rng(0).normal(0.0, 0.1, seconds * RATE)
-    soundfile.write(audio / "bad.flac", noise, RATE)
-    content = bytearray((audio / "bad.flac").read_bytes())
+    bad = audio / f"bad.{form}"
+    soundfile.write(bad, noise, RATE)
+    content = bytearray(bad.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 3000] = bytes(3000)
-    (audio / "bad.flac").write_bytes(content)
+    bad.write_bytes(content)
     for name in ("a", "z"):
         soundfile.write(audio / f"{name}.flac", noise[: 2 * RATE], RATE)
     command = [f"{top}/exp", str(audio), "--out", str(out), "--format", kind]
     with pytest.raises(SystemExit, match="no recording can be used; the first, bad: "):
-        features.main([f"{top}/exp", str(audio / "bad.flac"), "--out", f"{out}_bad"])
+        features.main([f"{top}/exp", str(bad), "--out", f"{out}_bad"])
     for _ in range(2):
         features.main(command)
         found = read(out / "output/feats.scp", ["a", "z"])
         assert len(found["a"]) == len(found["z"]) > 40
         (line,) = (out / "skipped").read_text().splitlines()
-        assert line.startswith(f"bad {audio}/bad.flac: not readable as audio")
+        assert line.startswith(f"bad {bad}: not readable as audio")
     assert not (out / "output/npy/bad.npy").exists()
     # Its remedy needs no other output folder.
-    soundfile.write(audio / "bad.flac", noise, RATE)
+    soundfile.write(bad, noise, RATE)
     features.main(command)
     assert len(read(out / "output/feats.scp", ["a", "bad", "z"])["bad"]) > 150
     assert (out / "skipped").read_text() == ""

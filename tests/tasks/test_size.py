@@ -88,7 +88,8 @@ def test_training_warns(tmp_path):
     training = Training(tmp_path, tmp_path / "exp", max_epoch=1, num_iters_per_epoch=2)
     assert training.run() == 0
     assert "M parameters is" not in training.text()
-    conf = {**CONFIG["encoder_conf"], "linear_units": 330_000}
+    assert "depends on the padding" not in training.text()
+    conf = {**CONFIG["encoder_conf"], "linear_units": 330_000, "rel_pos_type": "legacy"}
     training = Training(
         tmp_path,
         tmp_path / "large",
@@ -98,3 +99,5 @@ def test_training_warns(tmp_path):
     )
     assert training.run() == 0, training.text()[-2000:]
     assert "M parameters is large for 0.00" in training.text()
+    seeing = "LegacyRelPositionMultiHeadedAttention: what such layers of ESPnet make of"
+    assert seeing in training.text()
