@@ -25,10 +25,10 @@ from espnet2.train.trainer import Trainer as ESPnetTrainer
 from espnet2.train.trainer import TrainerOptions
 
 from espnet2_birq.datadir.locking import locked
-from espnet2_birq.encoders.taps import layers_that_see_padding
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.pretraining.ranks import alone, rank, world_size
+from espnet2_birq.tasks.advice import share_warning, speech_hours, warnings_of
 from espnet2_birq.tasks.changes import describe_origin, refuse_without_training
 from espnet2_birq.tasks.checks import CHECKPOINT
 from espnet2_birq.tasks.criteria import Criterion, check_statistics, read_criteria
@@ -44,7 +44,6 @@ from espnet2_birq.tasks.saving import (
     stop_if_asked,
     whole_saves,
 )
-from espnet2_birq.tasks.size import share_warning, size_warning, speech_hours
 from espnet2_birq.tasks.skipping import SkippedUpdates, check_validation
 from espnet2_birq.tasks.tensorboard import grouping
 
@@ -147,17 +146,9 @@ class Trainer(ESPnetTrainer):
             if isinstance(model, BiRQModel):  # JointModel: in batches only
                 check_labels(model, arguments[f"{mode}_iter_factory"], mode)
         options = arguments["trainer_options"]
-        if isinstance(model, BiRQModel) and options.hours is not None and rank() == 0:
-            warning = size_warning(model.encoder, options.hours)
-            if warning:
+        for warning in warnings_of(model, options.hours, options.keep_nbest_models):
+            if rank() == 0:
                 logging.warning(warning)
-        seeing = layers_that_see_padding(model)
-        if seeing and rank() == 0:
-            logging.warning(
-                f"{', '.join(seeing)}: what such layers of ESPnet make of speech depends on "
-                "the padding behind it, hence on the batch; rel_pos_type: latest and "
-                "positionwise_layer_type: linear avoid this"
-            )
         resumed = _is_resumed(model, options)
         # The new config.yaml suits the model, and replaces the kept one.
         Path(options.output_dir, KEPT_CONFIG).unlink(missing_ok=True)

@@ -1,10 +1,13 @@
-"""Warnings, never errors: an encoder or a batch of unusual size for the speech or the GPUs."""
+"""Warnings about options of a training that are allowed, but unusual; never errors."""
 
 import argparse
 
 import torch
 
 from espnet2_birq.config import sampling_rate
+from espnet2_birq.encoders.taps import layers_that_see_padding
+from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
+from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.reading import read_lines
 from espnet2_birq.tasks.lists import files_of
 
@@ -16,6 +19,57 @@ FITTING = (
     (float("inf"), 500.0, float("inf")),
 )
 FEW_SECONDS = 100.0  # of speech in a GPU's part of a batch
+
+
+def warnings_of(
+    model: torch.nn.Module, hours: float | None, keep_nbest_models: int | list[int]
+) -> list[str]:
+    """Return all warnings about a model that is to be trained, each one line.
+
+    Args:
+        model: A BiRQModel or JointModel.
+        hours: Hours of speech; None if unknown.
+        keep_nbest_models: ESPnet's option.
+    """
+    found = [padding_warning(model), averaging_warning(model, keep_nbest_models)]
+    if isinstance(model, BiRQModel) and hours is not None:
+        found.append(size_warning(model.encoder, hours))
+    return [warning for warning in found if warning]
+
+
+def padding_warning(model: torch.nn.Module) -> str | None:
+    """Name ESPnet's layers that make an utterance's features depend on its batch."""
+    seeing = layers_that_see_padding(model)
+    if not seeing:
+        return None
+    return (
+        f"{', '.join(seeing)}: what such layers of ESPnet make of speech depends on the "
+        "padding behind it, hence on the batch; rel_pos_type: latest and "
+        "positionwise_layer_type: linear avoid this"
+    )
+
+
+def averaging_warning(
+    model: torch.nn.Module, keep_nbest_models: int | list[int]
+) -> str | None:
+    """Name objectives whose codes an average of epochs would mix with replaced ones."""
+    kept = (
+        [keep_nbest_models] if isinstance(keep_nbest_models, int) else keep_nbest_models
+    )
+    moving = [
+        one.name
+        for one in getattr(model, "objectives", [])
+        if isinstance(one.labeller, MovingCodebooks)
+        and one.labeller.decay < 1
+        and one.labeller.reseed
+    ]
+    if max(kept) < 2 or not moving:
+        return None
+    return (
+        f"{', '.join(moving)}: codes are replaced in training (reseed), and the average of "
+        f"{max(kept)} epochs would mix them with others; give keep_nbest_models: 1 for a "
+        "model that makes labels"
+    )
 
 
 def speech_hours(args: argparse.Namespace) -> float | None:

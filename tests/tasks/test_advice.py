@@ -1,22 +1,46 @@
-"""The warning about an encoder that is too large or too small for the speech."""
+"""Warnings about options of a training that are allowed, but unusual."""
 
 import argparse
 from pathlib import Path
 
 import pytest
 import torch
+from planted import OBJECTIVES, write_experiment
 from trainings import CONFIG, Training, write_data
 
 from espnet2_birq.planning.configured import parse_config
-from espnet2_birq.tasks.size import (
+from espnet2_birq.tasks.advice import (
     FITTING,
+    averaging_warning,
     share_warning,
     size_warning,
     speech_hours,
 )
+from espnet2_birq.tasks.loading import load_model
 from espnet2_birq.tasks.ssl import SSLTask
 
 ROOT = Path(__file__).parents[2]
+
+
+def residual(**conf) -> dict:
+    codes = {"num_codebooks": 2, "codebook_size": 8, **conf}
+    return {
+        "name": "residual",
+        "view": "input",
+        "labeller": "residual",
+        "labeller_conf": codes,
+    }
+
+
+def clusters(**conf) -> dict:
+    codes = {"num_codebooks": 1, "codebook_size": 8, **conf}
+    view = "teacher layers top 2"
+    return {
+        "name": "clusters",
+        "view": view,
+        "labeller": "clusters",
+        "labeller_conf": codes,
+    }
 
 
 def encoder(parameters: float) -> torch.nn.Module:
@@ -81,6 +105,26 @@ def test_small_parts_of_batches(corpus, processes):
     assert "--batch_bins 25600000 --accum_grad 1" in warning
     args.batch_bins, args.accum_grad = 25600000, 1  # as advised
     assert share_warning(args, processes) is None
+
+
+@pytest.mark.parametrize(
+    "rows, kept, warned",
+    [
+        ([residual(decay=0.99), OBJECTIVES[0]], 3, "residual"),
+        ([clusters(reseed=0.01)], [1, 5], "clusters"),
+        ([residual(decay=0.99)], 1, None),
+        ([residual(decay=1)], 5, None),
+        ([residual(reseed=0)], 5, None),
+        (OBJECTIVES, 5, None),
+    ],
+)
+def test_averages_of_codes_that_are_replaced(tmp_path, rows, kept, warned):
+    model = load_model(write_experiment(tmp_path / "exp", SSLTask, objectives=rows))
+    warning = averaging_warning(model, kept)
+    if warned is None:
+        assert warning is None
+    else:
+        assert warning.startswith(f"{warned}: ") and "keep_nbest_models" in warning
 
 
 def test_training_warns(tmp_path):
