@@ -53,6 +53,9 @@ def untrained(config: str | Path, seed: int | None = None) -> BiRQModel:
     """
     args = with_defaults(read_config(Path(config)))
     # Options are unchecked, and ESPnet's classes may raise any error for them.
-    with refusing(config, "no model can be built of it", kind=ConfigError):
+    with (
+        refusing(config, "no model can be built of it", kind=ConfigError),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(args.seed if seed is None else seed)
         return SSLTask.build_model(args).eval()

@@ -107,7 +107,12 @@ class HubModel(
         config.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
         card = self._source.parent / "README.md"
         if (self._source.parent / "train.log").is_file():
-            write_card(self._source, save_directory / "README.md", self.license)
+            write_card(
+                self._source,
+                save_directory / "README.md",
+                self.license,
+                published=save_directory,
+            )
         elif (
             card.is_file() and self._source.parent.resolve() != save_directory.resolve()
         ):

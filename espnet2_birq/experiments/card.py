@@ -29,12 +29,17 @@ model = load("{name}")
 features, lengths = model.extract_features([speech])  # samples at {rate} Hz
 ```
 
-Or fine-tune the encoder with any ESPnet ASR recipe: `asr.sh --pretrained_model
+Or fine-tune the encoder with any ESPnet ASR recipe: {first}`asr.sh --pretrained_model
 {file}:encoder:encoder`, with the same `frontend_conf` and `normalize`."""
+CONVERT = '`torch.save(model.model.state_dict(), "{file}")`, then '
 
 
 def write_card(
-    model: Path, out: Path, license: str | None = None, repository: str | None = None
+    model: Path,
+    out: Path,
+    license: str | None = None,
+    repository: str | None = None,
+    published: Path | None = None,
 ) -> None:
     """Write a model card in Markdown, with metadata for the Hugging Face hub.
 
@@ -46,6 +51,8 @@ def write_card(
         license: Identifier of the licence, e.g. cc-by-4.0; None: the card says that
             none was given.
         repository: Name on the hub, for the title and the usage example.
+        published: Folder that is published, with safetensors, which ESPnet does not
+            read, instead of the model file.
 
     Raises:
         DataError: The model file is incomplete, or there is no training log.
@@ -64,7 +71,10 @@ def write_card(
     if license:
         meta["license"] = license
     rate = sampling_rate(conf["frontend_conf"])
-    use = USE.format(name=repository or model.name, rate=rate, file=model.name)
+    first, name = "", model.name
+    if published:
+        first, name = CONVERT.format(file=model.name), published.resolve().name
+    use = USE.format(name=repository or name, rate=rate, file=model.name, first=first)
     rows = [*_model(model, conf, rate), *_data(folder, conf, rate)]
     rows += [*_training(conf, log), ("licence", license or "not given")]
     objectives = yaml.safe_dump(conf["objectives"], sort_keys=False).rstrip()

@@ -129,11 +129,12 @@ class BatchChecks:
         def tell(answers):
             names = shown(_names(utterances, answers))
             raise DataError(
-                f"labels '{view.name}' of {size} and more in {names}, but codebook_size "
-                f"is {size}: give the number of codes that they were made with"
+                f"labels '{view.name}' below -1, or of {size} and more, in {names}, but "
+                f"codebook_size is {size}: labels are 0 to {size - 1}, or -1 for none; give "
+                "the number of codes that they were made with"
             )
 
-        self._ask((labels < size).all(dim=1), tell)
+        self._ask(((labels >= -1) & (labels < size)).all(dim=1), tell)
 
     def _check_rate(self, batch: Batch, view: View, lengths: torch.Tensor):
         utterances, frames = batch.utterances, batch.frames

@@ -13,6 +13,7 @@ import torch
 from espnet2_birq import api
 from espnet2_birq.config import config_of
 from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, write_stamp
 from espnet2_birq.errors import DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -138,8 +139,29 @@ def label_set(
 
     Raises:
         ConfigError: `data` is invalid.
-        DataError: The list or its first audio cannot be used, or `out` has other files.
+        DataError: The list or its first audio cannot be used, `out` has other files, or
+            another command is writing to it.
     """
+
+    def refuse():
+        raise DataError(
+            f"{out}: another command is writing labels to it; wait until it has ended, or "
+            "give another --out"
+        )
+
+    with locked(out / ".lock", refuse):
+        return _label_set(model, label, size, origin, data, out, batch_size)
+
+
+def _label_set(
+    model: BiRQModel,
+    label: Labelling,
+    size: int,
+    origin: Origin,
+    data: str,
+    out: Path,
+    batch_size: int,
+) -> int:
     speech = SpeechList.read(data, model.sample_rate)
     files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
     _prepare(out, replace(origin, files=files), size)

@@ -1,5 +1,7 @@
 """save_pretrained and from_pretrained: equal numbers, no paths, a card, any loader."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_statistics_travel_with_it(tmp_path):
     same(load(tmp_path / "mine"), model)
 
 
-def test_card_of_an_experiment(exp, tmp_path):
+def test_card_of_an_experiment(exp, tmp_path, monkeypatch):
     config = yaml.safe_load((exp / "config.yaml").read_text())
     config |= {"train_shape_file": [], "valid_shape_file": [], "config": "c.yaml"}
     (exp / "config.yaml").write_text(yaml.safe_dump(config))
@@ -86,6 +88,15 @@ def test_card_of_an_experiment(exp, tmp_path):
     card = ModelCard.load(tmp_path / "mine" / "README.md")
     assert card.data.license == "cc-by-4.0" and card.data.library_name == "espnet"
     assert "A speech encoder pretrained without text" in card.text
+    # What the card says works with what is in its folder.
+    (code,) = re.findall("```python\n(.*?)```", card.text, re.DOTALL)
+    (convert,) = re.findall(r"`(torch.save\(.*\))`, then", card.text)
+    monkeypatch.chdir(tmp_path)
+    exec(code + convert, {"torch": torch, "speech": torch.randn(16000)})
+    (file,) = re.findall(r"--pretrained_model\s+(\S+):encoder:encoder", card.text)
+    found = torch.load(tmp_path / file)
+    for name, expected in model.model.state_dict().items():
+        assert torch.equal(found[name], expected)
 
 
 def test_errors_are_told(exp, tmp_path):

@@ -102,7 +102,9 @@ def test_a_configuration_is_an_untrained_model_of_its_seed(places, monkeypatch):
     monkeypatch.setattr(module, "probe", lambda model, *_: models.append(model))
     sets = ["--train", "a", "--test", "b", "--out", str(places / "out")]
     command.main(["--model", str(config), *sets, "--seed", "1"])
+    before = torch.get_rng_state()
     ours, theirs = models[0].state_dict(), untrained(config, 5).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     name = "encoder.encoders.0.feed_forward.w_1.weight"
     assert not torch.equal(ours[name], untrained(config, 1).state_dict()[name])

@@ -447,7 +447,7 @@ def test_a_machine_whose_moved_bytes_cost_nothing_is_not_written(tmp_path, monke
     "options, message",
     [
         ((), "give --hours or --data"),
-        (("--hours", "inf"), "--hours inf: must be more than 0, and finite"),
+        (("--hours", "inf"), "--hours inf: must be more than 0, and less"),
         (("--hours", "0"), "--hours 0.0: must be more than 0"),
         (("--hours", "1", "--rounds", "0"), "--rounds 0: must be more than 0"),
         (("--data", "nowhere"), "utt2num_samples: no such file"),

@@ -77,9 +77,10 @@ def test_wrong_labels_of_one_utterance_are_named():
         model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 13, 17]))
     with pytest.raises(DataError, match="of c: 33 labels for 17 .*labels every 2'"):
         model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 33]))
-    batch["labels"][2, 3] = 7
-    with pytest.raises(DataError, match="'labels' of 7 and more in c.*size is 7"):
-        model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))
+    for label in (7, -2):
+        batch["labels"][2, 3] = label
+        with pytest.raises(DataError, match="of 7 and more, in c, .*size is 7: labels"):
+            model(speech, lengths, **batch, labels_lengths=torch.tensor([39, 26, 16]))
 
 
 @pytest.mark.parametrize("labels", [1, 250])

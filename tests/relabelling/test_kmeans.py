@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from espnet2_birq import api
 from espnet2_birq.bin import dump_labels, fit_kmeans
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.relabelling import kmeans as kmeans_module
 from espnet2_birq.relabelling import labelling
 from espnet2_birq.relabelling.kmeans import KMeans
@@ -242,7 +243,20 @@ def test_files_of_others_are_not_removed(folder, tmp_path):
         (out / name).write_text("precious")
         with pytest.raises(SystemExit, match=f"{name}: not of dump_labels; give anoth"):
             dump(folder, tmp_path / "km.npz", out)
-        assert [x.read_text() for x in out.iterdir()] == ["precious"]
+        kept = [x.read_text() for x in out.iterdir() if x.name != ".lock"]
+        assert kept == ["precious"]
+
+
+def test_two_commands_do_not_label_into_one_folder(folder, tmp_path):
+    fit(folder, tmp_path / "km.npz")
+    with locked(tmp_path / "labels" / ".lock"):
+        with pytest.raises(
+            SystemExit, match="labels: another command is writing labels"
+        ):
+            dump(folder, tmp_path / "km.npz", tmp_path / "labels")
+    assert len(
+        dump(folder, tmp_path / "km.npz", tmp_path / "labels")["u00"][1]["labels"]
+    )
 
 
 def write_bad(path, kind):

@@ -1,7 +1,6 @@
 """Options that specify a training and its amount of speech."""
 
 import argparse
-import math
 from pathlib import Path
 
 from espnet2_birq.errors import ConfigError
@@ -9,6 +8,7 @@ from espnet2_birq.recipes import configuration
 
 NUMBERS = "hours valid_hours utterance_seconds longest_seconds"
 VALID_HOURS = 5.4  # of LibriSpeech's dev-clean
+MOST = 1e12  # of any such number; counts beyond it are no longer exact
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_speech_options(args: argparse.Namespace, names: str) -> None:
-    """Check that these options, and others of a command, are more than 0 and finite.
+    """Check that these options, and others of a command, are numbers that can be planned.
 
     Args:
         args: Parsed options.
@@ -60,5 +60,7 @@ def check_speech_options(args: argparse.Namespace, names: str) -> None:
         raise ConfigError("give --hours or --data: how much speech is there?")
     for option in f"{NUMBERS} {names}".split():
         value = getattr(args, option)
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"--{option} {value}: must be more than 0, and finite")
+        if value is not None and not 0 < value < MOST:
+            raise ConfigError(
+                f"--{option} {value}: must be more than 0, and less than {MOST:g}"
+            )

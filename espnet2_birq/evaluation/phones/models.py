@@ -150,8 +150,7 @@ def load_model(path: Path, device: str = "cpu") -> SpeechModel:
     if "token_list" in conf:
         model = _load_asr(path, config, device)
     elif config == path:
-        with torch.random.fork_rng(devices=[]):
-            model = api.untrained(path)
+        model = api.untrained(path)
     else:
         model = api.load(path, device).model
         objectives = makers(model.objectives)
