@@ -7,6 +7,7 @@ the loaded tensors equal the pretrained ones.
 
 import argparse
 import inspect
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -142,6 +143,7 @@ def training_options(
     ssl_model: Path | None = None,
     stats: Path | None = None,
     steps_are_given: bool = False,
+    resumed: Path | None = None,
 ) -> str:
     """Make the options of asr_train that depend on the data and the pretrained model.
 
@@ -151,6 +153,8 @@ def training_options(
         ssl_model: Pretrained model file next to its config.yaml.
         stats: File for a copy of pretraining's statistics, if any.
         steps_are_given: Whether the scheduler's number of updates is already set.
+        resumed: config.yaml of the training that goes on, if there is one; a warning is
+            logged if its schedule ends elsewhere, since ESPnet keeps that one.
 
     Returns:
         The options in one line; may be empty.
@@ -169,6 +173,14 @@ def training_options(
                 "max_steps=N'"
             )
         found.append(f"--scheduler_conf max_steps={updates}")
+        if resumed is not None:
+            conf = read_asr_config(resumed).scheduler_conf or {}
+            if (before := conf.get("max_steps", updates)) != updates:
+                logging.warning(
+                    f"{resumed.parent}: its learning rate has a schedule of {before} updates, "
+                    f"which goes on, and stays at its end; for a schedule of {updates}, train "
+                    "anew with another --asr_tag"
+                )
     if (
         ssl_model is not None
         and stats is not None

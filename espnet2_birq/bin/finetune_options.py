@@ -54,6 +54,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="number of GPUs",
     )
     parser.add_argument(
+        "--resumed",
+        type=Path,
+        metavar="FILE",
+        help="config.yaml of the training that goes on",
+    )
+    parser.add_argument(
         "options",
         nargs="+",
         metavar="OPTIONS",
@@ -78,7 +84,11 @@ def finetune_options(args: argparse.Namespace) -> None:
         print(init_param(args.ssl_model, asr_args))
         return
     given = "max_steps=" in " ".join(options)
-    print(training_options(asr_args, args.gpus, args.ssl_model, args.stats, given))
+    print(
+        training_options(
+            asr_args, args.gpus, args.ssl_model, args.stats, given, args.resumed
+        )
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

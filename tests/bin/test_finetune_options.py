@@ -42,6 +42,19 @@ def test_schedule(config, capsys, gpus, more, expected):
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.parametrize("before, warned", [(12, False), (8, True), (None, False)])
+def test_a_schedule_that_goes_on(tmp_path, config, capsys, caplog, before, warned):
+    """ESPnet resumes the scheduler with its own number of updates."""
+    saved = {
+        "token_list": ["a"],
+        "scheduler_conf": {"max_steps": before} if before else {},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    main(["training", "--resumed", str(tmp_path / "config.yaml"), *config])
+    assert capsys.readouterr().out == "--scheduler_conf max_steps=12\n"
+    assert ("a schedule of 8 updates, which goes on" in caplog.text) is warned
+
+
 def test_init_param(tmp_path, config, capsys):
     model = tmp_path / "model.pth"
     model.touch()
