@@ -216,7 +216,7 @@ def test_a_round_of_self_training(recipes, tmp_path):
         (asr / "local" / "path.sh").unlink()
     texts = {
         name: set((asr / "dump/raw" / name / "text").read_text().splitlines())
-        for name in ("train_nodev", "test", "train_nodev_st1")
+        for name in ("train_nodev", "test", "exp+asr_birq_st1")
     }
     labelled, recognised, both = texts.values()
     assert labelled < both <= labelled | recognised

@@ -1,6 +1,7 @@
 """self_train.sh: finished rounds, and rounds whose input has changed since."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,11 @@ def test_what_has_changed_is_an_error(recipe, what):
 
 SETTINGS = ["--ssl_model", "ssl.pth", "--test_sets", "a b", "--asr_args", "--seed 1"]
 SETTINGS += ["--g2p", "pyopenjtalk", "--local_data_opts", "--a b"]
+TUNE = """#!/bin/bash
+echo "$@" >> tuned
+while [ $# -gt 0 ]; do printf -v "${1#--}" %s "$2"; shift 2; done
+mkdir -p "$expdir/asr_$asr_tag" && echo new > "$expdir/asr_$asr_tag/m.pth"
+"""
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def finished(recipe):
     (recipe / "local").symlink_to(ROOT / "local")
     shutil.copy(SCRIPT, recipe / "egs2/TEMPLATE/asr1")
     tune = recipe / "egs2/TEMPLATE/asr1/finetune.sh"
-    tune.write_text('#!/bin/sh\necho "$@" >> tuned; echo new > exp/asr_x_st1/m.pth\n')
+    tune.write_text(TUNE)
     python = recipe / "bin/python3"
     python.write_text(
         f'#!/bin/sh\ncase "$*" in *bin.stamp*) exec {sys.executable} "$@" ;; esac\n'
@@ -136,6 +142,22 @@ def test_a_round_with_other_options(finished, options, words):
     else:
         assert words in found.stderr and len(found.stderr.splitlines()) == 1
         assert "remove exp/asr_x_st1 to repeat round 1" in found.stderr
+
+
+def test_rounds_of_several_experiments_write_to_separate_folders(finished):
+    """They may run at the same time."""
+    for expdir, tag in (("exp", "y"), ("exp/a", "x"), ("exp/a", "y")):
+        folder = finished / expdir / f"asr_{tag}"
+        folder.mkdir(parents=True)
+        (folder / "m.pth").touch()
+        script = finished / "egs2/TEMPLATE/asr1" / SCRIPT.name
+        done = run(
+            finished, *SETTINGS, "--expdir", expdir, "--asr_tag", tag, script=script
+        )
+        assert done.returncode == 0, done.stderr
+    for option in ("--train_set", "--asr_stats_dir"):
+        made = re.findall(f"{option} (\\S+)", (finished / "tuned").read_text())
+        assert len(set(made)) == 4, made
 
 
 @pytest.mark.parametrize("option", ["--stage", "--stop_stage"])

@@ -7,8 +7,9 @@
 #   --unlabelled_set   set to recognise, dump/raw/NAME; its transcripts are ignored, and
 #                      utterances of the training set are left out
 #   --keep             share of the usable recognised utterances to keep (default: 0.8)
-# Round N makes dump/raw/TRAIN_SET_stN and EXPDIR/asr_TAG_stN, from the same pretrained
-# encoder. Finished rounds are skipped, an interrupted one is resumed.
+# Round N makes EXPDIR/asr_TAG_stN, from the same pretrained encoder, its training set
+# dump/raw/EXPDIR+asr_TAG_stN and its statistics EXPDIR/asr_stats_TAG_stN. Finished rounds are
+# skipped, an interrupted one is resumed.
 # All other options are those of finetune.sh; give the same as for the fine-tuning itself,
 # but neither --stage nor --stop_stage.
 set -e
@@ -50,8 +51,10 @@ model_to_decode_with "${asr_config}"
 _previous=${expdir}/asr_${asr_tag}/${inference_asr_model}
 [ -f "${_previous}" ] || fail "${_previous}: no such file; fine-tune first"
 for _round in $(seq "${self_train}"); do
-    _tag=${asr_tag}_st${_round} _set=${train_set}_st${_round}
-    _exp=${expdir}/asr_${_tag} _raw=${dumpdir}/raw
+    _tag=${asr_tag}_st${_round} _raw=${dumpdir}/raw
+    _exp=${expdir}/asr_${_tag}
+    # Named by the experiment: rounds of others may run at the same time.
+    _set=${_exp//\//+}
     # Inputs of the round: its result is kept only as long as they are unchanged.
     _stamp=("${_exp}/self_train.done" "${_previous}" "${_raw}/${train_set}"/{wav.scp,text}
         "${_raw}/${unlabelled_set}/wav.scp" --option "keep=${keep}"
@@ -78,7 +81,7 @@ for _round in $(seq "${self_train}"); do
             --ssl_model "${ssl_model}" --train_set "${_set}" --test_sets "${test_sets}" \
             --expdir "${expdir}" --dumpdir "${dumpdir}" --ngpu "${ngpu}" --fs "${fs}" \
             --inference_asr_model "${inference_asr_model}" --inference_nj "${inference_nj}" \
-            --asr_stats_dir "${expdir}/asr_stats_${_set}" --stage 10 --stop_stage 13
+            --asr_stats_dir "${expdir}/asr_stats_${_tag}" --stage 10 --stop_stage 13
         [ -f "${_exp}/${inference_asr_model}" ] ||
             fail "round ${_round}: fine-tuning has left no ${_exp}/${inference_asr_model}"
         python3 -m espnet2_birq.bin.stamp write "${_stamp[@]}"
