@@ -211,11 +211,18 @@ def _check_names(source: Path, names: list[str]) -> None:
     """Check that each recording can have a file NAME.npy.
 
     Raises:
-        DataError: A name is too long, or its file is a folder of another recording.
+        DataError: A name is too long, or its file is a folder or file of another
+            recording.
     """
     folders = {str(x): name for name in names for x in Path(name).parents}
+    files: dict[str, str] = {}
     for name in names:
-        file = f"{name}.npy"
+        file = str(Path(f"{name}.npy"))  # the same for a//b and a/b
+        if (other := files.setdefault(file, name)) != name:
+            raise DataError(
+                f"{source}: {name} and {other} would both be written to {file}; rename "
+                "one, or give --format ark"
+            )
         if file in folders:
             raise DataError(
                 f"{source}: {name} and {folders[file]} cannot both be written: {file} "

@@ -427,6 +427,17 @@ def test_names_that_files_cannot_have(top, tmp_path, names, out, kind, words):
     assert not list(tmp_path.rglob("made_from.json"))
 
 
+@pytest.mark.parametrize("other", ["a//b", "./a/b", "a/./b"])
+def test_names_of_the_same_file(top, tmp_path, other):
+    names = sorted(["a/b", other])
+    scp = "".join(f"{name} {top}/audio/a/u1.wav\n" for name in names)
+    (tmp_path / "wav.scp").write_text(scp)
+    command = [f"{top}/exp", f"{tmp_path}/wav.scp", "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit, match=r"would both be written to a/b\.npy; rename"):
+        features.main(command)
+    features.main([*command, "--format", "ark"])
+
+
 def test_a_layer_named_twice(top, model, tmp_path):
     common = [f"{top}/exp", f"{top}/audio", "--out", f"{tmp_path}/out"]
     features.main([*common, "--layers", "-1", str(model.depth), "1"])
