@@ -12,7 +12,7 @@ from pathlib import Path
 
 from espnet2_birq.datadir.audio import ARK_ENTRY, ark_command
 from espnet2_birq.datadir.files import whole_folder
-from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
+from espnet2_birq.datadir.kaldi import OTHER_SPACE, iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import merge
 from espnet2_birq.errors import DataError
@@ -168,6 +168,8 @@ def _refuse_open_segments(source: Path) -> None:
 def _copy_transcripts(source: Path, part: Path) -> None:
     """Copy the lines of `text` and `utt2spk` for the new directory's utterances.
 
+    Whitespace that Kaldi refuses, such as non-breaking spaces, becomes spaces.
+
     Raises:
         DataError: An utterance has no transcript or speaker, or speakers are not
             sorted.
@@ -192,7 +194,8 @@ def _copy_transcripts(source: Path, part: Path) -> None:
                         f"{source}/{name}: no {utt_id}; add its line, or remove the "
                         "utterance (Kaldi's utils/fix_data_dir.sh)"
                     )
-                file.write(f"{utt_id} {row[name]}".rstrip() + "\n")
+                value = OTHER_SPACE.sub(" ", row[name])
+                file.write(f"{utt_id} {value}".rstrip() + "\n")
             speaker = row.get("utt2spk", utt_id)
             if speaker < last:
                 raise DataError(

@@ -6,6 +6,7 @@ recording, so it is sorted on disk.
 
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +22,7 @@ from espnet2_birq.datadir.audio import (
     probe_command,
     probe_entry,
 )
-from espnet2_birq.datadir.kaldi import iter_scp, parse_samples
+from espnet2_birq.datadir.kaldi import OTHER_SPACE, iter_scp, parse_samples
 from espnet2_birq.datadir.paths import PathResolver
 from espnet2_birq.datadir.stream import ExternalSort, draw, iter_spk2utt, merge
 from espnet2_birq.errors import DataError, SampleRateError
@@ -194,6 +195,8 @@ class _Check:
         self._open(audio, fs, nj)
         if (self.folder / "spk2utt").exists():
             self._compare_spk2utt()
+        if (self.folder / "text").exists():
+            self._check_spaces()
         for kind, (finding, files) in self.mismatches.items():
             if not files & self.broken:
                 self.report.problems[kind] = finding
@@ -377,6 +380,19 @@ class _Check:
                 self.report.error(kind, utt_id)
             elif to_end:
                 self.report.length(info.seconds - start, utt_id)
+
+    def _check_spaces(self) -> None:
+        """Warn of whitespace in text for which stage 3 of fine-tuning would stop."""
+        path = self.folder / "text"
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if found := OTHER_SPACE.search(line.removesuffix("\r\n")):
+                    self.report.warn(
+                        f"text has U+{ord(found[0]):04X}, whitespace that stage 3 of "
+                        "fine-tuning refuses; replace it by a space: perl -CSD -i -pe "
+                        f"'s/[^\\S\\n]/ /g' {path}",
+                        re.split("[ \t\n]", line, maxsplit=1)[0],
+                    )
 
     def _compare_spk2utt(self) -> None:
         path = self.folder / "spk2utt"

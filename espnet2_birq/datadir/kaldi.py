@@ -13,6 +13,8 @@ from espnet2_birq.datadir.stream import refuse_byte_order_mark
 from espnet2_birq.errors import DataError
 
 MOST_DIGITS = 18  # limit for numbers of samples or bytes; no machine has more
+# Whitespace, such as non-breaking spaces, that utils/validate_text.pl refuses in text.
+OTHER_SPACE = re.compile(r"[^\S \t\n\x1c-\x1f]")
 # LibriSpeech's <reader>-<chapter>, used as a speaker in data directories (19-198), or
 # an utterance id (19-198-0000).
 _CHAPTER = re.compile(r"(\d+)-\d+(?:-\d+)?")

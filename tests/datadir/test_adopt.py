@@ -246,6 +246,21 @@ def test_transcripts_and_speakers(recipe, tmp_path, capsys):
     assert (dest / "utt2spk").read_text() == "u1 u1\nu2 u2\n"
 
 
+def test_spaces_that_kaldi_refuses_in_transcripts(recipe, tmp_path, an4_tarball):
+    source, dest = transcribed(recipe), tmp_path / "data" / "train"
+    (source / "text").write_text(
+        "u1\u00a0eins\u3000zwei\tdrei\nu2 vier\u2028f\xfcnf\x85\n"
+    )
+    utils = an4_tarball.parents[2] / "TEMPLATE/asr1/utils"
+    refused = subprocess.run(
+        ["perl", utils / "validate_text.pl", source / "text"], capture_output=True
+    )
+    assert b"contains disallowed" in refused.stderr and refused.returncode == 1
+    adopt(source, dest, FS, transcripts=True)
+    assert (dest / "text").read_text() == "u1 eins zwei\tdrei\nu2 vier f\xfcnf\n"
+    subprocess.run(["perl", utils / "validate_text.pl", dest / "text"], check=True)
+
+
 def test_formatted_set_with_transcripts(recipe, tmp_path):
     source, dest = recipe / "dump" / "raw" / "train", tmp_path / "data" / "train"
     (source / "text").write_text("u1 a\nu2 b\nu3 c\n")

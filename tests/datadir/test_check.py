@@ -66,6 +66,21 @@ def test_text_and_spk2utt_are_optional(folder):
     assert not check_data_dir(folder, FS).problems
 
 
+@pytest.mark.parametrize("text", ["A\u00a0B\xe4", "A\u00a0", "\u00a0A B", "A\u3000B"])
+def test_spaces_that_kaldi_refuses_in_text(folder, text):
+    """Pretraining does not use texts."""
+    edit(folder / "text", "s0-1 A\n", f"s0-1 {text}\n")
+    report = check_data_dir(folder, FS)
+    ((kind, finding),) = report.warnings.items()
+    assert finding.first == "s0-1" and not report.problems
+    code = 0x3000 if text[1] == "\u3000" else 0xA0
+    assert f"text has U+{code:04X}, whitespace" in kind
+    subprocess.run(kind.partition("by a space: ")[2], shell=True, check=True)
+    fixed = text.replace(chr(code), " ")
+    assert f"s0-1 {fixed}\n" in (folder / "text").read_text(encoding="utf-8")
+    assert not check_data_dir(folder, FS).warnings
+
+
 def test_a_set_for_pretraining_has_no_speakers(folder, capsys):
     for name in ("text", "spk2utt", "utt2spk"):
         (folder / name).unlink()
