@@ -1,5 +1,6 @@
 """Options of the recipes' scripts that are refused before anything is run."""
 
+import os
 import shutil
 import subprocess
 
@@ -24,6 +25,21 @@ def refused(folder, *command):
     assert done.returncode == 1, done.stdout
     assert "Stage " not in done.stdout and "Traceback" not in done.stdout
     return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("task", ["ssl1", "asr1"])
+def test_recipes_have_links_to_the_same_scripts(task):
+    """A command that the documentation gives for one recipe then works in all."""
+    links = {
+        f"{folder}/{path.name}": os.readlink(path)
+        for folder in ROOT.glob(f"egs2/*/{task}")
+        for path in folder.iterdir()
+        if path.is_symlink() and "TEMPLATE" in os.readlink(path)
+    }
+    recipes = {path.rpartition("/")[0] for path in links}
+    names = {path.rpartition("/")[2]: target for path, target in links.items()}
+    assert len(recipes) >= 6 and {"utils", "cmd.sh"} < names.keys()
+    assert links == {f"{x}/{name}": names[name] for x in recipes for name in names}
 
 
 TRAIN, VALID = "../../../mine/train", "../../../mine/valid"

@@ -1,0 +1,1 @@
+../../TEMPLATE/asr1/decode_ctc.sh
