@@ -22,7 +22,19 @@
 # The encoder may have fewer layers (num_blocks) than the pretrained one, whose top layers
 # are then not used. The scheduler tristagelr gets the total number of updates as
 # max_steps. Statistics of a model pretrained with global_mvn are reused.
-# All other options are those of asr.sh (see --help): --stage, --stop_stage, --ngpu, ...
+# All other options are those of asr.sh, and "./asr.sh --help" in a recipe's asr1 lists them,
+# except --pretrained_model (here --ssl_model) and --feats_normalize. The commonest ones:
+#   --stage, --stop_stage      first and last stage: 1 data, 2 speed perturbation, 3 format,
+#                  4 length filter, 5 units, 6 to 9 language models, 10 statistics,
+#                  11 training, 12 decoding, 13 scores, 14 packing, 15 upload
+#   --ngpu, --num_nodes, --nj, --inference_nj      GPUs per node, nodes, parallel jobs
+#   --train_set, --valid_set, --test_sets          sets, folders of data/
+#   --local_data_opts, --fs, --min_wav_duration, --max_wav_duration, --speed_perturb_factors
+#   --token_type, --nbpe, --bpemode, --bpe_train_text, --lang, --cleaner, --g2p
+#   --inference_config, --inference_args, --inference_tag, --eval_valid_set
+#   --use_lm, --lm_config, --lm_args, --lm_train_text, --use_ngram
+#   --expdir, --dumpdir, --asr_exp, --asr_stats_dir      folders
+#   --skip_data_prep, --skip_train, --skip_eval, --skip_packing, --skip_upload_hf, --hf_repo
 set -e
 set -u
 set -o pipefail

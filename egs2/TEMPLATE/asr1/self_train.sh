@@ -10,7 +10,7 @@
 # Round N makes EXPDIR/asr_TAG_stN, from the same pretrained encoder, its training set
 # dump/raw/EXPDIR+asr_TAG_stN and its statistics EXPDIR/asr_stats_TAG_stN. Finished rounds are
 # skipped, an interrupted one is resumed.
-# All other options are those of finetune.sh; give the same as for the fine-tuning itself,
+# All other options are those of finetune.sh (--help); give the same as for the fine-tuning itself,
 # but neither --stage nor --stop_stage.
 set -e
 set -u
