@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import write_stamp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +209,25 @@ def test_an_average_is_not_the_result_of_more_epochs(trained):
     assert "in exp/asr_x/averages_before" in done.stdout, done.stderr
     assert [x.name for x in folder.rglob("*.ave.pth")] == ["valid.loss.ave.pth"]
     assert (folder / "averages_before/valid.loss.ave.pth").exists()
+
+
+def test_two_fine_tunings_at_once(trained):
+    """The second in a folder is refused, and changes nothing there."""
+    lock, options = trained / "exp/asr_x/.lock_finetune", ["--asr_args", "--seed 1"]
+    tried = f"flock --nonblock {lock} true || echo locked\n"
+    (trained / "asr.sh").write_text(ESPNET + tried)
+    done = train(trained, *options)
+    assert done.returncode == 0 and "locked" in done.stdout, done.stderr
+    record = trained / "exp/asr_x/made_from.json"
+    before = record.stat().st_mtime_ns
+    with locked(lock):
+        done = train(trained, *options)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert "exp/asr_x: another fine-tuning is at work" in done.stderr
+        assert "give another --asr_tag" in done.stderr
+        assert train(trained, *options, "--asr_tag", "y").returncode == 0
+    assert record.stat().st_mtime_ns == before
+    assert train(trained, *options).returncode == 0
 
 
 DATA = "--librispeech /x --train a,b --need train"

@@ -281,6 +281,13 @@ if runs 10; then
     made_from write stats
 fi
 if runs 11; then
+    mkdir -p "${asr_exp}"
+    lock=${asr_exp}/.lock_finetune
+    exec {lock_fd}>> "${lock}"
+    # On a file system without locks, it has another status: nobody else may be at work there.
+    flock --nonblock --conflict-exit-code 75 "${lock_fd}" || [ $? -ne 75 ] ||
+        fail "${asr_exp}: another fine-tuning is at work in this folder; stop it, or give" \
+            "another --asr_tag (if there is none, since a machine crashed: remove ${lock})"
     check_before 11
     if [ -e "${asr_exp}/checkpoint.pth" ]; then made_from check training; fi
     _more=(--gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
@@ -304,7 +311,6 @@ if runs 11; then
         python3 -m espnet2_birq.bin.check_handoff "${ssl_model}" \
             "${asr_exp}/handoff/config.yaml"
     fi
-    mkdir -p "${asr_exp}"
     made_from write training
     _max_epoch=$(python3 -c "
 import pathlib, sys
@@ -323,6 +329,7 @@ print(found.get('--max_epoch', found.get('max_epoch', 40)))  # ESPnet's default
             "${asr_exp}/config.yaml" | tee "${asr_exp}/handoff.txt"
         rm -r "${asr_exp}/handoff"
     fi
+    exec {lock_fd}>&-
 fi
 if runs 12; then
     check_before 12
