@@ -51,6 +51,24 @@ set_averages_aside() {  # set_averages_aside EXP MAX_EPOCH
         "its averaged models are in $1/averages_before"
 }
 
+# Refuses to write sets anew that a running training reads: one of EXPDIR whose folder is
+# locked and whose configuration names them.
+not_in_use() {  # not_in_use TRAINING_STAGE DIR...
+    local training=$1 lock status dir
+    shift
+    for lock in "${expdir}"/*/.lock "${expdir}"/*/.lock_finetune; do
+        [ -e "${lock}" ] || continue
+        status=0
+        flock --nonblock --conflict-exit-code 75 "${lock}" true || status=$?
+        [ "${status}" -eq 75 ] || continue
+        for dir; do
+            ! grep -qsF " ${dir}/wav.scp" "${lock%/*}/config.yaml" || fail "${dir}: the" \
+                "training in ${lock%/*} reads its audio, which stage 3 would write anew:" \
+                "wait until it has ended, or begin with --stage ${training}"
+        done
+    done
+}
+
 no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would split
     local name
     for name; do

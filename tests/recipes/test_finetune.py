@@ -230,6 +230,20 @@ def test_two_fine_tunings_at_once(trained):
     assert train(trained, *options).returncode == 0
 
 
+def test_audio_that_a_fine_tuning_reads_is_kept(trained):
+    stage = ["--stage", "3", "--stop_stage", "3"]
+    (trained / "asr.sh").write_text("#!/bin/sh\necho called\n")
+    config = trained / "exp/asr_x/config.yaml"
+    config.write_text("-   - dump/raw/valid/wav.scp\n    - speech\n")
+    with locked(config.with_name(".lock_finetune")):
+        done = train(trained, *stage)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert "dump/raw/valid: the training in exp/asr_x reads its" in done.stderr
+        assert done.stderr.endswith("or begin with --stage 11\n")
+        assert "called" in train(trained, *stage, "--valid_set", "other").stdout
+    assert "called" in train(trained, *stage).stdout
+
+
 DATA = "--librispeech /x --train a,b --need train"
 
 

@@ -6,6 +6,8 @@ import pytest
 import yaml
 from checkout import copy_checkout, run
 
+from espnet2_birq.datadir.locking import locked
+
 # A resolved configuration instead of a check.
 PYTHON = """#!/bin/bash
 case "$*" in
@@ -84,6 +86,20 @@ def test_a_start_that_fails_is_no_stop_by_a_signal(recipe):
         (recipe / "ended.sh").write_text(script)
         done = stages(recipe, "--ssl_tag", "stop", "--stage", "7", check=False)
         assert done.returncode == code and words in done.stdout, done.stdout
+
+
+def test_audio_that_a_training_reads_is_kept(recipe):
+    exp = recipe / "exp/ssl_busy"
+    exp.mkdir()
+    read = "-   - dump/raw/train/wav.scp\n    - speech\n"
+    (exp / "config.yaml").write_text(read)
+    with locked(exp / ".lock"):
+        done = stages(recipe, "--stage", "3", check=False)
+        assert done.returncode == 1 and (recipe / "dump/raw/train/wav.scp").exists()
+        assert "dump/raw/train: the training in exp/ssl_busy reads its" in done.stdout
+        assert done.stdout.endswith("or begin with --stage 7\n")
+    done = stages(recipe, "--stage", "3", check=False)
+    assert "no data/train/wav.scp: run stage 1 first" in done.stdout
 
 
 def test_labels_that_are_missing(recipe):

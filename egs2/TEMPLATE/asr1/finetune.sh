@@ -255,6 +255,7 @@ fi
 run_asr 2 2
 if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi
 if runs 3; then
+    "${skip_train}" || not_in_use 11 "${raw}/${trained}" "${raw}/${valid_set}"
     check_before 3
     run_asr 3 3
     "${skip_train}" || all_sets write org

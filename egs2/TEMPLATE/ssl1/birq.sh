@@ -345,6 +345,7 @@ if [ ${#to_format[@]} -eq 0 ]; then skip_data_prep=true; fi
 if ! "${skip_data_prep}"; then
     if run_stage 3; then
         log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
+        not_in_use 7 "${to_format[@]/#/${data_feats}/}"
         for dset in "${to_format[@]}"; do need "data/${dset}/wav.scp" 1; done
         check_sets 3
         check_kaldi "${to_format[@]/#/data/}"
