@@ -290,8 +290,11 @@ if runs 11; then
         fail "${asr_exp}: another fine-tuning is at work in this folder; stop it, or give" \
             "another --asr_tag (if there is none, since a machine crashed: remove ${lock})"
     check_before 11
-    if [ -e "${asr_exp}/checkpoint.pth" ]; then made_from check training; fi
     _more=(--gpus $((ngpu > 0 ? ngpu * num_nodes : 1)))
+    if [ -e "${asr_exp}/checkpoint.pth" ]; then
+        made_from check training
+        if [ -e "${asr_exp}/config.yaml" ]; then _more+=(--resumed "${asr_exp}/config.yaml"); fi
+    fi
     if [ "${ssl_model}" != none ]; then
         init=$(options init_param --ssl_model "${ssl_model}")
         opts+=(--pretrained_model "${init}")
