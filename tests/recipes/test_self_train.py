@@ -112,6 +112,22 @@ def finished(recipe):
     return recipe
 
 
+@pytest.mark.parametrize("mixed", ["", "_mixed"])
+def test_the_language_model_is_that_of_the_labelled_set(finished, mixed):
+    (finished / "exp/asr_x_st1/self_train.done").unlink()
+    options = [*SETTINGS, "--decode_lm", "train"]
+    options += ["--lm_interpolate", "books.txt"] if mixed else []
+    script = finished / "egs2/TEMPLATE/asr1" / SCRIPT.name
+    done = run(finished, *options, script=script)
+    lm = f"exp/ngram/few{mixed}.arpa"
+    assert done.returncode == 1 and f"--decode_lm train: no {lm}; fine" in done.stderr
+    (finished / "exp/ngram").mkdir()
+    (finished / lm).touch()
+    assert run(finished, *options, script=script).returncode == 0
+    tuned = (finished / "tuned").read_text().splitlines()[-1].split()
+    assert tuned[tuned.index("--decode_lm") + 1] == lm and "--lm_interpolate" not in tuned
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -24,12 +24,12 @@ fail() { echo "self_train.sh: error: $*" >&2; exit 1; }
 self_train=1 unlabelled_set= keep=0.8
 asr_tag= asr_config= train_set= expdir=exp dumpdir=dump inference_asr_model=
 inference_nj=32 ngpu=1 fs=16k stage= stop_stage= speed_perturb_factors=
-ssl_model=none asr_args= test_sets= valid_set= asr_exp=
+ssl_model=none asr_args= test_sets= valid_set= asr_exp= decode_lm=none lm_interpolate=
 # Options that a round's result depends on, too.
 _names=$(sed -E 's/=[^ ]*//g' <<< "${asr_defaults}")
 sort_options "self_train unlabelled_set keep asr_tag asr_config train_set expdir dumpdir
     inference_asr_model inference_nj ngpu fs stage stop_stage speed_perturb_factors
-    ssl_model asr_args test_sets valid_set asr_exp ${_names}" \
+    ssl_model asr_args test_sets valid_set asr_exp decode_lm lm_interpolate ${_names}" \
     "${_names} valid_set local_data_opts" \
     "${_here}/finetune.sh" "$@"
 opts+=("${data_opts[@]}")
@@ -45,6 +45,11 @@ for _name in asr_tag asr_config train_set unlabelled_set; do
 done
 [ -f "${dumpdir}/raw/${unlabelled_set}/wav.scp" ] ||
     fail "--unlabelled_set '${unlabelled_set}': no ${dumpdir}/raw/${unlabelled_set}/wav.scp"
+if [ "${decode_lm}" = train ]; then  # that of the labelled set, not of the round's
+    decode_lm=${expdir}/ngram/${train_set}${lm_interpolate:+_mixed}.arpa
+    [ -f "${decode_lm}" ] || fail "--decode_lm train: no ${decode_lm}; fine-tune with it first"
+fi
+[ "${decode_lm}" = none ] || opts+=(--decode_lm "${decode_lm}")
 . ./path.sh
 
 model_to_decode_with "${asr_config}"
