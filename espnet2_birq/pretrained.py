@@ -4,6 +4,7 @@ The model runs in evaluation mode, without masks or noise, and normalises its in
 utterance's results depend neither on the rest of its batch nor on padding.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,10 @@ from espnet2_birq.datadir.audio import (
 from espnet2_birq.encoders.frontend import FeatureInput, feature_frames
 from espnet2_birq.encoders.long_audio import LongAudio, Read, input_frames, windows_of
 from espnet2_birq.encoders.taps import (
+    batch_limit,
     encode,
     encoder_lengths,
     evaluating,
-    layers_that_see_padding,
 )
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.model import BiRQModel
@@ -84,7 +85,6 @@ class PretrainedModel:
         )
         self.depth = len(model.encoder.encoders)
         self.objectives = [one.name for one in makers(model.objectives)]
-        self._sees_padding = bool(layers_that_see_padding(model))
 
     @property
     def device(self) -> torch.device:
@@ -259,10 +259,8 @@ class PretrainedModel:
             self._check_length(len(row), f"waveform {number}")
         long = [self.is_long(len(row)) for row in rows]
         short = [row for row, is_long in zip(rows, long) if not is_long]
-        batches = [[row] for row in short] if self._sees_padding else [short]
-        together = iter(
-            [x for rows in batches if rows for x in self._batch(rows, wanted)]
-        )
+        batches = itertools.batched(short, batch_limit(self.model, max(len(short), 1)))
+        together = iter([x for batch in batches for x in self._batch(batch, wanted)])
         return [
             self._windows(row, wanted) if is_long else next(together)
             for row, is_long in zip(rows, long)

@@ -27,7 +27,7 @@ BELOW = {
     "pretrained": {"pretraining", "encoders", "datadir"},
     "api": {"pretrained", "tasks", "pretraining"},
     "extraction": {"api", "pretrained", "tasks", "datadir"},
-    "relabelling": {"api", "tasks", "pretraining", "datadir"},
+    "relabelling": {"api", "tasks", "pretraining", "encoders", "datadir"},
     "evaluation": {
         "api",
         "pretrained",

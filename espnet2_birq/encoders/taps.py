@@ -89,6 +89,19 @@ def layers_that_see_padding(module: torch.nn.Module) -> list[str]:
     return sorted(found)
 
 
+def batch_limit(module: torch.nn.Module, size: int) -> int:
+    """Return how many utterances may share a batch without changing each other's outputs.
+
+    Args:
+        module: Module, e.g. an encoder, in evaluation mode.
+        size: The most utterances, at least 1.
+
+    Returns:
+        `size`, or 1 if there are layers that see padding.
+    """
+    return 1 if layers_that_see_padding(module) else size
+
+
 def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """Return (B, T) bool, True on padding.
 

@@ -21,7 +21,7 @@ import torch
 from espnet2_birq.datadir.audio import probe_many, read_wave
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.kaldi import read_scp, voice_of
-from espnet2_birq.encoders.taps import encode_up_to, encoder_lengths
+from espnet2_birq.encoders.taps import batch_limit, encode_up_to, encoder_lengths
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.audio_list import read_audio_list
 from espnet2_birq.evaluation.decode.search import best_path
@@ -182,8 +182,7 @@ def extract(model, spoken: list[Spoken]) -> list[Utterance]:
         DataError: Bad audio, or features that are not finite in half precision.
     """
     found = []
-    for start in range(0, len(spoken), 8):
-        batch = spoken[start : start + 8]
+    for batch in itertools.batched(spoken, batch_limit(model.encoder, 8)):
         hs, frames = encode(model, [one.file for one in batch])
         for one, feats, length in zip(batch, hs.half(), frames.tolist()):
             feats = feats[:, :length].clone()

@@ -13,6 +13,7 @@ from espnet2.train.dataset import DATA_TYPES, ESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.encoders.taps import batch_limit
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.model import BiRQModel
 from espnet2_birq.tasks.bad_audio import BadAudio, ReadOrReason
@@ -71,8 +72,9 @@ def speech_batches(
         model: Model that will process the batches.
         speech: The list.
         names: Utterance ids, in the list's order.
-        batch_size: Number of utterances per batch.
+        batch_size: Number of utterances per batch, but see batch_limit().
     """
+    batch_size = batch_limit(model, batch_size)
     device = next(model.parameters()).device
     shortest = round(SHORTEST * model.sample_rate)
     check = BadAudio(shortest=shortest)

@@ -125,7 +125,9 @@ def test_the_language_model_is_that_of_the_labelled_set(finished, mixed):
     (finished / lm).touch()
     assert run(finished, *options, script=script).returncode == 0
     tuned = (finished / "tuned").read_text().splitlines()[-1].split()
-    assert tuned[tuned.index("--decode_lm") + 1] == lm and "--lm_interpolate" not in tuned
+    assert (
+        tuned[tuned.index("--decode_lm") + 1] == lm and "--lm_interpolate" not in tuned
+    )
 
 
 @pytest.mark.parametrize(

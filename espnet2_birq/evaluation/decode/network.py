@@ -1,7 +1,8 @@
 """Log-probabilities of an ESPnet model's CTC head, in padded batches.
 
-Results do not depend on the batch: ESPnet masks padding in its encoders, and here the
-end of every utterance is reflected for the STFT as if the utterance were alone.
+Results do not depend on the batch: most of ESPnet's encoders mask padding, the others
+get one utterance at a time, and the end of every utterance is reflected for the STFT as if
+the utterance were alone.
 """
 
 import logging
@@ -24,6 +25,7 @@ from espnet2_birq.datadir.audio import ARK_ENTRY, probe_apart, read_wave
 from espnet2_birq.datadir.kaldi import read_scp
 from espnet2_birq.datadir.stream import map_parallel
 from espnet2_birq.encoders.frontend import mirrored_feats
+from espnet2_birq.encoders.taps import batch_limit
 from espnet2_birq.errors import ConfigError, DamagedAudioError, DataError
 from espnet2_birq.evaluation.decode.store import (
     Block,
@@ -98,6 +100,8 @@ class Recogniser:
         Raises:
             TooShortUttError: The longest waveform is too short for the input layer.
         """
+        if len(waves) > batch_limit(self.model.encoder, len(waves)):
+            return [found for wave in waves for found in self.log_probs([wave])]
         speech = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(wave) for wave in waves], batch_first=True
         )

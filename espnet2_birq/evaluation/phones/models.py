@@ -13,6 +13,7 @@ from espnet2_birq.checkpoint import check_model_file
 from espnet2_birq.config import find_config, read_config, sampling_rate
 from espnet2_birq.encoders.frontend import linear_padding, mirrored_feats
 from espnet2_birq.encoders.taps import (
+    batch_limit,
     encode_up_to,
     encoder_lengths,
     subsampling_factor,
@@ -85,6 +86,8 @@ class SpeechModel:
         Raises:
             TooShortUttError: The longest waveform is too short for the encoder's input layer.
         """
+        if len(waves) > batch_limit(self._model, len(waves)):
+            return [found for wave in waves for found in self.look([wave], layers)]
         speech = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(wave) for wave in waves], batch_first=True
         ).to(self._device)

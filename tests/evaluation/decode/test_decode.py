@@ -13,18 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
+from tiny_asr import SAMPLES, make_data, make_model
 
 from espnet2_birq.bin import ctc_decode, train_ngram, tune_lm
-from espnet2_birq.datadir.audio import read_wave
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.evaluation.decode import tuning
 from espnet2_birq.evaluation.decode.network import (
     Recogniser,
-    Utterance,
-    make_batches,
 )
 from espnet2_birq.evaluation.decode.search import Weights
 from espnet2_birq.evaluation.decode.store import (
@@ -35,71 +32,13 @@ from espnet2_birq.evaluation.decode.store import (
     reserved,
 )
 from espnet2_birq.evaluation.decode.tuning import table, tune
-from espnet2_birq.tasks.asr import ASRTask
 
 ROOT = Path(__file__).resolve().parents[3]
-TOKENS = ["<blank>", "<unk>", "<space>", *"AEST", "<sos/eos>"]
-SAMPLES = [16000, 4000, 40000, 9000, 2500, 24000, 800, 12345]
-CONFIG = dict(
-    frontend_conf=dict(fs="16k", n_fft=512, win_length=400, hop_length=160, n_mels=40),
-    normalize="utterance_mvn",
-    encoder="conformer",
-    encoder_conf=dict(
-        output_size=16,
-        attention_heads=2,
-        linear_units=32,
-        num_blocks=2,
-        macaron_style=True,
-        rel_pos_type="latest",
-        pos_enc_layer_type="rel_pos",
-        selfattention_layer_type="rel_selfattn",
-        use_cnn_module=True,
-        cnn_module_kernel=7,
-    ),
-    decoder=None,
-    model_conf=dict(ctc_weight=1.0),
-    token_type="char",
-    token_list=TOKENS,
-)
-
-
-def make_model(folder, seed=0):
-    """Write a random model that outputs many labels, with BatchNorm statistics."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parser = ASRTask.get_parser()
-    args = parser.parse_args(["--output_dir", str(folder)])
-    for key, value in CONFIG.items():
-        setattr(args, key, value)
-    torch.manual_seed(seed)
-    model = ASRTask.build_model(args)
-    for parameter in model.ctc.parameters():
-        torch.nn.init.normal_(parameter)
-    model.train().encoder(torch.randn(2, 60, 40), torch.tensor([60, 50]))
-    torch.save(model.state_dict(), folder / "model.pth")
-    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
-    return folder / "model.pth"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("model") / "asr")
-
-
-def make_data(folder, samples=SAMPLES, text=True):
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    scp, lines = [], []
-    for number, length in enumerate(samples):
-        path = folder / f"{number}.wav"
-        # A random walk is neither silent nor stationary.
-        wave = np.cumsum(generator.normal(size=length)) * 0.01
-        soundfile.write(path, np.sin(wave) * generator.uniform(0.1, 0.9), 16000)
-        scp.append(f"utt{number} {path}\n")
-        lines.append(f"utt{number} SEAT TEA\n")
-    (folder / "wav.scp").write_text("".join(sorted(scp)))
-    if text:
-        (folder / "text").write_text("".join(sorted(lines)))
-    return folder
 
 
 def copy_model(model, folder):
@@ -139,43 +78,6 @@ def test_greedy_text_is_that_of_asr_inference(model, tmp_path):
     # ESPnet's input layer makes no frame from 800 samples.
     assert found["utt6"] == ""
     assert "too short" in (tmp_path / "asr/ctc_greedy_model/test/skipped").read_text()
-
-
-def test_log_probabilities_do_not_depend_on_the_batch(model, tmp_path):
-    data = make_data(tmp_path / "test")
-    recogniser = Recogniser(model, "cpu")
-    waves = [read_wave(str(data / f"{n}.wav")) for n in (0, 2, 3, 5, 7)]
-    together = recogniser.log_probs(waves)
-    for wave, one in zip(waves, together):
-        alone = recogniser.log_probs([wave])[0]
-        assert one.shape == alone.shape
-        np.testing.assert_allclose(one, alone, atol=2e-4)
-
-
-def test_a_batch_that_does_not_fit_is_halved(model, tmp_path, monkeypatch):
-    recogniser = Recogniser(model, "cpu")
-    waves = [
-        np.sin(np.arange(n) * 0.05).astype(np.float32) for n in (9000, 16000, 7000)
-    ]
-    whole, encode, sizes = recogniser.log_probs(waves), recogniser.model.encode, []
-
-    def short_of_memory(speech, lengths):
-        sizes.append(len(speech))
-        if len(speech) > 1:
-            raise torch.OutOfMemoryError("no memory")
-        return encode(speech, lengths)
-
-    monkeypatch.setattr(recogniser.model, "encode", short_of_memory)
-    for one, other in zip(recogniser.log_probs(waves), whole):
-        np.testing.assert_allclose(one, other, atol=2e-4)
-    assert sizes == [3, 1, 2, 1, 1]
-
-
-def test_batches_have_like_durations_and_a_limit():
-    durations = [9.0, 1.0, 3.0, 0.1, 2.9, 3.3, 0.15, 20.0]  # 4 * 3.3 > 10
-    utterances = [Utterance(f"u{n}", "x", s) for n, s in enumerate(durations)]
-    batches = [[x.seconds for x in batch] for batch in make_batches(utterances, 10)]
-    assert batches == [[0.1], [0.15], [1.0, 2.9, 3.0], [3.3], [9.0], [20.0]]
 
 
 def test_bad_audio_is_listed_and_has_an_empty_line(model, tmp_path, caplog):

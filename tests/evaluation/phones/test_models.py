@@ -64,8 +64,15 @@ def test_layers_and_codes_are_those_of_the_model(ssl_file):
     assert look.labels["anchor"].shape[0] == 2  # codebooks
 
 
-def test_batched_is_as_alone(ssl_file):
-    model = load_model(ssl_file)
+@pytest.mark.parametrize("positions", ["latest", "legacy"])
+def test_batched_is_as_alone(tmp_path, positions):
+    """Legacy positions, ESPnet's default, depend on the padding."""
+    conf = {**MODEL["encoder_conf"], "rel_pos_type": positions}
+    model = load_model(
+        write_experiment(
+            tmp_path / "ssl", SSLTask, objectives=OBJECTIVES, encoder_conf=conf
+        )
+    )
     together = model.look(waves(), [0, 1, 2])
     for wave, look in zip(waves(), together):
         (alone,) = model.look([wave], [0, 1, 2])
