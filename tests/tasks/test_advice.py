@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from planted import OBJECTIVES, write_experiment
 from trainings import CONFIG, Training, write_data
 
+from espnet2_birq.config import sampling_rate
+from espnet2_birq.experiments.spec import merge, read_spec
 from espnet2_birq.planning.configured import parse_config
 from espnet2_birq.tasks.advice import (
     FITTING,
@@ -76,6 +79,26 @@ def test_recipes_are_of_a_usual_size():
         with torch.device("meta"):
             model = SSLTask.build_model(args)
         assert size_warning(model.encoder, amount) is None, corpus
+
+
+LONGEST = {"mini_synth": 8, "matrix": 8, "evidence": 20}  # seconds; of LibriSpeech 24.5
+
+
+def test_a_batch_holds_the_longest_utterance():
+    """Otherwise it is left out, and training stops if there are many (max_bad_audio)."""
+    checked = set()
+    for path in sorted((ROOT / "conf").glob("*/*.yaml")):
+        conf = yaml.safe_load(path.read_text())
+        if "objectives" in conf and conf.get("batch_type") == "numel":
+            rate = sampling_rate(conf.get("frontend_conf"))
+            longest = LONGEST.get(path.parent.name, 24.5)
+            assert conf["batch_bins"] >= longest * rate, path
+            checked.add(path.name)
+    assert {"train_asr_joint.yaml", "train_birq.yaml", "pretrain.yaml"} < checked
+    spec = read_spec(ROOT / "bench" / "joint.yaml")
+    base = yaml.safe_load(spec.finetune_config.read_text())
+    for system in spec.systems:
+        assert merge(base, system.finetune or {})["batch_bins"] == 320000, system.name
 
 
 def test_hours_of_lists_in_parts(tmp_path):
