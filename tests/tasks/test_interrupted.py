@@ -17,7 +17,15 @@ from espnet2.bin.split_scps import main as split_scps
 from espnet2.train.reporter import Reporter
 from trainings import CONFIG, Training, difference, write_data
 
-from espnet2_birq.tasks.saving import PROGRESS, Saver
+from espnet2_birq.tasks import saving
+from espnet2_birq.tasks.saving import (
+    PROGRESS,
+    Parts,
+    Position,
+    Saver,
+    reporter_state,
+    restore_reporter,
+)
 
 BEST = [".".join(criterion[:2]) for criterion in CONFIG["best_model_criterion"]]
 
@@ -206,23 +214,77 @@ def test_a_finished_epoch_is_not_trained_again(folder, validating, changes, told
     assert state_of(out / PROGRESS)["finished"]
 
 
-def test_a_resumed_epoch_does_not_hold_the_saved_state(tmp_path):
+ORIGIN = {"options": {}, "lists": [], "valid": [], "processes": 1}
+
+
+@pytest.fixture
+def reporter():
+    """ESPnet's reporter of a first epoch."""
+    found = Reporter()
+    found.set_epoch(1)
+    return found
+
+
+def test_a_resumed_epoch_does_not_hold_the_saved_state(tmp_path, reporter, monkeypatch):
     """It is as large as model and optimizer together, on each rank."""
-    origin = {"options": {}, "lists": [], "valid": [], "processes": 1}
+    monkeypatch.setattr(saving, "rank", lambda: 1)
     tensor = torch.zeros(5)
     reports = {"stats": {}, "count": 4, "total_count": 4, "seconds": 1.0}
     state = {"epoch": 1, "batches": 4, "finished": False, "model": {"x": tensor}}
-    saver = Saver(tmp_path, 0.0, None, origin, resume=False)
-    saver.state = {**state, "random": ["mine"], "reporter": reports, "origin": origin}
+    saver = Saver(tmp_path, 0.0, None, ORIGIN, resume=False)
+    randoms = ["of rank 0", "mine"]
+    saver.state = {**state, "random": randoms, "reporter": reports, "origin": ORIGIN}
     held = weakref.ref(tensor)
     del tensor, state
-    reporter = Reporter()
-    reporter.set_epoch(1)
     with reporter.observe("train") as part:
         position = saver.restore(SimpleNamespace(load=lambda state: None), part)
         assert position == (4, False, "mine") and part.count == 4
         part.finished()
     assert held() is None
+
+
+@pytest.mark.parametrize(
+    "minutes, updates, saved",
+    [(1.0, None, [6, 12, 18]), (0.0, None, []), (0.0, 4, [8, 16])],
+)
+def test_how_often_a_state_is_saved(
+    tmp_path, reporter, monkeypatch, minutes, updates, saved
+):
+    """An epoch has 20 batches of 10 seconds each, and two of them are an update."""
+    now, found, names = [0.0], [], []
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(torch, "save", lambda state, _: found.append(state["batches"]))
+    saver = Saver(tmp_path, minutes, updates, ORIGIN, resume=False)
+    model = torch.nn.Linear(1, 1)
+    model.objectives = []
+    parts = SimpleNamespace(model=model, state=dict)
+    skipped = SimpleNamespace(
+        accum_grad=2, after_update=lambda _, read: names.append(len(read))
+    )
+    part = reporter.start_epoch("train")
+    for _ in saver.batches([(["u"], {})] * 20, parts, part, Position(), skipped):
+        now[0] += 10.0
+        part.register({"loss": 1.0})
+        part.next()
+    assert found == saved
+    assert names == [2] * 10  # of each update, those of its own batches
+
+
+def test_the_loss_scale_is_restored(monkeypatch):
+    """A new one skips updates until it fits."""
+    monkeypatch.setattr(saving, "watches_state", lambda model: {})
+    monkeypatch.setattr(saving, "restore_watches", lambda model, state: None)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=x) for x in (8.0, 2.0)]
+    one, other = (Parts(torch.nn.Linear(1, 1), [], [], x) for x in scalers)
+    other.load(one.state())
+    assert scalers[1].get_scale() == 8.0
+
+
+def test_the_time_of_an_epoch_goes_on(reporter):
+    part, resumed = (reporter.start_epoch("train") for _ in range(2))
+    part.start_time -= 1000.0
+    restore_reporter(resumed, reporter_state(part))
+    assert 1000.0 <= time.perf_counter() - resumed.start_time < 1100.0
 
 
 def test_a_kill_between_checkpoint_and_model(folder):

@@ -13,7 +13,7 @@ import yaml
 from trainings import Training, write_data
 
 from espnet2_birq.errors import StorageError
-from espnet2_birq.tasks.saving import PROGRESS, whole_saves
+from espnet2_birq.tasks.saving import KEPT_CONFIG, PROGRESS, kept_config, whole_saves
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,13 @@ def test_the_configuration_stays_readable(trained):
     config = yaml.safe_load((trained / "exp" / "config.yaml").read_text())
     assert config["max_epoch"] == 1
     assert not (trained / "exp" / ".config.yaml.before").exists()
+
+
+def test_a_configuration_that_a_kill_has_cut_short(tmp_path):
+    """The kept one is still that of the models, whatever there is beside it."""
+    config, kept = tmp_path / "config.yaml", tmp_path / KEPT_CONFIG
+    config.write_text("seed")
+    kept.write_text("seed: 0")
+    with pytest.raises(KeyboardInterrupt), kept_config(tmp_path, first=True):
+        raise KeyboardInterrupt
+    assert config.read_text() == "seed: 0" and not kept.exists()
