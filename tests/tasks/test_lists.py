@@ -54,3 +54,15 @@ def test_other_content_is_told(tmp_path, args, caplog, name, iterator, told):
     )
     assert tell_changes(before, describe_origin(args), 2) is told
     assert ("training lists (others, or of other" in caplog.text) is told
+
+
+def test_other_content_of_a_list_in_parts_is_told(tmp_path, args):
+    """As split for --multiple_iterator."""
+    part = tmp_path / "data" / "parts" / "split.1"
+    part.parent.mkdir()
+    part.write_text("b b.wav\n")
+    args.train_data_path_and_name_and_type = [(str(part.parent), "speech", "sound")]
+    before = describe_origin(args)
+    assert not tell_changes(before, describe_origin(args), 2)
+    part.write_text("a a.wav\n")
+    assert tell_changes(before, describe_origin(args), 2)

@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
+from espnet2.train.reporter import Reporter
 from trainings import options, write_data
 
 from espnet2_birq.bin import ssl_train
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.pretraining.labellers.codebooks import MovingCodebooks
 from espnet2_birq.pretraining.model import BiRQModel
+from espnet2_birq.tasks.skipping import check_parameters, check_validation
 
 
 @pytest.fixture
@@ -141,6 +144,15 @@ def test_a_model_that_is_not_finite_is_not_saved(folder, monkeypatch):
     assert not (folder / "exp" / "2epoch.pth").exists()
 
 
+def test_buffers_that_are_not_finite():
+    """BatchNorm's statistics and codebooks are as good as lost, too."""
+    model = torch.nn.BatchNorm1d(2)
+    check_parameters(model)
+    model.running_mean[1] = math.inf
+    with pytest.raises(ConfigError, match="no longer finite .running_mean."):
+        check_parameters(model)
+
+
 def test_validation_that_is_not_finite(folder, spoil, caplog):
     spoil("u3", training=False)
     train(folder)
@@ -151,3 +163,17 @@ def test_validation_that_is_not_finite(folder, spoil, caplog):
     ):
         train(folder, max_epoch=2)
     assert not (folder / "exp" / "2epoch.pth").exists()
+
+
+def test_a_validation_of_which_half_is_finite():
+    """It is reported; one that is mostly not finite stops the training."""
+    reporter = Reporter()
+    reporter.set_epoch(1)
+    part = reporter.start_epoch("valid")
+    for loss in (1.0, math.nan, 1.0, math.inf):
+        part.register({"loss": loss})
+        part.next()
+    check_validation(part)
+    part.register({"loss": math.nan})
+    with pytest.raises(ConfigError, match="the loss of 3 of 5 batches is not finite"):
+        check_validation(part)
