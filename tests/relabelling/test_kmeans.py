@@ -145,6 +145,16 @@ def test_the_sample_is_of_whole_utterances(folder, tmp_path, monkeypatch):
     assert chosen != set(utterances[:6]) and chosen < set(utterances)
 
 
+def test_other_content_of_the_list_gives_other_centroids(folder, tmp_path):
+    """Its name is the same, as after a change of the data."""
+    lines = (folder / "wav.scp").read_text().splitlines(True)
+    found = []
+    for number in (12, 6):
+        (tmp_path / "wav.scp").write_text("".join(lines[:number]))
+        found.append(fit(tmp_path, tmp_path / "km.npz", model=folder / MODEL))
+    assert [x.about["sampled_utterances"] for x in found] == [12, 6]
+
+
 def test_the_file_says_what_it_depends_on(folder, tmp_path):
     about = fit(folder, tmp_path / "km.npz").about
     assert about["view"] == "layer 2" and about["labels_per_second"] == 25.0
