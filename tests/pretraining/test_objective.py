@@ -3,9 +3,12 @@
 import math
 
 import pytest
+import torch
 from test_model import ANCHOR, ENHANCED, make_model
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.heads import Heads, Hidden
+from espnet2_birq.pretraining.labels import HardLabels
 from espnet2_birq.pretraining.objective import (
     BEST_RQ,
     BIRQ,
@@ -210,3 +213,34 @@ def test_weights_that_cannot_be(weight):
 def test_wrong_numbers(objectives, conf, words):
     with pytest.raises(ConfigError, match=words):
         make_model(objectives, **conf)
+
+
+def test_losses_are_means_over_the_labelled_frames_of_each_codebook():
+    """The second codebook of `two` lacks some labels, and `one` lacks others."""
+    rows = [
+        {
+            "name": name,
+            "head": name,
+            "view": "input",
+            "labeller": "random_projection",
+            "labeller_conf": {"codebook_size": 5, "num_codebooks": number},
+        }
+        for name, number in (("two", 2), ("one", 1))
+    ]
+    objectives = [build_objective(row, 8) for row in parse_objectives(rows, 4)]
+    heads, hidden = Heads(8, objectives), torch.randn(6, 8)
+    codes = torch.arange(18).view(3, 6) % 5
+    codes[1, :2] = codes[2, 1:] = -1
+    books = {"two": codes[:2], "one": codes[2:]}
+    labels = {name: [HardLabels(x) for x in mine] for name, mine in books.items()}
+    weights = dict.fromkeys(books, 1.0)
+    loss, *_ = heads.loss(Hidden(hidden), torch.ones(6), objectives, labels, weights)
+    losses = {
+        name: [
+            torch.nn.functional.cross_entropy(layer(hidden), x, ignore_index=-1)
+            for layer, x in zip(heads[name], mine)
+        ]
+        for name, mine in books.items()
+    }
+    expected = sum(losses["two"]) / 2 + losses["one"][0]
+    assert torch.allclose(loss, expected)
