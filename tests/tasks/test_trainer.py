@@ -199,3 +199,12 @@ def test_a_finished_training_with_other_options(tmp_path, train):
     train(max_epoch=1, log_interval=7, keep_nbest_models=2)  # without effect
     train(max_epoch=2, grad_clip=4.0)  # goes on
     assert "2epoch.pth" in models(tmp_path)
+
+
+def test_from_the_parameters_of_another_training(tmp_path, train):
+    """Its updates do not count: schedules begin anew."""
+    train(max_epoch=1)
+    (tmp_path / "exp").rename(tmp_path / "other")
+    train(max_epoch=1, init_param=[str(tmp_path / "other/1epoch.pth")])
+    model = torch.load(tmp_path / "exp/1epoch.pth", weights_only=True)
+    assert model["updates"] == 3
