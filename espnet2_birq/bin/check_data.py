@@ -44,6 +44,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="open all audio (and run all commands), not just 200 random files with "
         "a fixed seed",
     )
+    parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="as --full, and decode all audio to its end, instead of its last samples: "
+        "finds damage within files",
+    )
     add_shared_options(parser, "--fs", "--resample", "--nj")
     return parser
 
@@ -53,7 +59,12 @@ def check(args: argparse.Namespace) -> None:
     wrong = False
     for folder in args.folders:
         report = check_data_dir(
-            folder, wanted_rate(args), args.full, args.nj, rate_remedy=RESAMPLE
+            folder,
+            wanted_rate(args),
+            args.full,
+            args.nj,
+            rate_remedy=RESAMPLE,
+            decode=args.decode,
         )
         wrong = wrong or bool(report.problems)
         print("\n".join(describe(folder, report)))

@@ -81,7 +81,7 @@ def are_finite(samples: np.ndarray) -> bool:
     )
 
 
-def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
+def probe(path: str | Path, fs: int | None = None, whole: bool = False) -> AudioInfo:
     """Check that an audio file meets the requirements of this module.
 
     The header is read and the last samples are decoded. Floating-point files are decoded
@@ -90,6 +90,7 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
     Args:
         path: Audio file in any format of libsndfile, such as FLAC, WAV or NIST SPHERE.
         fs: Required sample rate in Hz; None accepts any.
+        whole: Whether to decode all of it, which finds damage within.
 
     Returns:
         Sample rate and length of the file.
@@ -116,10 +117,10 @@ def probe(path: str | Path, fs: int | None = None) -> AudioInfo:
                 f"{path}: a git-LFS pointer, not audio; run `git lfs pull` in that "
                 "clone"
             )
-        return _probe_stream(str(path), path, stream, head, fs)
+        return _probe_stream(str(path), path, stream, head, fs, whole)
 
 
-def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
+def probe_entry(entry: str, fs: int | None = None, whole: bool = False) -> AudioInfo:
     """Probe an entry of wav.scp: an audio file, or `file.ark:offset`.
 
     Audio in an archive is either a WAV file (Kaldi), or a header with the length,
@@ -128,6 +129,7 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
     Args:
         entry: Path, or path, colon and byte offset.
         fs: Required sample rate in Hz; None accepts any.
+        whole: As in probe().
 
     Returns:
         Sample rate and length of the audio.
@@ -143,18 +145,19 @@ def probe_entry(entry: str, fs: int | None = None) -> AudioInfo:
         )
     match = ARK_ENTRY.match(entry)
     if not match:
-        return probe(entry, fs)
+        return probe(entry, fs, whole)
     with _open_ark(entry, match[1]) as stream:
         data = _read_ark(entry, stream, int(match[2]))
-    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
+    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs, whole)
 
 
-def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
+def probe_command(entry: str, fs: int | None = None, whole: bool = False) -> AudioInfo:
     """Run a command of wav.scp and probe its output.
 
     Args:
         entry: Entry of wav.scp, with `|` at the end.
         fs: Required sample rate in Hz; None accepts any.
+        whole: As in probe().
 
     Raises:
         DataError: As in probe(), or the command fails or writes nothing.
@@ -171,7 +174,7 @@ def probe_command(entry: str, fs: int | None = None) -> AudioInfo:
             "correct wav.scp"
         )
     data = done.stdout
-    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs)
+    return _probe_stream(entry, io.BytesIO(data), io.BytesIO(data), data, fs, whole)
 
 
 def ark_command(entry: str) -> str:
@@ -312,8 +315,8 @@ def read_samples(file: soundfile.SoundFile, count: int, name: str) -> np.ndarray
         samples = file.read(count, dtype="float32")
     if len(samples) < count:
         raise DamagedAudioError(
-            f"{name}: not readable as audio ({count - len(samples)} samples within it "
-            "cannot be decoded); download it again or convert it to FLAC or WAV"
+            f"{name}: not readable as audio (samples within it are missing); download "
+            "it again or convert it to FLAC or WAV"
         )
     return samples
 
@@ -357,6 +360,7 @@ def _probe_stream(
     stream: BinaryIO,
     head: bytes,
     fs: int | None,
+    whole: bool,
 ) -> AudioInfo:
     # `source` and `stream` have the same bytes: libsndfile reads `source`, our own
     # checks read `stream`.
@@ -385,7 +389,19 @@ def _probe_stream(
             )
         if audio.subtype in FLOATING_SUBTYPES and not _all_finite(audio):
             raise DataError(f"{name}: {NOT_FINITE}; write it again or leave it out")
+        if whole:
+            _decode(audio, name)
     return info
+
+
+def _decode(audio: soundfile.SoundFile, name: str) -> None:
+    """Decode all samples; errors are those of read_samples()."""
+    # Soundfile seeks to the end of each block, which hides gaps in these formats.
+    block = audio.frames if audio.format in ("OGG", "MPEG") else BLOCK_FRAMES
+    with decoding(name):
+        audio.seek(0)
+    for start in range(0, audio.frames, block):
+        read_samples(audio, min(block, audio.frames - start), name)
 
 
 def _all_finite(audio: soundfile.SoundFile) -> bool:

@@ -145,6 +145,7 @@ def check_data_dir(
     nj: int = 4,
     seed: int = 0,
     rate_remedy: str = "",
+    decode: bool = False,
 ) -> Report:
     """Check a data directory: its lists, their consistency, and its audio.
 
@@ -159,16 +160,17 @@ def check_data_dir(
         seed: Seed of the random sample.
         rate_remedy: Advice to add to errors of the sample rate. Not used for a
             formatted set, which no later stage resamples.
+        decode: Whether to open all audio, and to decode all of it.
 
     Returns:
         Report of all problems; none is raised.
     """
-    return _Check(Path(folder), rate_remedy).run(fs, full, nj, seed)
+    return _Check(Path(folder), rate_remedy, decode).run(fs, full, nj, seed)
 
 
 class _Check:
-    def __init__(self, folder: Path, rate_remedy: str):
-        self.folder = folder
+    def __init__(self, folder: Path, rate_remedy: str, decode: bool):
+        self.folder, self.decode = folder, decode
         self.report = Report()
         self.rate_remedy = rate_remedy
         if is_formatted(folder):
@@ -191,7 +193,7 @@ class _Check:
             audio = self._segmented_audio()
         else:
             audio = self._audio()
-        audio = audio if full else iter(draw(audio, SAMPLE_SIZE, seed))
+        audio = audio if full or self.decode else iter(draw(audio, SAMPLE_SIZE, seed))
         self._open(audio, fs, nj)
         if (self.folder / "spk2utt").exists():
             self._compare_spk2utt()
@@ -351,7 +353,7 @@ class _Check:
                 asked.append((item, entry))
                 yield entry
 
-        for info in iter_probe(entries(), fs, nj, fatal=(), look=_look):
+        for info in iter_probe(entries(), fs, nj, fatal=(), look=self._look):
             item, entry = asked.popleft()
             if isinstance(info, DataError):
                 # Messages without the file's name are equal and are counted together.
@@ -365,6 +367,10 @@ class _Check:
                 self.report.opened += 1
                 self.report.seconds += info.seconds
                 self._compare_length(item, info)
+
+    def _look(self, entry: str, fs: int | None) -> AudioInfo:
+        look = probe_command if entry.endswith("|") else probe_entry
+        return look(entry, fs, self.decode)
 
     def _compare_length(self, item: _Audio, info: AudioInfo) -> None:
         if item.segments is None:
@@ -414,10 +420,6 @@ class _Check:
         if first:
             kind = f"spk2utt and utt2spk differ from here on; {FIX}"
             self.report.error(kind, first)
-
-
-def _look(entry: str, fs: int | None) -> AudioInfo:
-    return (probe_command if entry.endswith("|") else probe_entry)(entry, fs)
 
 
 def _count(found: dict[str, Finding], kind: str, where: str) -> None:

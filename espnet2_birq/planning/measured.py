@@ -283,7 +283,7 @@ def _samples(dataset, name: str, folder: Path) -> int:
         raise DataError(
             f"{folder}/wav.scp: {name} cannot be read "
             f"({' '.join(str(error).split())[:200]}); make it again, or leave it out "
-            "(check_data --full finds all)"
+            "(check_data --decode finds all)"
         ) from error
     finally:
         logging.disable(before)

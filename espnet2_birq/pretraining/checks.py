@@ -100,7 +100,7 @@ class BatchChecks:
                 then = "the validation leaves this batch out"
             logging.warning(
                 f"not finite: {what} of {shown(names)}; {then}"
-                + (", look at this audio (check_data --full)" if bad else "")
+                + (", look at this audio (check_data --decode)" if bad else "")
             )
 
         self._ask(good, tell)

@@ -103,7 +103,7 @@ class BadAudio:
             raise DataError(
                 f"utterance {utt_id}: {why}; {self.bad} of the {seen} utterances read so "
                 f"far are bad, see {self.path or 'the log'}: make them again or leave them "
-                "out (check_data --full finds all), or raise --max_bad_audio"
+                "out (check_data --decode finds all), or raise --max_bad_audio"
             )
         return False
 
@@ -140,7 +140,7 @@ class BadAudio:
         self._known.add(utt_id)
         logging.warning(
             f"utterance {utt_id} is left out of its batch: {why} (bad utterance "
-            f"{len(self._known)}); check_data --full finds all"
+            f"{len(self._known)}); check_data --decode finds all"
         )
         if self.path is not None:
             # In a single write, since other processes append to the same file.

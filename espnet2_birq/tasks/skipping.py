@@ -111,6 +111,6 @@ def check_validation(reporter: SubReporter) -> None:
     if 2 * bad > len(values):
         raise ConfigError(
             f"{words}: the model has diverged (train anew with a lower learning rate), "
-            "or the validation set is bad (check_data --full)"
+            "or the validation set is bad (check_data --decode)"
         )
     logging.error(f"{words}: epoch {reporter.get_epoch()}'s means leave them out")

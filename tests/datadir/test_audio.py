@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet2_birq.bin import check_data
 from espnet2_birq.datadir.audio import (
     AudioInfo,
     probe,
@@ -13,7 +14,7 @@ from espnet2_birq.datadir.audio import (
     probe_command,
     probe_entry,
 )
-from espnet2_birq.errors import DataError, LfsPointerError
+from espnet2_birq.errors import DamagedAudioError, DataError, LfsPointerError
 
 FS = 16000
 FORMATS = {"flac": "FLAC", "wav": "WAV", "sph": "NIST"}
@@ -197,3 +198,29 @@ def test_many_raises_what_is_fatal(tmp_path):
     bad.write_text(LFS_POINTER)
     with pytest.raises(LfsPointerError, match="b.wav"):
         probe_apart([str(good), str(bad)], FS, nj=2, fatal=(LfsPointerError,))
+
+
+@pytest.mark.parametrize("form", ["flac", "ogg"])
+@pytest.mark.parametrize("seconds", [8, 70])
+def test_damage_within_is_found_by_decoding(tmp_path, capsys, form, seconds):
+    """Header and end are whole. check_data needs --decode, as training's messages say."""
+    path = tmp_path / f"a.{form}"
+    noise = np.random.default_rng(0).normal(0.0, 0.1, seconds * 16000)
+    soundfile.write(path, noise, 16000)
+    assert probe_entry(str(path), whole=True).frames == len(noise)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    assert probe_entry(str(path)).frames == len(noise)
+    for look, entry in ((probe_entry, str(path)), (probe_command, f"cat {path} |")):
+        with pytest.raises(DamagedAudioError, match="not readable as audio"):
+            look(entry, whole=True)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "wav.scp").write_text(f"a {path}\n")
+    (folder / "utt2spk").write_text("a a\n")
+    check_data.main(["--full", str(folder)])
+    with pytest.raises(SystemExit):
+        check_data.main(["--decode", str(folder)])
+    assert "not readable as audio" in capsys.readouterr().out

@@ -476,10 +476,10 @@ def test_kaldi_agrees_on_segments(segmented, fault):
 def test_audio_that_cannot_be_opened_is_a_problem(folder, monkeypatch, capsys):
     """Without permission, say, or on a failing disk; the other files are still checked."""
 
-    def refuse(path, fs):
+    def refuse(path, fs, whole):
         if path.endswith("1.flac"):
             raise PermissionError(13, "Permission denied", path)
-        return probe_entry(path, fs)
+        return probe_entry(path, fs, whole)
 
     monkeypatch.setattr("espnet2_birq.datadir.check.probe_entry", refuse)
     with pytest.raises(SystemExit) as stop:
