@@ -208,8 +208,8 @@ def test_joint_training_differs_from_fine_tuning_in_its_objectives_alone(size):
         (supervised.at(round(x * last)), penalty.at(round(x * last)))
         for x in (0, 0.29, 0.31, 0.6, 0.89, 0.91, 1)
     ]
-    assert seen[:2] == [(0, 1), (0, 1)] and seen[5:] == [(1, 0), (1, 0)]
-    assert [x for x, _ in seen[2:5]] == [1, 1, 1]
+    assert seen[:2] == [(0, 1), (0, 1)] and seen[5:] == [(0.005, 0)] * 2
+    assert [x for x, _ in seen[2:5]] == [0.005] * 3
     assert 0 < seen[2][1] < seen[3][1] < seen[4][1] <= 0.5
 
 
