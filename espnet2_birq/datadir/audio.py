@@ -308,8 +308,8 @@ def read_samples(file: soundfile.SoundFile, count: int, name: str) -> np.ndarray
 
     Raises:
         DamagedAudioError: They cannot be decoded; or there are fewer, as libsndfile
-            leaves out what is damaged within Ogg and some MP3. Parts of these, which are
-            sought, do not show it.
+            leaves out what is damaged within Ogg and some MP3. Reading them in parts
+            hides this, since each part is sought.
     """
     with decoding(name):
         samples = file.read(count, dtype="float32")

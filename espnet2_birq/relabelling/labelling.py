@@ -150,37 +150,25 @@ def label_set(
         )
 
     with locked(out / ".lock", refuse):
-        return _label_set(model, label, size, origin, data, out, batch_size)
-
-
-def _label_set(
-    model: BiRQModel,
-    label: Labelling,
-    size: int,
-    origin: Origin,
-    data: str,
-    out: Path,
-    batch_size: int,
-) -> int:
-    speech = SpeechList.read(data, model.sample_rate)
-    files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
-    _prepare(out, replace(origin, files=files), size)
-    names = list(speech.entries)
-    if (out / SCP).is_file():
-        logging.info(f"{out / SCP}: is already complete")
+        speech = SpeechList.read(data, model.sample_rate)
+        files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
+        _prepare(out, replace(origin, files=files), size)
+        names = list(speech.entries)
+        if (out / SCP).is_file():
+            logging.info(f"{out / SCP}: is already complete")
+            return len(names)
+        parts = [names[start : start + PART] for start in range(0, len(names), PART)]
+        arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]
+        for number, (ark, part) in enumerate(zip(arks, parts)):
+            if not ark.with_suffix(".scp").is_file():
+                codes = _labels(model, label, speech, part, batch_size)
+                write_labels(ark, codes, size, model.frame_rate)
+            logging.info(f"{number * PART + len(part)} of {len(names)} utterances")
+        with whole_file(out / SCP) as partial, partial.open("wb") as whole:
+            for ark in arks:
+                with ark.with_suffix(".scp").open("rb") as stream:
+                    shutil.copyfileobj(stream, whole)
         return len(names)
-    parts = [names[start : start + PART] for start in range(0, len(names), PART)]
-    arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]
-    for number, (ark, part) in enumerate(zip(arks, parts)):
-        if not ark.with_suffix(".scp").is_file():
-            codes = _labels(model, label, speech, part, batch_size)
-            write_labels(ark, codes, size, model.frame_rate)
-        logging.info(f"{number * PART + len(part)} of {len(names)} utterances")
-    with whole_file(out / SCP) as partial, partial.open("wb") as whole:
-        for ark in arks:
-            with ark.with_suffix(".scp").open("rb") as stream:
-                shutil.copyfileobj(stream, whole)
-    return len(names)
 
 
 def _prepare(out: Path, origin: Origin, size: int) -> None:
