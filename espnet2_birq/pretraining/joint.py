@@ -35,6 +35,10 @@ from espnet2_birq.pretraining.when import rest
 UNLABELLED = "unlabelled_"  # prefix of the second batch's arrays
 SHARED = tuple(f"pretraining.{part}." for part in ("frontend", "normalize", "encoder"))
 
+# ESPnet's losses are sums over an utterance's tokens, some hundreds at first; G is a mean
+# over frames, a few nats. This makes them of one order.
+SUPERVISED_WEIGHT = 0.005
+
 # Losses of a joint training in the log, beside loss_NAME of each objective.
 LOSSES = ("pretraining", "supervised", "ctc", "att", "transducer")
 
@@ -54,7 +58,7 @@ class JointModel(ESPnetASRModel):
     def join(
         self,
         pretraining: BiRQModel,
-        supervised_weight: float | list = 1.0,
+        supervised_weight: float | list = SUPERVISED_WEIGHT,
         penalty: float | list = 1.0,
         barrier: float | None = None,
     ) -> "JointModel":

@@ -16,7 +16,7 @@ from typeguard import typechecked
 
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.errors import ConfigError, DataError
-from espnet2_birq.pretraining.joint import UNLABELLED, JointModel
+from espnet2_birq.pretraining.joint import SUPERVISED_WEIGHT, UNLABELLED, JointModel
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.bad_audio import BadAudio
 from espnet2_birq.tasks.checks import BINS, check_training
@@ -64,8 +64,9 @@ class JointTask(ASRTask):
         group.add_argument(
             "--supervised_weight",
             type=json.loads,
-            default=1.0,
-            help=f"Weight of F: {weights}; 0 at first: exploration without F (1)",
+            default=SUPERVISED_WEIGHT,
+            help=f"Weight of F: {weights}; 0 at first: exploration without F "
+            f"({SUPERVISED_WEIGHT}, since ESPnet's losses are sums over tokens)",
         )
         group.add_argument(
             "--penalty",

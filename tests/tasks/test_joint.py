@@ -100,6 +100,24 @@ def test_gradient_is_the_sum_of_both():
         )
 
 
+def test_both_losses_count_by_default():
+    # CTC is a sum over tokens: with equal weights, the other loss would hardly matter.
+    generator = torch.Generator().manual_seed(0)
+    letters = [chr(ord("a") + number) for number in range(26)]
+    tokens = {"token_list": ["<blank>", "<unk>", *letters, "<sos/eos>"]}
+    batch = dict(
+        speech=0.1 * torch.randn(1, 12 * 16000, generator=generator),
+        speech_lengths=torch.tensor([12 * 16000]),
+        text=torch.randint(2, 28, (1, 150), generator=generator),
+        text_lengths=torch.tensor([150]),
+    )
+    norms = []
+    for only in ({"penalty": 0.0}, {"supervised_weight": 0.0}):
+        grads = gradients(build(**tokens, **only), **batch)[2]
+        norms.append(torch.stack([grad.norm() for grad in grads]).norm().item())
+    assert 1 / 20 < norms[0] / norms[1] < 20
+
+
 def test_gradient_by_finite_differences():
     model = build(supervised_weight=0.7, penalty=0.3)
     pretraining = model.pretraining
