@@ -51,23 +51,37 @@ set_averages_aside() {  # set_averages_aside EXP MAX_EPOCH
         "its averaged models are in $1/averages_before"
 }
 
-# Refuses to write sets anew that a running training reads: one of EXPDIR whose folder is
-# locked and whose configuration names them.
-not_in_use() {  # not_in_use TRAINING_STAGE DIR...
-    local training=$1 lock status dir
-    shift
+# Refuses to write anew what a running training reads: one of EXPDIR whose folder is locked
+# and whose configuration names it.
+not_in_use() {  # not_in_use STAGE TRAINING_STAGE DIR...: STAGE writes to DIR
+    local stage=$1 training=$2 lock dir
+    shift 2
     for lock in "${expdir}"/*/.lock "${expdir}"/*/.lock_finetune; do
-        [ -e "${lock}" ] || continue
-        status=0
-        flock --nonblock --conflict-exit-code 75 "${lock}" true || status=$?
-        [ "${status}" -eq 75 ] || continue
+        [ -e "${lock}" ] && ! flock_or_none "${lock}" true || continue
         for dir; do
-            ! grep -qsF " ${dir}/wav.scp" "${lock%/*}/config.yaml" || fail "${dir}: the" \
-                "training in ${lock%/*} reads its audio, which stage 3 would write anew:" \
+            ! grep -qsF " ${dir}/" "${lock%/*}/config.yaml" || fail "${dir}: the training" \
+                "in ${lock%/*} reads files in it, which stage ${stage} would write anew:" \
                 "wait until it has ended, or begin with --stage ${training}"
         done
     done
 }
+
+# Locks without waiting; fails only if another process has the lock. On a file system without
+# locks, flock has another status: nobody else may be at work there.
+flock_or_none() {  # flock_or_none FILE COMMAND | DESCRIPTOR
+    local status=0
+    flock --nonblock --conflict-exit-code 75 "$@" || status=$?
+    [ "${status}" -ne 75 ]
+}
+
+# Two commands that prepare data in one folder would mix their files.
+begin_preparing() {  # begin_preparing DIR TRAINING_STAGE: fails if another command does so
+    mkdir -p "$1"
+    exec {preparing}>> "$1/.lock"
+    flock_or_none "${preparing}" || fail "$1: another command is preparing data here; wait" \
+        "until its training begins, and begin with --stage $2"
+}
+end_preparing() { exec {preparing}>&-; }
 
 no_spaces() {  # no_spaces NAME...: refuses options that ESPnet's scripts would split
     local name

@@ -238,10 +238,45 @@ def test_audio_that_a_fine_tuning_reads_is_kept(trained):
     with locked(config.with_name(".lock_finetune")):
         done = train(trained, *stage)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-        assert "dump/raw/valid: the training in exp/asr_x reads its" in done.stderr
+        assert "dump/raw/valid: the training in exp/asr_x reads files" in done.stderr
         assert done.stderr.endswith("or begin with --stage 11\n")
         assert "called" in train(trained, *stage, "--valid_set", "other").stdout
     assert "called" in train(trained, *stage).stdout
+
+
+def test_two_preparations_at_once(trained):
+    """One has the lock while it prepares; the second is refused, and calls nothing."""
+    for stage, folder in (("3", "dump"), ("10", "exp/stats")):
+        lock = trained / folder / ".lock"
+        (trained / "asr.sh").write_text(
+            f"#!/bin/sh\nflock --nonblock {lock} true && echo free || echo locked\n"
+        )
+        options = ["--stage", stage, "--stop_stage", stage]
+        assert "locked" in train(trained, *options).stdout
+        with locked(lock):
+            done = train(trained, *options)
+            assert done.returncode == 1 and not done.stdout
+            assert f"{folder}: another command is preparing data" in done.stderr
+            assert done.stderr.endswith("and begin with --stage 11\n")
+            # Other stages do not care.
+            assert (
+                "locked" in train(trained, "--stage", "8", "--stop_stage", "8").stdout
+            )
+
+
+def test_parts_of_lists_that_a_fine_tuning_reads_are_kept(trained):
+    (trained / "asr.sh").write_text("#!/bin/sh\necho called\n")
+    part = trained / "exp/stats/splits2/wav.scp"
+    part.parent.mkdir()
+    part.touch()
+    config = trained / "exp/asr_x/config.yaml"
+    config.write_text("-   - exp/stats/splits2/wav.scp\n    - speech\n")
+    stage = ["--stage", "10", "--stop_stage", "10"]
+    with locked(config.with_name(".lock_finetune")):
+        done = train(trained, *stage)
+        assert done.returncode == 1 and part.exists() and not done.stdout
+        assert "exp/stats/splits2: the training in exp/asr_x reads" in done.stderr
+    assert "called" in train(trained, *stage).stdout and not part.exists()
 
 
 DATA = "--librispeech /x --train a,b --need train"

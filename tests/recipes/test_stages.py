@@ -96,10 +96,51 @@ def test_audio_that_a_training_reads_is_kept(recipe):
     with locked(exp / ".lock"):
         done = stages(recipe, "--stage", "3", check=False)
         assert done.returncode == 1 and (recipe / "dump/raw/train/wav.scp").exists()
-        assert "dump/raw/train: the training in exp/ssl_busy reads its" in done.stdout
+        assert "dump/raw/train: the training in exp/ssl_busy reads files" in done.stdout
         assert done.stdout.endswith("or begin with --stage 7\n")
     done = stages(recipe, "--stage", "3", check=False)
     assert "no data/train/wav.scp: run stage 1 first" in done.stdout
+
+
+def test_two_preparations_at_once(recipe):
+    """The second in a folder is refused, and its files stay."""
+    for stage, folder in (("3", "dump"), ("6", "exp/ssl_stats_raw")):
+        with locked(recipe / folder / ".lock"):
+            done = stages(recipe, "--stage", stage, "--stop_stage", stage, check=False)
+        assert done.returncode == 1
+        assert f"error: {folder}: another command is preparing data" in done.stdout
+        assert done.stdout.endswith("and begin with --stage 7\n")
+        assert (recipe / "exp/ssl_stats_raw/train/made_from.json").exists()
+    stages(recipe, "--stage", "6", "--stop_stage", "6")
+
+
+def test_parts_of_lists_that_a_training_reads_are_kept(recipe):
+    exp, part = recipe / "exp/ssl_parts", recipe / "exp/ssl_stats_raw/splits2/wav.scp"
+    exp.mkdir()
+    part.mkdir(parents=True)
+    (exp / "config.yaml").write_text("-   - exp/ssl_stats_raw/splits2/wav.scp\n")
+    options = ["--stage", "6", "--stop_stage", "6"]
+    with locked(exp / ".lock"):
+        done = stages(recipe, *options, check=False)
+        assert done.returncode == 1 and part.exists()
+        assert "exp/ssl_stats_raw/splits2: the training in exp/ssl_parts" in done.stdout
+    stages(recipe, *options)
+    assert not part.exists()
+
+
+def test_labels_that_a_training_reads_are_kept(recipe):
+    exp = recipe / "exp/ssl_labels"
+    exp.mkdir()
+    (exp / "config.yaml").write_text("-   - dump/labels/c_raw_iter1/train/labels.scp\n")
+    iteration = "--train_start_iter 1 --train_stop_iter 1".split()
+    with locked(exp / ".lock"):
+        done = stages(recipe, *iteration, "--stage", "5", check=False)
+    assert done.returncode == 1
+    assert "the training in exp/ssl_labels reads files in it" in done.stdout
+    assert done.stdout.endswith("begin with --stage 7 --train_start_iter 1\n")
+    with locked(recipe / "dump/labels/c_raw_iter1/.lock"):
+        done = stages(recipe, *iteration, "--stage", "5", check=False)
+    assert "another command is preparing data here" in done.stdout
 
 
 def test_labels_that_are_missing(recipe):

@@ -239,6 +239,9 @@ record_data() {  # record_data write|check: options of local/data.sh
     data_record "$1" "data/${train_set}" "${others}" ${local_data_opts}
 }
 
+prepares=false
+for _stage in 1 2 3 4 5; do ! runs "${_stage}" || prepares=true; done
+if "${prepares}"; then begin_preparing "${dumpdir}" 11; fi
 if runs 1; then
     run_asr 1 1
     record_data write
@@ -255,7 +258,7 @@ fi
 run_asr 2 2
 if runs 2 && [ -n "${speed_perturb_factors}" ]; then made_from write perturbed; fi
 if runs 3; then
-    "${skip_train}" || not_in_use 11 "${raw}/${trained}" "${raw}/${valid_set}"
+    "${skip_train}" || not_in_use 3 11 "${raw}/${trained}" "${raw}/${valid_set}"
     check_before 3
     run_asr 3 3
     "${skip_train}" || all_sets write org
@@ -273,20 +276,23 @@ if runs 5; then
         bpe|char|word) made_from write tokens ;;  # other types do not depend on the data
     esac
 fi
+if "${prepares}"; then end_preparing; fi
 if runs 6; then check_before 6; fi
 run_asr 6 9
 if runs 10; then
     check_before 10
+    begin_preparing "${stats}" 11
+    not_in_use 10 11 "${stats}"/splits*
     rm -rf "${stats}/made_from.json" "${stats}"/splits*  # asr.sh would reuse old parts
     run_asr 10 10
     made_from write stats
+    end_preparing
 fi
 if runs 11; then
     mkdir -p "${asr_exp}"
     lock=${asr_exp}/.lock_finetune
     exec {lock_fd}>> "${lock}"
-    # On a file system without locks, it has another status: nobody else may be at work there.
-    flock --nonblock --conflict-exit-code 75 "${lock_fd}" || [ $? -ne 75 ] ||
+    flock_or_none "${lock_fd}" ||
         fail "${asr_exp}: another fine-tuning is at work in this folder; stop it, or give" \
             "another --asr_tag (if there is none, since a machine crashed: remove ${lock})"
     check_before 11

@@ -282,6 +282,9 @@ record_data() {  # record_data write|check: options of local/data.sh for data/<n
 
 # ------------------------------------------------------------------ data preparation
 if "${skip_data_prep}" || ! run_stage 1; then record_data check; fi
+prepares=false
+if ! "${skip_data_prep}" && [ "${stage}" -le 4 ]; then prepares=true; fi
+if "${prepares}"; then begin_preparing "${dumpdir}" 7; fi
 if ! "${skip_data_prep}"; then
     if run_stage 1; then
         log "Stage 1: Data preparation for ${train_set}, ${valid_set}"
@@ -345,7 +348,7 @@ if [ ${#to_format[@]} -eq 0 ]; then skip_data_prep=true; fi
 if ! "${skip_data_prep}"; then
     if run_stage 3; then
         log "Stage 3: Format wav.scp: data/ -> ${data_feats}/org"
-        not_in_use 7 "${to_format[@]/#/${data_feats}/}"
+        not_in_use 3 7 "${to_format[@]/#/${data_feats}/}"
         for dset in "${to_format[@]}"; do need "data/${dset}/wav.scp" 1; done
         check_sets 3
         check_kaldi "${to_format[@]/#/data/}"
@@ -404,6 +407,8 @@ if ! "${skip_data_prep}"; then
         formatted_here write set
     fi
 fi
+
+if "${prepares}"; then end_preparing; fi
 
 # -------------------------------------------------------------------------- training
 _train_dir=${data_feats}/${train_set}

@@ -94,6 +94,9 @@ label_with() {  # label_with COMMAND OPTIONS: runs it, here or on a cluster, on 
 relabel() {
     local x _dir _type _set
     log "Stage 5: Labels of iteration ${iter}, from ${labels_source}: ${labels_dir}"
+    begin_preparing "${labels_dir}" "7 --train_start_iter ${iter}"
+    not_in_use 5 "7 --train_start_iter ${iter}" "${labels_dir}"/{"${train_set}","${valid_set}"} \
+        "${labels_dir}"/splits*
     mkdir -p "${labels_dir}/logs"
     rm -rf "${labels_dir}"/splits*
     if [[ ${labels_source} =~ ^(mfcc|input)$ ]]; then
@@ -123,6 +126,7 @@ yaml.safe_dump({key: conf[key] for key in keys}, sys.stdout)
         label_with dump_labels --model "${labels_model}" "${labels_by[@]}" \
             --data "${!_dir}/wav.scp,speech,${!_type}" --out "${labels_dir}/${!_set}"
     done
+    end_preparing
 }
 
 # Writes the configuration to train with on labels, unless it is --relabel_config. It is

@@ -42,6 +42,8 @@ print(conf['max_epoch'], json.dumps([conf['frontend'], conf['frontend_conf']], s
 collect_statistics() {
     local x n _dir _shape _logdir _nj _scps _opts
     log "Stage 6: Statistics: ${ssl_stats_dir}"
+    begin_preparing "${ssl_stats_dir}" 7
+    not_in_use 6 7 "${ssl_stats_dir}"/splits*
     rm -rf "${ssl_stats_dir}"/{train,valid}/made_from.json "${ssl_stats_dir}"/splits*
     if [ "${feats_normalize}" != global_mvn ]; then
         # Lengths are known from stage 3, so the audio is not read again.
@@ -84,6 +86,7 @@ collect_statistics() {
             --output_dir "${ssl_stats_dir}"
     fi
     for x in train valid; do made_from write stats "${x}"; done
+    end_preparing
 }
 
 # Sets train_command, split_dir, and split_lists, the lists to split.
