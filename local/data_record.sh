@@ -57,7 +57,8 @@ not_in_use() {  # not_in_use STAGE TRAINING_STAGE DIR...: STAGE writes to DIR
     local stage=$1 training=$2 lock dir
     shift 2
     for lock in "${expdir}"/*/.lock "${expdir}"/*/.lock_finetune; do
-        [ -e "${lock}" ] && ! flock_or_none "${lock}" true || continue
+        [ -e "${lock}" ] || continue
+        ! flock_or_none "${lock}" true || continue
         for dir; do
             ! grep -qsF " ${dir}/" "${lock%/*}/config.yaml" || fail "${dir}: the training" \
                 "in ${lock%/*} reads files in it, which stage ${stage} would write anew:" \
