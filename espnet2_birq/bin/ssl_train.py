@@ -25,7 +25,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run SSLTask; exit with status 1 and one line on stderr on a user error.
 
-    SIGTERM and SIGUSR1 save the state, and the exit status is 85.
+    SIGTERM, SIGUSR1 and Ctrl-C save the state, and the exit status is 85; a second
+    Ctrl-C does not wait for that.
     """
     with one_line_errors("ssl_train"):
         args = parse(get_parser(), argv)

@@ -1,4 +1,4 @@
-"""Requests to stop: batch systems send a signal some minutes before they kill a job.
+"""Requests to stop: Ctrl-C, or the signal of a batch system minutes before it kills a job.
 
 Training notes the signal, saves its state after the current update, and exits with
 status 85, which tells the caller that the same command will resume it. (torchrun and
@@ -9,15 +9,18 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch.multiprocessing import ProcessExitedException
 
 STOPPED = 85  # exit status
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+REPEATED = 1.0  # seconds after which Ctrl-C is another one, not the same passed on
 
 _received: list[str] = []
+_since: list[float] = []
 
 
 def stop_request() -> str | None:
@@ -30,8 +33,19 @@ def listening() -> Iterator[None]:
     """Note the signals in this context instead of being killed by them.
 
     For the process that trains; see relaying() for the one that starts it.
+
+    Raises:
+        SystemExit: Ctrl-C was pressed again: the user does not want to wait.
     """
-    with _handling(lambda number, _: _received.append(signal.Signals(number).name)):
+
+    def note(number, _):
+        now = time.monotonic()
+        if number == signal.SIGINT and _since and now - _since[0] > REPEATED:
+            raise SystemExit(128 + number)
+        _received.append(signal.Signals(number).name)
+        _since.append(now)
+
+    with _handling(note):
         try:
             yield
         finally:
@@ -76,7 +90,7 @@ def _handling(handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows no signal handlers here
         return
-    del _received[:]
+    del _received[:], _since[:]
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield

@@ -93,6 +93,23 @@ def test_a_signal_to_the_whole_job(recipe, tmp_path):
     told, _ = start("--dry_run", "true").communicate(timeout=120)
     assert "-> exp/ssl_c_raw (exists; would be resumed)" in told
 
+    # Ctrl-C: the same, and the shell ends as an interrupted one.
+    saved = (log.parent / "progress.pth").stat().st_mtime_ns
+    job = start("--stage", "7")
+    for _ in range(3000):
+        if "Resuming in epoch" in log.read_text():
+            break
+        assert job.poll() is None, job.stdout.read()[-3000:]
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGINT)
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == -signal.SIGINT, printed[-3000:]
+    assert printed.rstrip().endswith(
+        "the same command resumes from the last saved state"
+    )
+    assert "Stopped by SIGINT" in log.read_text()
+    assert (log.parent / "progress.pth").stat().st_mtime_ns > saved
+
     job = start("--stage", "7", "--ssl_args", "--max_epoch 2")
     printed, _ = job.communicate(timeout=300)
     assert job.returncode == 0, printed[-3000:]

@@ -17,7 +17,7 @@ from espnet2.bin.split_scps import main as split_scps
 from espnet2.train.reporter import Reporter
 from trainings import CONFIG, Training, difference, write_data
 
-from espnet2_birq.tasks import saving
+from espnet2_birq.tasks import saving, stopping
 from espnet2_birq.tasks.saving import (
     PROGRESS,
     Parts,
@@ -147,7 +147,7 @@ def test_twenty_kills_at_any_time(folder):
     assert difference(folder / "whole", training.out) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_to_all_processes_saves(folder, number, workers):
     name = f"{number.name}_{workers}"
@@ -161,6 +161,17 @@ def test_a_signal_to_all_processes_saves(folder, number, workers):
     assert not (training.out / "1epoch.pth").exists()
     assert training.run() == 0
     assert difference(folder / "whole", training.out) is None
+
+
+def test_ctrl_c_again_does_not_wait(monkeypatch):
+    with stopping.listening():
+        for _ in range(2):  # by the terminal, and passed on by the launching process
+            signal.raise_signal(signal.SIGINT)
+        assert stopping.stop_request() == "SIGINT"
+        monkeypatch.setattr(stopping, "REPEATED", 0.0)
+        with pytest.raises(SystemExit) as end:
+            signal.raise_signal(signal.SIGINT)
+    assert end.value.code == 130
 
 
 def test_a_signal_during_validation(folder):

@@ -135,8 +135,18 @@ make_train_command() {
         ${labels[@]+"${labels[@]}"} ${ssl_args})
 }
 
+wait_for_state() {  # ends as Ctrl-C does, when the training has saved its state
+    if [ "${cuda_cmd%% *}" = run.pl ]; then
+        log "Ctrl-C: the training saves its state; press it again not to wait for that"
+        flock --timeout 600 "${ssl_exp}/.lock" true || true
+        log "Stopped; the same command resumes from the last saved state"
+    fi
+    trap - INT
+    kill -INT $$
+}
+
 train() {
-    local x _set _feats_stats
+    local x _set _feats_stats interrupted=false
     for x in train valid; do
         need "${ssl_stats_dir}/${x}/speech_shape" 6
         made_from check stats "${x}"
@@ -184,7 +194,9 @@ train() {
     fi
     set_averages_aside "${ssl_exp}" "${max_epoch}"
     trap '' USR1  # only the training reacts: it saves its state and exits with 85
+    trap 'interrupted=true' INT  # so it does at Ctrl-C, but ESPnet's launcher dies
     "${train_command[@]}" || {
+        if "${interrupted}"; then wait_for_state; fi
         [ "${ssl_exp}/train.log" -nt "${ssl_exp}/run.sh" ] ||  # it is of an earlier start
             fail "the training was not started: the message is above"
         # the last line of a log of run.pl, or of slurm.pl, queue.pl and pbs.pl
