@@ -1,17 +1,21 @@
-"""Keep the phone measurements of a matrix, and print the tables of docs/evidence.md.
+"""Keep the measurements of a matrix, and print the tables of docs/evidence.md.
 
     python bench/records.py keep branches --out exp/branches
     python bench/records.py table branches best_rq_long w1_03_long --seeds 1 2
     python bench/records.py differences branches w1_03_long:best_rq_long --seeds 1 2
+    python bench/records.py errors relatives best_rq_19 birq --seeds 0 1
+    python bench/records.py error_differences relatives birq:best_rq_19 --seeds 0 1
 
 `keep COMPARISON` copies OUT/phones of `python -m espnet2_birq.bin.matrix ... --out OUT` into
-docs/evidence/phones.jsonl, one line for each system and seed, so that further seeds can be
-compared later without the models. Lines of the same comparison, system and seed are replaced.
+docs/evidence/phones.jsonl, one line for each system and seed, and the character errors of
+probes and fine-tuned models by speaker into errors.jsonl, so that further seeds can be
+compared later without the models. Those of the same comparison, system and seed are replaced.
 `table` prints the mean over seeds of each layer's accuracy, of the highest PNMI of a layer,
 and of PNMI and perplexity of the last objective's labels if there are several objectives.
 `differences` prints differences of accuracies, paired by speaker and seed, with 95 % bootstrap
-intervals over both (one seed: over speakers). In documents, a comment with the words after
-`records.py` stands before each such table, and a test compares both.
+intervals over both (one seed: over speakers). `errors` and `error_differences` do the same
+for character error rates, in % and points, of all that was decoded. In documents, a comment
+with the words after `records.py` stands before each such table, and a test compares both.
 """
 
 import argparse
@@ -26,6 +30,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import error_records  # noqa: E402
+
 from espnet2_birq.datadir.files import write_whole  # noqa: E402
 from espnet2_birq.errors import DataError  # noqa: E402
 from espnet2_birq.evaluation.markdown import markdown_table  # noqa: E402
@@ -39,6 +45,7 @@ from espnet2_birq.reading import read_json  # noqa: E402
 
 FILE = ROOT / "docs" / "evidence" / "phones.jsonl"
 LAYERS = (2, 4, 5, 6, 8)  # of differences
+ENDS = ["PNMI, best layer", "enhanced labels: PNMI, codes in use"]
 
 Records = dict[tuple[str, str, int], dict]  # by comparison, system and seed
 
@@ -180,12 +187,26 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("action", choices=("keep", "table", "differences"))
+    add("action", choices=("keep", *ACTIONS))
     add("comparison", help="name of the comparison, such as branches")
     add("names", nargs="*", help="systems, or pairs OWN:OTHER")
     add("--out", type=Path, help="output folder of the matrix, for keep")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
     return parser
+
+
+ACTIONS = {
+    "table": (read_records, table),
+    "differences": (read_records, differences),
+    "errors": (error_records.read_records, error_records.errors),
+    "error_differences": (error_records.read_records, error_records.error_differences),
+}
+
+
+def rows_of(args: argparse.Namespace) -> list[list[str]]:
+    """Make the rows of a table from the records."""
+    read, make = ACTIONS[args.action]
+    return make(read(), args.comparison, args.seeds, args.names)
 
 
 def main() -> None:
@@ -197,18 +218,22 @@ def main() -> None:
     try:
         if args.action == "keep":
             print(f"{keep(args.comparison, args.out)} measurements kept in {FILE}")
+            found = error_records.keep(args.comparison, args.out)
+            print(f"{found} decoded sets kept in {error_records.FILE}")
             return
-        records = read_records()
-        make = table if args.action == "table" else differences
-        rows = make(records, args.comparison, args.seeds, args.names)
+        rows = rows_of(args)
     except (DataError, OSError) as error:
         sys.exit(f"records.py: error: {error}")
-    ends = ["PNMI, best layer", "enhanced labels: PNMI, codes in use"]
-    columns = {
-        "table": [*map(str, range(len(rows[0]) - 4)), *ends] if rows else [],
-        "differences": [*map(str, LAYERS), BEST],
-    }[args.action]
-    print(markdown_table(["", "seeds", *columns], rows))
+    if args.action.startswith("error"):
+        columns = error_records.columns(error_records.read_records(), args.comparison)
+    else:
+        columns = {
+            "table": ["seeds", *map(str, range(len(rows[0]) - 4)), *ENDS]
+            if rows
+            else [],
+            "differences": ["seeds", *map(str, LAYERS), BEST],
+        }[args.action]
+    print(markdown_table(["", *columns], rows))
 
 
 if __name__ == "__main__":

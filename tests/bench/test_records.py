@@ -11,6 +11,7 @@ from checkout import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
 
+import error_records
 import records
 
 from espnet2_birq.errors import DataError
@@ -107,6 +108,74 @@ def test_missing_records_are_named(kept, tmp_path):
         records.keep("mine", tmp_path / "empty")
 
 
+def write_decoding(out, step, folder, texts):
+    """Write a finished step's scored set; texts: by utterance, reference and hypothesis."""
+    (out / "steps" / step).mkdir(parents=True)
+    (out / "steps" / step / "done.json").touch()
+    for kind in ("cer", "wer"):
+        score = out / folder / f"score_{kind}"
+        score.mkdir(parents=True)
+        for number, name in enumerate(("ref.trn", "hyp.trn")):
+            lines = [
+                f"{' '.join(text[number])}\t({utterance})\n"
+                for utterance, text in texts.items()
+            ]
+            (score / name).write_text("".join(lines))
+
+
+def test_errors_are_counted_by_speaker(tmp_path):
+    path = tmp_path / "errors.jsonl"
+    texts = {
+        "1-1-2-0": ("abcd", "abcd"),
+        "3-3-2-0": ("abcd", "bcdf"),  # a deletion and an insertion
+        "3-3-2-1": ("ab", "xyb"),  # a substitution and an insertion
+    }
+    write_decoding(tmp_path, "probe_a_b_seed0", "probe/a_b_seed0/t", texts)
+    write_decoding(tmp_path, "asr_a_b_seed0_1h", "asr/asr_a_b_seed0_1h/greedy/t", texts)
+    write_decoding(tmp_path, "probe_c_seed0", "probe/c_seed0/t", texts)
+    (tmp_path / "steps/probe_c_seed0/done.json").unlink()  # still running
+    assert error_records.keep("mine", tmp_path, path) == 2
+    found = error_records.read_records(path)
+    assert set(found) == {("mine", "a_b", 0, f"{x}, t") for x in ("frozen", "1h")}
+    assert found["mine", "a_b", 0, "1h, t"] == {"1": [0, 4], "3": [4, 6]}
+    assert error_records.columns(found, "mine") == ["frozen, t", "1h, t"]
+    assert error_records.errors(found, "mine", [0], ["a_b"]) == [
+        ["a_b", "40.0", "40.0"]
+    ]
+    with pytest.raises(DataError, match="no record of mine, c, seeds"):
+        error_records.errors(found, "mine", [0], ["c"])
+
+
+def test_differences_of_error_rates_are_paired():
+    draw = np.random.default_rng(1)
+    tokens = draw.integers(50, 100, size=10)
+    counts = draw.integers(10, 40, size=(2, 2, 10))  # system, seed, speaker
+    found = {
+        ("mine", system, seed, "frozen, t"): {
+            str(i): [int(counts[s, seed, i]), int(tokens[i])] for i in range(10)
+        }
+        for s, system in enumerate("ab")
+        for seed in (0, 1)
+    }
+    (row,) = error_records.error_differences(found, "mine", [0, 1], ["a:b"])
+    cell = re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", row[1]).groups()
+    apart = (counts[0] - counts[1]).sum() / 2 / tokens.sum()
+    assert float(cell[0]) == pytest.approx(100 * apart, abs=0.006)
+    # The two seeds and the speakers are drawn anew, the same for both systems.
+    seeds, speakers = (
+        draw.integers(2, size=(20000, 2)),
+        draw.integers(10, size=(20000, 10)),
+    )
+    sums = (counts[0] - counts[1])[seeds[:, :, None], speakers[:, None]].sum(
+        axis=(1, 2)
+    )
+    rates = 100 * sums / 2 / tokens[speakers].sum(axis=1)
+    low, high = np.quantile(rates, [0.025, 0.975])
+    assert [float(x) for x in cell[1:]] == pytest.approx([low, high], abs=0.6)
+    with pytest.raises(DataError, match="no records of a:c"):
+        error_records.error_differences(found, "mine", [0], ["a:c"])
+
+
 def marked_tables():
     return [
         pytest.param(words, text, id=f"{page.stem}-{words[:60]}")
@@ -118,8 +187,7 @@ def marked_tables():
 @pytest.mark.parametrize("words, text", marked_tables())
 def test_tables_are_those_of_the_records(words, text):
     args = records.get_parser().parse_args(shlex.split(words))
-    make = getattr(records, args.action)
-    rows = make(records.read_records(), args.comparison, args.seeds, args.names)
+    rows = records.rows_of(args)
     lines = [line.strip("|").split(" | ") for line in text.splitlines()[2:]]
     shown = [[cell.strip() for cell in line] for line in lines]
     # The first cell has the system's name in words.
