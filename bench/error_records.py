@@ -21,7 +21,7 @@ from espnet2_birq.experiments.results import (
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "evidence" / "errors.jsonl"
 KIND = "cer"
-STEP = re.compile(r"(probe|asr)_(.+)_seed(\d+)(?:_(.+))?")
+NAME = re.compile(r"(?:asr_)?(.+)_seed(\d+)(?:_(.+))?")
 
 # By comparison, system, seed and what was decoded, such as "frozen, test_other": errors and
 # tokens by speaker.
@@ -40,7 +40,7 @@ def read_records(path: Path = FILE) -> Records:
 
 
 def keep(comparison: str, out: Path, path: Path = FILE) -> int:
-    """Add the error counts of a matrix's finished steps to a file of records.
+    """Add the error counts of a matrix's finished probes and fine-tunings to a file of records.
 
     Args:
         comparison: Name of the comparison.
@@ -51,22 +51,21 @@ def keep(comparison: str, out: Path, path: Path = FILE) -> int:
         Number of decoded sets.
     """
     records, found = read_records(path), 0
-    for done in sorted((out / "steps").glob("*/done.json")):
-        match = STEP.fullmatch(done.parent.name)
-        if match is None:
-            continue
-        kind, system, seed, hours = match.groups()
-        if kind == "probe":
-            folders = (out / "probe" / f"{system}_seed{seed}").glob("*/score_cer")
-            sets = [scored_set(folder.parent) for folder in folders]
+    # Both are written at the end.
+    ends = [*out.glob("probe/*/probe.json"), *out.glob("steps/asr_*/done.json")]
+    for folder in sorted(end.parent for end in ends):
+        system, seed, hours = NAME.fullmatch(folder.name).groups()
+        if hours is None:
+            scores = sorted(folder.glob("*/score_cer"))
+            sets = [scored_set(score.parent) for score in scores]
         else:
-            sets = own_decodings(find_sets(out / "asr" / done.parent.name))
+            sets = own_decodings(find_sets(out / "asr" / folder.name))
         for one in sets:
             ids, counts = count_set(one, KIND, get_normalization("none"))
             speakers: dict[str, list[int]] = {}
             for name, (correct, *errors) in zip(label(ids), counts.tolist()):
                 if name.speaker is None:
-                    raise DataError(f"{done.parent.name}: utterances without speakers")
+                    raise DataError(f"{folder}: utterances without speakers")
                 sums = speakers.setdefault(name.speaker, [0, 0])
                 sums[0] += sum(errors)
                 sums[1] += correct + sum(errors[:2])  # substitutions, deletions

@@ -108,10 +108,10 @@ def test_missing_records_are_named(kept, tmp_path):
         records.keep("mine", tmp_path / "empty")
 
 
-def write_decoding(out, step, folder, texts):
-    """Write a finished step's scored set; texts: by utterance, reference and hypothesis."""
-    (out / "steps" / step).mkdir(parents=True)
-    (out / "steps" / step / "done.json").touch()
+def write_decoding(out, end, folder, texts):
+    """Write a scored set and a file; texts: by utterance, reference and hypothesis."""
+    (out / end).parent.mkdir(parents=True)
+    (out / end).touch()
     for kind in ("cer", "wer"):
         score = out / folder / f"score_{kind}"
         score.mkdir(parents=True)
@@ -130,10 +130,13 @@ def test_errors_are_counted_by_speaker(tmp_path):
         "3-3-2-0": ("abcd", "bcdf"),  # a deletion and an insertion
         "3-3-2-1": ("ab", "xyb"),  # a substitution and an insertion
     }
-    write_decoding(tmp_path, "probe_a_b_seed0", "probe/a_b_seed0/t", texts)
-    write_decoding(tmp_path, "asr_a_b_seed0_1h", "asr/asr_a_b_seed0_1h/greedy/t", texts)
-    write_decoding(tmp_path, "probe_c_seed0", "probe/c_seed0/t", texts)
-    (tmp_path / "steps/probe_c_seed0/done.json").unlink()  # still running
+    for end, folder in (
+        ("probe/a_b_seed0/probe.json", "probe/a_b_seed0/t"),
+        ("steps/asr_a_b_seed0_1h/done.json", "asr/asr_a_b_seed0_1h/greedy/t"),
+        ("probe/c_seed0/log", "probe/c_seed0/t"),  # still running
+        ("steps/asr_c_seed0_1h/log", "asr/asr_c_seed0_1h/greedy/t"),
+    ):
+        write_decoding(tmp_path, end, folder, texts)
     assert error_records.keep("mine", tmp_path, path) == 2
     found = error_records.read_records(path)
     assert set(found) == {("mine", "a_b", 0, f"{x}, t") for x in ("frozen", "1h")}
