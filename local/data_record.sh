@@ -51,16 +51,17 @@ set_averages_aside() {  # set_averages_aside EXP MAX_EPOCH
         "its averaged models are in $1/averages_before"
 }
 
-# Refuses to write anew what a running training reads: one of EXPDIR whose folder is locked
-# and whose configuration names it.
+# Refuses to write anew what a running training reads: one of EXPDIR, or a joint training of
+# ../asr1, whose folder is locked and whose configuration names it.
 not_in_use() {  # not_in_use STAGE TRAINING_STAGE DIR...: STAGE writes to DIR
     local stage=$1 training=$2 lock dir
     shift 2
-    for lock in "${expdir}"/*/.lock "${expdir}"/*/.lock_finetune; do
+    for lock in "${expdir}"/*/.lock{,_finetune} ../asr1/exp/*/.lock_finetune; do
         [ -e "${lock}" ] || continue
         ! flock_or_none "${lock}" true || continue
         for dir; do
-            ! grep -qsF " ${dir}/" "${lock%/*}/config.yaml" || fail "${dir}: the training" \
+            ! grep -qsF -e " ${dir}/" -e "../${PWD##*/}/${dir}/" \
+                "${lock%/*}/config.yaml" || fail "${dir}: the training" \
                 "in ${lock%/*} reads files in it, which stage ${stage} would write anew:" \
                 "wait until it has ended, or begin with --stage ${training}"
         done

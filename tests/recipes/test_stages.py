@@ -98,6 +98,12 @@ def test_audio_that_a_training_reads_is_kept(recipe):
         assert done.returncode == 1 and (recipe / "dump/raw/train/wav.scp").exists()
         assert "dump/raw/train: the training in exp/ssl_busy reads files" in done.stdout
         assert done.stdout.endswith("or begin with --stage 7\n")
+    joint = recipe.parent / "asr1/exp/asr_joint"
+    joint.mkdir(parents=True)
+    (joint / "config.yaml").write_text("-   - ../ssl1/dump/raw/train/wav.scp\n")
+    with locked(joint / ".lock_finetune"):
+        done = stages(recipe, "--stage", "3", check=False)
+        assert "the training in ../asr1/exp/asr_joint reads files in" in done.stdout
     done = stages(recipe, "--stage", "3", check=False)
     assert "no data/train/wav.scp: run stage 1 first" in done.stdout
 
