@@ -145,7 +145,8 @@ def _discounts(table: Mapping[Ngram, int]) -> tuple[float, float, float]:
     y = having[1] / (having[1] + 2 * having[2])
     one, two, more = (k - (k + 1) * y * having[k + 1] / having[k] for k in (1, 2, 3))
     found = one, two, more
-    return found if all(0 <= d <= k for k, d in enumerate(found, 1)) else FALLBACK
+    # Without a discount, nothing would be left in some contexts.
+    return found if all(0 < d <= k for k, d in enumerate(found, 1)) else FALLBACK
 
 
 def _discount(

@@ -102,6 +102,13 @@ def test_probabilities_sum_to_one(order, prune):
     assert_sums_to_one(model)
 
 
+def test_counts_from_which_a_discount_would_be_zero():
+    # Four bigrams occur once, one twice and one three times.
+    model = estimate([text.split() for text in ("a b d", "a d", "a")], 2)
+    words = [*model.words - {BEGIN}]
+    assert sum(10 ** model.score((BEGIN,), word) for word in words) == pytest.approx(1)
+
+
 def test_pruning_leaves_out_what_is_seldom():
     sentences = sentences_of(0, 200)
     whole, pruned = estimate(sentences, 3), estimate(sentences, 3, [0, 0, 2])
