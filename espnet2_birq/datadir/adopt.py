@@ -92,7 +92,7 @@ def adopt(
     if dest.exists() and dest.samefile(source):
         if is_formatted(source) and not transcripts:
             _refuse_outside(source, limits, fs)
-        return Adopted(sum(1 for _ in iter_scp(source / "wav.scp")))
+        return Adopted(sum(1 for _ in iter_scp(source / _utterances(source))))
     _check_dest(dest, source)
     with whole_folder(dest) as part:
         if transcripts:
@@ -133,9 +133,7 @@ def _check_dest(dest: Path, source: Path) -> None:
 
 def _adopt_kaldi(source: Path, part: Path) -> Adopted:
     resolver, adopted = PathResolver(source), Adopted()
-    utterances = "wav.scp"
     if (source / "segments").exists():
-        utterances = "segments"
         shutil.copyfile(source / "segments", part / "segments")
     with (part / "wav.scp").open("w", encoding="utf-8") as scp:
         for key, entry in iter_scp(source / "wav.scp"):
@@ -144,10 +142,15 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
                 entry = ark_command(entry)
             scp.write(f"{key} {entry}\n")
     with _speaker_files(part) as speakers:
-        for utt_id, _ in iter_scp(source / utterances):
+        for utt_id, _ in iter_scp(source / _utterances(source)):
             speakers.write(utt_id)
             adopted.utterances += 1
     return adopted
+
+
+def _utterances(source: Path) -> str:
+    """Return the name of the list that has a line for each utterance."""
+    return "segments" if (source / "segments").exists() else "wav.scp"
 
 
 def _refuse_open_segments(source: Path) -> None:

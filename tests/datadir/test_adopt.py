@@ -111,6 +111,12 @@ def test_the_set_itself_is_left_as_it_is(recipe, monkeypatch):
     assert not (recipe / "dump/raw/train/source").exists()
 
 
+def test_the_set_itself_may_have_segments(recipe):
+    source = recipe / "data" / "train"
+    (source / "segments").write_text("a u1 0 1\nb u2 0 1\nc u2 1 2\n")
+    assert adopt(source, source, FS).utterances == 3
+
+
 def test_the_set_itself_is_not_filtered(recipe, capsys):
     folder = str(recipe / "dump/raw/train")
     main([folder, folder, "--max-seconds", "4"])
