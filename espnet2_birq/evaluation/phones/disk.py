@@ -58,10 +58,14 @@ def score_labels(
         dataset = ESPnetDataset([(parts[0], "labels", parts[2])])
     alignments = read_alignments(alignment, set(dataset), tier)
     classes = phone_classes(alignments.values(), silence)
-    phones, units = [], []
+    phones, units = [np.zeros(0, int)], [np.zeros(0, int)]
+    bad = 0
     for name, one in alignments.items():
         with refusing(parts[0], not_labels):
             labels = dataset[name][1]["labels"]
+        if (labels < 0).all():  # of bad audio, whose length dump_labels may not know
+            bad += 1
+            continue
         if abs(len(labels) / rate - one.seconds) > APART:
             raise DataError(
                 f"{parts[0]}: {name}: {len(labels)} labels are {len(labels) / rate:.2f} "
@@ -74,6 +78,8 @@ def score_labels(
         units.append(labels[both])
     if len(alignments) < len(dataset.loader_dict["labels"]):
         logging.info(f"{len(alignments)} utterances of {parts[0]} have an alignment")
+    if bad:
+        logging.warning(f"{parts[0]}: {bad} utterances have only the label -1: left out")
     found = np.concatenate(units)
     if not len(found):
         raise DataError(f"{parts[0]}: no frame has both a label and a phone")
@@ -83,4 +89,5 @@ def score_labels(
             f"{alignment}: all frames that have a label are of one phone; give more speech"
         )
     scores = score_units(told, found)
-    return LabelScores(scores, len(np.unique(found)), len(found), len(alignments))
+    used = len(alignments) - bad
+    return LabelScores(scores, len(np.unique(found)), len(found), used)

@@ -37,6 +37,23 @@ def test_by_hand(files, capsys):
     )
 
 
+def test_frames_without_a_label_do_not_count(files, capsys, caplog):
+    folder, text = files
+    command = ["--alignment", str(folder / "phones.tsv")]
+    command += ["--labels", f"{text},labels,text_int"]
+    # Of c, whose audio was unreadable, dump_labels does not know the length.
+    units = ["-1"] * 5 + ["3"] * 5 + ["7"] * 15
+    text.write_text(f"a {' '.join(units)}\nc -1 -1 -1\n")
+    (folder / "phones.tsv").write_text("a\tA:40 B:60\nc\tB:700\n")
+    score_labels.main(command)
+    said = capsys.readouterr().out
+    assert "2 labels" in said and "20 frames of 1 utterances" in said
+    assert "labels: 1 utterances have only the label -1: left out" in caplog.text
+    text.write_text("c -1 -1 -1\n")
+    with pytest.raises(SystemExit, match="no frame has both a label and a phone"):
+        score_labels.main(command)
+
+
 def test_what_does_not_fit(files):
     folder, text = files
     common = ["--alignment", str(folder / "phones.tsv"), "--labels"]
