@@ -79,7 +79,9 @@ def score_labels(
     if len(alignments) < len(dataset.loader_dict["labels"]):
         logging.info(f"{len(alignments)} utterances of {parts[0]} have an alignment")
     if bad:
-        logging.warning(f"{parts[0]}: {bad} utterances have only the label -1: left out")
+        logging.warning(
+            f"{parts[0]}: {bad} utterances have only the label -1: left out"
+        )
     found = np.concatenate(units)
     if not len(found):
         raise DataError(f"{parts[0]}: no frame has both a label and a phone")

@@ -190,6 +190,9 @@ def test_rounded_times_may_overlap_by_a_frame(tmp_path):
     path.write_text("a 1 0.00 0.03 AA\na 1 0.02 0.02 B\n")
     labels = read_alignments(path)["a"].frame_labels(4, 0.01, ("AA", "B"))
     assert labels.tolist() == [0, 0, 1, 1]
+    path.write_text("a 1 0.00 0.03 AA\na 1 0.015 0.02 B\n")
+    with pytest.raises(DataError, match="line 2: from 0.015 to 0.035 s, but the phone"):
+        read_alignments(path)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,19 @@ def corpus_of(folder, utterances=400, silence=True):
     return find_corpus(data, alignment, utterances, "phones", silence)
 
 
+def test_utterances_too_short_for_a_frame_are_left_out(folder, tmp_path):
+    lines = (folder / "phones.tsv").read_text().splitlines(keepends=True)
+    name = lines[0].partition("\t")[0]
+    for frames, there in ((19, False), (20, True)):
+        (tmp_path / "phones.tsv").write_text(
+            f"{name}\tAA:{frames}\n" + "".join(lines[1:])
+        )
+        corpus = find_corpus(
+            folder / "data", tmp_path / "phones.tsv", 100, "phones", True
+        )
+        assert (name in corpus.alignments) == there
+
+
 def test_frames_have_their_phones_and_speakers(folder):
     corpus = corpus_of(folder)
     model = load_model(folder / "one" / "model.pth")

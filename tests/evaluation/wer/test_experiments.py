@@ -11,7 +11,9 @@ from nist import needs_nist, random_set, run_sclite, write_trn
 
 from espnet2_birq.bin import score as command
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.evaluation.wer.comparison import pair_sets
 from espnet2_birq.evaluation.wer.experiments import (
+    DecodedSet,
     Options,
     characters,
     find_sets,
@@ -174,6 +176,15 @@ def test_comparison(files, capsys):
     back = json.loads(show(capsys, *args[:3], "b", "a", "--json"))[0]["wer"]
     assert back["low"] == pytest.approx(-wer["high"])
     assert back["mapsswe"]["z"] == pytest.approx(-wer["mapsswe"]["z"])
+
+
+def test_several_decodings_of_a_set_are_compared_by_name():
+    ours, theirs = (
+        [DecodedSet(system, decoding, "test", {}) for decoding in decodings]
+        for system, decodings in (("a", "xyz"), ("b", "zwx"))
+    )
+    pairs = pair_sets(ours, theirs)
+    assert pairs == [(ours[0], theirs[2]), (ours[2], theirs[0])]
 
 
 def test_comparison_wants_the_same_reference(files, experiment, tmp_path):
