@@ -137,7 +137,9 @@ class LogProbs:
 
     def add(self, block: Block) -> None:
         """Store a block."""
-        path = self.folder / f"block{len(self.blocks()):06}.npz"
+        blocks = self.blocks()  # not their number: one may have been removed
+        number = int(blocks[-1].stem.removeprefix("block")) + 1 if blocks else 0
+        path = self.folder / f"block{number:06}.npz"
         with whole_file(path) as part, part.open("wb") as stream:
             np.savez(
                 stream,

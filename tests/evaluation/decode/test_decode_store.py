@@ -13,7 +13,7 @@ from espnet2_birq.evaluation.decode import store as stores
 from espnet2_birq.evaluation.decode.pipeline import search_store, write_output
 from espnet2_birq.evaluation.decode.search import best_path
 from espnet2_birq.evaluation.decode.sets import set_name
-from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results
+from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results, read_block
 
 AUDIO = {f"u{number}": "1" for number in range(6)}
 
@@ -81,6 +81,24 @@ def test_blocks_are_checked_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "read_block", watched)
     assert make_store(tmp_path).done() == set(AUDIO)
     assert most == [0] * len(AUDIO)
+
+
+def test_a_block_is_read_as_it_was_stored(tmp_path):
+    store = LogProbs(tmp_path, {"model": "a"}, AUDIO)
+    matrices = [np.full((t, 4), t, np.float32) for t in (3, 1, 2)]
+    names = ["u2", "u0", "u1"]
+    store.add(Block(names, matrices, 6.0, 0.5, ["1"] * 3))
+    block = read_block(*store.blocks())
+    assert (block.names, block.seconds, block.audio) == (names, 6.0, ["1"] * 3)
+    assert all(map(np.array_equal, block.log_probs, matrices))
+    assert len(block.log_probs) == 3
+
+
+def test_a_block_that_is_added_replaces_no_other(tmp_path):
+    store = make_store(tmp_path)
+    store.blocks()[3].unlink()
+    store.add(Block(["u3"], [np.eye(4, dtype=np.float32)], 1.0, 0.1, ["1"]))
+    assert store.done() == set(AUDIO)
 
 
 def test_an_utterance_without_result_is_an_error(tmp_path):
