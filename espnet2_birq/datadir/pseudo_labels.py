@@ -7,6 +7,7 @@ iterative pseudo-labelling (arXiv 2005.09267).
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from espnet2_birq.errors import DataError
 # Files to merge, and files to merge if both sets have them.
 TABLES = ("wav.scp", "utt2spk", "spk2utt", "text", "utt2num_samples")
 IF_BOTH = ("segments", "spk2gender", "utt2dur", "utt2lang")
+# asr_inference writes tensor(-1.23), and on a GPU tensor(-1.23, device='cuda:0').
+TENSOR = re.compile(r"tensor\(([^,)]*)[^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ def read_hypotheses(folder: Path) -> Hypotheses:
     confidences = {}
     for utt_id, score in scores.items():
         try:
-            # asr_inference writes tensor(-1.23).
-            value = float(score.removeprefix("tensor(").removesuffix(")"))
+            value = float(TENSOR.sub(r"\1", score))
         except ValueError:
             value = math.nan
         if not value < math.inf:  # also NaN, which no comparison would order

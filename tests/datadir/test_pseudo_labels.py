@@ -4,6 +4,7 @@ import pytest
 
 from espnet2_birq.bin.pseudo_label import main
 from espnet2_birq.datadir.kaldi import read_scp
+from espnet2_birq.datadir.pseudo_labels import read_hypotheses
 from espnet2_birq.datadir.stamp import write_stamp
 
 FS = 16000
@@ -153,6 +154,15 @@ def test_broken_input(sets, tmp_path, name, content, words):
     with pytest.raises(SystemExit, match=f"^error: .*{words}"):
         run(sets, tmp_path / "dest")
     assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("more", [", device='cuda:0'", ", dtype=torch.float64"])
+def test_scores_may_be_of_a_gpu(sets, more):
+    path = sets[2] / "score"
+    before = read_hypotheses(sets[2]).confidences
+    path.write_text(path.read_text().replace("(-1.4)", f"(-1.4{more})"))
+    assert read_hypotheses(sets[2]).confidences == before
+    assert before["3-h"] == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize("value", ["high", "nan", "inf"])
