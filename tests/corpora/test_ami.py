@@ -13,7 +13,7 @@ from espnet2_birq.bin.prepare_ami import main
 from espnet2_birq.corpora.ami.annotation import (
     Token,
 )
-from espnet2_birq.corpora.ami.corpus import MeetingSet, Turn, _fit
+from espnet2_birq.corpora.ami.corpus import INSIDE, MeetingSet, Turn, _fit, _separate
 from espnet2_birq.corpora.ami.splitting import split_segment
 from espnet2_birq.corpora.ami.statistics import spoken_and_overlapped
 from espnet2_birq.datadir.audio import AudioInfo
@@ -343,6 +343,19 @@ def test_the_end_of_a_recording_is_exact():
     one = MeetingSet("dev", ["M"])
     turn = Turn("M", "FEE1", 0, 0, 29, "HI")
     assert _fit(turn, AudioInfo(16000, 4640), one) == turn and not one.moved
+
+
+def test_an_utterance_begins_after_all_before_it():
+    times = (0, 100), (20, 50), (60, 120), (120, 130)
+    turns = [Turn("M", "FEE1", 0, start, end, "HI") for start, end in times]
+    one = MeetingSet("dev", ["M"], turns)
+    _separate(one)
+    assert [(turn.start, turn.end) for turn in one.turns] == [
+        (0, 100),
+        (100, 120),
+        (120, 130),
+    ]
+    assert one.turns[1].named_start == 60 and one.skipped == {INSIDE: [turns[1]]}
 
 
 def test_overlap_against_a_plain_count():
