@@ -13,7 +13,14 @@ from espnet2_birq.bin.prepare_ami import main
 from espnet2_birq.corpora.ami.annotation import (
     Token,
 )
-from espnet2_birq.corpora.ami.corpus import INSIDE, MeetingSet, Turn, _fit, _separate
+from espnet2_birq.corpora.ami.corpus import (
+    INSIDE,
+    TOO_LATE,
+    MeetingSet,
+    Turn,
+    _fit,
+    _separate,
+)
 from espnet2_birq.corpora.ami.splitting import split_segment
 from espnet2_birq.corpora.ami.statistics import spoken_and_overlapped
 from espnet2_birq.datadir.audio import AudioInfo
@@ -343,6 +350,9 @@ def test_the_end_of_a_recording_is_exact():
     one = MeetingSet("dev", ["M"])
     turn = Turn("M", "FEE1", 0, 0, 29, "HI")
     assert _fit(turn, AudioInfo(16000, 4640), one) == turn and not one.moved
+    late = Turn("M", "FEE1", 0, 29, 40, "HI")
+    assert _fit(late, AudioInfo(16000, 4640), one) is None
+    assert one.skipped == {TOO_LATE: [late]}
 
 
 def test_an_utterance_begins_after_all_before_it():
