@@ -308,6 +308,10 @@ def test_a_recording_of_the_beginning_only(small, tmp_path):
     # The published TS3007c.Mix-Headset.wav ends 10.19 s before its annotation.
     write_wav(short, 4.6)
     prepare(small, tmp_path / "data", *options)
+    # Of all who share a microphone, not of the last one alone.
+    write_wav(shared := audio / "ES2011a.Array1-01.wav", 4.4)
+    message = error_of(small, tmp_path / "data", *options, "--mic", "sdm1")
+    assert f"{shared}: ends at 4.4 s, its annotation at 19.5 s; 1 of 1 " in message
 
 
 def test_bad_annotation_is_named(small, tmp_path):

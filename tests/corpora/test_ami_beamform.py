@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from espnet2_birq.bin.beamform_ami import main
+from espnet2_birq.corpora.ami.beamform import _estimate, _Windows
 
 RATE = 16000
 DELAYS = (0, 3, -5, 7, 2, -9, 4, -1)
@@ -68,6 +69,18 @@ def test_without_delays_the_sum_is_the_mean(tmp_path):
     path = beamformed(tmp_path, tmp_path / "out", "ES2011a", "--method", "python")
     one, _ = soundfile.read(tmp_path / "ES2011a" / "audio" / "ES2011a.Array1-01.wav")
     np.testing.assert_allclose(soundfile.read(path)[0], one, atol=2 / 32768)
+
+
+def test_the_delay_is_kept_where_nothing_correlates(tmp_path):
+    rng = np.random.default_rng(0)
+    source, channels = rng.normal(0.0, 0.1, 5 * RATE + 3), []
+    for number in range(2):
+        samples = source[3 * number :][: 5 * RATE].copy()
+        samples[2 * RATE : 5 * RATE // 2] = rng.normal(0.0, 0.1, RATE // 2)
+        soundfile.write(tmp_path / f"{number}.wav", samples, RATE)
+        channels.append(soundfile.SoundFile(tmp_path / f"{number}.wav"))
+    delays, _ = _estimate(channels, _Windows(RATE // 2, 21, RATE // 1000), 5 * RATE)
+    assert delays.tolist() == [[0] * 21, [-3] * 21]
 
 
 def test_resumes_and_skips(tmp_path, capsys):
