@@ -11,6 +11,7 @@ import soxr
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet2_birq.bin.prepare_yodas import main
+from espnet2_birq.corpora.yodas.layout import wanted_subsets
 from espnet2_birq.corpora.yodas.selection import HeldOut
 from espnet2_birq.datadir.check import check_data_dir
 from espnet2_birq.datadir.kaldi import read_scp
@@ -59,6 +60,14 @@ def test_espnet_reads_what_is_written(release, prepare):
     speakers = list(read_scp(out / "utt2spk").values())
     assert speakers == sorted(speakers)
     assert not (out / "text").exists() and not (out / "category2utt").exists()
+
+
+def test_a_part_of_another_part_takes_nothing_from_it():
+    whole, some = "en000", ["en000/00000001", "en000/00000002"]
+    there = ["de000", "en000"]
+    assert wanted_subsets(some, there) == {"en000": {"00000001", "00000002"}}
+    assert wanted_subsets([whole, *some], there) == {"en000": set()}
+    assert wanted_subsets([*some, whole], there) == {"en000": set()}
 
 
 def test_order_with_ids_of_any_length(release, prepare):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from espnet2_birq.corpora.yodas import shard as module
+from espnet2_birq.corpora.yodas.layout import Shard
+from espnet2_birq.corpora.yodas.writer import ShardOptions, ShardWriter
 from espnet2_birq.datadir.audio import NOT_FINITE
 from espnet2_birq.datadir.kaldi import read_scp
 
@@ -147,6 +149,22 @@ def test_captions_that_do_not_fit_their_video(make_release, prepare, segments, r
     assert len(reasons) == 2 and "video without captions" in reasons
     assert any(r.startswith(reason) for r in reasons)
     assert len(read_scp(out / "yodas" / "wav.scp")) == 1
+
+
+def test_a_caption_may_end_a_little_after_its_video(make_release, prepare):
+    release = make_release("yodas2")
+    release.add(GOOD, {"v": ONE})  # of 3 s
+    release.write_text(GOOD, {"v": {"v-00000-00000100-00000319": "fine"}})
+    out = prepare(release, "--parts", "en", "--valid_hours", 0) / "yodas"
+    assert list(read_scp(out / "utt2num_samples").values()) == ["32000"]
+
+
+def test_limits_of_the_length_are_allowed(tmp_path):
+    options = ShardOptions(min_duration=1.0, max_duration=2.0)
+    with ShardWriter(Shard("en000", "00000000"), options, tmp_path) as writer:
+        lengths = 0.99, 1.0, 2.0, 2.01
+        good = [writer.has_good_length(f"v{x}", x) for x in lengths]
+    assert good == [False, True, True, False]
 
 
 def test_bad_members(release, prepare):
