@@ -285,6 +285,7 @@ def test_good_segments(segmented):
         ("r nan -1", "starts before 0"),
         ("r 0 inf", "ends before it starts"),
         ("r 0.5 1.5", "reaches beyond its recording"),
+        ("r 1 -1", "reaches beyond its recording"),
         ("r 1.5 -1", "reaches beyond its recording"),
     ],
 )

@@ -60,6 +60,9 @@ def test_draw_is_uniform_and_repeatable():
         for item in sample:
             counts[item] += 1
     assert 400 < min(counts) and max(counts) < 600  # mean 500, deviation 19
+    # The first item after the sample is full is left out half of the time, too.
+    firsts = [draw("ab", 1, seed)[0] for seed in range(1000)]
+    assert 420 < firsts.count("a") < 580
 
 
 def test_map_parallel_reads_no_further_than_it_must():

@@ -1,5 +1,7 @@
 """Subsets of data directories."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,7 +11,7 @@ from espnet2_birq.bin.subset_data import main
 from espnet2_birq.datadir.check import check_data_dir
 from espnet2_birq.datadir.kaldi import Segment, Utterance, read_scp, write_data_dir
 from espnet2_birq.datadir.stamp import STAMP, write_stamp
-from espnet2_birq.datadir.subset import choose, read_data_dir
+from espnet2_birq.datadir.subset import DataDir, choose, read_data_dir
 from espnet2_birq.errors import DataError
 
 FS = 16000
@@ -88,6 +90,13 @@ def test_one_seed_one_draw_shorter_in_longer(formatted):
     assert set(choose(data, 0.1, seed=3)) < set(choose(data, 0.7, seed=3))
     total = sum(data.seconds.values()) / 3600
     assert choose(data, total) == sorted(data.seconds)
+
+
+def test_hours_are_met_within_half_an_utterance():
+    seconds = {f"u{number}": 10.0 for number in range(9)}
+    data = DataDir(Path("x"), {}, seconds, dict.fromkeys(seconds, "p"), {})
+    for wanted, number in ((24, 2), (26, 3), (50, 5)):
+        assert len(choose(data, wanted / 3600)) == number
 
 
 def test_without_genders(formatted, capsys, tmp_path):
