@@ -156,6 +156,17 @@ def test_broken_input(sets, tmp_path, name, content, words):
     assert not (tmp_path / "dest").exists()
 
 
+def test_utterances_of_a_speaker_in_both_sets_are_sorted(tmp_path):
+    texts = dict.fromkeys(("1-a", "1-c"), "THE TRUTH")
+    labelled = write_set(
+        tmp_path / "labelled", {"1-b": "ABCD EFGH", "1-d": "A BCDEFGH"}
+    )
+    unlabelled = write_set(tmp_path / "unlabelled", texts)
+    decoded = write_decoded(tmp_path / "decoded", texts, dict.fromkeys(texts, -1.0))
+    run((labelled, unlabelled, decoded), tmp_path / "dest", "--keep", "1")
+    assert (tmp_path / "dest/spk2utt").read_text() == "1 1-a 1-b 1-c 1-d\n"
+
+
 @pytest.mark.parametrize("more", [", device='cuda:0'", ", dtype=torch.float64"])
 def test_scores_may_be_of_a_gpu(sets, more):
     path = sets[2] / "score"
