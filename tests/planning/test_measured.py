@@ -79,6 +79,12 @@ def test_products_are_at_most_as_fast_as_large_ones():
     assert rates == pytest.approx([1 / 2e11, 1e-10])
     per_flop, per_byte = measured.fit_rates(costs, seconds, 1e11)
     assert per_flop == 1e-11 and 0 < per_byte < 1e-10
+
+    def error(per_byte):
+        times = [cost.flops * 1e-11 + cost.moved * per_byte for cost in costs]
+        return sum((time / real - 1) ** 2 for time, real in zip(times, seconds))
+
+    assert error(per_byte) < min(error(0.99 * per_byte), error(1.01 * per_byte))
     # Without a bound, products would cost nothing.
     seconds = [cost.moved / 1e10 - 0.1 * cost.flops / 1e11 for cost in costs]
     per_flop, per_byte = measured.fit_rates(costs, seconds, 1e12)
