@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,6 +368,28 @@ def test_a_kill_before_the_first_label(folder, tmp_path, monkeypatch, step, anew
     assert (out / "codebook_size").is_file()
     for name in expected:
         assert np.array_equal(found[name][1]["labels"], expected[name][1]["labels"])
+
+
+def test_a_kill_while_old_labels_are_removed(tmp_path, monkeypatch):
+    """What is left of them does not count as complete."""
+    out, origins = tmp_path / "out", []
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(name)
+        origins.append(labelling.Origin([tmp_path / name]))
+    labelling._prepare(out, origins[0], 5)
+    for name in ("labels.1.ark", "labels.1.scp", "labels.scp"):
+        (out / name).touch()
+    real = Path.unlink
+
+    def killed(path, missing_ok=False):
+        real(path, missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        labelling._prepare(out, origins[1], 5)
+    labelling._prepare(out, origins[0], 5)
+    assert not list(out.glob("labels.*"))
 
 
 @pytest.mark.parametrize("by", ["objective", "kmeans"])
