@@ -46,7 +46,7 @@ def test_sides_have_no_speaker_in_common():
 
 
 def test_chapters_of_a_reader_are_one_voice():
-    assert voice_of("1272-128104") == "1272"
+    assert voice_of("1272-128104") == voice_of("1272-128104-0003") == "1272"
     assert voice_of("1272") == "1272"
     assert voice_of("spk-1") == "spk-1"
 

@@ -33,6 +33,7 @@ def test_kaldi_text(tmp_path):
         ("", "empty file"),
         ("a (s-1)\nb\n", "line 2 does not end with"),
         ("a ()\n", "line 1 does not end with"),
+        ("a (b c)\n", "line 1 does not end with"),
         ("a (s-1)\nb (s-1)\n", r"line 2: \(s-1\) occurs twice"),
     ],
 )
