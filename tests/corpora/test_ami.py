@@ -253,6 +253,12 @@ def test_partitions_that_do_not_fit(small, tmp_path):
         list_main(command)
 
 
+def test_a_meeting_may_be_listed_twice_in_a_set(small, tmp_path):
+    (small / "lists" / "dev.txt").write_text("ES2011a\nES2011a\n")
+    prepare(small, tmp_path, "--annotations-only", "--sets", "dev")
+    assert len(read_scp(tmp_path / "ihm_dev" / "segments")) == 4
+
+
 def test_bad_input_is_named(small, tmp_path, capsys):
     dest, audio = tmp_path / "data", tmp_path / "amicorpus"
     options = ("--sets", "dev", "--nj", "2", "--audio", audio)

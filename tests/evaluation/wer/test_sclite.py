@@ -73,6 +73,12 @@ def test_report(tmp_path):
     }
 
 
+def test_only_utterances_with_an_error_count_as_wrong(tmp_path):
+    pair = "a (s-1)\nb (s-2)\n", "a (s-1)\nc (s-2)\n"
+    report = call_stand_in(tmp_path, *pair).stdout
+    assert rows(report)[-1] == ("Sum", "2 2 1 1 0 0 1 1".split())
+
+
 def test_what_asr_sh_shows(tmp_path):
     """Stage 13 runs `grep -e Avg -e SPKR -m 2`: the titles and the total."""
     report = call_stand_in(tmp_path).stdout.splitlines()
