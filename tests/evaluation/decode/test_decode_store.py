@@ -10,7 +10,11 @@ import pytest
 
 from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.decode import store as stores
-from espnet2_birq.evaluation.decode.pipeline import search_store, write_output
+from espnet2_birq.evaluation.decode.pipeline import (
+    finish_set,
+    search_store,
+    write_output,
+)
 from espnet2_birq.evaluation.decode.search import best_path
 from espnet2_birq.evaluation.decode.sets import set_name
 from espnet2_birq.evaluation.decode.store import Block, LogProbs, Results, read_block
@@ -113,6 +117,23 @@ def test_an_utterance_without_result_is_an_error(tmp_path):
     assert not (out / "text").exists()
     texts = write_output(*given, {"u3": "damaged"}, lambda tokens: ("x", []))
     assert list(texts) == list(AUDIO)
+
+
+def test_skipped_utterances_do_not_count_as_empty(tmp_path):
+    (tmp_path / "wav.scp").write_text("".join(f"{name} x.wav\n" for name in AUDIO))
+    store, results = make_store(tmp_path / "store"), Results(tmp_path / "results", {})
+    results.add({"u0": dict(tokens=[], score=0.0, seconds=0.0)})
+    search_store(best_path, store, results, 1)
+    texts = {(): "", (1, 2, 3): "x"}
+    figures = finish_set(
+        tmp_path,
+        tmp_path,
+        store,
+        results,
+        {"u3": "damaged"},
+        lambda tokens: (texts[tuple(tokens)], []),
+    )
+    assert (figures["skipped"], figures["empty"]) == (1, 1)
 
 
 def test_a_killed_process_of_the_search(tmp_path):
