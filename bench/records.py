@@ -71,14 +71,9 @@ def keep(comparison: str, out: Path, path: Path = FILE) -> int:
 
     Returns:
         Number of measurements copied.
-
-    Raises:
-        DataError: If there are none.
     """
     records = read_records(path)
     found = sorted((out / "phones").glob("*_seed*.json"))
-    if not found:
-        raise DataError(f"{out}/phones has no measurements (matrix --phones)")
     for file in found:
         system, seed = re.fullmatch(r"(.+)_seed(\d+)", file.stem).groups()
         (model,) = read_json(file)["models"]
@@ -217,9 +212,12 @@ def main() -> None:
         parser.error("keep needs --out, and only keep takes it")
     try:
         if args.action == "keep":
-            print(f"{keep(args.comparison, args.out)} measurements kept in {FILE}")
-            found = error_records.keep(args.comparison, args.out)
-            print(f"{found} decoded sets kept in {error_records.FILE}")
+            phones = keep(args.comparison, args.out)
+            decoded = error_records.keep(args.comparison, args.out)
+            if not phones + decoded:
+                raise DataError(f"{args.out}: no measurements; give --out of a matrix")
+            print(f"{phones} phone measurements kept in {FILE}")
+            print(f"{decoded} decoded sets kept in {error_records.FILE}")
             return
         rows = rows_of(args)
     except (DataError, OSError) as error:
