@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Checks of options about data, and a record of those of local/data.sh, which only stage 1
-# reads; sourced by birq.sh, finetune.sh and recipes with a stage 1 of their own.
+# Checks of options about data, locks of its folders, and a record of the options of
+# local/data.sh, which only stage 1 reads; sourced by birq.sh, finetune.sh and recipes with a
+# stage 1 of their own.
 
 #   data_record write|check MADE OTHERS OPTION VALUE ...
 #     MADE    what was made for training: a folder of data/, or a file
