@@ -68,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="measured step of exactly this configuration and number of GPUs: "
-        "train_time in ESPnet's log, minus iter_time",
+        "train_time in ESPnet's log, divided by accum_grad, minus iter_time",
     )
     add("--json", action="store_true", help="print the numbers as JSON")
     return parser

@@ -66,7 +66,7 @@ def progress_of(log: TrainingLog, folder: Path) -> Progress:
         recent = log.intervals[-RECENT:]
         paces = [one["train_time"] for one in recent if "train_time" in one]
         if paces:
-            pace = sum(paces) / len(paces) * accum_grad  # seconds per update
+            pace = sum(paces) / len(paces)  # seconds per update, as ESPnet counts
             left = max(0, total - log.last_update) * pace
     loss = log.intervals[-1].get("loss", math.nan)
     return Progress(log.last_update, total, loss, left)
