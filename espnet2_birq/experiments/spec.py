@@ -317,7 +317,7 @@ def with_updates(conf: dict, updates: int, where: str) -> dict:
         )
     changes: dict[str, Any] = {"max_epoch": updates // each}
     for key in ("total_steps", "max_steps"):  # of onecyclelr, of tristagelr
-        if key in conf.get("scheduler_conf", {}):
+        if key in (conf.get("scheduler_conf") or {}):
             changes["scheduler_conf"] = {key: updates}
     return merge(conf, changes)
 
@@ -328,6 +328,10 @@ def updates_of(conf: dict) -> int:
     Raises:
         ConfigError: The number is not specified.
     """
+    if not conf.get("max_epoch"):
+        raise ConfigError(
+            "compute_of: updates are counted by max_epoch, which is missing"
+        )
     return conf["max_epoch"] * updates_per_epoch(conf, "compute_of")
 
 

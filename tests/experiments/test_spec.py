@@ -164,6 +164,11 @@ def test_updates_are_not_batches():
     assert with_updates(conf, updates_of(conf), "x")["max_epoch"] == 10
     with pytest.raises(ConfigError, match="no multiple of accum_grad 3"):
         updates_of({**conf, "accum_grad": 3})
+    with pytest.raises(ConfigError, match="max_epoch, which is missing"):
+        updates_of({"num_iters_per_epoch": 100})
+    # A constant learning rate may be written without options.
+    same = {**conf, "scheduler_conf": None}
+    assert with_updates(same, 500, "x") == same
 
 
 def test_joint_training_is_compared_at_equal_updates_and_at_equal_losses():
