@@ -30,7 +30,8 @@ right() {  # right FILE CHECKSUM NAME
     esac
 }
 
-total=$(grep -c '^[^#]' "${list}") number=0 fetched=0
+total=$(grep -c '^[^#]' "${list}") || fail "${list}: names no file, it has comments only"
+number=0 fetched=0
 while read -r sum url path || [ -n "${sum}" ]; do
     case "${sum}" in
         ""|"#"*) continue ;;

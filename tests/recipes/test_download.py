@@ -151,6 +151,14 @@ def test_missing_file_and_dry_run(tmp_path, server):
     assert not (tmp_path / "out" / "sub" / "b.bin").exists()
 
 
+def test_list_that_names_no_file(tmp_path):
+    (tmp_path / "list.txt").write_text("# CHECKSUM URL PATH\n")
+    status, said = run(DOWNLOAD, tmp_path / "list.txt", tmp_path / "out")
+    assert status == 1 and "list.txt: names no file" in said
+    status, said = run(LOCAL / "download.sh", "--list")
+    assert status == 1 and "DEST and PART are required" in said
+
+
 @pytest.fixture
 def openslr(tmp_path, server):
     """Command for a server of two parts and a language model, with their list."""

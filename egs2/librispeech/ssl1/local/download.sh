@@ -19,7 +19,7 @@ esac
 here=$(dirname "$(readlink -f "$0")")
 list=${here}/openslr.txt dry_run=
 if [ "${1:-}" = --dry-run ]; then dry_run=--dry-run; shift; fi
-if [ "${1:-}" = --list ]; then list=${2:-}; shift 2; fi
+if [ "${1:-}" = --list ]; then list=${2:-}; shift; shift || true; fi
 [ $# -ge 2 ] || fail "DEST and PART are required, see --help"
 [ -s "${list}" ] || fail "--list '${list}': no such list"
 dest=$1
