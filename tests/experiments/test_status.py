@@ -51,6 +51,8 @@ def write_log(folder, perplexity, *more):
         ([], 590, RUNNING),
         ([], 610, STOPPED),
         ([LINE.format(9, 21, 30, 25.0)], 610, RUNNING),  # 8 minutes between lines
+        # Half an hour between two of the first lines
+        ([LINE.format(x, 21, 30, 25.0) for x in [30, *[31] * 20]], 610, STOPPED),
         ([END, "# Ended (code 0) at Thu\n"], 9999, DONE),
         ([END], 9999, DONE),  # without run.pl
         # Resumed after its end

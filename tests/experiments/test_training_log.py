@@ -53,6 +53,17 @@ def test_values(experiment):
     assert log.seconds == 135 + 53  # from the first to the last line of each run
 
 
+def test_an_epoch_that_resumes_at_a_logged_batch(experiment):
+    """Its first batch is the last one of an interval that was logged before."""
+    line = "[h] 2026-11-21 05:22:00,561 INFO: 3epoch:train:{}batch: loss_anchor={}\n"
+    with (experiment / "train.log").open("a") as log:
+        log.write(line.format("1-10", 5.0) + line.format("11-20", 4.0))
+        log.write(line.format("20-29", 3.0))
+    found = read_training_log(experiment)
+    assert found.updates[4:] == [50, 69]
+    assert [one["loss_anchor"] for one in found.intervals[4:]] == [5.0, 3.0]
+
+
 def test_missing_and_empty_logs(tmp_path):
     with pytest.raises(DataError, match="no such file; run the training stage"):
         read_training_log(tmp_path)
