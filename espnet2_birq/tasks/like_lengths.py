@@ -98,7 +98,7 @@ def sort_into_batches(
     for pool in make_pools(drawn, sizes, batch_bins, min_batch_size):
         rest = sorted(pool, key=sizes.__getitem__, reverse=True)
         while rest:
-            count = batch_bins // sizes[rest[0]]
+            count = batch_bins // max(1, sizes[rest[0]])
             count = max(min(count, max_batch_size or count), min_batch_size)
             missing = min_batch_size - (len(rest) - count)
             if 0 < missing < min_batch_size:  # too few would remain

@@ -130,6 +130,9 @@ def test_counts(least, most):
         over = len(batch) * sizes[batch[0]] > 200 or len(batch) > (most or len(drawn))
         assert not over or len(batch) < 2 * least
         assert sizes[batch[0]] == max(map(sizes.get, batch))
+    # Utterances without a sample are left out when they are read.
+    sizes["empty"] = 0
+    assert sort_into_batches(["empty"] * least, sizes, 200, least, most)
     with pytest.raises(DataError, match="2 utterances in an epoch are too few"):
         sort_into_batches(drawn[:2], sizes, 200, 3)
 
