@@ -6,7 +6,13 @@ import pytest
 import yaml
 
 from espnet2_birq.errors import ConfigError
-from espnet2_birq.experiments.spec import merge, read_spec, updates_of, with_updates
+from espnet2_birq.experiments.spec import (
+    merge,
+    read_spec,
+    updates_of,
+    with_trunks,
+    with_updates,
+)
 from espnet2_birq.pretraining.heads import Heads
 from espnet2_birq.pretraining.objective import build_objective, parse_objectives
 from espnet2_birq.pretraining.schedule import Schedule
@@ -122,6 +128,15 @@ def test_a_trunk_may_have_no_changes(tmp_path):
     systems = [dict(name="a", pretrain={}), dict(name="b", pretrain={}, after="a")]
     spec = changed(tmp_path, compare=[], systems=systems)
     assert spec.system("b").after == "a"
+
+
+def test_systems_are_run_after_their_trunks(tmp_path):
+    names = [("a", None), ("b", "a"), ("other", "a"), ("c", "b")]
+    systems = [{"name": one, "pretrain": {}, "after": after} for one, after in names]
+    spec = changed(tmp_path, systems=systems, compare=[])
+    assert [one.name for one in with_trunks(spec, ["c"])] == ["a", "b", "c"]
+    with pytest.raises(ConfigError, match="no system 'd' in the matrix"):
+        with_trunks(spec, ["d"])
 
 
 def changed(folder, **change):
