@@ -85,6 +85,32 @@ def test_tables_of_probes_name_what_is_resampled():
     )
 
 
+def test_tables_of_error_rates_are_by_seed():
+    """Rates are in the order of the seeds; differences are of common seeds."""
+    keys = [("1h", "test", kind) for kind in ("wer", "cer")]
+    rates = {"a": {0: 4, 1: 1}, "b": {1: 2, 2: 3}}
+    found = {
+        name: {
+            seed: Result(None, {key: make([wrong], [10]) for key in keys}, None)
+            for seed, wrong in by_seed.items()
+        }
+        for name, by_seed in rates.items()
+    }
+    spec = SimpleNamespace(
+        systems=[System(x, x.upper(), None) for x in found],
+        finetune_sets=[SimpleNamespace(name="1h")],
+        tests=["test"],
+        compare=[("a", "b")],
+        system=lambda name: System(name, name.upper(), None),
+    )
+    runner = SimpleNamespace(spec=spec)
+    text = report._error_table(runner, found, "1h", "test")
+    cells = "25.0 [10.0, 40.0] | 40.0; 10.0"
+    assert f"| A | 2 | {cells} | {cells} |" in text
+    text = report._comparisons(runner, found)
+    assert "| A minus B | 1h | test | 1 | -10.00 [-] | -10.00 [-] |" in text
+
+
 def test_probes_made_before_speakers_were_known_can_be_compared(tmp_path):
     """Their trn files name the utterance instead of the speaker."""
     found = []
