@@ -162,3 +162,12 @@ def test_the_setting_of_a_batch_makes_it(kind):
     for number in (3, 7):  # beyond limits of the configuration
         setting = setting_of(options(*given), number, 12.3, 1).split()
         assert most_utterances(options(*given, *setting), 12.3, 1) == number
+
+
+def test_the_batches_of_joint_training_keep_their_ratio():
+    args = options("--batch_type", "numel", "--batch_bins", 10 * SECOND)
+    args.unlabelled_batch_bins = 25 * SECOND
+    bins = 2 * SECOND - 1  # ends with the second utterance
+    assert setting_of(args, 2, 1.0, 1) == (
+        f"--batch_bins {bins} --unlabelled_batch_bins {bins * 5 // 2}"
+    )
