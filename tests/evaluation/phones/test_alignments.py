@@ -107,6 +107,11 @@ def write_utf16(folder):
     return write_textgrids(folder, "utf-16")
 
 
+def write_big_endian(folder):
+    """Write UTF-16 as Praat does by default."""
+    return write_textgrids(folder, "utf-16-be", lambda text: f"\ufeff{text}")
+
+
 def write_short(folder):
     """Write Praat's short format: only values, one per line."""
 
@@ -120,6 +125,7 @@ def write_short(folder):
 
 
 WRITERS = [write_tsv, write_gzip, write_ctm, write_textgrids, write_utf16, write_short]
+WRITERS.append(write_big_endian)
 
 
 @pytest.mark.parametrize("shift", [0.01, 0.02, 0.03, 0.04])
