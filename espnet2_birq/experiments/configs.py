@@ -22,6 +22,7 @@ from espnet2_birq.reading import read_json, read_yaml
 
 UTTERANCE = 5.0  # seconds per utterance when compute is counted
 SSL_MODEL = "valid.total_count.ave.pth"
+ROUNDS = 10  # in which a number of updates is found, of which three or so are needed
 
 
 class Configs:
@@ -66,12 +67,25 @@ class Configs:
             conf = self._with_own_updates(system)
             if system.compute_of is not None:
                 other = self.spec.system(system.compute_of)
-                each = updates_per_epoch(conf, system.name)
-                updates = updates_of(self.pretraining(other)) * self.flops(other)
-                epochs = max(1, round(updates / self.flops(system) / each))
-                conf = with_updates(conf, each * epochs, system.name)
+                flops = updates_of(self.pretraining(other)) * self.flops(other)
+                conf = self._with_compute(conf, flops, system)
             self._pretraining[system.name] = conf
         return self._pretraining[system.name]
+
+    def _with_compute(self, conf: dict, flops: float, system: System) -> dict:
+        """Return a configuration with as many updates as cost some FLOPs."""
+        each = updates_per_epoch(conf, system.name)
+        if not _has_phases(conf):
+            epochs = max(1, round(flops / self.flops(system) / each))
+            return with_updates(conf, each * epochs, system.name)
+        # The mean cost of an update depends on their number, which depends on it.
+        for _ in range(ROUNDS):
+            cost = self._flops.count_once(f"{system.name}.yaml", _dump(conf))
+            epochs = max(1, round(flops / cost / each))
+            before, conf = conf, with_updates(conf, each * epochs, system.name)
+            if conf == before:
+                break
+        return conf
 
     def text(self, system: System, seed: int) -> str:
         """Return the text of the configuration file of a pretraining run."""
@@ -94,7 +108,9 @@ class Configs:
     def flops(self, system: System) -> float:
         """Return the FLOPs of an update of pretraining."""
         conf = self._with_own_updates(system)
-        return self._flops.count(system.name, yaml.safe_dump(conf, sort_keys=False))
+        if system.compute_of is not None and _has_phases(conf):
+            conf = self.pretraining(system)
+        return self._flops.count(system.name, _dump(conf))
 
     def write(self, seeds: list[int]) -> None:
         """Write all configurations, and the FLOPs of their updates.
@@ -151,12 +167,16 @@ class Flops:
             self.of.pop(name, None)
             self._save()  # first, so that an interruption leaves no outdated count
             file.write_text(text, encoding="utf-8")
-            self.of[name] = update_flops(file)
+            self.of[name] = self._counted.get(text) or update_flops(file)
             self._save()
             return self.of[name]
+        return self.count_once(file.name, text)
+
+    def count_once(self, file: str, text: str) -> float:
+        """Count a configuration's FLOPs without writing them to the folder."""
         if text not in self._counted:
             with tempfile.TemporaryDirectory() as folder:
-                copy = Path(folder) / file.name
+                copy = Path(folder) / file
                 copy.write_text(text, encoding="utf-8")
                 self._counted[text] = update_flops(copy)
         return self._counted[text]
@@ -166,6 +186,16 @@ class Flops:
 
     def _save(self):
         write_whole(self.path, json.dumps(self.of, indent=1))
+
+
+def _dump(conf: dict) -> str:
+    return yaml.safe_dump(conf, sort_keys=False)
+
+
+def _has_phases(conf: dict) -> bool:
+    """Whether updates differ in cost, since objectives start late or stop early."""
+    parts = [*(conf.get("objectives") or []), conf.get("tokenizer_conf") or {}]
+    return any(isinstance(part, dict) and part.get("when") for part in parts)
 
 
 def update_flops(config: Path) -> float:

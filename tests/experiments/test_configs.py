@@ -4,10 +4,13 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
+import yaml
+
 from espnet2_birq.datadir.locking import locked
 from espnet2_birq.experiments import configs
 from espnet2_birq.experiments.runner import Runner
-from espnet2_birq.experiments.spec import read_spec
+from espnet2_birq.experiments.spec import read_spec, updates_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +33,28 @@ def test_two_matrices_write_one_folder_in_turn(tmp_path, monkeypatch):
     assert kept.pop("of another matrix") == 1.0
     assert set(kept) == {x.name for x in spec.systems}
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_equal_compute_of_an_objective_that_starts_late(tmp_path, monkeypatch):
+    """The cost is that of the updates found, not of those that the file has."""
+
+    def count(path):
+        conf = yaml.safe_load(path.read_text())
+        updates = updates_of(conf)
+        late = any(one.get("when") for one in conf["objectives"])
+        return 1 + max(0, updates - 600) / updates * late
+
+    monkeypatch.setattr(configs, "update_flops", count)
+    spec = read_spec(ROOT / "bench" / "matrix.yaml")
+    system = spec.system("birq_equal_compute")
+    system.pretrain["objectives"][1]["when"] = {"start": 600}
+    mine = configs.Configs(spec, tmp_path)
+    # Of BEST-RQ's 1200, 600 and half of the others, each of twice the cost; in epochs
+    updates = updates_of(mine.pretraining(system))
+    assert updates * mine.flops(system) == pytest.approx(1200, abs=200)
+    mine.write([0])
+    again = configs.Configs(spec, tmp_path)
+    assert again.flops(system) == mine.flops(system) == 1 + (updates - 600) / updates
 
 
 def test_a_probe_of_halves_has_no_training_set(tmp_path):
