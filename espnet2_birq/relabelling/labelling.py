@@ -1,6 +1,7 @@
 """Label whole sets, resumably."""
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from espnet2_birq import api
 from espnet2_birq.config import config_of
 from espnet2_birq.datadir.files import whole_file, write_whole
+from espnet2_birq.datadir.kaldi import iter_scp
 from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import STAMP, check_stamp, write_stamp
 from espnet2_birq.errors import DataError
@@ -154,13 +156,16 @@ def label_set(
         files = [*origin.files, *map(config_of, origin.files[:1]), speech.path]
         _prepare(out, replace(origin, files=files), size)
         names = list(speech.entries)
-        if (out / SCP).is_file():
+        if _is_whole(out / SCP):
             logging.info(f"{out / SCP}: is already complete")
             return len(names)
+        (out / SCP).unlink(
+            missing_ok=True
+        )  # it may name archives that are written again
         parts = [names[start : start + PART] for start in range(0, len(names), PART)]
         arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]
         for number, (ark, part) in enumerate(zip(arks, parts)):
-            if not ark.with_suffix(".scp").is_file():
+            if not _is_whole(ark.with_suffix(".scp")):
                 codes = _labels(model, label, speech, part, batch_size)
                 write_labels(ark, codes, size, model.frame_rate)
             logging.info(f"{number * PART + len(part)} of {len(names)} utterances")
@@ -169,6 +174,14 @@ def label_set(
                 with ark.with_suffix(".scp").open("rb") as stream:
                     shutil.copyfileobj(stream, whole)
         return len(names)
+
+
+def _is_whole(listed: Path) -> bool:
+    """Whether a list is there, and the archives that it names."""
+    if not listed.is_file():
+        return False
+    arks = {entry.rpartition(":")[0] for _, entry in iter_scp(listed)}
+    return all(map(os.path.isfile, arks))
 
 
 def _prepare(out: Path, origin: Origin, size: int) -> None:

@@ -423,6 +423,18 @@ def test_a_folder_with_another_model_gives_other_labels(folder, tmp_path, by):
     assert after[0] != before[0] and after[1] != before[1]
 
 
+def test_archives_that_were_removed_or_moved_are_made_again(folder, tmp_path):
+    fit(folder, tmp_path / "km.npz")
+    out, moved = tmp_path / "labels", tmp_path / "moved"
+    before = dump(folder, tmp_path / "km.npz", out)["u03"][1]["labels"]
+    (out / "labels.1.ark").unlink()
+    after = dump(folder, tmp_path / "km.npz", out)["u03"][1]["labels"]
+    assert np.array_equal(before, after)
+    out.rename(moved)
+    after = dump(folder, tmp_path / "km.npz", moved)["u03"][1]["labels"]
+    assert np.array_equal(before, after)
+
+
 @pytest.mark.parametrize(
     "more",
     [["--batch_size", "0"], ["--seed", "-1"], ["--clusters", "0"], ["--frames", "x"]],
