@@ -286,6 +286,7 @@ def test_two_processes_are_one_with_the_joint_batch(tmp_path):
         ({"freeze_encoder_updates": -1}, "give 0 or more"),
         ({"encoder_lr_decay": 0.9, "use_deepspeed": True}, "leave out"),
         ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "need an lr"),
+        ({"encoder_lr_decay": 0.9, "optim_conf": {"lr": "1e-3"}}, "write 0.001"),
         (
             {
                 "encoder_lr_decay": 0.9,
