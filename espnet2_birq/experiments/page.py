@@ -23,7 +23,11 @@ from espnet2_birq.evaluation.similarity import layer_similarity
 from espnet2_birq.experiments import page_plots as plots
 from espnet2_birq.experiments.progress import read_config
 from espnet2_birq.experiments.status import describe, find_path
-from espnet2_birq.experiments.training_log import read_training_log
+from espnet2_birq.experiments.training_log import (
+    TrainingLog,
+    all_objectives,
+    read_training_log,
+)
 from espnet2_birq.reading import read_json, refusing
 
 SECONDS = 5.0  # length of an utterance whose codes are legible in a plot
@@ -87,23 +91,7 @@ def write_page(
     """
     log = read_training_log(folder)
     parts = [_section("State", f"<pre>{html.escape(describe(folder))}</pre>")]
-    parts.append(
-        _section(
-            "Learning",
-            _picture(plots.learning_curves(log), "loss and accuracy over updates"),
-            "Lines: training, means over the log's intervals. White markers: validation, "
-            "after each epoch.",
-        )
-    )
-    parts.append(
-        _section(
-            "Codebooks",
-            _picture(plots.codebook_use(log), "perplexity over updates"),
-            "Perplexity: as many codes, equally often, would be as uncertain. A batch "
-            "cannot show more codes than it has frames. Labels in the grey have "
-            "collapsed; predictions begin there.",
-        )
-    )
+    parts += _curves(log)
     parts += _phones(folder, phones)
     parts += _probes(folder, probes)
     parts += _model_at_work(folder, audio)
@@ -120,6 +108,27 @@ def write_page(
     write_whole(
         out, f"{head}<style>{STYLE}</style>\n<h1>{name}</h1>\n{body}\n</html>\n"
     )
+
+
+def _curves(log: TrainingLog) -> list[str]:
+    """Show the objectives' learning; nothing while a tokenizer learns alone."""
+    if not all_objectives(log):
+        return []
+    return [
+        _section(
+            "Learning",
+            _picture(plots.learning_curves(log), "loss and accuracy over updates"),
+            "Lines: training, means over the log's intervals. White markers: validation, "
+            "after each epoch.",
+        ),
+        _section(
+            "Codebooks",
+            _picture(plots.codebook_use(log), "perplexity over updates"),
+            "Perplexity: as many codes, equally often, would be as uncertain. A batch "
+            "cannot show more codes than it has frames. Labels in the grey have "
+            "collapsed; predictions begin there.",
+        ),
+    ]
 
 
 def _section(title: str, content: str, note: str = "") -> str:

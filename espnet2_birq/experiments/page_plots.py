@@ -10,7 +10,7 @@ import numpy as np
 from espnet2_birq.evaluation.glance import Glance
 from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.status import COLLAPSED
-from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
+from espnet2_birq.experiments.training_log import TrainingLog, all_objectives
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, by lightness.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -59,7 +59,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 def learning_curves(log: TrainingLog) -> bytes:
     """Plot loss and accuracy of each objective over updates, training and validation."""
-    names = _names(log)
+    names = all_objectives(log)
     with _figure(1, 2, 3.2) as (axes, buffer):
         for axis, key, title in zip(
             axes[0], ("loss", "acc"), ("loss", "accuracy at masked frames")
@@ -84,15 +84,19 @@ def learning_curves(log: TrainingLog) -> bytes:
     return buffer.getvalue()
 
 
-def _legend_below(axis: Any) -> None:
-    """Put a legend below the axes, where it hides no curve."""
-    handles, labels = axis.get_legend_handles_labels()
-    axis.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-
-
-def _names(log: TrainingLog) -> list[str]:
-    """Return all objectives of a log, including those that begin late."""
-    return list(dict.fromkeys(x for v in log.intervals for x in objectives_of(v)))
+def _legend_below(axes: Sequence[Any]) -> None:
+    """Put a legend of all axes below them, where it hides no curve."""
+    lines: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        lines.update(zip(labels, handles))
+    axes[0].figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+    )
 
 
 def _points(xs: Sequence[float], values: Sequence[Mapping[str, float]], key: str):
@@ -102,7 +106,7 @@ def _points(xs: Sequence[float], values: Sequence[Mapping[str, float]], key: str
 
 def codebook_use(log: TrainingLog) -> bytes:
     """Plot perplexities of labels and predictions, one panel per objective."""
-    names = _names(log)
+    names = all_objectives(log)
     kinds = (
         ("window_ppl", "labels, 10,000 frames"),
         ("label_ppl", "labels, a batch"),
@@ -123,7 +127,7 @@ def codebook_use(log: TrainingLog) -> bytes:
             axis.grid(alpha=0.3)
         highest = max(axis.get_ylim()[1] for axis in axes[0])
         axes[0][0].set(ylabel="perplexity (codes in use)", ylim=(1, highest))
-        _legend_below(axes[0][0])
+        _legend_below(axes[0])
     return buffer.getvalue()
 
 
@@ -224,7 +228,7 @@ def prediction(look: Glance) -> bytes:
             )
         axes[-1][0].set(xlabel="seconds", xlim=(0, seconds))
         if look.codes:
-            _legend_below(axes[-1][0])
+            _legend_below(axes[-1])
     return buffer.getvalue()
 
 

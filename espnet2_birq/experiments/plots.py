@@ -1,6 +1,6 @@
 """Plots of training logs, and of a matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from espnet2_birq.experiments.page_plots import line_style
 from espnet2_birq.experiments.phone_tables import accuracies
 from espnet2_birq.experiments.results import Result, resample
 from espnet2_birq.experiments.runner import Runner
-from espnet2_birq.experiments.training_log import TrainingLog, objectives_of
+from espnet2_birq.experiments.training_log import TrainingLog, all_objectives
 
 Results = dict[str, dict[int, Result]]
 TURN = 10  # colours of matplotlib; then they repeat, with other dashes and markers
@@ -69,9 +69,7 @@ def plot_logs(
     matplotlib.use("Agg")  # no display is needed
     import matplotlib.pyplot as plt
 
-    names = dict.fromkeys(
-        x for _, log in logs for x in objectives_of(log.intervals[-1])
-    )
+    names = _names(log for _, log in logs)
     keys = keys or [f"loss_{name}" for name in names] or ["loss"]
     there = {key for _, log in logs for values in log.intervals for key in values}
     for key in keys:
@@ -111,6 +109,11 @@ def plot_logs(
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
+
+
+def _names(logs: Iterable[TrainingLog]) -> list[str]:
+    """Return the objectives of all logs, in order of appearance."""
+    return list(dict.fromkeys(x for log in logs for x in all_objectives(log)))
 
 
 def _plot_values(axis: Any, log: TrainingLog, key: str, **style: Any) -> Any:
@@ -159,10 +162,10 @@ def _curves(runner, results, name, title, keys):
         for result in results[system.name].values()
         if result.pretraining
     ]
-    # Objectives of all systems, in order of appearance.
-    names = dict.fromkeys(x for _, log in logs for x in objectives_of(log.train[-1]))
+    names = _names(log for _, log in logs)
+    there = {key for _, log in logs for values in log.intervals for key in values}
     keys = [f"{key}_{name}" for name in names for key in keys]
-    keys = [key for key in keys if any(key in log.train[-1] for _, log in logs)]
+    keys = [key for key in keys if key in there]
     if not keys:
         return []
     figure, axes = _axes(1, len(keys))

@@ -17,7 +17,7 @@ from espnet2_birq.experiments.results import (
 )
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import System
-from espnet2_birq.experiments.training_log import objectives_of
+from espnet2_birq.experiments.training_log import all_objectives
 
 Results = dict[str, dict[int, Result]]
 LEFT_OUT = "left out of the report until it is run again"
@@ -82,7 +82,8 @@ def _pretraining_table(systems: list[System], results: Results) -> str:
         first = [system.label, _each([one.updates for one in done], ".0f")]
         first.append(_each([one.flops / 1e12 for one in done], ".3g"))
         first.append(_each([one.log.seconds / 60 for one in done], ".1f"))
-        for name in objectives_of(done[0].log.train[-1]):
+        # With `once`, an objective may have started with some seeds only.
+        for name in dict.fromkeys(x for one in done for x in all_objectives(one.log)):
             row = [*first, name]
             for _, key, part, factor, form in STATISTICS:
                 values = [getattr(x.log, part)[-1].get(f"{key}_{name}") for x in done]

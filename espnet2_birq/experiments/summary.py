@@ -8,7 +8,7 @@ from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.markdown import markdown_table
 from espnet2_birq.evaluation.wer.experiments import score_experiments
 from espnet2_birq.evaluation.wer.tables import format_rate
-from espnet2_birq.experiments.training_log import objectives_of, read_training_log
+from espnet2_birq.experiments.training_log import all_objectives, read_training_log
 from espnet2_birq.reading import read_text
 
 HEADER = (
@@ -72,9 +72,9 @@ def _pretraining(ssl_exp: Path | None, asr_exp: Path) -> tuple[Sequence[str], in
     if counts is None:
         raise DataError(f"{handoff}: is incomplete; run stage 11 of finetune.sh")
     losses, accuracies, perplexities = [], [], []
-    for name in objectives_of(epoch):
+    for name in all_objectives(log):
         key = f"loss_{name}"
-        # Objectives that start late or are rarely active may be missing in an interval.
+        # Objectives that start late, stop or are rarely active may be missing.
         ends = [f"{x[key]:.2f}" if key in x else "-" for x in (first, last)]
         losses.append(f"{name}: {', '.join(ends)}")
         # Latent prediction has neither.

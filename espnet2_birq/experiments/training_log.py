@@ -39,6 +39,12 @@ def objectives_of(values: dict[str, float]) -> list[str]:
     return [key.removeprefix("loss_") for key in keys]
 
 
+def all_objectives(log: TrainingLog) -> list[str]:
+    """Return the names of all objectives of a log, also of those that start or stop."""
+    logged = (*log.intervals, *log.train)
+    return list(dict.fromkeys(x for values in logged for x in objectives_of(values)))
+
+
 def read_training_log(folder: Path) -> TrainingLog:
     """Read an experiment's train.log, including earlier, interrupted runs.
 

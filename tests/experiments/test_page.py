@@ -137,6 +137,17 @@ def test_page_without_model_or_data(experiment, tmp_path, caplog):
         report.main([str(tmp_path), "--out", str(out)])
 
 
+def test_page_before_the_first_objective_starts(tmp_path):
+    """A tokenizer may learn alone at first."""
+    folder = tmp_path / "ssl"
+    write_experiment(folder, SSLTask, objectives=OBJECTIVES).unlink()
+    values = "distillation=0.9, loss=1.0, train_time=0.5"
+    (folder / "train.log").write_text(STEP.format(0, 1, 10, values))
+    report.main([str(folder)])
+    titles = read(folder / "report.html")[1]
+    assert titles == ["State", "An utterance", "Configuration"]
+
+
 def test_glance_is_what_training_sees(experiment):
     """Labels are those of the clean input, predictions those of the masked one."""
     model = load(experiment)

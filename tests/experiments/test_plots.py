@@ -8,7 +8,7 @@ import pytest
 from matplotlib import colors, figure
 
 from espnet2_birq.experiments import plots
-from espnet2_birq.experiments.page_plots import line_style
+from espnet2_birq.experiments.page_plots import codebook_use, line_style
 from espnet2_birq.experiments.results import Errors, Result
 from espnet2_birq.experiments.spec import System
 from espnet2_birq.experiments.training_log import TrainingLog
@@ -62,6 +62,28 @@ def test_legend_of_logs_with_different_objectives(tmp_path, drawn):
     logs = [("BiRQ", log_of("anchor", "own")), ("data2vec", log_of("latent"))]
     plots.plot_logs(logs, tmp_path / "x.png")
     assert legend(drawn) == ["BiRQ", "data2vec"]
+
+
+def log_with_an_end():
+    """Log of an objective that stops, and of one that starts then."""
+    values = [{"loss_cold": 2.0}, {"loss_main": 1.0}]
+    return TrainingLog([1, 2], values, values, values, 1, 2)
+
+
+def test_objectives_that_stop_are_plotted(tmp_path, runner, drawn):
+    plots.plot_logs([("BRIDLE", log_with_an_end())], tmp_path / "x.png")
+    run = SimpleNamespace(pretraining=SimpleNamespace(log=log_with_an_end()))
+    results = {system.name: {0: run} for system in runner.spec.systems}
+    plots._curves(runner, results, "x.png", "curves", ("loss",))
+    titles = [[axis.get_title() for axis in one.axes] for one in drawn]
+    assert titles == [["loss_cold", "loss_main"]] * 2
+
+
+def test_codebooks_beside_labels_without_any(drawn):
+    """The first panel is of latent prediction, which has no codes."""
+    values = {"loss_latent": 1.0, "loss_anchor": 2.0, "pred_ppl_anchor": 5.0}
+    codebook_use(TrainingLog([1], [values], [values], [values], 1, 1))
+    assert legend(drawn) == ["predictions, a batch"]
 
 
 def test_styles_of_many_logs():

@@ -15,6 +15,7 @@ from espnet2_birq.experiments.results import (
     resample,
 )
 from espnet2_birq.experiments.spec import System
+from espnet2_birq.experiments.training_log import TrainingLog
 
 
 def make(errors, tokens, speakers=None):
@@ -155,3 +156,17 @@ def test_decodings_made_by_hand_are_left_out(tmp_path):
     assert {(one.decoding, one.name) for one in found} == {
         (own, "test"), (own, "org/valid"), ("tagged", "other")
     }  # fmt: skip
+
+
+def test_objectives_that_stop_or_start_with_one_seed_only():
+    """`own` starts once its condition is met, which is not so with the first seed."""
+
+    def run(*names):
+        first, last = ({f"loss_{x}": 2.0 for x in y} for y in (("cold",), names))
+        log = TrainingLog([1, 2], [first, last], [first, last], [last], 60, 2)
+        return SimpleNamespace(pretraining=SimpleNamespace(log=log, updates=2, flops=1))
+
+    seeds = {0: run("anchor"), 1: run("anchor", "own")}
+    table = report._pretraining_table([System("s", "s", {})], {"s": seeds})
+    rows = [line.split(" | ")[4:6] for line in table.splitlines()[4:7]]
+    assert rows == [["cold", "-"], ["anchor", "2.00"], ["own", "2.00"]]

@@ -71,6 +71,11 @@ def test_objectives_of_any_name(tmp_path):
         "20 / 10; 7 / 3",
         "3 of 3",
     ]
+    stopped = PRETRAINING.replace("loss_low=2.25, ", "").replace(
+        "loss_low=2.9, acc_low=0.25, label_ppl_low=20.4, pred_ppl_low=9.9, ", ""
+    )
+    (ssl / "train.log").write_text(stopped)
+    assert "| low: 3.50, -; high: -, 1.00 | -; 50.0 |" in summarize([("m", ssl, asr)])
     (asr / "handoff.txt").write_text("")
     with pytest.raises(DataError, match="handoff.txt: is incomplete"):
         summarize([("mine", ssl, asr)])
