@@ -159,9 +159,8 @@ def label_set(
         if _is_whole(out / SCP):
             logging.info(f"{out / SCP}: is already complete")
             return len(names)
-        (out / SCP).unlink(
-            missing_ok=True
-        )  # it may name archives that are written again
+        # It may name archives that are written again.
+        (out / SCP).unlink(missing_ok=True)
         parts = [names[start : start + PART] for start in range(0, len(names), PART)]
         arks = [out / f"labels.{number}.ark" for number in range(1, len(parts) + 1)]
         for number, (ark, part) in enumerate(zip(arks, parts)):
