@@ -86,9 +86,10 @@ def keep(comparison: str, out: Path, path: Path = FILE) -> int:
     return found
 
 
-def columns(records: Records, comparison: str) -> list[str]:
-    """Return what was decoded in a comparison, the probe first."""
+def columns(records: Records, comparison: str, only: str = "") -> list[str]:
+    """Return what was decoded in a comparison and begins with `only`, the probe first."""
     names = {key[3] for key in records if key[0] == comparison}
+    names = {name for name in names if name.startswith(only)}
     return sorted(names, key=lambda name: (not name.startswith(FROZEN), name))
 
 
@@ -108,13 +109,17 @@ def _select(
 
 
 def errors(
-    records: Records, comparison: str, seeds: Sequence[int], systems: Sequence[str]
+    records: Records,
+    comparison: str,
+    seeds: Sequence[int],
+    systems: Sequence[str],
+    only: str = "",
 ) -> list[list[str]]:
     """Make a row for each system: its name, and character error rates in % by seed."""
     rows = []
     for system in systems:
         rows.append([system])
-        for name in columns(records, comparison):
+        for name in columns(records, comparison, only):
             chosen = _select(records, comparison, system, seeds, name) or []
             rates = [100 * one.errors.sum() / one.tokens.sum() for one in chosen]
             rows[-1].append(", ".join(f"{rate:.1f}" for rate in rates))
@@ -127,7 +132,11 @@ def errors(
 
 
 def error_differences(
-    records: Records, comparison: str, seeds: Sequence[int], pairs: Sequence[str]
+    records: Records,
+    comparison: str,
+    seeds: Sequence[int],
+    pairs: Sequence[str],
+    only: str = "",
 ) -> list[list[str]]:
     """Make a row for each pair OWN:OTHER: its name, and differences in points."""
     rows = []
@@ -136,7 +145,7 @@ def error_differences(
         if len(names) != 2:
             raise DataError(f"'{pair}' is not OWN:OTHER, the names of two systems")
         rows.append([" minus ".join(names)])
-        for column in columns(records, comparison):
+        for column in columns(records, comparison, only):
             own, other = (
                 _select(records, comparison, name, seeds, column) for name in names
             )

@@ -187,6 +187,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("names", nargs="*", help="systems, or pairs OWN:OTHER")
     add("--out", type=Path, help="output folder of the matrix, for keep")
     add("--seeds", type=int, nargs="+", default=[0], help="seeds (default: 0)")
+    add("--only", default="", help="of error rates: what begins so, such as frozen")
     return parser
 
 
@@ -201,7 +202,8 @@ ACTIONS = {
 def rows_of(args: argparse.Namespace) -> list[list[str]]:
     """Make the rows of a table from the records."""
     read, make = ACTIONS[args.action]
-    return make(read(), args.comparison, args.seeds, args.names)
+    more = [args.only] if args.action.startswith("error") else []
+    return make(read(), args.comparison, args.seeds, args.names, *more)
 
 
 def main() -> None:
@@ -223,7 +225,9 @@ def main() -> None:
     except (DataError, OSError) as error:
         sys.exit(f"records.py: error: {error}")
     if args.action.startswith("error"):
-        columns = error_records.columns(error_records.read_records(), args.comparison)
+        columns = error_records.columns(
+            error_records.read_records(), args.comparison, args.only
+        )
     else:
         columns = {
             "table": ["seeds", *map(str, range(len(rows[0]) - 4)), *ENDS]

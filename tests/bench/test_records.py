@@ -147,6 +147,7 @@ def test_errors_are_counted_by_speaker(tmp_path):
     assert error_records.errors(found, "mine", [0], ["a_b"]) == [
         ["a_b", "40.0", "40.0"]
     ]
+    assert error_records.errors(found, "mine", [0], ["a_b"], "1h") == [["a_b", "40.0"]]
     with pytest.raises(DataError, match="no record of mine, c, seeds"):
         error_records.errors(found, "mine", [0], ["c"])
 
