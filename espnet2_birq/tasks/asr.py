@@ -15,6 +15,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.kernels.acceleration import accelerate, train_in_bfloat16
+from espnet2_birq.tasks.checks import check_rates
 from espnet2_birq.tasks.finetuning import build_optimizer
 from espnet2_birq.tasks.frontend import BiRQFrontend
 
@@ -76,6 +77,7 @@ class ASRTask(ESPnetASRTask):
         Raises:
             ConfigError: Invalid options.
         """
+        check_rates(args)
         if args.encoder_lr_decay == 1 and args.freeze_encoder_updates == 0:
             return super().build_optimizers(args, model)
         return [build_optimizer(args, model, optim_classes[args.optim])]

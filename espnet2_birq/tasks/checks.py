@@ -168,12 +168,7 @@ def check_trainer(args: argparse.Namespace) -> None:
             f"train_dtype {args.train_dtype}: parameters are trained in {TRAIN_DTYPE}; "
             "leave it out (for half precision: use_amp on a GPU, cpu_bfloat16 on a CPU)"
         )
-    for key, value in args.optim_conf.items():
-        if isinstance(value, str):
-            raise ConfigError(
-                f"optim_conf: {key} is the text {value!r} (YAML reads 1e-3 as a word: "
-                "write 0.001)"
-            )
+    check_rates(args)
     if args.iterator_type == "chunk":
         raise ConfigError(
             "iterator_type chunk: ESPnet's chunks come without lengths, which pretraining "
@@ -187,6 +182,30 @@ def check_trainer(args: argparse.Namespace) -> None:
             "grad_noise: ESPnet draws other noise in each process, so that their models "
             "would drift apart; leave it out, or train with one process"
         )
+
+
+def check_rates(args: argparse.Namespace) -> None:
+    """Refuse texts where optimizer and scheduler expect numbers.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for name in ("optim_conf", "scheduler_conf"):
+        for key, value in (getattr(args, name) or {}).items():
+            # Schedulers also have options that are words.
+            if isinstance(value, str) and (name == "optim_conf" or _is_number(value)):
+                raise ConfigError(
+                    f"{name}: {key} is the text {value!r} (YAML reads 1e-3 as a word: "
+                    "write 0.001)"
+                )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_ranks(args: argparse.Namespace, ranks: int) -> None:

@@ -130,13 +130,7 @@ def _check_options(args: argparse.Namespace) -> None:
             f"scheduler {args.scheduler} gives all layers the same learning rate, so that "
             "encoder_lr_decay has no effect; use another, such as onecyclelr or tristagelr"
         )
-    rate = _highest_rate(args)
-    if isinstance(rate, str):
-        raise ConfigError(
-            f"the learning rate is the text {rate!r} (YAML reads 1e-3 as a word: write "
-            "0.001)"
-        )
-    if rate is None:
+    if _highest_rate(args) is None:
         raise ConfigError(
             "encoder_lr_decay and freeze_encoder_updates need an lr in optim_conf"
             + (

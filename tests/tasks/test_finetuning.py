@@ -287,6 +287,11 @@ def test_two_processes_are_one_with_the_joint_batch(tmp_path):
         ({"encoder_lr_decay": 0.9, "use_deepspeed": True}, "leave out"),
         ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "need an lr"),
         ({"encoder_lr_decay": 0.9, "optim_conf": {"lr": "1e-3"}}, "write 0.001"),
+        ({"optim_conf": {"lr": "1e-3"}}, "optim_conf: lr is the text '1e-3'"),
+        (
+            {"scheduler": "onecyclelr", "scheduler_conf": {"max_lr": "3e-4"}},
+            "scheduler_conf: max_lr is the text '3e-4'",
+        ),
         (
             {
                 "encoder_lr_decay": 0.9,

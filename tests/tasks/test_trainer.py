@@ -146,6 +146,7 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
         grad_noise=True,
         distributed=distributed,
         optim_conf={},
+        scheduler_conf={},
         iterator_type="sequence",
         train_dtype="float32",
         **dict.fromkeys(UNSUPPORTED, False),
@@ -162,6 +163,7 @@ def test_noise_that_differs_between_processes_is_refused(distributed):
     [
         ({"iterator_type": "chunk"}, "iterator_type chunk: .* without lengths"),
         ({"optim_conf": {"lr": "1e-3"}}, "lr is the text '1e-3' .YAML reads"),
+        ({"scheduler_conf": {"max_lr": "1e-3"}}, "max_lr is the text '1e-3' .YAML"),
         ({"train_dtype": "float64"}, "train_dtype float64: parameters are trained in"),
     ],
 )
@@ -169,6 +171,7 @@ def test_options_that_cannot_be(changes, words):
     args = argparse.Namespace(
         **{
             "optim_conf": {},
+            "scheduler_conf": {},
             "iterator_type": "sequence",
             "train_dtype": "float32",
             **changes,
