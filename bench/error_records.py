@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,37 @@ NAME = re.compile(r"(?:asr_)?(.+)_seed(\d+)(?:_(.+))?")
 Records = dict[tuple[str, str, int, str], dict[str, list[int]]]
 
 
+def read_lines(path: Path) -> list[dict]:
+    """Read a file of records; none if it is not there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def write_lines(path: Path, lines: Iterable[dict]) -> None:
+    """Write a file of records."""
+    write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def pair_of(text: str) -> list[str]:
+    """Split OWN:OTHER."""
+    names = text.split(":")
+    if len(names) != 2:
+        raise DataError(f"'{text}' is not OWN:OTHER, the names of two systems")
+    return names
+
+
+def signed(value: float, digits: int) -> str:
+    """Format a difference, without a zero before the point."""
+    text = f"{value:+.{digits}f}"
+    if not float(text):
+        return text[2:]
+    return text[0] + text[1:].removeprefix("0")
+
+
 def read_records(path: Path = FILE) -> Records:
     """Read kept error counts."""
-    lines = path.read_text().splitlines() if path.exists() else []
     records: Records = {}
-    for line in lines:
-        one = json.loads(line)
+    for one in read_lines(path):
         for name, speakers in one["sets"].items():
             records[one["comparison"], one["system"], one["seed"], name] = speakers
     return records
@@ -75,11 +100,10 @@ def keep(comparison: str, out: Path, path: Path = FILE) -> int:
     lines: dict[tuple, dict] = {}
     for (name, system, number, key), counted in sorted(records.items()):
         lines.setdefault((name, system, number), {})[key] = counted
-    write_whole(
+    write_lines(
         path,
-        "".join(
-            json.dumps(dict(comparison=name, system=system, seed=number, sets=sets))
-            + "\n"
+        (
+            dict(comparison=name, system=system, seed=number, sets=sets)
             for (name, system, number), sets in lines.items()
         ),
     )
@@ -141,9 +165,7 @@ def error_differences(
     """Make a row for each pair OWN:OTHER: its name, and differences in points."""
     rows = []
     for pair in pairs:
-        names = pair.split(":")
-        if len(names) != 2:
-            raise DataError(f"'{pair}' is not OWN:OTHER, the names of two systems")
+        names = pair_of(pair)
         rows.append([" minus ".join(names)])
         for column in columns(records, comparison, only):
             own, other = (
@@ -153,16 +175,9 @@ def error_differences(
             if own and other:
                 ends = resample(own, other)
                 cell = "{} [{}, {}]".format(
-                    *(_signed(ends[key]) for key in ("percent", "low", "high"))
+                    *(signed(ends[key], 2) for key in ("percent", "low", "high"))
                 )
             rows[-1].append(cell)
         if not any(rows[-1][1:]):
             raise DataError(f"no records of {pair} in {comparison}, seeds {seeds}")
     return rows
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.2f}"
-    if text in ("+0.00", "-0.00"):
-        return ".00"
-    return text[0] + text[1:].removeprefix("0")

@@ -19,7 +19,6 @@ with the words after `records.py` stands before each such table, and a test comp
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -31,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import error_records  # noqa: E402
+from error_records import pair_of, read_lines, signed, write_lines  # noqa: E402
 
-from espnet2_birq.datadir.files import write_whole  # noqa: E402
 from espnet2_birq.errors import DataError  # noqa: E402
 from espnet2_birq.evaluation.markdown import markdown_table  # noqa: E402
 from espnet2_birq.experiments.phone_tables import (  # noqa: E402
@@ -52,10 +51,8 @@ Records = dict[tuple[str, str, int], dict]  # by comparison, system and seed
 
 def read_records(path: Path = FILE) -> Records:
     """Read kept measurements, as phone_probe wrote them but without what is not needed."""
-    lines = path.read_text().splitlines() if path.exists() else []
     records = {}
-    for line in lines:
-        one = json.loads(line)
+    for one in read_lines(path):
         key = one.pop("comparison"), one.pop("system"), one.pop("seed")
         records[key] = {"models": [one]}
     return records
@@ -78,13 +75,13 @@ def keep(comparison: str, out: Path, path: Path = FILE) -> int:
         system, seed = re.fullmatch(r"(.+)_seed(\d+)", file.stem).groups()
         (model,) = read_json(file)["models"]
         records[comparison, system, int(seed)] = {"models": [_shorten(model)]}
-    lines = [
-        json.dumps(
+    write_lines(
+        path,
+        (
             {"comparison": name, "system": system, "seed": seed, **one["models"][0]}
-        )
-        for (name, system, seed), one in sorted(records.items())
-    ]
-    write_whole(path, "\n".join(lines) + "\n")
+            for (name, system, seed), one in sorted(records.items())
+        ),
+    )
     return len(found)
 
 
@@ -153,27 +150,20 @@ def differences(
     """Make a row for each pair OWN:OTHER: its name, number of seeds, differences."""
     rows = []
     for pair in pairs:
-        names = pair.split(":")
-        if len(names) != 2:
-            raise DataError(f"'{pair}' is not OWN:OTHER, the names of two systems")
+        names = pair_of(pair)
         found = difference(
             *(_select(records, comparison, name, seeds) for name in names)
         )
         row = [" minus ".join(names), str(found.seeds)]
         for column in (*LAYERS, BEST):
-            ends = ", ".join(_signed(x) for x in found.ends[column])
-            row.append(f"{_signed(found.means[column])} [{ends}]")
+            ends = ", ".join(signed(x, 3) for x in found.ends[column])
+            row.append(f"{signed(found.means[column], 3)} [{ends}]")
         rows.append(row)
     return rows
 
 
 def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+.3f}"
-    return ".000" if text in ("+0.000", "-0.000") else text[0] + text[2:]
 
 
 def get_parser() -> argparse.ArgumentParser:

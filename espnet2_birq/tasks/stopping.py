@@ -19,13 +19,12 @@ STOPPED = 85  # exit status
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 REPEATED = 1.0  # seconds after which Ctrl-C is another one, not the same passed on
 
-_received: list[str] = []
-_since: list[float] = []
+_received: list[tuple[str, float]] = []  # names of signals, and when they came
 
 
 def stop_request() -> str | None:
     """Return the name of the first signal received in listening(), if any."""
-    return _received[0] if _received else None
+    return _received[0][0] if _received else None
 
 
 @contextmanager
@@ -40,10 +39,9 @@ def listening() -> Iterator[None]:
 
     def note(number, _):
         now = time.monotonic()
-        if number == signal.SIGINT and _since and now - _since[0] > REPEATED:
+        if number == signal.SIGINT and _received and now - _received[0][1] > REPEATED:
             raise SystemExit(128 + number)
-        _received.append(signal.Signals(number).name)
-        _since.append(now)
+        _received.append((signal.Signals(number).name, now))
 
     with _handling(note):
         try:
@@ -90,7 +88,7 @@ def _handling(handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows no signal handlers here
         return
-    del _received[:], _since[:]
+    del _received[:]
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield

@@ -164,8 +164,7 @@ def test_a_signal_to_all_processes_saves(folder, number, workers):
 
 
 def test_ctrl_c_again_does_not_wait(monkeypatch):
-    for name in ("_received", "_since"):  # restored, since they outlive the context
-        monkeypatch.setattr(stopping, name, [])
+    monkeypatch.setattr(stopping, "_received", [])  # it outlives the context
     with stopping.listening():
         for _ in range(2):  # by the terminal, and passed on by the launching process
             signal.raise_signal(signal.SIGINT)

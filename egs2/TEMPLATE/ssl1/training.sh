@@ -205,6 +205,7 @@ train() {
         log "Stopped by a signal; the same command resumes from here"
         exit 85
     }
+    trap - INT
     [ -e "${ssl_exp}/${inference_ssl_model}" ] ||
         fail "training has left no ${ssl_exp}/${inference_ssl_model}: its name comes" \
             "from best_model_criterion in ${config}; see --inference_ssl_model"
