@@ -72,6 +72,8 @@ def adopt_data(args: argparse.Namespace) -> None:
             f", {adopted.left_out} left out that are not between {args.min_seconds:g} and "
             f"{args.max_seconds:g} s"
         )
+    if adopted.unconverted:
+        line += f", {adopted.unconverted} left out whose audio could not be converted"
     print(line)
 
 

@@ -19,6 +19,7 @@ from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_text
 
 SOURCE = "source"  # file with the path of the imported directory
+UNCONVERTED = "None"  # ESPnet's stage 3 writes it for audio that it could not convert
 
 
 @dataclass
@@ -29,10 +30,12 @@ class Adopted:
         utterances: Number of utterances in the new directory.
         left_out: Number of utterances that were too short or too long; None if lengths
             are not looked at.
+        unconverted: Number of utterances whose audio ESPnet could not convert.
     """
 
     utterances: int = 0
     left_out: int | None = None
+    unconverted: int = 0
 
 
 def is_formatted(source: str | Path) -> bool:
@@ -137,12 +140,15 @@ def _adopt_kaldi(source: Path, part: Path) -> Adopted:
         shutil.copyfile(source / "segments", part / "segments")
     with (part / "wav.scp").open("w", encoding="utf-8") as scp:
         for key, entry in iter_scp(source / "wav.scp"):
+            if entry == UNCONVERTED:
+                adopted.unconverted += 1
+                continue
             entry = resolver(entry)
             if ARK_ENTRY.match(entry):
                 entry = ark_command(entry)
             scp.write(f"{key} {entry}\n")
     with _speaker_files(part) as speakers:
-        for utt_id, _ in iter_scp(source / _utterances(source)):
+        for utt_id, _ in iter_scp(part / _utterances(source)):
             speakers.write(utt_id)
             adopted.utterances += 1
     return adopted
@@ -284,7 +290,6 @@ def _formatted(source: Path) -> Iterator[tuple[str, str, int]]:
                 f"{source}/wav.scp: {utt_id} is a command, in a formatted set; run the "
                 "recipe's stages 3 and 4 again"
             )
-        # The recipe's stage 3 writes "None" for audio that it could not convert.
         entry = row["wav.scp"] if samples == 0 else resolver(row["wav.scp"])
         yield utt_id, entry, samples
 

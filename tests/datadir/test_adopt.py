@@ -276,6 +276,20 @@ def test_formatted_set_with_transcripts(recipe, tmp_path):
     assert not (dest / "feats_type").exists()
 
 
+def test_audio_that_could_not_be_converted_has_no_transcript(recipe, tmp_path, capsys):
+    source, dest = recipe / "dump" / "raw" / "train", tmp_path / "data" / "train"
+    (source / "text").write_text("u1 a\nu2 b\nu3 c\n")
+    # So ESPnet's stage 3 writes them (format_wav_scp.py).
+    (source / "wav.scp").write_text("u1 1.flac\nu2 None\nu3 3.flac\n")
+    (source / "utt2num_samples").write_text(f"u1 {FS}\nu2 0\nu3 {3 * FS}\n")
+    main([str(source), str(dest), "--transcripts"])
+    said = capsys.readouterr().out
+    assert said.endswith(", 1 left out whose audio could not be converted\n"), said
+    assert set(read_scp(dest / "wav.scp")) == {"u1", "u3"}
+    assert read_scp(dest / "text") == {"u1": "a", "u3": "c"}
+    assert set(read_scp(dest / "spk2utt")) == {"u1", "u3"}
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [
