@@ -17,7 +17,8 @@ from espnet2_birq.experiments.progress import read_config, time_words
 from espnet2_birq.experiments.status import find_path
 from espnet2_birq.experiments.training_log import (
     TrainingLog,
-    objectives_of,
+    all_objectives,
+    last_of,
     read_training_log,
 )
 
@@ -142,17 +143,21 @@ def _training(conf: dict, log: TrainingLog) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(log: TrainingLog) -> str:
-    """Tabulate the statistics of the last epoch."""
+    """Tabulate the statistics of the last epoch, or of an objective's own last one."""
     if not log.train:
         raise DataError("the training has not finished an epoch; pack it later")
     rows = []
-    for kind, values in (("training", log.train[-1]), ("validation", log.valid[-1])):
-        for name in objectives_of(values):
+    for kind, epochs in (("training", log.train), ("validation", log.valid)):
+        for name in all_objectives(log):
+            last = last_of(name, epochs)
+            if last is None:
+                continue
             keys = ("loss", "acc", "label_ppl", "pred_ppl")
-            found = [values.get(f"{key}_{name}") for key in keys]
-            rows.append(
-                [f"{name}, {kind}", *("-" if x is None else f"{x:.3g}" for x in found)]
-            )
+            found = [epochs[last].get(f"{key}_{name}") for key in keys]
+            title = f"{name}, {kind}"
+            if last + 1 < len(epochs):
+                title += f", until epoch {last + 1}"
+            rows.append([title, *("-" if x is None else f"{x:.3g}" for x in found)])
     head = (
         "last epoch",
         "loss",

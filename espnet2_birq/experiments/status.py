@@ -18,6 +18,8 @@ from espnet2_birq.experiments.progress import (
 )
 from espnet2_birq.experiments.training_log import (
     TrainingLog,
+    all_objectives,
+    last_of,
     log_files,
     objectives_of,
     read_training_log,
@@ -223,13 +225,16 @@ def _training(folder: Path, log: TrainingLog) -> list[str]:
     lines = [f"  updates     {_updates(progress)}", f"  loss        {loss})"]
     if not (folder / "config.yaml").is_file():
         lines.append("  config.yaml missing; copy it here to see the updates to come")
-    names = [name for name in objectives_of(last) if f"acc_{name}" in last]
-    if names:
-        titles = list(STATISTICS.values())
-        rows = [["objective", *titles]]
-        rows += [
-            [name, *(_number(last, key, name) for key in STATISTICS)] for name in names
-        ]
+    rows = [["objective", *STATISTICS.values()]]
+    for name in all_objectives(log):
+        at = last_of(name, log.intervals)
+        values = {} if at is None else log.intervals[at]
+        if f"acc_{name}" not in values:
+            continue
+        # A phase of the training may end before it does.
+        title = name if values is last else f"{name}, until {log.updates[at]}"
+        rows.append([title, *(_number(values, key, name) for key in STATISTICS)])
+    if len(rows) > 1:
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines += [
             "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths))

@@ -45,6 +45,12 @@ def all_objectives(log: TrainingLog) -> list[str]:
     return list(dict.fromkeys(x for values in logged for x in objectives_of(values)))
 
 
+def last_of(name: str, logged: Sequence[dict[str, float]]) -> int | None:
+    """Return the index of the last interval or epoch with an objective, if any."""
+    found = [n for n, values in enumerate(logged) if f"loss_{name}" in values]
+    return found[-1] if found else None
+
+
 def read_training_log(folder: Path) -> TrainingLog:
     """Read an experiment's train.log, including earlier, interrupted runs.
 

@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,38 @@ def _synchronize(device: str):
 
 
 def memory_of(device: str) -> float:
-    """Return the memory of the GPU, or of the machine, in bytes."""
+    """Return the memory of the GPU, or what this process may use of the machine's.
+
+    A container or a Slurm job may have less than the machine, by a control group.
+
+    Returns:
+        Bytes.
+    """
     if device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float(min([machine, *_group_limits()]))
+
+
+def _group_limits(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Yield the memory limits of this process's control groups, in bytes."""
+    lines = groups.read_text().splitlines() if groups.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        # Version 2 has one tree; version 1 a tree for memory.
+        tree = root / controllers
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        group = tree / path.lstrip("/")
+        # A group's limit holds for the groups below; in a container, the path may be
+        # that of the host, where only the top is visible.
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(tree):
+                break
+            file = folder / name
+            text = file.read_text().strip() if file.is_file() else "max"
+            if text != "max":
+                yield int(text)

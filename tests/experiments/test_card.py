@@ -59,6 +59,18 @@ def test_card(model, tmp_path):
     assert yaml.safe_load(objectives) == OBJECTIVES
 
 
+def test_an_objective_that_stopped_before_the_last_epoch(model, tmp_path):
+    file = model.parent / "train.log"
+    first, second = file.read_text().splitlines(keepends=True)
+    file.write_text(first + second.replace("_anchor", "_units"))
+    out = tmp_path / "README.md"
+    model_card.main([str(model), "--out", str(out)])
+    body = out.read_text()
+    assert "| anchor, training, until epoch 1 | 8 | 0.25 | 9.1 | 2.5 |" in body
+    assert "| anchor, validation, until epoch 1 | 7 | 0.25 | 9.1 | 2.5 |" in body
+    assert "| units, training | 7 |" in body and "| units, validation | 6 |" in body
+
+
 def test_cards_that_cannot_be(model, tmp_path):
     command = [str(model), "--out", str(tmp_path / "README.md")]
     model_card.main(command)

@@ -88,6 +88,15 @@ def test_a_running_training(experiment, capsys):
     assert "checkpoint  checkpoint.pth, 2 h 0 min old" in describe(experiment)
 
 
+def test_an_objective_that_has_stopped(experiment):
+    later = LINE.format(5, 21, 30, 99.0).replace("_anchor", "_units")
+    write_log(experiment, 25.5, later)
+    rows = [x.split("  ") for x in describe(experiment).splitlines() if ", until" in x]
+    assert [row[1] for row in rows] == ["anchor, until 20"]
+    assert rows[0][4] == "25.50", rows
+    assert "\n  units " in describe(experiment)
+
+
 def test_a_collapse(experiment):
     assert COLLAPSED == FEWEST
     write_log(experiment, 1.2)
