@@ -19,7 +19,7 @@ from espnet2_birq.evaluation.wer.grouping import label
 from espnet2_birq.evaluation.wer.normalization import Normalization
 from espnet2_birq.evaluation.wer.significance import bootstrap_interval
 from espnet2_birq.evaluation.wer.tables import format_rate
-from espnet2_birq.evaluation.wer.transcripts import Transcripts
+from espnet2_birq.evaluation.wer.transcripts import Transcripts, fold_case
 from espnet2_birq.reading import read_lines
 
 COLLAR = 5.0  # seconds
@@ -27,6 +27,9 @@ MEASURES = ("cpwer", "tcpwer")
 MOST_SPEAKERS = 20  # of a meeting, whom meeteval assigns
 # Suffix of AMI's recording names, after the meeting.
 _RECORDING = re.compile(r"(\.(Headset-\d|Array1-\d+|Mix-Headset)|_MDM8)$")
+
+# NIST's word for a stretch that is not to be scored; its speaker is nobody.
+_UNSCORED = "ignore_time_segment_in_scoring"
 
 # session_id, speaker, start_time, end_time, words: meeteval's SegLST.
 Segments = list[dict]
@@ -187,7 +190,10 @@ def utterance_segments(
 
 
 def _read_stm(path: Path, normalization: Normalization) -> Segments:
-    """Read lines `recording channel speaker start end [<label>] words`."""
+    """Read lines `recording channel speaker start end [<label>] words`.
+
+    Lines of stretches that NIST's tools do not score are left out.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; prepare_ami writes it for dev and eval")
     segments = []
@@ -204,7 +210,10 @@ def _read_stm(path: Path, normalization: Normalization) -> Segments:
                 f"{path}: line {number} is not `recording channel speaker begin end "
                 "words`; correct it"
             ) from None
-        words = normalization.apply(fields[5] if len(fields) > 5 else "")
+        text = fields[5] if len(fields) > 5 else ""
+        if fold_case(text.strip()) == _UNSCORED:
+            continue
+        words = normalization.apply(text)
         segments.append(
             {
                 "session_id": _RECORDING.sub("", fields[0]),

@@ -137,6 +137,20 @@ def split_times(line):
     return (float(fields[3]), float(fields[4])), fields[5]
 
 
+def test_stretches_that_are_not_scored(folder, capsys):
+    lines = (folder / "stm").read_text().splitlines()
+    name = lines[0].split()[0]
+    gap = f"{name} 1 inter_segment_gap 0.00 0.01 <,,> IGNORE_TIME_SEGMENT_IN_SCORING"
+    (folder / "gaps.stm").write_text("\n".join([gap, *lines, gap]) + "\n")
+    hyp = ("--hyp", folder / "hyp.stm")
+    plain = score(capsys, "--ref", folder / "stm", *hyp)
+    gaps = score(capsys, "--ref", folder / "gaps.stm", *hyp)
+    measured = ("meeting", "speakers", "cpwer", "tcpwer")
+    assert [[row[x] for x in measured] for row in gaps] == [
+        [row[x] for x in measured] for row in plain
+    ]
+
+
 def test_stm_is_scored_as_utterances(folder, capsys):
     by_text = score(capsys, "--ref", folder / "text", "--hyp", folder / "hyp")
     by_stm = score(capsys, "--ref", folder / "stm", "--hyp", folder / "hyp.stm")
