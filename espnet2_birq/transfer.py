@@ -160,9 +160,16 @@ def training_options(
         The options in one line; may be empty.
 
     Raises:
-        ConfigError: Updates cannot be counted, or an epoch has none.
+        ConfigError: Updates cannot be counted, an epoch has none, or the encoder would be
+            frozen in all.
     """
     updates = count_updates(asr_args, gpus)
+    if updates is not None and asr_args.freeze_encoder_updates >= updates:
+        raise ConfigError(
+            f"freeze_encoder_updates is {asr_args.freeze_encoder_updates:g}, and the "
+            f"training has {updates} updates, so the encoder would never be trained; give "
+            "fewer, or a share such as 0.1 (to keep it frozen: --freeze_param encoder)"
+        )
     found = []
     if asr_args.scheduler == "tristagelr" and not steps_are_given:
         if updates is None:

@@ -15,6 +15,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_birq.encoders.shaw_conformer import ShawConformerEncoder
 from espnet2_birq.kernels.acceleration import accelerate, train_in_bfloat16
+from espnet2_birq.options import not_negative
 from espnet2_birq.tasks.checks import check_rates
 from espnet2_birq.tasks.finetuning import build_optimizer
 from espnet2_birq.tasks.frontend import BiRQFrontend
@@ -45,9 +46,10 @@ class ASRTask(ESPnetASRTask):
         )
         group.add_argument(
             "--freeze_encoder_updates",
-            type=int,
+            type=not_negative,
             default=0,
-            help="Number of initial updates that leave the encoder unchanged",
+            help="Number of initial updates that leave the encoder unchanged; below 1: "
+            "their share of the scheduler's (tristagelr, onecyclelr)",
         )
         group.add_argument(
             "--accelerate",

@@ -18,6 +18,7 @@ from espnet2_birq.pretraining.when import is_skipped
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of a parameter group: remaining frozen updates
+SCHEDULE = {"tristagelr": "max_steps", "onecyclelr": "total_steps"}
 ONE_RATE = (  # schedulers that give all parameter groups the same learning rate
     "cycliclr",
     "cosineannealingwarmuprestarts",
@@ -85,7 +86,7 @@ def build_optimizer(
     """
     _check_options(args)
     lr, decay = _highest_rate(args), args.encoder_lr_decay
-    freeze = args.freeze_encoder_updates
+    freeze = frozen_updates(args)
     if args.exclude_weight_decay:
         add_optimizer_hooks(model, **args.exclude_weight_decay_conf)
     members = defaultdict(list)
@@ -115,11 +116,9 @@ def build_optimizer(
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    decay, freeze = args.encoder_lr_decay, args.freeze_encoder_updates
+    decay = args.encoder_lr_decay
     if not 0 < decay <= 1:
         raise ConfigError(f"encoder_lr_decay is {decay}, give one above 0, at most 1")
-    if freeze < 0:
-        raise ConfigError(f"freeze_encoder_updates is {freeze}, give 0 or more")
     if args.sharded_ddp or args.use_deepspeed:
         raise ConfigError(
             "encoder_lr_decay and freeze_encoder_updates work with ESPnet's own "
@@ -139,6 +138,32 @@ def _check_options(args: argparse.Namespace) -> None:
                 else ""
             )
         )
+
+
+def frozen_updates(args: argparse.Namespace) -> int:
+    """Return the number of initial updates in which the encoder is frozen.
+
+    Args:
+        args: Options of asr_train. freeze_encoder_updates is this number or, below 1, its
+            share of the schedule's updates.
+
+    Raises:
+        ConfigError: Below 0, or a share with a scheduler that has no end.
+    """
+    freeze = args.freeze_encoder_updates
+    if freeze < 0:
+        raise ConfigError(f"freeze_encoder_updates is {freeze}, give 0 or more")
+    if freeze == 0 or freeze >= 1:
+        return int(freeze)
+    key = SCHEDULE.get(args.scheduler)
+    updates = (args.scheduler_conf or {}).get(key)
+    if updates is None:
+        raise ConfigError(
+            f"freeze_encoder_updates is {freeze}, a share of the schedule's updates, which "
+            f"scheduler {args.scheduler} does not give; write the number of updates, or use "
+            "tristagelr (max_steps) or onecyclelr (total_steps)"
+        )
+    return round(freeze * updates)
 
 
 def _highest_rate(args: argparse.Namespace) -> float | None:

@@ -17,6 +17,7 @@ from two_ranks import one_rank, train
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import FROZEN, count_updates
+from espnet2_birq.transfer import training_options
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TOKENS = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
@@ -211,6 +212,24 @@ def parameters_of(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.parametrize(
+    "scheduler, conf",
+    [
+        ("tristagelr", {"max_steps": 40, "warmup_ratio": 0.1, "hold_ratio": 0.4}),
+        ("onecyclelr", {"total_steps": 40, "max_lr": 0.01}),
+    ],
+)
+def test_a_share_of_the_updates_is_frozen(tmp_path, scheduler, conf):
+    _, _, members = build(
+        tmp_path,
+        scheduler=scheduler,
+        scheduler_conf=conf,
+        freeze_encoder_updates=0.1,
+    )
+    for name, group in members.items():
+        assert group[FROZEN] == (4 if name.startswith("encoder.") else 0), name
+
+
 def changed(before, after):
     return {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
 
@@ -284,6 +303,11 @@ def test_two_processes_are_one_with_the_joint_batch(tmp_path):
         ({"encoder_lr_decay": 0.0}, "above 0, at most 1"),
         ({"encoder_lr_decay": 1.1}, "above 0, at most 1"),
         ({"freeze_encoder_updates": -1}, "give 0 or more"),
+        ({"freeze_encoder_updates": 0.1}, "which scheduler None does not give"),
+        (
+            {"freeze_encoder_updates": 0.1, "scheduler": "warmuplr"},
+            "a share of the schedule's updates, which scheduler warmuplr does not give",
+        ),
         ({"encoder_lr_decay": 0.9, "use_deepspeed": True}, "leave out"),
         ({"encoder_lr_decay": 0.9, "optim_conf": {}}, "need an lr"),
         ({"encoder_lr_decay": 0.9, "optim_conf": {"lr": "1e-3"}}, "write 0.001"),
@@ -376,6 +400,15 @@ def test_no_update_in_an_epoch(tmp_path, changes):
     changes.update(batch_type="unsorted", batch_size=12, accum_grad=2)
     with pytest.raises(ConfigError, match="1 batches has no update with accum_grad 2"):
         count_updates(parse(tmp_path, train_shape_file=shapes, **changes))
+
+
+def test_an_encoder_that_would_never_be_trained(tmp_path):
+    shapes = write_lengths(tmp_path, [10] * 12)
+    changes = {"train_shape_file": shapes, "max_epoch": 2, "num_iters_per_epoch": 7}
+    training_options(parse(tmp_path, **changes, freeze_encoder_updates=13), 1)
+    words = "freeze_encoder_updates is 14, and the training has 14 updates"
+    with pytest.raises(ConfigError, match=words):
+        training_options(parse(tmp_path, **changes, freeze_encoder_updates=14), 1)
 
 
 def rate_of_the_paper(update, updates, peak):
