@@ -24,6 +24,7 @@ from espnet2_birq.datadir.summary import summary_lines
 from espnet2_birq.errors import DataError
 from espnet2_birq.reading import read_text
 
+MOST_NAMED = 3  # files left out that are named one by one
 # Files that are not tables of sorted keys, written by formatting and our preparations.
 NO_TABLES = ("feats_type", "audio_format", "skipped", "glm")
 # Files that describe the whole directory, so a subset must not have them.
@@ -136,6 +137,7 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
             f"{'segments' if segmented else 'wav.scp'}; run utils/fix_data_dir.sh"
         )
     files: dict[str, dict[str, str] | str] = {}
+    others = []
     for path in sorted(folder.iterdir()):
         # Stamps are of the set or of one of its files: manifest.jsonl.made_from.json.
         of_the_whole = path.name.endswith(STAMP) or path.name in OF_THE_WHOLE
@@ -145,7 +147,11 @@ def read_data_dir(folder: str | Path, fs: int, nj: int = 4) -> DataDir:
             except DataError as error:
                 if _is_kaldis(path.name):
                     raise
-                print(f"{path}: left out, it is no list of the set ({error})")
+                others.append(f"{path}: left out, it is no list of the set ({error})")
+    # There may be thousands, if the audio is in the same folder.
+    print("".join(f"{line}\n" for line in others[:MOST_NAMED]), end="")
+    if len(others) > MOST_NAMED:
+        print(f"{folder}: {len(others) - MOST_NAMED} more files left out as well")
     seconds = _durations(folder, files, speakers, fs, nj)
     resolve = PathResolver(folder)
     # ESPnet writes "None" for audio that it could not convert; it has 0 samples.

@@ -263,6 +263,17 @@ def test_stray_files_are_left_out(formatted, tmp_path, name, content, capsys):
     assert not (tmp_path / "part" / name).exists()
 
 
+def test_audio_beside_the_lists_is_not_named_one_by_one(formatted, tmp_path, capsys):
+    for number in range(5):
+        soundfile.write(formatted / f"{number}.flac", np.zeros(FS), FS)
+    main([str(formatted), str(tmp_path / "part"), "--hours", "0.1"])
+    said = [x for x in capsys.readouterr().out.splitlines() if "left out" in x]
+    assert [x.split(":")[0] for x in said[:3]] == [
+        f"{formatted}/{number}.flac" for number in range(3)
+    ]
+    assert said[3:] == [f"{formatted}: 2 more files left out as well"]
+
+
 def test_requests_that_cannot_be_met(formatted, tmp_path):
     source, dest = str(formatted), str(tmp_path / "part")
     for more, words in [
