@@ -75,11 +75,12 @@ def finetune_options(args: argparse.Namespace) -> None:
 
         print(averaged_model(Path(args.options[-1])))
         return
-    from espnet2_birq.tasks.joint import JointTask
+    from espnet2_birq.bin.asr_train import get_parser as asr_parser
+    from espnet2_birq.tasks.commands import parse
     from espnet2_birq.transfer import init_param, training_options
 
     options = [*args.options, "--output_dir", "unused"]
-    asr_args = JointTask.get_parser().parse_args(options)
+    asr_args = parse(asr_parser(), options)
     if args.what == "init_param":
         print(init_param(args.ssl_model, asr_args))
         return

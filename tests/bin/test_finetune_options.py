@@ -94,6 +94,18 @@ def test_wrong_requests(config, capsys):
     assert "init_param requires --ssl_model" in capsys.readouterr().err
 
 
+def test_configurations_are_those_of_asr_train(tmp_path, config, capsys):
+    shape = config[-2:]
+    named = ["--config", "birq:librispeech/train_asr.yaml", "--accum_grad", "1"]
+    main(["training", "--", *named, *shape])
+    assert capsys.readouterr().out == "--scheduler_conf max_steps=30\n"
+    main(["training", *config, "--accum-grad", "3"])
+    assert capsys.readouterr().out == "--scheduler_conf max_steps=4\n"
+    (tmp_path / "asr.yaml").write_text("optim_conf: {lr: [\n")
+    with pytest.raises(SystemExit, match="^error: --config, or an option: not valid"):
+        main(["training", *config])
+
+
 def test_normalize(tmp_path, config, capsys):
     model = tmp_path / "model.pth"
     model.touch()
