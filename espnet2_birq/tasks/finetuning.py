@@ -14,7 +14,9 @@ from espnet2.optimizers.optim_groups import add_optimizer_hooks
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 
 from espnet2_birq.errors import ConfigError
+from espnet2_birq.pretraining.settings import check_whole
 from espnet2_birq.pretraining.when import is_skipped
+from espnet2_birq.tasks.lists import check_tables
 
 LAYER = re.compile(r"encoder\.encoders\.(\d+)\.")
 FROZEN = "frozen_updates"  # key of a parameter group: remaining frozen updates
@@ -203,6 +205,7 @@ def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
 
     Raises:
         ConfigError: No shape file.
+        DataError: A shape file is empty or malformed.
     """
     if args.iterator_type != "sequence" or args.multiple_iterator:
         return None
@@ -212,6 +215,7 @@ def count_batches(args: argparse.Namespace, processes: int = 1) -> int | None:
         return None
     if not args.train_shape_file:
         raise ConfigError("give --train_shape_file, to count the updates of an epoch")
+    check_tables([], args.train_shape_file)
     sampler = build_batch_sampler(
         type=args.batch_type,
         shape_files=args.train_shape_file,
@@ -236,8 +240,12 @@ def count_updates(args: argparse.Namespace, processes: int = 1) -> int | None:
         Number of updates in `max_epoch` epochs; None if unknown beforehand.
 
     Raises:
-        ConfigError: No shape file, or no updates: an epoch has fewer batches than accum_grad.
+        ConfigError: No shape file, an option below 1, or no updates: an epoch has fewer
+            batches than accum_grad.
+        DataError: See count_batches().
     """
+    for name in ("accum_grad", "batch_bins", "batch_size", "max_epoch"):
+        check_whole(name, getattr(args, name), 1)
     batches = count_batches(args, processes)
     if batches is None:
         return None

@@ -14,7 +14,7 @@ import yaml
 from espnet2.tasks.abs_task import scheduler_classes
 from two_ranks import one_rank, train
 
-from espnet2_birq.errors import ConfigError
+from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.tasks.asr import ASRTask
 from espnet2_birq.tasks.finetuning import FROZEN, count_updates
 from espnet2_birq.transfer import training_options
@@ -409,6 +409,28 @@ def test_an_encoder_that_would_never_be_trained(tmp_path):
     words = "freeze_encoder_updates is 14, and the training has 14 updates"
     with pytest.raises(ConfigError, match=words):
         training_options(parse(tmp_path, **changes, freeze_encoder_updates=14), 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["accum_grad", "batch_bins", "batch_size", "max_epoch"]
+)
+def test_counts_of_zero_are_refused(tmp_path, name):
+    args = parse(tmp_path, train_shape_file=write_lengths(tmp_path, [10] * 12))
+    args.batch_type = "unsorted" if name == "batch_size" else "numel"
+    setattr(args, name, 0)
+    with pytest.raises(ConfigError, match=f"{name} is a whole number of 1 or more"):
+        count_updates(args)
+
+
+@pytest.mark.parametrize(
+    "content, words", [(b"", "is empty"), (b"a x\n", "no length"), (b"\xff 9\n", "UTF")]
+)
+def test_broken_lengths_are_named(tmp_path, content, words):
+    args = parse(tmp_path, train_shape_file=write_lengths(tmp_path, [10]))
+    args.batch_type = "numel"
+    (tmp_path / "speech_shape").write_bytes(content)
+    with pytest.raises(DataError, match=f"speech_shape: .*{words}"):
+        count_updates(args)
 
 
 def rate_of_the_paper(update, updates, peak):
