@@ -77,7 +77,7 @@ def check_transcripts(lists: Collection[Sequence[str]]) -> None:
         lists: Path, name and type of training or validation data, including texts.
 
     Raises:
-        DataError: A text is missing, or no utterance in it has a word.
+        DataError: A text is missing or not UTF-8, or no utterance in it has a word.
     """
     for path, name, kind in lists:
         if kind != "text" or Path(path).is_dir():  # a list split into parts
@@ -86,12 +86,12 @@ def check_transcripts(lists: Collection[Sequence[str]]) -> None:
             raise DataError(
                 f"{path}: no such file, the {name}: run the data preparation"
             )
-        with open(path, encoding="utf-8") as stream:
-            if not any(len(line.split(maxsplit=1)) == 2 for line in stream):
-                raise DataError(
-                    f"{path}: no utterance has a transcript; add them (`UTTERANCE WORDS`), "
-                    "or pretrain without (ssl_train)"
-                )
+        lines = read_lines(Path(path), "make the list again")
+        if not any(len(line.split(maxsplit=1)) == 2 for line in lines):
+            raise DataError(
+                f"{path}: no utterance has a transcript; add them (`UTTERANCE WORDS`), "
+                "or pretrain without (ssl_train)"
+            )
 
 
 def check_languages(path: Path, shape_files: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
     Raises:
         DataError: The file is missing or malformed, a language has no utterance of the
             training set, or some of its utterances are not in the set; or an utterance of
-            the set is in no language, or in two.
+            the set is in no language, in two, or twice in one.
     """
     if not path.is_file():
         raise DataError(
@@ -135,12 +135,14 @@ def check_languages(path: Path, shape_files: Sequence[str]) -> None:
                 f"{path}: language '{language}': utterances are not separated by single "
                 "spaces; correct it"
             )
-        twice += [one for one in utterances if one in seen]
-        seen.update(utterances)
+        for one in utterances:
+            if one in seen:
+                twice.append(one)
+            seen.add(one)
     if twice:
         raise DataError(
-            f"{path}: {len(twice)} utterances are in more than one language, the first: "
-            f"{min(twice)}: they would be drawn for each; leave them in one"
+            f"{path}: {len(set(twice))} utterances are listed more than once, the first: "
+            f"{min(twice)}: they would be drawn as often; leave each in one place"
         )
     if there - seen:
         raise DataError(

@@ -114,6 +114,10 @@ def test_it_resumes_inside_an_epoch(data, monkeypatch):
             "text: no utterance has a trans",
         ),
         (
+            lambda x: (x / "text").write_bytes("a für\n".encode("latin-1")),
+            "text: not readable as UTF-8 text",
+        ),
+        (
             lambda x: (x / "other.scp").unlink(),
             "other.scp: no such file, the unlabelled",
         ),

@@ -154,7 +154,11 @@ def test_counts(least, most):
         ("en en001  en002\n", "language 'en': utterances are not separated by single"),
         (
             "en en003 en002 en001\nsw en002 en001 sw001\n",
-            "category2utt: 2 utterances are in more than one language, the first: en001",
+            "category2utt: 2 utterances are listed more than once, the first: en001",
+        ),
+        (
+            "en en002 en001 en002\nsw sw001\n",
+            "category2utt: 1 utterances are listed more than once, the first: en002",
         ),
         (
             "en en001 en002\nsw sw001\n",
