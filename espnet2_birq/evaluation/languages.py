@@ -8,6 +8,7 @@ shows how much information is left for recognition.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -53,8 +54,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
         folder: Data directory with wav.scp and category2utt.
 
     Raises:
-        DataError: category2utt is missing or invalid, or has fewer than two languages;
-            or a language has no audio.
+        DataError: category2utt is missing or invalid, has fewer than two languages, or
+            lists an utterance twice in one; or a language has no audio.
     """
     path = folder / CATEGORIES
     if not path.is_file():
@@ -71,6 +72,11 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
         )
     there = {name for name, _ in iter_scp(folder / "wav.scp")}
     for name, utterances in languages.items():
+        if len(set(utterances)) < len(utterances):
+            twice = min(x for x, times in Counter(utterances).items() if times > 1)
+            raise DataError(
+                f"{path}: language '{name}': {twice} is listed twice; take one out"
+            )
         languages[name] = [one for one in utterances if one in there]
         if not languages[name]:
             raise DataError(

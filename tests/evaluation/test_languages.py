@@ -176,8 +176,18 @@ def test_a_page_with_probes(places, sets, capsys):
             "train/text: nothing of language 'high', which the other set has",
         ),
         (
+            lambda x: (x / "train" / "text").write_text("high0\nlow0 a\n"),
+            "train/text: nothing of language 'high', which the other set has",
+        ),
+        (
             lambda x: (x / "test" / "category2utt").write_text("low low0\nlow low1\n"),
             "test/category2utt: no lines .*low is duplicated.*; correct it",
+        ),
+        (
+            lambda x: (x / "test" / "category2utt").write_text(
+                "low low0 low1 low0\nhigh high0\n"
+            ),
+            "test/category2utt: language 'low': low0 is listed twice; take one out",
         ),
         (
             lambda x: (x / "test" / "category2utt").write_text(
