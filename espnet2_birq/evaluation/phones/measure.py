@@ -29,7 +29,7 @@ from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.evaluation.phones.abx import abx_errors, import_fastabx
 from espnet2_birq.evaluation.phones.frames import Corpus, Frames, collect, find_corpus
-from espnet2_birq.evaluation.phones.models import load_model
+from espnet2_birq.evaluation.phones.models import SpeechModel, load_model
 from espnet2_birq.evaluation.phones.probing import (
     accuracy_of_speakers,
     effective_rank,
@@ -125,6 +125,8 @@ def measure(
     corpus = find_corpus(
         data, alignment, settings.utterances, settings.tier, settings.silence
     )
+    for source in sources:
+        _layers(load_model(source.path, settings.device), source, settings)
     models = [measure_model(source, corpus, settings) for source in sources]
     speakers = {one.speaker for one in corpus.speech}
     result = {
@@ -155,9 +157,7 @@ def measure_model(source: Source, corpus: Corpus, settings: Settings) -> dict:
     start = time.monotonic()
     logging.info(f"{source.name}: {source.path}")
     model = load_model(source.path, settings.device)
-    layers = sorted(set(settings.layers or range(model.depth + 1)))
-    if layers[0] < 0 or layers[-1] > model.depth:
-        raise ConfigError(f"--layers: {source.name} has layers 0 to {model.depth}")
+    layers = _layers(model, source, settings)
     with contextlib.ExitStack() as stack:
         scratch = None
         if settings.abx:
@@ -247,6 +247,18 @@ def compare(one: dict, first: dict) -> dict:
             )
             layers.append({"layer": layer["layer"], "mean": mean, "error": error})
     return {"model": one["name"], "minus": first["name"], "layers": layers}
+
+
+def _layers(model: SpeechModel, source: Source, settings: Settings) -> list[int]:
+    """Return the layers to measure.
+
+    Raises:
+        ConfigError: The model lacks one of them.
+    """
+    layers = sorted(set(settings.layers or range(model.depth + 1)))
+    if layers[0] < 0 or layers[-1] > model.depth:
+        raise ConfigError(f"--layers: {source.name} has layers 0 to {model.depth}")
+    return layers
 
 
 def _check(frames: Frames, is_test, source: Source, settings: Settings) -> None:

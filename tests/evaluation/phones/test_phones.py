@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from planted import OBJECTIVES, write_experiment, write_speech
+from planted import MODEL, OBJECTIVES, write_experiment, write_speech
 from scipy.stats import entropy
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import homogeneity_score
@@ -344,6 +344,15 @@ def test_a_file_that_cannot_be_written_is_refused_first(folder, monkeypatch, cap
 def test_all_models_are_looked_for_first(folder):
     command = options(folder, "one/model.pth", "one/missing.pth", alignment="nothing")
     with pytest.raises(SystemExit, match="missing.pth: no such file"):
+        phone_probe.main(command)
+
+
+def test_layers_of_all_models_are_checked_first(folder, tmp_path, monkeypatch):
+    conf = {"encoder_conf": {**MODEL["encoder_conf"], "num_blocks": 1}}
+    write_experiment(tmp_path / "flat", SSLTask, objectives=OBJECTIVES[:1], **conf)
+    monkeypatch.setattr(measure, "measure_model", None)
+    command = options(folder, "one/model.pth", tmp_path / "flat/model.pth", layers=2)
+    with pytest.raises(SystemExit, match="--layers: flat has layers 0 to 1"):
         phone_probe.main(command)
 
 
