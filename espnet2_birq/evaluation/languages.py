@@ -55,7 +55,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
 
     Raises:
         DataError: category2utt is missing or invalid, has fewer than two languages, or
-            lists an utterance twice in one; or a language has no audio.
+            lists an utterance twice in one; or a language has no audio or no name that
+            a folder can have.
     """
     path = folder / CATEGORIES
     if not path.is_file():
@@ -77,6 +78,8 @@ def read_languages(folder: Path) -> dict[str, list[str]]:
             raise DataError(
                 f"{path}: language '{name}': {twice} is listed twice; take one out"
             )
+        if "/" in name or name in (".", ".."):  # it names a folder of --out
+            raise DataError(f"{path}: '{name}' is no name of a language; correct it")
         languages[name] = [one for one in utterances if one in there]
         if not languages[name]:
             raise DataError(

@@ -228,9 +228,9 @@ def _training(folder: Path, log: TrainingLog) -> list[str]:
     rows = [["objective", *STATISTICS.values()]]
     for name in all_objectives(log):
         at = last_of(name, log.intervals)
-        values = {} if at is None else log.intervals[at]
-        if f"acc_{name}" not in values:
+        if at is None or f"acc_{name}" not in log.intervals[at]:
             continue
+        values = log.intervals[at]
         # A phase of the training may end before it does.
         title = name if values is last else f"{name}, until {log.updates[at]}"
         rows.append([title, *(_number(values, key, name) for key in STATISTICS)])

@@ -196,6 +196,12 @@ def test_a_page_with_probes(places, sets, capsys):
             "test/category2utt: no lines `LANGUAGE UTTERANCE ...`.*; correct it",
         ),
         (
+            lambda x: (x / "test" / "category2utt").write_text(
+                "../low low0 low1\nhigh high0\n"
+            ),
+            "test/category2utt: '../low' is no name of a language; correct it",
+        ),
+        (
             lambda x: soundfile.write(x / "high2.wav", np.zeros(8000), 8000),
             "high2.wav: sample rate is 8000 Hz, wanted 16000 Hz",
         ),

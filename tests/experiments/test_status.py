@@ -1,6 +1,7 @@
 """`birq status` of experiments: running, interrupted, failed, done."""
 
 import os
+import re
 import shutil
 import time
 
@@ -91,10 +92,10 @@ def test_a_running_training(experiment, capsys):
 def test_an_objective_that_has_stopped(experiment):
     later = LINE.format(5, 21, 30, 99.0).replace("_anchor", "_units")
     write_log(experiment, 25.5, later)
-    rows = [x.split("  ") for x in describe(experiment).splitlines() if ", until" in x]
-    assert [row[1] for row in rows] == ["anchor, until 20"]
-    assert rows[0][4] == "25.50", rows
-    assert "\n  units " in describe(experiment)
+    lines = [re.split(r"\s{2,}", x.strip()) for x in describe(experiment).splitlines()]
+    rows = {line[0]: line[1:] for line in lines}
+    assert rows["anchor, until 20"][2] == "25.50"
+    assert rows["units"][2] == "99.00"
 
 
 def test_a_collapse(experiment):

@@ -117,7 +117,7 @@ def measure(
     """
     if min(settings.utterances, settings.units, settings.max_frames) < 2:
         raise ConfigError("--utterances, --units and --max_frames are 2 or more")
-    # Check now, not after minutes of computation.
+    # Check now, not after minutes of computation. Models are loaded after the speech.
     for source in sources:
         find_config(source.path)
     if settings.abx:
@@ -125,8 +125,7 @@ def measure(
     corpus = find_corpus(
         data, alignment, settings.utterances, settings.tier, settings.silence
     )
-    for source in sources:
-        _layers(load_model(source.path, settings.device), source, settings)
+    _check_models(sources, settings)
     models = [measure_model(source, corpus, settings) for source in sources]
     speakers = {one.speaker for one in corpus.speech}
     result = {
@@ -236,7 +235,16 @@ def compare(one: dict, first: dict) -> dict:
 
     Returns:
         Names, and mean difference and its standard error for each common layer.
+
+    Raises:
+        DataError: A speaker has frames for only one of them.
     """
+    speakers = [model["layers"][0]["accuracy"]["speakers"] for model in (one, first)]
+    if odd := speakers[0].keys() ^ speakers[1].keys():
+        raise DataError(
+            f"{one['name']}, {first['name']}: speaker {min(odd)} has frames for only one "
+            "of them; raise --max_frames"
+        )
     theirs = {layer["layer"]: layer for layer in first["layers"]}
     layers = []
     for layer in one["layers"]:
@@ -247,6 +255,25 @@ def compare(one: dict, first: dict) -> dict:
             )
             layers.append({"layer": layer["layer"], "mean": mean, "error": error})
     return {"model": one["name"], "minus": first["name"], "layers": layers}
+
+
+def _check_models(sources: Sequence[Source], settings: Settings) -> None:
+    """Refuse models that cannot be measured together.
+
+    Raises:
+        ConfigError: One lacks a requested layer, or their sample rates differ.
+    """
+    rates = {}
+    for source in sources:
+        model = load_model(source.path, settings.device)
+        _layers(model, source, settings)
+        rates[model.sample_rate] = source.name
+    if len(rates) > 1:
+        wanted = ", ".join(f"{name} {rate} Hz" for rate, name in sorted(rates.items()))
+        raise ConfigError(
+            f"models want audio of different sample rates: {wanted}; measure them one "
+            "after the other"
+        )
 
 
 def _layers(model: SpeechModel, source: Source, settings: Settings) -> list[int]:

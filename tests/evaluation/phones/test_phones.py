@@ -15,6 +15,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import homogeneity_score
 
 from espnet2_birq.bin import phone_probe
+from espnet2_birq.errors import DataError
 from espnet2_birq.evaluation.phones import measure
 from espnet2_birq.evaluation.phones.frames import Frames, collect, find_corpus, spread
 from espnet2_birq.evaluation.phones.measure import (
@@ -354,6 +355,28 @@ def test_layers_of_all_models_are_checked_first(folder, tmp_path, monkeypatch):
     command = options(folder, "one/model.pth", tmp_path / "flat/model.pth", layers=2)
     with pytest.raises(SystemExit, match="--layers: flat has layers 0 to 1"):
         phone_probe.main(command)
+
+
+def test_models_of_different_sample_rates_are_refused_first(
+    folder, tmp_path, monkeypatch
+):
+    conf = {"frontend_conf": {**MODEL["frontend_conf"], "fs": "8k"}}
+    write_experiment(tmp_path / "phone", SSLTask, objectives=OBJECTIVES[:1], **conf)
+    monkeypatch.setattr(measure, "measure_model", None)
+    command = options(folder, "one/model.pth", tmp_path / "phone/model.pth")
+    words = "different sample rates: phone 8000 Hz, one 16000 Hz; measure them one"
+    with pytest.raises(SystemExit, match=words):
+        phone_probe.main(command)
+
+
+def test_a_speaker_of_one_model_only():
+    def result(name, *speakers):
+        accuracy = {"speakers": dict.fromkeys(speakers, 0.5)}
+        return {"name": name, "layers": [{"layer": 0, "accuracy": accuracy}]}
+
+    words = "b, a: speaker t has frames for only one of them; raise --max_frames"
+    with pytest.raises(DataError, match=words):
+        compare(result("b", "s"), result("a", "s", "t"))
 
 
 def test_a_model_that_diverged(folder, tmp_path):
