@@ -30,11 +30,6 @@ def depthwise(
     return _Depthwise.apply(x, weight, bias)
 
 
-# For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
-# library never finishes generating its code (oneDNN of PyTorch 2.11). Hence some distance.
-LEAST_CHANNELS = 64
-
-
 class FastConv1d(torch.nn.Conv1d):
     """Convolution along time, faster if it is depthwise, wide, and keeps the length."""
 
@@ -85,7 +80,26 @@ class _Depthwise(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
+# For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
+# library never finishes generating its code (oneDNN of PyTorch 2.11). It takes as few at a
+# time from wider layers, too, if its threads do not divide the batch.
+LEAST_CHANNELS = 64
+
+
 def _convolve(x, weight, bias):
+    """Convolve (B, T, C), in bfloat16 only as many rows as the threads divide."""
+    rest = x.size(0) % torch.get_num_threads() if x.dtype == torch.bfloat16 else 0
+    if not rest:
+        return _convolve_image(x, weight, bias)
+    single = (z if z is None else z.float() for z in (x[-rest:], weight, bias))
+    with torch.autocast("cpu", enabled=False):  # it would convert them back
+        last = _convolve_image(*single).to(x.dtype)
+    if rest == x.size(0):
+        return last
+    return torch.cat((_convolve_image(x[:-rest], weight, bias), last))
+
+
+def _convolve_image(x, weight, bias):
     """Convolve (B, T, C) as an image of height 1, whose channels are last in memory."""
     image = x.contiguous().transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
     channels, _, kernel = weight.shape

@@ -30,6 +30,14 @@ def outcome(layer, x):
     )
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 31])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("length", [1, 5, 80])
@@ -43,9 +51,10 @@ def test_same_output_and_gradients(kernel, bias, length):
     assert y.transpose(1, 2).is_contiguous()
 
 
-def test_bfloat16_is_no_farther_from_single_precision():
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_bfloat16_is_no_farther_from_single_precision(batch, two_threads):
     stock, fast = make(kernel=31)
-    x = torch.randn(4, 200, 72).transpose(1, 2)
+    x = torch.randn(batch, 200, 72).transpose(1, 2)
     exact = outcome(stock, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = [outcome(layer, x) for layer in (stock, fast)]
@@ -82,13 +91,14 @@ import sys
 import torch
 sys.path.insert(0, {tests!r})
 from test_depthwise import make, outcome
-torch.set_num_threads(1)
-for kernel in (15, 31, 63):
-    for length in (30, 31, 61, 400):
-        print(kernel, length, flush=True)
-        fast = make(channels={channels}, kernel=kernel)[1]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            outcome(fast, torch.randn(1, length, {channels}).transpose(1, 2))
+for threads, batch in (1, 1), (2, 5), (2, 1), (3, 4):
+    torch.set_num_threads(threads)
+    for kernel in (15, 31, 63):
+        for length in (30, 31, 61, 368, 400):
+            print(threads, batch, kernel, length, flush=True)
+            fast = make(channels={channels}, kernel=kernel)[1]
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                outcome(fast, torch.randn(batch, length, {channels}).transpose(1, 2))
 print("done", flush=True)
 """
 
