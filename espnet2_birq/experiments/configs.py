@@ -10,6 +10,7 @@ import yaml
 from espnet2_birq.config import sampling_rate
 from espnet2_birq.datadir.files import write_whole
 from espnet2_birq.datadir.locking import locked
+from espnet2_birq.errors import ConfigError
 from espnet2_birq.experiments.spec import (
     Spec,
     System,
@@ -39,7 +40,7 @@ class Configs:
         self.folder = out / "config"
         self._flops = Flops(self.folder)
         # A run goes by what the files said at its beginning.
-        self._base = cache(lambda: read_yaml(spec.pretrain, "correct it"))
+        self._base = cache(lambda: _read_options(spec.pretrain))
         self._pretraining: dict[str, dict] = {}
         self._finetuning: dict[str, str] = {}
 
@@ -98,9 +99,10 @@ class Configs:
         """Return the text of the configuration file for fine-tuning a system."""
         assert self.spec.finetune_config is not None  # see read_spec()
         if system.finetune is None:
+            _read_options(self.spec.finetune_config)
             return self.spec.finetune_config.read_text("utf-8")
         if system.name not in self._finetuning:
-            tune = yaml.safe_load(self.spec.finetune_config.read_text("utf-8"))
+            tune = _read_options(self.spec.finetune_config)
             text = yaml.safe_dump(merge(tune, system.finetune), sort_keys=False)
             self._finetuning[system.name] = text.replace("{out}", str(self.out))
         return self._finetuning[system.name]
@@ -122,10 +124,11 @@ class Configs:
             self._flops.keep_counts()
             for system in self.spec.systems:
                 self.flops(system)
-                if system.finetune is not None:
-                    path = self.finetune_file(system)
-                    assert path is not None
-                    write_if_new(path, self.finetune_text(system))
+                path = self.finetune_file(system)
+                if path is not None:
+                    text = self.finetune_text(system)  # before all trainings, if wrong
+                    if system.finetune is not None:
+                        write_if_new(path, text)
                 for seed in seeds:
                     write_if_new(self.file(system, seed), self.text(system, seed))
 
@@ -186,6 +189,18 @@ class Flops:
 
     def _save(self):
         write_whole(self.path, json.dumps(self.of, indent=1))
+
+
+def _read_options(path: Path) -> dict:
+    """Read a training configuration.
+
+    Raises:
+        ConfigError: The file is not YAML, or has no options.
+    """
+    conf = read_yaml(path, "correct it")
+    if not isinstance(conf, dict):
+        raise ConfigError(f"{path}: has no training options; correct it")
+    return conf
 
 
 def _dump(conf: dict) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import queue
-import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from espnet2_birq.datadir.locking import locked
 from espnet2_birq.datadir.stamp import STAMP, sources
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.experiments.configs import Configs
-from espnet2_birq.experiments.spec import FinetuneSet, Spec, System
+from espnet2_birq.experiments.spec import FinetuneSet, Spec, System, split_options
 from espnet2_birq.experiments.steps import (
     Record,
     Step,
@@ -72,8 +71,9 @@ class Runner:
         self.spec = spec
         self.out = out.resolve()
         self.configs = Configs(spec, self.out)
-        self.data_options = shlex.split(data_options)
-        ngpu, given = ["--ngpu", str(int(bool(gpus)))], shlex.split(run_options)
+        self.data_options = split_options("--data_options", data_options)
+        ngpu = ["--ngpu", str(int(bool(gpus)))]
+        given = split_options("--run_options", run_options)
         for word in given:
             option = word.removeprefix("--").replace("-", "_")
             if word.startswith("--") and option.startswith(STAGES):
@@ -89,7 +89,7 @@ class Runner:
         # The last of equal options wins, i.e. the user's.
         self.run_options = [*ngpu, *([] if gpus else ["--num_threads", "1"]), *given]
         self._run_key = given or ngpu
-        self.phones = shlex.split(phones)
+        self.phones = split_options("--phones", phones)
         self._data_key: Any = self.data_options
         if report_only and not data_options:
             self._data_key = last_setting(self.out, "data_ssl", 0)
@@ -291,7 +291,7 @@ class Runner:
         """Return the step that probes a frozen encoder."""
         asr, out = self.spec.recipe / "asr1", self.probe_dir(system, seed)
         assert self.spec.probe is not None
-        options = shlex.split(self.spec.probe)
+        options = split_options("probe", self.spec.probe)
         sets = [] if "--halves" in options else [self.spec.train_set]
         speech = [word for one in sets for word in ("--train", asr / "dump/raw" / one)]
         tests = [asr / "dump/raw" / one for one in self.spec.tests]

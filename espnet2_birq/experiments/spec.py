@@ -3,10 +3,12 @@
 import math
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from espnet2_birq.config import count_of
 from espnet2_birq.errors import ConfigError
 from espnet2_birq.reading import read_yaml
 
@@ -16,7 +18,7 @@ KEYS = {
     "systems": "list of what is compared",
     "tests": "test sets of asr1/run.sh",
     "train_set": "of the recipe; default: train",
-    "finetune": "dictionary: config, sets, options",
+    "finetune": "dictionary: config, sets",
     "probe": "options of espnet2_birq.bin.probe, in one string; none: no probe",
     "compare": "pairs of systems whose difference is tested",
 }
@@ -191,7 +193,7 @@ def _system(path: Path, conf: dict) -> System:
         raise ConfigError(
             f"{path}: system '{conf['name']}': names have letters, digits, _ and - only"
         )
-    if not isinstance(conf["pretrain"] or {}, dict):
+    if not isinstance(conf["pretrain"], dict | None):
         raise ConfigError(f"{path}: '{conf['name']}': pretrain is a dictionary or null")
     return System(**{"label": conf["name"], **conf})
 
@@ -225,6 +227,13 @@ def _check(path: Path, spec: Spec) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two systems are called '{name}'")
+        # Files of a system's configurations, see Configs
+        other = re.sub("_(finetune|seed[0-9]+)$", "", name)
+        if other != name and other in names:
+            raise ConfigError(
+                f"{path}: system '{name}': files of '{other}' have this name; give "
+                "another name"
+            )
     for number, system in enumerate(spec.systems):
         if system.updates is not None and system.updates < 1:
             raise ConfigError(
@@ -261,6 +270,7 @@ def _check(path: Path, spec: Spec) -> None:
         if not set(pair) <= set(names):
             raise ConfigError(f"{path}: compare: {list(pair)} are not two systems")
     _check_sets(path, spec.finetune_sets)
+    split_options(f"{path}: probe", spec.probe or "")
     for file in filter(None, (spec.pretrain, spec.finetune_config)):
         if not os.path.isfile(file):  # Path.is_file() raises if the name is too long
             raise ConfigError(f"{path}: {file}: no such file")
@@ -271,7 +281,9 @@ def _check_sets(path: Path, sets: list[FinetuneSet]) -> None:
     rests = [one.rest_of for one in sets]
     for one in sets:
         wrong = None
-        if one.name in ("asr", "ssl"):  # see Runner.prepare()
+        if not re.fullmatch("[A-Za-z0-9_.-]+", one.name):
+            wrong = "has other characters than letters, digits, _, - and ."
+        elif one.name in ("asr", "ssl"):  # see Runner.prepare()
             wrong = "is the name of a step that prepares data; give another name"
         elif one.hours is not None and one.rest_of is not None:
             wrong = (
@@ -285,6 +297,18 @@ def _check_sets(path: Path, sets: list[FinetuneSet]) -> None:
             wrong = f"is not the only rest of '{one.rest_of}'; leave out the others"
         if wrong is not None:
             raise ConfigError(f"{path}: finetune: sets: '{one.name}' {wrong}")
+
+
+def split_options(where: str, text: str) -> list[str]:
+    """Split options in one string into words, as a shell does.
+
+    Raises:
+        ConfigError: A quotation does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {text}: {error}; correct it") from error
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -328,11 +352,12 @@ def updates_of(conf: dict) -> int:
     Raises:
         ConfigError: The number is not specified.
     """
-    if not conf.get("max_epoch"):
+    epochs = count_of(conf, "max_epoch")
+    if epochs is None:
         raise ConfigError(
             "compute_of: updates are counted by max_epoch, which is missing"
         )
-    return conf["max_epoch"] * updates_per_epoch(conf, "compute_of")
+    return epochs * updates_per_epoch(conf, "compute_of")
 
 
 def updates_per_epoch(conf: dict, where: str) -> int:
@@ -343,8 +368,9 @@ def updates_per_epoch(conf: dict, where: str) -> int:
             (ESPnet adds the remainder's gradients to the next epoch's first update,
             ssl_train drops them).
     """
-    batches, accum_grad = conf.get("num_iters_per_epoch"), conf.get("accum_grad", 1)
-    if not batches:
+    batches = count_of(conf, "num_iters_per_epoch")
+    accum_grad = count_of(conf, "accum_grad", 1)
+    if batches is None:
         raise ConfigError(
             f"{where}: updates are counted by num_iters_per_epoch, which is missing"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet2_birq.bin import matrix
 from espnet2_birq.datadir.locking import locked
 from espnet2_birq.experiments import configs
 from espnet2_birq.experiments.runner import Runner
@@ -55,6 +56,27 @@ def test_equal_compute_of_an_objective_that_starts_late(tmp_path, monkeypatch):
     mine.write([0])
     again = configs.Configs(spec, tmp_path)
     assert again.flops(system) == mine.flops(system) == 1 + (updates - 600) / updates
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_epoch": 1}])
+@pytest.mark.parametrize("content, words", [("", "has no tr"), ("a: [", "no YAML")])
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_files_without_options(tmp_path, monkeypatch, kind, content, words, changes):
+    """They are refused before the first training."""
+    monkeypatch.setattr(configs, "update_flops", lambda path: 1.0)
+    files = {"pretrain": "ssl1", "finetune": "asr1"}
+    for name, folder in files.items():
+        path = tmp_path / folder / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(content if name == kind else "max_epoch: 2")
+    spec = dict(recipe=".", pretrain="pretrain.yaml", tests=["test"])
+    spec["systems"] = [dict(name="a", pretrain=changes, finetune=changes or None)]
+    spec["finetune"] = dict(config="finetune.yaml", sets={"all": None})
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(spec))
+    command = [f"{tmp_path}/matrix.yaml", "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit, match=f"^error: .*{kind}.yaml: {words}.*correct it"):
+        matrix.main(command)
+    assert not (tmp_path / "out" / "steps").exists()
 
 
 def test_a_probe_of_halves_has_no_training_set(tmp_path):

@@ -385,6 +385,9 @@ def test_options_that_would_not_be_noticed_or_used_are_refused(quick):
     for option in ("stage", "stop-stage", "skip_train"):
         with pytest.raises(ConfigError, match=f"--{option}: .*leave it out"):
             start(run_options=f"--nj 2 --{option} 7")
+    for option in ("data_options", "run_options", "phones"):
+        with pytest.raises(ConfigError, match=f"--{option}: --nj '2: No closing quot"):
+            start(**{option: "--nj '2"})
     line = ["matrix.yaml", "--out", "out", "--gpus", "0", "--jobs", "2"]
     with pytest.raises(SystemExit, match="^error: --jobs: .*leave out --jobs$"):
         command.main(line)

@@ -63,6 +63,7 @@ def test_matrices_of_the_project_are_sound(file):
             "unknown key 'hour'",
         ),
         (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
+        (dict(probe="--lr '1"), "probe: --lr '1: No closing quotation; correct it"),
         (dict(systems=[]), "key 'systems' is empty"),
         (dict(tests=[]), "key 'tests' is empty"),
         (dict(tests=[["x"]]), "tests: .'x'. is not the name of a set"),
@@ -86,6 +87,8 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     "sets, message",
     [
+        ({"a/b": None}, "'a/b' has other characters than letters"),
+        ({"1 h": dict(hours=1)}, "'1 h' has other characters than letters"),
         ({"asr": dict(hours=1)}, "'asr' is the name of a step that prepares data"),
         ({"ssl": None}, "'ssl' is the name of a step that prepares data"),
         (
@@ -117,11 +120,20 @@ def test_fine_tuning_sets_that_cannot_be(tmp_path, sets, message):
         (dict(name="a", label=None), "'label' cannot be 'None'"),
         (dict(name="a", updates=True), "'updates' cannot be 'True'"),
         (dict(name="a", updates=-5), "'a' has -5 updates; give 1 or more"),
+        (dict(name="a", pretrain=False), "'a': pretrain is a dictionary or null"),
     ],
 )
 def test_systems_that_cannot_be(tmp_path, system, message):
     with pytest.raises(ConfigError, match=message):
-        changed(tmp_path, compare=[], systems=[dict(pretrain={}, **system)])
+        changed(tmp_path, compare=[], systems=[{"pretrain": {}, **system}])
+
+
+@pytest.mark.parametrize("name", ["a_finetune", "a_seed1"])
+def test_systems_whose_configurations_would_be_one_file(tmp_path, name):
+    systems = [dict(name=x, pretrain={}) for x in ("a", name)]
+    with pytest.raises(ConfigError, match=f"'{name}': files of 'a' have this name"):
+        changed(tmp_path, compare=[], systems=systems)
+    assert changed(tmp_path, compare=[], systems=systems[1:]).names == [name]
 
 
 def test_a_trunk_may_have_no_changes(tmp_path):
@@ -181,6 +193,10 @@ def test_updates_are_not_batches():
         updates_of({**conf, "accum_grad": 3})
     with pytest.raises(ConfigError, match="max_epoch, which is missing"):
         updates_of({"num_iters_per_epoch": 100})
+    for key in ("accum_grad", "num_iters_per_epoch", "max_epoch"):
+        for value in (0, "2", 1.5):
+            with pytest.raises(ConfigError, match=f"{key} is a number of 1 or more"):
+                updates_of({**conf, key: value})
     # A constant learning rate may be written without options.
     same = {**conf, "scheduler_conf": None}
     assert with_updates(same, 500, "x") == same
