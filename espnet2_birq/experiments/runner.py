@@ -1,5 +1,6 @@
 """Run the steps of a matrix, i.e. stages of the recipes, each once."""
 
+import glob
 import os
 import queue
 import subprocess
@@ -326,7 +327,10 @@ class Runner:
             f"asr_{name}",
             [*self._key(system, seed), one.name, self.spec.hours_of(one), text],
             [(asr, tune)],
-            makes=[folder / "*" / x / "score_wer/hyp.trn" for x in self.spec.tests],
+            makes=[
+                f"{glob.escape(str(folder))}/*/{x}/score_wer/hyp.trn"
+                for x in self.spec.tests
+            ],
             lists=lambda: [*model, *self.asr_lists(one.name)],
             named=lambda: files_in_config(yaml.safe_load(text), asr),
             folder=folder,

@@ -228,7 +228,8 @@ def last_setting(out: Path, steps: str, place: int) -> Any:
 
 def lacking(patterns: Iterable[str | Path]) -> str | None:
     """Return the first pattern without a matching file."""
-    return next((str(x) for x in patterns if not glob.glob(str(x))), None)
+    missing = (x for x in patterns if not (os.path.exists(x) or glob.glob(str(x))))
+    return next((str(x) for x in missing), None)
 
 
 def files_in_config(conf: Any, folder: Path) -> list[Path]:

@@ -54,12 +54,15 @@ def find_recordings(
 
     Raises:
         DataError: The list is unknown or broken, two recordings have the same name, a
-            file is longer than its duration in the list, or no recording can be used.
+            name is not in UTF-8, a file is longer than its duration in the list, or no
+            recording can be used.
     """
     entries: dict[str, str] = {}
     stated: dict[str, float] = {}
     for name, entry, seconds in _list(source, rate):
         name = "_".join(name.split())
+        if not (_is_unicode(name) and _is_unicode(entry)):
+            raise DataError(f"{source}: {entry!a} is no name in UTF-8; rename it")
         # The output has this name, in the output folder.
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(
@@ -114,6 +117,15 @@ def _list(source: Path, rate: int) -> Iterable[Listed]:
     if source.suffix == ".tsv":
         return _tsv(source, rate)
     return _scp(source)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a list: file names may be in other encodings."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

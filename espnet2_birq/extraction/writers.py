@@ -37,14 +37,21 @@ class Folder:
         self._blocks = path / "blocks"
 
     def has(self, block: str) -> bool:
-        """Whether a block is complete: its list, and the files that this names."""
+        """Whether a block is complete: its list, and the files that this names.
+
+        Those of a folder that was moved or copied are not its own.
+        """
         listed = self._blocks / block
         if self.kind == "text" or not listed.is_file():
             return listed.is_file()
         files = {line.rstrip("\n").split(" ", 1)[1] for line in read_lines(listed)}
         if self.kind == "ark":
             files = {entry.rpartition(":")[0] for entry in files}
-        return all(map(os.path.isfile, files))
+        own = os.path.join(os.path.abspath(self.path), "")
+        return all(
+            os.path.abspath(file).startswith(own) and os.path.isfile(file)
+            for file in files
+        )
 
     @contextmanager
     def writing(self, block: str) -> Iterator[Callable[[str, np.ndarray | Path], None]]:

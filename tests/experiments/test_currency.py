@@ -16,7 +16,7 @@ from espnet2_birq.experiments import configs, report
 from espnet2_birq.experiments.matrix import run_matrix
 from espnet2_birq.experiments.runner import Runner
 from espnet2_birq.experiments.spec import read_spec
-from espnet2_birq.experiments.steps import Record
+from espnet2_birq.experiments.steps import Record, lacking
 
 # Models differ with their configurations. Training stops after its first checkpoint if the
 # recipe has a file "stop", with the exit status of a batch system's signal.
@@ -351,6 +351,20 @@ def test_phones_depend_on_alignments_and_lists(quick):
         file.write_text("before")
     (folder / "grids" / "v.TextGrid").write_text("another")
     assert "was not made from" in record(options).why_redo()
+
+
+def test_an_output_folder_whose_name_looks_like_a_pattern(quick):
+    folder, _ = quick
+    out = folder / "out[1]"
+    runner = Runner(read_spec(folder / "matrix.yaml"), out)
+    system, (one, *_) = runner.spec.systems[1], runner.spec.finetune_sets
+    steps = [runner.pretraining(system, 0), runner.finetuning(system, 0, one)]
+    made = runner.asr_exp(system, 0, one.name) / "decode/test/score_wer/hyp.trn"
+    for step, file in zip(steps, (runner.model(system.name, 0), made), strict=True):
+        assert lacking(step.makes) is not None
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert lacking(step.makes) is None
 
 
 def options_of(folder, **options):

@@ -408,6 +408,33 @@ def test_replaced_audio_and_deleted_results_are_done_again(top, tmp_path, kind):
     assert np.array_equal(read(out / "output/feats.scp", ["a", "b"])["a"], second["a"])
 
 
+@pytest.mark.parametrize("kind", ["npy", "ark"])
+def test_a_moved_folder_does_not_list_the_files_of_its_successor(top, tmp_path, kind):
+    write_experiment(tmp_path / "exp", SSLTask, seed=2, objectives=OBJECTIVES)
+    common = [f"{top}/audio/a", "--format", kind, "--out"]
+    first, moved = tmp_path / "out", tmp_path / "moved"
+    features.main([f"{top}/exp", *common, str(first)])
+    first.rename(moved)
+    features.main([f"{tmp_path}/exp", *common, str(first)])  # another model
+    features.main([f"{top}/exp", *common, str(moved)])
+    lists = [(one / "output/feats.scp").read_text() for one in (first, moved)]
+    for text, other in zip(lists, (moved, first)):
+        assert f" {other}/" not in text
+    arrays = [read(x / "output/feats.scp", ["u1", "u2"]) for x in (first, moved)]
+    assert not np.array_equal(*(one["u1"] for one in arrays))
+
+
+@pytest.mark.parametrize("command", [features, units])
+def test_file_names_that_are_not_utf8(top, tmp_path, command):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    os.symlink(top / "audio/a/u1.wav", os.fsencode(audio) + b"/caf\xe9.wav")
+    options = [f"{top}/exp", str(audio), "--out", f"{tmp_path}/out"]
+    with pytest.raises(SystemExit, match=r"/caf\\udce9.wav' is no name in UTF-8; ren"):
+        command.main(options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "names, out, kind, words",
     [
