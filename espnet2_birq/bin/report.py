@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_birq.bin.command import make_parser, run
+from espnet2_birq.options import output_file
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("folder", type=Path, metavar="EXP", help="pretraining experiment")
     add(
         "--out",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="page to write (default: EXP/report.html)",
     )

@@ -16,6 +16,8 @@ from espnet2_birq.experiments.card import write_card
 from espnet2_birq.pretrained import WINDOW, PretrainedModel
 from espnet2_birq.tasks.loading import SAFETENSORS, fetch, find_model, load_model
 
+# Arguments that versions of huggingface_hub before 1.0 always give
+OF_OLDER_HUBS = {"proxies", "resume_download"}
 # Options that define a model; others, with their local paths, are not published.
 KEYS = ("frontend", "specaug", "normalize", "encoder", "objectives", "version")
 CONFS = (
@@ -61,7 +63,17 @@ class HubModel(
         window: float | None = WINDOW,
         **kwargs: Any,
     ) -> "HubModel":
-        """Load a folder, or a model on the hub; called by from_pretrained()."""
+        """Load a folder, or a model on the hub; called by from_pretrained().
+
+        Raises:
+            ConfigError: An option is unknown, or the model cannot be loaded.
+        """
+        unknown = kwargs.keys() - OF_OLDER_HUBS
+        if unknown:
+            raise ConfigError(
+                f"from_pretrained: no option '{min(unknown)}'; of the model there are "
+                "device and window"
+            )
         path = Path(model_id)
         if not path.exists():
             path = fetch(

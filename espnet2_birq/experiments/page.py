@@ -28,6 +28,7 @@ from espnet2_birq.experiments.training_log import (
     all_objectives,
     read_training_log,
 )
+from espnet2_birq.pretrained import PretrainedModel
 from espnet2_birq.reading import read_json, refusing
 
 SECONDS = 5.0  # length of an utterance whose codes are legible in a plot
@@ -157,16 +158,23 @@ def _beside(folder: Path, *patterns: str) -> Iterator[Path]:
 def _phones(folder: Path, given: Sequence[Path]) -> list[str]:
     """Show results of phone_probe, both given ones and those beside the experiment."""
     measured: dict[str, dict] = {}
+
+    def add(model: dict, path: Path) -> None:
+        # Several files may have results of one model, such as on other speech.
+        name = model["name"]
+        measured[f"{name}, {path}" if name in measured else name] = model
+
     for path in given:
         for model in _models(path):
-            measured[model["name"]] = model
+            add(model, path)
+    shown = {path.resolve() for path in given}
     for path in _beside(folder, "phones*.json", "phones/*.json"):
-        for model in _models(path):
+        for model in _models(path) if path.resolve() not in shown else []:
             file = Path(model["file"])
             if file.suffix in (".yaml", ".yml"):
                 measured.setdefault("untrained", model)
             elif file.resolve().parent == folder.resolve():
-                measured.setdefault(model["name"], model)
+                add(model, path)
     if not measured:
         return []
     picture = plots.phone_accuracy(list(measured.items()))
@@ -194,8 +202,9 @@ def _models(path: Path) -> list[dict]:
     Raises:
         DataError: The file is damaged, or of another kind.
     """
-    models = _read(path).get("models", [])
+    content = _read(path)
     with refusing(path, NO_RESULTS):
+        models = content["models"]
         for model in models:
             Path(model["file"]), str.strip(model["name"])
             sizes = set()
@@ -224,7 +233,10 @@ def _probes(folder: Path, given: Sequence[Path]) -> list[str]:
     found = [*given, *sorted(folder.glob("probe*/probe.json"))]
     found += [of_matrix] if of_matrix.is_file() else []
     parts = []
-    for path in dict.fromkeys(found):
+    shown: dict[Path, Path] = {}
+    for path in found:
+        shown.setdefault(path.resolve(), path)
+    for path in shown.values():
         result = _read(path)
         with refusing(path, NO_RESULTS):
             rows = [
@@ -258,7 +270,7 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
         return [_section(title, "", text)]
     model = load(folder)
     if audio is None:
-        entries, why = _find_utterances(folder, model.sample_rate)
+        entries, why = _find_utterances(folder, model)
         if not entries:
             logging.warning(f"{folder}: {why}; give --audio")
             return [_section(title, "", html.escape(f"{why}; give --audio."))]
@@ -285,7 +297,7 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
     ]
 
 
-def _find_utterances(folder: Path, rate: int) -> tuple[list[str], str]:
+def _find_utterances(folder: Path, model: PretrainedModel) -> tuple[list[str], str]:
     """Find validation utterances, best length first, or why there are none."""
     lists = data_lists(read_config(folder), "valid")
     scps = [path for path, name, _ in lists if name == "speech"]
@@ -299,9 +311,12 @@ def _find_utterances(folder: Path, rate: int) -> tuple[list[str], str]:
     for _, entry in itertools.islice(iter_scp(scp), LOOKED_AT):
         try:
             entry = resolve(entry)
-            found.append((abs(probe_entry(entry, rate).seconds - SECONDS), entry))
+            info = probe_entry(entry, model.sample_rate)
+            if model.frames(info.frames):
+                found.append((abs(info.seconds - SECONDS), entry))
         except DataError as error:
             return [], str(error)
         if len(found) >= COMPARED and min(found)[0] < SECONDS / 4:
             break
-    return [entry for _, entry in sorted(found)[:COMPARED]], ""
+    why = "" if found else f"{scp}: its first utterances are too short for a frame"
+    return [entry for _, entry in sorted(found)[:COMPARED]], why

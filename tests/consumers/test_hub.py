@@ -99,6 +99,12 @@ def test_card_of_an_experiment(exp, tmp_path, monkeypatch):
         assert torch.equal(found[name], expected)
 
 
+def test_options_that_are_none(exp):
+    with pytest.raises(ConfigError, match="no option 'windw'; .*device and window"):
+        HubModel.from_pretrained(str(exp), windw=30.0)
+    assert HubModel.from_pretrained(str(exp), proxies=None).window == 60.0
+
+
 def test_errors_are_told(exp, tmp_path):
     model = HubModel.from_pretrained(str(exp))
     model.save_pretrained(tmp_path / "mine")

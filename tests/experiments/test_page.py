@@ -100,6 +100,59 @@ def test_page(experiment, capsys):
         report.main([str(experiment), "--phones", "nope.json"])
 
 
+def test_results_given_or_found_twice(experiment, tmp_path, monkeypatch):
+    """Each file is shown once; another file of the same model is shown, too."""
+    speakers = {"speakers": {"a": 0.4, "b": 0.5}, "error": 0.05}
+    layers = [{"layer": n, "accuracy": speakers} for n in range(3)]
+    book = dict(pnmi=0.25, chance=0.01, perplexity=35.0)
+    model = {"name": "m", "file": str(tmp_path / "1epoch.pth"), "layers": layers}
+    model["objectives"] = [{"name": "anchor", "books": [book]}]
+    files = [tmp_path / name for name in ("phones.json", "phones_test.json")]
+    for file in files:
+        file.write_text(json.dumps({"models": [model]}))
+    (tmp_path / "probe").mkdir()
+    probe = tmp_path / "probe" / "probe.json"
+    scores = {kind: {"test": {"percent": 41.5}} for kind in ("cer", "wer")}
+    probe.write_text(json.dumps({"layer_weights": [0.25, 0.75], **scores}))
+    for name in ("train.log", "config.yaml"):
+        (tmp_path / name).write_bytes((experiment / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for given in ([], ["--probe", "probe/probe.json", "--phones", "phones.json"]):
+        report.main([str(tmp_path), *given])
+        text, titles, _ = read(tmp_path / "report.html")
+        assert titles.count("Text in the layers") == 1
+        assert text.count("<td>0.250</td><td>0.010</td>") == 2
+        assert "m, anchor.0" in text and f"m, {files[1]}, anchor.0" in text
+    with pytest.raises(SystemExit, match=f"{probe}: not the results that it should"):
+        report.main([str(tmp_path), "--phones", str(probe)])
+
+
+def test_validation_utterances_that_are_too_short(experiment, tmp_path):
+    """Training leaves them out; the page is written without them."""
+    folder = tmp_path / "exp" / "ssl"
+    folder.mkdir(parents=True)
+    for name in ("train.log", "config.yaml", "1epoch.pth"):
+        (folder / name).write_bytes((experiment / name).read_bytes())
+    for name, seconds in (("short", 0.02), ("long", 2.0)):
+        noise = np.random.default_rng(0).normal(0, 0.1, int(seconds * RATE))
+        soundfile.write(tmp_path / f"{name}.wav", noise, RATE)
+    scp = tmp_path / "data" / "wav.scp"
+    scp.parent.mkdir()
+    scp.write_text(f"a {tmp_path}/short.wav\nb {tmp_path}/long.wav\n")
+    report.main([str(folder)])
+    assert f"{tmp_path}/long.wav" in read(folder / "report.html")[0]
+    scp.write_text(f"a {tmp_path}/short.wav\n")
+    report.main([str(folder)])
+    assert "too short for a frame; give --audio" in read(folder / "report.html")[0]
+
+
+def test_a_page_cannot_be_a_folder(experiment, tmp_path, capsys):
+    """This is said at once, not after the work."""
+    with pytest.raises(SystemExit):
+        report.main([str(experiment), "--out", str(tmp_path)])
+    assert "is a folder; name a file" in capsys.readouterr().err
+
+
 def test_text_probes_of_a_matrix(experiment, tmp_path):
     """A matrix has OUT/ssl/ssl_NAME and OUT/probe/NAME; other systems' are not shown."""
     folder = tmp_path / "ssl" / "ssl_birq_seed0"
