@@ -268,6 +268,7 @@ class ShawConformerEncoder(AbsEncoder):
         for wrong, message in (
             (output_size % attention_heads, "attention_heads must divide output_size"),
             (cnn_module_kernel % 2 == 0, "cnn_module_kernel must be odd"),
+            (input_stack < 1, "input_stack must be positive"),
             (
                 attention_window is not None and attention_window < 1,
                 "attention_window must be positive, or null for all frames",

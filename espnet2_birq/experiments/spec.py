@@ -228,10 +228,10 @@ def _check(path: Path, spec: Spec) -> None:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two systems are called '{name}'")
         # Files of a system's configurations, see Configs
-        other = re.sub("_(finetune|seed[0-9]+)$", "", name)
-        if other != name and other in names:
+        owner = re.sub("_(finetune|seed[0-9]+)$", "", name)
+        if owner != name and owner in names:
             raise ConfigError(
-                f"{path}: system '{name}': files of '{other}' have this name; give "
+                f"{path}: system '{name}': files of '{owner}' have this name; give "
                 "another name"
             )
     for number, system in enumerate(spec.systems):

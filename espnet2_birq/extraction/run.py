@@ -84,7 +84,7 @@ class Job:
             if name not in model.objectives:
                 raise ConfigError(
                     f"no objective '{name}' that makes labels; there are "
-                    f"{model.objectives}"
+                    f"{', '.join(model.objectives)}"
                 )
         names = self.objectives or model.objectives
         return Wanted(labels=tuple(x for x in model.objectives if x in names))

@@ -191,6 +191,7 @@ def test_too_short():
     [
         ({"attention_heads": 3}, "attention_heads must divide"),
         ({"cnn_module_kernel": 4}, "cnn_module_kernel must be odd"),
+        ({"input_stack": 0}, "input_stack must be positive"),
         ({"attention_window": 0}, "attention_window must be positive"),
         ({"interctc_layer_idx": [3]}, "interctc_layer_idx must lie in 1 to 2"),
     ],
