@@ -11,7 +11,7 @@ docs/evidence/phones.jsonl, one line for each system and seed, and the character
 probes and fine-tuned models by speaker into errors.jsonl, so that further seeds can be
 compared later without the models. Those of the same comparison, system and seed are replaced.
 `table` prints the mean over seeds of each layer's accuracy, of the highest PNMI of a layer,
-and of PNMI and perplexity of the last objective's labels if there are several objectives.
+and of PNMI and perplexity of the last objective's labels, over its codebooks.
 `differences` prints differences of accuracies, paired by speaker and seed, with 95 % bootstrap
 intervals over both (one seed: over speakers). `errors` and `error_differences` do the same
 for character error rates, in % and points, of all that was decoded. In documents, a comment
@@ -44,7 +44,7 @@ from espnet2_birq.reading import read_json  # noqa: E402
 
 FILE = ROOT / "docs" / "evidence" / "phones.jsonl"
 LAYERS = (2, 4, 5, 6, 8)  # of differences
-ENDS = ["PNMI, best layer", "enhanced labels: PNMI, codes in use"]
+ENDS = ["PNMI, best layer", "labels: PNMI, codes in use"]
 
 Records = dict[tuple[str, str, int], dict]  # by comparison, system and seed
 
@@ -136,7 +136,7 @@ def table(
         best = [max(x["pnmi"] for x in one["layers"] if x["layer"]) for one in models]
         row.append(_short(np.mean(best)))
         labels = ""
-        if len(models[0]["objectives"]) > 1:
+        if models[0]["objectives"]:
             books = [book for one in models for book in one["objectives"][-1]["books"]]
             pnmi = np.mean([book["pnmi"] for book in books])
             labels = f"{_short(pnmi)}, {np.mean([x['perplexity'] for x in books]):.0f}"

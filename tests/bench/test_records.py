@@ -51,7 +51,7 @@ def kept(tmp_path):
     own, other = draw.uniform(0.4, 0.5, size=(2, 2, 9, 10))  # seeds, layers, speakers
     for seed in (0, 1):
         write_measurement(tmp_path, f"a_b_seed{seed}", own[seed], objectives=2)
-        write_measurement(tmp_path, f"c_seed{seed}", other[seed])
+        write_measurement(tmp_path, f"c_seed{seed}", other[seed], objectives=0)
     path = tmp_path / "phones.jsonl"
     assert records.keep("mine", tmp_path, path) == 4
     return path, own, other
