@@ -147,6 +147,11 @@ def read_spec(path: Path) -> Spec:
     required = ("config",) if finetune else ()
     _check_keys(path, "finetune: ", finetune, {"config": "", "sets": ""}, required)
     sets = finetune.get("sets") or {}
+    if finetune and not sets:
+        raise ConfigError(
+            f"{path}: finetune: no sets, so nothing would be fine-tuned; give it sets, such "
+            "as {10min: {hours: 0.1667}}, or leave finetune out"
+        )
     for value in sets.values():
         keys = {"hours": "how many to draw", "rest_of": "the set whose rest it is"}
         _check_keys(path, "finetune: sets: ", value or {}, keys, ())

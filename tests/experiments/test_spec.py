@@ -62,6 +62,7 @@ def test_matrices_of_the_project_are_sound(file):
             dict(finetune=dict(config="c", sets=dict(a=dict(hour=1)))),
             "unknown key 'hour'",
         ),
+        (dict(finetune=dict(config="c")), "finetune: no sets, so nothing would be"),
         (dict(pretrain="conf/none.yaml"), "conf/none.yaml: no such file"),
         (dict(probe="--lr '1"), "probe: --lr '1: No closing quotation; correct it"),
         (dict(systems=[]), "key 'systems' is empty"),
