@@ -4,7 +4,7 @@ import base64
 import html
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from espnet2_birq.experiments.training_log import (
     all_objectives,
     read_training_log,
 )
-from espnet2_birq.pretrained import PretrainedModel
 from espnet2_birq.reading import read_json, refusing
 
 SECONDS = 5.0  # length of an utterance whose codes are legible in a plot
@@ -270,7 +269,7 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
         return [_section(title, "", text)]
     model = load(folder)
     if audio is None:
-        entries, why = _find_utterances(folder, model)
+        entries, why = _find_utterances(folder, model.sample_rate, model.frames)
         if not entries:
             logging.warning(f"{folder}: {why}; give --audio")
             return [_section(title, "", html.escape(f"{why}; give --audio."))]
@@ -297,8 +296,16 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
     ]
 
 
-def _find_utterances(folder: Path, model: PretrainedModel) -> tuple[list[str], str]:
-    """Find validation utterances, best length first, or why there are none."""
+def _find_utterances(
+    folder: Path, rate: int, frames: Callable[[int], int]
+) -> tuple[list[str], str]:
+    """Find validation utterances, best length first, or why there are none.
+
+    Args:
+        folder: Experiment.
+        rate: Sample rate of the model in Hz.
+        frames: Computes the number of frames of some samples.
+    """
     lists = data_lists(read_config(folder), "valid")
     scps = [path for path, name, _ in lists if name == "speech"]
     if not scps:
@@ -311,8 +318,8 @@ def _find_utterances(folder: Path, model: PretrainedModel) -> tuple[list[str], s
     for _, entry in itertools.islice(iter_scp(scp), LOOKED_AT):
         try:
             entry = resolve(entry)
-            info = probe_entry(entry, model.sample_rate)
-            if model.frames(info.frames):
+            info = probe_entry(entry, rate)
+            if frames(info.frames):
                 found.append((abs(info.seconds - SECONDS), entry))
         except DataError as error:
             return [], str(error)
