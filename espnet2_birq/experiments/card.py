@@ -32,6 +32,13 @@ features, lengths = model.extract_features([speech])  # samples at {rate} Hz
 
 Or fine-tune the encoder with any ESPnet ASR recipe: {first}`asr.sh --pretrained_model
 {file}:encoder:encoder`, with the same `frontend_conf` and `normalize`."""
+USE_VECTORS = """\
+```python
+from espnet2_birq.tasks.loading import load_model
+
+model = load_model("{name}")
+codes, frames = model.label(xs, lengths, "{objective}")  # xs: (B, T, {size})
+```"""
 CONVERT = '`torch.save(model.model.state_dict(), "{file}")`, then '
 
 
@@ -72,23 +79,38 @@ def write_card(
     if license:
         meta["license"] = license
     rate = sampling_rate(conf["frontend_conf"])
-    first, name = "", model.name
-    if published:
-        first, name = CONVERT.format(file=model.name), published.resolve().name
-    use = USE.format(name=repository or name, rate=rate, file=model.name, first=first)
+    what = "A speech encoder pretrained without text by predicting labels of masked frames."
+    if conf.get("input_size") is not None:  # vectors instead of speech
+        what = "An encoder of vectors pretrained by predicting labels of masked ones."
+        meta["tags"] = [x for x in meta["tags"] if x != "audio"]
     rows = [*_model(model, conf, rate), *_data(folder, conf, rate)]
     rows += [*_training(conf, log), ("licence", license or "not given")]
     objectives = yaml.safe_dump(conf["objectives"], sort_keys=False).rstrip()
     parts = [
         f"---\n{yaml.safe_dump(meta, sort_keys=False)}---",
         f"# {repository or folder.resolve().name}",
-        "A speech encoder pretrained without text by predicting labels of masked frames.",
+        what,
         markdown_table(("", ""), [list(row) for row in rows]),
-        f"## Use\n\n{use}",
+        f"## Use\n\n{_use(model, conf, repository, published)}",
         f"## Objectives\n\n```yaml\n{objectives}\n```",
         f"## Numbers\n\n{_numbers(log)}",
     ]
     write_whole(out, "\n\n".join(parts) + "\n")
+
+
+def _use(
+    model: Path, conf: dict, repository: str | None, published: Path | None
+) -> str:
+    """Show how to load the model; arguments are those of write_card()."""
+    size = conf.get("input_size")
+    if size is not None:
+        labels = conf["objectives"][0]["name"]
+        return USE_VECTORS.format(name=model.name, objective=labels, size=size)
+    rate = sampling_rate(conf["frontend_conf"])
+    first, name = "", model.name
+    if published:
+        first, name = CONVERT.format(file=model.name), published.resolve().name
+    return USE.format(name=repository or name, rate=rate, file=model.name, first=first)
 
 
 def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
@@ -105,7 +127,9 @@ def _model(model: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:
         "encoder",
         f"{conf['encoder']}, {' '.join(sizes)}, {size / 1e6:.1f} M parameters",
     )
-    yield "input", f"speech at {rate} Hz"
+    values = conf.get("input_size")
+    vectors = f"vectors of {values} values, {rate} per second"
+    yield "input", f"speech at {rate} Hz" if values is None else vectors
 
 
 def _data(folder: Path, conf: dict, rate: int) -> Iterator[tuple[str, str]]:

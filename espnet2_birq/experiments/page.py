@@ -267,6 +267,11 @@ def _model_at_work(folder: Path, audio: Path | None) -> list[str]:
     if not any(folder.glob("*epoch.pth")) and not any(folder.glob("*.ave*.pth")):
         text = "There is no model yet: it is saved after an epoch."
         return [_section(title, "", text)]
+    if read_config(folder).get("input_size") is not None:
+        text = (
+            "The model takes vectors (input_size), not speech: there is none to show."
+        )
+        return [_section(title, "", text)]
     model = load(folder)
     if audio is None:
         entries, why = _find_utterances(folder, model.sample_rate, model.frames)

@@ -1,5 +1,6 @@
 """Sequences of vectors instead of waveforms: ESPnet's input_size, no frontend."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 
 from espnet2_birq import api
-from espnet2_birq.bin import check_handoff, plan, ssl_train
+from espnet2_birq.bin import check_handoff, model_card, plan, report, ssl_train
 from espnet2_birq.config import read_config
 from espnet2_birq.errors import ConfigError, DataError
 from espnet2_birq.pretraining.views import View
@@ -176,6 +177,28 @@ def test_no_vectors(shape):
         DataError, match="input_size is 4: give sequences of vectors of 4"
     ):
         build().label(torch.randn(shape), torch.tensor([12, 12]), "rvq")
+
+
+VALUES = "loss_rvq={0}, acc_rvq=0.25, label_ppl_rvq=9.1, pred_ppl_rvq=2.5, loss={0}"
+EPOCH = "[h] 2026-11-21 05:00:00,000 (trainer:392) INFO: 1epoch results: "
+EPOCH += f"[train] {VALUES}, total_count=30, [valid] {VALUES}, total_count=3\n"
+
+
+def test_page_and_card(trained, tmp_path):
+    folder = tmp_path / "exp"
+    shutil.copytree(trained, folder)
+    (folder / "train.log").write_text(EPOCH.format(5.0))
+    report.main([str(folder), "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "<h2>Learning</h2>" in page and "The model takes vectors (input_size)" in page
+    )
+    card = tmp_path / "README.md"
+    model_card.main([str(folder / "valid.total_count.ave.pth"), "--out", str(card)])
+    text = card.read_text()
+    assert "| input | vectors of 4 values, 100 per second |" in text
+    assert "speech" not in text.split("## Objectives")[0].replace("speech_shape", "")
+    assert 'model.label(xs, lengths, "rvq")  # xs: (B, T, 4)' in text
 
 
 def test_commands_of_speech_say_that_they_are(trained):
