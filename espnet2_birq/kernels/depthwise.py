@@ -10,6 +10,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
+# For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
+# library never finishes generating its code (oneDNN of PyTorch 2.11). It takes as few at a
+# time from wider layers, too, if its threads do not divide the batch.
+LEAST_CHANNELS = 64
+
+
 def depthwise(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -78,12 +84,6 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1))
         return grad_x, grad_weight, grad_bias
-
-
-# For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
-# library never finishes generating its code (oneDNN of PyTorch 2.11). It takes as few at a
-# time from wider layers, too, if its threads do not divide the batch.
-LEAST_CHANNELS = 64
 
 
 def _convolve(x, weight, bias):
