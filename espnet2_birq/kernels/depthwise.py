@@ -9,7 +9,6 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-
 # For bfloat16, at most 16 channels, more than 30 frames and kernels of 15 and more, PyTorch's
 # library never finishes generating its code (oneDNN of PyTorch 2.11). It takes as few at a
 # time from wider layers, too, if its threads do not divide the batch.
